@@ -1,0 +1,143 @@
+"""What can go wrong in an agent, and the one thing that is not an error: being stopped.
+
+    BaseException
+    ├── AgentStopped            somebody or something asked for a stop, and a guard refused
+    └── Exception
+        └── AgentError          code: the stable word that ends up in the run's ``error.code``
+            ├── AgentNotFound       no agent of that name is registered
+            ├── InvalidInput        the input does not fit the agent's schema; fields: path -> messages
+            ├── InvalidOutput       the agent returned what its schema or JSON can't hold
+            ├── SubAgentFailed      a called agent ended in an error of its own
+            ├── SubAgentStopped     a called agent was stopped, its caller was not
+            ├── AgentCallTooDeep    agents calling agents without end
+            ├── RunIsOver           a tool was used after the agent had returned
+            ├── LLMError            the model's endpoint refused, failed or could not be reached
+            ├── AddressRefused      a URL leads to an address that may not be visited
+            └── DocumentError       a document can't be fetched or read
+
+``AgentStopped`` is a BaseException on purpose: ``except Exception`` in an agent, in an SDK's retry
+loop or in ``asyncio`` itself must not swallow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+__all__ = [
+    "AddressRefused",
+    "AgentCallTooDeep",
+    "AgentError",
+    "AgentNotFound",
+    "AgentStopped",
+    "DocumentError",
+    "InvalidInput",
+    "InvalidOutput",
+    "LLMError",
+    "RunIsOver",
+    "SubAgentFailed",
+    "SubAgentStopped",
+]
+
+
+class AgentStopped(BaseException):
+    """The run was asked to stop, and this call was refused.
+
+    Let it pass. Code that must tidy up does so in ``finally``; code that must still save
+    something does so inside ``cleanup()``. Swallowing it only delays the stop to the next guard.
+    """
+
+
+class AgentError(Exception):
+    """What an agent or a tool may raise to end a run as ``error`` with a code of its own."""
+
+    code: ClassVar[str] = "agent_error"
+
+
+class AgentNotFound(AgentError):
+    """No agent of that name is registered."""
+
+    code = "agent_not_found"
+
+
+class InvalidInput(AgentError):
+    """The input does not fit the agent's schema.
+
+    ``fields`` maps a path (``input``, ``input.words``, ``input.documents.0``) to its messages.
+    """
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, fields: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.fields: dict[str, list[str]] = {k: list(v) for k, v in (fields or {}).items()}
+
+
+class InvalidOutput(AgentError):
+    """The agent returned something that its output schema, or JSON, can't hold."""
+
+    code = "invalid_output"
+
+
+class _SubAgentError(AgentError):
+    def __init__(self, message: str, *, agent: str, run: str) -> None:
+        super().__init__(message)
+        self.agent = agent
+        self.run = run
+
+
+class SubAgentFailed(_SubAgentError):
+    """A called agent ended in an error; ``error`` is that error as its record has it."""
+
+    code = "sub_agent_failed"
+
+    def __init__(
+        self, message: str, *, agent: str, run: str, error: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(message, agent=agent, run=run)
+        self.error = dict(error or {})
+
+
+class SubAgentStopped(_SubAgentError):
+    """A called agent was stopped, and only that one: its caller may go on."""
+
+    code = "sub_agent_stopped"
+
+
+class AgentCallTooDeep(AgentError):
+    """Agents called agents beyond the depth that a tree may have."""
+
+    code = "agent_call_too_deep"
+
+
+class RunIsOver(AgentError):
+    """A tool was used after its agent had returned (by a task or thread that was left behind)."""
+
+    code = "run_is_over"
+
+
+class LLMError(AgentError):
+    """The model's endpoint refused, failed, or could not be reached, after the SDK's retries.
+
+    ``status`` is the HTTP status, None when there was no answer; ``detail`` is the provider's own
+    message.
+    """
+
+    code = "llm_error"
+
+    def __init__(self, message: str, *, status: int | None = None, detail: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+
+
+class AddressRefused(AgentError):
+    """A URL leads, by name or by redirect, to a private, loopback or otherwise special address."""
+
+    code = "address_refused"
+
+
+class DocumentError(AgentError):
+    """A document can't be fetched or read."""
+
+    code = "document_error"
