@@ -1,0 +1,380 @@
+"""The cancel token, and what an agent's code asks of it.
+
+The token says that a stop was asked for; it never interrupts anything. Code finds out when it
+looks: at the guard of a tool, or by ``should_stop()``. This module must not know tools, traces or
+runs, and needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import NoReturn, Self
+
+from .exceptions import AgentStopped
+
+__all__ = [
+    "CancelToken",
+    "StopCause",
+    "StopMode",
+    "check_should_stop",
+    "cleanup",
+    "current_token",
+    "should_stop",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class StopMode(enum.StrEnum):
+    """How hard a stop is; a stop only ever escalates to a later one."""
+
+    GRACEFUL = "graceful"
+    ABORT = "abort"
+    ABANDON = "abandon"
+
+    @property
+    def rank(self) -> int:
+        return _RANKS[self]
+
+
+_RANKS = {mode: rank for rank, mode in enumerate(StopMode)}
+
+
+class StopCause(enum.StrEnum):
+    """Why a token was tripped. A wish outranks a shutdown: ``stopped`` always means a wish."""
+
+    SHUTDOWN = "shutdown"
+    WISH = "wish"
+
+
+class CancelToken:
+    """Carries a stop down a tree of agents.
+
+    Reading ``stopped`` costs an attribute read. All tokens of one tree share one lock, so a
+    request marks the whole subtree at one instant, and a call is admitted or refused at one
+    instant: never in between.
+
+    Attributes:
+        stopped: whether a stop was asked for. Goes from False to True once.
+        mode, reason, cause: of the request; only ``mode`` and ``cause`` may still escalate.
+        acknowledged_at: when the token was tripped (aware, UTC).
+        acknowledged_monotonic: the same instant on ``time.monotonic()``'s clock.
+        observed_at: when the code first met the stop: a guard refused, or ``should_stop()`` said
+            True.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_children",
+        "_lock",
+        "_observers",
+        "acknowledged_at",
+        "acknowledged_monotonic",
+        "cause",
+        "mode",
+        "observed_at",
+        "parent",
+        "reason",
+        "stopped",
+    )
+
+    def __init__(self, parent: CancelToken | None = None) -> None:
+        self.parent = parent
+        self.stopped = False
+        self.mode: StopMode | None = None
+        self.cause: StopCause | None = None
+        self.reason = ""
+        self.acknowledged_at: datetime | None = None
+        self.acknowledged_monotonic: float | None = None
+        self.observed_at: datetime | None = None
+        self._callbacks: list[Callable[[CancelToken], None]] | None = None
+        self._observers: list[Callable[[str, str], None]] | None = None
+        self._children: weakref.WeakSet[CancelToken] | None = None
+        if parent is None:
+            self._lock = threading.Lock()
+            return
+        self._lock = parent._lock
+        with self._lock:
+            if parent._children is None:
+                parent._children = weakref.WeakSet()
+            parent._children.add(self)
+            if parent.stopped:
+                assert parent.mode is not None and parent.cause is not None
+                self._mark(parent.mode, parent.reason, parent.cause, datetime.now(UTC))
+
+    def request(
+        self,
+        mode: StopMode | str = StopMode.GRACEFUL,
+        reason: str = "",
+        *,
+        cause: StopCause = StopCause.WISH,
+    ) -> bool:
+        """Ask this token's whole subtree to stop; return whether that changed anything here.
+
+        Thread-safe and idempotent. A repeat with a harder mode, or a wish after a shutdown,
+        escalates; anything else changes nothing. Callbacks run before this returns, in this
+        thread, outside the lock.
+        """
+        mode = StopMode(mode)
+        with self._lock:
+            changed: list[CancelToken] = []
+            now = datetime.now(UTC)
+            pending = [self]
+            while pending:
+                token = pending.pop()
+                if token._mark(mode, reason, cause, now):
+                    changed.append(token)
+                if token._children is not None:
+                    pending.extend(token._children)
+            calls = [(t, callback) for t in changed for callback in t._callbacks or ()]
+        for token, callback in calls:
+            _call(callback, token)
+        return self in changed
+
+    def _mark(self, mode: StopMode, reason: str, cause: StopCause, now: datetime) -> bool:
+        if not self.stopped:
+            self.mode, self.reason, self.cause = mode, reason, cause
+            self.acknowledged_at = now
+            self.acknowledged_monotonic = time.monotonic()
+            self.stopped = True  # last: whoever sees it set sees the rest, too
+            return True
+        assert self.mode is not None
+        escalated = False
+        if mode.rank > self.mode.rank:
+            self.mode = mode
+            escalated = True
+        if cause is StopCause.WISH and self.cause is StopCause.SHUTDOWN:
+            self.cause, self.reason = cause, reason
+            escalated = True
+        return escalated
+
+    def add_callback(self, callback: Callable[[CancelToken], None]) -> None:
+        """Call ``callback(token)`` at the request and at each escalation; at once if stopped.
+
+        It is called in whichever thread asks for the stop, and must not block.
+        """
+        with self._lock:
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append(callback)
+            stopped = self.stopped
+        if stopped:
+            _call(callback, self)
+
+    def remove_callback(self, callback: Callable[[CancelToken], None]) -> None:
+        with self._lock:
+            if self._callbacks and callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+    def add_observer(self, observer: Callable[[str, str], None]) -> None:
+        """Call ``observer(tool, label)`` once, when the code first meets the stop."""
+        with self._lock:
+            if self._observers is None:
+                self._observers = []
+            self._observers.append(observer)
+
+    def observe(self, tool: str = "", label: str = "") -> None:
+        """Note that the code has met the stop; only the first time counts."""
+        with self._lock:
+            if self.observed_at is not None:
+                return
+            self.observed_at = datetime.now(UTC)
+            observers = list(self._observers or ())
+        for observer in observers:
+            _call(observer, tool, label)
+
+    def admit(self, tool: str = "", label: str = "", *, in_cleanup: bool = True) -> float:
+        """Let one call start, or refuse it; return the instant, on ``time.monotonic()``'s clock.
+
+        The decision and the instant are taken under the lock that ``request`` takes: a call that
+        was admitted has started before the stop was acknowledged, always. With ``in_cleanup``
+        False a surrounding ``cleanup()`` makes no difference.
+
+        Raises:
+            AgentStopped: a stop was asked for, and no ``cleanup()`` is open around the caller.
+        """
+        with self._lock:
+            if not self.stopped or (in_cleanup and is_in_cleanup()):
+                return time.monotonic()
+        self.refuse(tool, label)
+
+    def refuse(self, tool: str = "", label: str = "") -> NoReturn:
+        """Raise AgentStopped, and note that the stop was observed."""
+        self.observe(tool, label)
+        raise AgentStopped(self.reason or "a stop was requested")
+
+    def __repr__(self) -> str:
+        state = f"stopped, {self.mode}, {self.cause}" if self.stopped else "not stopped"
+        return f"<CancelToken {state}>"
+
+
+def _call(callback: Callable[..., None], *args: object) -> None:
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("a callback of a cancel token failed")
+
+
+_NEVER = CancelToken()  # outside any run; nobody may trip it
+_token: ContextVar[CancelToken] = ContextVar("agents_cancel_token", default=_NEVER)
+
+
+def current_token() -> CancelToken | None:
+    """Return the token of the run that this code belongs to, None outside any run."""
+    token = _token.get()
+    return None if token is _NEVER else token
+
+
+def bind_token(token: CancelToken) -> Token[CancelToken]:
+    """Make ``token`` the ambient one of this context. Only the runtime does this."""
+    return _token.set(token)
+
+
+def should_stop() -> bool:
+    """Tell whether this run was asked to stop; True counts as having observed the stop.
+
+    Also inside ``cleanup()``. Outside any run: False.
+    """
+    token = _token.get()
+    if not token.stopped:
+        return False
+    token.observe("should_stop")
+    return True
+
+
+def check_should_stop() -> None:
+    """Raise AgentStopped if this run was asked to stop; inside ``cleanup()`` do nothing.
+
+    Meant for loops that compute without calling a tool: it costs some 30 ns.
+
+    Raises:
+        AgentStopped: a stop was asked for.
+    """
+    token = _token.get()
+    if token.stopped and not is_in_cleanup():
+        token.refuse("check_should_stop")
+
+
+_cleanup: ContextVar[cleanup | None] = ContextVar("agents_cleanup", default=None)
+
+
+def is_in_cleanup() -> bool:
+    """Tell whether an open ``cleanup()`` surrounds this code."""
+    current = _cleanup.get()
+    return current is not None and current.is_open
+
+
+def has_cleanup() -> bool:
+    """Tell whether a ``cleanup()`` surrounds this code, be it still open or not."""
+    return _cleanup.get() is not None
+
+
+def leave_cleanup() -> None:
+    """Forget a surrounding ``cleanup()``: a called agent does not inherit its caller's."""
+    _cleanup.set(None)
+
+
+class cleanup:  # noqa: N801 - used like a function: ``async with cleanup():``
+    """Suspend the stop for ``seconds``, so that a ``finally`` block may save what it has.
+
+    ``async with cleanup(seconds=5):`` in agents that are coroutines, ``with cleanup():`` in ``def``
+    agents. The time runs from the stop (from here, if the stop was earlier); without a stop there
+    is no limit. When it is over, guards refuse again, and in a coroutine the await in progress is
+    cut as well; in a thread only the guards can refuse. ``abandon`` ends it at once. Inside
+    another ``cleanup()`` the one that ends first counts.
+
+    Calling another agent is refused even inside: nothing new is begun during a stop.
+
+    Raises:
+        AgentStopped: at its end, when the time was over and it had to cut.
+        ValueError: ``seconds`` is not a positive number.
+    """
+
+    __slots__ = ("_deadline", "_loop", "_outer", "_reset", "_seconds", "_timeout", "_token")
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"cleanup() needs a positive number of seconds, not {seconds!r}")
+        self._seconds = seconds
+        self._token = _token.get()
+        self._deadline: float | None = None  # None as long as nothing was stopped
+        self._outer: cleanup | None = None
+        self._reset: Token[cleanup | None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timeout: asyncio.Timeout | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether guards let through on account of this one."""
+        if self._reset is None or (self._outer is not None and not self._outer.is_open):
+            return False
+        return self._deadline is None or time.monotonic() < self._deadline
+
+    def __enter__(self) -> Self:
+        if self._reset is not None:
+            raise RuntimeError("a cleanup() can't be entered twice; make a new one")
+        self._outer = _cleanup.get()
+        self._reset = _cleanup.set(self)
+        self._token.add_callback(self._on_stop)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._token.remove_callback(self._on_stop)
+        if self._reset is not None:
+            _cleanup.reset(self._reset)
+            self._reset = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        await self._timeout.__aenter__()
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+        assert self._timeout is not None
+        timeout, self._timeout = self._timeout, None
+        try:
+            await timeout.__aexit__(exc_type, exc, traceback)
+        except TimeoutError as error:
+            raise AgentStopped(f"cleanup was cut after {self._seconds:g} s") from error
+
+    def _on_stop(self, token: CancelToken) -> None:
+        now = time.monotonic()
+        if token.mode is StopMode.ABANDON:
+            self._deadline = now
+        elif self._deadline is None:
+            self._deadline = now + self._seconds
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._arm)
+            except RuntimeError:  # the loop is closed, so nothing is left to cut
+                logger.debug("no loop left to arm a cleanup limit on")
+
+    def _arm(self) -> None:
+        """Set the cut to the deadline; on the loop, where asyncio's Timeout lives."""
+        if self._timeout is None or self._deadline is None or self._timeout.expired():
+            return
+        assert self._loop is not None
+        left = max(0.0, self._deadline - time.monotonic())
+        self._timeout.reschedule(self._loop.time() + left)

@@ -1,0 +1,284 @@
+"""The one guard: check, note what is in flight, call, trace.
+
+Every tool goes through it, no tool looks at the token by itself. A Guard belongs to one run and
+carries that run's token and trace, so a call is guarded even from a thread or a task that lost its
+context on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, Token
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from . import jsonable
+from .cancellation import CancelToken, StopMode, has_cleanup, is_in_cleanup
+from .exceptions import AgentStopped, RunIsOver
+from .trace import Trace
+
+__all__ = ["Call", "Guard", "current_call", "current_guard"]
+
+T = TypeVar("T")
+
+
+class Guard:
+    """What stands before every call of one run's tools.
+
+    Attributes:
+        calls_started_after_acknowledgement: calls that were let through although their start lay
+            after the token was tripped, those inside ``cleanup()`` apart. Measured from the clock,
+            not derived: it is 0 or there is a bug.
+        host_cancelled: the process is going away: calls in flight may be cut now.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_idle",
+        "_in_flight",
+        "_lock",
+        "_loop",
+        "calls_started_after_acknowledgement",
+        "host_cancelled",
+        "tasks",
+        "token",
+        "trace",
+    )
+
+    def __init__(self, token: CancelToken, trace: Trace) -> None:
+        self.token = token
+        self.trace = trace
+        self.calls_started_after_acknowledgement = 0
+        self.host_cancelled = False
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._closed = False
+        self._idle: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        token.add_observer(self._on_observed)
+
+    def call(self, tool: str, label: str = "", *, in_cleanup: bool = True, **data: Any) -> Call:
+        """Guard one call: ``with guard.call("http", "GET example.org", method="GET") as call:``.
+
+        Entering refuses or admits; leaving writes the call's one event. ``data`` and whatever is
+        added to ``call.data`` meanwhile go into the event.
+        """
+        return Call(self, tool, label, in_cleanup, data)
+
+    def check(self, tool: str = "", label: str = "") -> None:
+        """Refuse if a stop was asked for, without making a call of its own.
+
+        For what happens inside a call that is guarded already, such as the next try of a request.
+
+        Raises:
+            AgentStopped: a stop was asked for.
+        """
+        self.token.admit(tool, label)
+
+    async def settle(self) -> None:
+        """Refuse new calls from now on, and wait until none is in flight any more."""
+        with self._lock:
+            self._closed = True
+            if not self._in_flight:
+                return
+            self._loop = asyncio.get_running_loop()
+            idle = self._idle = asyncio.Event()
+        await idle.wait()
+
+    def _on_observed(self, tool: str, label: str) -> None:
+        self.trace.emit("stop_observed", {"tool": tool, "label": label})
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise RunIsOver("this run is over; its tools can't be used any more")
+            self._in_flight += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            if self._in_flight or self._idle is None:
+                return
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._idle.set)
+
+
+class Call:
+    """One guarded call, from admission to its event. Made by ``Guard.call``.
+
+    Attributes:
+        id: the call's id, in its event, in what is in flight, and in streamed text.
+        data: what the event will say; the tool adds to it.
+    """
+
+    __slots__ = (
+        "_completed",
+        "_guard",
+        "_in_cleanup",
+        "_reset",
+        "_started",
+        "data",
+        "id",
+        "label",
+        "started_at",
+        "tool",
+    )
+
+    def __init__(
+        self, guard: Guard, tool: str, label: str, in_cleanup: bool, data: dict[str, Any]
+    ) -> None:
+        self._guard = guard
+        self.tool = tool
+        self.label = label
+        self.data = data
+        self.id = ""
+        self._in_cleanup = in_cleanup
+        self._completed = False
+
+    def start(self) -> Self:
+        """Be admitted, and be in flight from now on.
+
+        Raises:
+            AgentStopped: a stop was asked for.
+            RunIsOver: the agent has returned.
+        """
+        guard = self._guard
+        guard._enter()
+        try:
+            self._started = guard.token.admit(self.tool, self.label, in_cleanup=self._in_cleanup)
+        except BaseException:
+            guard._leave()
+            raise
+        self.started_at = datetime.now(UTC)
+        acknowledged = guard.token.acknowledged_monotonic
+        if is_in_cleanup() and guard.token.stopped:
+            self.data["cleanup"] = True
+        elif acknowledged is not None and self._started > acknowledged:
+            guard.calls_started_after_acknowledgement += 1
+        self.id = guard.trace.begin(self.tool, self.label, self.started_at)
+        return self
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Be over: write the event and leave the calls in flight."""
+        guard = self._guard
+        outcome = "ok" if self._completed else _outcome(error)
+        if outcome == "error":
+            assert error is not None
+            self.data["error"] = {
+                "type": type(error).__name__,
+                "message": jsonable.error_text(error),
+            }
+        try:
+            guard.trace.emit(
+                _event_type(self.tool),
+                {
+                    "call": self.id,
+                    "tool": self.tool,
+                    "label": self.label,
+                    "started_at": self.started_at.isoformat(),
+                    "duration_ms": round((time.monotonic() - self._started) * 1000, 3),
+                    "outcome": outcome,
+                    **self.data,
+                },
+            )
+        finally:
+            guard.trace.end(self.id)
+            guard._leave()
+
+    def __enter__(self) -> Self:
+        self.start()
+        self._reset = _call.set(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _call.reset(self._reset)
+        self.finish(exc)
+
+    async def uninterrupted(
+        self, work: Coroutine[Any, Any, T], record: Callable[[T], None] | None = None
+    ) -> T:
+        """Await ``work``, and let nothing cut it while a graceful stop is on its way.
+
+        A TaskGroup answers a stop in one branch by cancelling the others; their calls in flight
+        are to finish all the same. ``record(result)`` is called before a cancellation that came
+        meanwhile is passed on, so that what was paid for is in the trace.
+
+        A cancellation takes effect as usual when no stop was asked for (an agent's own time
+        limit), within ``cleanup()`` (its end), and when the process is going away.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        interruption: asyncio.CancelledError | None = None
+        cut = False
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                interruption = error
+                if not cut and self._may_be_cut():
+                    task.cancel()  # once: a second one makes httpx lose connections of its pool
+                    cut = True
+        if interruption is not None and (task.cancelled() or task.exception() is not None):
+            raise interruption
+        result = task.result()
+        if record is not None:
+            record(result)
+        if interruption is not None:
+            self._completed = True
+            raise interruption
+        return result
+
+    def _may_be_cut(self) -> bool:
+        guard = self._guard
+        token = guard.token
+        if guard.host_cancelled or not token.stopped or has_cleanup():
+            return True
+        return token.mode is not StopMode.GRACEFUL
+
+
+_EVENT_TYPES = {"call_llm": "llm_call", "http": "http", "agents.call": "agent_call"}
+
+
+def _event_type(tool: str) -> str:
+    return _EVENT_TYPES.get(tool) or tool.partition(".")[0]
+
+
+def _outcome(error: BaseException | None) -> str:
+    match error:
+        case None:
+            return "ok"
+        case AgentStopped():
+            return "stopped"
+        case asyncio.CancelledError() | GeneratorExit():
+            return "aborted"
+        case _:
+            return "error"
+
+
+_guard: ContextVar[Guard | None] = ContextVar("agents_guard", default=None)
+_call: ContextVar[Call | None] = ContextVar("agents_call", default=None)
+
+
+def current_guard() -> Guard | None:
+    """Return the guard of the run that this code belongs to, None outside any run."""
+    return _guard.get()
+
+
+def current_call() -> Call | None:
+    """Return the guarded call that this code is part of, None outside any."""
+    return _call.get()
+
+
+def bind_guard(guard: Guard) -> Token[Guard | None]:
+    """Make ``guard`` the ambient one of this context. Only the runtime does this."""
+    _call.set(None)  # a called agent is not part of its caller's call
+    return _guard.set(guard)

@@ -1,0 +1,246 @@
+"""What an agent did: its numbered events, the calls going on now, the tokens it used.
+
+A Trace belongs to one run. It numbers events without a gap, makes them fit for JSON, takes secrets
+out, and hands them to a sink; where they go from there (a table, a screen, a list in a test) is the
+sink's business. Any thread may emit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypedDict
+
+from . import jsonable, redaction
+
+__all__ = [
+    "EVENT_TYPES",
+    "CallInfo",
+    "Event",
+    "Source",
+    "Trace",
+    "TraceSink",
+    "Usage",
+    "current_trace",
+]
+
+logger = logging.getLogger(__name__)
+
+Source = Literal["system", "agent"]
+
+#: Type -> what it tells. ``agent_start`` comes first (again at each new attempt), ``agent_end``
+#: comes last and once, and is the host's to write: only the host knows how the run has ended.
+EVENT_TYPES: dict[str, str] = {
+    "agent_start": "the agent's function is called",
+    "llm_call": "a call to a model has ended",
+    "data_store": "a call to the data store has ended",
+    "http": "an HTTP request has ended",
+    "agent_call": "a call to another agent has ended",
+    "progress": "the agent says how far it is",
+    "log": "a line by tools.log() or by Python's logging",
+    "stdout": "text printed by the agent",
+    "error": "an exception ended the agent, with its traceback",
+    "stop_requested": "a stop was asked for, or escalated",
+    "stop_observed": "the agent's code met the stop for the first time",
+    "loop_blocked": "the agent kept its event loop from running",
+    "truncated": "the cap on events was reached, what follows is left out",
+    "agent_end": "the run is over; data.status says how",
+}
+
+#: Written even when the cap on events is reached.
+_ESSENTIAL = frozenset(
+    {"agent_start", "error", "stop_requested", "stop_observed", "truncated", "agent_end"}
+)
+
+MAX_EVENTS = 10_000
+MAX_STRING = 32_768  # characters of one string in an event
+
+
+class CallInfo(TypedDict):
+    """A guarded call that is going on now."""
+
+    call: str  # id, the same in the call's event and in frames of streamed text
+    tool: str
+    label: str
+    started_at: str  # ISO 8601, UTC
+
+
+@dataclass(slots=True, frozen=True)
+class Event:
+    """One numbered line of a run's log; ``seq`` starts at 1."""
+
+    run: str
+    seq: int
+    ts: datetime
+    type: str
+    agent: str
+    depth: int
+    source: Source
+    data: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the event as it goes over the wire."""
+        return {
+            "run": self.run,
+            "seq": self.seq,
+            "ts": self.ts.isoformat(),
+            "type": self.type,
+            "agent": self.agent,
+            "depth": self.depth,
+            "source": self.source,
+            "data": self.data,
+        }
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a run has used of its models; ``estimated`` once any part of it was not reported."""
+
+    llm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "llm_calls": self.llm_calls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "estimated": self.estimated,
+        }
+
+
+class TraceSink(Protocol):
+    """Where a trace goes. Called from any thread, in order of ``seq``; must not block or raise."""
+
+    def event(self, event: Event) -> None: ...
+
+    def activity(self, trace: Trace) -> None:
+        """What is in flight has changed; ``trace.in_flight()`` tells what is."""
+
+    def text(self, trace: Trace, call: str, text: str) -> None:
+        """A piece of a model's answer as it streams; never stored."""
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """The trace of one run.
+
+    Args:
+        run: the run's id.
+        agent: the agent's name.
+        sink: where events go.
+        depth: of the run in its tree, the root's is 0.
+        last_seq: the number of the last event that is already stored (of an earlier attempt).
+        max_events: events beyond this many are left out, visibly.
+    """
+
+    run: str
+    agent: str
+    sink: TraceSink
+    depth: int = 0
+    last_seq: int = 0
+    max_events: int = MAX_EVENTS
+    usage: Usage = field(default_factory=Usage)
+    dropped_count: int = 0
+    closed: bool = False
+    _emitted: int = 0
+    _call_count: int = 0
+    _calls: dict[str, CallInfo] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def emit(
+        self, type: str, data: Mapping[str, Any] | None = None, *, source: Source = "system"
+    ) -> Event | None:
+        """Number an event and hand it to the sink.
+
+        ``data`` is made fit for JSON and secrets are taken out. Returns None when the event was
+        left out: the trace is closed or full.
+
+        Raises:
+            ValueError: there is no such type of event.
+        """
+        if type not in EVENT_TYPES:
+            raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
+        payload: dict[str, Any] = {}
+        if data:
+            payload = redaction.redact_value(jsonable.clean(dict(data), max_string=MAX_STRING))
+        with self._lock:
+            if self.closed:
+                return None
+            if self._emitted >= self.max_events and type not in _ESSENTIAL:
+                if not self.dropped_count:
+                    self._append("truncated", {"max_events": self.max_events}, "system")
+                self.dropped_count += 1
+                return None
+            return self._append(type, payload, source)
+
+    def _append(self, type: str, data: dict[str, Any], source: Source) -> Event:
+        self.last_seq += 1
+        self._emitted += 1
+        event = Event(
+            self.run, self.last_seq, datetime.now(UTC), type, self.agent, self.depth, source, data
+        )
+        self.sink.event(event)  # under the lock: a sink sees the events in the order of seq
+        return event
+
+    def text(self, call: str, text: str) -> None:
+        """Pass on a piece of a model's answer; nothing is stored."""
+        if not self.closed:
+            self.sink.text(self, call, redaction.redact(text))
+
+    def begin(self, tool: str, label: str, started_at: datetime) -> str:
+        """Note that a call has started; return its id."""
+        with self._lock:
+            self._call_count += 1
+            call = f"{self.run[-12:]}.{self._call_count}"
+            self._calls[call] = {
+                "call": call,
+                "tool": tool,
+                "label": redaction.redact(jsonable.clean(label, max_string=500)),
+                "started_at": started_at.isoformat(),
+            }
+        self.sink.activity(self)
+        return call
+
+    def end(self, call: str) -> None:
+        """Note that a call is over."""
+        with self._lock:
+            self._calls.pop(call, None)
+        self.sink.activity(self)
+
+    def in_flight(self) -> list[CallInfo]:
+        """Return the calls going on now, oldest first."""
+        with self._lock:
+            return list(self._calls.values())
+
+    def add_usage(self, input_tokens: int, output_tokens: int, *, estimated: bool) -> None:
+        """Count one call to a model."""
+        with self._lock:
+            self.usage.llm_calls += 1
+            self.usage.input_tokens += input_tokens
+            self.usage.output_tokens += output_tokens
+            self.usage.estimated = self.usage.estimated or estimated
+
+    def close(self) -> int:
+        """Take no more events; return the number of the last one."""
+        with self._lock:
+            self.closed = True
+            return self.last_seq
+
+
+_trace: ContextVar[Trace | None] = ContextVar("agents_trace", default=None)
+
+
+def current_trace() -> Trace | None:
+    """Return the trace of the run that this code belongs to, None outside any run."""
+    return _trace.get()
+
+
+def bind_trace(trace: Trace) -> Token[Trace | None]:
+    """Make ``trace`` the ambient one of this context. Only the runtime does this."""
+    return _trace.set(trace)
