@@ -1,0 +1,87 @@
+# Halting. `make run` is all that a newcomer needs; `make help` lists the rest.
+
+PYTHON ?= python3
+PORT ?= 8000
+# Not ?=: some shells and conda export HOST, and it means something else there.
+HOST = 127.0.0.1
+# More arguments for pytest or the bench: make test ARGS="tests/runs -k stop"
+ARGS ?=
+
+# Relative paths only, and `python -m` instead of scripts: a checkout may live in a path with spaces.
+PY := .venv/bin/python
+RUN_STAMP := .venv/.installed-run
+DEV_STAMP := .venv/.installed-dev
+LAYER_TEST := tests/test_layers.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run venv test check format lock bench clean
+
+help:
+	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
+	@echo "make test    every test; ARGS=... goes to pytest; REQUIRE_ALL=1 makes a skipped test a failure"
+	@echo "make check   format, lint, types, missing migrations, layers"
+	@echo "make format  put the code into shape"
+	@echo "make bench   measure"
+	@echo "make venv    only make .venv, with what development needs"
+	@echo "make lock    pin the newest versions of requirements*.in (needs uv)"
+	@echo "make clean   remove .venv"
+
+run: export DJANGO_DEBUG = 1
+run: $(RUN_STAMP)
+	@$(PY) manage.py migrate --verbosity 0
+	@$(PY) manage.py create_demo_users
+	@exec $(PY) manage.py runserver "$(HOST):$(PORT)"
+
+venv: $(DEV_STAMP)
+
+# tests/__main__.py says which passes this makes of the suite, and why.
+test: export DJANGO_DEBUG = 1
+test: $(DEV_STAMP)
+	@exec $(PY) -m tests $(ARGS)
+
+check: export DJANGO_DEBUG = 1
+check: $(DEV_STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) manage.py makemigrations --check --dry-run
+	$(PY) -m pytest -q $(LAYER_TEST)
+
+format: $(DEV_STAMP)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: export DJANGO_DEBUG = 1
+bench: $(DEV_STAMP)
+	@exec $(PY) -m bench $(ARGS)
+
+lock:
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --upgrade requirements.in -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --upgrade requirements-dev.in -o requirements-dev.txt
+
+clean:
+	rm -rf .venv
+
+# --- .venv: a stamp per requirements file, so that only a changed file installs again -----------
+
+# A half-made or foreign .venv (interrupted, moved, its Python gone) is made again.
+define make_venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Halting needs Python 3.11 or newer; $(PYTHON) is" \
+			"$$("$(PYTHON)" --version 2>&1 || echo missing). Try: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; \
+		exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+endef
+
+$(RUN_STAMP): requirements.txt
+	$(make_venv)
+	@echo "Installing requirements.txt into .venv ..."
+	@$(PY) -m pip install --quiet -r requirements.txt
+	@touch $(RUN_STAMP)
+
+# requirements-dev.txt holds the pins of requirements.txt too, so it satisfies both.
+$(DEV_STAMP): requirements-dev.txt requirements.txt
+	$(make_venv)
+	@echo "Installing requirements-dev.txt into .venv ..."
+	@$(PY) -m pip install --quiet -r requirements-dev.txt
+	@touch $(RUN_STAMP) $(DEV_STAMP)

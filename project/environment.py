@@ -1,0 +1,144 @@
+"""Turn environment variables into settings, or say exactly which one is wrong.
+
+Only ``settings.py`` hands the real environment in, so this module never reads it by itself.
+A variable that is set to nothing counts as not set: that is what container tools produce.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+__all__ = ["Environment"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_RATE = re.compile(r"(?P<count>\d+)\s*/\s*(?P<period>s|sec|second|m|min|minute|h|hour|d|day)")
+
+
+class Environment:
+    """Typed reading of environment variables.
+
+    Every method raises ImproperlyConfigured, naming the variable and what it accepts, and never
+    repeats a value that may hold a password.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def text(self, name: str, default: str = "") -> str:
+        """Read a string, without the white space around it."""
+        return self._variables.get(name, "").strip() or default
+
+    def switch(self, name: str, *, default: bool) -> bool:
+        """Read a switch: 1/0, true/false, yes/no, on/off, in any case."""
+        value = self.text(name).lower()
+        if not value:
+            return default
+        if value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+        raise _wrong(name, value, "1 or 0, true or false, yes or no, on or off")
+
+    def whole_number(self, name: str, default: int, *, at_least: int) -> int:
+        """Read an integer."""
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            number = int(value)
+        except ValueError:
+            number = at_least - 1
+        if number < at_least:
+            raise _wrong(name, value, f"a whole number of at least {at_least}")
+        return number
+
+    def seconds(self, name: str, default: float, *, at_least: float) -> float:
+        """Read a duration in seconds; fractions are welcome."""
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < at_least:
+            raise _wrong(name, value, f"a number of seconds, at least {at_least:g}")
+        return number
+
+    def words(self, name: str) -> list[str]:
+        """Read a list that is separated by commas."""
+        return [word for part in self.text(name).split(",") if (word := part.strip())]
+
+    def rate(self, name: str, default: str) -> str | None:
+        """Read how many per period, as ``600/min``; None means without limit (``0``)."""
+        value = self.text(name, default).lower()
+        if value == "0":
+            return None
+        match = _RATE.fullmatch(value)
+        if match is None:
+            raise _wrong(
+                name, value, "a count per second, min, hour or day as in 600/min; 0 is off"
+            )
+        if int(match["count"]) == 0:
+            return None
+        return f"{match['count']}/{match['period']}"
+
+    def http_url(self, name: str) -> str:
+        """Read an http or https address, without the slash at its end."""
+        value = self.text(name)
+        if not value:
+            return ""
+        parts = _split(value)
+        if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise _wrong(name, None, "an address that begins with http:// or https://")
+        return value.rstrip("/")
+
+    def redis_url(self, name: str) -> str:
+        """Read a Redis address."""
+        value = self.text(name)
+        if not value:
+            return ""
+        parts = _split(value)
+        if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
+            raise _wrong(name, None, "redis://, rediss:// or unix:// and where Redis is")
+        return value
+
+    def database(self, name: str) -> dict[str, Any] | None:
+        """Read a database address as an entry of DATABASES; None when there is none."""
+        value = self.text(name)
+        if not value:
+            return None
+        expected = "postgres://user:password@host:port/name or sqlite:////path/to/file"
+        if value.partition(":")[0] not in {"postgres", "postgresql", "sqlite"}:
+            raise _wrong(name, None, expected)
+        try:
+            database: dict[str, Any] = {**dj_database_url.parse(value)}
+        except ValueError:
+            # `from None`: the cause would repeat the address, which holds the password.
+            raise _wrong(name, None, f"{expected}, with special signs percent-encoded") from None
+        if database["NAME"] in {"", ":memory:"}:
+            # Every thread would see an empty database of its own, the worker's included.
+            raise _wrong(name, None, f"{expected}; it must name a database, and not :memory:")
+        return database
+
+
+def _split(value: str) -> Any:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _wrong(name: str, value: str | None, accepted: str) -> ImproperlyConfigured:
+    shown = "" if value is None else f"={value!r}"
+    return ImproperlyConfigured(f"{name}{shown} is not understood. Accepted: {accepted}.")

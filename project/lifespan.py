@@ -1,0 +1,99 @@
+"""Host the embedded worker for as long as the ASGI server lives.
+
+ProtocolTypeRouter raises on lifespan events, so this is the outermost ASGI application. A server
+that can do better than "close all sockets, then shut down" (ours, runs/server.py) finds this
+object in the lifespan state and starts the drain while HTTP is still being served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from runs.conf import conf
+
+if TYPE_CHECKING:
+    from runs.worker import Worker
+
+__all__ = ["Lifespan"]
+
+_Scope = MutableMapping[str, Any]
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+
+class Lifespan:
+    """ASGI wrapper that starts, drains and stops the worker of this process.
+
+    ``worker`` is None before start-up, and where RUNS_EMBEDDED_WORKER is off.
+    ``is_draining`` turns true once, and readiness (runs/health.py) says no from then on.
+    """
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+        self.worker: Worker | None = None
+        self.is_draining = False
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        await receive()  # lifespan.startup
+        try:
+            await self.start()
+        except Exception as error:
+            logger.exception("start-up failed")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        if "state" in scope:
+            scope["state"]["lifespan"] = self
+        await send({"type": "lifespan.startup.complete"})
+
+        await receive()  # lifespan.shutdown
+        try:
+            await self.drain()
+            await self.stop()
+        except Exception as error:
+            logger.exception("shutdown failed")
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self) -> None:
+        """Start the embedded worker, if this process is to have one.
+
+        Raises:
+            ImproperlyConfigured: sessions and tokens would be signed with a published key.
+        """
+        if not settings.DEBUG and settings.SECRET_KEY.startswith("django-insecure-"):
+            raise ImproperlyConfigured(
+                "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
+            )
+        if conf().embedded_worker:
+            # Not at the top: models can only be imported once Django is set up, and a web
+            # process without a worker has no use for the agents' libraries.
+            from runs.worker import Worker
+
+            self.worker = Worker()
+            await self.worker.start()
+
+    async def drain(self) -> None:
+        """Claim no more runs, and return when those of this process are over. May be repeated."""
+        self.is_draining = True
+        if self.worker is not None:
+            await self.worker.drain()
+
+    async def stop(self) -> None:
+        """Release everything. May be repeated."""
+        self.is_draining = True
+        if self.worker is not None:
+            await self.worker.stop()

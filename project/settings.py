@@ -1,0 +1,251 @@
+"""Django's settings, and the only place that reads the environment.
+
+README.md has the table of variables. A value that can't be understood stops the start with the
+variable's name; a value that can, but is unwise, is a system check (runs/checks.py).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from project.environment import Environment
+
+_env = Environment(os.environ)
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- Django itself ------------------------------------------------------------------------------
+
+DEBUG = _env.switch("DJANGO_DEBUG", default=False)
+
+# The prefix is the one that Django's own check looks for, so that `check --deploy` names it.
+# Outside debug nothing is served with it: see project/lifespan.py.
+SECRET_KEY = _env.text("DJANGO_SECRET_KEY", "django-insecure-not-secret: set DJANGO_SECRET_KEY")
+
+ALLOWED_HOSTS = _env.words("DJANGO_ALLOWED_HOSTS")
+
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+
+INSTALLED_APPS = [
+    # Before staticfiles: both have a runserver, and the first one wins.
+    "agents",
+    "agents.samples",
+    "runs",
+    "channels",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "project.middleware.content_security_policy",
+    "project.middleware.StaticFilesMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "project" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+LANGUAGE_CODE = "en"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Data ---------------------------------------------------------------------------------------
+
+_database = _env.database("DATABASE_URL") or {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": BASE_DIR / "db.sqlite3",
+}
+if _database["ENGINE"] == "django.db.backends.sqlite3":
+    _database["OPTIONS"] = {
+        # A deferred transaction that turns into a writer fails at once when another one writes,
+        # whatever the timeout (509 "database is locked" errors in a burst; with IMMEDIATE: 0).
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        # WAL: readers don't wait for the writer. NORMAL: safe with WAL against a crash of the
+        # process; only a power cut can lose the last transactions.
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        **_database.get("OPTIONS", {}),
+    }
+else:
+    # The pool and persistent connections exclude each other, hence CONN_MAX_AGE 0. Under ASGI
+    # every request has a thread of its own: without a pool each would open a connection.
+    _database["CONN_MAX_AGE"] = 0
+    _database.setdefault("OPTIONS", {}).setdefault(
+        "pool", {"min_size": 1, "max_size": 20, "timeout": 10}
+    )
+DATABASES = {"default": _database}
+
+_REDIS_URL = _env.redis_url("REDIS_URL")
+CHANNEL_LAYERS: dict[str, Any]
+CACHES: dict[str, Any]
+if _REDIS_URL:
+    # Pub/sub rather than the list-based layer: messages here only save time (the database is the
+    # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [_REDIS_URL], "prefix": "halting"},
+        }
+    }
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": _REDIS_URL,
+            "KEY_PREFIX": "halting",
+        }
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+
+# --- Runs: read through runs/conf.py, which holds the types and the defaults --------------------
+
+RUNS: dict[str, Any] = {
+    "EMBEDDED_WORKER": _env.switch("RUNS_EMBEDDED_WORKER", default=True),
+    "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1),
+    "LEASE_SECONDS": _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0),
+    "DRAIN_SECONDS": _env.seconds("RUNS_DRAIN_SECONDS", 20, at_least=0),
+    "MAX_INPUT_BYTES": _env.whole_number("RUNS_MAX_INPUT_BYTES", 8 * 1024 * 1024, at_least=1),
+    "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),
+    "LLM": {
+        "BASE_URL": _env.http_url("LLM_BASE_URL"),
+        "API_KEY": _env.text("LLM_API_KEY"),
+        "MODEL": _env.text("LLM_MODEL"),
+    },
+}
+
+# --- Security -----------------------------------------------------------------------------------
+
+# TLS, and the redirect to it, belong to the proxy; behind it plain HTTP must answer.
+SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
+SECURE_REDIRECT_EXEMPT = [r"^health/"]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
+SESSION_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_SECURE = not DEBUG
+SESSION_COOKIE_HTTPONLY = True
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "project.errors.csrf_failure"
+
+SILENCED_SYSTEM_CHECKS = [
+    "security.W008",  # SECURE_SSL_REDIRECT: the proxy's business, see above.
+    # HSTS for all subdomains, and in the browsers' preload list: only the owner of the domain
+    # can know whether its other hosts speak TLS.
+    "security.W005",
+    "security.W021",
+]
+
+# The API counts a body itself and answers 413 (runs/api); what is far too large does not even
+# get there (project/body_limit.py). Django's own limit only has to stay out of the way.
+DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "/accounts/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/accounts/login/"
+
+# --- Static files -------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
+# Straight from the packages, also in production: nobody has to remember `collectstatic`.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+WHITENOISE_ALLOW_ALL_ORIGINS = False
+
+# --- API ----------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    # The first one decides the WWW-Authenticate header of a 401.
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_THROTTLE_CLASSES": ["runs.api.throttling.ApiThrottle"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "runs.api.errors.exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Halting",
+    "DESCRIPTION": "Run LLM agents, watch them, and stop any one of them for real.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    # Scripts and styles of the docs come from ourselves, as the CSP wants it.
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- Logging: one line each, no prompts, no secrets ---------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+    },
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {
+        # Django's own handlers would print the same lines a second time.
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        # One line per request, probe and static file is the proxy's log, not ours.
+        "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
+        # At DEBUG these log whole requests, prompts included.
+        **{name: {"level": "WARNING"} for name in ("httpx", "httpcore", "httpx2", "httpcore2")},
+        "openai": {"level": "WARNING"},
+    },
+}

@@ -1,0 +1,36 @@
+"""Every address of the project."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path, re_path
+from django.views.generic import RedirectView
+
+from project import errors
+from runs import health
+
+handler400 = errors.bad_request
+handler403 = errors.permission_denied
+handler404 = errors.not_found
+handler500 = errors.server_error
+
+urlpatterns = [
+    # The run screen will be here.
+    path("", RedirectView.as_view(url="/api/docs"), name="home"),
+    re_path(r"^health/live/?$", health.live, name="health-live"),
+    re_path(r"^health/ready/?$", health.ready, name="health-ready"),
+    path(
+        "accounts/login/",
+        LoginView.as_view(
+            template_name="admin/login.html",
+            extra_context={"site_header": "Halting", "site_title": "Halting", "title": "Log in"},
+        ),
+        name="login",
+    ),
+    path("accounts/logout/", LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+    path("", include("runs.api.urls")),
+    # Last: what begins like the API but isn't there answers in its shape, in debug too.
+    re_path(r"^(?:runs|agents|api|api-token|health)(?:/|$)", errors.no_such_address),
+]

@@ -1,0 +1,82 @@
+"""The options of runs, typed, with their defaults.
+
+``settings.RUNS`` holds them under upper-case names (``LEASE_SECONDS``), and what it leaves out has
+the default below. ``conf()`` follows ``override_settings``, so never keep its answer for long.
+Nothing is validated here: a wrong value is a system check (checks.py), which can explain itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+__all__ = ["LLMOptions", "Options", "conf", "unknown_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class LLMOptions:
+    """Where ``call_llm`` goes. Empty strings mean: not set."""
+
+    base_url: str = ""  # with its /v1
+    api_key: str = field(default="", repr=False)
+    model: str = ""  # used when a call names none
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Neither an address nor a key: the built-in stand-in answers."""
+        return not self.base_url and not self.api_key
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that can be set about runs."""
+
+    embedded_worker: bool = True  # the web process runs agents too
+    max_concurrent: int = 1000  # claimed runs per process
+    lease_seconds: float = 15.0  # renewed and reaped every third of it
+    drain_seconds: float = 20.0  # how long runs may go on after SIGTERM
+    max_input_bytes: int = 8 * 1024 * 1024
+    api_throttle_rate: str | None = "600/min"  # per user or address; None is off
+    llm: LLMOptions = field(default_factory=LLMOptions)
+
+
+@cache
+def conf() -> Options:
+    """Return the options as the settings have them now."""
+    given = _lower(getattr(settings, "RUNS", {}))
+    given["llm"] = LLMOptions(**_known(LLMOptions, _lower(given.get("llm", {}))))
+    return Options(**_known(Options, given))
+
+
+def unknown_names(given: Mapping[str, Any]) -> list[str]:
+    """Return what is in ``settings.RUNS`` but is no option, most likely by a slip of the pen."""
+    unknown = set(_lower(given)) - _names(Options)
+    unknown_llm = set(_lower(given.get("LLM", {}))) - _names(LLMOptions)
+    return sorted(name.upper() for name in unknown) + sorted(
+        f"LLM.{name.upper()}" for name in unknown_llm
+    )
+
+
+def _names(options: type[Options] | type[LLMOptions]) -> set[str]:
+    return {item.name for item in fields(options)}
+
+
+def _known(options: type[Options] | type[LLMOptions], given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in _names(options) if name in given}
+
+
+def _lower(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.lower(): value for name, value in given.items()}
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "RUNS":
+        conf.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="runs.conf")

@@ -1,0 +1,29 @@
+"""`manage.py create_demo_users`: demo/demo and admin/admin, for one's own machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from runs.demo_users import create_missing_demo_users
+
+
+class Command(BaseCommand):
+    help = (
+        "Create the users demo/demo (ordinary) and admin/admin (superuser) if they are missing. "
+        "Only in debug; the password of an existing user is never touched."
+    )
+    requires_migrations_checks = True
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError(
+                "Everybody knows these passwords: the demo users are made only with DJANGO_DEBUG=1."
+            )
+        created = create_missing_demo_users()
+        for user in created:
+            self.stdout.write(f"Created the user {user}.")
+        if not created and options["verbosity"] > 1:
+            self.stdout.write("The demo users are there already.")

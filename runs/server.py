@@ -1,0 +1,146 @@
+"""uvicorn, but draining first: stops still work over HTTP while runs come to their end.
+
+uvicorn answers SIGTERM by closing its sockets, and tells the application last. Here the first
+signal only starts the drain of the application's lifespan (project/lifespan.py, found in the
+lifespan state); HTTP goes on being served until it is done, and only then uvicorn exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from multiprocessing import parent_process
+from types import FrameType
+from typing import Any, Protocol, cast
+
+import django
+import uvicorn
+from uvicorn.supervisors import ChangeReload
+
+__all__ = ["DrainingServer", "ReloadingSupervisor", "serve", "serve_reloaded"]
+
+logger = logging.getLogger(__name__)
+
+# After a second signal: this long for releasing things, then the process is gone.
+_HURRY_SECONDS = 2.0
+# After an orderly shutdown: threads that nobody can end (an agent stuck in C) get this long.
+_LINGER_SECONDS = 3.0
+
+
+class _Lifespan(Protocol):
+    async def drain(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class DrainingServer(uvicorn.Server):
+    """A server whose first signal drains, and whose second one leaves at once.
+
+    ``is_supervised``: the reloader sends SIGTERM, and a Ctrl-C in the terminal reaches both
+    processes. So under a supervisor only the same signal again counts as the second one.
+    ``owns_process``: may end the process when something hangs. Not in tests.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, is_supervised: bool = False, owns_process: bool = False
+    ) -> None:
+        super().__init__(config)
+        self._is_supervised = is_supervised
+        self._owns_process = owns_process
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._signals_seen: set[int] = set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle SIGINT and SIGTERM. Called between two bytecodes of the main thread.
+
+        The signal is not kept for uvicorn to raise again at the end: an orderly exit is a 0.
+        """
+        is_second = sig in self._signals_seen if self._is_supervised else bool(self._signals_seen)
+        self._signals_seen.add(sig)
+        if is_second:
+            self._leave_within(2 * _HURRY_SECONDS)
+            self.force_exit = self.should_exit = True
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._give_up_draining)
+        elif self._loop is None or not self.started:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._begin_draining)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        if self.force_exit:
+            # uvicorn skips the lifespan then. What can be released quickly, is.
+            lifespan = self._lifespan()
+            if lifespan is not None:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
+        self._leave_within(_LINGER_SECONDS)
+
+    def _begin_draining(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    def _give_up_draining(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
+
+    async def _drain(self) -> None:
+        lifespan = self._lifespan()
+        try:
+            if lifespan is not None:
+                logger.info("draining: no new runs here; the same signal again leaves at once")
+                await lifespan.drain()
+        except Exception:
+            logger.exception("the drain failed")
+        finally:
+            self.should_exit = True
+
+    def _lifespan(self) -> _Lifespan | None:
+        return cast("_Lifespan | None", self.lifespan.state.get("lifespan"))
+
+    def _leave_within(self, seconds: float) -> None:
+        if self._owns_process:
+            timer = threading.Timer(seconds, os._exit, args=(1,))
+            timer.daemon = True
+            timer.start()
+
+
+class ReloadingSupervisor(ChangeReload):
+    """uvicorn's reloader, with a second signal that reaches the server too."""
+
+    def signal_handler(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit.is_set() and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
+        super().signal_handler(sig, frame)
+
+
+def serve(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    """Serve in this process until a signal ends it."""
+    DrainingServer(config, owns_process=True).run(sockets=sockets)
+
+
+def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    """Serve as the child of a ReloadingSupervisor, and end when that one is gone."""
+    # Logging before the first line; the application itself is imported by uvicorn.
+    django.setup()
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    DrainingServer(config, is_supervised=True, owns_process=True).run(sockets=sockets)
+
+
+def _end_with_parent() -> None:
+    """Drain when the supervisor was killed: nobody else would, and the port stays taken."""
+    parent: Any = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
