@@ -14,7 +14,15 @@ def main() -> None:
             f"Django can't be imported ({error}). Use the project's own environment: "
             "`make run`, or .venv/bin/python manage.py ..."
         ) from error
-    execute_from_command_line(sys.argv)
+    from django.core.exceptions import ImproperlyConfigured
+
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        # The message names the setting; the way to the parser that refused it helps nobody.
+        if "--traceback" in sys.argv:
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ object in the lifespan state and starts the drain while HTTP is still being serv
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ class Lifespan:
         self._app = app
         self.worker: Worker | None = None
         self.is_draining = False
+        self._is_drained = False
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":
@@ -50,6 +52,10 @@ class Lifespan:
         await receive()  # lifespan.startup
         try:
             await self.start()
+        except ImproperlyConfigured as error:
+            # The server prints the message, and a traceback would only hide it.
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         except Exception as error:
             logger.exception("start-up failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -58,7 +64,11 @@ class Lifespan:
             scope["state"]["lifespan"] = self
         await send({"type": "lifespan.startup.complete"})
 
-        await receive()  # lifespan.shutdown
+        try:
+            await receive()  # lifespan.shutdown
+        except asyncio.CancelledError:
+            # A server in a hurry leaves without asking; ours has called stop() by itself.
+            return
         try:
             await self.drain()
             await self.stop()
@@ -89,8 +99,9 @@ class Lifespan:
     async def drain(self) -> None:
         """Claim no more runs, and return when those of this process are over. May be repeated."""
         self.is_draining = True
-        if self.worker is not None:
+        if self.worker is not None and not self._is_drained:
             await self.worker.drain()
+        self._is_drained = True
 
     async def stop(self) -> None:
         """Release everything. May be repeated."""

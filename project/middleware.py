@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http import HTTPStatus
-from inspect import iscoroutinefunction, markcoroutinefunction
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.http import FileResponse, HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
@@ -84,7 +84,9 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):
         if request.path_info.startswith(self.static_prefix):
             file_response = await asyncio.to_thread(self._find, request)
             if file_response is not None:
-                file_response.streaming_content = _read_in_threads(file_response)
+                file_response.streaming_content = _read_in_threads(
+                    iter(file_response.streaming_content)
+                )
                 return file_response
         response: HttpResponseBase = await self.get_response(request)
         return response
@@ -102,7 +104,6 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):
             super().add_files(root, prefix)
 
 
-async def _read_in_threads(response: FileResponse) -> AsyncIterator[bytes]:
-    chunks = iter(response.streaming_content)
+async def _read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk

@@ -242,6 +242,8 @@ LOGGING = {
         # Django's own handlers would print the same lines a second time.
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        # Six lines at every start and every reload say nothing that runserver hasn't said.
+        "uvicorn.error": {"level": "WARNING" if DEBUG else "INFO"},
         # One line per request, probe and static file is the proxy's log, not ours.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
         # At DEBUG these log whole requests, prompts included.

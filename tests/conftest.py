@@ -1,0 +1,101 @@
+"""What the whole suite shares: nothing is skipped silently, and the database is a real one.
+
+A test that needs PostgreSQL, Redis or Chromium is marked so, and is skipped where there is none;
+the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the session.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+
+# For the processes that tests start. Ours has read its settings by now; `make test` sets it.
+os.environ.setdefault("DJANGO_DEBUG", "1")
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The lifespan refuses to serve with the published key outside debug, and under pytest-django
+    # DEBUG is always off.
+    settings.SECRET_KEY = "only for tests, and long enough for every check of Django's"
+    # A fraction of a second per user, otherwise.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    config.pluginmanager.register(_SkipWatch(), "skip-watch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = _what_is_missing()
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Test on an SQLite file, as in production.
+
+    Django's default, an in-memory database shared between threads, answers "table is locked"
+    where a file waits. The file is one per session, so that two sessions don't meet.
+    """
+    default = settings.DATABASES["default"]
+    if default["ENGINE"].endswith("sqlite3"):
+        path = tmp_path_factory.mktemp("database") / "test.sqlite3"
+        default.setdefault("TEST", {})["NAME"] = str(path)
+
+
+def _what_is_missing() -> dict[str, str]:
+    """Map each marker to the reason why its tests can't run here."""
+    missing = {}
+    if not settings.DATABASES["default"]["ENGINE"].endswith("postgresql"):
+        missing["postgres"] = "needs PostgreSQL: set DATABASE_URL=postgres://..."
+    if "channels_redis" not in settings.CHANNEL_LAYERS["default"]["BACKEND"]:
+        missing["redis"] = "needs Redis: set REDIS_URL=redis://..."
+    if not any(map(shutil.which, _CHROMIUM_NAMES)):
+        missing["browser"] = "needs an installed Chromium"
+    return missing
+
+
+class _SkipWatch:
+    """Collects every skip, of whatever origin, and reports them at the end."""
+
+    def __init__(self) -> None:
+        self._skips: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # An expected failure is reported as a skip as well, but it did run.
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._note(report)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        if self._skips and _all_required() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return (yield)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._skips:
+            return
+        verdict = "and REQUIRE_ALL says that none may be" if _all_required() else "NOT TESTED"
+        terminalreporter.section(f"{len(self._skips)} skipped, {verdict}", red=True, bold=True)
+        for test, reason in self._skips.items():
+            terminalreporter.line(f"{test}: {reason}", yellow=True)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        self._skips[report.nodeid] = str(reason).removeprefix("Skipped: ")
+
+
+def _all_required() -> bool:
+    return os.environ.get("REQUIRE_ALL", "").lower() not in {"", "0", "false", "no", "off"}

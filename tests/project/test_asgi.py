@@ -1,0 +1,172 @@
+"""The ASGI application: sockets, the lifespan, and bodies that are far too large."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.core.exceptions import ImproperlyConfigured
+
+from project.asgi import application
+from project.body_limit import BodyLimit
+from project.lifespan import Lifespan
+
+
+@pytest.mark.parametrize("origin", [b"http://testserver", b"http://elsewhere.example.org", None])
+async def test_an_unknown_socket_is_refused(origin: bytes | None) -> None:
+    headers = [(b"host", b"testserver"), *([(b"origin", origin)] if origin else [])]
+    scope = {"type": "websocket", "path": "/ws/nowhere", "headers": headers}
+    socket = ApplicationCommunicator(application, scope)
+    await socket.send_input({"type": "websocket.connect"})
+    # Closing before accepting: the server turns it into a 403.
+    assert (await socket.receive_output(1))["type"] == "websocket.close"
+    await socket.wait()
+
+
+class FakeWorker:
+    """Writes down what was asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def drain(self) -> None:
+        self.calls.append("drain")
+
+    async def stop(self) -> None:
+        self.calls.append("stop")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    worker = FakeWorker()
+    monkeypatch.setattr("runs.worker.Worker", lambda: worker)
+    return worker
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError
+
+
+@asynccontextmanager
+async def _running(lifespan: Lifespan, state: dict[str, Any]) -> AsyncIterator[None]:
+    server = ApplicationCommunicator(lifespan, {"type": "lifespan", "state": state})
+    await server.send_input({"type": "lifespan.startup"})
+    started = await server.receive_output(1)
+    assert started == {"type": "lifespan.startup.complete"}
+    yield
+    await server.send_input({"type": "lifespan.shutdown"})
+    assert await server.receive_output(1) == {"type": "lifespan.shutdown.complete"}
+    await server.wait()
+
+
+async def test_the_worker_lives_as_long_as_the_server(worker: FakeWorker) -> None:
+    state: dict[str, Any] = {}
+    lifespan = Lifespan(_nothing)
+    async with _running(lifespan, state):
+        assert worker.calls == ["start"]
+        assert state["lifespan"] is lifespan
+        assert lifespan.is_draining is False
+    assert worker.calls == ["start", "drain", "stop"]
+    assert lifespan.is_draining is True
+
+
+async def test_a_server_that_drained_before_does_not_drain_again(worker: FakeWorker) -> None:
+    lifespan = Lifespan(_nothing)
+    async with _running(lifespan, {}):
+        await lifespan.drain()
+    assert worker.calls == ["start", "drain", "stop"]
+
+
+async def test_no_worker_where_it_is_switched_off(settings: Any, worker: FakeWorker) -> None:
+    settings.RUNS = {"EMBEDDED_WORKER": False}
+    lifespan = Lifespan(_nothing)
+    async with _running(lifespan, {}):
+        assert lifespan.worker is None
+    assert worker.calls == []
+
+
+async def test_nothing_is_served_with_the_published_key(settings: Any, worker: FakeWorker) -> None:
+    settings.SECRET_KEY = "django-insecure-known-to-all"
+    with pytest.raises(ImproperlyConfigured, match="DJANGO_SECRET_KEY"):
+        await Lifespan(_nothing).start()
+    assert worker.calls == []
+
+
+async def test_a_worker_that_does_not_start_fails_the_start_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeWorker):
+        async def start(self) -> None:
+            raise OSError("no threads left")
+
+    monkeypatch.setattr("runs.worker.Worker", Broken)
+    server = ApplicationCommunicator(Lifespan(_nothing), {"type": "lifespan"})
+    await server.send_input({"type": "lifespan.startup"})
+    answer = await server.receive_output(1)
+    assert answer == {"type": "lifespan.startup.failed", "message": "no threads left"}
+    assert "start-up failed" in caplog.text
+
+
+async def _reads_all(scope: Any, receive: Any, send: Any) -> None:
+    """Read the body as Django's handler does, and answer with its length."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+async def _post(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple[int, bytes]:
+    app = BodyLimit(_reads_all, lambda: 10)
+    client = ApplicationCommunicator(app, {"type": "http", "headers": list(headers.items())})
+    for chunk in chunks:
+        await client.send_input({"type": "http.request", "body": chunk, "more_body": True})
+    await client.send_input({"type": "http.request", "body": b"", "more_body": False})
+    start = await client.receive_output(1)
+    body = await client.receive_output(1)
+    await client.wait()
+    return start["status"], body["body"]
+
+
+async def test_a_body_within_the_limit_passes() -> None:
+    assert await _post([b"12345", b"67890"], {b"content-length": b"10"}) == (200, b"10")
+    assert await _post([b"12345", b"67890"], {}) == (200, b"10")
+    assert await _post([b"12345"], {b"content-length": b"what"}) == (200, b"5")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "headers"),
+    [
+        pytest.param([b"123456", b"78901"], {b"content-length": b"11"}, id="declared"),
+        pytest.param([b"123456", b"78901", b"2"], {}, id="counted"),
+        pytest.param([], {b"content-length": b"11", b"expect": b"100-continue"}, id="asked first"),
+    ],
+)
+async def test_a_body_above_the_limit_is_413(
+    chunks: list[bytes], headers: dict[bytes, bytes]
+) -> None:
+    status, body = await _post(chunks, headers)
+    assert status == 413
+    assert json.loads(body) == {
+        "code": "input_too_large",
+        "detail": "The request's body is larger than 10 bytes.",
+    }
+
+
+async def test_a_client_that_waits_for_our_word_is_refused_at_once() -> None:
+    app = BodyLimit(_reads_all, lambda: 10)
+    headers = [(b"content-length", b"11"), (b"expect", b"100-continue")]
+    client = ApplicationCommunicator(app, {"type": "http", "headers": headers})
+    async with asyncio.timeout(1):
+        assert (await client.receive_output(1))["status"] == 413
+    await client.wait()

@@ -1,0 +1,111 @@
+"""What every response has, and errors outside the API's own views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import AsyncClient, Client
+
+JSON = {"accept": "application/json"}
+HTML = {"accept": "text/html,*/*;q=0.8"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/health/live", "/accounts/login/", "/static/admin/css/base.css"])
+def test_the_policy_forbids_inline_scripts_everywhere(client: Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    response.close()
+
+
+def test_the_usual_headers_are_there(client: Client) -> None:
+    headers = client.get("/health/live").headers
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("path", ["/runs/x/y/z", "/api/nothing", "/health/nothing"])
+def test_an_unknown_api_address_is_json_in_debug_too(
+    client: Client, settings: Any, path: str, debug: bool
+) -> None:
+    settings.DEBUG = debug
+    response = client.get(path, headers=HTML)
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
+
+
+def test_an_unknown_page_is_html_for_people_and_json_for_programs(client: Client) -> None:
+    assert client.get("/nowhere", headers=JSON).json()["code"] == "not_found"
+    page = client.get("/nowhere", headers=HTML)
+    assert page.status_code == 404
+    assert page["Content-Type"].startswith("text/html")
+
+
+def test_a_foreign_host_is_a_json_error_for_the_api(client: Client, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["example.org"]
+    response = client.get("/runs", headers={"host": "evil.example.net"})
+    assert response.status_code == 400
+    assert response.json()["code"] == "bad_request"
+
+
+def test_a_form_without_its_csrf_token_is_refused() -> None:
+    client = Client(enforce_csrf_checks=True)
+    response = client.post("/accounts/login/", {"username": "x"}, headers=JSON)
+    assert response.status_code == 403
+    assert response.json()["code"] == "csrf_failed"
+
+
+async def test_a_static_file_is_streamed_without_blocking(async_client: AsyncClient) -> None:
+    response = await async_client.get("/static/admin/css/base.css")
+    assert response.status_code == 200
+    body = b"".join([chunk async for chunk in response])
+    assert len(body) == int(response.headers["Content-Length"]) > 10_000
+    response.close()
+
+
+async def test_a_missing_static_file_is_404(async_client: AsyncClient) -> None:
+    assert (await async_client.get("/static/nothing.css")).status_code == 404
+
+
+@pytest.mark.django_db
+class TestHealth:
+    def test_live_needs_no_identity(self, client: Client) -> None:
+        for path in ("/health/live", "/health/live/"):
+            assert client.get(path).json() == {"status": "alive"}
+
+    def test_ready_says_what_it_looked_at(self, client: Client) -> None:
+        response = client.get("/health/ready")
+        assert response.status_code == 200
+        assert response.json() == {
+            "status": "ready",
+            "checks": {"database": "ok", "cache": "ok", "worker": "ok"},
+        }
+
+    def test_ready_is_503_without_a_cache(self, client: Client, settings: Any) -> None:
+        settings.CACHES = {
+            "default": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": "redis://127.0.0.1:1/0",
+            }
+        }
+        response = client.get("/health/ready")
+        assert response.status_code == 503
+        assert response.json()["checks"]["cache"] == "away"
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_ready_on_postgresql(client: Client) -> None:
+    assert client.get("/health/ready").json()["checks"]["database"] == "ok"
+
+
+@pytest.mark.redis
+@pytest.mark.django_db
+def test_ready_on_redis(client: Client) -> None:
+    assert client.get("/health/ready").json()["checks"]["cache"] == "ok"

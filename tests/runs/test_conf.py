@@ -1,0 +1,42 @@
+"""Options: defaults, overrides, and what must not be shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runs.conf import LLMOptions, Options, conf, unknown_names
+
+
+def test_what_is_left_out_has_its_default(settings: Any) -> None:
+    settings.RUNS = {"LEASE_SECONDS": 4, "LLM": {"MODEL": "llama3"}}
+    assert conf() == Options(lease_seconds=4, llm=LLMOptions(model="llama3"))
+
+
+def test_options_follow_the_settings(settings: Any) -> None:
+    settings.RUNS = {"MAX_CONCURRENT": 1}
+    assert conf().max_concurrent == 1
+    settings.RUNS = {"MAX_CONCURRENT": 2}
+    assert conf().max_concurrent == 2
+
+
+def test_the_settings_may_leave_out_runs(settings: Any) -> None:
+    del settings.RUNS
+    assert conf() == Options()
+
+
+def test_the_key_is_never_shown(settings: Any) -> None:
+    settings.RUNS = {"LLM": {"API_KEY": "hunter2"}}
+    assert conf().llm.api_key == "hunter2"
+    assert "hunter2" not in repr(conf())
+
+
+def test_the_stand_in_answers_without_address_and_key() -> None:
+    assert LLMOptions(model="llama3").is_stand_in
+    assert not LLMOptions(base_url="http://127.0.0.1:11434/v1").is_stand_in
+    assert not LLMOptions(api_key="key").is_stand_in
+
+
+def test_a_slip_of_the_pen_is_found_and_does_no_harm(settings: Any) -> None:
+    settings.RUNS = {"LEASE_SECOND": 4, "LLM": {"KEY": "x"}}
+    assert unknown_names(settings.RUNS) == ["LEASE_SECOND", "LLM.KEY"]
+    assert conf() == Options()
