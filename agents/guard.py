@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -271,6 +271,11 @@ _call: ContextVar[Call | None] = ContextVar("agents_call", default=None)
 def current_guard() -> Guard | None:
     """Return the guard of the run that this code belongs to, None outside any run."""
     return _guard.get()
+
+
+def guard_in(context: Context) -> Guard | None:
+    """Return the guard that ``context`` has, None outside any run."""
+    return context.get(_guard)
 
 
 def current_call() -> Call | None:

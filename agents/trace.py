@@ -148,6 +148,7 @@ class Trace:
     usage: Usage = field(default_factory=Usage)
     dropped_count: int = 0
     closed: bool = False
+    pending_output: object = None  # output.py keeps the unfinished printed lines here
     _emitted: int = 0
     _call_count: int = 0
     _calls: dict[str, CallInfo] = field(default_factory=dict)

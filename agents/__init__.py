@@ -1,0 +1,25 @@
+"""Agents that can be watched and stopped: a plain asyncio library.
+
+What an agent's author needs is here; ``docs/writing-agents.md`` shows it in use.
+"""
+
+from .cancellation import check_should_stop, cleanup, should_stop
+from .exceptions import AgentError, AgentStopped, SubAgentFailed, SubAgentStopped
+from .registry import agent
+from .tools import LLMReply, SyncTools, Tools
+from .tools.http import guarded_transport
+
+__all__ = [
+    "AgentError",
+    "AgentStopped",
+    "LLMReply",
+    "SubAgentFailed",
+    "SubAgentStopped",
+    "SyncTools",
+    "Tools",
+    "agent",
+    "check_should_stop",
+    "cleanup",
+    "guarded_transport",
+    "should_stop",
+]

@@ -1,0 +1,190 @@
+"""print() and logging of an agent go to its own trace.
+
+``sys.stdout`` and ``sys.stderr`` are replaced once per process by streams that look up the trace of
+the code that writes; outside any run the text goes where it went before. Nothing is swapped while
+runs are going on, so any number of them can print at once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from . import jsonable
+from .trace import Trace, current_trace
+
+__all__ = ["capturing", "flush", "install", "uninstall"]
+
+MAX_PENDING = 8_192  # characters of a line without an end that are kept back
+
+#: Libraries that log what the tools' own events already say; only their warnings are kept.
+_QUIET = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai")
+
+
+class _Pending:
+    """The unfinished lines of one run, by stream and thread."""
+
+    __slots__ = ("lines", "lock")
+
+    def __init__(self) -> None:
+        self.lines: dict[tuple[str, int], str] = {}
+        self.lock = threading.Lock()
+
+    def add(self, stream: str, text: str) -> str:
+        """Return what is to be written now: whole lines, or a line that grew too long."""
+        key = (stream, threading.get_ident())
+        with self.lock:
+            text = self.lines.pop(key, "") + text
+            whole, newline, rest = text.rpartition("\n")
+            if len(rest) > MAX_PENDING:
+                return text
+            if rest:
+                self.lines[key] = rest
+            return whole + newline
+
+    def rest(self) -> list[tuple[str, str]]:
+        with self.lock:
+            lines = [(stream, text) for (stream, _), text in self.lines.items()]
+            self.lines.clear()
+            return lines
+
+
+class _CapturedStream(io.TextIOBase):
+    """A text stream that writes to the trace of whoever writes, else to ``original``."""
+
+    def __init__(self, original: TextIO, stream: str) -> None:
+        self.original = original
+        self.stream = stream
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        trace = current_trace()
+        if trace is None or trace.closed:
+            return self.original.write(text)
+        _write(trace, self.stream, text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        # A flush by an agent is no reason to cut its line in two; flush(trace) ends it.
+        if current_trace() is None:
+            self.original.flush()
+
+    def isatty(self) -> bool:
+        return current_trace() is None and self.original.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.original.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.original.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self.original.errors
+
+    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure, ...: as the original has them
+        return getattr(self.original, name)
+
+
+class _TraceHandler(logging.Handler):
+    """Copies log records made inside a run to its trace, beside wherever else they go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = current_trace()
+        if trace is None:
+            return
+        if record.levelno < logging.WARNING and record.name.partition(".")[0] in _QUIET:
+            return
+        try:
+            message = record.getMessage()
+        except Exception as error:
+            message = f"{record.msg!r} ({jsonable.error_text(error)})"
+        data: dict[str, Any] = {
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+        }
+        if record.exc_info:
+            data["traceback"] = logging.Formatter().formatException(record.exc_info)
+        trace.emit("log", data, source="agent")
+
+
+_installed: list[tuple[str, _CapturedStream]] = []
+_handler: _TraceHandler | None = None
+_install_count = 0
+_install_lock = threading.Lock()
+
+
+def install(level: int = logging.INFO) -> None:
+    """Begin to capture; repeats are counted and need as many ``uninstall()``."""
+    global _handler, _install_count
+    with _install_lock:
+        _install_count += 1
+        if _install_count > 1:
+            return
+        for name in ("stdout", "stderr"):
+            stream = _CapturedStream(getattr(sys, name), name)
+            setattr(sys, name, stream)
+            _installed.append((name, stream))
+        _handler = _TraceHandler(level)
+        logging.getLogger().addHandler(_handler)
+
+
+def uninstall() -> None:
+    """Give back the streams, unless somebody else has replaced them meanwhile."""
+    global _handler, _install_count
+    with _install_lock:
+        if not _install_count:
+            return
+        _install_count -= 1
+        if _install_count:
+            return
+        for name, stream in _installed:
+            if getattr(sys, name) is stream:
+                setattr(sys, name, stream.original)
+        _installed.clear()
+        if _handler is not None:
+            logging.getLogger().removeHandler(_handler)
+            _handler = None
+
+
+def capturing() -> bool:
+    """Tell whether output is being captured in this process."""
+    return _install_count > 0
+
+
+def flush(trace: Trace) -> None:
+    """Write the unfinished lines of a run; at its end."""
+    pending = trace.pending_output
+    if isinstance(pending, _Pending):
+        for stream, text in pending.rest():
+            _emit(trace, stream, text)
+
+
+def _write(trace: Trace, stream: str, text: str) -> None:
+    pending = trace.pending_output
+    if not isinstance(pending, _Pending):
+        with _install_lock:  # two threads of one run may print their first line at once
+            pending = trace.pending_output
+            if not isinstance(pending, _Pending):
+                pending = trace.pending_output = _Pending()
+    whole = pending.add(stream, text)
+    if whole:
+        _emit(trace, stream, whole)
+
+
+def _emit(trace: Trace, stream: str, text: str) -> None:
+    trace.emit("stdout", {"stream": stream, "text": text.removesuffix("\n")}, source="agent")

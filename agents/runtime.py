@@ -1,0 +1,279 @@
+"""Run one agent's function under a guard, and say how it ended.
+
+The runtime knows nothing of records, queues or processes. It binds the ambient token, trace and
+guard, calls the function, and returns only when the agent's code has really ended: its calls in
+flight, its sub-agents, and the tasks that it left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from . import jsonable, output, redaction
+from .cancellation import StopCause, bind_token, leave_cleanup
+from .environment import Environment
+from .exceptions import AgentError, AgentStopped, InvalidOutput
+from .guard import Guard, bind_guard, current_guard, guard_in
+from .registry import AgentDefinition
+from .tools import SyncTools, Tools
+from .tools.http import close_clients
+from .trace import bind_trace
+
+__all__ = ["AgentTask", "ErrorInfo", "Outcome", "describe_error", "run_agent", "task_factory"]
+
+logger = logging.getLogger(__name__)
+
+LEFT_BEHIND_SECONDS = 5.0  # how long a cancelled task that an agent left behind may take
+MAX_MESSAGE = 4_000  # characters
+MAX_TRACEBACK = 20_000  # characters
+
+
+class ErrorInfo(TypedDict):
+    """An error as a record has it."""
+
+    code: str
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an agent's code has ended.
+
+    Attributes:
+        kind: ``stopped`` if a wish to stop was observed, whatever came out afterwards;
+            ``interrupted`` if the process is going away and nobody wished a stop; otherwise
+            ``success`` for a normal return and ``error`` for an exception.
+        result: what was returned, JSON, if ``success``.
+        partial_result: what was returned otherwise, JSON.
+        error: if ``error``.
+        cleanup_error: what came out of a stopped agent instead of ``AgentStopped``.
+    """
+
+    kind: Literal["success", "error", "stopped", "interrupted"]
+    result: Any = None
+    partial_result: Any = None
+    error: ErrorInfo | None = None
+    cleanup_error: ErrorInfo | None = None
+
+
+async def run_agent(
+    definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
+) -> Outcome:
+    """Call the agent's function and return how it ended; never raises.
+
+    To be awaited in a task with a context of its own, on a loop with ``task_factory``. A token that
+    is tripped already means that the function is never called.
+    """
+    guard = environment.guard
+    bind_token(guard.token)
+    bind_trace(guard.trace)
+    bind_guard(guard)
+    leave_cleanup()
+    value: Any = None
+    error: BaseException | None = None
+    guard.trace.emit("agent_start", {"title": definition.title})
+    try:
+        guard.token.admit("agent", definition.name, in_cleanup=False)
+        value = await _call(definition, arguments, environment)
+    except BaseException as raised:  # SystemExit too: it must not end the loop of the others
+        error = raised
+    try:
+        await _settle(guard)
+    except asyncio.CancelledError as raised:  # the host does not wait any longer
+        error = error or raised
+    output.flush(guard.trace)
+    return _outcome(definition, guard, value, error)
+
+
+async def _call(
+    definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
+) -> Any:
+    if definition.is_async:
+        return await definition.function(Tools(environment), **arguments)
+    tools = SyncTools(environment, asyncio.get_running_loop())
+    return await _in_thread(definition.name, lambda: definition.function(tools, **arguments))
+
+
+async def _in_thread(name: str, work: Callable[[], Any]) -> Any:
+    """Call ``work`` in a thread of its own, in a copy of this context.
+
+    A daemon, so that a thread that never comes back can't keep the process from ending; a pool's
+    threads are joined at exit, and could starve agents that call agents.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def finish(value: Any, error: BaseException | None) -> None:
+        if not done.done():
+            done.set_result((value, error))
+
+    def main() -> None:
+        try:
+            value, error = context.run(work), None
+        except BaseException as raised:
+            value, error = None, raised
+        try:
+            loop.call_soon_threadsafe(finish, value, error)
+        except RuntimeError:
+            logger.warning("agent %s came back after its loop was closed", name)
+
+    threading.Thread(target=main, name=f"agent-{name}", daemon=True).start()
+    value, error = await done
+    if error is not None:
+        raise error
+    return value
+
+
+async def _settle(guard: Guard) -> None:
+    """Wait until nothing of the agent's is going on any more.
+
+    The tasks that it left behind are cancelled, as asyncio.run() does at its end; but while a stop
+    is on its way, their calls in flight finish first.
+    """
+    if not guard.token.stopped:
+        _cancel(_left_behind(guard))
+    idle = asyncio.get_running_loop().create_task(guard.settle())
+    try:
+        while not idle.done():
+            left = _left_behind(guard, idle)
+            if not left:
+                await close_clients(guard)  # what is in flight are responses that nobody reads
+                await idle
+                break
+            await asyncio.wait((idle, *left), return_when=asyncio.FIRST_COMPLETED)
+        await close_clients(guard)
+    finally:
+        idle.cancel()
+        left = _left_behind(guard, idle)
+        _cancel(left)
+        if left:
+            _, left = await asyncio.wait(left, timeout=LEFT_BEHIND_SECONDS)
+        for task in left:
+            message = f"the agent left a task running: {task.get_name()}"
+            guard.trace.emit("log", {"level": "warning", "message": message})
+
+
+def _left_behind(guard: Guard, *apart: asyncio.Task[Any]) -> set[asyncio.Task[Any]]:
+    return {task for task in list(guard.tasks) if not task.done() and task not in apart}
+
+
+def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        if not task.cancelling():
+            task.cancel()
+
+
+def _outcome(
+    definition: AgentDefinition, guard: Guard, value: Any, error: BaseException | None
+) -> Outcome:
+    """Turn an ending into a kind of ending: the one place where this is decided."""
+    token = guard.token
+    essence = _essence(error)
+    if token.stopped and isinstance(essence, AgentStopped):
+        token.observe("raise")  # a stop that came by another way than a guard of this run
+    observed = token.observed_at is not None
+    if observed and token.cause is StopCause.WISH:
+        return _unwound("stopped", guard, value, essence)
+    if observed or (guard.host_cancelled and essence is not None):
+        return _unwound("interrupted", guard, value, essence)
+    if essence is None:
+        try:
+            return Outcome("success", result=definition.dump_output(value))
+        except InvalidOutput as invalid:
+            _emit_error(guard, invalid)
+            return Outcome(
+                "error", partial_result=jsonable.clean(value), error=describe_error(invalid)
+            )
+    _emit_error(guard, essence)
+    return Outcome("error", error=describe_error(essence))
+
+
+def _unwound(
+    kind: Literal["stopped", "interrupted"],
+    guard: Guard,
+    value: Any,
+    essence: BaseException | None,
+) -> Outcome:
+    partial = None if value is None else jsonable.clean(value)
+    if essence is None or isinstance(essence, AgentStopped | asyncio.CancelledError):
+        return Outcome(kind, partial_result=partial)
+    _emit_error(guard, essence)
+    return Outcome(kind, partial_result=partial, cleanup_error=describe_error(essence))
+
+
+def _essence(error: BaseException | None) -> BaseException | None:
+    """Unwrap the groups that a TaskGroup makes: what, but for the stop itself, went wrong?"""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = list(_leaves(error))
+    others = [leaf for leaf in leaves if not isinstance(leaf, AgentStopped)]
+    if not others:
+        return leaves[0]
+    return others[0] if len(others) == 1 else error
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def describe_error(error: BaseException) -> ErrorInfo:
+    """Return an exception as a record has it, without secrets."""
+    if isinstance(error, AgentError):
+        code = error.code
+    elif isinstance(error, AgentStopped):
+        code = "stopped_without_request"
+    else:
+        code = "unhandled_exception"
+    message = redaction.redact(jsonable.error_text(error))
+    return {
+        "code": code,
+        "type": type(error).__name__,
+        "message": jsonable.clean(message, max_string=MAX_MESSAGE),
+    }
+
+
+def _emit_error(guard: Guard, error: BaseException) -> None:
+    try:
+        lines = "".join(traceback.format_exception(error))
+    except Exception as unprintable:  # an exception whose __str__ or __cause__ is broken
+        lines = f"(no traceback: {jsonable.error_text(unprintable)})"
+    guard.trace.emit(
+        "error",
+        {**describe_error(error), "traceback": jsonable.clean(lines, max_string=MAX_TRACEBACK)},
+    )
+
+
+class AgentTask(asyncio.Task[Any]):
+    """A task that knows whose it is, so that the runtime and a watchdog can tell."""
+
+    guard: Guard | None = None
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, Any],
+    *,
+    context: contextvars.Context | None = None,
+    **options: Any,
+) -> AgentTask:
+    """Make the tasks of an agent loop: ``loop.set_task_factory(task_factory)``."""
+    task = AgentTask(coro, loop=loop, context=context, **options)
+    guard = current_guard() if context is None else guard_in(context)
+    if guard is not None:
+        task.guard = guard
+        guard.tasks.add(task)
+        task.add_done_callback(guard.tasks.discard)
+    return task

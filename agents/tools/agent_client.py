@@ -1,0 +1,87 @@
+"""``tools.agents``: one agent calls another.
+
+Each call is a run of its own, with a log of its own, below the caller's. A stop of the caller
+reaches it through the token; a stop of the called run alone comes back as ``SubAgentStopped``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..environment import AgentCaller, ChildEnd, ChildRun
+from ..exceptions import SubAgentFailed, SubAgentStopped
+from ..guard import Call, Guard
+
+__all__ = ["AgentClient"]
+
+
+class AgentClient:
+    """Calls agents by name, as sub-agents of this run."""
+
+    def __init__(self, guard: Guard, caller: AgentCaller) -> None:
+        self._guard = guard
+        self._caller = caller
+
+    async def call(self, name: str, input: object = None) -> Any:
+        """Run agent ``name`` on ``input`` (its parameters by name) and return its result.
+
+        The result is JSON, as the child's record has it. When this run is asked to stop, the child
+        is too, and ``AgentStopped`` comes out here once it has ended. A caller that stops waiting
+        (a time limit, a cancelled task) stops the child and waits for its end all the same.
+
+        Raises:
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            SubAgentFailed: the child ended in an error.
+            SubAgentStopped: the child was stopped, this run was not.
+            AgentStopped: this run was asked to stop.
+        """
+        guard = self._guard
+        with guard.call("agents.call", str(name), in_cleanup=False, agent=str(name)) as call:
+            child = await self._start(call, name, {} if input is None else input)
+            end = await self._end_of(call, child)
+            call.data["status"] = end.status
+            if end.status == "success":
+                return end.result
+            if end.status == "error":
+                error = dict(end.error or {})
+                raise SubAgentFailed(
+                    f"{name} failed: {error.get('message', '')}",
+                    agent=name,
+                    run=child.id,
+                    error=error,
+                )
+            if guard.token.stopped:
+                guard.token.refuse("agents.call", str(name))
+            raise SubAgentStopped(f"{name} was stopped", agent=name, run=child.id)
+
+    async def _start(self, call: Call, name: str, input: object) -> ChildRun:
+        started: list[ChildRun] = []
+
+        def record(child: ChildRun) -> None:
+            started.append(child)
+            call.data["run"] = child.id
+
+        try:
+            return await call.uninterrupted(self._caller.start(name, input), record)
+        except asyncio.CancelledError:
+            for child in started:  # it came into being while its caller was cancelled
+                child.give_up()
+                await self._end_of(call, child)
+            raise
+
+    async def _end_of(self, call: Call, child: ChildRun) -> ChildEnd:
+        waiting = asyncio.get_running_loop().create_task(child.wait())
+        interruption: asyncio.CancelledError | None = None
+        while not waiting.done():
+            try:
+                await asyncio.wait((waiting,))
+            except asyncio.CancelledError as error:
+                interruption = error
+                if self._guard.host_cancelled:
+                    waiting.cancel()
+                else:
+                    child.give_up()
+        if interruption is not None:
+            raise interruption
+        return waiting.result()

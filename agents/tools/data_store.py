@@ -1,0 +1,152 @@
+"""``tools.data_store``: what an agent keeps beyond its run.
+
+The entries belong to the run's owner and are shared by all of the owner's agents. Every method but
+``use_namespace`` is guarded. What holds the entries is behind ``DataStoreBackend``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from .. import jsonable, storable
+from ..environment import DataStoreBackend
+from ..exceptions import AgentError
+from ..guard import Guard
+
+__all__ = ["DEFAULT_NAMESPACE", "MAX_KEY_LENGTH", "DataStore", "InvalidEntry"]
+
+DEFAULT_NAMESPACE = "default"
+MAX_KEY_LENGTH = 500  # characters, of keys and of namespaces
+T = TypeVar("T")
+
+
+class InvalidEntry(AgentError):
+    """A key, a namespace or a value that the data store can't hold."""
+
+    code = "invalid_entry"
+
+
+class DataStore:
+    """Entries of the run's owner, in one namespace at a time.
+
+    Keys are text of 1 to 500 characters; values and metadata are anything that JSON can hold (a
+    NUL character in them becomes U+FFFD).
+
+    Raises:
+        AgentStopped: from every method but ``use_namespace``: a stop was asked for.
+        InvalidEntry: a key, a namespace or a value can't be held; nothing was written.
+    """
+
+    def __init__(self, guard: Guard, backend: DataStoreBackend) -> None:
+        self._guard = guard
+        self._backend = backend
+        self._namespace = DEFAULT_NAMESPACE
+
+    def use_namespace(self, name: str) -> None:
+        """Switch to the namespace ``name``; it need not exist. Not guarded."""
+        self._namespace = _checked_key(name, "namespace")
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Return the value under ``key``, or ``default``."""
+        key = _checked_key(key)
+        values = await self._one(
+            "get", key, lambda namespace: self._backend.get_many(namespace, [key])
+        )
+        return values.get(key, default)
+
+    async def set(self, key: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write ``value`` under ``key``, in place of what was there."""
+        key = _checked_key(key)
+        values = {key: _checked_value(value, key)}
+        about = _checked_value(dict(metadata), "metadata") if metadata is not None else None
+        await self._one(
+            "set", key, lambda namespace: self._backend.set_many(namespace, values, about)
+        )
+
+    async def delete(self, key: str) -> bool:
+        """Remove the entry; tell whether there was one."""
+        key = _checked_key(key)
+        count = await self._one(
+            "delete", key, lambda namespace: self._backend.delete_many(namespace, [key])
+        )
+        return count > 0
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values there are; missing keys are left out."""
+        wanted = [_checked_key(key) for key in keys]
+        return await self._many(
+            "get_many", len(wanted), lambda namespace: self._backend.get_many(namespace, wanted)
+        )
+
+    async def set_many(self, mapping: Mapping[str, Any]) -> int:
+        """Write all entries or none; return how many."""
+        values = {_checked_key(key): _checked_value(value, key) for key, value in mapping.items()}
+        return await self._many(
+            "set_many",
+            len(values),
+            lambda namespace: self._backend.set_many(namespace, values, None),
+        )
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove entries; return how many there were."""
+        wanted = [_checked_key(key) for key in keys]
+        return await self._many(
+            "delete_many",
+            len(wanted),
+            lambda namespace: self._backend.delete_many(namespace, wanted),
+        )
+
+    async def list_keys(self, prefix: str | None = None) -> list[str]:
+        """Return the keys that begin with ``prefix`` (all without one), sorted by code point."""
+        begin = _checked_key(prefix, "prefix") if prefix else ""
+        return await self._many(
+            "list_keys", None, lambda namespace: self._backend.list_keys(namespace, begin)
+        )
+
+    async def get_all(self) -> dict[str, Any]:
+        """Return every entry of the namespace."""
+        return await self._many("get_all", None, self._backend.get_all)
+
+    async def clear(self) -> int:
+        """Remove every entry of the namespace; return how many there were."""
+        return await self._many("clear", None, self._backend.clear)
+
+    async def list_namespaces(self) -> list[str]:
+        """Return the owner's namespaces that have an entry, sorted by code point."""
+        with self._guard.call("data_store.list_namespaces") as call:
+            return await call.uninterrupted(_awaited(self._backend.list_namespaces()))
+
+    async def _one(self, method: str, key: str, work: Callable[[str], Awaitable[T]]) -> T:
+        namespace = self._namespace
+        label = f"{namespace}/{key}"
+        with self._guard.call(f"data_store.{method}", label, namespace=namespace, key=key) as call:
+            return await call.uninterrupted(_awaited(work(namespace)))
+
+    async def _many(self, method: str, count: int | None, work: Callable[[str], Awaitable[T]]) -> T:
+        namespace = self._namespace
+        with self._guard.call(f"data_store.{method}", namespace, namespace=namespace) as call:
+            if count is not None:
+                call.data["keys_count"] = count
+            return await call.uninterrupted(_awaited(work(namespace)))
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _checked_key(key: object, what: str = "key") -> str:
+    if not isinstance(key, str):
+        raise InvalidEntry(f"a {what} is text, not {type(key).__name__}")
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise InvalidEntry(f"a {what} has 1 to {MAX_KEY_LENGTH} characters, not {len(key)}")
+    if storable.check(key):
+        raise InvalidEntry(f"a {what} must not have NUL characters or lone surrogates")
+    return key
+
+
+def _checked_value(value: object, key: str) -> Any:
+    try:
+        return jsonable.dump(value)
+    except ValueError as error:
+        raise InvalidEntry(f"the value for {key!r} can't be stored: {error}") from error

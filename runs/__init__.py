@@ -1,0 +1,1 @@
+"""The records of runs, and every way to reach them."""

@@ -1,0 +1,65 @@
+"""Threads in which a worker's coroutines use the ORM.
+
+Django's own way from async to sync is one thread per process, shared with every request; a busy
+site would hold up each data store call. These threads are the worker's own, and keep their
+connections open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from django.db import InterfaceError, OperationalError, connection
+
+__all__ = ["DatabaseThreads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+THREAD_COUNT = 4
+
+
+class DatabaseThreads:
+    """A few threads with a database connection each."""
+
+    def __init__(self, count: int = THREAD_COUNT) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="runs-database")
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``function`` in one of the threads; from any thread."""
+        return self._pool.submit(_call, functools.partial(function, *args, **kwargs))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` in one of the threads and await its result.
+
+        Cancelling the await does not interrupt a call that has begun.
+        """
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Close the connections and end the threads, after what they have to do."""
+        everybody = threading.Barrier(self._count)
+
+        def close_mine() -> None:
+            try:
+                everybody.wait(timeout=5)  # so that no thread takes two of these
+            except threading.BrokenBarrierError:
+                pass
+            connection.close()
+
+        for _ in range(self._count):
+            self._pool.submit(close_mine)
+        self._pool.shutdown(wait=True)
+
+
+def _call(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except (OperationalError, InterfaceError):
+        connection.close()  # it may be broken; the next call opens another
+        raise

@@ -1,0 +1,234 @@
+"""How a run's record follows its agent: log, receipt, and the ending that becomes a status.
+
+These are the writes of a worker, or, for a run whose worker is gone, of whoever finds it. All of
+one run's news is written in one transaction with the fence: a result, its terminal status and the
+whole log before it appear together or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from agents.runtime import ErrorInfo, Outcome
+from agents.trace import CallInfo, Event, Usage
+
+from . import events
+from .active import StopRequest
+from .models import RunRecord
+from .status import Status
+from .transitions import transition
+
+__all__ = ["Ended", "Ending", "News", "end_without_worker", "record_news"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a worker knows at the end of a run."""
+
+    outcome: Outcome
+    stop_told: bool  # the log has the stop_requested event
+    calls_started_after_acknowledgement: int
+    events_dropped: int
+
+
+@dataclass(slots=True)
+class News:
+    """What has happened in one run since the last write."""
+
+    run: uuid.UUID
+    worker: uuid.UUID
+    attempt: int
+    events: list[Event] = field(default_factory=list)
+    last_seq: int = 0
+    in_flight: list[CallInfo] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    acknowledged_at: datetime | None = None
+    observed_at: datetime | None = None
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run's record stands after its ending was written."""
+
+    run: uuid.UUID
+    status: Status  # QUEUED when it was handed back
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+def record_news(batch: Sequence[News]) -> dict[uuid.UUID, Ended | None]:
+    """Write the news of many runs in one transaction.
+
+    Returns an entry for each run that is not this worker's any more: how it ended just now, or
+    None when the claim was lost and nothing of it was written.
+    """
+    gone: dict[uuid.UUID, Ended | None] = {}
+    with transaction.atomic():
+        records = {
+            record.pk: record
+            for record in RunRecord.objects.select_for_update(of=("self",))
+            .select_related("stop_requested_by")
+            .filter(pk__in=[news.run for news in batch], status=Status.RUNNING)
+            .order_by("depth", "pk")  # everybody locks callers before called
+        }
+        held: list[tuple[News, RunRecord]] = []
+        for news in batch:
+            record = records.get(news.run)
+            if record and (record.worker_id, record.attempt) == (news.worker, news.attempt):
+                held.append((news, record))
+            else:
+                gone[news.run] = None
+        log = [event for news, _ in held for event in news.events]
+        for news, record in held:
+            if news.ending is None:
+                RunRecord.objects.filter(pk=record.pk).update(**_progress(news, record))
+                continue
+            ended, last_words = _end(news, news.ending, record)
+            gone[news.run] = ended
+            log += last_words
+        events.append(log)
+    return gone
+
+
+def _progress(news: News, record: RunRecord) -> dict[str, Any]:
+    return {
+        "last_seq": max(news.last_seq, record.last_seq),
+        "in_flight": news.in_flight,
+        "llm_calls": news.usage.llm_calls,
+        "input_tokens": news.usage.input_tokens,
+        "output_tokens": news.usage.output_tokens,
+        "usage_estimated": news.usage.estimated,
+        **_receipt(news, record),
+    }
+
+
+def _receipt(news: News, record: RunRecord) -> dict[str, Any]:
+    if not record.stop_requested:
+        return {}  # the token was tripped by a shutdown, which is nobody's wish
+    return {
+        "stop_acknowledged_at": record.stop_acknowledged_at or news.acknowledged_at,
+        "stop_observed_at": record.stop_observed_at or news.observed_at,
+    }
+
+
+def _end(news: News, ending: Ending, record: RunRecord) -> tuple[Ended, list[Event]]:
+    """Turn a worker's ending into a status: the one place where that is decided."""
+    outcome = ending.outcome
+    fields = _progress(news, record)
+    match outcome.kind:
+        case "stopped" | "interrupted" if record.stop_requested:
+            status = Status.STOPPED
+            fields["partial_result"] = outcome.partial_result
+            fields["stop_cleanup_error"] = _type_and_message(outcome.cleanup_error)
+        case "interrupted" | "stopped":
+            if _may_be_handed_back(record):
+                return _hand_back(record, fields, "worker_shutdown")
+            status = Status.ERROR
+            fields["partial_result"] = outcome.partial_result
+            fields["error"] = _lost_error("worker_shutdown")
+        case "success":
+            status = Status.SUCCESS
+            fields["result"] = outcome.result
+        case "error":
+            status = Status.ERROR
+            fields["partial_result"] = outcome.partial_result
+            fields["error"] = outcome.error
+    if record.stop_requested:
+        # It is over, and no guard and no should_stop() met the stop before.
+        fields["stop_finished_first"] = status is not Status.STOPPED
+        fields["stop_calls_started_after_acknowledgement"] = (
+            ending.calls_started_after_acknowledgement
+        )
+    return _finish(record, status, fields, told=ending.stop_told, dropped=ending.events_dropped)
+
+
+def end_without_worker(record: RunRecord, *, code: str) -> Ended:
+    """End, or hand back, a locked running record whose worker is gone.
+
+    ``stopped`` if a stop was requested, else queued again or an error with ``code``, as its agent
+    declares.
+    """
+    fields: dict[str, Any] = {"last_seq": record.last_seq}
+    told = events.has_stop_requested(record.pk) if record.stop_requested else True
+    if record.stop_requested:
+        ended, log = _finish(record, Status.STOPPED, fields, told=told)
+    elif _may_be_handed_back(record):
+        ended, log = _hand_back(record, fields, code)
+    else:
+        fields["error"] = _lost_error(code)
+        ended, log = _finish(record, Status.ERROR, fields, told=told)
+    events.append(log)
+    return ended
+
+
+def _finish(
+    record: RunRecord, status: Status, fields: dict[str, Any], *, told: bool, dropped: int = 0
+) -> tuple[Ended, list[Event]]:
+    """Write the terminal status with ``fields``; return the events that close the log."""
+    log: list[Event] = []
+    seq = fields["last_seq"]
+    if record.stop_requested and not told:
+        seq += 1
+        log.append(events.system_event(record, seq, "stop_requested", StopRequest.of(record).as_data()))
+    seq += 1
+    fields["last_seq"] = seq
+    fields["finished_at"] = timezone.now()
+    data: dict[str, Any] = {"status": status, "started": True}
+    if status is Status.ERROR:
+        data["error"] = fields["error"]
+    if record.stop_requested:
+        data["finished_first"] = bool(fields.get("stop_finished_first", False))
+    if dropped:
+        data["events_dropped"] = dropped
+    log.append(events.system_event(record, seq, "agent_end", data))
+    done = transition(
+        record.pk, status, held_by=(record.worker_id, record.attempt), **fields
+    )
+    assert done, "the row is locked, and its claim was compared"
+    return Ended(record.pk, status, fields.get("result"), fields.get("error")), log
+
+
+def _may_be_handed_back(record: RunRecord) -> bool:
+    return record.requeue_on_loss and record.attempt < record.max_attempts
+
+
+def _hand_back(
+    record: RunRecord, fields: dict[str, Any], code: str
+) -> tuple[Ended, list[Event]]:
+    seq = fields["last_seq"] + 1
+    message = (
+        f"handed back ({code}); attempt {record.attempt} of {record.max_attempts} is over, "
+        "another begins afresh"
+    )
+    event = events.system_event(record, seq, "log", {"level": "warning", "message": message})
+    done = transition(
+        record.pk,
+        Status.QUEUED,
+        held_by=(record.worker_id, record.attempt),
+        **{**fields, "last_seq": seq, "worker": None, "in_flight": [], "started_at": None},
+    )
+    assert done, "the row is locked, and its claim was compared"
+    return Ended(record.pk, Status.QUEUED), [event]
+
+
+def _lost_error(code: str) -> dict[str, Any]:
+    messages = {
+        "worker_lost": "The worker that ran it went away without a word.",
+        "worker_shutdown": "The worker that ran it was shut down before the run had ended.",
+    }
+    return {"code": code, "type": "WorkerLost", "message": messages[code]}
+
+
+def _type_and_message(error: ErrorInfo | None) -> dict[str, str] | None:
+    return None if error is None else {"type": error["type"], "message": error["message"]}

@@ -1,0 +1,51 @@
+"""The stored log of a run: append in batches, read after a cursor."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from agents.trace import Event
+
+from .models import RunEvent, RunRecord
+
+__all__ = ["append", "has_stop_requested", "read", "system_event"]
+
+BATCH_COUNT = 500
+
+
+def append(events: Iterable[Event]) -> None:
+    """Insert events; the caller has checked the claim and writes ``last_seq`` with it."""
+    rows = [
+        RunEvent(
+            run_id=uuid.UUID(event.run),
+            seq=event.seq,
+            ts=event.ts,
+            type=event.type,
+            agent=event.agent,
+            depth=event.depth,
+            source=event.source,
+            data=event.data,
+        )
+        for event in events
+    ]
+    RunEvent.objects.bulk_create(rows, batch_size=BATCH_COUNT)
+
+
+def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> Event:
+    """Make an event that is told of a run by others than its agent."""
+    return Event(
+        str(run.pk), seq, datetime.now(UTC), type, run.agent, run.depth, "system", data
+    )
+
+
+def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[RunEvent]:
+    """Return up to ``limit`` events of ``run`` behind ``after``, in order."""
+    return list(RunEvent.objects.filter(run=run, seq__gt=after).order_by("seq")[:limit])
+
+
+def has_stop_requested(run: uuid.UUID) -> bool:
+    """Tell whether the log says already that a stop was asked for."""
+    return RunEvent.objects.filter(run=run, type="stop_requested").exists()

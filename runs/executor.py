@@ -1,0 +1,318 @@
+"""The agent thread: an event loop of its own on which a worker's runs are tasks.
+
+An agent that blocks its loop holds up other agents, and nothing else: requests, heartbeats and the
+log have threads of their own. The executor knows nothing of Channels, claims or leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, cast
+
+from agents import output, redaction, registry
+from agents.cancellation import CancelToken, StopCause
+from agents.environment import ChildEnd, Environment
+from agents.exceptions import AgentError
+from agents.guard import Guard
+from agents.registry import AgentDefinition
+from agents.runtime import AgentTask, Outcome, describe_error, run_agent, task_factory
+from agents.tools.llm import Model
+from agents.tools.pools import Transports
+from agents.trace import Trace
+
+from . import active, services
+from .active import ActiveRun, StopRequest
+from .conf import conf
+from .database import DatabaseThreads
+from .endings import Ended
+from .exceptions import InputTooLarge, ParentIsStopping, RunAlreadyFinished
+from .models import RunInput, RunRecord, StopVia
+from .recorder import Recorder
+from .status import Status
+from .store import OwnerStore
+from .watchdog import Watchdog
+
+__all__ = ["Executor"]
+
+logger = logging.getLogger(__name__)
+
+LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
+GAVE_UP = "its caller does not wait for it any longer"
+
+
+class Executor:
+    """Runs claimed runs on a thread of its own, and writes how they end.
+
+    Args:
+        recorder: gets the events and the endings.
+        on_idle: called in the agent thread whenever a run has ended and left its place.
+    """
+
+    def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
+        self._recorder = recorder
+        self._on_idle = on_idle
+        self._database = DatabaseThreads()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(cast(Any, task_factory))
+        self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
+        self._watchdog = Watchdog(self._loop, self._thread)
+        self._tasks: dict[uuid.UUID, asyncio.Task[Any]] = {}
+        self._root_count = 0
+        self._empty = threading.Condition()
+        self._model: Model | None = None
+        self._transports: Transports | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        output.install()
+        self._thread.start()
+        self._watchdog.start()
+
+    @property
+    def root_count(self) -> int:
+        """How many claimed runs are here; called agents take no place of their own."""
+        return self._root_count
+
+    def submit(self, record: RunRecord, entry: ActiveRun) -> None:
+        """Begin with a claimed run. From any thread; ``record`` has its owner and input loaded."""
+        with self._empty:
+            self._root_count += 1
+        self._loop.call_soon_threadsafe(self._begin, record, entry)
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Wait until no run is here, for at most ``timeout`` seconds."""
+        with self._empty:
+            return self._empty.wait_for(lambda: self._root_count == 0, timeout)
+
+    def cancel_all(self) -> None:
+        """Cancel the tasks of all runs: the process is going away, calls in flight are cut."""
+
+        def cancel() -> None:
+            for id, task in list(self._tasks.items()):
+                entry = active.get(id)
+                if entry is not None and entry.guard is not None:
+                    entry.guard.host_cancelled = True
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread. What still runs on it is left where it is."""
+        self._watchdog.close()
+        self._closing = True
+        if self._thread.is_alive():
+            closing = asyncio.run_coroutine_threadsafe(self._close_tools(), self._loop)
+            try:
+                closing.result(timeout)
+            except Exception as error:
+                logger.warning("the agents' connections were not closed: %r", error)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("an agent blocks its loop for good; its thread is left behind")
+        else:
+            self._database.close()
+        output.uninstall()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        while not self._closing:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # A task that an agent made has raised it, and asyncio lets it through. It ends
+                # that task; the loop belongs to all runs.
+                logger.warning("an agent tried to end the process")
+        leftover = asyncio.all_tasks(self._loop)
+        for task in leftover:
+            task.cancel()
+        if leftover:
+            self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _close_tools(self) -> None:
+        if self._model is not None:
+            await self._model.aclose()
+        if self._transports is not None:
+            await self._transports.aclose()
+
+    def _tools(self) -> tuple[Model, Transports]:
+        if self._model is None or self._transports is None:
+            options = conf().llm
+            if options.api_key:
+                redaction.add_secret(options.api_key)
+            self._model = Model(
+                base_url=options.base_url, api_key=options.api_key, default_model=options.model
+            )
+            self._transports = Transports()
+        return self._model, self._transports
+
+    def _begin(self, record: RunRecord, entry: ActiveRun) -> None:
+        task = self._spawn(record, entry)
+        task.add_done_callback(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        with self._empty:
+            self._root_count -= 1
+            self._empty.notify_all()
+        self._on_idle()
+
+    def _spawn(self, record: RunRecord, entry: ActiveRun) -> asyncio.Task[Ended | None]:
+        task: asyncio.Task[Ended | None] = self._loop.create_task(
+            self._execute(record, entry), context=contextvars.Context()
+        )
+        self._tasks[entry.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(entry.id, None))
+        return task
+
+    async def _execute(self, record: RunRecord, entry: ActiveRun) -> Ended | None:
+        """Run one claimed run, and write its ending; None when the claim was lost meanwhile."""
+        trace = Trace(
+            str(record.pk),
+            record.agent,
+            self._recorder,
+            depth=record.depth,
+            last_seq=record.last_seq,
+        )
+        guard = entry.guard = Guard(entry.token, trace)
+        cast(AgentTask, asyncio.current_task()).guard = guard
+        self._recorder.open(entry, trace)
+        entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
+        if record.stop_requested:  # between the claim and now
+            active.trip(entry.id, {entry.id: StopRequest.of(record)})
+        try:
+            outcome = await self._run(record, entry, guard)
+            ended = await self._write_end(trace, outcome)
+        finally:
+            active.remove(entry.id)
+        return ended
+
+    async def _run(self, record: RunRecord, entry: ActiveRun, guard: Guard) -> Outcome:
+        try:
+            definition = registry.get(record.agent)
+            arguments = await self._arguments(definition, record.input_record)
+        except AgentError as error:  # the code has changed since the run was queued
+            return Outcome("error", error=describe_error(error))
+        return await self._call(definition, arguments, record, entry, guard)
+
+    async def _arguments(self, definition: AgentDefinition, given: RunInput) -> dict[str, Any]:
+        if given.size_bytes < LARGE_BYTES:
+            return definition.validate_input(given.value)
+        return await self._database.run(definition.validate_input, given.value)
+
+    async def _call(
+        self,
+        definition: AgentDefinition,
+        arguments: dict[str, Any],
+        record: RunRecord,
+        entry: ActiveRun,
+        guard: Guard,
+    ) -> Outcome:
+        model, transports = self._tools()
+        environment = Environment(
+            guard,
+            model,
+            OwnerStore(record.owner_id, self._database),
+            _Children(self, entry, guard),
+            transports,
+        )
+        return await run_agent(definition, arguments, environment)
+
+    async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
+        """Hand the ending to the recorder and wait until it is committed, come what may."""
+        written: Future[Ended | None] = Future()
+        self._recorder.end(trace, outcome, written.set_result)
+        waiting = asyncio.wrap_future(written)
+        while not waiting.done():
+            try:
+                await asyncio.wait((waiting,))
+            except asyncio.CancelledError:
+                logger.debug("cancelled while the end of run %s is being written", trace.run)
+        return waiting.result()
+
+    async def start_child(
+        self, parent: ActiveRun, guard: Guard, name: str, input: object
+    ) -> _Child:
+        """Begin a run below ``parent``; see ``agents.environment.AgentCaller.start``."""
+        try:
+            record, entry = await self._database.run(services.start_child, parent, name, input)
+        except ParentIsStopping:
+            await self._database.run(services.meet_request, parent)
+            guard.token.refuse("agents.call", name)
+        except InputTooLarge as error:
+            raise _TooLarge(str(error)) from error
+        return _Child(self, entry, self._spawn(record, entry))
+
+    def give_up(self, run: uuid.UUID) -> None:
+        """Ask a called run to stop because its caller does not wait any longer."""
+        asked = self._database.submit(
+            services.request_stop,
+            run,
+            via=StopVia.PARENT,
+            reason=GAVE_UP,
+            check_permission=False,
+        )
+        asked.add_done_callback(_log_failure)
+
+
+class _TooLarge(AgentError):
+    """The input of a called agent has too many bytes."""
+
+    code = InputTooLarge.code
+
+
+class _Children:
+    """Starts agents below one run: an ``agents.environment.AgentCaller``."""
+
+    def __init__(self, executor: Executor, parent: ActiveRun, guard: Guard) -> None:
+        self._executor = executor
+        self._parent = parent
+        self._guard = guard
+
+    async def start(self, name: str, input: object) -> _Child:
+        return await self._executor.start_child(self._parent, self._guard, name, input)
+
+
+class _Child:
+    """A called run: an ``agents.environment.ChildRun``."""
+
+    def __init__(
+        self, executor: Executor, entry: ActiveRun, task: asyncio.Task[Ended | None]
+    ) -> None:
+        self.id = str(entry.id)
+        self._executor = executor
+        self._entry = entry
+        self._task = task
+
+    async def wait(self) -> ChildEnd:
+        ended = await asyncio.shield(self._task)
+        match ended:
+            case Ended(status=Status.SUCCESS | Status.ERROR | Status.STOPPED as status):
+                return ChildEnd(cast(Any, status.value), ended.result, ended.error)
+            case _:  # the claim was lost, and the caller's with it
+                return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
+
+    def give_up(self) -> None:
+        self._executor.give_up(self._entry.id)
+
+
+def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
+    """Write into a run's log why its token was tripped."""
+    if token.cause is StopCause.WISH:
+        if entry.stop is not None and not entry.stop_told:
+            trace.emit("stop_requested", entry.stop.as_data())
+    else:
+        trace.emit("log", {"level": "warning", "message": token.reason})
+
+
+def _log_failure(asked: Future[Any]) -> None:
+    error = asked.exception()
+    if error is not None and not isinstance(error, RunAlreadyFinished):
+        logger.error("a called run could not be asked to stop: %r", error)

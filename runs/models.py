@@ -1,0 +1,332 @@
+"""The records: runs, their events, the data store's entries, the workers.
+
+Rows are written by ``services`` and its neighbours alone; doors read. ``RunRecord`` stays small,
+because it is updated all the time while its agent works: the input has a table of its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+import uuid_utils.compat
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from agents.cancellation import StopMode
+
+from .status import ACTIVE, STOPPING, TERMINAL, TRANSITIONS, Status
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+__all__ = [
+    "DataStoreEntry",
+    "RunEvent",
+    "RunInput",
+    "RunRecord",
+    "StopVia",
+    "WorkerRecord",
+    "uuid7",
+]
+
+MAX_REASON_LENGTH = 500  # characters
+
+
+def uuid7() -> uuid.UUID:
+    """Return a new UUIDv7 (RFC 9562): sorts by its time of birth."""
+    return uuid_utils.compat.uuid7()
+
+
+class StopVia(models.TextChoices):
+    """The door that a stop came through."""
+
+    API = "api", _("API")
+    ADMIN = "admin", _("admin")
+    PAGE = "page", _("page")
+    CLI = "cli", _("command line")
+    PARENT = "parent", _("parent run")
+    BUDGET = "budget", _("budget")
+
+
+class WorkerRecord(models.Model):
+    """A process that runs agents, and its lease.
+
+    The lease is the worker's, not each run's: renewing it is one small write, however many runs it
+    covers. A run is covered as long as its worker's row is ``lost_at IS NULL``; whoever finds the
+    lease over sets ``lost_at`` first (one winner) and then deals with the worker's runs.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=200, help_text=_("host name and process id"))
+    #: Same host, boot and process-id namespace: only then does ``pid`` mean anything to others.
+    host_identity = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    #: When the process began, in the kernel's ticks since boot: tells a reused pid apart.
+    pid_started = models.BigIntegerField()
+    capacity = models.PositiveIntegerField()
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(default=timezone.now)
+    lease_until = models.DateTimeField()
+    draining_at = models.DateTimeField(null=True)
+    #: Set once: it ended by itself, or others took its runs over. Its writes are refused after.
+    lost_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("worker")
+        verbose_name_plural = _("workers")
+        indexes = [
+            models.Index(fields=["lease_until"], condition=Q(lost_at=None), name="worker_lease"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RunQuerySet(models.QuerySet["RunRecord"]):
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> Self:
+        """Narrow to what ``user`` may see: own runs, or all with ``runs.view_runrecord``."""
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        if user.has_perm("runs.view_runrecord"):  # type: ignore[union-attr]
+            return self
+        return self.filter(owner=user)
+
+    def active(self) -> Self:
+        return self.filter(status__in=ACTIVE)
+
+    def with_shown_status(self, statuses: list[str]) -> Self:
+        """Narrow to runs that are shown as one of ``statuses``, ``stopping`` among them."""
+        wanted = Q()
+        for status in statuses:
+            if status == STOPPING:
+                wanted |= Q(status__in=ACTIVE, stop_requested_at__isnull=False)
+            elif status in ACTIVE:
+                wanted |= Q(status=status, stop_requested_at=None)
+            else:
+                wanted |= Q(status=status)
+        return self.filter(wanted)
+
+
+class RunRecord(models.Model):
+    """One run of one agent.
+
+    ``status`` is written in ``transitions`` alone, by a conditional UPDATE; ``save()`` of a whole
+    record is never right.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    agent = models.CharField(_("agent"), max_length=100)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="runs", verbose_name=_("owner")
+    )
+    parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
+    #: Its own id for a root: the whole tree is one indexed look-up.
+    root = models.ForeignKey("self", models.CASCADE, related_name="tree")
+    depth = models.PositiveSmallIntegerField(default=0)
+
+    status = models.CharField(_("status"), max_length=10, choices=Status, default=Status.QUEUED)
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    started_at = models.DateTimeField(_("started"), null=True)
+    finished_at = models.DateTimeField(_("finished"), null=True)
+    result = models.JSONField(null=True)
+    partial_result = models.JSONField(null=True)
+    error = models.JSONField(null=True, help_text=_("code, type and message"))
+
+    #: Claims so far; with ``worker`` it fences the writes of a worker that lost its claim.
+    attempt = models.PositiveSmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField(default=1)
+    requeue_on_loss = models.BooleanField(default=False)
+    worker = models.ForeignKey(WorkerRecord, models.SET_NULL, null=True, related_name="runs")
+    in_flight = models.JSONField(default=list)
+    last_seq = models.PositiveIntegerField(default=0)
+    llm_calls = models.PositiveIntegerField(default=0)
+    input_tokens = models.PositiveBigIntegerField(default=0)
+    output_tokens = models.PositiveBigIntegerField(default=0)
+    usage_estimated = models.BooleanField(default=False)
+
+    idempotency_key = models.CharField(max_length=255, null=True)
+    idempotency_digest = models.CharField(max_length=64, default="")
+
+    # The stop receipt.
+    stop_requested_at = models.DateTimeField(null=True)
+    stop_mode = models.CharField(max_length=10, default="", choices=[(m, m) for m in StopMode])
+    stop_reason = models.CharField(max_length=MAX_REASON_LENGTH, default="")
+    stop_via = models.CharField(max_length=10, default="", choices=StopVia)
+    stop_requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    stop_root_request = models.UUIDField(null=True)
+    stop_escalated_at = models.DateTimeField(null=True)
+    stop_escalated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    stop_acknowledged_at = models.DateTimeField(null=True)
+    stop_observed_at = models.DateTimeField(null=True)
+    stop_finished_first = models.BooleanField(default=False)
+    stop_calls_started_after_acknowledgement = models.PositiveIntegerField(default=0)
+    stop_abandoned = models.BooleanField(default=False)
+    stop_cleanup_error = models.JSONField(null=True)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("run")
+        verbose_name_plural = _("runs")
+        ordering = ["-created_at", "-id"]
+        permissions = [("stop_runrecord", "Can stop runs of others")]
+        indexes = [
+            models.Index(fields=["-created_at", "-id"], name="run_newest"),
+            models.Index(fields=["owner", "-created_at", "-id"], name="run_owner_newest"),
+            models.Index(fields=["agent", "-created_at"], name="run_agent_newest"),
+            models.Index(fields=["created_at"], condition=Q(status="queued"), name="run_queue"),
+            models.Index(fields=["worker"], condition=Q(status="running"), name="run_held"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="run_idempotency_key",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=list(TRANSITIONS)), name="run_status_is_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=TERMINAL, finished_at__isnull=False)
+                | Q(status__in=ACTIVE, finished_at=None),
+                name="run_finished_at_iff_terminal",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="stopped", stop_requested_at__isnull=False)
+                | ~Q(status="stopped"),
+                name="run_stopped_was_requested",
+            ),
+            models.CheckConstraint(
+                condition=Q(stop_requested_at__isnull=False)
+                | Q(
+                    stop_mode="",
+                    stop_acknowledged_at=None,
+                    stop_observed_at=None,
+                    stop_finished_first=False,
+                ),
+                name="run_receipt_needs_request",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="running") | Q(attempt__gte=1, started_at__isnull=False),
+                name="run_running_was_claimed",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="success", error=None)
+                | Q(status="error", error__isnull=False)
+                | ~Q(status__in=["success", "error"]),
+                name="run_error_iff_error",
+            ),
+            models.CheckConstraint(
+                condition=Q(parent=None, depth=0, root=F("id"))
+                | Q(parent__isnull=False, depth__gt=0),
+                name="run_root_is_its_own",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.agent} {self.id}"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.stop_requested_at is not None
+
+    @property
+    def shown_status(self) -> str:
+        """The status for people: ``stopping`` is derived, not stored."""
+        return STOPPING if self.stop_requested and not self.is_terminal else self.status
+
+    def may_be_stopped_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
+        """Tell whether ``user``, who may see it, may also stop it."""
+        if not user.is_authenticated or not user.is_active:
+            return False
+        return self.owner_id == user.pk or user.has_perm("runs.stop_runrecord")  # type: ignore[union-attr]
+
+
+class RunInput(models.Model):
+    """What a run was asked; written once."""
+
+    run = models.OneToOneField(
+        RunRecord, models.CASCADE, primary_key=True, related_name="input_record"
+    )
+    value = models.JSONField()
+    size_bytes = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return str(self.run_id)
+
+
+class RunEvent(models.Model):
+    """One line of a run's log; ``seq`` runs from 1 without a gap."""
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(RunRecord, models.CASCADE, related_name="events", db_index=False)
+    seq = models.PositiveIntegerField()
+    ts = models.DateTimeField()
+    type = models.CharField(max_length=20)
+    agent = models.CharField(max_length=100)
+    depth = models.PositiveSmallIntegerField()
+    source = models.CharField(max_length=10)
+    data = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["run", "seq"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "seq"], name="event_seq_once"),
+            models.CheckConstraint(condition=Q(seq__gte=1), name="event_seq_from_1"),
+            models.UniqueConstraint(
+                fields=["run"], condition=Q(type="agent_end"), name="event_one_end"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.seq} {self.type}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the event as it goes over the wire; the same as ``agents.trace.Event``'s."""
+        return {
+            "run": str(self.run_id),
+            "seq": self.seq,
+            "ts": self.ts.isoformat(),
+            "type": self.type,
+            "agent": self.agent,
+            "depth": self.depth,
+            "source": self.source,
+            "data": self.data,
+        }
+
+
+class DataStoreEntry(models.Model):
+    """A value that an owner's agents keep under a namespace and a key."""
+
+    id = models.BigAutoField(primary_key=True)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="data_store_entries", db_index=False
+    )
+    namespace = models.CharField(max_length=500)
+    key = models.CharField(max_length=500)
+    value = models.JSONField(null=True)
+    metadata = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = _("data store entry")
+        verbose_name_plural = _("data store entries")
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "namespace", "key"], name="entry_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.key}"

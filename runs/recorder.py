@@ -1,0 +1,249 @@
+"""The thread that writes what the runs of one worker do, many at a time.
+
+Traces hand their events over from any thread and never wait. The recorder collects for at most 50
+ms (or 500 events), then writes everything in one transaction. An ending, or a stop, does not wait.
+While the database can't be reached it keeps what it has and tries again; nothing is written twice,
+because a batch is one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+
+from agents.runtime import ErrorInfo, Outcome
+from agents.trace import Event, Trace
+
+from .active import ActiveRun
+from .endings import Ended, Ending, News, record_news
+
+__all__ = ["Recorder"]
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_SECONDS = 0.05
+MAX_COUNT = 500
+MAX_RUNS = 200  # runs in one transaction
+RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+_URGENT = frozenset({"stop_requested", "stop_observed"})
+
+OnEnd = Callable[["Ended | None"], None]
+
+
+@dataclass(slots=True)
+class _Book:
+    """One run, as the recorder knows it."""
+
+    entry: ActiveRun
+    trace: Trace
+    events: list[Event] = field(default_factory=list)
+    outcome: Outcome | None = None
+    on_end: OnEnd | None = None
+
+
+class Recorder:
+    """Writes the news of one worker's runs. A ``TraceSink``.
+
+    Args:
+        on_lost: called with the id of a run that turned out not to be this worker's any more.
+    """
+
+    def __init__(self, on_lost: Callable[[uuid.UUID], None]) -> None:
+        self._on_lost = on_lost
+        self._books: dict[str, _Book] = {}
+        self._changed: dict[str, _Book] = {}  # in the order of their oldest change
+        self._count = 0
+        self._since = 0.0
+        self._urgent = False
+        self._closing = False
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._main, name="runs-recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what is left and end; return whether that was done within ``timeout`` seconds."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def open(self, entry: ActiveRun, trace: Trace) -> None:
+        """Take on a run, before its first event."""
+        with self._condition:
+            self._books[trace.run] = _Book(entry, trace)
+
+    def end(self, trace: Trace, outcome: Outcome, on_end: OnEnd) -> None:
+        """Write a run's ending with all that is left of its log.
+
+        ``on_end`` is called in the recorder's thread once it is committed, with how the record
+        stands, or None when the claim was lost. The trace is closed.
+        """
+        trace.close()
+        with self._condition:
+            book = self._books[trace.run]
+            book.outcome, book.on_end = outcome, on_end
+            self._note(book, urgent=True)
+
+    # A TraceSink:
+
+    def event(self, event: Event) -> None:
+        with self._condition:
+            book = self._books.get(event.run)
+            if book is None:
+                return
+            book.events.append(event)
+            self._count += 1
+            if event.type == "stop_requested":
+                book.entry.stop_told = True
+            self._note(book, urgent=event.type in _URGENT or self._count >= MAX_COUNT)
+
+    def activity(self, trace: Trace) -> None:
+        with self._condition:
+            book = self._books.get(trace.run)
+            if book is not None:
+                self._note(book, urgent=False)
+
+    def text(self, trace: Trace, call: str, text: str) -> None:
+        """Streamed text is shown live and never stored."""
+
+    def _note(self, book: _Book, *, urgent: bool) -> None:
+        first = not self._changed
+        if first:
+            self._since = time.monotonic()
+        self._changed.setdefault(book.trace.run, book)
+        if urgent and not self._urgent:
+            self._urgent = True
+            self._condition.notify()
+        elif first:
+            self._condition.notify()
+
+    def _main(self) -> None:
+        try:
+            while (books := self._next()) is not None:
+                for start in range(0, len(books), MAX_RUNS):
+                    self._write(books[start : start + MAX_RUNS])
+        finally:
+            connection.close()
+
+    def _next(self) -> list[_Book] | None:
+        """Wait for something to write; None at the end."""
+        with self._condition:
+            while True:
+                if not self._changed:
+                    if self._closing:
+                        return None
+                    self._condition.wait()
+                    continue
+                left = self._since + MAX_AGE_SECONDS - time.monotonic()
+                if self._urgent or self._closing or left <= 0:
+                    break
+                self._condition.wait(left)
+            books = list(self._changed.values())
+            self._changed.clear()
+            self._count = 0
+            self._urgent = False
+            return books
+
+    def _write(self, books: list[_Book]) -> None:
+        batch = [self._news(book) for book in books]
+        gone = self._record(batch)
+        for book, news in zip(books, batch, strict=True):
+            if news.run not in gone:
+                continue
+            with self._condition:
+                self._books.pop(book.trace.run, None)
+            ended = gone[news.run]
+            if ended is None and book.on_end is None:
+                self._on_lost(news.run)
+            if book.on_end is not None:
+                book.on_end(ended)
+
+    def _news(self, book: _Book) -> News:
+        """Take what has happened in a run since the last write."""
+        entry, trace = book.entry, book.trace
+        with self._condition:
+            events, book.events = book.events, []
+            outcome = book.outcome
+        token, guard = entry.token, entry.guard
+        news = News(
+            entry.id,
+            entry.worker,
+            entry.attempt,
+            events,
+            last_seq=events[-1].seq if events else 0,
+            in_flight=trace.in_flight() if outcome is None else [],
+            usage=trace.usage,
+            acknowledged_at=token.acknowledged_at,
+            observed_at=token.observed_at,
+        )
+        if outcome is not None:
+            late = guard.calls_started_after_acknowledgement if guard is not None else 0
+            news.ending = Ending(outcome, entry.stop_told, late, trace.dropped_count)
+        return news
+
+    def _record(self, batch: list[News]) -> dict[uuid.UUID, Ended | None]:
+        """Write a batch, whatever it takes."""
+        tries = 0
+        while True:
+            try:
+                return record_news(batch)
+            except (OperationalError, InterfaceError) as error:
+                pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
+                tries += 1
+                logger.warning("the log can't be written (%s), trying again", type(error).__name__)
+                _reconnect()
+                time.sleep(pause)
+                if self._closing and tries > 2 * len(RETRY_SECONDS):
+                    return {}
+            except Exception:
+                _reconnect()
+                if len(batch) > 1:  # find the one that can't be written
+                    gone: dict[uuid.UUID, Ended | None] = {}
+                    for news in batch:
+                        gone |= self._record([news])
+                    return gone
+                logger.exception("news of run %s can't be written", batch[0].run)
+                return self._record_without_log(batch[0])
+
+    def _record_without_log(self, news: News) -> dict[uuid.UUID, Ended | None]:
+        """Save at least the ending of a run whose log, or result, the database refuses."""
+        if news.ending is None:
+            return {}
+        error = ErrorInfo(
+            code="not_recorded",
+            type="DatabaseError",
+            message="What the run returned, or a part of its log, could not be stored.",
+        )
+        kind = news.ending.outcome.kind
+        outcome = Outcome("error", error=error) if kind == "success" else Outcome(kind, error=error)
+        try:
+            return record_news(
+                [
+                    News(
+                        news.run,
+                        news.worker,
+                        news.attempt,
+                        observed_at=news.observed_at,
+                        acknowledged_at=news.acknowledged_at,
+                        ending=Ending(outcome, True, 0, news.ending.events_dropped),
+                    )
+                ]
+            )
+        except DatabaseError:
+            logger.exception("the end of run %s can't be written", news.run)
+            _reconnect()
+            return {news.run: None}
+
+
+def _reconnect() -> None:
+    """Drop a connection that may be broken; the next query opens another."""
+    connection.close()

@@ -1,0 +1,35 @@
+"""The states of a run, in one place."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+__all__ = ["ACTIVE", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
+
+
+class Status(models.TextChoices):
+    """What is stored. Terminal states have no way out."""
+
+    QUEUED = "queued", _("Queued")
+    RUNNING = "running", _("Running")
+    SUCCESS = "success", _("Done")
+    ERROR = "error", _("Error")
+    STOPPED = "stopped", _("Stopped")
+
+
+#: Not stored: a run that is not over and was asked to stop is shown as this.
+STOPPING = "stopping"
+
+ACTIVE = (Status.QUEUED, Status.RUNNING)
+TERMINAL = (Status.SUCCESS, Status.ERROR, Status.STOPPED)
+
+#: Target -> the states that it may be reached from. ``running -> queued`` hands a run back when
+#: its worker was lost or drained and its agent allows another attempt.
+TRANSITIONS: dict[Status, tuple[Status, ...]] = {
+    Status.QUEUED: (Status.RUNNING,),
+    Status.RUNNING: (Status.QUEUED,),
+    Status.SUCCESS: (Status.RUNNING,),
+    Status.ERROR: (Status.QUEUED, Status.RUNNING),
+    Status.STOPPED: (Status.QUEUED, Status.RUNNING),
+}

@@ -1,0 +1,80 @@
+"""Names the run that keeps the agent loop from running, in that run's own log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from agents.guard import Guard
+
+__all__ = ["Watchdog"]
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.1
+THRESHOLD_SECONDS = 0.5
+FRAME_COUNT = 4  # innermost lines of code that the report shows
+
+
+class Watchdog:
+    """Asks an event loop, ten times a second, whether it still runs.
+
+    It reports a block when it has lasted for half a second, since it may never end, and again when
+    it is over, with its length.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self._loop = loop
+        self._watched = thread
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="runs-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join(INTERVAL_SECONDS + THRESHOLD_SECONDS + 1)
+
+    def _main(self) -> None:
+        while not self._end.wait(INTERVAL_SECONDS):
+            answered = threading.Event()
+            asked = time.monotonic()
+            try:
+                self._loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:
+                return  # the loop is closed
+            if answered.wait(THRESHOLD_SECONDS) or self._end.is_set():
+                continue
+            guard = self._culprit()
+            self._report(guard, asked, is_over=False, where=self._where())
+            while not answered.wait(INTERVAL_SECONDS):
+                if self._end.is_set():
+                    return
+            self._report(guard, asked, is_over=True, where=[])
+
+    def _culprit(self) -> Guard | None:
+        task = asyncio.current_task(self._loop)
+        return getattr(task, "guard", None)
+
+    def _where(self) -> list[str]:
+        frame = sys._current_frames().get(self._watched.ident or 0)
+        if frame is None:
+            return []
+        stack = traceback.extract_stack(frame)[-FRAME_COUNT:]
+        return [f"{Path(line.filename).name}:{line.lineno} in {line.name}" for line in stack]
+
+    def _report(self, guard: Guard | None, asked: float, *, is_over: bool, where: list[str]) -> None:
+        blocked_ms = round((time.monotonic() - asked) * 1000)
+        if guard is None:
+            logger.warning("the agent loop is blocked by no run that is known: %s", where)
+            return
+        data = {"blocked_ms": blocked_ms, "is_over": is_over, "where": where}
+        guard.trace.emit("loop_blocked", data)
+        if not is_over:
+            logger.warning("run %s blocks the agent loop", guard.trace.run)

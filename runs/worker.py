@@ -1,0 +1,291 @@
+"""A worker: claims runs, keeps its lease, hears of stops, recovers what others lost, drains.
+
+It hosts the executor and has two threads besides: one claims, one is the heart. Neither depends on
+the web server's event loop, so a busy site delays no heartbeat. Messages (``consumers``) only make
+it look sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from agents.cancellation import StopCause
+
+from . import active, leases, services
+from .active import ActiveRun
+from .conf import conf
+from .executor import Executor
+from .models import RunRecord, WorkerRecord
+from .recorder import Recorder
+from .status import Status
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5  # how often a worker looks for work and for stops nobody told it of
+CLAIM_COUNT = 50  # runs in one claim
+UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
+CANCEL_SECONDS = 5.0  # for the cancelled tasks
+TAKEOVER_SECONDS = 1.0  # how often it looks for neighbours that have vanished
+
+
+class Worker:
+    """Runs agents in this process, until it is drained.
+
+    Args:
+        claims: whether it takes queued runs. Without, it runs what it is given (``adopt``).
+    """
+
+    def __init__(self, *, claims: bool = True) -> None:
+        options = conf()
+        self._claims = claims
+        self._capacity = options.max_concurrent
+        self._lease_seconds = float(options.lease_seconds)
+        self._drain_seconds = float(options.drain_seconds)
+        self._record: WorkerRecord | None = None
+        self._recorder = Recorder(on_lost=self._abandon)
+        self._executor = Executor(self._recorder, on_idle=self.wake)
+        self._work = threading.Condition()
+        self._has_work = False
+        self._look = threading.Event()
+        self._draining = threading.Event()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._renewed = 0.0
+        self._drained: asyncio.Future[None] | None = None
+        self._drain_lock = threading.Lock()
+        self._is_drained = False
+        self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> uuid.UUID:
+        assert self._record is not None, "the worker has not been started"
+        return self._record.pk
+
+    async def start(self) -> None:
+        """Register, take over what dead predecessors on this host left, and begin to claim."""
+        from .consumers import listen
+
+        await asyncio.to_thread(self.start_threads)
+        self._listener = asyncio.get_running_loop().create_task(listen(self))
+
+    async def drain(self) -> None:
+        """Take no new runs, let runs go on for a while, then unwind them; return when all is over.
+
+        Idempotent. Stops still work meanwhile.
+        """
+        await asyncio.to_thread(self.drain_threads)
+
+    async def stop(self) -> None:
+        """Release everything, after a drain. Idempotent."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait((self._listener,), timeout=2)
+            self._listener = None
+        await asyncio.to_thread(self.stop_threads)
+
+    def start_threads(self) -> None:
+        """``start`` for hosts without an event loop (and without a channel layer to hear)."""
+        self._record = leases.register_worker(self._capacity, self._lease_seconds)
+        self._renewed = time.monotonic()
+        self._recorder.start()
+        self._executor.start()
+        targets = [(self._heart_main, "runs-heart")]
+        if self._claims:
+            active.add_waker(self.wake)
+            targets.append((self._claim_main, "runs-claims"))
+        for target, name in targets:
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        connection.close()
+
+    def adopt(self, record: RunRecord) -> None:
+        """Run a record that was claimed for this worker at its birth."""
+        self._submit([record])
+
+    def wake(self) -> None:
+        """There may be work to claim. From any thread; never blocks."""
+        with self._work:
+            self._has_work = True
+            self._work.notify()
+
+    def look(self) -> None:
+        """Some run of this worker may have been asked to stop. From any thread; never blocks."""
+        self._look.set()
+
+    # Claiming.
+
+    def _claim_main(self) -> None:
+        while not self._draining.is_set():
+            with self._work:
+                self._work.wait_for(lambda: self._has_work, LOOK_SECONDS)
+                self._has_work = False
+            try:
+                while not self._draining.is_set() and self._claim_some():
+                    pass
+            except DatabaseError as error:
+                logger.warning("no runs can be claimed (%s), trying again", type(error).__name__)
+                connection.close()
+                self._draining.wait(LOOK_SECONDS)
+        connection.close()
+
+    def _claim_some(self) -> bool:
+        """Claim what fits; return whether there may be more."""
+        count = min(CLAIM_COUNT, self._capacity - self._executor.root_count)
+        if count <= 0:
+            return False
+        records = leases.claim(self.id, count)
+        self._submit(records)
+        return len(records) == count
+
+    def _submit(self, records: Iterable[RunRecord]) -> None:
+        for record in records:
+            entry = active.get(record.pk)
+            assert entry is not None, "a claim registers its runs"
+            self._executor.submit(record, entry)
+
+    # The heart.
+
+    def _heart_main(self) -> None:
+        renewal = self._lease_seconds / 3
+        next_renewal = time.monotonic() + renewal
+        next_takeover = next_reaping = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            try:
+                if now >= next_renewal:
+                    next_renewal = now + renewal
+                    self._renew()
+                if now >= next_takeover:
+                    next_takeover = now + TAKEOVER_SECONDS
+                    found = leases.mark_vanished_neighbours(self.id)
+                    if now >= next_reaping:
+                        next_reaping = now + renewal
+                        found += leases.mark_lost_leases(timezone.now())
+                    self._recover(also=bool(found))
+                self._meet_requests()
+            except DatabaseError as error:
+                logger.warning("a heartbeat failed (%s), trying again", type(error).__name__)
+                connection.close()
+            self._fence_if_late()
+            self._look.wait(LOOK_SECONDS)
+            self._look.clear()
+        connection.close()
+
+    def _renew(self) -> None:
+        began = time.monotonic()
+        if leases.renew(self.id, self._lease_seconds):
+            self._renewed = began
+            return
+        logger.error("worker %s was declared lost by others; its runs are stopped", self.id)
+        self._trip_all("the lease was lost")
+        self._register_anew()
+
+    def _register_anew(self) -> None:
+        """Go on as another worker: the old one's claims are gone for good."""
+        self._record = leases.register_worker(self._capacity, self._lease_seconds)
+        self._renewed = time.monotonic()
+
+    def _fence_if_late(self) -> None:
+        """Stop the own runs before others may take the lease for over."""
+        margin = min(2.0, self._lease_seconds / 5)
+        if time.monotonic() - self._renewed > self._lease_seconds - margin:
+            self._trip_all("the lease could not be renewed in time")
+
+    def _recover(self, *, also: bool) -> None:
+        while leases.recover_runs():
+            also = True
+        if also:
+            active.wake()
+
+    def _meet_requests(self) -> None:
+        """Trip the tokens of runs whose stop was asked for in another process."""
+        waiting = RunRecord.objects.filter(
+            worker=self.id,
+            status=Status.RUNNING,
+            stop_requested_at__isnull=False,
+            stop_acknowledged_at=None,
+        )
+        for id in waiting.values_list("pk", flat=True):
+            entry = active.get(id)
+            if entry is not None:
+                services.meet_request(entry)
+
+    def _trip_all(self, reason: str) -> None:
+        for entry in self._mine():
+            entry.token.request(reason=reason, cause=StopCause.SHUTDOWN)
+
+    def _mine(self) -> list[ActiveRun]:
+        return [entry for entry in active.all_runs() if entry.worker == self.id]
+
+    def _abandon(self, run: uuid.UUID) -> None:
+        """Others have taken a run over: whatever it still does here must end."""
+        entry = active.get(run)
+        if entry is not None:
+            entry.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
+
+    # The end.
+
+    def drain_threads(self) -> None:
+        """``drain`` for hosts without an event loop; blocks."""
+        self._draining.set()
+        self.wake()
+        with self._drain_lock:
+            if self._is_drained or self._record is None:
+                return
+            active.remove_waker(self.wake)
+            try:
+                leases.mark_draining(self.id)
+            except DatabaseError as error:
+                logger.warning("draining without saying so (%s)", type(error).__name__)
+            for thread in self._threads[1:]:
+                thread.join(LOOK_SECONDS + 5)
+            self._unwind()
+            self._is_drained = True
+            connection.close()
+
+    def _unwind(self) -> None:
+        if self._executor.wait_until_empty(self._drain_seconds):
+            return
+        logger.info("the drain time is over, unwinding %d runs", self._executor.root_count)
+        self._trip_all("the worker is shutting down")
+        if self._executor.wait_until_empty(UNWIND_SECONDS):
+            return
+        self._executor.cancel_all()
+        if not self._executor.wait_until_empty(CANCEL_SECONDS):
+            logger.warning("%d runs do not come back", self._executor.root_count)
+
+    def stop_threads(self) -> None:
+        """``stop`` for hosts without an event loop; blocks."""
+        self.drain_threads()
+        if self._stopping.is_set() or self._record is None:
+            return
+        self._stopping.set()
+        self._look.set()
+        for thread in self._threads:
+            thread.join(5)
+        if not self._recorder.close():
+            logger.warning("not everything could be written before the end")
+        self._executor.close()
+        try:
+            self._retire()
+        except DatabaseError as error:
+            logger.warning("the worker could not sign off (%s)", type(error).__name__)
+        connection.close()
+
+    def _retire(self) -> None:
+        """Sign off, and end the records of runs that did not come back."""
+        leases.retire(self.id)
+        leases.recover_runs(code="worker_shutdown", worker=self.id)
+        for entry in self._mine():
+            active.remove(entry.id)
