@@ -20,13 +20,13 @@ from django.utils import timezone
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import CallInfo, Event, Usage
 
-from . import events
+from . import events, live
 from .active import StopRequest
 from .models import RunRecord
 from .status import Status
 from .transitions import transition
 
-__all__ = ["Ended", "Ending", "News", "end_without_worker", "record_news"]
+__all__ = ["Ended", "Ending", "News", "Recorded", "end_without_worker", "record_news"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,23 @@ class Ended:
     error: dict[str, Any] | None = None
 
 
-def record_news(batch: Sequence[News]) -> dict[uuid.UUID, Ended | None]:
-    """Write the news of many runs in one transaction.
+@dataclass(slots=True)
+class Recorded:
+    """What came of writing a batch.
 
-    Returns an entry for each run that is not this worker's any more: how it ended just now, or
-    None when the claim was lost and nothing of it was written.
+    Attributes:
+        gone: has the runs that are not this worker's any more: how each ended just now, or None
+            when its claim was lost and nothing of it was written.
+        log: the events that were written, those that close a log among them.
     """
-    gone: dict[uuid.UUID, Ended | None] = {}
+
+    gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
+    log: list[Event] = field(default_factory=list)
+
+
+def record_news(batch: Sequence[News]) -> Recorded:
+    """Write the news of many runs in one transaction."""
+    recorded = Recorded()
     with transaction.atomic():
         records = {
             record.pk: record
@@ -88,17 +98,17 @@ def record_news(batch: Sequence[News]) -> dict[uuid.UUID, Ended | None]:
             if record and (record.worker_id, record.attempt) == (news.worker, news.attempt):
                 held.append((news, record))
             else:
-                gone[news.run] = None
-        log = [event for news, _ in held for event in news.events]
+                recorded.gone[news.run] = None
+        recorded.log += [event for news, _ in held for event in news.events]
         for news, record in held:
             if news.ending is None:
                 RunRecord.objects.filter(pk=record.pk).update(**_progress(news, record))
                 continue
             ended, last_words = _end(news, news.ending, record)
-            gone[news.run] = ended
-            log += last_words
-        events.append(log)
-    return gone
+            recorded.gone[news.run] = ended
+            recorded.log += last_words
+        events.append(recorded.log)
+    return recorded
 
 
 def _progress(news: News, record: RunRecord) -> dict[str, Any]:
@@ -169,6 +179,7 @@ def end_without_worker(record: RunRecord, *, code: str) -> Ended:
         fields["error"] = _lost_error(code)
         ended, log = _finish(record, Status.ERROR, fields, told=told)
     events.append(log)
+    transaction.on_commit(lambda: live.publish_events(log), robust=True)
     return ended
 
 

@@ -1,4 +1,4 @@
-"""News for other processes, by the channel layer.
+"""News of runs: to listeners in this process directly, to other processes by the channel layer.
 
 Messages only save time: the database is the truth, and every worker looks there once a second. So
 a message that can't be sent is logged and forgotten, and nothing here may fail a caller.
@@ -8,19 +8,85 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from agents.trace import CallInfo, Event, Trace
+
 from . import active
 
-__all__ = ["WORKERS_GROUP", "send_stop", "wake_workers", "worker_group"]
+__all__ = [
+    "WORKERS_GROUP",
+    "Listener",
+    "add_listener",
+    "publish_activity",
+    "publish_events",
+    "publish_text",
+    "remove_listener",
+    "send_stop",
+    "wake_workers",
+    "worker_group",
+]
 
 logger = logging.getLogger(__name__)
 
 WORKERS_GROUP = "runs.workers"
+
+
+class Listener(Protocol):
+    """Hears what the runs of this process do. Called from any thread; must not block."""
+
+    def event(self, event: Event) -> None:
+        """An event was committed; those of one run come in order."""
+
+    def text(self, run: str, agent: str, call: str, text: str) -> None:
+        """A piece of a model's answer as it streams."""
+
+    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+        """What is in flight has changed."""
+
+
+_listeners: list[Listener] = []
+
+
+def add_listener(listener: Listener) -> None:
+    _listeners.append(listener)
+
+
+def remove_listener(listener: Listener) -> None:
+    if listener in _listeners:
+        _listeners.remove(listener)
+
+
+def publish_events(events: Iterable[Event]) -> None:
+    """Tell of events that are committed."""
+    if _listeners:
+        for event in events:
+            _tell(lambda listener, event=event: listener.event(event))  # type: ignore[misc]
+
+
+def publish_text(run: str, agent: str, call: str, text: str) -> None:
+    """Tell of streamed text, which is stored nowhere."""
+    if _listeners:
+        _tell(lambda listener: listener.text(run, agent, call, text))
+
+
+def publish_activity(trace: Trace) -> None:
+    """Tell what is in flight now."""
+    if _listeners:
+        run, in_flight = trace.run, trace.in_flight()
+        _tell(lambda listener: listener.activity(run, in_flight))
+
+
+def _tell(news: Callable[[Listener], None]) -> None:
+    for listener in list(_listeners):
+        try:
+            news(listener)
+        except Exception:
+            logger.exception("a listener failed")
 
 
 def worker_group(worker: uuid.UUID) -> str:

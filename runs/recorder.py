@@ -20,8 +20,9 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event, Trace
 
+from . import live
 from .active import ActiveRun
-from .endings import Ended, Ending, News, record_news
+from .endings import Ended, Ending, News, Recorded, record_news
 
 __all__ = ["Recorder"]
 
@@ -111,9 +112,10 @@ class Recorder:
             book = self._books.get(trace.run)
             if book is not None:
                 self._note(book, urgent=False)
+        live.publish_activity(trace)
 
     def text(self, trace: Trace, call: str, text: str) -> None:
-        """Streamed text is shown live and never stored."""
+        live.publish_text(trace.run, trace.agent, call, text)
 
     def _note(self, book: _Book, *, urgent: bool) -> None:
         first = not self._changed
@@ -155,7 +157,9 @@ class Recorder:
 
     def _write(self, books: list[_Book]) -> None:
         batch = [self._news(book) for book in books]
-        gone = self._record(batch)
+        recorded = self._record(batch)
+        live.publish_events(recorded.log)
+        gone = recorded.gone
         for book, news in zip(books, batch, strict=True):
             if news.run not in gone:
                 continue
@@ -190,7 +194,7 @@ class Recorder:
             news.ending = Ending(outcome, entry.stop_told, late, trace.dropped_count)
         return news
 
-    def _record(self, batch: list[News]) -> dict[uuid.UUID, Ended | None]:
+    def _record(self, batch: list[News]) -> Recorded:
         """Write a batch, whatever it takes."""
         tries = 0
         while True:
@@ -203,21 +207,23 @@ class Recorder:
                 _reconnect()
                 time.sleep(pause)
                 if self._closing and tries > 2 * len(RETRY_SECONDS):
-                    return {}
+                    return Recorded()
             except Exception:
                 _reconnect()
                 if len(batch) > 1:  # find the one that can't be written
-                    gone: dict[uuid.UUID, Ended | None] = {}
+                    whole = Recorded()
                     for news in batch:
-                        gone |= self._record([news])
-                    return gone
+                        part = self._record([news])
+                        whole.gone |= part.gone
+                        whole.log += part.log
+                    return whole
                 logger.exception("news of run %s can't be written", batch[0].run)
                 return self._record_without_log(batch[0])
 
-    def _record_without_log(self, news: News) -> dict[uuid.UUID, Ended | None]:
+    def _record_without_log(self, news: News) -> Recorded:
         """Save at least the ending of a run whose log, or result, the database refuses."""
         if news.ending is None:
-            return {}
+            return Recorded()
         error = ErrorInfo(
             code="not_recorded",
             type="DatabaseError",
@@ -241,7 +247,7 @@ class Recorder:
         except DatabaseError:
             logger.exception("the end of run %s can't be written", news.run)
             _reconnect()
-            return {news.run: None}
+            return Recorded(gone={news.run: None})
 
 
 def _reconnect() -> None:

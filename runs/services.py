@@ -339,6 +339,7 @@ def _end_queued(record: RunRecord, request: StopRequest) -> None:
     )
     assert done, "the row is locked, and it was queued"
     events.append(log)
+    transaction.on_commit(lambda: live.publish_events(log), robust=True)
 
 
 def _deliver(records: Sequence[RunRecord], requests: dict[uuid.UUID, StopRequest]) -> None:
