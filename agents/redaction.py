@@ -1,0 +1,329 @@
+"""Take secrets out of whatever is captured: events, messages of errors, labels.
+
+Two ways, one after the other: exact values that this process knows (``add_secret``), and patterns
+of what secrets look like. The second is a net, not a proof. It rather takes out a word too many:
+what is lost is a word in a log.
+
+Text comes from models and web pages, so no pattern may take more than linear time: each run of
+characters is entered from one end only, and no quantifier that has matched gives back (``*+``).
+Nothing here knows where secrets come from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+__all__ = ["REDACTED", "add_secret", "forget_secrets", "redact", "redact_value"]
+
+REDACTED: Final = "[redacted]"
+_SHORTEST_SECRET: Final = 8
+
+_lock = threading.Lock()
+_secrets: tuple[str, ...] = ()  # longest first: one may be part of another; replaced, not changed
+
+
+def add_secret(value: str | None) -> None:
+    """Take this exact value out of everything from now on, also JSON-escaped or URL-quoted.
+
+    Ignored if it has fewer than 8 characters (or is None): common words would vanish.
+    """
+    global _secrets
+    if not value or len(value) < _SHORTEST_SECRET or value in REDACTED:
+        return
+    forms = {value, json.dumps(value)[1:-1], quote(value, safe=""), quote_plus(value)}
+    with _lock:
+        _secrets = tuple(sorted({*_secrets, *forms}, key=len, reverse=True))
+
+
+def forget_secrets() -> None:
+    """Forget the values that ``add_secret`` was given: for tests."""
+    global _secrets
+    with _lock:
+        _secrets = ()
+
+
+def redact(text: str) -> str:
+    """Replace secrets by ``[redacted]``; names of keys, headers and users stay readable.
+
+    Redact before you cut: half a secret is recognised by nobody. Takes some microseconds for a
+    kilobyte of ordinary text.
+    """
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, REDACTED)
+    if len(text) < _SHORTEST_FINDING:
+        return text
+    lowered = text.lower()
+    for pattern in _PATTERNS:
+        for mark in pattern.marks:
+            if mark in text:
+                break
+        else:
+            continue
+        anchors = [anchor for anchor in pattern.anchors if anchor in lowered]
+        if anchors:
+            text = pattern.hide(text, lowered, anchors)
+            lowered = text.lower()
+    return text
+
+
+def redact_value(obj: Any) -> Any:
+    """Return a copy of a JSON value without secrets.
+
+    What stands under a key such as ``password``, ``api_key``, ``access_token``, ``authorization``
+    or ``cookie`` is replaced whole, unless it is a number, a boolean or null: ``max_tokens`` and
+    the like are counts. Every other text, keys included, goes through ``redact``. Without
+    recursion; but a structure that holds itself never ends.
+    """
+    result: list[Any] = [None]
+    todo: list[tuple[Any, Any, Any]] = [(result, 0, obj)]
+    while todo:
+        target, place, value = todo.pop()
+        if isinstance(value, str):
+            target[place] = redact(value)
+        elif isinstance(value, dict):
+            copy: dict[Any, Any] = {}
+            target[place] = copy
+            for key, item in value.items():
+                name = redact(key) if isinstance(key, str) else key
+                hidden = isinstance(key, str) and is_secret_key(key)
+                copy[name] = REDACTED if hidden and isinstance(item, _HIDEABLE) else item
+                if copy[name] is item:
+                    todo.append((copy, name, item))
+        elif isinstance(value, (list, tuple)):
+            items = list(value)
+            target[place] = items
+            todo.extend((items, index, item) for index, item in enumerate(items))
+        else:
+            target[place] = value
+    return result[0]
+
+
+_HIDEABLE: Final = (str, dict, list, tuple)
+
+
+def is_secret_key(key: str) -> bool:
+    """Say whether a key names a secret: ``DB_PASSWORD``, ``accessToken``, ``X-Api-Key``.
+
+    The end of the name decides, so that ``token_type`` and ``max_tokens`` name none.
+    """
+    return _SECRET_KEY.search(key[-_LONGEST_KEY_END:]) is not None
+
+
+# What secrets are called, from the last word that tells: what stands before it is only looked back
+# at, so that a name is found by searching for its anchor.
+_BETWEEN: Final = "[_ -]"
+_KINDS_OF_KEY: Final = (
+    *("access", "account", "api", "auth", "encryption"),
+    *("master", "private", "secret", "shared", "signing"),
+)
+
+
+def _preceded_by(words: tuple[str, ...]) -> str:
+    return "|".join(f"(?<={word})|(?<={word}{_BETWEEN})" for word in words)
+
+
+_NAME: Final = rf"""
+    (?: pass (?: word | wd | phrase | code ) | pwd | secret | credentials?
+      | session {_BETWEEN}? (?: id | key )
+      | (?: {_preceded_by(_KINDS_OF_KEY)} ) key )
+"""
+_SECRET_KEY: Final = re.compile(
+    rf"(?: {_NAME} s? | token | authorization | cookies? ) [0-9]{{0,3}} $",
+    re.VERBOSE | re.IGNORECASE,
+)
+_LONGEST_KEY_END: Final = 40
+
+# Said of keys, but no secrets: code, schemas, settings that are not set.
+_ORDINARY: Final = frozenset(
+    {
+        *("null", "none", "nil", "true", "false", "undefined", "optional", "required"),
+        *("str", "string", "bytes", "int", "integer", "number"),
+    }
+)
+
+
+def _hide_assigned(match: re.Match[str]) -> str:
+    value, quote_mark = match["value"], match["quote"]
+    if not value or value == REDACTED:
+        return match[0]
+    if quote_mark:
+        return f"{match['key']}{quote_mark}{REDACTED}"
+    core = value.rstrip(")]}:")
+    if not core or core.lower() in _ORDINARY or f"{core}]" == REDACTED:
+        return match[0]
+    name = match["name"].lower()
+    if name == "token" and re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", core):  # a count, a cost
+        return match[0]
+    if name == "pwd" and core.startswith("/"):  # the working directory
+        return match[0]
+    return f"{match['key']}{REDACTED}{value[len(core) :]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """What a kind of secret looks like.
+
+    Searching for fixed texts is far quicker than a regular expression, so that one is only tried
+    where its anchor stands.
+
+    Attributes:
+        marks: texts without one of which it can't match; quick to look for, so they come first.
+        anchors: lower-case texts with one of which each match begins.
+    """
+
+    marks: tuple[str, ...]
+    anchors: tuple[str, ...]
+    regex: re.Pattern[str]
+    replacement: Callable[[re.Match[str]], str]
+
+    def hide(self, text: str, lowered: str, anchors: list[str]) -> str:
+        """Replace every match in ``text``; ``anchors`` are those that it has."""
+        if len(lowered) != len(text):  # a few letters become two when lowered
+            return self.regex.sub(self.replacement, text)
+        places = re.compile("|".join(map(re.escape, anchors))).finditer(lowered)
+        parts: list[str] = []
+        end = 0
+        for place in places:
+            if place.start() < end:
+                continue
+            match = self.regex.match(text, place.start())
+            if match is not None:
+                parts += (text[end : match.start()], self.replacement(match))
+                end = match.end()
+        parts.append(text[end:])
+        return "".join(parts)
+
+
+def _pattern(
+    marks: tuple[str, ...],
+    anchors: tuple[str, ...],
+    regex: str,
+    replacement: Callable[[re.Match[str]], str] = lambda match: REDACTED,
+    flags: int = 0,
+) -> _Pattern:
+    return _Pattern(marks, anchors, re.compile(regex, re.VERBOSE | flags), replacement)
+
+
+def _keep_name(match: re.Match[str]) -> str:
+    return f"{match['key']}{REDACTED}"
+
+
+# Quotes around a name or before a value, perhaps of bytes, perhaps escaped: JSON inside JSON.
+_OPENING: Final = r""" (?: b? \\{0,4} ["'] )? """
+_CLOSING: Final = r""" (?: \\{0,4} ["'] )? """
+_START: Final = r""" (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) ) """
+
+_PATTERNS: Final = (
+    _pattern(
+        ("-----BEGIN ",),
+        ("-----begin ",),
+        # Up to its end, or as far as the text goes if that was cut off.
+        r"""
+        -----BEGIN[ ] [A-Z0-9 ]{0,40} PRIVATE[ ]KEY (?: [ ]BLOCK )? -----
+        (?: [^-] | - (?! ---- ) )*+
+        (?: -----END[ ] [A-Z0-9 ]{0,40} PRIVATE[ ]KEY (?: [ ]BLOCK )? ----- )?
+        """,
+    ),
+    _pattern(
+        ("-",),
+        ("sk-", "xox", "glpat-"),
+        # A digit in sk-...: there are words that end in "sk-".
+        rf"""
+        {_START}
+        (?: sk- (?= [A-Za-z_-]{{0,60}} [0-9] | [A-Za-z]{{20}} ) [A-Za-z0-9_-]{{8,}}+
+          | xox[abeoprs]- [A-Za-z0-9-]{{10,}}+
+          | glpat- [A-Za-z0-9_-]{{16,}}+ )
+        """,
+    ),
+    _pattern(
+        ("_",),
+        ("sk_", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_"),
+        rf"""
+        {_START}
+        (?: [sr]k_ (?: live | test ) _ [A-Za-z0-9]{{10,}}+
+          | gh[pousr]_ [A-Za-z0-9]{{16,}}+
+          | github_pat_ [A-Za-z0-9_]{{16,}}+
+          | hf_ [A-Za-z0-9]{{20,}}+ )
+        """,
+    ),
+    _pattern(
+        ("AKIA", "ASIA", "AIza"),
+        ("akia", "asia", "aiza"),
+        rf"""
+        {_START}
+        (?: (?: AKIA | ASIA ) [A-Z0-9]{{16}} (?! [A-Za-z0-9] ) | AIza [A-Za-z0-9_-]{{30,}}+ )
+        """,
+    ),
+    _pattern(
+        ("eyJ",),  # a JSON Web Token: {" in base64
+        ("eyj",),
+        r"""
+        (?: (?<! [A-Za-z0-9_-] ) | (?<= \\[nrt] ) )
+        eyJ [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]*+
+        """,
+    ),
+    _pattern(
+        ("://",),  # scheme://user:password@host
+        ("://",),
+        r"""
+        (?P<key> :// [^\s/?\#:@"'<>\\]{0,200}+ : ) [^\s/?\#"'<>\\]{1,500} (?= @ )
+        """,
+        _keep_name,
+    ),
+    _pattern(
+        (":", "="),
+        ("authorization",),  # a scheme, if any, and what follows it
+        rf"""
+        (?P<key> authorization {_CLOSING} [ \t]{{0,8}} (?: => | [:=] ) [ \t]{{0,8}} {_OPENING} )
+        (?: [A-Za-z][A-Za-z0-9_-]{{0,30}}+ [ \t]++ )? [^\s"',;\\]++
+        """,
+        _keep_name,
+        re.IGNORECASE,
+    ),
+    _pattern(
+        ("=",),
+        ("cookie",),
+        rf"""
+        (?P<key> cookie {_CLOSING} [ \t]{{0,8}} : [ \t]{{0,8}} {_OPENING} )
+        [^\s=;"',\\]{{1,100}}+ = [^\r\n"'\\]*+
+        """,
+        _keep_name,
+        re.IGNORECASE,
+    ),
+    _pattern(
+        (" ", "\t"),
+        ("bearer",),  # but not the bearer of bad news
+        r"""
+        (?P<key> bearer [ \t]{1,8} )
+        (?= [A-Za-z._~+/=-]{0,60} [0-9] | [A-Za-z._~+/=-]{20} ) [A-Za-z0-9._~+/=-]{8,}+
+        """,
+        _keep_name,
+        re.IGNORECASE,
+    ),
+    _pattern(
+        (":", "="),
+        ("pass", "pwd", "secret", "credential", "session", "key", "token"),
+        # A quoted value ends at its quote, or where the text was cut; any other at a delimiter.
+        rf"""
+        (?P<key> (?P<name> {_NAME} | token )
+            [0-9]{{0,3}} {_CLOSING} \]? [ \t]{{0,8}} (?: := | => | ={{1,3}} | : ) [ \t]{{0,8}} )
+        (?: (?P<quote> b? (?: (?P<escaped> \\{{1,4}}["'] ) | (?P<double> " ) | ' ) ) )?
+        (?P<value>
+            (?(escaped) [^"'\\\r\n]*+
+              | (?(double) (?: [^"\\\r\n] | \\. )*+
+                  | (?(quote) (?: [^'\\\r\n] | \\. )*+
+                      | [^\s"',;&<>\\]{{2,}}+ ) ) )
+        )
+        """,
+        _hide_assigned,
+        re.IGNORECASE,
+    ),
+)
+_SHORTEST_FINDING: Final = 6  # pwd=ab

@@ -1,0 +1,413 @@
+"""Which agents there are, by name, and what each takes and gives.
+
+``@agent`` only notes the function down. What a signature means as JSON Schema is worked out when
+somebody asks for the first time, since annotations may name what is defined further down. What is
+wrong is kept as a ``Problem``, for the system checks: an import never fails because of an agent's
+name or signature. Nothing here knows runs, nor where agents are called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from . import signatures
+from .exceptions import AgentNotFound, InvalidInput, InvalidOutput
+from .jsonable import clean_text, error_text, let_signals_pass
+
+__all__ = [
+    "AgentDefinition",
+    "Problem",
+    "Registry",
+    "agent",
+    "all",
+    "get",
+    "isolated",
+    "problems",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+OnWorkerLoss = Literal["fail", "requeue"]
+
+NAME_RULE: Final = (
+    "a lower-case letter, then lower-case letters, digits, - and _, at most 100 characters in all"
+)
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+_MOST_ATTEMPTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an agent can't be used as it was meant.
+
+    Attributes:
+        id: ``agents.E001`` a name that is taken, ``agents.E002`` a signature that can't be
+            described, ``agents.E003`` a name or an option that is not allowed.
+        agent: the agent's name, as it was written.
+        message: what is wrong.
+        hint: what to do about it.
+        where: file:line of the function.
+    """
+
+    id: str
+    agent: str
+    message: str
+    hint: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AgentDefinition:
+    """One agent that can be run. The schemas are shared: don't change them.
+
+    Attributes:
+        on_worker_loss: what becomes of a run whose worker is lost: ``fail`` or ``requeue``.
+        max_attempts: how often a run may be claimed in all, from 1 to 1000.
+        input_schema: JSON Schema of an object with the parameters after ``tools``.
+        output_schema: JSON Schema of the return annotation; ``{}``, anything, without one.
+    """
+
+    name: str
+    title: str
+    description: str
+    function: Callable[..., Any]
+    is_async: bool
+    on_worker_loss: OnWorkerLoss
+    max_attempts: int
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    _signature: signatures.Signature = field(repr=False)
+
+    def validate_input(self, value: object) -> dict[str, Any]:
+        """Return the keyword arguments that a parsed JSON object stands for.
+
+        As strict as JSON Schema: ``"12"`` and ``true`` are no integers. What JSON can't say is
+        read from text: dates, UUIDs, enums, Decimals. Defaults are left for the function to fill.
+        Takes up to a few seconds of CPU for a hostile input of 8 MiB, so not on a busy loop.
+
+        Raises:
+            InvalidInput: the input doesn't fit, or can't be stored; ``fields`` says where.
+        """
+        fields, arguments = self._signature.read_input(value)
+        if fields:
+            path, messages = next(iter(fields.items()))
+            more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+            raise InvalidInput(
+                f"The input does not fit the agent {self.name}. {path}: {messages[0]}{more}", fields
+            )
+        return arguments
+
+    def dump_output(self, value: object) -> Any:
+        """Return the JSON value of what the function returned.
+
+        It must be of the annotated type, or its JSON must be: a dict is fine for a model. NUL and
+        lone surrogates in texts become U+FFFD.
+
+        Raises:
+            InvalidOutput: it is of another type, or JSON can't hold it: NaN, a cycle, an object of
+                an unknown kind, an iterator, too deep nesting.
+        """
+        try:
+            return self._signature.write_output(value)
+        except BaseException as error:  # a serializer of the author's may raise anything
+            let_signals_pass(error)
+            raise InvalidOutput(
+                f"What the agent {self.name} returned can't be its output. {error_text(error)}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What ``@agent`` was told: everything but what has to be worked out."""
+
+    name: str
+    title: str
+    description: str
+    function: Callable[..., Any]
+    on_worker_loss: OnWorkerLoss
+    max_attempts: int
+    names: dict[str, Any]  # what annotations of a function inside a function may refer to
+
+    @property
+    def where(self) -> str:
+        return signatures.where(self.function)
+
+    def is_same_function(self, function: Callable[..., Any]) -> bool:
+        """Say whether ``function`` is ours, made once more: its module was loaded again, or the
+        function that encloses it was called again.
+
+        Two functions of one name in one module are not: one is a copy that was never renamed. Only
+        the module's ``__spec__``, new with each loading, tells that from an edited module.
+        """
+        ours, theirs = inspect.unwrap(self.function), inspect.unwrap(function)
+        if (ours.__module__, ours.__qualname__) != (theirs.__module__, theirs.__qualname__):
+            return False
+        spec = theirs.__globals__.get("__spec__")
+        return (
+            spec is None  # typed into a shell
+            or spec is not ours.__globals__.get("__spec__")
+            or self.where == signatures.where(function)
+        )
+
+
+class Registry:
+    """Agents by name. Safe to use from any thread.
+
+    The one that matters is the module's own, behind ``agent``, ``get``, ``all``, ``problems`` and
+    ``isolated``.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._entries: dict[str, _Entry] = {}
+        self._recorded: dict[Problem, None] = {}  # a set that keeps its order
+        # Worked out on demand; a name is in one of them or in neither.
+        self._definitions: dict[str, AgentDefinition] = {}
+        self._unusable: dict[str, list[Problem]] = {}
+
+    def agent(
+        self,
+        name: str,
+        *,
+        title: str = "",
+        description: str = "",
+        on_worker_loss: OnWorkerLoss = "fail",
+        max_attempts: int = 3,
+    ) -> Callable[[F], F]:
+        """Register the decorated function as an agent, and return the function as it is.
+
+        Its first parameter is ``tools``; those after it become the input's JSON Schema, and the
+        return annotation the output's. A ``def`` is as good as an ``async def``. Never raises
+        because of what it decorates: what is wrong becomes a system check.
+
+        Args:
+            name: a lower-case letter, then lower-case letters, digits, ``-`` and ``_``, at most 100
+                characters in all. Unique in the site.
+            title: for people; the name, made readable, if empty.
+            description: for people; the docstring up to its first section if empty.
+            on_worker_loss: ``"fail"`` ends a run whose worker was lost, ``"requeue"`` starts it
+                again.
+            max_attempts: how often a run may be claimed in all, from 1 to 1000.
+        """
+        if callable(name):  # @agent without parentheses
+            self._refuse_bare(name)
+            return name
+
+        def register(function: F) -> F:
+            self._register(
+                function,
+                sys._getframe(1).f_locals,
+                name=name,
+                title=title,
+                description=description,
+                on_worker_loss=on_worker_loss,
+                max_attempts=max_attempts,
+            )
+            return function
+
+        return register
+
+    def get(self, name: str) -> AgentDefinition:
+        """Return the agent of that name.
+
+        Raises:
+            AgentNotFound: there is none, or it can't be used; the message says what is close.
+        """
+        definition = self._definitions.get(name)
+        if definition is None:
+            with self._lock:
+                if name in self._entries:
+                    definition = self._work_out(name)
+        if definition is None:
+            raise AgentNotFound(self._why_not(name))
+        return definition
+
+    def all(self) -> list[AgentDefinition]:
+        """Return every agent that can be used, by name."""
+        with self._lock:
+            found = [self._work_out(name) for name in sorted(self._entries)]
+        return [definition for definition in found if definition is not None]
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with what was registered, in the order of file and line."""
+        with self._lock:
+            for name in list(self._entries):  # evaluating annotations may import more agents
+                self._work_out(name)
+            found = [*self._recorded, *(p for some in self._unusable.values() for p in some)]
+        return sorted(found, key=lambda problem: (problem.where, problem.id, problem.message))
+
+    @contextmanager
+    def isolated(self, *, empty: bool = False) -> Iterator[Registry]:
+        """Forget at the end, for tests, what was registered meanwhile, in any thread.
+
+        ``empty`` begins without the agents that are there. A module that is imported for the first
+        time inside doesn't register its agents again later.
+        """
+        with self._lock:
+            before = self._contents()
+            if empty:
+                self._set_contents(({}, {}, {}, {}))
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._set_contents(before)
+
+    def _contents(self) -> tuple[Any, ...]:
+        return (
+            dict(self._entries),
+            dict(self._recorded),
+            dict(self._definitions),
+            dict(self._unusable),
+        )
+
+    def _set_contents(self, contents: tuple[Any, ...]) -> None:
+        self._entries, self._recorded, self._definitions, self._unusable = contents
+
+    def _register(
+        self,
+        function: Callable[..., Any],
+        caller_locals: dict[str, Any],
+        *,
+        name: str,
+        title: str,
+        description: str,
+        on_worker_loss: OnWorkerLoss,
+        max_attempts: int,
+    ) -> None:
+        where = signatures.where(function)
+        wrong = list(_wrong_options(name, title, description, on_worker_loss, max_attempts))
+        with self._lock:
+            for message, hint in wrong:
+                self._record(Problem("agents.E003", str(name), message, hint, where))
+            if wrong:
+                return
+            if not inspect.isfunction(function):
+                message = f"{type(function).__name__} objects can't be agents."
+                hint = "Decorate a function, def or async def."
+                self._record(Problem("agents.E002", name, message, hint, where))
+                return
+            known = self._entries.get(name)
+            if known is not None and not known.is_same_function(function):
+                message = f"There is an agent of this name already, at {known.where}."
+                hint = "Rename one of them; until then the first one is used."
+                self._record(Problem("agents.E001", name, message, hint, where))
+                return
+            self._entries[name] = _Entry(
+                name,
+                title or _humanised(name),
+                description or _described(function),
+                function,
+                on_worker_loss,
+                max_attempts,
+                signatures.local_names(function, caller_locals),
+            )
+            self._definitions.pop(name, None)
+            self._unusable.pop(name, None)
+
+    def _refuse_bare(self, function: Callable[..., Any]) -> None:
+        name = getattr(function, "__name__", type(function).__name__)
+        message = "The agent has no name: @agent stands without parentheses."
+        hint = f'Write @agent("{str(name).lower()}").'
+        with self._lock:
+            where = signatures.where(function)
+            self._record(Problem("agents.E003", str(name), message, hint, where))
+
+    def _record(self, problem: Problem) -> None:
+        self._recorded[problem] = None
+
+    def _work_out(self, name: str) -> AgentDefinition | None:
+        """Return the definition, None if the signature can't be described. Under the lock."""
+        if name in self._definitions or name in self._unusable:
+            return self._definitions.get(name)
+        entry = self._entries[name]
+        try:
+            signature = signatures.read(entry.function, entry.names, entry.title)
+        except signatures.CannotDescribe as refusal:
+            self._unusable[name] = [
+                Problem("agents.E002", name, message, hint, entry.where)
+                for message, hint in refusal.reasons
+            ]
+            return None
+        definition = AgentDefinition(
+            name=name,
+            title=entry.title,
+            description=entry.description,
+            function=entry.function,
+            is_async=inspect.iscoroutinefunction(entry.function),
+            on_worker_loss=entry.on_worker_loss,
+            max_attempts=entry.max_attempts,
+            input_schema=signature.input_schema,
+            output_schema=signature.output_schema,
+            _signature=signature,
+        )
+        self._definitions[name] = definition
+        return definition
+
+    def _why_not(self, name: str) -> str:
+        shown = clean_text(str(name), 100)
+        with self._lock:
+            unusable = self._unusable.get(name)
+            names = sorted(self._entries.keys() - self._unusable.keys())
+        if unusable:
+            return f'The agent "{shown}" can\'t be used: {unusable[0].message}'
+        close = difflib.get_close_matches(shown, names)
+        if close:
+            quoted = " or ".join(f'"{match}"' for match in close)
+            return f'There is no agent "{shown}". Did you mean {quoted}?'
+        if not names:
+            return f'There is no agent "{shown}": none is registered.'
+        some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        return f'There is no agent "{shown}". There are: {some}.'
+
+
+def _wrong_options(
+    name: object, title: object, description: object, on_worker_loss: object, max_attempts: object
+) -> Iterator[tuple[str, str]]:
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        yield f"{name!r} can't be an agent's name.", f"A name is {NAME_RULE}."
+    for option, value in (("title", title), ("description", description)):
+        if not isinstance(value, str):
+            yield f"The {option} is {value!r}.", f"A {option} is text."
+    if on_worker_loss not in ("fail", "requeue"):
+        yield f"on_worker_loss is {on_worker_loss!r}.", 'It is "fail" or "requeue".'
+    if type(max_attempts) is not int or not 1 <= max_attempts <= _MOST_ATTEMPTS:
+        yield f"max_attempts is {max_attempts!r}.", f"It is an integer, 1 to {_MOST_ATTEMPTS}."
+
+
+def _humanised(name: str) -> str:
+    words = name.replace("-", " ").replace("_", " ").split()
+    return " ".join(words).capitalize()
+
+
+_SECTION: Final = re.compile(
+    r"(args|arguments|attributes|examples?|keyword args|notes?|parameters|raises|returns|yields)"
+    r"(:\s*(\n|$)|\n-+)|:(param|raises?|returns?|type|rtype)\b",
+    re.IGNORECASE,
+)
+
+
+def _described(function: Callable[..., Any]) -> str:
+    """Return the docstring up to its first section, such as ``Raises:``."""
+    kept: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", inspect.getdoc(function) or ""):
+        if _SECTION.match(paragraph):
+            break
+        kept.append(paragraph.strip())
+    return "\n\n".join(kept)
+
+
+_default = Registry()
+
+agent = _default.agent
+get = _default.get
+all = _default.all  # noqa: A001 - read as registry.all()
+problems = _default.problems
+isolated = _default.isolated

@@ -1,0 +1,360 @@
+"""What an agent's signature means: JSON Schemas, and values that are read and written by them.
+
+All that is known about pydantic's strictness stands here. This module knows functions; it knows no
+agent, no registry and no run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NotRequired
+
+import pydantic
+import pydantic_core
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict  # typing's own only from Python 3.12, says pydantic
+
+from . import jsonable
+
+__all__ = ["CannotDescribe", "Signature", "local_names", "read", "where"]
+
+Reason = tuple[str, str]  # what is wrong, and what to do about it
+Fields = dict[str, list[str]]
+
+_LONGEST_DEFAULT: Final = 10_000  # characters of JSON, in a schema
+_LONGEST_MESSAGE: Final = 500
+_MOST_FIELDS: Final = 100
+_MOST_ERRORS: Final = 10_000
+
+
+class CannotDescribe(Exception):
+    """The signature means no JSON Schema; ``reasons`` has pairs of what is wrong and a hint."""
+
+    def __init__(self, reasons: list[Reason]) -> None:
+        super().__init__("; ".join(message for message, _ in reasons))
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signature:
+    """The two sides of a function, as JSON."""
+
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    _input: pydantic.TypeAdapter[dict[str, Any]]
+    _output: pydantic.TypeAdapter[Any]
+
+    def read_input(self, value: object) -> tuple[Fields, dict[str, Any]]:
+        """Return what is wrong with the input, by path, and if nothing is, the arguments."""
+        problems = jsonable.check(value, "input")
+        if problems:
+            return problems, {}
+        if not isinstance(value, dict):
+            return {"input": ["An object with the agent's parameters is expected."]}, {}
+        try:
+            # Strict Python mode would refuse text for a date; only JSON mode knows that JSON has
+            # no other way to say it. So back to JSON: 70 ms for 8 MiB.
+            encoded = pydantic_core.to_json(value)
+            return {}, self._input.validate_json(encoded, strict=True)
+        except pydantic.ValidationError as error:
+            return _fields(error, value), {}
+        except Exception as error:  # from a validator of the author's
+            message = f"This could not be checked: {jsonable.error_text(error, _LONGEST_MESSAGE)}"
+            return {"input": [message]}, {}
+
+    def write_output(self, value: object) -> Any:
+        """Return the JSON value of what the function returned.
+
+        Raises:
+            ValueError: it is not of the annotated type, or JSON can't hold it.
+        """
+        try:
+            return jsonable.dump(self._typed(value), "output", self._output)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise ValueError(f"{_path('output', first['loc'], value)}: {first['msg']}") from error
+
+    def _typed(self, value: object) -> Any:
+        try:
+            return self._output.validate_python(value, strict=True)
+        except pydantic.ValidationError:
+            # Perhaps a dict for a model, or a text that is not quite Unicode: as JSON, it may do.
+            encoded = pydantic_core.to_json(jsonable.dump(value, "output"))
+            return self._output.validate_json(encoded, strict=True)
+
+
+def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Signature:
+    """Work out what a function takes after ``tools``, and what it returns.
+
+    ``names`` are those that annotations may use beside the module's own. The annotation of
+    ``tools`` is never looked at: it may be importable only while type checking.
+
+    Raises:
+        CannotDescribe: the signature means no JSON Schema.
+    """
+    try:
+        signature = _signature(function)
+    except Exception as error:
+        raise CannotDescribe([(f"The signature can't be read: {_text(error)}", "")]) from error
+    make_typed_dict: Any = TypedDict  # mypy knows literals only
+    reasons = list(_wrong_shape(function, signature))
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for parameter in list(signature.parameters.values())[1:]:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            continue  # among the reasons by now
+        name = parameter.name
+        try:
+            annotation = _annotation(function, names, f"The parameter {name}", parameter.annotation)
+            adapter = _adapter(annotation, f"The parameter {name}", "validation")
+        except CannotDescribe as refusal:
+            reasons += refusal.reasons
+            continue
+        reasons += _misplaced(name, annotation, parameter.default)
+        fields[name] = annotation
+        if parameter.default is not parameter.empty:
+            fields[name] = NotRequired[annotation]
+            defaults[name] = _default_json(adapter, parameter.default)
+    try:
+        returned = signature.return_annotation
+        if returned is signature.empty:
+            returned = Any
+        returned = _annotation(function, names, "What it returns", returned)
+        output = _adapter(returned, "What it returns", "serialization")
+    except CannotDescribe as refusal:
+        reasons += refusal.reasons
+    if reasons:
+        raise CannotDescribe(reasons)
+    arguments = make_typed_dict("Input", fields)
+    arguments.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    adapter = _adapter(arguments, "The input", "validation")
+    return Signature(
+        input_schema=_finished(_schema(adapter, "validation"), title, defaults),
+        output_schema=_schema(output, "serialization"),
+        _input=adapter,
+        _output=output,
+    )
+
+
+def local_names(function: Callable[..., Any], caller_locals: dict[str, Any]) -> dict[str, Any]:
+    """Pick from the locals around a function what its annotations, if they are text, may name."""
+    if "<locals>" not in getattr(function, "__qualname__", ""):
+        return {}
+    try:
+        parameters = list(_signature(function).parameters.values())[1:]
+        annotations = [parameter.annotation for parameter in parameters]
+        annotations.append(_signature(function).return_annotation)
+        words = set(re.findall(r"\w+", " ".join(map(str, annotations))))
+    except Exception:  # read() will say what is wrong with it
+        return {}
+    return {name: value for name, value in caller_locals.items() if name in words}
+
+
+def where(function: Callable[..., Any]) -> str:
+    """Return file:line of a function, as far as it has one."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is not None:
+        return f"{code.co_filename}:{code.co_firstlineno}"
+    try:
+        line = inspect.getsourcelines(function)[1]
+        return f"{inspect.getsourcefile(function)}:{line}"
+    except (OSError, TypeError):
+        return str(getattr(function, "__module__", "?"))
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked for: don't
+        import annotationlib
+
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _wrong_shape(function: Callable[..., Any], signature: inspect.Signature) -> Iterator[Reason]:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        yield "It yields, and an agent returns.", "Return the result; report with tools.progress()."
+    parameters = list(signature.parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or parameters[0].name != "tools" or parameters[0].kind not in positional:
+        yield "Its first parameter is not tools.", "Write: async def name(tools: Tools, ...)."
+    for parameter in parameters[1:]:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            yield f"*{parameter.name} has no name in JSON.", "Take a list instead."
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            yield f"**{parameter.name} can't be described.", "Take a dict, or name the parameters."
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            yield f"{parameter.name} is positional-only.", "Input comes by name: move the /."
+
+
+def _annotation(
+    function: Callable[..., Any], names: dict[str, Any], what: str, annotation: object
+) -> Any:
+    """Evaluate one annotation, if it is text or holds text."""
+    if annotation is inspect.Parameter.empty:
+        raise CannotDescribe([(f"{what} has no annotation.", "Say its type; Any takes anything.")])
+
+    def carrier() -> None: ...
+
+    carrier.__annotations__ = {"it": annotation}
+    module_names = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        hints = typing.get_type_hints(
+            carrier, globalns=module_names, localns=names, include_extras=True
+        )
+    except Exception as error:
+        message = f"{what} is annotated {_text(annotation)}, which can't be evaluated: "
+        hint = "Import the name at run time, not only while type checking."
+        raise CannotDescribe([(message + _text(error), hint)]) from error
+    return hints["it"]
+
+
+_UNREADABLE: Final = {
+    # Read while the agent runs, when it is too late to refuse the input.
+    "generator": "Write list[...] instead of an iterable.",
+    "is-subclass": "JSON has no classes.",
+}
+
+
+def _adapter(
+    annotation: Any, what: str, mode: typing.Literal["validation", "serialization"]
+) -> pydantic.TypeAdapter[Any]:
+    try:
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(annotation)
+        schema = _schema(adapter, mode)
+        core_schema = adapter.core_schema
+    except Exception as error:
+        reason = _text(error).partition("\n")[0].partition(". Set `arbitrary_types")[0]
+        raise CannotDescribe(
+            [(f"{what} has a type without JSON: {reason}", "Use JSON's or pydantic's types.")]
+        ) from error
+    for kind, hint in _UNREADABLE.items():
+        if _contains(core_schema, kind):
+            raise CannotDescribe([(f"{what} has a type that JSON can't hold.", hint)])
+    problems = jsonable.check(schema, "schema")
+    for path, messages in problems.items():
+        raise CannotDescribe([(f"{what} has a schema that is not JSON: {path}: {messages[0]}", "")])
+    return adapter
+
+
+def _contains(core_schema: Any, kind: str) -> bool:
+    """Look for a kind of schema among those by which pydantic reads JSON strictly."""
+    stack: list[Any] = [core_schema]
+    seen: set[int] = set()
+    while stack:
+        part = stack.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            if part.get("type") == kind:
+                return True
+            skipped = {"python_schema", "lax_schema", "metadata", "serialization"}
+            stack.extend(value for key, value in part.items() if key not in skipped)
+        elif isinstance(part, (list, tuple)):
+            stack.extend(part)
+    return False
+
+
+def _misplaced(name: str, annotation: Any, default: object) -> Iterator[Reason]:
+    """Find what a pydantic Field says that the function itself would not know."""
+    if isinstance(default, FieldInfo):
+        yield (
+            f"The default of {name} is a Field.",
+            f"Write {name}: Annotated[type, Field(...)] = value, so that plain calls work too.",
+        )
+    if typing.get_origin(annotation) is Annotated:
+        for extra in annotation.__metadata__:
+            if isinstance(extra, FieldInfo):
+                if not extra.is_required():
+                    yield f"The default of {name} stands in a Field.", "Put it after a =."
+                if extra.alias or extra.validation_alias:
+                    yield f"The parameter {name} has an alias.", "Rename the parameter itself."
+
+
+class _QuietSchema(GenerateJsonSchema):
+    """Leaves out a default that JSON can't hold, without a warning."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+
+def _schema(
+    adapter: pydantic.TypeAdapter[Any], mode: typing.Literal["validation", "serialization"]
+) -> dict[str, Any]:
+    return adapter.json_schema(mode=mode, schema_generator=_QuietSchema)
+
+
+def _default_json(adapter: pydantic.TypeAdapter[Any], default: object) -> tuple[Any, ...]:
+    """Return the default as JSON, or nothing if it would be no valid or no handy input."""
+    for of_type in (adapter, None):  # () is no list[str], but its JSON is
+        with suppress(Exception):
+            plain = jsonable.dump(default, "default", of_type)
+            encoded = pydantic_core.to_json(plain)
+            adapter.validate_json(encoded, strict=True)
+            return (plain,) if len(encoded) <= _LONGEST_DEFAULT else ()
+    return ()
+
+
+def _finished(
+    schema: dict[str, Any], title: str, defaults: dict[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    schema["title"] = title
+    for name, described in schema["properties"].items():
+        # Enums and models come as a bare $ref, without a title of their own.
+        described.setdefault("title", name.replace("_", " ").strip().title())
+        if defaults.get(name):
+            described["default"] = defaults[name][0]
+    return schema
+
+
+def _fields(error: pydantic.ValidationError, value: object) -> Fields:
+    """Put pydantic's errors under paths of the input."""
+    count = error.error_count()
+    if count > _MOST_ERRORS:  # listing two million of them takes six seconds
+        return {"input": [f"There are {count:,} problems, too many to list."]}
+    fields: Fields = {}
+    listed = 0
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        path = _path("input", one["loc"], value, missing=one["type"] == "missing")
+        if path not in fields and len(fields) >= _MOST_FIELDS:
+            continue
+        listed += 1
+        message = _MESSAGES.get(one["type"]) or one["msg"]
+        fields.setdefault(path, []).append(jsonable.clean_text(message, _LONGEST_MESSAGE))
+    if listed < count:
+        fields.setdefault("input", []).append(f"And {count - listed:,} more problems.")
+    return fields
+
+
+_MESSAGES: Final = {
+    "missing": "This field is required.",
+    "extra_forbidden": "There is no such field.",
+}
+
+
+def _path(root: str, loc: tuple[int | str, ...], value: Any, *, missing: bool = False) -> str:
+    """Follow a location of pydantic's through the value.
+
+    It also names branches of unions and validators, which the value doesn't have: left out.
+    """
+    path = root
+    for index, step in enumerate(loc):
+        in_dict = isinstance(value, dict) and step in value
+        if in_dict or (isinstance(value, (list, tuple)) and step in range(len(value))):
+            value = value[step]
+        elif not (missing and index == len(loc) - 1):
+            continue
+        path = jsonable.child_path(path, step)
+    return path
+
+
+def _text(value: object) -> str:
+    if isinstance(value, BaseException):
+        return jsonable.error_text(value, _LONGEST_MESSAGE)
+    return str(jsonable.clean(value, max_string=_LONGEST_MESSAGE))
