@@ -16,7 +16,7 @@ __all__ = ["BodyLimit"]
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[MutableMapping[str, Any], _Receive, _Send], Awaitable[None]]
+_App = Callable[[Any, Any, Any], Awaitable[None]]
 
 # A client that is still sending when the connection closes often sees a reset instead of the
 # answer. So up to this many bytes are read and thrown away first.

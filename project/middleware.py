@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
@@ -85,7 +85,7 @@ class StaticFilesMiddleware(WhiteNoiseMiddleware):
             file_response = await asyncio.to_thread(self._find, request)
             if file_response is not None:
                 file_response.streaming_content = _read_in_threads(
-                    iter(file_response.streaming_content)
+                    cast("Iterator[bytes]", file_response.streaming_content)
                 )
                 return file_response
         response: HttpResponseBase = await self.get_response(request)

@@ -98,8 +98,10 @@ def _wrong_values(options: Options) -> list[CheckMessage]:
         )
 
     messages = []
-    if not isinstance(options.embedded_worker, bool):
-        messages.append(wrong("embedded_worker", options.embedded_worker, "True or False"))
+    # The annotations promise what nobody has checked before this.
+    value: Any = options.embedded_worker
+    if not isinstance(value, bool):
+        messages.append(wrong("embedded_worker", value, "True or False"))
     for name in ("max_concurrent", "max_input_bytes"):
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -108,9 +110,9 @@ def _wrong_values(options: Options) -> list[CheckMessage]:
         value = getattr(options, name)
         if not _is_number(value) or value < least:
             messages.append(wrong(name, value, f"a number of seconds, at least {least}"))
-    rate = options.api_throttle_rate
-    if rate is not None and not (isinstance(rate, str) and "/" in rate):
-        messages.append(wrong("api_throttle_rate", rate, "a rate such as '600/min', or None"))
+    value = options.api_throttle_rate
+    if value is not None and not (isinstance(value, str) and "/" in value):
+        messages.append(wrong("api_throttle_rate", value, "a rate such as '600/min', or None"))
     return messages
 
 

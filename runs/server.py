@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 import django
 import uvicorn
-from uvicorn.supervisors import ChangeReload
+from uvicorn.supervisors.watchfilesreload import WatchFilesReload
 
 __all__ = ["DrainingServer", "ReloadingSupervisor", "serve", "serve_reloaded"]
 
@@ -115,7 +115,7 @@ class DrainingServer(uvicorn.Server):
             timer.start()
 
 
-class ReloadingSupervisor(ChangeReload):
+class ReloadingSupervisor(WatchFilesReload):
     """uvicorn's reloader, with a second signal that reaches the server too."""
 
     def signal_handler(self, sig: int, frame: FrameType | None) -> None:

@@ -1,0 +1,142 @@
+"""Nothing is skipped silently: the machinery in conftest.py, on suites of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_SKIPS = {
+    "mark": "@pytest.mark.skip(reason='some reason')\ndef test_it(): pass",
+    "call": "def test_it(): pytest.skip('some reason')",
+    "fixture": "@pytest.fixture\ndef f(): pytest.skip('some reason')\ndef test_it(f): pass",
+    "module": "pytest.skip('some reason', allow_module_level=True)",
+    "importorskip": "pytest.importorskip('no_such_module', reason='some reason')",
+}
+
+
+def _pytest(tmp_path: Path, *sources: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a suite of one file per source, under our conftest and configuration."""
+    for number, source in enumerate(sources):
+        (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
+    clean = {k: v for k, v in os.environ.items() if k not in {"REQUIRE_ALL", "PYTEST_ADDOPTS"}}
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    return subprocess.run(
+        [*command, "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT,
+        env=clean | {"DATABASE_URL": "", "REDIS_URL": ""} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_any_skip_is_named_loudly(tmp_path: Path) -> None:
+    done = _pytest(tmp_path, "def test_ok(): pass", *_SKIPS.values())
+    assert f"{len(_SKIPS)} skipped, NOT TESTED" in done.stdout
+    assert done.stdout.count("some reason") == len(_SKIPS)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("source", [_SKIPS["mark"], _SKIPS["module"]], ids=["test", "module"])
+def test_a_skip_fails_when_all_is_required(tmp_path: Path, source: str) -> None:
+    done = _pytest(tmp_path, source, REQUIRE_ALL="1")
+    assert "1 skipped, and REQUIRE_ALL says that none may be" in done.stdout
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    # Whoever reads the end of the output finds pytest's own closing line there.
+    assert "1 skipped in" in done.stdout.strip().splitlines()[-1]
+
+
+def test_without_a_skip_all_is_well(tmp_path: Path) -> None:
+    done = _pytest(tmp_path, "def test_it(): pass", REQUIRE_ALL="1")
+    assert done.returncode == 0, done.stdout
+    assert "NOT TESTED" not in done.stdout
+
+
+def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
+    source = "@pytest.mark.xfail\ndef test_it(): assert False"
+    assert _pytest(tmp_path, source, REQUIRE_ALL="1").returncode == 0
+
+
+def test_a_failure_is_still_a_failure(tmp_path: Path) -> None:
+    done = _pytest(tmp_path, "def test_it(): assert False", _SKIPS["mark"], REQUIRE_ALL="1")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("marker", "environment"),
+    [
+        ("postgres", {"DATABASE_URL": "postgres://postgres@127.0.0.1:5432/test"}),
+        ("redis", {"REDIS_URL": "redis://127.0.0.1:6379/0"}),
+    ],
+)
+def test_a_marked_test_runs_where_its_server_is(
+    tmp_path: Path, marker: str, environment: dict[str, str]
+) -> None:
+    source = f"@pytest.mark.{marker}\ndef test_it(): pass"
+    assert f"needs {'PostgreSQL' if marker == 'postgres' else 'Redis'}" in (
+        _pytest(tmp_path, source).stdout
+    )
+    assert "1 passed" in _pytest(tmp_path, source, **environment).stdout
+
+
+class TestSessions:
+    """`python -m tests`: which sessions there are, and what their statuses add up to."""
+
+    @pytest.fixture
+    def sessions(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+        from tests import __main__ as runner
+
+        ran: list[tuple[list[str], dict[str, str]]] = []
+
+        def fake(arguments: list[str], environment: dict[str, str]) -> int:
+            ran.append((arguments, environment))
+            return self.statuses.pop(0)
+
+        monkeypatch.setattr(runner, "_pytest", fake)
+        monkeypatch.delenv("DATABASE_URL", raising=False)
+        monkeypatch.delenv("REDIS_URL", raising=False)
+        self.main = runner.main
+        return ran
+
+    statuses: list[int]
+
+    def test_alone_there_is_one_session_that_deselects_nothing(self, sessions: list) -> None:
+        self.statuses = [0]
+        assert self.main(["-k", "x"]) == 0
+        assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
+
+    def test_what_is_there_gets_a_session_and_is_left_out_of_the_other(
+        self, sessions: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
+        self.statuses = [0, 0]
+        assert self.main(["-q"]) == 0
+        (first, with_postgres), (second, alone) = sessions
+        assert first == ["-q", "-m", "postgres"]
+        assert with_postgres["DATABASE_URL"] == "postgres://h/x"
+        assert second == ["-m", "not (postgres)", "-q"]
+        assert "DATABASE_URL" not in alone
+
+    @pytest.mark.parametrize(
+        ("statuses", "expected"),
+        [([0, 0], 0), ([1, 0], 1), ([0, 1], 1), ([5, 0], 0), ([0, 5], 0), ([5, 1], 1), ([5, 5], 5)],
+    )
+    def test_the_status_is_honest(
+        self,
+        sessions: list,
+        monkeypatch: pytest.MonkeyPatch,
+        statuses: list[int],
+        expected: int,
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
+        monkeypatch.setenv("REDIS_URL", "redis://h")
+        self.statuses = statuses
+        assert self.main([]) == expected
+        assert sessions[0][0] == ["-m", "postgres or redis"]
