@@ -64,11 +64,13 @@ clean:
 
 # --- .venv: a stamp per requirements file, so that only a changed file installs again -----------
 
+# -qq: pip's warnings about indexes and wheels are nothing that a newcomer can act on.
 # A half-made or foreign .venv (interrupted, moved, its Python gone) is made again.
 define make_venv
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Halting needs Python 3.11 or newer; $(PYTHON) is" \
-			"$$("$(PYTHON)" --version 2>&1 || echo missing). Try: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Halting needs Python 3.11 or newer, and $(PYTHON) is" \
+			"$$("$(PYTHON)" --version 2>/dev/null || echo not there). Name one that is:" \
+			"make $(MAKECMDGOALS) PYTHON=python3.13" >&2; \
 		exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
 endef
@@ -76,12 +78,12 @@ endef
 $(RUN_STAMP): requirements.txt
 	$(make_venv)
 	@echo "Installing requirements.txt into .venv ..."
-	@$(PY) -m pip install --quiet -r requirements.txt
+	@$(PY) -m pip install -qq -r requirements.txt
 	@touch $(RUN_STAMP)
 
 # requirements-dev.txt holds the pins of requirements.txt too, so it satisfies both.
 $(DEV_STAMP): requirements-dev.txt requirements.txt
 	$(make_venv)
 	@echo "Installing requirements-dev.txt into .venv ..."
-	@$(PY) -m pip install --quiet -r requirements-dev.txt
+	@$(PY) -m pip install -qq -r requirements-dev.txt
 	@touch $(RUN_STAMP) $(DEV_STAMP)
