@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _HURRY_SECONDS = 2.0
 # After an orderly shutdown: threads that nobody can end (an agent stuck in C) get this long.
 _LINGER_SECONDS = 3.0
+_FORCED_LINGER_SECONDS = 0.3
 
 
 class _Lifespan(Protocol):
@@ -84,7 +85,8 @@ class DrainingServer(uvicorn.Server):
             if lifespan is not None:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
-        self._leave_within(_LINGER_SECONDS)
+        # What waits in a thread (the rest of a drain, an agent) would keep the process alive.
+        self._leave_within(_FORCED_LINGER_SECONDS if self.force_exit else _LINGER_SECONDS)
 
     def _begin_draining(self) -> None:
         if self._draining is None:

@@ -43,7 +43,7 @@ class Command(BaseCommand):
         "Serve HTTP and sockets, and run agents, in one process. Reloads in debug. "
         "SIGTERM and Ctrl-C drain first; a second one leaves at once."
     )
-    suppressed_base_arguments = {"--verbosity", "--traceback"}  # noqa: RUF012
+    suppressed_base_arguments = {"--verbosity", "--traceback"}
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
