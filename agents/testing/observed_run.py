@@ -1,0 +1,383 @@
+"""Runs that a test watches and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import math
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .. import output, registry
+from ..cancellation import CancelToken, StopMode
+from ..environment import ChildEnd, Environment
+from ..exceptions import AgentCallTooDeep, AgentNotFound
+from ..guard import Guard
+from ..registry import AgentDefinition
+from ..runtime import ErrorInfo, Outcome, run_agent, task_factory
+from ..tools.llm import Model
+from ..tools.stand_in import StandIn
+from ..trace import CallInfo, Event, Trace, Usage
+from .in_memory import AnsweredRequests, Handler, MemoryDataStore
+
+__all__ = ["Result", "Run", "run", "running"]
+
+MAX_DEPTH = 32  # of a tree of agents, as in production
+SECONDS = 10.0  # how long a test waits before it fails
+
+
+@asynccontextmanager
+async def running(
+    agent: Callable[..., Any] | str,
+    input: Mapping[str, Any] | None = None,
+    *,
+    model: Model | None = None,
+    data_store: MemoryDataStore | None = None,
+    http: Handler | None = None,
+    seconds: float = SECONDS,
+) -> AsyncIterator[Run]:
+    """Run an agent beside the test: ``async with running(agent, {...}) as run:``.
+
+    The block begins once the agent has, so a stop in its first line finds the agent at its first
+    wait; its end waits for the run's end. If the block fails, the run is cut off. What the agent
+    prints and logs is in its events.
+
+    Args:
+        agent: the decorated function, or the agent's name.
+        input: its parameters by name, as JSON: checked like the input of any run.
+        model: a ``ScriptedModel``; without, the stand-in, at full speed.
+        data_store: to look at, or to share between runs; without, an empty one.
+        http: answers the requests of ``tools.http``; without, each is refused.
+        seconds: how long each wait may take before it fails the test.
+
+    Raises:
+        AgentNotFound: it is no agent, or one whose signature can't be described.
+        InvalidInput: the input does not fit.
+        AssertionError: the run did not end in time.
+    """
+    definition = _definition_of(agent)
+    arguments = definition.validate_input({} if input is None else input)
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # stays: another run may need it
+    own_model: Model | None = None
+    if model is None:
+        model = own_model = Model(transport=StandIn(speed=math.inf))
+    setting = _Setting(
+        model=model,
+        data_store=MemoryDataStore() if data_store is None else data_store,
+        transports=AnsweredRequests(http),
+        seconds=seconds,
+    )
+    output.install()
+    try:
+        run = Run(definition, arguments, setting)
+        try:
+            await run.until("agent_start")
+            yield run
+            await run.result()
+        finally:
+            await run._cut_off()
+    finally:
+        output.uninstall()
+        if own_model is not None:
+            await own_model.aclose()
+
+
+def run(
+    agent: Callable[..., Any] | str,
+    input: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Run an agent to its end, from a test that is a plain function.
+
+    ``options`` are those of ``running``, which is what a coroutine uses.
+    """
+
+    async def main() -> Result:
+        async with running(agent, input, **options) as run:
+            return await run.result()
+
+    return asyncio.run(main())
+
+
+def _definition_of(agent: Callable[..., Any] | str) -> AgentDefinition:
+    if isinstance(agent, str):
+        return registry.get(agent)
+    for definition in registry.all():
+        if definition.function is agent:
+            return definition
+    problems = [problem.message for problem in registry.problems()]
+    raise AgentNotFound(" ".join(["this function is not an agent.", *problems]))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run has ended, as its record would say.
+
+    Attributes:
+        partial_result: what a stopped agent returned.
+        error: code, type and message, if ``status`` is ``error``.
+        cleanup_error: what came out of a stopped agent instead of the stop.
+        events: everything that its trace has, ``agent_end`` last.
+        calls_started_after_stop: always 0, those inside ``cleanup()`` apart.
+    """
+
+    status: Literal["success", "error", "stopped"]
+    result: Any
+    partial_result: Any
+    error: ErrorInfo | None
+    cleanup_error: ErrorInfo | None
+    events: list[Event]
+    usage: Usage
+    calls_started_after_stop: int
+
+
+class Run:
+    """One run of an agent under test, or of an agent that it called.
+
+    Attributes:
+        children: the runs that it has called, in the order of their start.
+        events: what its trace has so far.
+        token: its cancel token, for tests of what is below the tools.
+    """
+
+    def __init__(
+        self,
+        definition: AgentDefinition,
+        arguments: dict[str, Any],
+        setting: _Setting,
+        parent: Run | None = None,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.agent = definition.name
+        self.children: list[Run] = []
+        self.events: list[Event] = []
+        self.token: CancelToken = CancelToken(parent.token if parent else None)
+        self._setting = setting
+        self._depth: int = parent._depth + 1 if parent else 0
+        self._trace = Trace(self.id, self.agent, _Recorder(self), depth=self._depth)
+        self._guard = Guard(self.token, self._trace)
+        environment = Environment(
+            self._guard, setting.model, setting.data_store, _Caller(self), setting.transports
+        )
+        self._task = setting.loop.create_task(
+            self._main(definition, arguments, environment),
+            name=f"agent {self.agent}",
+            context=setting.context.copy(),
+        )
+        self._task.add_done_callback(lambda _: setting.changed())
+
+    @property
+    def in_flight(self) -> list[CallInfo]:
+        """The guarded calls going on now, oldest first."""
+        return self._trace.in_flight()
+
+    def stop(self, mode: StopMode | str = StopMode.GRACEFUL, reason: str = "") -> None:
+        """Ask the run, and all that it has called, to stop; from any thread, any number of times.
+
+        ``abandon`` gives code up that never comes back, and there is nobody here who could.
+        """
+        mode = StopMode(mode)
+        if mode is StopMode.ABANDON:
+            raise ValueError("abandon is not for tests: the agent would outlive its test")
+        known = self.token.mode
+        if known is None or mode.rank > known.rank:
+            self._trace.emit("stop_requested", {"mode": str(mode), "reason": reason})
+        self.token.request(mode, reason)
+
+    async def until(self, event_type: str, count: int = 1) -> Event:
+        """Wait for the run's ``count``-th event of a type, and return it.
+
+        Raises:
+            AssertionError: the run has ended without, or the time is over.
+        """
+        await self._wait(lambda: len(self._of(event_type)) >= count, f"{event_type} no. {count}")
+        return self._of(event_type)[count - 1]
+
+    async def until_in_flight(self, tool: str, count: int = 1) -> list[CallInfo]:
+        """Wait until ``count`` calls of a tool are going on at once, and return them.
+
+        ``tool`` is ``call_llm``, ``http``, ``agents.call`` or ``data_store.<method>``.
+
+        Raises:
+            AssertionError: the run has ended without, or the time is over.
+        """
+
+        def calls() -> list[CallInfo]:
+            return [call for call in self.in_flight if call["tool"] == tool]
+
+        await self._wait(lambda: len(calls()) >= count, f"{count} x {tool} in flight")
+        return calls()
+
+    async def child(self, agent: str | None = None, count: int = 1) -> Run:
+        """Wait until the run has called ``count`` agents (of a name), and return the last one.
+
+        Raises:
+            AssertionError: the run has ended without, or the time is over.
+        """
+
+        def children() -> list[Run]:
+            return [child for child in self.children if agent in (None, child.agent)]
+
+        await self._wait(
+            lambda: len(children()) >= count, f"call of agent {agent or 'any'} no. {count}"
+        )
+        return children()[count - 1]
+
+    async def result(self) -> Result:
+        """Wait for the run's end, and return how it ended.
+
+        Raises:
+            AssertionError: the time is over.
+        """
+        await self._wait(self._task.done, "end")
+        return self._task.result()
+
+    async def wait(self) -> ChildEnd:
+        """Be a ``ChildRun``: for the runtime."""
+        result = await asyncio.shield(self._task)
+        return ChildEnd(result.status, result.result, result.error)
+
+    def give_up(self) -> None:
+        """Be a ``ChildRun``: for the runtime."""
+        self.stop(reason="its caller does not wait any longer")
+
+    async def _cut_off(self) -> None:
+        """End what is still going on, as a process does that is going away."""
+        if self._task.done():
+            return
+        for run in self._tree():
+            run._guard.host_cancelled = True
+        for run in self._tree():
+            run._task.cancel()
+        _, still_running = await asyncio.wait([self._task], timeout=self._setting.seconds)
+        if still_running:
+            raise AssertionError(f"{self.agent} can't be ended\n{self}")
+
+    def _tree(self) -> list[Run]:
+        return [self, *(run for child in self.children for run in child._tree())]
+
+    async def _main(
+        self, definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
+    ) -> Result:
+        outcome = await run_agent(definition, arguments, environment)
+        status, error = _status(outcome)
+        self._trace.emit("agent_end", {"status": status, "error": error})
+        self._trace.close()
+        return Result(
+            status,
+            outcome.result,
+            outcome.partial_result,
+            error,
+            outcome.cleanup_error,
+            self.events,
+            self._trace.usage,
+            self._guard.calls_started_after_acknowledgement,
+        )
+
+    def _of(self, event_type: str) -> list[Event]:
+        return [event for event in self.events if event.type == event_type]
+
+    async def _wait(self, is_so: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(self._setting.seconds):
+                while not is_so():
+                    if self._task.done():
+                        raise AssertionError(f"{self.agent} has ended without: {what}\n{self}")
+                    await self._setting.change()
+        except TimeoutError:
+            raise AssertionError(
+                f"no {what} of {self.agent} within {self._setting.seconds:g} s\n{self}"
+            ) from None
+
+    def __str__(self) -> str:
+        lines = [f"  {event.seq:3} {event.type} {json.dumps(event.data)}" for event in self.events]
+        lines += [f"      in flight: {call['tool']} {call['label']}" for call in self.in_flight]
+        return "\n".join([f"{self.agent}:", *lines, *map(str, self.children)])
+
+
+class _Setting:
+    """What the runs of one tree have in common."""
+
+    def __init__(
+        self,
+        model: Model,
+        data_store: MemoryDataStore,
+        transports: AnsweredRequests,
+        seconds: float,
+    ) -> None:
+        self.model = model
+        self.data_store = data_store
+        self.transports = transports
+        self.seconds = seconds
+        self.loop = asyncio.get_running_loop()
+        self.context = contextvars.copy_context()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def changed(self) -> None:
+        """Wake whoever waits; from any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self.loop.call_soon_threadsafe(self._wake)
+
+    async def change(self) -> None:
+        """Wait for the next change."""
+        waiting: asyncio.Future[None] = self.loop.create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
+
+    def _wake(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class _Recorder:
+    """A trace sink that keeps the events and wakes whoever waits for them."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def event(self, event: Event) -> None:
+        self._run.events.append(event)
+        self._run._setting.changed()
+
+    def activity(self, trace: Trace) -> None:
+        self._run._setting.changed()
+
+    def text(self, trace: Trace, call: str, text: str) -> None:
+        pass
+
+
+class _Caller:
+    """Starts called agents as further tasks of the test's loop."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def start(self, name: str, input: object) -> Run:
+        run = self._run
+        definition = registry.get(name)
+        arguments = definition.validate_input(input)
+        if run._depth + 1 >= MAX_DEPTH:
+            raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
+        run.token.admit("agents.call", name, in_cleanup=False)
+        child = Run(definition, arguments, run._setting, parent=run)
+        run.children.append(child)
+        run._setting.changed()
+        return child
+
+
+def _status(
+    outcome: Outcome,
+) -> tuple[Literal["success", "error", "stopped"], ErrorInfo | None]:
+    if outcome.kind != "interrupted":
+        return outcome.kind, outcome.error
+    message = "the test was over before the agent was"
+    return "error", {"code": "worker_shutdown", "type": "CancelledError", "message": message}
