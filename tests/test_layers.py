@@ -1,4 +1,4 @@
-"""Imports point down. The table is the architecture (docs/DESIGN section 2), top to bottom."""
+"""Imports point down. The table is the architecture (DESIGN, section 2), top to bottom."""
 
 from __future__ import annotations
 
