@@ -144,10 +144,8 @@ def let_signals_pass(error: BaseException) -> None:
         raise error
 
 
-_ENCODED_BY_PYDANTIC: Final = (
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
+_TIMES: Final = (datetime.date, datetime.time, datetime.timedelta)  # a datetime is a date
+_TEXTS: Final = (
     decimal.Decimal,
     uuid.UUID,
     pathlib.PurePath,
@@ -217,8 +215,10 @@ class _Cleaner:
         if dataclasses.is_dataclass(kind):
             names = [field.name for field in dataclasses.fields(kind) if field.repr]
             return self.clean_pairs(_attributes(value, names), len(names))
-        if issubclass(kind, _ENCODED_BY_PYDANTIC):
-            return clean_text(str(pydantic_core.to_jsonable_python(value)), self.max_string)
+        if issubclass(kind, _TIMES):
+            return clean_text(pydantic_core.to_jsonable_python(value), self.max_string)
+        if issubclass(kind, _TEXTS):
+            return clean_text(str(value), self.max_string)
         if issubclass(kind, Mapping):
             return self.clean_pairs(value.items(), len(value))
         return self.printed(value)

@@ -134,6 +134,8 @@ class _Entry:
     on_worker_loss: OnWorkerLoss
     max_attempts: int
     names: dict[str, Any]  # what annotations of a function inside a function may refer to
+    # Of its module when it was registered: a reload keeps the module's dict and changes what is in.
+    spec: object
 
     @property
     def where(self) -> str:
@@ -149,12 +151,10 @@ class _Entry:
         ours, theirs = inspect.unwrap(self.function), inspect.unwrap(function)
         if (ours.__module__, ours.__qualname__) != (theirs.__module__, theirs.__qualname__):
             return False
-        spec = theirs.__globals__.get("__spec__")
-        return (
-            spec is None  # typed into a shell
-            or spec is not ours.__globals__.get("__spec__")
-            or self.where == signatures.where(function)
-        )
+        spec = _spec_of(function)
+        was_reloaded = spec is not self.spec
+        typed_into_a_shell = spec is None
+        return was_reloaded or typed_into_a_shell or self.where == signatures.where(function)
 
 
 class Registry:
@@ -308,6 +308,7 @@ class Registry:
                 on_worker_loss,
                 max_attempts,
                 signatures.local_names(function, caller_locals),
+                _spec_of(function),
             )
             self._definitions.pop(name, None)
             self._unusable.pop(name, None)
@@ -368,6 +369,10 @@ class Registry:
         return f'There is no agent "{shown}". There are: {some}.'
 
 
+def _spec_of(function: Callable[..., Any]) -> object:
+    return inspect.unwrap(function).__globals__.get("__spec__")
+
+
 def _wrong_options(
     name: object, title: object, description: object, on_worker_loss: object, max_attempts: object
 ) -> Iterator[tuple[str, str]]:
@@ -408,6 +413,6 @@ _default = Registry()
 
 agent = _default.agent
 get = _default.get
-all = _default.all  # noqa: A001 - read as registry.all()
+all = _default.all  # read as registry.all()
 problems = _default.problems
 isolated = _default.isolated

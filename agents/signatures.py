@@ -99,48 +99,70 @@ def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Sig
     Raises:
         CannotDescribe: the signature means no JSON Schema.
     """
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        hint = "Return the result, and report with tools.progress()."
+        raise CannotDescribe([("It yields, and an agent returns.", hint)])
     try:
         signature = _signature(function)
     except Exception as error:
         raise CannotDescribe([(f"The signature can't be read: {_text(error)}", "")]) from error
-    make_typed_dict: Any = TypedDict  # mypy knows literals only
-    reasons = list(_wrong_shape(function, signature))
+    reasons = list(_wrong_shape(signature))
     fields: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for parameter in list(signature.parameters.values())[1:]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             continue  # among the reasons by now
-        name = parameter.name
         try:
-            annotation = _annotation(function, names, f"The parameter {name}", parameter.annotation)
-            adapter = _adapter(annotation, f"The parameter {name}", "validation")
+            annotation, adapter = _read_parameter(function, names, parameter)
         except CannotDescribe as refusal:
             reasons += refusal.reasons
             continue
-        reasons += _misplaced(name, annotation, parameter.default)
-        fields[name] = annotation
+        fields[parameter.name] = annotation
         if parameter.default is not parameter.empty:
-            fields[name] = NotRequired[annotation]
-            defaults[name] = _default_json(adapter, parameter.default)
+            fields[parameter.name] = NotRequired[annotation]
+            defaults[parameter.name] = _default_json(adapter, parameter.default)
     try:
-        returned = signature.return_annotation
-        if returned is signature.empty:
-            returned = Any
-        returned = _annotation(function, names, "What it returns", returned)
-        output = _adapter(returned, "What it returns", "serialization")
+        output = _read_returned(function, names, signature.return_annotation)
     except CannotDescribe as refusal:
         reasons += refusal.reasons
     if reasons:
         raise CannotDescribe(reasons)
-    arguments = make_typed_dict("Input", fields)
-    arguments.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
-    adapter = _adapter(arguments, "The input", "validation")
+    arguments = _arguments_adapter(fields)
     return Signature(
-        input_schema=_finished(_schema(adapter, "validation"), title, defaults),
+        input_schema=_finished(_schema(arguments, "validation"), title, defaults),
         output_schema=_schema(output, "serialization"),
-        _input=adapter,
+        _input=arguments,
         _output=output,
     )
+
+
+def _read_parameter(
+    function: Callable[..., Any], names: dict[str, Any], parameter: inspect.Parameter
+) -> tuple[Any, pydantic.TypeAdapter[Any]]:
+    what = f"The parameter {parameter.name}"
+    if parameter.annotation is parameter.empty:
+        raise CannotDescribe([(f"{what} has no annotation.", "Say its type; Any takes anything.")])
+    annotation = _evaluated(function, names, what, parameter.annotation)
+    _refuse_misplaced(parameter.name, annotation, parameter.default)
+    return annotation, _adapter(annotation, what, "validation")
+
+
+def _read_returned(
+    function: Callable[..., Any], names: dict[str, Any], annotation: Any
+) -> pydantic.TypeAdapter[Any]:
+    what = "What it returns"
+    if annotation is inspect.Signature.empty:
+        annotation = Any
+    return _adapter(_evaluated(function, names, what, annotation), what, "serialization")
+
+
+def _arguments_adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
+    # A TypedDict, not a model: it may have any names (json, model_config), and gives a dict in
+    # which defaults are missing, so that the function itself fills them.
+    make_typed_dict: Any = TypedDict  # mypy knows literals only
+    arguments = make_typed_dict("Input", fields)
+    arguments.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    return _adapter(arguments, "The input", "validation")
 
 
 def local_names(function: Callable[..., Any], caller_locals: dict[str, Any]) -> dict[str, Any]:
@@ -177,9 +199,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
-def _wrong_shape(function: Callable[..., Any], signature: inspect.Signature) -> Iterator[Reason]:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        yield "It yields, and an agent returns.", "Return the result; report with tools.progress()."
+def _wrong_shape(signature: inspect.Signature) -> Iterator[Reason]:
     parameters = list(signature.parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].name != "tools" or parameters[0].kind not in positional:
@@ -193,12 +213,10 @@ def _wrong_shape(function: Callable[..., Any], signature: inspect.Signature) -> 
             yield f"{parameter.name} is positional-only.", "Input comes by name: move the /."
 
 
-def _annotation(
+def _evaluated(
     function: Callable[..., Any], names: dict[str, Any], what: str, annotation: object
 ) -> Any:
     """Evaluate one annotation, if it is text or holds text."""
-    if annotation is inspect.Parameter.empty:
-        raise CannotDescribe([(f"{what} has no annotation.", "Say its type; Any takes anything.")])
 
     def carrier() -> None: ...
 
@@ -262,26 +280,26 @@ def _contains(core_schema: Any, kind: str) -> bool:
     return False
 
 
-def _misplaced(name: str, annotation: Any, default: object) -> Iterator[Reason]:
-    """Find what a pydantic Field says that the function itself would not know."""
+def _refuse_misplaced(name: str, annotation: Any, default: object) -> None:
+    """Refuse a pydantic Field that says what the function itself would not know."""
     if isinstance(default, FieldInfo):
-        yield (
-            f"The default of {name} is a Field.",
-            f"Write {name}: Annotated[type, Field(...)] = value, so that plain calls work too.",
-        )
-    if typing.get_origin(annotation) is Annotated:
-        for extra in annotation.__metadata__:
-            if isinstance(extra, FieldInfo):
-                if not extra.is_required():
-                    yield f"The default of {name} stands in a Field.", "Put it after a =."
-                if extra.alias or extra.validation_alias:
-                    yield f"The parameter {name} has an alias.", "Rename the parameter itself."
+        hint = f"Write {name}: Annotated[type, Field(...)] = value, so that plain calls work too."
+        raise CannotDescribe([(f"The default of {name} is a Field.", hint)])
+    extras = annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
+    for extra in extras:
+        if isinstance(extra, FieldInfo):
+            if not extra.is_required():
+                message = f"The default of {name} stands in a Field."
+                raise CannotDescribe([(message, "Put it after a =.")])
+            if extra.alias or extra.validation_alias:
+                message = f"The parameter {name} has an alias."
+                raise CannotDescribe([(message, "Rename the parameter itself.")])
 
 
 class _QuietSchema(GenerateJsonSchema):
     """Leaves out a default that JSON can't hold, without a warning."""
 
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 
 
 def _schema(
