@@ -90,9 +90,12 @@ class Recorder:
         """
         trace.close()
         with self._condition:
-            book = self._books[trace.run]
-            book.outcome, book.on_end = outcome, on_end
-            self._note(book, urgent=True)
+            book = self._books.get(trace.run)
+            if book is not None:
+                book.outcome, book.on_end = outcome, on_end
+                self._note(book, urgent=True)
+                return
+        on_end(None)  # others have taken the run over, and the log was closed then
 
     # A TraceSink:
 
@@ -165,11 +168,17 @@ class Recorder:
                 continue
             with self._condition:
                 self._books.pop(book.trace.run, None)
-            ended = gone[news.run]
-            if ended is None and book.on_end is None:
-                self._on_lost(news.run)
-            if book.on_end is not None:
+            self._tell(book, news, gone[news.run])
+
+    def _tell(self, book: _Book, news: News, ended: Ended | None) -> None:
+        try:
+            if news.ending is not None:
+                assert book.on_end is not None, "end() sets both"
                 book.on_end(ended)
+            else:
+                self._on_lost(news.run)
+        except Exception:
+            logger.exception("news of run %s can't be passed on", news.run)
 
     def _news(self, book: _Book) -> News:
         """Take what has happened in a run since the last write."""
@@ -177,6 +186,8 @@ class Recorder:
         with self._condition:
             events, book.events = book.events, []
             outcome = book.outcome
+            if outcome is not None:  # nothing comes after; what was noted meanwhile is in here
+                self._changed.pop(trace.run, None)
         token, guard = entry.token, entry.guard
         news = News(
             entry.id,
