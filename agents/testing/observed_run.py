@@ -42,9 +42,8 @@ async def running(
 ) -> AsyncIterator[Run]:
     """Run an agent beside the test: ``async with running(agent, {...}) as run:``.
 
-    The block begins once the agent has, so a stop in its first line finds the agent at its first
-    wait; its end waits for the run's end. If the block fails, the run is cut off. What the agent
-    prints and logs is in its events.
+    The agent begins at the block's first ``await``, and the block's end waits for the run's. If the
+    block fails, the run is cut off. What the agent prints and logs is in its events.
 
     Args:
         agent: the decorated function, or the agent's name.
@@ -76,7 +75,6 @@ async def running(
     try:
         run = Run(definition, arguments, setting)
         try:
-            await run.until("agent_start")
             yield run
             await run.result()
         finally:

@@ -121,6 +121,7 @@ class TestEndings:
                 raise ValueError("clumsy")
 
         async with running(clumsy) as run:
+            await run.until_in_flight("call_llm")
             run.stop()
             result = await run.result()
 
@@ -128,19 +129,23 @@ class TestEndings:
         assert result.cleanup_error is not None
         assert result.cleanup_error["message"] == "clumsy"
 
-    async def test_the_block_begins_once_the_agent_has(self) -> None:
+    async def test_the_agent_begins_at_the_first_wait_of_the_block(self) -> None:
         begun = False
 
         @agent("eager")
-        async def eager(tools: Tools) -> str:
+        async def eager(tools: Tools) -> None:
             nonlocal begun
             begun = True
-            return (await tools.call_llm(ask())).text
 
         async with running(eager) as run:
+            assert not begun
+            await run.until("agent_start")
             assert begun
-            assert run.in_flight
+        async with running(eager) as run:
+            begun = False
             run.stop()
+        assert not begun
+        assert (await run.result()).status == "stopped"
 
     async def test_a_stop_that_comes_too_late_changes_nothing(self) -> None:
         @agent("quick")
@@ -166,6 +171,7 @@ class TestEndings:
 
         store = MemoryDataStore()
         async with running(careful, data_store=store) as run:
+            await run.until_in_flight("call_llm")
             run.stop()
 
         assert store.entries == {"default": {"saved": True}}
@@ -297,6 +303,15 @@ class TestWaiting:
             assert ended.status == "error"
             assert ended.error is not None
             assert ended.error["code"] == "worker_shutdown"
+
+    async def test_a_test_that_fails_at_once_leaves_nothing_behind(self) -> None:
+        @agent("unborn")
+        async def unborn(tools: Tools) -> None: ...
+
+        with pytest.raises(ZeroDivisionError):
+            async with running(unborn) as run:
+                raise ZeroDivisionError
+        assert run.events == []
 
     async def test_events_that_have_been_are_found_as_well(self) -> None:
         @agent("quick")

@@ -155,6 +155,7 @@ class TestSummarise:
 
     async def test_stopped_before_the_first_note_it_has_nothing_to_return(self) -> None:
         async with running(summarise, {"document": LONG}) as run:
+            await run.until_in_flight("data_store.get_many")
             run.stop()
             result = await run.result()
 

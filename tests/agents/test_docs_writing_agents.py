@@ -1,0 +1,126 @@
+"""The code in docs/writing-agents.md runs, and does what the page says."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agents import registry
+from agents.testing import ScriptedModel, run, running
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "writing-agents.md"
+
+
+def source() -> str:
+    """Return the page's blocks as one module, each at its own line."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    code, inside = [], False
+    for line in lines:
+        is_fence = line.startswith("```")
+        code.append(line if inside and not is_fence else "")
+        if is_fence:
+            inside = line == "```python"
+    return "\n".join(code)
+
+
+TESTS = [
+    node.name
+    for node in ast.parse(source()).body
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+]
+
+
+@pytest.fixture
+def page() -> Iterator[dict[str, Any]]:
+    with registry.isolated(empty=True):
+        names: dict[str, Any] = {"__name__": "page"}
+        exec(compile(source(), PAGE, "exec"), names)
+        yield names
+
+
+@pytest.mark.parametrize("test", TESTS)
+async def test_tests_on_the_page_pass(page: dict[str, Any], test: str) -> None:
+    function = page[test]
+    if inspect.iscoroutinefunction(function):
+        await function()
+    else:  # it opens a loop of its own
+        await asyncio.to_thread(function)
+
+
+def test_there_are_tests_on_the_page() -> None:
+    assert len(TESTS) >= 4
+    assert re.search(r"^```python", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
+    assert registry.problems() == []
+    assert {definition.name for definition in registry.all()} == {
+        "collect", "greet", "greet_all", "greet_first", "poll", "primes", "translate", "weather"
+    }  # fmt: skip
+
+
+async def test_primes_stop_when_they_look(page: dict[str, Any]) -> None:
+    result = await _to_end(page["primes"], {"below": 20})
+
+    assert result.result == [2, 3, 5, 7, 11, 13, 17, 19]
+
+
+async def test_everybody_is_greeted_at_the_same_time(page: dict[str, Any]) -> None:
+    both = asyncio.Barrier(2)
+
+    async def reply(messages: object) -> str:
+        await both.wait()
+        return "Hello!"
+
+    async with running(
+        page["greet_all"], {"names": ["Ada", "Bo"]}, model=ScriptedModel(reply)
+    ) as run:
+        result = await run.result()
+
+    assert result.result == ["Hello!", "Hello!"]
+    assert [child.agent for child in run.children] == ["greet", "greet"]
+
+
+async def test_a_failed_greeting_is_told(page: dict[str, Any]) -> None:
+    result = await _to_end(
+        page["greet_all"], {"names": ["Ada"]}, model=ScriptedModel([ValueError("no voice")])
+    )
+
+    assert result.result == ["Ada was not greeted: greet failed: no voice"]
+
+
+async def test_an_error_has_its_own_code(page: dict[str, Any]) -> None:
+    result = await _to_end(page["greet_first"], {"names": []})
+
+    assert result.error is not None
+    assert result.error["code"] == "nothing_to_greet"
+
+
+async def test_a_client_of_ones_own_is_guarded(
+    page: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock = httpx.MockTransport(lambda request: httpx.Response(200, text=request.url.path))
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", lambda: mock)
+
+    result = await _to_end(page["weather"], {"city": "Bern"})
+
+    assert result.result == "/Bern"
+    [request] = [event.data for event in result.events if event.type == "http"]
+    assert request["label"] == "GET wttr.in"
+
+
+async def _to_end(agent: Any, input: dict[str, Any], **options: Any) -> Any:
+    async with running(agent, input, **options) as run:
+        return await run.result()
+
+
+def test_a_plain_test_needs_no_loop(page: dict[str, Any]) -> None:
+    assert run(page["greet"], {"name": "Ada"}).status == "success"
