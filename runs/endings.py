@@ -20,11 +20,11 @@ from django.utils import timezone
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import CallInfo, Event, Usage
 
-from . import events, live
+from . import events, live, transitions
 from .active import StopRequest
 from .models import RunRecord
 from .status import Status
-from .transitions import transition
+from .transitions import Change, note_progress
 
 __all__ = ["Ended", "Ending", "News", "Recorded", "end_without_worker", "record_news"]
 
@@ -89,26 +89,50 @@ def record_news(batch: Sequence[News]) -> Recorded:
             record.pk: record
             for record in RunRecord.objects.select_for_update(of=("self",))
             .select_related("stop_requested_by")
-            .filter(pk__in=[news.run for news in batch], status=Status.RUNNING)
+            .filter(pk__in=[news.run for news in batch])
             .order_by("depth", "pk")  # everybody locks callers before called
         }
         held: list[tuple[News, RunRecord]] = []
         for news in batch:
             record = records.get(news.run)
-            if record and (record.worker_id, record.attempt) == (news.worker, news.attempt):
-                held.append((news, record))
-            else:
+            if record is None or (record.worker_id, record.attempt) != (news.worker, news.attempt):
                 recorded.gone[news.run] = None
-        recorded.log += [event for news, _ in held for event in news.events]
+            elif record.is_terminal:
+                recorded.gone[news.run] = _as_it_stands(record)
+            else:
+                held.append((news, record))
+        # What has been committed before, by a try whose answer was lost, is not written again.
+        recorded.log += [
+            event for news, record in held for event in news.events if event.seq > record.last_seq
+        ]
+        progress = []
+        endings = []
         for news, record in held:
             if news.ending is None:
-                RunRecord.objects.filter(pk=record.pk).update(**_progress(news, record))
+                by = (news.worker, news.attempt)
+                progress.append((news.run, by, _progress(news, record)))
                 continue
-            ended, last_words = _end(news, news.ending, record)
-            recorded.gone[news.run] = ended
-            recorded.log += last_words
+            last = _end(news, news.ending, record)
+            endings.append(last.change)
+            recorded.gone[news.run] = last.ended
+            recorded.log += last.words
+        written = note_progress(progress) + transitions.apply(endings)
+        assert written == len(held), "the rows are locked, and their claims were compared"
         events.append(recorded.log)
     return recorded
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The end of a run, ready to be written."""
+
+    ended: Ended
+    change: Change
+    words: list[Event]  # that close the log
+
+
+def _as_it_stands(record: RunRecord) -> Ended:
+    return Ended(record.pk, Status(record.status), record.result, record.error)
 
 
 def _progress(news: News, record: RunRecord) -> dict[str, Any]:
@@ -127,12 +151,18 @@ def _receipt(news: News, record: RunRecord) -> dict[str, Any]:
     if not record.stop_requested:
         return {}  # the token was tripped by a shutdown, which is nobody's wish
     return {
-        "stop_acknowledged_at": record.stop_acknowledged_at or news.acknowledged_at,
-        "stop_observed_at": record.stop_observed_at or news.observed_at,
+        "stop_acknowledged_at": record.stop_acknowledged_at or _since(news.acknowledged_at, record),
+        "stop_observed_at": record.stop_observed_at or _since(news.observed_at, record),
     }
 
 
-def _end(news: News, ending: Ending, record: RunRecord) -> tuple[Ended, list[Event]]:
+def _since(instant: datetime | None, record: RunRecord) -> datetime | None:
+    """Count what a shutdown had brought about before the request from the request on."""
+    assert record.stop_requested_at is not None
+    return None if instant is None else max(instant, record.stop_requested_at)
+
+
+def _end(news: News, ending: Ending, record: RunRecord) -> _Last:
     """Turn a worker's ending into a status: the one place where that is decided."""
     outcome = ending.outcome
     fields = _progress(news, record)
@@ -157,6 +187,8 @@ def _end(news: News, ending: Ending, record: RunRecord) -> tuple[Ended, list[Eve
     if record.stop_requested:
         # It is over, and no guard and no should_stop() met the stop before.
         fields["stop_finished_first"] = status is not Status.STOPPED
+        if status is not Status.STOPPED:
+            fields["stop_observed_at"] = None  # by a thread left behind, when all was decided
         fields["stop_calls_started_after_acknowledgement"] = (
             ending.calls_started_after_acknowledgement
         )
@@ -172,21 +204,23 @@ def end_without_worker(record: RunRecord, *, code: str) -> Ended:
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     told = events.has_stop_requested(record.pk) if record.stop_requested else True
     if record.stop_requested:
-        ended, log = _finish(record, Status.STOPPED, fields, told=told)
+        last = _finish(record, Status.STOPPED, fields, told=told)
     elif _may_be_handed_back(record):
-        ended, log = _hand_back(record, fields, code)
+        last = _hand_back(record, fields, code)
     else:
         fields["error"] = _lost_error(code)
-        ended, log = _finish(record, Status.ERROR, fields, told=told)
-    events.append(log)
-    transaction.on_commit(lambda: live.publish_events(log), robust=True)
-    return ended
+        last = _finish(record, Status.ERROR, fields, told=told)
+    written = transitions.apply([last.change])
+    assert written == 1, "the row is locked, and it was running"
+    events.append(last.words)
+    transaction.on_commit(lambda: live.publish_events(last.words), robust=True)
+    return last.ended
 
 
 def _finish(
     record: RunRecord, status: Status, fields: dict[str, Any], *, told: bool, dropped: int = 0
-) -> tuple[Ended, list[Event]]:
-    """Write the terminal status with ``fields``; return the events that close the log."""
+) -> _Last:
+    """Prepare the terminal status with ``fields``, and the events that close the log."""
     log: list[Event] = []
     seq = fields["last_seq"]
     if record.stop_requested and not told:
@@ -203,34 +237,25 @@ def _finish(
     if dropped:
         data["events_dropped"] = dropped
     log.append(events.system_event(record, seq, "agent_end", data))
-    done = transition(
-        record.pk, status, held_by=(record.worker_id, record.attempt), **fields
-    )
-    assert done, "the row is locked, and its claim was compared"
-    return Ended(record.pk, status, fields.get("result"), fields.get("error")), log
+    change = Change(record.pk, status, (record.worker_id, record.attempt), fields)
+    ended = Ended(record.pk, status, fields.get("result"), fields.get("error"))
+    return _Last(ended, change, log)
 
 
 def _may_be_handed_back(record: RunRecord) -> bool:
     return record.requeue_on_loss and record.attempt < record.max_attempts
 
 
-def _hand_back(
-    record: RunRecord, fields: dict[str, Any], code: str
-) -> tuple[Ended, list[Event]]:
+def _hand_back(record: RunRecord, fields: dict[str, Any], code: str) -> _Last:
     seq = fields["last_seq"] + 1
     message = (
         f"handed back ({code}); attempt {record.attempt} of {record.max_attempts} is over, "
         "another begins afresh"
     )
     event = events.system_event(record, seq, "log", {"level": "warning", "message": message})
-    done = transition(
-        record.pk,
-        Status.QUEUED,
-        held_by=(record.worker_id, record.attempt),
-        **{**fields, "last_seq": seq, "worker": None, "in_flight": [], "started_at": None},
-    )
-    assert done, "the row is locked, and its claim was compared"
-    return Ended(record.pk, Status.QUEUED), [event]
+    fields |= {"last_seq": seq, "worker": None, "in_flight": [], "started_at": None}
+    change = Change(record.pk, Status.QUEUED, (record.worker_id, record.attempt), fields)
+    return _Last(Ended(record.pk, Status.QUEUED), change, [event])
 
 
 def _lost_error(code: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from agents.trace import Event
 
 from .models import RunEvent, RunRecord
+from .statements import insert_rows
 
 __all__ = ["append", "has_stop_requested", "read", "system_event"]
 
@@ -18,20 +19,23 @@ BATCH_COUNT = 500
 
 def append(events: Iterable[Event]) -> None:
     """Insert events; the caller has checked the claim and writes ``last_seq`` with it."""
-    rows = [
-        RunEvent(
-            run_id=uuid.UUID(event.run),
-            seq=event.seq,
-            ts=event.ts,
-            type=event.type,
-            agent=event.agent,
-            depth=event.depth,
-            source=event.source,
-            data=event.data,
-        )
-        for event in events
-    ]
-    RunEvent.objects.bulk_create(rows, batch_size=BATCH_COUNT)
+    insert_rows(
+        RunEvent,
+        ("run", "seq", "ts", "type", "agent", "depth", "source", "data"),
+        [
+            (
+                uuid.UUID(event.run),
+                event.seq,
+                event.ts,
+                event.type,
+                event.agent,
+                event.depth,
+                event.source,
+                event.data,
+            )
+            for event in events
+        ],
+    )
 
 
 def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> Event:

@@ -24,7 +24,7 @@ from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.exceptions import AgentCallTooDeep, InvalidInput
 from agents.registry import AgentDefinition
 
-from . import active, events, live
+from . import active, events, live, transitions
 from .active import StopRequest
 from .conf import conf
 from .exceptions import (
@@ -36,8 +36,9 @@ from .exceptions import (
     StopNotPermitted,
 )
 from .models import MAX_REASON_LENGTH, RunInput, RunQuerySet, RunRecord, StopVia, uuid7
-from .status import ACTIVE, Status
-from .transitions import transition
+from .statements import insert
+from .status import Status
+from .transitions import Change
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -86,8 +87,9 @@ def start_run(
     if worker is not None:
         _claimed_at_birth(run, worker)
     try:
-        with active.claiming() if worker else nullcontext(), transaction.atomic():
-            _insert(run, input, len(encoded))
+        with active.claiming() if worker else nullcontext():
+            with transaction.atomic():
+                _insert(run, input, len(encoded))
             if worker is not None:
                 active.add(active.ActiveRun(run.pk, worker))
     except IntegrityError:
@@ -111,23 +113,24 @@ def start_child(
         ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
     """
     definition, encoded = _validated(agent, input)
-    with active.claiming(), transaction.atomic():
-        # The lock on the parent's row decides between a stop of the tree and this birth: either
-        # the stop sees the child, or the child sees the stop.
-        above = (
-            RunRecord.objects.select_for_update(of=("self",))
-            .select_related("owner")
-            .filter(pk=parent.id, worker=parent.worker, attempt=parent.attempt)
-            .filter(status=Status.RUNNING)
-            .first()
-        )
-        if above is None or above.stop_requested:
-            raise ParentIsStopping(f"Run {parent.id} was asked to stop.")
-        if above.depth + 1 >= MAX_DEPTH:
-            raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
-        run = _new_run(definition, above.owner, parent=above)
-        _claimed_at_birth(run, parent.worker)
-        _insert(run, input, len(encoded))
+    with active.claiming():
+        with transaction.atomic():
+            # The lock on the parent's row decides between a stop of the tree and this birth:
+            # either the stop sees the child, or the child sees the stop.
+            above = (
+                RunRecord.objects.select_for_update(of=("self",))
+                .select_related("owner")
+                .filter(pk=parent.id, worker=parent.worker, attempt=parent.attempt)
+                .filter(status=Status.RUNNING)
+                .first()
+            )
+            if above is None or above.stop_requested:
+                raise ParentIsStopping(f"Run {parent.id} was asked to stop.")
+            if above.depth + 1 >= MAX_DEPTH:
+                raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
+            run = _new_run(definition, above.owner, parent=above)
+            _claimed_at_birth(run, parent.worker)
+            _insert(run, input, len(encoded))
         entry = active.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
         active.add(entry)
     return run, entry
@@ -146,7 +149,14 @@ def meet_request(run: active.ActiveRun) -> None:
     if record is None:
         run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
     elif record.stop_requested:
-        active.trip(run.id, {run.id: StopRequest.of(record)})
+        # Tripping its token trips those of all below it, whose logs tell of their own requests.
+        tree = (
+            RunRecord.objects.active()
+            .select_related("stop_requested_by")
+            .filter(root=record.root_id, stop_requested_at__isnull=False)
+        )
+        requests = {one.pk: StopRequest.of(one) for one in (record, *tree)}
+        active.trip(run.id, requests)
 
 
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
@@ -185,8 +195,8 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
 
 
 def _insert(run: RunRecord, input: object, size_bytes: int) -> None:
-    run.save(force_insert=True)
-    RunInput(run=run, value=input, size_bytes=size_bytes).save(force_insert=True)
+    insert(run)
+    insert(RunInput(run=run, value=input, size_bytes=size_bytes))
 
 
 def _known(owner: User, key: str, digest: str) -> RunRecord | None:
@@ -334,9 +344,8 @@ def _end_queued(record: RunRecord, request: StopRequest) -> None:
             record, record.last_seq + 2, "agent_end", {"status": Status.STOPPED, "started": False}
         ),
     ]
-    done = transition(
-        record.pk, Status.STOPPED, finished_at=request.requested_at, last_seq=log[-1].seq
-    )
+    fields = {"finished_at": request.requested_at, "last_seq": log[-1].seq}
+    done = transitions.apply([Change(record.pk, Status.STOPPED, None, fields)])
     assert done, "the row is locked, and it was queued"
     events.append(log)
     transaction.on_commit(lambda: live.publish_events(log), robust=True)

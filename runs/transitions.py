@@ -1,39 +1,86 @@
 """The only place that writes a run's ``status``.
 
-Each function is one conditional UPDATE on the states that the target may be reached from: whoever
-comes second changes nothing and learns it. Zero rows changed is an answer, not an accident.
+Each write is a conditional UPDATE on the states that the target may be reached from: whoever comes
+second changes nothing and learns it. Zero rows changed is an answer, not an accident.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from django.db import connection
-from django.db.models import F, Q
 
 from .models import RunRecord
+from .statements import update_rows
 from .status import TERMINAL, TRANSITIONS, Status
 
-__all__ = ["claim_queued", "transition"]
+__all__ = ["Change", "apply", "claim_queued", "note_progress"]
+
+_HELD = "id = %s AND status = 'running' AND worker_id = %s AND attempt = %s"
 
 
-def transition(
-    run: uuid.UUID, to: Status, *, held_by: tuple[uuid.UUID, int] | None = None, **fields: Any
-) -> bool:
-    """Move one run to ``to`` and write ``fields`` with it; return whether this call did it.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A move of one run to another state.
 
-    ``held_by`` (worker, attempt) fences: the claim must still be that one. Terminal states need
-    ``finished_at`` among the fields; the database refuses them without.
+    Attributes:
+        held_by: (worker, attempt): fences; the claim must still be that one. A worker of None
+            stands for a run whose worker's record was deleted. None for a run that nobody holds.
+        fields: what is written with it. Terminal states need ``finished_at``; the database refuses
+            them without.
     """
-    condition = Q(pk=run, status__in=TRANSITIONS[to])
-    if held_by is not None:
-        condition &= Q(worker=held_by[0], attempt=held_by[1])
-    if to in TERMINAL:
-        fields.setdefault("in_flight", [])
-    return bool(RunRecord.objects.filter(condition).update(status=to, **fields))
+
+    run: uuid.UUID
+    to: Status
+    held_by: tuple[uuid.UUID | None, int] | None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def apply(changes: Sequence[Change]) -> int:
+    """Make changes, in the caller's transaction; return how many of them took place."""
+    count = 0
+    for (condition, _), group in groupby(sorted(changes, key=_kind), key=_kind):
+        rows = []
+        for change in group:
+            values = {"status": change.to, **change.fields}
+            if change.to in TERMINAL:
+                values.setdefault("in_flight", [])
+            rows.append((values, _arguments(change)))
+        count += update_rows(RunRecord, condition, rows)
+    return count
+
+
+def note_progress(
+    rows: Sequence[tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]],
+) -> int:
+    """Write fields of running runs: (run, (worker, attempt), fields); return how many still ran."""
+    return update_rows(
+        RunRecord, _HELD, [(fields, (_key(run), _key(by[0]), by[1])) for run, by, fields in rows]
+    )
+
+
+def _kind(change: Change) -> tuple[str, tuple[str, ...]]:
+    """Return what one statement can do together: its condition, and its columns."""
+    sources = ", ".join(f"'{status.value}'" for status in TRANSITIONS[change.to])
+    condition = f"id = %s AND status IN ({sources})"
+    if change.held_by is not None:
+        worker, _ = change.held_by
+        condition += " AND worker_id = %s" if worker else " AND worker_id IS NULL"
+        condition += " AND attempt = %s"
+    return condition, tuple(change.fields)
+
+
+def _arguments(change: Change) -> list[Any]:
+    arguments: list[Any] = [_key(change.run)]
+    if change.held_by is not None:
+        worker, attempt = change.held_by
+        arguments += [_key(worker), attempt] if worker else [attempt]
+    return arguments
 
 
 _CLAIM = """
@@ -46,21 +93,25 @@ WHERE id IN (
     SELECT 1 FROM runs_workerrecord
     WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL
 )
-RETURNING id
+RETURNING id, attempt
 """
 
 
-def claim_queued(worker: uuid.UUID, count: int, now: datetime) -> list[uuid.UUID]:
-    """Take up to ``count`` queued runs for ``worker``, oldest first, in one statement.
+def claim_queued(worker: uuid.UUID, count: int, now: datetime) -> dict[uuid.UUID, int]:
+    """Take up to ``count`` queued runs for ``worker``, oldest first; return each one's attempt.
 
     Two workers never get the same run, and don't wait for each other on PostgreSQL. A worker that
     is draining or was declared lost gets none.
     """
     lock = "FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
-    adapt = RunRecord._meta.pk.get_db_prep_value
     at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
-    key = adapt(worker, connection)
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM.format(lock=lock), [key, at, count, key])
+        cursor.execute(_CLAIM.format(lock=lock), [_key(worker), at, count, _key(worker)])
         rows = cursor.fetchall()
-    return [row[0] if isinstance(row[0], uuid.UUID) else uuid.UUID(row[0]) for row in rows]
+    return {
+        id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows
+    }
+
+
+def _key(id: uuid.UUID) -> Any:
+    return RunRecord._meta.pk.get_db_prep_value(id, connection)
