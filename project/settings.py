@@ -107,22 +107,22 @@ else:
     )
 DATABASES = {"default": _database}
 
-_REDIS_URL = _env.redis_url("REDIS_URL")
+_redis_url = _env.redis_url("REDIS_URL")
 CHANNEL_LAYERS: dict[str, Any]
 CACHES: dict[str, Any]
-if _REDIS_URL:
+if _redis_url:
     # Pub/sub rather than the list-based layer: messages here only save time (the database is the
     # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [_REDIS_URL], "prefix": "halting"},
+            "CONFIG": {"hosts": [_redis_url], "prefix": "halting"},
         }
     }
     CACHES = {
         "default": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
-            "LOCATION": _REDIS_URL,
+            "LOCATION": _redis_url,
             "KEY_PREFIX": "halting",
         }
     }

@@ -18,7 +18,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
 
+from runs.demo_users import DEMO_USERS, create_missing_demo_users, find_open_demo_users
 from runs.server import DrainingServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,20 +102,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _refusal(*arguments: str, environment: dict[str, str]) -> str:
-    """Run a runserver that is to refuse, and return what it says."""
-    done = subprocess.run(
-        [sys.executable, "manage.py", "runserver", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr
+def _refusal(*arguments: str) -> str:
+    """Call a runserver that is to refuse, and return what it says."""
+    with pytest.raises(CommandError) as refused:
+        call_command("runserver", *arguments, "--noreload")
+    return str(refused.value)
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
@@ -187,31 +181,95 @@ def _reloaded(server: Server) -> bool:
     return "Reloading" in server.output
 
 
-def test_a_taken_port_is_a_clear_error(environment: dict[str, str]) -> None:
+def test_a_taken_port_is_one_line_and_a_1(environment: dict[str, str]) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        assert "already in use" in _refusal(str(port), environment=environment)
+        done = subprocess.run(
+            [sys.executable, "manage.py", "runserver", str(port)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"CommandError: Can't listen on {port}: that port is already in use."
+    )
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("addrport", ["eight", "1:2:3", "99999", "127.0.0.1", "[::1]"])
-def test_a_malformed_address_is_a_clear_error(addrport: str, environment: dict[str, str]) -> None:
-    assert "not a valid port" in _refusal(addrport, environment=environment)
+def test_a_malformed_address_is_a_clear_error(addrport: str, settings: Any) -> None:
+    settings.DEBUG = True
+    assert "not a valid port" in _refusal(addrport)
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("addrport", ["0.0.0.0:0", "0:0", "[::]:0"])
 def test_it_stays_on_this_machine_while_everybody_knows_the_passwords(
-    addrport: str, environment: dict[str, str]
+    addrport: str, settings: Any
 ) -> None:
-    message = _refusal(addrport, environment=environment)
+    settings.DEBUG = True
+    create_missing_demo_users()
+    message = _refusal(addrport)
     assert "demo/demo" in message
     assert "changepassword" in message
 
 
-def test_outside_debug_it_wants_hosts_and_a_key(environment: dict[str, str]) -> None:
-    production = environment | {"DJANGO_DEBUG": "0"}
-    for name in ("DJANGO_ALLOWED_HOSTS", "DJANGO_SECRET_KEY"):
-        assert name in _refusal("0", environment=production)
-        production[name] = "example.org"
+@pytest.mark.django_db
+def test_it_may_be_reached_from_elsewhere_once_the_passwords_are_changed(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DEBUG = True
+    for demo in create_missing_demo_users():
+        user = get_user_model().objects.get(username=demo.name)
+        user.set_password("another")
+        user.save()
+    served = []
+    monkeypatch.setattr(
+        "runs.management.commands.runserver.serve",
+        lambda _, sockets: served.append(sockets[0].getsockname()[0]) or sockets[0].close(),
+    )
+    call_command("runserver", "0.0.0.0:0", "--noreload")
+    assert served == ["0.0.0.0"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("hosts", "key", "missing"),
+    [([], "long and random", "DJANGO_ALLOWED_HOSTS"), (["x"], "django-insecure-", "_SECRET_KEY")],
+)
+def test_outside_debug_it_wants_hosts_and_a_key(
+    hosts: list[str], key: str, missing: str, settings: Any
+) -> None:
+    settings.ALLOWED_HOSTS, settings.SECRET_KEY = hosts, key
+    assert missing in _refusal("0")
+
+
+@pytest.mark.django_db
+class TestDemoUsers:
+    def test_they_are_made_once_and_an_existing_one_keeps_its_password(self, settings: Any) -> None:
+        settings.DEBUG = True
+        mine = get_user_model().objects.create_user("demo", password="mine")
+        call_command("create_demo_users", verbosity=0)
+        call_command("create_demo_users", verbosity=0)
+        mine.refresh_from_db()
+        assert mine.check_password("mine")
+        admin = get_user_model().objects.get(username="admin")
+        assert admin.is_superuser
+        assert find_open_demo_users() == [DEMO_USERS[1]]
+
+    def test_they_are_never_made_outside_debug(self) -> None:
+        with pytest.raises(CommandError, match="DJANGO_DEBUG"):
+            call_command("create_demo_users")
+        assert not get_user_model().objects.exists()
+
+    def test_one_who_may_not_log_in_is_no_danger(self) -> None:
+        create_missing_demo_users()
+        get_user_model().objects.update(is_active=False)
+        assert find_open_demo_users() == []
 
 
 class FakeLifespan:
