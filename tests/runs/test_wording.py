@@ -1,0 +1,316 @@
+"""The words for page, admin and command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runs import wording
+from runs.status import STOPPING, Status
+
+T0 = datetime(2024, 5, 6, 14, 3, 22, tzinfo=UTC)
+
+
+def _at(seconds: float) -> str:
+    return (T0 + timedelta(seconds=seconds)).isoformat()
+
+
+def _call(tool: str, label: str = "", started: float = 0) -> dict[str, Any]:
+    return {"call": "1", "tool": tool, "label": label, "started_at": _at(started)}
+
+
+def _stopping(*calls: dict[str, Any], **stop: Any) -> dict[str, Any]:
+    stop = {"requested_at": _at(0), "acknowledged_at": _at(0), "observed_at": None, **stop}
+    return {"id": "r", "status": STOPPING, "in_flight": list(calls), "stop": stop}
+
+
+def _stopped(**changes: Any) -> dict[str, Any]:
+    stop = {
+        "mode": "graceful",
+        "reason": "wrong document",
+        "via": "page",
+        "requested_by": "demo",
+        "requested_at": _at(0),
+        "escalated_by": None,
+        "escalated_at": None,
+        "acknowledged_at": _at(0.001),
+        "observed_at": _at(3.2),
+        "finished_first": False,
+        "calls_started_after_acknowledgement": 0,
+        "root_request": "r",
+        "abandoned": False,
+        "cleanup_error": None,
+    }
+    run = {"id": "r", "status": "stopped", "started_at": _at(-60), "partial_result": "so far"}
+    for name, value in changes.items():
+        (stop if name in stop else run)[name] = value
+    return {**run, "stop": stop}
+
+
+def _text(run: dict[str, Any], *calls: dict[str, Any], **options: Any) -> str:
+    return " ".join(wording.receipt_sentences(run, waited_for=calls, **options))
+
+
+# Statuses.
+
+
+def test_every_status_has_a_look_and_only_an_error_is_red() -> None:
+    assert set(wording.LOOKS) == {*Status, STOPPING}
+    assert [name for name, look in wording.LOOKS.items() if look.tone == "bad"] == ["error"]
+    assert all(len(look.sign) == 1 for look in wording.LOOKS.values())
+
+
+def test_labels_are_those_of_the_brief() -> None:
+    labels = {str(name): str(look.label) for name, look in wording.LOOKS.items()}
+    assert labels == {
+        "queued": "Queued",
+        "running": "Running",
+        "stopping": "Stopping...",
+        "stopped": "Stopped",
+        "success": "Done",
+        "error": "Error",
+    }
+
+
+def test_an_unknown_status_shows_by_its_name() -> None:
+    assert wording.look("paused").label == "paused"
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, "0 ms"),
+        (0.0129, "12 ms"),
+        (0.9999, "999 ms"),
+        (3.26, "3.2 s"),
+        (9.99, "9.9 s"),
+        (41, "41 s"),
+        (59.99, "59 s"),
+        (102, "1:42"),
+        (3723, "1:02:03"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert wording.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 tokens"),
+        (1, "1 token"),
+        (812, "812 tokens"),
+        (999, "999 tokens"),
+        (12_430, "12.4k tokens"),
+        (999_999, "999.9k tokens"),
+        (1_250_000, "1.2M tokens"),
+    ],
+)
+def test_tokens(count: int, words: str) -> None:
+    assert wording.tokens(count) == words
+
+
+def test_usage_says_when_it_is_estimated() -> None:
+    usage = {"llm_calls": 7, "input_tokens": 12_000, "output_tokens": 400, "estimated": False}
+    assert wording.usage_text(usage) == "7 LLM calls · 12.4k tokens"
+    assert wording.usage_text({**usage, "estimated": True}) == "7 LLM calls · ~12.4k tokens"
+    assert wording.usage_text({**usage, "llm_calls": 1}) == "1 LLM call · 12.4k tokens"
+    assert wording.usage_text({**usage, "llm_calls": 0}) == ""
+
+
+def test_a_time_of_another_day_has_its_date() -> None:
+    assert wording.clock(_at(0)) == "14:03:22"
+    assert wording.clock(_at(0), now=T0 + timedelta(hours=1)) == "14:03:22"
+    assert wording.clock(_at(0), now=T0 + timedelta(days=1)) == "2024-05-06 14:03:22"
+
+
+# While stopping.
+
+
+def test_stopping_reads_exactly_as_on_the_page() -> None:
+    run = _stopping(_call("call_llm", "llama3"))
+    assert wording.stopping_text(run) == "Stopping... (after current LLM call completes)"
+
+
+def test_the_long_form_says_what_and_how_long() -> None:
+    run = _stopping(_call("call_llm", "llama3"))
+    now = T0 + timedelta(seconds=41)
+    assert wording.waiting_for(run, now) == "after current LLM call completes: llama3, 41 s"
+    assert wording.waiting_detail(run, now) == "llama3, 41 s"
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"),
+    [
+        ([_call("data_store.set", "a/b")], "after current data store call completes"),
+        ([_call("http", "GET x")], "after current HTTP request completes"),
+        ([_call("agents.call", "merge-notes")], "after sub-agent merge-notes stops"),
+        ([_call("mine.do")], "after current call completes"),
+        ([_call("call_llm"), _call("call_llm")], "after 2 current LLM calls complete"),
+        ([_call("agents.call", "a"), _call("agents.call", "b")], "after 2 sub-agents stop"),
+        (
+            [_call("data_store.get"), _call("data_store.set")],
+            "after 2 current data store calls complete",
+        ),
+        (
+            [_call("call_llm"), _call("agents.call", "a")],
+            "after current LLM call completes and sub-agent a stops",
+        ),
+        ([], "before its next call"),
+    ],
+)
+def test_what_a_stopping_run_waits_for(calls: list[dict[str, Any]], words: str) -> None:
+    assert wording.waiting_for(_stopping(*calls)) == words
+
+
+def test_a_sub_agent_is_named_once() -> None:
+    run = _stopping(_call("agents.call", "a"))
+    assert wording.waiting_for(run, T0 + timedelta(seconds=2)) == "after sub-agent a stops: 2.0 s"
+
+
+def test_the_oldest_of_several_calls_is_the_one_that_is_timed() -> None:
+    run = _stopping(_call("call_llm", "young", 5), _call("call_llm", "old", 0))
+    assert wording.waiting_detail(run, T0 + timedelta(seconds=10)) == "old, 10 s"
+
+
+def test_once_observed_it_cleans_up_and_calls_made_for_that_hold_nothing_up() -> None:
+    saving = _call("data_store.set", "a/b", started=2)
+    assert wording.waiting_for(_stopping(saving, observed_at=_at(1))) == "cleaning up"
+    assert wording.waiting_for(_stopping(observed_at=_at(1))) == "cleaning up"
+
+
+def test_a_parallel_call_is_awaited_also_after_the_stop_was_observed() -> None:
+    run = _stopping(_call("call_llm", started=0.5), observed_at=_at(1))
+    assert wording.waiting_for(run) == "after current LLM call completes"
+
+
+def test_a_stop_that_nobody_has_taken_up_waits_for_a_worker() -> None:
+    run = _stopping(_call("call_llm", "llama3"), acknowledged_at=None)
+    assert wording.stopping_text(run) == "Stopping... (waiting for a worker)"
+    assert wording.waiting_detail(run, T0) == ""
+
+
+def test_a_silent_worker() -> None:
+    words = "The worker does not answer; its lease ends in 8 s."
+    assert wording.worker_silent(8.4) == words
+    assert "ends in 1 s" in wording.worker_silent(-3)
+
+
+# The receipt.
+
+
+def test_the_receipt_is_the_one_of_the_brief() -> None:
+    assert _text(_stopped(), _call("call_llm")) == (
+        "Stopped by demo at 14:03:22 (reason: wrong document). "
+        "It took effect 3.2 s later, after the LLM call in flight had completed. "
+        "Nothing was started after that. What it had so far is kept below."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"via": "cli"}, "Stopped by demo from the command line at 14:03:22."),
+        ({"via": "cli", "requested_by": None}, "Stopped from the command line at 14:03:22."),
+        ({"via": "admin"}, "Stopped by demo in the admin at 14:03:22."),
+        ({"via": "api"}, "Stopped by demo through the API at 14:03:22."),
+        ({"requested_by": None}, "Stopped at 14:03:22."),
+        (
+            {"via": "parent", "root_request": "above"},
+            "Stopped by demo with the run that called it at 14:03:22.",
+        ),
+        (
+            {"via": "parent", "root_request": "above", "requested_by": None},
+            "Stopped with the run that called it at 14:03:22.",
+        ),
+        (
+            {"via": "parent", "requested_by": None},
+            "Stopped by the run that called it at 14:03:22.",
+        ),
+        ({"via": "budget", "requested_by": None}, "Stopped by its budget at 14:03:22."),
+    ],
+)
+def test_who_stopped_it_and_how(changes: dict[str, Any], words: str) -> None:
+    assert wording.receipt_sentences(_stopped(reason="", **changes))[0] == words
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"),
+    [
+        ([], "It took effect 3.2 s later."),
+        ([_call("http")], "after the HTTP request in flight had completed."),
+        ([_call("data_store.set")], "after the data store call in flight had completed."),
+        ([_call("agents.call", "a")], "after the sub-agent a had stopped."),
+        ([_call("http"), _call("call_llm")], "after the 2 calls in flight had completed."),
+    ],
+)
+def test_what_it_took_to_take_effect(calls: list[dict[str, Any]], words: str) -> None:
+    assert words in _text(_stopped(), *calls)
+
+
+def test_a_run_that_finished_first() -> None:
+    assert _text(_stopped(status="success", requested_by=None, reason="")) == (
+        "A stop was asked for at 14:03:22, but the run had already done its work."
+    )
+    assert "had already ended in an error" in _text(_stopped(status="error"))
+
+
+def test_a_queued_run_had_not_begun() -> None:
+    run = _stopped(started_at=None, acknowledged_at=None, observed_at=None, partial_result=None)
+    assert wording.receipt_sentences(run)[1:] == ["It had not begun."]
+
+
+def test_nothing_is_claimed_of_a_run_whose_worker_was_gone() -> None:
+    text = _text(_stopped(observed_at=None, partial_result=None))
+    assert "Its worker was gone" in text
+    assert "Nothing was started" not in text
+
+
+def test_calls_that_were_started_all_the_same_are_admitted() -> None:
+    text = _text(_stopped(calls_started_after_acknowledgement=2))
+    assert "2 calls were started all the same." in text
+    assert "Nothing was started" not in text
+
+
+def test_an_error_while_cleaning_up_and_code_that_was_abandoned_are_told() -> None:
+    error = {"type": "OSError", "message": "disk full"}
+    text = _text(_stopped(cleanup_error=error, abandoned=True, partial_result=None))
+    assert "While cleaning up it failed with OSError: disk full" in text
+    assert "may still be running" in text
+    assert "It left no partial result." in text
+
+
+def test_an_escalation_is_told() -> None:
+    text = _text(_stopped(mode="abort", escalated_by="admin", escalated_at=_at(18)))
+    assert "It was made a stop by abort at 14:03:40 by admin." in text
+
+
+def test_where_the_result_is_not_shown_nothing_is_below() -> None:
+    assert _text(_stopped(), result_below=False).endswith("What it had so far is kept.")
+
+
+def test_while_stopping_the_receipt_says_how_it_stands() -> None:
+    run = {**_stopped(status=STOPPING, observed_at=None), "in_flight": [_call("call_llm")]}
+    assert _text(run) == (
+        "A stop was asked for at 14:03:22 by demo (reason: wrong document). "
+        "Stopping... (after current LLM call completes)."
+    )
+
+
+def test_without_a_stop_there_is_no_receipt() -> None:
+    assert wording.receipt_sentences({"id": "r", "status": "success", "stop": None}) == []
+
+
+def test_only_calls_across_the_acknowledgement_were_waited_for() -> None:
+    def event(started: float, ended: float) -> dict[str, Any]:
+        return {"ts": _at(ended), "data": _call("call_llm", f"{started}", started)}
+
+    events = [event(-5, -1), event(-2, 3), event(1, 2), {"ts": _at(4), "data": {}}]
+    stop = {"acknowledged_at": _at(0)}
+    assert [call["label"] for call in wording.calls_waited_for(events, stop)] == ["-2"]
+    assert wording.calls_waited_for(events, {"acknowledged_at": None}) == []
