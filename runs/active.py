@@ -19,7 +19,17 @@ from agents.guard import Guard
 
 from .models import RunRecord
 
-__all__ = ["ActiveRun", "StopRequest", "add", "all_runs", "claiming", "get", "remove", "trip", "wake"]
+__all__ = [
+    "ActiveRun",
+    "StopRequest",
+    "add",
+    "all_runs",
+    "claiming",
+    "get",
+    "remove",
+    "trip",
+    "wake",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +81,18 @@ class ActiveRun:
     #: Whether the log has the ``stop_requested`` event already.
     stop_told: bool = False
 
+    def meet(self, request: StopRequest) -> None:
+        """Trip the token for a committed request."""
+        if self.stop is None:
+            self.stop = request
+        self.token.request(request.mode, request.reason, cause=StopCause.WISH)
+
 
 _runs: dict[uuid.UUID, ActiveRun] = {}
 _wakers: list[Callable[[], None]] = []
 _waiting: dict[uuid.UUID, list[threading.Event]] = {}
-_lock = threading.RLock()
+_lock = threading.Lock()  # of the three above; held for a moment only
+_claiming = threading.RLock()  # held while a claim waits for the database
 
 
 @contextlib.contextmanager
@@ -83,9 +100,9 @@ def claiming() -> Iterator[None]:
     """Make a claim and its ``add`` one step for ``trip``.
 
     A stop that commits right behind the claim would otherwise find nothing here to trip, and answer
-    before the token knows of it.
+    before the token knows of it. The agent loop never waits here.
     """
-    with _lock:
+    with _claiming:
         yield
 
 
@@ -118,7 +135,7 @@ def trip(run: uuid.UUID, requests: dict[uuid.UUID, StopRequest]) -> bool:
     ``requests`` has the committed request of each run of the subtree. They are put in place before
     the first token trips, because tripping writes their events.
     """
-    with _lock:
+    with _claiming, _lock:
         for id, request in requests.items():
             entry = _runs.get(id)
             if entry is not None and entry.stop is None:
@@ -126,8 +143,7 @@ def trip(run: uuid.UUID, requests: dict[uuid.UUID, StopRequest]) -> bool:
         entry = _runs.get(run)
     if entry is None:
         return False
-    request = requests[run]
-    entry.token.request(request.mode, request.reason, cause=StopCause.WISH)
+    entry.meet(requests[run])
     return True
 
 

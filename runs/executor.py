@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib
 import logging
 import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from agents import output, redaction, registry
 from agents.cancellation import CancelToken, StopCause
@@ -24,7 +25,7 @@ from agents.registry import AgentDefinition
 from agents.runtime import AgentTask, Outcome, describe_error, run_agent, task_factory
 from agents.tools.llm import Model
 from agents.tools.pools import Transports
-from agents.trace import Trace
+from agents.trace import Trace, Usage
 
 from . import active, services
 from .active import ActiveRun, StopRequest
@@ -42,6 +43,8 @@ __all__ = ["Executor"]
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
 GAVE_UP = "its caller does not wait for it any longer"
 
@@ -71,8 +74,8 @@ class Executor:
 
     def start(self) -> None:
         output.install()
+        self._loop.call_soon(self._watchdog.start)  # not before the loop runs
         self._thread.start()
-        self._watchdog.start()
 
     @property
     def root_count(self) -> int:
@@ -122,6 +125,8 @@ class Executor:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
+        # The SDK takes half a second to import, which the first run would do on the loop of all.
+        importlib.import_module("agents.tools.endpoint")
         while not self._closing:
             try:
                 self._loop.run_forever()
@@ -180,13 +185,14 @@ class Executor:
             self._recorder,
             depth=record.depth,
             last_seq=record.last_seq,
+            usage=_usage_so_far(record),
         )
         guard = entry.guard = Guard(entry.token, trace)
         cast(AgentTask, asyncio.current_task()).guard = guard
         self._recorder.open(entry, trace)
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
         if record.stop_requested:  # between the claim and now
-            active.trip(entry.id, {entry.id: StopRequest.of(record)})
+            entry.meet(StopRequest.of(record))
         try:
             outcome = await self._run(record, entry, guard)
             ended = await self._write_end(trace, outcome)
@@ -198,9 +204,14 @@ class Executor:
         try:
             definition = registry.get(record.agent)
             arguments = await self._arguments(definition, record.input_record)
+            return await self._call(definition, arguments, record, entry, guard)
         except AgentError as error:  # the code has changed since the run was queued
             return Outcome("error", error=describe_error(error))
-        return await self._call(definition, arguments, record, entry, guard)
+        except asyncio.CancelledError:
+            return Outcome("interrupted")
+        except BaseException as error:  # a run that is not ended here would never end
+            logger.exception("run %s could not be executed", record.pk)
+            return Outcome("error", error=describe_error(error))
 
     async def _arguments(self, definition: AgentDefinition, given: RunInput) -> dict[str, Any]:
         if given.size_bytes < LARGE_BYTES:
@@ -242,13 +253,29 @@ class Executor:
     ) -> _Child:
         """Begin a run below ``parent``; see ``agents.environment.AgentCaller.start``."""
         try:
-            record, entry = await self._database.run(services.start_child, parent, name, input)
+            record, entry = await self._begun(services.start_child, parent, name, input)
         except ParentIsStopping:
             await self._database.run(services.meet_request, parent)
             guard.token.refuse("agents.call", name)
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error
         return _Child(self, entry, self._spawn(record, entry))
+
+    async def _begun(self, start: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``start`` in a database thread; once it has begun, wait for it come what may.
+
+        A caller that is cancelled meanwhile would otherwise leave a committed run behind that
+        nobody executes. It gets the child all the same, and gives it up.
+        """
+        begun = self._database.submit(start, *args, **kwargs)
+        waiting = asyncio.wrap_future(begun)
+        while not waiting.done():
+            try:
+                await asyncio.wait((waiting,))
+            except asyncio.CancelledError:
+                if begun.cancel():
+                    raise
+        return waiting.result()
 
     def give_up(self, run: uuid.UUID) -> None:
         """Ask a called run to stop because its caller does not wait any longer."""
@@ -301,6 +328,13 @@ class _Child:
 
     def give_up(self) -> None:
         self._executor.give_up(self._entry.id)
+
+
+def _usage_so_far(record: RunRecord) -> Usage:
+    """Return what earlier attempts have used: it was paid for."""
+    return Usage(
+        record.llm_calls, record.input_tokens, record.output_tokens, record.usage_estimated
+    )
 
 
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:

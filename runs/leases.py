@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from . import active, events
+from . import active
 from .endings import Ended, end_without_worker
 from .models import RunRecord, WorkerRecord
 from .status import Status
@@ -32,6 +32,7 @@ __all__ = [
     "mark_lost_leases",
     "mark_vanished_neighbours",
     "recover_runs",
+    "recover_strays",
     "register_worker",
     "renew",
     "retire",
@@ -78,23 +79,20 @@ def retire(worker: uuid.UUID) -> None:
 def claim(worker: uuid.UUID, count: int) -> list[RunRecord]:
     """Claim up to ``count`` queued runs and register them as active here, as one step.
 
-    The records come with owner and input, the oldest first.
+    The records come with their inputs, the oldest first.
     """
     with active.claiming():
-        ids = claim_queued(worker, count, timezone.now())
-        for id in ids:
-            active.add(active.ActiveRun(id, worker))
-    if not ids:
-        return []
-    records = list(
-        RunRecord.objects.select_related("owner", "input_record", "stop_requested_by")
-        .filter(pk__in=ids)
-        .order_by("created_at")
-    )
-    for record in records:
-        entry = active.get(record.pk)
-        if entry is not None:
-            entry.attempt = record.attempt
+        with transaction.atomic():  # a claim whose records can't be read is none
+            ids = claim_queued(worker, count, timezone.now())
+            if not ids:
+                return []
+            records = list(
+                RunRecord.objects.select_related("input_record", "stop_requested_by")
+                .filter(pk__in=ids)
+                .order_by("created_at")
+            )
+        for record in records:
+            active.add(active.ActiveRun(record.pk, worker, record.attempt))
     return records
 
 
@@ -144,18 +142,35 @@ def recover_runs(
     else:
         lost = lost.filter(Q(worker__lost_at__isnull=False) | Q(worker=None))
     ids = list(lost.order_by("-depth", "created_at").values_list("pk", flat=True)[:limit])
-    return sum(_recover(id, code) is not None for id in ids)
+    return sum(_recover(id, code, Q()) is not None for id in ids)
 
 
-def _recover(run: uuid.UUID, code: str) -> Ended | None:
+def recover_strays(worker: uuid.UUID) -> int:
+    """End or hand back runs that this process's ``worker`` holds and does not execute.
+
+    There are none, unless the connection broke after the database had committed a claim or before
+    it could commit an ending. Without this they would be ``running`` for as long as the worker is.
+    """
+    held = RunRecord.objects.filter(worker=worker, status=Status.RUNNING).order_by("-depth")
+    rows = list(held.values_list("pk", "attempt"))
+    with active.claiming():  # else a claim could be committed, and not be here yet
+        strays = [(id, attempt) for id, attempt in rows if active.get(id) is None]
+    claims = [(id, Q(worker=worker, attempt=attempt)) for id, attempt in strays]
+    return sum(_recover(id, "worker_lost", claim) is not None for id, claim in claims)
+
+
+def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
+    """End or hand back a run: a stray if a condition says which, else one of a lost worker."""
     with transaction.atomic():
         record = (
             RunRecord.objects.select_for_update(of=("self",))
             .select_related("stop_requested_by", "worker")
-            .filter(pk=run, status=Status.RUNNING)
+            .filter(stray, pk=run, status=Status.RUNNING)
             .first()
         )
-        if record is None or (record.worker is not None and record.worker.lost_at is None):
+        if record is None:
+            return None
+        if not stray and record.worker is not None and record.worker.lost_at is None:
             return None
         return end_without_worker(record, code=code)
 

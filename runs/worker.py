@@ -1,8 +1,8 @@
 """A worker: claims runs, keeps its lease, hears of stops, recovers what others lost, drains.
 
-It hosts the executor and has two threads besides: one claims, one is the heart. Neither depends on
-the web server's event loop, so a busy site delays no heartbeat. Messages (``consumers``) only make
-it look sooner.
+It hosts the executor and has three threads besides: one claims, one is the heart, one watches the
+lease. None depends on the web server's event loop, so a busy site delays no heartbeat. Messages
+(``consumers``) only make it look sooner.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 
 from agents.cancellation import StopCause
@@ -36,6 +36,8 @@ CLAIM_COUNT = 50  # runs in one claim
 UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
 CANCEL_SECONDS = 5.0  # for the cancelled tasks
 TAKEOVER_SECONDS = 1.0  # how often it looks for neighbours that have vanished
+FENCE_SECONDS = 0.25  # how often it looks whether its own lease is about to end
+CLAIMS = "runs-claims"  # the name of the thread that claims
 
 
 class Worker:
@@ -99,10 +101,10 @@ class Worker:
         self._renewed = time.monotonic()
         self._recorder.start()
         self._executor.start()
-        targets = [(self._heart_main, "runs-heart")]
+        targets = [(self._heart_main, "runs-heart"), (self._fence_main, "runs-fence")]
         if self._claims:
             active.add_waker(self.wake)
-            targets.append((self._claim_main, "runs-claims"))
+            targets.append((self._claim_main, CLAIMS))
         for target, name in targets:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -133,8 +135,8 @@ class Worker:
             try:
                 while not self._draining.is_set() and self._claim_some():
                     pass
-            except DatabaseError as error:
-                logger.warning("no runs can be claimed (%s), trying again", type(error).__name__)
+            except Exception as error:  # whatever it is, the worker goes on
+                _report("no runs can be claimed", error)
                 connection.close()
                 self._draining.wait(LOOK_SECONDS)
         connection.close()
@@ -166,6 +168,8 @@ class Worker:
                 if now >= next_renewal:
                     next_renewal = now + renewal
                     self._renew()
+                    if leases.recover_strays(self.id):
+                        active.wake()
                 if now >= next_takeover:
                     next_takeover = now + TAKEOVER_SECONDS
                     found = leases.mark_vanished_neighbours(self.id)
@@ -174,13 +178,17 @@ class Worker:
                         found += leases.mark_lost_leases(timezone.now())
                     self._recover(also=bool(found))
                 self._meet_requests()
-            except DatabaseError as error:
-                logger.warning("a heartbeat failed (%s), trying again", type(error).__name__)
+            except Exception as error:  # whatever it is, the worker goes on
+                _report("a heartbeat failed", error)
                 connection.close()
-            self._fence_if_late()
             self._look.wait(LOOK_SECONDS)
             self._look.clear()
         connection.close()
+
+    def _fence_main(self) -> None:
+        """Watch the lease without touching the database, which may keep the heart waiting."""
+        while not self._stopping.wait(FENCE_SECONDS):
+            self._fence_if_late()
 
     def _renew(self) -> None:
         began = time.monotonic()
@@ -248,8 +256,9 @@ class Worker:
                 leases.mark_draining(self.id)
             except DatabaseError as error:
                 logger.warning("draining without saying so (%s)", type(error).__name__)
-            for thread in self._threads[1:]:
-                thread.join(LOOK_SECONDS + 5)
+            for thread in self._threads:
+                if thread.name == CLAIMS:
+                    thread.join(LOOK_SECONDS + 5)
             self._unwind()
             self._is_drained = True
             connection.close()
@@ -289,3 +298,10 @@ class Worker:
         leases.recover_runs(code="worker_shutdown", worker=self.id)
         for entry in self._mine():
             active.remove(entry.id)
+
+
+def _report(what: str, error: Exception) -> None:
+    if isinstance(error, DatabaseError | InterfaceError):
+        logger.warning("%s (%s), trying again", what, type(error).__name__)
+    else:
+        logger.error("%s, trying again", what, exc_info=error)
