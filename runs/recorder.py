@@ -13,9 +13,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event, Trace
@@ -205,7 +205,7 @@ class Recorder:
             news.ending = Ending(outcome, entry.stop_told, late, trace.dropped_count)
         return news
 
-    def _record(self, batch: list[News]) -> Recorded:
+    def _record(self, batch: list[News], *, blanked: bool = False) -> Recorded:
         """Write a batch, whatever it takes."""
         tries = 0
         while True:
@@ -228,37 +228,26 @@ class Recorder:
                         whole.gone |= part.gone
                         whole.log += part.log
                     return whole
+                if blanked:
+                    logger.exception("run %s can't be written at all", batch[0].run)
+                    return Recorded(gone={batch[0].run: None})
                 logger.exception("news of run %s can't be written", batch[0].run)
-                return self._record_without_log(batch[0])
+                return self._record([_blanked(batch[0])], blanked=True)
 
-    def _record_without_log(self, news: News) -> Recorded:
-        """Save at least the ending of a run whose log, or result, the database refuses."""
-        if news.ending is None:
-            return Recorded()
-        error = ErrorInfo(
-            code="not_recorded",
-            type="DatabaseError",
-            message="What the run returned, or a part of its log, could not be stored.",
-        )
-        kind = news.ending.outcome.kind
-        outcome = Outcome("error", error=error) if kind == "success" else Outcome(kind, error=error)
-        try:
-            return record_news(
-                [
-                    News(
-                        news.run,
-                        news.worker,
-                        news.attempt,
-                        observed_at=news.observed_at,
-                        acknowledged_at=news.acknowledged_at,
-                        ending=Ending(outcome, True, 0, news.ending.events_dropped),
-                    )
-                ]
-            )
-        except DatabaseError:
-            logger.exception("the end of run %s can't be written", news.run)
-            _reconnect()
-            return Recorded(gone={news.run: None})
+
+def _blanked(news: News) -> News:
+    """Return news without what the database may have refused: the log keeps its numbers."""
+    blanks = [replace(event, data={"not_recorded": True}) for event in news.events]
+    if news.ending is None:
+        return replace(news, events=blanks)
+    error = ErrorInfo(
+        code="not_recorded",
+        type="DatabaseError",
+        message="What the run returned, or a part of its log, could not be stored.",
+    )
+    kind = news.ending.outcome.kind
+    outcome = Outcome("error" if kind == "success" else kind, error=error)
+    return replace(news, events=blanks, ending=replace(news.ending, outcome=outcome))
 
 
 def _reconnect() -> None:
