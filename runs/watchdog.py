@@ -39,7 +39,8 @@ class Watchdog:
 
     def close(self) -> None:
         self._end.set()
-        self._thread.join(INTERVAL_SECONDS + THRESHOLD_SECONDS + 1)
+        if self._thread.ident is not None:
+            self._thread.join(INTERVAL_SECONDS + THRESHOLD_SECONDS + 1)
 
     def _main(self) -> None:
         while not self._end.wait(INTERVAL_SECONDS):
@@ -69,7 +70,9 @@ class Watchdog:
         stack = traceback.extract_stack(frame)[-FRAME_COUNT:]
         return [f"{Path(line.filename).name}:{line.lineno} in {line.name}" for line in stack]
 
-    def _report(self, guard: Guard | None, asked: float, *, is_over: bool, where: list[str]) -> None:
+    def _report(
+        self, guard: Guard | None, asked: float, *, is_over: bool, where: list[str]
+    ) -> None:
         blocked_ms = round((time.monotonic() - asked) * 1000)
         if guard is None:
             logger.warning("the agent loop is blocked by no run that is known: %s", where)
