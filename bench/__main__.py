@@ -1,0 +1,74 @@
+"""``python -m bench [NAME ...]``: measure, print a table, keep the figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import guards, latency, many
+from .measure import Figure, as_json, table
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "guards": guards.measure,
+    "service": latency.measure_service,
+    "rest": latency.measure_rest,
+    "trivial": many.measure_trivial,
+    "events": many.measure_events,
+    "1000": many.measure_1000,
+    "5000": many.measure_5000,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        return 2
+    figures: list[Figure] = []
+    failed = []
+    for name in names or BENCHMARKS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        found = _in_a_process_of_its_own(name)
+        if found is None:
+            failed.append(name)
+        figures += found or []
+    print(table(figures))
+    about = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "failed": failed,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    path.write_text(as_json(figures, about))
+    print(f"\n{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    return 1 if failed else 0
+
+
+def _in_a_process_of_its_own(name: str) -> list[Figure] | None:
+    command = [sys.executable, "-m", "bench", "--one", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
+    if done.returncode:
+        print(f"{name} failed with {done.returncode}", file=sys.stderr)
+        return None
+    return [Figure(**figure) for figure in json.loads(done.stdout.splitlines()[-1])]
+
+
+def one(name: str) -> None:
+    figures = list(BENCHMARKS[name]())
+    print(json.dumps(json.loads(as_json(figures, {}))["figures"]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2])
+    else:
+        sys.exit(main(sys.argv[1:]))

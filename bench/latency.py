@@ -1,0 +1,126 @@
+"""From a call to the agent's first line; from a stop to AgentStopped, and to a readable end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from .measure import Figure, distribution
+from .site import fresh_site, over, register_agents
+
+__all__ = ["measure_service", "measure_rest"]
+
+COUNT = 200
+WARM_UP = 20
+
+
+def measure_service() -> Iterator[Figure]:
+    """By the service functions, in the worker's process."""
+    with fresh_site() as user:
+        register_agents()
+        from runs import services
+        from runs.models import StopVia
+        from runs.worker import Worker
+
+        worker = Worker()
+        worker.start_threads()
+        starts, stops, ends = [], [], []
+        try:
+            for number in range(COUNT + WARM_UP):
+                began = time.perf_counter()
+                run, _ = services.start_run("bench-first-line", {}, owner=user)
+                start = over(run.pk).result - began
+                run, _ = services.start_run("bench-loop", {}, owner=user)
+                _until_started(run.pk)
+                began = time.perf_counter()
+                services.request_stop(run.pk, via=StopVia.API, by=user)
+                record = over(run.pk)
+                ended = time.perf_counter()
+                assert record.status == "stopped", record.status
+                if number >= WARM_UP:
+                    starts.append(start * 1e3)
+                    stops.append((record.partial_result - began) * 1e3)
+                    ends.append((ended - began) * 1e3)
+        finally:
+            worker.stop_threads()
+        yield distribution("service start to the agent's first line", "ms", starts, target=5)
+        yield distribution("service stop to AgentStopped", "ms", stops, target=5)
+        yield distribution("service stop to a final state that can be read", "ms", ends)
+
+
+def measure_rest() -> Iterator[Figure]:
+    """By HTTP on loopback, with the server in a thread: client and server share one GIL."""
+    with fresh_site() as user:
+        register_agents()
+        from rest_framework.authtoken.models import Token
+
+        key = Token.objects.create(user=user).key
+        server, address = _serve()
+        try:
+            yield from _by_rest(address, key)
+        finally:
+            server.should_exit = True
+            server.bench_thread.join(30)
+
+
+def _by_rest(address: str, key: str) -> Iterator[Figure]:
+    import httpx
+
+    starts, stops, ends = [], [], []
+    headers = {"Authorization": f"Token {key}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+        for number in range(COUNT + WARM_UP):
+            began = time.perf_counter()
+            run = client.post("/runs", json={"agent": "bench-first-line"}).raise_for_status().json()
+            start = _over_by_rest(client, run["id"])["result"] - began
+            run = client.post("/runs", json={"agent": "bench-loop"}).raise_for_status().json()
+            while client.get(f"/runs/{run['id']}").json()["last_seq"] < 1:
+                pass
+            began = time.perf_counter()
+            answer = client.post(f"/runs/{run['id']}/stop", params={"wait": 10})
+            ended = time.perf_counter()
+            final = answer.raise_for_status().json()
+            assert final["status"] == "stopped", final["status"]
+            if number >= WARM_UP:
+                starts.append(start * 1e3)
+                stops.append((final["partial_result"] - began) * 1e3)
+                ends.append((ended - began) * 1e3)
+    yield distribution("POST /runs to the agent's first line", "ms", starts)
+    yield distribution("POST stop to AgentStopped", "ms", stops)
+    yield distribution("POST stop?wait to the final run in the answer", "ms", ends)
+
+
+def _over_by_rest(client: Any, run: str) -> Any:
+    while True:
+        found = client.get(f"/runs/{run}").json()
+        if found["status"] not in ("queued", "running"):
+            return found
+
+
+def _until_started(run: Any) -> None:
+    from runs import active
+
+    while (entry := active.get(run)) is None or entry.guard is None:
+        time.sleep(0.0005)
+    time.sleep(0.003)  # into its loop
+
+
+def _serve() -> tuple[Any, str]:
+    import uvicorn
+
+    from project.asgi import application
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application, log_level="warning", lifespan="on")
+    server: Any = uvicorn.Server(config)
+    server.bench_thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True
+    )
+    server.bench_thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    return server, f"http://127.0.0.1:{listener.getsockname()[1]}"

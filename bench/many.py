@@ -1,0 +1,130 @@
+"""Many runs in one process: how heavy, how fast all of them stop, how many a second."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .measure import Figure, single
+from .site import fresh_site, register_agents, seconds_until
+
+__all__ = ["measure_1000", "measure_5000", "measure_events", "measure_trivial"]
+
+
+def measure_1000() -> Iterator[Figure]:
+    yield from _in_flight(1_000, stop_target=1.0)
+
+
+def measure_5000() -> Iterator[Figure]:
+    yield from _in_flight(5_000, memory_target=16)
+
+
+def _in_flight(
+    count: int, *, stop_target: float | None = None, memory_target: float | None = None
+) -> Iterator[Figure]:
+    with fresh_site() as user:
+        register_agents()
+        from runs import active, services
+        from runs.models import RunRecord, StopVia
+        from runs.worker import Worker
+
+        worker = Worker()
+        worker.start_threads()
+        try:
+            first, _ = services.start_run("bench-loop", {"pause": 0.1}, owner=user)
+            seconds_until(lambda: _begun() == 1)
+            gc.collect()
+            before = _resident_kib()
+            ids = [first.pk]
+            for _ in range(count - 1):
+                ids.append(services.start_run("bench-loop", {"pause": 0.1}, owner=user)[0].pk)
+            seconds_until(lambda: _begun() == count)
+            time.sleep(0.5)  # for the last starts to be written
+            gc.collect()
+            per_run = (_resident_kib() - before) / (count - 1)
+            began = time.perf_counter()
+            services.stop_many(ids, by=user, via=StopVia.API)
+            asked = time.perf_counter() - began
+            seconds_until(lambda: not RunRecord.objects.active().exists())
+            took = time.perf_counter() - began
+            stopped = RunRecord.objects.filter(status="stopped").count()
+            assert stopped == count, f"{stopped} of {count} are stopped"
+            assert not active.all_runs()
+        finally:
+            worker.stop_threads()
+        yield single(
+            f"memory of each of {count:,} in flight", "KiB", per_run, count=count,
+            target=memory_target, note="resident size, in the process that serves and runs them",
+        )
+        yield single(f"stop all of {count:,}: asked and committed", "s", asked, count=count)
+        yield single(
+            f"stop all of {count:,}: the last one is stopped", "s", took, count=count,
+            target=stop_target, note="agents look every 0.1 s",
+        )
+
+
+def measure_trivial() -> Iterator[Figure]:
+    """Runs with record, input and trace, from the first start to the last final state."""
+    count = 2_000
+    with fresh_site() as user:
+        register_agents()
+        from runs import services
+        from runs.models import RunEvent, RunRecord
+        from runs.worker import Worker
+
+        worker = Worker()
+        worker.start_threads()
+        try:
+            for number in range(50):
+                services.start_run("bench-trivial", {"number": number}, owner=user)
+            seconds_until(lambda: not RunRecord.objects.active().exists())
+            began = time.perf_counter()
+            for number in range(count):
+                services.start_run("bench-trivial", {"number": number}, owner=user)
+            started = time.perf_counter() - began
+            seconds_until(lambda: not RunRecord.objects.active().exists())
+            took = time.perf_counter() - began
+            assert RunEvent.objects.filter(type="agent_end").count() == count + 50
+        finally:
+            worker.stop_threads()
+        yield single("trivial runs", "1/s", count / took, count=count, target=600, at_least=True)
+        yield single("trivial runs started meanwhile", "1/s", count / started, count=count)
+
+
+def measure_events() -> Iterator[Figure]:
+    count, runs = 9_000, 5
+    with fresh_site() as user:
+        register_agents()
+        from runs import services
+        from runs.models import RunEvent, RunRecord
+        from runs.worker import Worker
+
+        worker = Worker()
+        worker.start_threads()
+        try:
+            services.start_run("bench-events", {"count": 10}, owner=user)
+            seconds_until(lambda: not RunRecord.objects.active().exists())
+            began = time.perf_counter()
+            for _ in range(runs):
+                services.start_run("bench-events", {"count": count}, owner=user)
+            seconds_until(lambda: not RunRecord.objects.active().exists())
+            took = time.perf_counter() - began
+            assert RunEvent.objects.filter(type="log").count() == count * runs + 10
+        finally:
+            worker.stop_threads()
+        yield single("events emitted and stored", "1/s", count * runs / took, count=count * runs)
+
+
+def _begun() -> int:
+    from runs import active
+
+    return sum(entry.guard is not None for entry in active.all_runs())
+
+
+def _resident_kib() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return float(line.split()[1])
+    raise RuntimeError("no VmRSS: this benchmark needs Linux")

@@ -1,0 +1,100 @@
+"""A Django site of the benchmarks' own: a fresh SQLite file, and agents to measure with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+__all__ = ["MAX_IN_FLIGHT", "fresh_site", "register_agents", "seconds_until"]
+
+MAX_IN_FLIGHT = 6_000
+
+
+@contextlib.contextmanager
+def fresh_site() -> Iterator[User]:
+    """Set Django up on a new database, as in production; yield a user to run things as."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        os.environ |= {
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "DJANGO_DEBUG": "0",
+            "DJANGO_SECRET_KEY": "only for the benchmarks, which are on loopback and end by themselves",
+            "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+            "DATABASE_URL": f"sqlite:///{Path(folder) / 'bench.sqlite3'}",
+            "RUNS_MAX_CONCURRENT": str(MAX_IN_FLIGHT),
+            "API_THROTTLE_RATE": "0",
+        }
+        os.environ.pop("REDIS_URL", None)
+        import django
+
+        django.setup()
+        from django.contrib.auth.models import User
+        from django.core.management import call_command
+        from django.db import connections
+
+        call_command("migrate", verbosity=0)
+        try:
+            yield User.objects.create_user("bench", password=None)
+        finally:
+            connections.close_all()
+
+
+def register_agents() -> None:
+    """Register the agents that are measured."""
+    from agents import AgentStopped, Tools, agent, check_should_stop
+
+    @agent("bench-trivial")
+    async def trivial(tools: Tools, number: int = 0) -> int:
+        return number
+
+    @agent("bench-first-line")
+    async def first_line(tools: Tools) -> float:
+        return time.perf_counter()
+
+    @agent("bench-loop")
+    async def loop(tools: Tools, pause: float = 0.001) -> float:
+        """Wait in short awaits; when stopped, say when that was."""
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                check_should_stop()
+        except AgentStopped:
+            return time.perf_counter()
+
+    @agent("bench-events")
+    async def events(tools: Tools, count: int) -> int:
+        for number in range(count):
+            tools.log(f"line {number} of a log like any other")
+            if not number % 100:
+                await asyncio.sleep(0)
+        return count
+
+
+def seconds_until(is_so: Callable[[], bool], limit: float = 120.0) -> float:
+    """Return how long it took until ``is_so()``; looks every 2 ms."""
+    began = time.perf_counter()
+    while not is_so():
+        if time.perf_counter() - began > limit:
+            raise TimeoutError(f"still not so after {limit} s")
+        time.sleep(0.002)
+    return time.perf_counter() - began
+
+
+def over(run: uuid.UUID) -> Any:
+    """Return the record of ``run`` once it is over, as another process would read it."""
+    from runs.models import RunRecord
+
+    while True:
+        record = RunRecord.objects.get(pk=run)
+        if record.is_terminal:
+            return record
+        time.sleep(0.0005)
