@@ -43,6 +43,7 @@ class Lifespan:
         self.worker: Worker | None = None
         self.is_draining = False
         self._is_drained = False
+        self._listener: asyncio.Task[None] | None = None  # hears of work and of stops elsewhere
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":
@@ -91,10 +92,12 @@ class Lifespan:
         if conf().embedded_worker:
             # Not at the top: models can only be imported once Django is set up, and a web
             # process without a worker has no use for the agents' libraries.
+            from runs.consumers import listen
             from runs.worker import Worker
 
             self.worker = Worker()
             await self.worker.start()
+            self._listener = asyncio.create_task(listen(self.worker))
 
     async def drain(self) -> None:
         """Claim no more runs, and return when those of this process are over. May be repeated."""
@@ -106,5 +109,8 @@ class Lifespan:
     async def stop(self) -> None:
         """Release everything. May be repeated."""
         self.is_draining = True
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait((self._listener,), timeout=2)
         if self.worker is not None:
             await self.worker.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -129,22 +129,23 @@ def remove(run: uuid.UUID) -> None:
         event.set()
 
 
-def trip(run: uuid.UUID, requests: dict[uuid.UUID, StopRequest]) -> bool:
-    """Trip the token of ``run`` and of all below it; return whether it is in this process.
+def trip(
+    runs: Iterable[uuid.UUID], requests: Mapping[uuid.UUID, StopRequest]
+) -> set[uuid.UUID]:
+    """Trip the tokens of ``runs`` and of all below them; return those that are in this process.
 
-    ``requests`` has the committed request of each run of the subtree. They are put in place before
-    the first token trips, because tripping writes their events.
+    ``requests`` has the committed request of each run concerned. They are put in place before the
+    first token trips, because tripping writes their events.
     """
     with _claiming, _lock:
         for id, request in requests.items():
             entry = _runs.get(id)
             if entry is not None and entry.stop is None:
                 entry.stop = request
-        entry = _runs.get(run)
-    if entry is None:
-        return False
-    entry.meet(requests[run])
-    return True
+        here = [entry for run in runs if (entry := _runs.get(run)) is not None]
+    for entry in here:
+        entry.meet(requests[entry.id])
+    return {entry.id for entry in here}
 
 
 def add_waker(waker: Callable[[], None]) -> None:

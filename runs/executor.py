@@ -108,14 +108,13 @@ class Executor:
     def close(self, timeout: float = 5.0) -> None:
         """End the thread. What still runs on it is left where it is."""
         self._watchdog.close()
-        self._closing = True
         if self._thread.is_alive():
             closing = asyncio.run_coroutine_threadsafe(self._close_tools(), self._loop)
             try:
                 closing.result(timeout)
             except Exception as error:
                 logger.warning("the agents' connections were not closed: %r", error)
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._end_loop)
             self._thread.join(timeout)
         if self._thread.is_alive():
             logger.warning("an agent blocks its loop for good; its thread is left behind")
@@ -141,6 +140,10 @@ class Executor:
             self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _end_loop(self) -> None:
+        self._closing = True
+        self._loop.stop()
 
     async def _close_tools(self) -> None:
         if self._model is not None:

@@ -156,7 +156,7 @@ def meet_request(run: active.ActiveRun) -> None:
             .filter(root=record.root_id, stop_requested_at__isnull=False)
         )
         requests = {one.pk: StopRequest.of(one) for one in (record, *tree)}
-        active.trip(run.id, requests)
+        active.trip([run.id], requests)
 
 
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
@@ -352,9 +352,10 @@ def _end_queued(record: RunRecord, request: StopRequest) -> None:
 
 
 def _deliver(records: Sequence[RunRecord], requests: dict[uuid.UUID, StopRequest]) -> None:
+    here = active.trip([record.pk for record in records], requests)
     elsewhere: dict[uuid.UUID, list[uuid.UUID]] = {}
     for record in records:
-        if not active.trip(record.pk, requests) and record.worker_id is not None:
+        if record.worker_id is not None and record.pk not in here:
             elsewhere.setdefault(record.worker_id, []).append(record.pk)
     for worker, runs in elsewhere.items():
         live.send_stop(worker, runs)

@@ -63,10 +63,8 @@ class Worker:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._renewed = 0.0
-        self._drained: asyncio.Future[None] | None = None
         self._drain_lock = threading.Lock()
         self._is_drained = False
-        self._listener: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> uuid.UUID:
@@ -75,10 +73,7 @@ class Worker:
 
     async def start(self) -> None:
         """Register, take over what dead predecessors on this host left, and begin to claim."""
-        from .consumers import listen
-
         await asyncio.to_thread(self.start_threads)
-        self._listener = asyncio.get_running_loop().create_task(listen(self))
 
     async def drain(self) -> None:
         """Take no new runs, let runs go on for a while, then unwind them; return when all is over.
@@ -89,10 +84,6 @@ class Worker:
 
     async def stop(self) -> None:
         """Release everything, after a drain. Idempotent."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait((self._listener,), timeout=2)
-            self._listener = None
         await asyncio.to_thread(self.stop_threads)
 
     def start_threads(self) -> None:

@@ -29,8 +29,8 @@ LAYERS = [
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),
     ("agents",),  # the names that an agent's author imports
-    ("agents.tools",),
     ("agents.runtime",),
+    ("agents.tools",),
     ("agents.registry", "agents.signatures", "agents.guard", "agents.environment"),
     ("agents.trace", "agents.cancellation", "agents.output", "agents.redaction"),
     ("agents.exceptions", "agents.jsonable", "agents.storable"),
