@@ -1,0 +1,115 @@
+"""An extractive summary: the most telling sentences of a text, in their order.
+
+The oldest trick of the trade (H. P. Luhn, "The Automatic Creation of Literature Abstracts", 1958):
+a sentence tells as much as the words in it that the text keeps coming back to. It needs no model
+and gives the same answer every time, which is what the stand-in wants.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+__all__ = ["extract_summary"]
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_BLOCK_END = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•#>]|\d+[.)])\s)")
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\Wa-z_])|(?<=[。！？])")
+_MARKS = re.compile(r"^\s*(?:[-*•>]+|#+|\d+[.)])\s+")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|No|Fig|vs|etc|e\.g|i\.e|cf|approx|Inc|Ltd|Co|Jr|Sr)\.)$"
+)
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a about above after again against all also am an and any are as at be because been
+        before being below between both but by can could did do does doing down during each few
+        for from further had has have having he her here hers him his how however i if in into
+        is it its itself just may me might more most must my no nor not now of off on once one
+        only or other our out over own per same shall she should so some such than that the
+        their them then there these they this those through to too under until up upon very was
+        we were what when where which while who whom why will with would you your
+        """,
+    )
+)
+_SAME = 0.5  # sentences that share this part of their words say the same
+_FILLER = 0.5  # of the average score: sentences below tell nothing, though there is room for them
+
+
+@dataclass(slots=True)
+class _Sentence:
+    text: str
+    place: int
+    length: int  # in words
+    words: frozenset[str]  # those that count
+    score: float = 0.0
+
+
+def extract_summary(text: str, words: int) -> str:
+    """Return the most telling sentences of ``text``, about ``words`` words of them.
+
+    At least one sentence, if there is any; "" for a text without words.
+    """
+    sentences = _sentences(text)
+    if not sentences:
+        return ""
+    _score(sentences)
+    chosen: list[_Sentence] = []
+    left = words
+    least = _FILLER * sum(sentence.score for sentence in sentences) / len(sentences)
+    for sentence in sorted(sentences, key=lambda s: (-s.score, s.place)):
+        if chosen and sentence.score < least:
+            break
+        if chosen and (sentence.length > left or _is_said(sentence, chosen)):
+            continue
+        chosen.append(sentence)
+        left -= sentence.length
+        if left <= 0:
+            break
+    return " ".join(s.text for s in sorted(chosen, key=lambda s: s.place))
+
+
+def _sentences(text: str) -> list[_Sentence]:
+    found: list[_Sentence] = []
+    for block in _BLOCK_END.split(text):
+        parts = _SENTENCE_END.split(_MARKS.sub("", block).strip())
+        pending = ""
+        for part in parts:
+            pending = f"{pending} {part}".strip()
+            if _ABBREVIATION.search(pending):
+                continue
+            _append(found, pending)
+            pending = ""
+        _append(found, pending)
+    # Headings have no full stop. They are taken only when there is nothing else.
+    full = [s for s in found if s.length > 3 and s.text[-1] in ".!?…。！？\"'”’)"]
+    return full or found
+
+
+def _append(found: list[_Sentence], text: str) -> None:
+    tokens = _WORD.findall(text)
+    if not tokens:
+        return
+    counting = frozenset(
+        word for word in (token.casefold() for token in tokens) if word not in _STOP_WORDS
+    )
+    found.append(_Sentence(" ".join(text.split()), len(found), len(tokens), counting))
+
+
+def _score(sentences: list[_Sentence]) -> None:
+    counts = Counter(word for sentence in sentences for word in sentence.words)
+    for sentence in sentences:
+        weight = sum(counts[word] - 1 for word in sentence.words)  # what comes once tells nothing
+        # Divided by a length, else the longest would win; but not by all of it, else the shortest.
+        sentence.score = weight / (sentence.length + 8) ** 0.8
+    sentences[0].score *= 1.5  # texts begin with what they are about
+
+
+def _is_said(sentence: _Sentence, chosen: list[_Sentence]) -> bool:
+    for other in chosen:
+        shorter = min(len(sentence.words), len(other.words))
+        if len(sentence.words & other.words) > _SAME * max(1, shorter):
+            return True
+    return False
