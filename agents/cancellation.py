@@ -101,7 +101,9 @@ class CancelToken:
         self._observers: list[Callable[[str, str], None]] | None = None
         self._children: weakref.WeakSet[CancelToken] | None = None
         if parent is None:
-            self._lock = threading.Lock()
+            # Reentrant: the garbage collector may end a suspended coroutine of an agent's, and with
+            # it a cleanup() or a guarded call, while this very thread holds the lock.
+            self._lock = threading.RLock()
             return
         self._lock = parent._lock
         with self._lock:
@@ -109,7 +111,8 @@ class CancelToken:
                 parent._children = weakref.WeakSet()
             parent._children.add(self)
             if parent.stopped:
-                assert parent.mode is not None and parent.cause is not None
+                assert parent.mode is not None
+                assert parent.cause is not None
                 self._mark(parent.mode, parent.reason, parent.cause, datetime.now(UTC))
 
     def request(
@@ -136,7 +139,7 @@ class CancelToken:
                     changed.append(token)
                 if token._children is not None:
                     pending.extend(token._children)
-            calls = [(t, callback) for t in changed for callback in t._callbacks or ()]
+            calls = [(t, callback) for t in changed for callback in tuple(t._callbacks or ())]
         for token, callback in calls:
             _call(callback, token)
         return self in changed
@@ -206,7 +209,7 @@ class CancelToken:
         with self._lock:
             if not self.stopped or (in_cleanup and is_in_cleanup()):
                 return time.monotonic()
-        self.refuse(tool, label)
+        return self.refuse(tool, label)
 
     def refuse(self, tool: str = "", label: str = "") -> NoReturn:
         """Raise AgentStopped, and note that the stop was observed."""
@@ -284,7 +287,7 @@ def leave_cleanup() -> None:
     _cleanup.set(None)
 
 
-class cleanup:  # noqa: N801 - used like a function: ``async with cleanup():``
+class cleanup:  # in lower case, since it is used like a function
     """Suspend the stop for ``seconds``, so that a ``finally`` block may save what it has.
 
     ``async with cleanup(seconds=5):`` in agents that are coroutines, ``with cleanup():`` in ``def``
@@ -300,13 +303,23 @@ class cleanup:  # noqa: N801 - used like a function: ``async with cleanup():``
         ValueError: ``seconds`` is not a positive number.
     """
 
-    __slots__ = ("_deadline", "_loop", "_outer", "_reset", "_seconds", "_timeout", "_token")
+    __slots__ = (
+        "_deadline",
+        "_entered",
+        "_loop",
+        "_outer",
+        "_reset",
+        "_seconds",
+        "_timeout",
+        "_token",
+    )
 
     def __init__(self, seconds: float = 5.0) -> None:
         if not 0 < seconds < float("inf"):
             raise ValueError(f"cleanup() needs a positive number of seconds, not {seconds!r}")
         self._seconds = seconds
         self._token = _token.get()
+        self._entered = False
         self._deadline: float | None = None  # None as long as nothing was stopped
         self._outer: cleanup | None = None
         self._reset: Token[cleanup | None] | None = None
@@ -318,11 +331,20 @@ class cleanup:  # noqa: N801 - used like a function: ``async with cleanup():``
         """Whether guards let through on account of this one."""
         if self._reset is None or (self._outer is not None and not self._outer.is_open):
             return False
+        if self._timeout is not None and self._timeout.expired():
+            return False
         return self._deadline is None or time.monotonic() < self._deadline
 
     def __enter__(self) -> Self:
-        if self._reset is not None:
+        self._enter_once()
+        return self._open()
+
+    def _enter_once(self) -> None:
+        if self._entered:
             raise RuntimeError("a cleanup() can't be entered twice; make a new one")
+        self._entered = True
+
+    def _open(self) -> Self:
         self._outer = _cleanup.get()
         self._reset = _cleanup.set(self)
         self._token.add_callback(self._on_stop)
@@ -335,15 +357,20 @@ class cleanup:  # noqa: N801 - used like a function: ``async with cleanup():``
         traceback: TracebackType | None,
     ) -> None:
         self._token.remove_callback(self._on_stop)
-        if self._reset is not None:
-            _cleanup.reset(self._reset)
-            self._reset = None
+        reset, self._reset = self._reset, None
+        if reset is None:
+            return
+        try:
+            _cleanup.reset(reset)
+        except ValueError:  # an async generator that was closed by another task than its reader
+            logger.debug("a cleanup() was left in another context than it was entered in")
 
     async def __aenter__(self) -> Self:
+        self._enter_once()
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)
         await self._timeout.__aenter__()
-        return self.__enter__()
+        return self._open()
 
     async def __aexit__(
         self,
