@@ -32,7 +32,7 @@ class _Pending:
 
     def __init__(self) -> None:
         self.lines: dict[tuple[str, int], str] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finaliser may print while this thread is in here
 
     def add(self, stream: str, text: str) -> str:
         """Return what is to be written now: whole lines, or a line that grew too long."""
@@ -43,7 +43,7 @@ class _Pending:
             if len(rest) > MAX_PENDING:
                 return text
             if rest:
-                self.lines[key] = rest
+                self.lines[key] = rest + self.lines.get(key, "")
             return whole + newline
 
     def rest(self) -> list[tuple[str, str]]:
@@ -102,6 +102,14 @@ class _CapturedStream(io.TextIOBase):
 class _TraceHandler(logging.Handler):
     """Copies log records made inside a run to its trace, beside wherever else they go."""
 
+    def createLock(self) -> None:
+        """Do without: traces have locks of their own.
+
+        With one for all, runs would wait for each other, and two threads could wait for ever: one
+        that logs, and one whose trace is being written when a finaliser logs.
+        """
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         trace = current_trace()
         if trace is None:
@@ -111,7 +119,7 @@ class _TraceHandler(logging.Handler):
         try:
             message = record.getMessage()
         except Exception as error:
-            message = f"{record.msg!r} ({jsonable.error_text(error)})"
+            message = f"{jsonable.clean(record.msg)} ({jsonable.error_text(error)})"
         data: dict[str, Any] = {
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -125,7 +133,7 @@ class _TraceHandler(logging.Handler):
 _installed: list[tuple[str, _CapturedStream]] = []
 _handler: _TraceHandler | None = None
 _install_count = 0
-_install_lock = threading.Lock()
+_install_lock = threading.RLock()  # for the reason that the pending lines' is
 
 
 def install(level: int = logging.INFO) -> None:

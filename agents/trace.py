@@ -58,6 +58,9 @@ _ESSENTIAL = frozenset(
 
 MAX_EVENTS = 10_000
 MAX_STRING = 32_768  # characters of one string in an event
+MAX_LABEL = 500  # characters of what a call in flight is called
+MAX_DATA = 262_144  # characters of all strings in an event
+_MAX_READ = 1_000_000  # characters of one string that are looked at; the rest is cut in any case
 
 
 class CallInfo(TypedDict):
@@ -152,33 +155,48 @@ class Trace:
     _emitted: int = 0
     _call_count: int = 0
     _calls: dict[str, CallInfo] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: the garbage collector may run a finaliser that prints or logs while this very
+    # thread is writing an event. What comes in between is written after it.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _is_writing: bool = False
+    _waiting: list[tuple[str, dict[str, Any], Source]] = field(default_factory=list)
 
     def emit(
         self, type: str, data: Mapping[str, Any] | None = None, *, source: Source = "system"
     ) -> Event | None:
         """Number an event and hand it to the sink.
 
-        ``data`` is made fit for JSON and secrets are taken out. Returns None when the event was
-        left out: the trace is closed or full.
+        ``data`` is made fit for JSON, secrets are taken out, and what is too long is cut. Returns
+        None when the event was left out: the trace is closed or full.
 
         Raises:
             ValueError: there is no such type of event.
         """
         if type not in EVENT_TYPES:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
-        payload: dict[str, Any] = {}
-        if data:
-            payload = redaction.redact_value(jsonable.clean(dict(data), max_string=MAX_STRING))
+        payload = _presentable(data) if data else {}
         with self._lock:
-            if self.closed:
+            if self._is_writing:
+                self._waiting.append((type, payload, source))
                 return None
-            if self._emitted >= self.max_events and type not in _ESSENTIAL:
-                if not self.dropped_count:
-                    self._append("truncated", {"max_events": self.max_events}, "system")
-                self.dropped_count += 1
-                return None
-            return self._append(type, payload, source)
+            self._is_writing = True
+            try:
+                event = self._write(type, payload, source)
+                while self._waiting:
+                    self._write(*self._waiting.pop(0))
+            finally:
+                self._is_writing = False
+            return event
+
+    def _write(self, type: str, data: dict[str, Any], source: Source) -> Event | None:
+        if self.closed:
+            return None
+        if self._emitted >= self.max_events and type not in _ESSENTIAL:
+            if not self.dropped_count:
+                self._append("truncated", {"max_events": self.max_events}, "system")
+            self.dropped_count += 1
+            return None
+        return self._append(type, data, source)
 
     def _append(self, type: str, data: dict[str, Any], source: Source) -> Event:
         self.last_seq += 1
@@ -202,7 +220,7 @@ class Trace:
             self._calls[call] = {
                 "call": call,
                 "tool": tool,
-                "label": redaction.redact(jsonable.clean(label, max_string=500)),
+                "label": jsonable.clean_text(redaction.redact(label), MAX_LABEL),
                 "started_at": started_at.isoformat(),
             }
         self.sink.activity(self)
@@ -232,6 +250,38 @@ class Trace:
         with self._lock:
             self.closed = True
             return self.last_seq
+
+
+def _presentable(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data`` as an event may have it. First redacted, then cut: half a secret is one."""
+    cleaned = jsonable.clean(dict(data), max_string=_MAX_READ)
+    payload: dict[str, Any] = redaction.redact_value(cleaned)
+    longest, total = _text_sizes(payload)
+    if longest > MAX_STRING:
+        payload = jsonable.clean(payload, max_string=MAX_STRING)
+        longest, total = _text_sizes(payload)
+    if total > MAX_DATA:
+        payload = jsonable.clean(payload, max_string=1_000, max_items=200)
+    return payload
+
+
+def _text_sizes(value: Any) -> tuple[int, int]:
+    """Return the length of the longest string in a JSON value, and of all of them with its keys."""
+    longest = total = 0
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            length = len(item)
+            total += length
+            if length > longest:
+                longest = length
+        elif isinstance(item, dict):
+            todo.extend(item)
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+    return longest, total
 
 
 _trace: ContextVar[Trace | None] = ContextVar("agents_trace", default=None)
