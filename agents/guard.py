@@ -34,6 +34,8 @@ class Guard:
             after the token was tripped, those inside ``cleanup()`` apart. Measured from the clock,
             not derived: it is 0 or there is a bug.
         host_cancelled: the process is going away: calls in flight may be cut now.
+        tasks: those that the agent has made, and that are not done.
+        parts: those that its calls in flight consist of.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class Guard:
         "_loop",
         "calls_started_after_acknowledgement",
         "host_cancelled",
+        "parts",
         "tasks",
         "token",
         "trace",
@@ -55,7 +58,8 @@ class Guard:
         self.calls_started_after_acknowledgement = 0
         self.host_cancelled = False
         self.tasks: set[asyncio.Task[Any]] = set()
-        self._lock = threading.Lock()
+        self.parts: set[asyncio.Task[Any]] = set()
+        self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
         self._idle: asyncio.Event | None = None
@@ -80,10 +84,27 @@ class Guard:
         """
         self.token.admit(tool, label)
 
-    async def settle(self) -> None:
-        """Refuse new calls from now on, and wait until none is in flight any more."""
+    def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Make a task that is a part of the code that waits for it, and no task of the agent's.
+
+        At the run's end the agent's tasks are cancelled. This one isn't: whoever waits for it is,
+        and decides.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.discard(task)
+        self.parts.add(task)
+        task.add_done_callback(self.parts.discard)
+        return task
+
+    def close(self) -> None:
+        """Refuse new calls from now on."""
         with self._lock:
             self._closed = True
+
+    async def settle(self) -> None:
+        """Refuse new calls from now on, and wait until none is in flight any more."""
+        self.close()
+        with self._lock:
             if not self._in_flight:
                 return
             self._loop = asyncio.get_running_loop()
@@ -156,10 +177,11 @@ class Call:
             raise
         self.started_at = datetime.now(UTC)
         acknowledged = guard.token.acknowledged_monotonic
-        if is_in_cleanup() and guard.token.stopped:
-            self.data["cleanup"] = True
-        elif acknowledged is not None and self._started > acknowledged:
-            guard.calls_started_after_acknowledgement += 1
+        if acknowledged is not None and self._started > acknowledged:
+            if self._in_cleanup and has_cleanup():  # not is_in_cleanup(): it may just have ended
+                self.data["cleanup"] = True
+            else:
+                guard.calls_started_after_acknowledgement += 1
         self.id = guard.trace.begin(self.tool, self.label, self.started_at)
         return self
 
@@ -171,7 +193,7 @@ class Call:
             assert error is not None
             self.data["error"] = {
                 "type": type(error).__name__,
-                "message": jsonable.error_text(error),
+                "message": jsonable.error_text(error, 50_000),  # the trace redacts, then cuts
             }
         try:
             guard.trace.emit(
@@ -214,9 +236,9 @@ class Call:
         meanwhile is passed on, so that what was paid for is in the trace.
 
         A cancellation takes effect as usual when no stop was asked for (an agent's own time
-        limit), within ``cleanup()`` (its end), and when the process is going away.
+        limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
         """
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._guard.create_task(work)
         interruption: asyncio.CancelledError | None = None
         cut = False
         while not task.done():
@@ -240,8 +262,12 @@ class Call:
     def _may_be_cut(self) -> bool:
         guard = self._guard
         token = guard.token
-        if guard.host_cancelled or not token.stopped or has_cleanup():
+        if guard.host_cancelled or not token.stopped:
             return True
+        if has_cleanup():
+            # While it is open, this is not its end: a sibling has met the stop, or is done with its
+            # own cleanup. What is being saved here is saved all the same.
+            return not is_in_cleanup()
         return token.mode is not StopMode.GRACEFUL
 
 

@@ -86,9 +86,15 @@ async def run_agent(
     except BaseException as raised:  # SystemExit too: it must not end the loop of the others
         error = raised
     try:
+        await _take_own_cancellation(guard)
+    except asyncio.CancelledError as raised:
+        error = error or raised
+    try:
         await _settle(guard)
     except asyncio.CancelledError as raised:  # the host does not wait any longer
         error = error or raised
+    except Exception:
+        logger.exception("what agent %s left behind could not be ended", definition.name)
     output.flush(guard.trace)
     return _outcome(definition, guard, value, error)
 
@@ -133,28 +139,36 @@ async def _in_thread(name: str, work: Callable[[], Any]) -> Any:
     return value
 
 
+async def _take_own_cancellation(guard: Guard) -> None:
+    """Meet a cancellation that the agent has asked for and that no await of its own has met.
+
+    It must not hit the wait for what is in flight still.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() and not guard.host_cancelled:
+        await asyncio.sleep(0)
+
+
 async def _settle(guard: Guard) -> None:
     """Wait until nothing of the agent's is going on any more.
 
-    The tasks that it left behind are cancelled, as asyncio.run() does at its end; but while a stop
-    is on its way, their calls in flight finish first.
+    The tasks that it left behind are cancelled, as asyncio.run() does at its end. While a stop is
+    on its way these may be branches of a gather() that have not met it yet: as in a TaskGroup,
+    their calls in flight finish first, and their ``finally`` blocks may still use ``cleanup()``.
     """
-    if not guard.token.stopped:
-        _cancel(_left_behind(guard))
-    idle = asyncio.get_running_loop().create_task(guard.settle())
+    if not guard.token.stopped:  # otherwise the token refuses
+        guard.close()
     try:
-        while not idle.done():
-            left = _left_behind(guard, idle)
-            if not left:
-                await close_clients(guard)  # what is in flight are responses that nobody reads
-                await idle
-                break
-            await asyncio.wait((idle, *left), return_when=asyncio.FIRST_COMPLETED)
+        await _end_left_behind(guard)
+        guard.close()
+        await close_clients(guard)  # what may be in flight now are responses that nobody reads
+        await guard.settle()
         await close_clients(guard)
     finally:
-        idle.cancel()
-        left = _left_behind(guard, idle)
-        _cancel(left)
+        guard.close()
+        left = _left_behind(guard)
+        for task in left:
+            task.cancel()
         if left:
             _, left = await asyncio.wait(left, timeout=LEFT_BEHIND_SECONDS)
         for task in left:
@@ -162,14 +176,23 @@ async def _settle(guard: Guard) -> None:
             guard.trace.emit("log", {"level": "warning", "message": message})
 
 
-def _left_behind(guard: Guard, *apart: asyncio.Task[Any]) -> set[asyncio.Task[Any]]:
-    return {task for task in list(guard.tasks) if not task.done() and task not in apart}
-
-
-def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in tasks:
+async def _end_left_behind(guard: Guard) -> None:
+    """Cancel the agent's tasks, and wait for all but those that neither call a tool nor end."""
+    left = _left_behind(guard)
+    for task in left:
         if not task.cancelling():
             task.cancel()
+    while left:
+        ended, _ = await asyncio.wait(
+            left, timeout=LEFT_BEHIND_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not ended and not guard.parts:
+            return
+        left = _left_behind(guard)
+
+
+def _left_behind(guard: Guard) -> set[asyncio.Task[Any]]:
+    return {task for task in list(guard.tasks) if not task.done()}
 
 
 def _outcome(
@@ -252,7 +275,10 @@ def _emit_error(guard: Guard, error: BaseException) -> None:
         lines = f"(no traceback: {jsonable.error_text(unprintable)})"
     guard.trace.emit(
         "error",
-        {**describe_error(error), "traceback": jsonable.clean(lines, max_string=MAX_TRACEBACK)},
+        {
+            **describe_error(error),
+            "traceback": jsonable.clean(redaction.redact(lines), max_string=MAX_TRACEBACK),
+        },
     )
 
 
@@ -260,6 +286,18 @@ class AgentTask(asyncio.Task[Any]):
     """A task that knows whose it is, so that the runtime and a watchdog can tell."""
 
     guard: Guard | None = None
+
+    def __del__(self) -> None:
+        """Complain, if asyncio has to ("exception was never retrieved"), in the run's own log.
+
+        The collector runs in whichever code makes garbage: that may be another owner's run.
+        """
+        if self.guard is None or (self.done() and not self._log_traceback):
+            super().__del__()
+            return
+        context = contextvars.Context()
+        context.run(bind_trace, self.guard.trace)
+        context.run(super().__del__)
 
 
 def task_factory(

@@ -71,7 +71,7 @@ class AgentClient:
             raise
 
     async def _end_of(self, call: Call, child: ChildRun) -> ChildEnd:
-        waiting = asyncio.get_running_loop().create_task(child.wait())
+        waiting = self._guard.create_task(child.wait())
         interruption: asyncio.CancelledError | None = None
         while not waiting.done():
             try:
@@ -82,6 +82,10 @@ class AgentClient:
                     waiting.cancel()
                 else:
                     child.give_up()
-        if interruption is not None:
-            raise interruption
-        return waiting.result()
+        if interruption is None:
+            return waiting.result()
+        if not waiting.cancelled():
+            waiting.exception()  # seen, but the cancellation goes first
+        if self._guard.token.stopped:  # cut by a TaskGroup, because another branch met the stop
+            self._guard.token.refuse("agents.call", call.label)
+        raise interruption
