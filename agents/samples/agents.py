@@ -66,14 +66,15 @@ async def summarise(tools: Tools, document: Document, words: Words = 200) -> str
     Stopped half-way it returns the notes that it has.
     """
     text = await read_document(document)
-    parts = [part for part in split(text, PART_CHARACTERS) if part.strip()]
+    # Computing on megabytes is not for the event loop, which all agents share.
+    parts = await asyncio.to_thread(_parts, text, tools._environment.model.default_model)
     tools.data_store.use_namespace("summarise")
     notes: list[str] = []
     try:
-        known = await tools.data_store.get_many({_key(tools, part) for part in parts})
-        for part in parts:
+        known = await tools.data_store.get_many([key for key, _ in parts])
+        for key, part in parts:
             tools.progress(len(notes), len(parts), "reading")
-            notes.append(known.get(_key(tools, part)) or await _take_note(tools, part))
+            notes.append(known.get(key) or await _take_note(tools, key, part))
         tools.progress(len(notes), len(parts), "merging the notes")
         return str(await tools.agents.call("merge_notes", {"notes": notes, "words": words}))
     except (AgentStopped, SubAgentStopped):
@@ -84,17 +85,23 @@ async def summarise(tools: Tools, document: Document, words: Words = 200) -> str
         return "\n\n".join([f"Notes on {len(notes)} of {len(parts)} parts:", *notes])
 
 
-async def _take_note(tools: Tools, part: str) -> str:
+def _parts(text: str, model: str) -> list[tuple[str, str]]:
+    """Return the parts of a text, each after the key that its note is kept under.
+
+    The key names all that the note depends on, so no note is ever out of date.
+    """
+    return [
+        (hashlib.sha256("\0".join((model, TAKE_NOTES, part)).encode()).hexdigest(), part)
+        for part in split(text, PART_CHARACTERS)
+        if part.strip()
+    ]
+
+
+async def _take_note(tools: Tools, key: str, part: str) -> str:
     note = await _ask(tools, TAKE_NOTES, part)
     async with cleanup():  # the note is paid for: keep it, even if a stop came meanwhile
-        await tools.data_store.set(_key(tools, part), note)
+        await tools.data_store.set(key, note)
     return note
-
-
-def _key(tools: Tools, part: str) -> str:
-    """Name the note on ``part`` after all that it depends on, so that it is never out of date."""
-    depends_on = (tools._environment.model.default_model, TAKE_NOTES, part)
-    return hashlib.sha256("\0".join(depends_on).encode()).hexdigest()
 
 
 @agent("merge_notes", title="Merge notes into a summary")

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 __all__ = ["split"]
 
-#: Where a part may end, the best first. Each match ends where the next part begins.
-_BORDERS = (
-    re.compile(r"\n\s*\n"),  # a paragraph
-    re.compile(r"\n"),  # a line
-    re.compile(r"[.!?…][\"'”’»)\]]*\s|[。！？]"),  # a sentence
-    re.compile(r"\s"),  # a word
-)
+#: Where a part may end, the best first: after a paragraph, a line, a sentence, a word. Greedy, so
+#: each matches up to the *last* such place.
+_BORDERS = [
+    re.compile(f"(?s:.*)(?:{border})")
+    for border in (r"\n\s*\n", r"\n", r"[.!?…][\"'”’»)\]]*\s|[。！？]", r"\s")
+]
 
 
 def split(text: str, limit: int) -> Iterator[str]:
@@ -38,9 +37,7 @@ def split(text: str, limit: int) -> Iterator[str]:
 
 def _last_border(text: str, start: int, end: int) -> int:
     for border in _BORDERS:
-        last = None
-        for last in border.finditer(text, start, end):  # noqa: B007 - the last one is wanted
-            pass
-        if last is not None:
-            return last.end()
+        match = border.match(text, start, end)
+        if match is not None:
+            return match.end()
     return end

@@ -49,7 +49,6 @@ class ScriptedModel(Model):
         reason = "tool_calls" if message.get("tool_calls") else "stop"
         text = reply.add({"choices": [{"index": 0, "message": message, "finish_reason": reason}]})
         guard.trace.text(call, text)
-        reply.is_done = True
 
     async def aclose(self) -> None:
         """Do nothing: nothing is open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,26 @@ class TestEndings:
         assert result.events[1].data == {"mode": "graceful", "reason": "enough"}
         assert len(model.calls) == result.usage.llm_calls == 1
         assert result.calls_started_after_stop == 0
+
+    async def test_only_an_escalation_is_a_second_request(self) -> None:
+        @agent("busy")
+        async def busy(tools: Tools) -> None:
+            while True:
+                await tools.call_llm(ask())
+
+        async with running(busy) as run:
+            await run.until_in_flight("call_llm")
+            run.stop(reason="first")
+            run.stop(reason="again")
+            run.stop(mode="abort", reason="harder")
+            run.stop()
+            result = await run.result()
+
+        requests = [event.data for event in result.events if event.type == "stop_requested"]
+        assert requests == [
+            {"mode": "graceful", "reason": "first"},
+            {"mode": "abort", "reason": "harder"},
+        ]
 
     async def test_what_a_stopped_agent_returns_is_its_partial_result(self) -> None:
         @agent("count")
@@ -199,6 +220,7 @@ class TestEndings:
         async def chatty(tools: Tools) -> None:
             print("printed")
             tools.log("logged", level="warning")
+            logging.getLogger("chatty").warning("logged by Python")
 
         before = sys.stdout
         result = run(chatty)
@@ -206,6 +228,7 @@ class TestEndings:
         told = [event.data for event in result.events if event.source == "agent"]
         assert {"stream": "stdout", "text": "printed"} in told
         assert {"level": "warning", "message": "logged"} in told
+        assert {"level": "warning", "logger": "chatty", "message": "logged by Python"} in told
         assert sys.stdout is before
         assert capsys.readouterr().out == ""
 
@@ -427,7 +450,9 @@ class TestScriptedModel:
     def test_it_keeps_what_it_was_asked(self) -> None:
         @agent("picky")
         async def picky(tools: Tools) -> None:
-            await tools.call_llm(ask("Hello"), model="large", temperature=0)
+            messages = ask("Hello")
+            await tools.call_llm(messages, model="large", temperature=0)
+            messages[0]["content"] = "changed afterwards"
 
         model = ScriptedModel()
         run(picky, model=model)

@@ -63,7 +63,7 @@ def test_too_much_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         pdf_to_text(make_pdf("Stop means stop.", "Nothing after it."))
 
 
-def test_too_long_a_work_is_given_up_within_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_long_a_work_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pdf_text, "MAX_SECONDS", -1.0)
 
     with pytest.raises(DocumentError, match="more than -1 s"):
@@ -74,6 +74,21 @@ async def test_a_stop_ends_it() -> None:
     token = CancelToken()
     token.request()
     bind_token(token)
+
+    with pytest.raises(AgentStopped):
+        pdf_to_text(make_pdf("Stop means stop."))
+
+
+def test_a_stop_ends_it_within_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def stop_at_the_third_look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            raise AgentStopped
+
+    monkeypatch.setattr(pdf_text, "check_should_stop", stop_at_the_third_look)
 
     with pytest.raises(AgentStopped):
         pdf_to_text(make_pdf("Stop means stop."))

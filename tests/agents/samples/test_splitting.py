@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agents.samples.splitting import split
@@ -16,7 +16,7 @@ texts = st.one_of(
 )
 
 
-@given(text=texts, limit=st.integers(min_value=1, max_value=120))
+@given(text=texts, limit=st.integers(min_value=1, max_value=24))
 def test_joined_parts_are_the_text_and_each_fits(text: str, limit: int) -> None:
     parts = list(split(text, limit))
 
@@ -24,7 +24,8 @@ def test_joined_parts_are_the_text_and_each_fits(text: str, limit: int) -> None:
     assert all(0 < len(part) <= limit for part in parts)
 
 
-@given(text=texts, limit=st.integers(min_value=2, max_value=120))
+@given(text=texts, limit=st.integers(min_value=2, max_value=24))
+@example(text="A\n\nparagraph early", limit=12)
 def test_two_neighbours_never_fit_into_less_than_half_the_room_each(text: str, limit: int) -> None:
     """Each part but the last is at least half full, so a text has no more parts than it needs."""
     parts = list(split(text, limit))
