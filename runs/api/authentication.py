@@ -1,0 +1,59 @@
+"""Who is asking: a token for programs, the session with its CSRF token for pages.
+
+Both are DRF's; what is added only keeps bytes that PostgreSQL refuses away from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.authentication import SessionScheme
+from drf_spectacular.openapi import AutoSchema
+from rest_framework import authentication
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, UnsupportedMediaType
+from rest_framework.request import Request
+
+from .errors import CsrfFailed
+
+__all__ = ["SessionAuthentication", "TokenAuthentication"]
+
+
+class TokenAuthentication(authentication.TokenAuthentication):
+    """``Authorization: Token <key>``."""
+
+    def authenticate_credentials(self, key: str) -> tuple[Any, Any]:
+        if not key.isalnum():  # nor could it be looked up, with a NUL in it
+            raise AuthenticationFailed("Invalid token.")
+        return super().authenticate_credentials(key)
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """The session cookie; what changes something needs the CSRF token, too."""
+
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
+        # Cookies may be quoted, with any character in octal.
+        if "\0" in request.COOKIES.get(settings.SESSION_COOKIE_NAME, ""):
+            return None
+        return super().authenticate(request)
+
+    def enforce_csrf(self, request: Request) -> None:
+        # The check looks for its token in forms first, and would use up the body for that.
+        if request._request.content_type == "multipart/form-data":
+            raise UnsupportedMediaType(request._request.content_type)
+        try:
+            super().enforce_csrf(request)
+        except PermissionDenied as error:
+            raise CsrfFailed(str(error.detail)) from error
+
+
+class _SessionScheme(SessionScheme):  # type: ignore[no-untyped-call]
+    """What OpenAPI says of it; drf-spectacular knows DRF's own class only."""
+
+    target_class = SessionAuthentication  # type: ignore[assignment]
+    priority = 1
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
+        definition: dict[str, Any] = super().get_security_definition(auto_schema)  # type: ignore[no-untyped-call]
+        definition["description"] = "With `X-CSRFToken` on everything but GET."
+        return definition

@@ -1,0 +1,107 @@
+"""Schemathesis on the whole OpenAPI document: no server error, no answer that isn't described.
+
+Against the ASGI application on a real uvicorn, in a thread of this process, so that it has the
+tests' database. Nobody runs the runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+import uvicorn
+from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
+from rest_framework.authtoken.models import Token
+from schemathesis import engine
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import events
+
+from agents import Tools, agent
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Serve the application, and give its address."""
+    config = uvicorn.Config(
+        get_asgi_application(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive(), "the server didn't start"
+            assert time.monotonic() < deadline, "the server is still starting"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_the_api_keeps_what_its_document_promises(address: str, alice: User, settings: Any) -> None:
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+
+    @agent("summarise")  # as in the document's examples
+    async def summarise(tools: Tools, document: str, words: int = 200) -> str:
+        return document
+
+    config = SchemathesisConfig.from_dict(
+        {
+            "headers": {"Authorization": f"Token {Token.objects.create(user=alice).key}"},
+            "seed": 1,
+            "generation": {"max-examples": 60, "deterministic": True},
+            "phases": {"stateful": {"generation": {"max-examples": 15}}},
+            # Whether there is an agent of that name, and an input that fits, no schema can say.
+            "checks": {"positive_data_acceptance": {"enabled": False}},
+        }
+    )
+    schema = schemathesis.openapi.from_url(f"{address}/api/schema", config=config)
+    failures: list[str] = []
+    statuses: Counter[tuple[str, int]] = Counter()
+    for event in engine.from_schema(schema).execute():
+        if isinstance(event, (events.NonFatalError, events.FatalError)):
+            failures.append(f"{event}")
+        elif isinstance(event, events.ScenarioFinished):
+            statuses.update(_statuses(event.recorder))
+            failures += _failures(event.recorder)
+    assert not failures, "\n\n".join(dict.fromkeys(failures))
+    # It did more than to be refused.
+    met = {status for _, status in statuses}
+    assert met >= {200, 201, 202, 400, 401, 404, 405, 409, 415}, statuses
+
+
+def _statuses(recorder: Any) -> Iterator[tuple[str, int]]:
+    for interaction in recorder.interactions.values():
+        if interaction.response is not None:
+            yield recorder.label, interaction.response.status_code
+
+
+def _failures(recorder: Any) -> list[str]:
+    found = []
+    for case_id, checks in recorder.checks.items():
+        for check in checks:
+            if check.status is engine.Status.FAILURE:
+                failure = check.failure_info.failure
+                request = recorder.interactions[case_id].request
+                response = recorder.interactions[case_id].response
+                found.append(
+                    f"{recorder.label}: {failure.title}: {failure.message}\n"
+                    f"{request.method} {request.uri} {request.body!r:.500}\n"
+                    f"{response.status_code} {response.content!r:.500}"
+                )
+    return found
