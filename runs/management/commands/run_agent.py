@@ -1,0 +1,179 @@
+"""`manage.py run_agent`: run one agent from a terminal, watch it, stop it with Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from agents import registry
+from agents.exceptions import AgentNotFound, InvalidInput
+from runs import wording
+from runs.conf import conf
+from runs.exceptions import InputTooLarge
+from runs.management.console import Console, printable
+from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere, Watch
+from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
+from runs.management.records import find_user, receipt_of, usage_of_tree
+from runs.models import RunRecord
+from runs.status import Status
+
+
+class Command(BaseCommand):
+    help = (
+        "Run an agent and show what it does; its result goes to standard output, everything else "
+        "to standard error. Ctrl-C stops it after the call in flight. Exits with 0 (success), "
+        "1 (error), 2 (usage) or 3 (stopped)."
+    )
+    # Whether the site's addresses are in order is none of its business.
+    requires_system_checks = ["agents"]
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("agent", help="the agent's name")
+        given = parser.add_mutually_exclusive_group()
+        given.add_argument(
+            "--input",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a parameter; KEY=@FILE takes the value from a file (a PDF too), KEY=@- from "
+            "standard input, KEY=@@x is the text @x; repeat it for each item of a list",
+        )
+        given.add_argument(
+            "--input-json",
+            metavar="JSON",
+            help="all parameters as one JSON object, or @FILE, or - for standard input",
+        )
+        parser.add_argument("--user", help="whose run it is (in debug: demo, if not said)")
+        parser.add_argument(
+            "--remote",
+            action="store_true",
+            help="queue it for the workers, and follow it, instead of running it in this process",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        # The streams as they are now: while runs go on, others stand in their place.
+        stdout: TextIO = options.get("stdout") or sys.stdout
+        stderr: TextIO = options.get("stderr") or sys.stderr
+        try:
+            owner = find_user(options["user"] or _default_user())
+            agent, input = _read(options)
+            console = Console(stderr, verbosity=options["verbosity"])
+            watch: Watch = (RunThere if options["remote"] else RunHere)(
+                console, agent, input, owner
+            )
+            record = watch.run()
+        except KeyboardInterrupt:
+            raise CommandError("Stopped before it had begun.", returncode=STOPPED) from None
+        except InputTooLarge as error:
+            raise CommandError(str(error), returncode=USAGE) from None
+        except DatabaseError as error:
+            raise CommandError(
+                f"The database (DATABASE_URL) can't be used: {error}. Is it migrated?"
+            ) from error
+        watch.exit_code = _report(record, console, stdout)
+        watch.close()
+        if watch.exit_code:
+            raise SystemExit(watch.exit_code)
+
+
+def _default_user() -> str:
+    if not settings.DEBUG:
+        raise CommandError("Say whose run it is: --user USERNAME.", returncode=USAGE)
+    return "demo"
+
+
+def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the agent's name and its input, checked.
+
+    Raises:
+        CommandError: there is no such agent, or the input does not fit.
+    """
+    try:
+        definition = registry.get(options["agent"])
+    except AgentNotFound as error:
+        raise CommandError(str(error), returncode=USAGE) from None
+    limit = conf().max_input_bytes
+    fields: dict[str, list[str]] = {}
+    try:
+        if options["input_json"] is not None:
+            input = read_json_input(options["input_json"], max_bytes=limit)
+        else:
+            input = read_input(options["input"], definition.input_schema, max_bytes=limit)
+    except UnreadableInput as error:
+        fields, input = error.fields, error.readable
+    try:
+        if input is not None:
+            definition.validate_input(input)
+    except InvalidInput as error:
+        fields = error.fields | fields  # what can't be read is not missing
+    if fields:
+        lines = [f"The input does not fit the agent {definition.name}."]
+        lines += [f"  {path}: {line}" for path, some in fields.items() for line in some]
+        raise CommandError(printable("\n".join(lines)), returncode=USAGE)
+    return definition.name, input
+
+
+def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
+    """Print how a run has ended, and return the exit code for it."""
+    look = wording.look(record.shown_status)
+    took = ""
+    if record.started_at is not None and record.finished_at is not None:
+        seconds = (record.finished_at - record.started_at).total_seconds()
+        took = f" in {wording.duration(seconds)}"
+    parts = [
+        f"{look.sign} {look.label}{took}",
+        wording.usage_text(usage_of_tree(record)),
+        f"run {record.pk}",
+    ]
+    console.say(" · ".join(part for part in parts if part), look.tone)
+    for sentence in receipt_of(record, result_below=True):
+        console.say(sentence)
+    match record.status:
+        case Status.SUCCESS:
+            _print_result(record.result, stdout)
+            return SUCCESS
+        case Status.ERROR:
+            error = record.error or {}
+            console.say(f"{error.get('message')} ({error.get('code')})", "bad")
+            _print_partial(record, console, stdout)
+            return ERROR
+        case Status.STOPPED:
+            _print_partial(record, console, stdout)
+            return STOPPED
+        case Status.QUEUED:
+            console.say("It was handed back, and begins afresh as soon as a worker takes it.")
+            return ERROR
+        case _:  # not followed to its end
+            return STOPPED if record.stop_requested else ERROR
+
+
+def _print_partial(record: RunRecord, console: Console, stdout: TextIO) -> None:
+    if record.partial_result is not None:
+        if record.status == Status.ERROR:
+            console.say("What it had so far:")
+        _print_result(record.partial_result, stdout)
+
+
+def _print_result(result: object, stdout: TextIO) -> None:
+    """Print a text as it is, and anything else as JSON; for a terminal without escape sequences."""
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
+    if stdout.isatty():
+        text = printable(text)
+    try:
+        try:
+            stdout.write(f"{text}\n")
+        except UnicodeEncodeError:  # an old locale; what can be read back is better than ???
+            stdout.reconfigure(encoding="utf-8")  # type: ignore[attr-defined]
+            stdout.write(f"{text}\n")
+        stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads it has enough. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
