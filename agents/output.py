@@ -102,13 +102,16 @@ class _CapturedStream(io.TextIOBase):
 class _TraceHandler(logging.Handler):
     """Copies log records made inside a run to its trace, beside wherever else they go."""
 
-    def createLock(self) -> None:
-        """Do without: traces have locks of their own.
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Do as a handler does, but without its lock: traces have locks of their own.
 
         With one for all, runs would wait for each other, and two threads could wait for ever: one
         that logs, and one whose trace is being written when a finaliser logs.
         """
-        self.lock = None
+        passed: object = self.filter(record)  # from Python 3.12 on it may be another record
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         trace = current_trace()
