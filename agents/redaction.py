@@ -12,6 +12,7 @@ Nothing here knows where secrets come from.
 from __future__ import annotations
 
 import json
+import functools
 import re
 import threading
 from collections.abc import Callable
@@ -113,7 +114,12 @@ def is_secret_key(key: str) -> bool:
 
     The end of the name decides, so that ``token_type`` and ``max_tokens`` name none.
     """
-    return _SECRET_KEY.search(key[-_LONGEST_KEY_END:]) is not None
+    return _ends_like_a_secret(key[-_LONGEST_KEY_END:])
+
+
+@functools.lru_cache(maxsize=4096)  # events have the same few keys again and again
+def _ends_like_a_secret(end: str) -> bool:
+    return _SECRET_KEY.search(end) is not None
 
 
 # What secrets are called, from the last word that tells: what stands before it is only looked back

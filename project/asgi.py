@@ -18,6 +18,7 @@ _http = get_asgi_application()
 
 from project.body_limit import BodyLimit  # noqa: E402
 from project.lifespan import Lifespan  # noqa: E402
+from project.patience import Patience  # noqa: E402
 from runs.conf import conf  # noqa: E402
 
 
@@ -38,7 +39,7 @@ application = Lifespan(
     ProtocolTypeRouter(
         {
             # The API refuses exactly at the limit; beyond this nobody means well.
-            "http": BodyLimit(_http, lambda: conf().max_input_bytes + 1024 * 1024),
+            "http": BodyLimit(Patience(_http), lambda: conf().max_input_bytes + 1024 * 1024),
             "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(_sockets)),
         }
     )

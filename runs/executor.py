@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import importlib
 import logging
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SWITCH_SECONDS = 0.001  # Python's default is 0.005
 LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
 GAVE_UP = "its caller does not wait for it any longer"
 
@@ -74,6 +77,10 @@ class Executor:
 
     def start(self) -> None:
         output.install()
+        # An agent that computes holds the interpreter for up to this long whenever another thread
+        # wants it; a request wants it back after each of its queries.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.freeze()  # what is there now stays: no need to look through it again and again
         self._loop.call_soon(self._watchdog.start)  # not before the loop runs
         self._thread.start()
 

@@ -364,6 +364,11 @@ def _deliver(records: Sequence[RunRecord], requests: dict[uuid.UUID, StopRequest
 BulkWord = Literal[
     "accepted", "already_stopping", "already_finished", "not_permitted", "not_found"
 ]
+_STOP_READS = (
+    *("agent", "depth", "last_seq", "owner_id", "root_id", "status", "worker_id"),
+    *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
+    "stop_requested_by__username",
+)
 _CHUNK = 500  # runs to a transaction: databases bound parameters, and others want to write, too
 
 
@@ -393,7 +398,7 @@ def stop_many(
     outcomes: dict[uuid.UUID, BulkWord] = dict.fromkeys(wanted, "not_found")
     for start in range(0, len(wanted), _CHUNK):
         with transaction.atomic():
-            records = list(_locked(wanted[start : start + _CHUNK]).visible_to(by))
+            records = _locked(wanted[start : start + _CHUNK]).visible_to(by).only(*_STOP_READS)
             stoppable = []
             for record in records:
                 if record.is_terminal:

@@ -43,6 +43,8 @@ class AgentClient:
             call.data["status"] = end.status
             if end.status == "success":
                 return end.result
+            if guard.token.stopped:  # whatever the child made of it: it was cut short with us
+                guard.token.refuse("agents.call", str(name))
             if end.status == "error":
                 error = dict(end.error or {})
                 raise SubAgentFailed(
@@ -51,8 +53,6 @@ class AgentClient:
                     run=child.id,
                     error=error,
                 )
-            if guard.token.stopped:
-                guard.token.refuse("agents.call", str(name))
             raise SubAgentStopped(f"{name} was stopped", agent=name, run=child.id)
 
     async def _start(self, call: Call, name: str, input: object) -> ChildRun:

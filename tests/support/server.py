@@ -1,0 +1,166 @@
+"""The whole program as a process of its own, on a database of its own, and a client for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+__all__ = ["Installation", "Server", "eventually"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE_SECONDS = 40  # shared machines are slow; a test that fails waits this long
+
+
+def eventually(is_so: Callable[[], Any], what: str = "", within: float = PATIENCE_SECONDS) -> Any:
+    """Wait until ``is_so()`` says something true, and return that."""
+    end = time.monotonic() + within
+    while not (answer := is_so()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {within} s: {what or is_so}")
+        time.sleep(0.02)
+    return answer
+
+
+class Installation:
+    """A database with a user, and the environment of the processes that use it."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.database = folder / "db.sqlite3"
+        self.folder = folder
+        self._count = 0
+        self.environment = os.environ | {
+            "DATABASE_URL": f"sqlite:///{self.database}",
+            "DJANGO_SETTINGS_MODULE": "tests.support.site.settings",
+            "DJANGO_DEBUG": "1",
+            "REDIS_URL": "",
+            "LLM_BASE_URL": "",
+            "LLM_API_KEY": "",
+            "API_THROTTLE_RATE": "0",
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+        self.manage("migrate", "-v0")
+        self.manage("create_demo_users")
+        self.token = self.manage("drf_create_token", "demo").split()[2]
+
+    def manage(self, *arguments: str) -> str:
+        """Run a management command to its end, and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def execute(self, sql: str, *parameters: Any) -> list[Any]:
+        """Look into, or meddle with, the database behind everybody's back."""
+        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+            rows = connection.execute(sql, parameters).fetchall()
+            connection.commit()
+            return rows
+
+    @contextmanager
+    def serving(self, **environment: str) -> Iterator[Server]:
+        """Serve until the block ends; then the process is killed if it still lives."""
+        self._count += 1
+        log = self.folder / f"server-{self._count}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", "runserver", "127.0.0.1:0", "--noreload"],
+                cwd=ROOT,
+                env=self.environment | environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        client = httpx.Client(headers={"Authorization": f"Token {self.token}"}, timeout=30)
+        try:
+            yield Server(process, log, client)
+        finally:
+            client.close()
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+
+class Server:
+    """A serving process, and a client that is signed in as ``demo``."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, client: httpx.Client
+    ) -> None:
+        self.process = process
+        self.client = client
+        self._log = log
+        self.url = eventually(self._address, "the server prints its address")
+        client.base_url = self.url
+        eventually(self._is_ready, "the server is ready")
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def start(self, agent: str, **input: Any) -> str:
+        """Start a run, and return its id."""
+        answer = self.client.post("/runs", json={"agent": agent, "input": input})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def run(self, id: str) -> dict[str, Any]:
+        answer = self.client.get(f"/runs/{id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def until(self, id: str, *statuses: str, within: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Wait until a run is in one of ``statuses``, and return it."""
+
+        def found() -> dict[str, Any] | None:
+            run = self.run(id)
+            return run if run["status"] in statuses else None
+
+        return dict(eventually(found, f"run {id} is {' or '.join(statuses)}", within))
+
+    def until_it_works(self, id: str) -> None:
+        """Wait until a run's agent has begun."""
+        eventually(lambda: self.run(id)["last_seq"] >= 1, f"run {id} begins")
+
+    def events(self, id: str) -> list[dict[str, Any]]:
+        return list(self.client.get(f"/runs/{id}/events", params={"limit": 500}).json()["results"])
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def _address(self) -> str | None:
+        assert self.process.poll() is None, self.output
+        found = re.search(r"http://127\.0\.0\.1:\d+", self.output)
+        return found[0] if found else None
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.output
+        try:
+            return self.client.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False

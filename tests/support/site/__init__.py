@@ -1,0 +1,1 @@
+"""A Django app whose agents misbehave on purpose, for tests that need a server of its own process."""

@@ -1,0 +1,82 @@
+"""Agents for real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from agents import SyncTools, Tools, agent, check_should_stop
+
+
+@agent("site-trivial")
+async def trivial(tools: Tools, number: int = 0) -> int:
+    return number
+
+
+@agent("site-loop")
+async def loop(tools: Tools) -> str:
+    tools.log("looping")
+    while True:
+        await asyncio.sleep(0.02)
+        check_should_stop()
+
+
+@agent("site-partial")
+async def partial(tools: Tools) -> str:
+    """Go on until told otherwise, and then hand over what there is."""
+    from agents import should_stop
+
+    while not should_stop():
+        await asyncio.sleep(0.02)
+    return "so far"
+
+
+@agent("site-deaf")
+async def deaf(tools: Tools) -> str:
+    """Never look at the token: only a cancellation ends it."""
+    await asyncio.sleep(3600)
+    return "never"
+
+
+@agent("site-again", on_worker_loss="requeue", max_attempts=3)
+async def again(tools: Tools, key: str) -> str:
+    """Loop in the first attempt, end in the second."""
+    if await tools.data_store.get(key):
+        return "second attempt"
+    await tools.data_store.set(key, True)
+    while True:
+        await asyncio.sleep(0.02)
+        check_should_stop()
+
+
+@agent("site-tree")
+async def tree(tools: Tools, width: int = 2) -> list[str]:
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(tools.agents.call("site-loop")) for _ in range(width)]
+    return [call.result() for call in calls]
+
+
+@agent("site-brief")
+async def brief(tools: Tools, seconds: float = 0.5) -> str:
+    await asyncio.sleep(seconds)
+    return "done"
+
+
+@agent("site-block")
+async def block(tools: Tools, seconds: float = 2.0) -> str:
+    """Block the loop of all agents, as one must not."""
+    tools.log("blocking")
+    await asyncio.sleep(0.1)
+    time.sleep(seconds)
+    await asyncio.sleep(0.5)  # long enough to be told that it is over
+    return "blocked"
+
+
+@agent("site-compute")
+def compute(tools: SyncTools, seconds: float = 2.0) -> int:
+    """Keep the interpreter busy, in a thread."""
+    tools.log("computing")
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        count += 1
+    return count
