@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from .tools.http import Transports
     from .tools.llm import Model
 
-__all__ = ["AgentCaller", "ChildEnd", "ChildRun", "DataStoreBackend", "Environment"]
+__all__ = [
+    "MAX_DEPTH",
+    "AgentCaller",
+    "ChildEnd",
+    "ChildRun",
+    "DataStoreBackend",
+    "Environment",
+]
+
+MAX_DEPTH = 32  # of a tree of agents; what is deeper is a loop
 
 
 class DataStoreBackend(Protocol):

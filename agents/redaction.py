@@ -11,8 +11,8 @@ Nothing here knows where secrets come from.
 
 from __future__ import annotations
 
-import json
 import functools
+import json
 import re
 import threading
 from collections.abc import Callable

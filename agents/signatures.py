@@ -291,7 +291,7 @@ def _refuse_misplaced(name: str, annotation: Any, default: object) -> None:
             if not extra.is_required():
                 message = f"The default of {name} stands in a Field."
                 raise CannotDescribe([(message, "Put it after a =.")])
-            if extra.alias or extra.validation_alias:
+            if extra.validation_alias:  # set by alias= as well
                 message = f"The parameter {name} has an alias."
                 raise CannotDescribe([(message, "Rename the parameter itself.")])
 

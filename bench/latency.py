@@ -12,7 +12,7 @@ from typing import Any
 from .measure import Figure, distribution
 from .site import fresh_site, over, register_agents
 
-__all__ = ["measure_service", "measure_rest"]
+__all__ = ["measure_rest", "measure_service"]
 
 COUNT = 200
 WARM_UP = 20

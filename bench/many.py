@@ -56,13 +56,21 @@ def _in_flight(
         finally:
             worker.stop_threads()
         yield single(
-            f"memory of each of {count:,} in flight", "KiB", per_run, count=count,
-            target=memory_target, note="resident size, in the process that serves and runs them",
+            f"memory of each of {count:,} in flight",
+            "KiB",
+            per_run,
+            count=count,
+            target=memory_target,
+            note="resident size, in the process that serves and runs them",
         )
         yield single(f"stop all of {count:,}: asked and committed", "s", asked, count=count)
         yield single(
-            f"stop all of {count:,}: the last one is stopped", "s", took, count=count,
-            target=stop_target, note=f"agents look every {pause:g} s",
+            f"stop all of {count:,}: the last one is stopped",
+            "s",
+            took,
+            count=count,
+            target=stop_target,
+            note=f"agents look every {pause:g} s",
         )
 
 

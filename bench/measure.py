@@ -89,7 +89,11 @@ def table(figures: Sequence[Figure]) -> str:
     rows = [head]
     for figure in figures:
         sign = {None: "", True: "met", False: "MISSED"}[figure.is_met]
-        bound = "" if figure.target is None else f"{'>=' if figure.at_least else '<='} {_text(figure.target)}"
+        bound = (
+            ""
+            if figure.target is None
+            else f"{'>=' if figure.at_least else '<='} {_text(figure.target)}"
+        )
         rows.append(
             (
                 figure.name,

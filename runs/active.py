@@ -129,9 +129,7 @@ def remove(run: uuid.UUID) -> None:
         event.set()
 
 
-def trip(
-    runs: Iterable[uuid.UUID], requests: Mapping[uuid.UUID, StopRequest]
-) -> set[uuid.UUID]:
+def trip(runs: Iterable[uuid.UUID], requests: Mapping[uuid.UUID, StopRequest]) -> set[uuid.UUID]:
     """Trip the tokens of ``runs`` and of all below them; return those that are in this process.
 
     ``requests`` has the committed request of each run concerned. They are put in place before the

@@ -225,7 +225,9 @@ def _finish(
     seq = fields["last_seq"]
     if record.stop_requested and not told:
         seq += 1
-        log.append(events.system_event(record, seq, "stop_requested", StopRequest.of(record).as_data()))
+        log.append(
+            events.system_event(record, seq, "stop_requested", StopRequest.of(record).as_data())
+        )
     seq += 1
     fields["last_seq"] = seq
     fields["finished_at"] = timezone.now()

@@ -40,9 +40,7 @@ def append(events: Iterable[Event]) -> None:
 
 def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> Event:
     """Make an event that is told of a run by others than its agent."""
-    return Event(
-        str(run.pk), seq, datetime.now(UTC), type, run.agent, run.depth, "system", data
-    )
+    return Event(str(run.pk), seq, datetime.now(UTC), type, run.agent, run.depth, "system", data)
 
 
 def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[RunEvent]:

@@ -21,7 +21,7 @@ from agents.cancellation import StopMode
 from .status import ACTIVE, STOPPING, TERMINAL, TRANSITIONS, Status
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+    from django.contrib.auth.models import AnonymousUser, User
 
 __all__ = [
     "DataStoreEntry",
@@ -87,11 +87,11 @@ class WorkerRecord(models.Model):
 
 
 class RunQuerySet(models.QuerySet["RunRecord"]):
-    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> Self:
+    def visible_to(self, user: User | AnonymousUser) -> Self:
         """Narrow to what ``user`` may see: own runs, or all with ``runs.view_runrecord``."""
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        if user.has_perm("runs.view_runrecord"):  # type: ignore[union-attr]
+        if user.has_perm("runs.view_runrecord"):
             return self
         return self.filter(owner=user)
 
@@ -247,11 +247,11 @@ class RunRecord(models.Model):
         """The status for people: ``stopping`` is derived, not stored."""
         return STOPPING if self.stop_requested and not self.is_terminal else self.status
 
-    def may_be_stopped_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
+    def may_be_stopped_by(self, user: User | AnonymousUser) -> bool:
         """Tell whether ``user``, who may see it, may also stop it."""
         if not user.is_authenticated or not user.is_active:
             return False
-        return self.owner_id == user.pk or user.has_perm("runs.stop_runrecord")  # type: ignore[union-attr]
+        return bool(self.owner_id == user.pk or user.has_perm("runs.stop_runrecord"))
 
 
 class RunInput(models.Model):

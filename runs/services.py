@@ -21,7 +21,8 @@ from django.utils import timezone
 
 from agents import registry
 from agents.cancellation import CancelToken, StopCause, StopMode
-from agents.exceptions import AgentCallTooDeep, InvalidInput
+from agents.environment import MAX_DEPTH
+from agents.exceptions import AgentCallTooDeep
 from agents.registry import AgentDefinition
 
 from . import active, events, live, transitions
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AVAILABLE_MODES",
     "BulkOutcome",
-    "MAX_DEPTH",
     "StopResult",
     "meet_request",
     "request_stop",
@@ -55,7 +55,6 @@ __all__ = [
     "stop_many",
 ]
 
-MAX_DEPTH = 32  # of a tree of agents; deeper is a loop
 
 #: The rungs that exist so far. The others have their place in token, guard and record.
 AVAILABLE_MODES = (StopMode.GRACEFUL,)
@@ -262,9 +261,7 @@ def _locked(ids: Sequence[uuid.UUID]) -> RunQuerySet:
 class _Wish:
     """A checked wish to stop, to be written into the runs that it is for."""
 
-    def __init__(
-        self, mode: StopMode | str, reason: str, via: StopVia, by: User | None
-    ) -> None:
+    def __init__(self, mode: StopMode | str, reason: str, via: StopVia, by: User | None) -> None:
         self.mode = StopMode(mode)
         if self.mode not in AVAILABLE_MODES:
             raise ModeNotAvailable(f"Stopping by {mode} is not available yet; use graceful.")
@@ -361,9 +358,7 @@ def _deliver(records: Sequence[RunRecord], requests: dict[uuid.UUID, StopRequest
         live.send_stop(worker, runs)
 
 
-BulkWord = Literal[
-    "accepted", "already_stopping", "already_finished", "not_permitted", "not_found"
-]
+BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 _STOP_READS = (
     *("agent", "depth", "last_seq", "owner_id", "root_id", "status", "worker_id"),
     *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),

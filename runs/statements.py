@@ -56,7 +56,7 @@ def update_rows(
     ]
     with connection.cursor() as cursor:
         cursor.executemany(sql, parameters)
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any]:
@@ -66,6 +66,11 @@ def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any
     ]
 
 
+def _columns(model: type[models.Model], names: tuple[str, ...]) -> tuple[models.Field, ...]:
+    by_name = {field.name: field for field in model._meta.concrete_fields}
+    return tuple(by_name[name] for name in names)
+
+
 # Names in these come from our own models; values always go in as parameters.
 
 
@@ -73,7 +78,7 @@ def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any
 def _insert_statement(
     model: type[models.Model], names: tuple[str, ...]
 ) -> tuple[str, tuple[models.Field, ...]]:
-    fields = tuple(model._meta.get_field(name) for name in names)
+    fields = _columns(model, names)
     columns = ", ".join(f'"{field.column}"' for field in fields)
     places = ", ".join(["%s"] * len(fields))
     return f'INSERT INTO "{model._meta.db_table}" ({columns}) VALUES ({places})', fields  # noqa: S608
@@ -83,6 +88,6 @@ def _insert_statement(
 def _update_statement(
     model: type[models.Model], names: tuple[str, ...], condition: str
 ) -> tuple[str, tuple[models.Field, ...]]:
-    fields = tuple(model._meta.get_field(name) for name in names)
+    fields = _columns(model, names)
     assignments = ", ".join(f'"{field.column}" = %s' for field in fields)
     return f'UPDATE "{model._meta.db_table}" SET {assignments} WHERE {condition}', fields  # noqa: S608

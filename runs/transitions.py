@@ -59,9 +59,10 @@ def note_progress(
     rows: Sequence[tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]],
 ) -> int:
     """Write fields of running runs: (run, (worker, attempt), fields); return how many still ran."""
-    return update_rows(
-        RunRecord, _HELD, [(fields, (_key(run), _key(by[0]), by[1])) for run, by, fields in rows]
-    )
+    alike: dict[tuple[str, ...], list[tuple[dict[str, Any], list[Any]]]] = {}
+    for run, by, fields in rows:  # one statement writes the same columns of all its rows
+        alike.setdefault(tuple(fields), []).append((fields, [_key(run), _key(by[0]), by[1]]))
+    return sum(update_rows(RunRecord, _HELD, these) for these in alike.values())
 
 
 def _kind(change: Change) -> tuple[str, tuple[str, ...]]:
@@ -108,9 +109,7 @@ def claim_queued(worker: uuid.UUID, count: int, now: datetime) -> dict[uuid.UUID
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM.format(lock=lock), [_key(worker), at, count, _key(worker)])
         rows = cursor.fetchall()
-    return {
-        id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows
-    }
+    return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
 
 
 def _key(id: uuid.UUID) -> Any:

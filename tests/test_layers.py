@@ -24,7 +24,14 @@ LAYERS = [
     ("runs.services", "runs.store", "runs.leases", "runs.endings", "runs.transitions"),
     ("runs.active", "runs.events", "runs.live"),
     # --- runs: what is
-    ("runs.models", "runs.statements", "runs.migrations", "runs.database", "runs.demo_users", "runs.checks"),
+    (
+        "runs.models",
+        "runs.statements",
+        "runs.migrations",
+        "runs.database",
+        "runs.demo_users",
+        "runs.checks",
+    ),
     ("runs", "runs.status", "runs.exceptions", "runs.conf", "runs.uuids", "runs.wording"),
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),

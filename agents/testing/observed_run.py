@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from .. import output, registry
 from ..cancellation import CancelToken, StopMode
-from ..environment import ChildEnd, Environment
+from ..environment import MAX_DEPTH, ChildEnd, Environment
 from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
 from ..registry import AgentDefinition
@@ -26,7 +26,6 @@ from .in_memory import AnsweredRequests, Handler, MemoryDataStore
 
 __all__ = ["Result", "Run", "run", "running"]
 
-MAX_DEPTH = 32  # of a tree of agents, as in production
 SECONDS = 10.0  # how long a test waits before it fails
 
 

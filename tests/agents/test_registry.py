@@ -548,11 +548,13 @@ def test_a_default_that_would_be_no_valid_input_is_not_in_the_schema() -> None:
         endless: float = math.inf,
         huge: str = "x" * 20_000,
         fine: int | None = None,
+        empty: list[str] = (),  # type: ignore[assignment]
     ) -> None: ...
 
     schema = registry.get("it").input_schema
     with_default = [name for name, one in schema["properties"].items() if "default" in one]
-    assert with_default == ["fine"]
+    assert with_default == ["fine", "empty"]
+    assert schema["properties"]["empty"]["default"] == []
     assert "required" not in schema
     assert registry.get("it").validate_input({}) == {}
 
@@ -890,16 +892,15 @@ def test_output_at_the_limit_of_depth_is_fine() -> None:
     assert giving(Any).dump_output(nested(100)) == nested(100)
 
 
-def test_a_broken_serializer_of_the_authors_is_an_invalid_output() -> None:
-    class Broken(pydantic.BaseModel):
-        x: int
+def test_broken_serializers_and_validators_of_the_authors_make_an_invalid_output() -> None:
+    def broken(value: int) -> int:
+        raise GeneratorExit
 
-        @pydantic.field_serializer("x")
-        def broken(self, value: int) -> int:
-            raise GeneratorExit
-
+    serialized = Annotated[int, pydantic.PlainSerializer(broken)]
     with pytest.raises(InvalidOutput):
-        giving(Broken).dump_output(Broken(x=1))
+        giving(serialized).dump_output(1)
+    with registry.isolated(empty=True), pytest.raises(InvalidOutput):
+        giving(Annotated[int, pydantic.AfterValidator(broken)]).dump_output(1)
 
 
 def test_aliases_of_models_are_used_both_ways() -> None:

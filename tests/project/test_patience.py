@@ -36,7 +36,11 @@ async def _hear(method: str, messages: Iterable[dict[str, Any]]) -> list[str]:
 
 
 async def test_a_post_that_came_whole_does_not_hear_that_the_client_left() -> None:
-    assert await _hear("POST", [_PART, _WHOLE, _GONE]) == ["http.request", "http.request", "nothing"]
+    assert await _hear("POST", [_PART, _WHOLE, _GONE]) == [
+        "http.request",
+        "http.request",
+        "nothing",
+    ]
 
 
 async def test_a_post_that_broke_off_hears_it() -> None:

@@ -101,9 +101,7 @@ class Installation:
 class Server:
     """A serving process, and a client that is signed in as ``demo``."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], log: Path, client: httpx.Client
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, client: httpx.Client) -> None:
         self.process = process
         self.client = client
         self._log = log

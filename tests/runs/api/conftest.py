@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import uvicorn
 from django.contrib.auth.models import Permission, User
+from django.core.asgi import get_asgi_application
 from django.core.cache import cache
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
@@ -163,6 +167,30 @@ def runs(alice: User) -> Iterator[Runs]:
     finally:
         for entry in made.held:
             active.remove(entry.id)
+
+
+@pytest.fixture
+def address(settings: Any) -> Iterator[str]:
+    """Serve the application on a real uvicorn, in a thread, and give its address."""
+    settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    config = uvicorn.Config(
+        get_asgi_application(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive(), "the server didn't start"
+            assert time.monotonic() < deadline, "the server is still starting"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def _with_permissions(name: str, *codenames: str) -> User:

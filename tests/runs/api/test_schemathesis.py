@@ -6,17 +6,13 @@ tests' database. Nobody runs the runs.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
-import uvicorn
 from django.contrib.auth.models import User
-from django.core.asgi import get_asgi_application
 from rest_framework.authtoken.models import Token
 from schemathesis import engine
 from schemathesis.config import SchemathesisConfig
@@ -30,32 +26,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Serve the application, and give its address."""
-    config = uvicorn.Config(
-        get_asgi_application(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="uvicorn")
-    thread.start()
-    try:
-        deadline = time.monotonic() + 10
-        while not server.started:
-            assert thread.is_alive(), "the server didn't start"
-            assert time.monotonic() < deadline, "the server is still starting"
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-    assert not thread.is_alive()
-
-
 def test_the_api_keeps_what_its_document_promises(address: str, alice: User, settings: Any) -> None:
-    settings.ALLOWED_HOSTS = ["127.0.0.1"]
-
     @agent("summarise")  # as in the document's examples
     async def summarise(tools: Tools, document: str, words: int = 200) -> str:
         return document

@@ -128,7 +128,7 @@ def test_what_json_has_and_databases_have_not_names_its_field(api: APIClient, va
 
 
 def test_ordinary_unicode_and_big_numbers_come_back_as_they_were(api: APIClient) -> None:
-    value = ["\U0001f600 ü \u2028", 2**80, -0.5, 1e300, True, None, {"": {}}]
+    value = ["\U0001f600 ü \u2028", 2**80, -0.5, 1e15, True, None, {"": {}}]
     run = api.post("/runs", {"agent": "anything", "input": {"value": value}}).json()
     assert run["input"]["value"] == value
     assert api.get(f"/runs/{run['id']}").json()["input"]["value"] == value

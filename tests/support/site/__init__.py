@@ -1,1 +1,1 @@
-"""A Django app whose agents misbehave on purpose, for tests that need a server of its own process."""
+"""A Django app whose agents misbehave on purpose, for tests with a server process of its own."""
