@@ -5,7 +5,7 @@
     └── Exception
         └── AgentError          code: the stable word that ends up in the run's ``error.code``
             ├── AgentNotFound       no agent of that name is registered
-            ├── InvalidInput        the input does not fit the agent's schema; fields: path -> messages
+            ├── InvalidInput        the input does not fit the schema; fields: path -> messages
             ├── InvalidOutput       the agent returned what its schema or JSON can't hold
             ├── SubAgentFailed      a called agent ended in an error of its own
             ├── SubAgentStopped     a called agent was stopped, its caller was not

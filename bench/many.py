@@ -38,9 +38,11 @@ def _in_flight(
             seconds_until(lambda: _begun() == 1)
             gc.collect()
             before = _resident_kib()
-            ids = [first.pk]
-            for _ in range(count - 1):
-                ids.append(services.start_run("bench-loop", {"pause": pause}, owner=user)[0].pk)
+            others = [
+                services.start_run("bench-loop", {"pause": pause}, owner=user)[0]
+                for _ in range(count - 1)
+            ]
+            ids = [run.pk for run in (first, *others)]
             seconds_until(lambda: _begun() == count)
             time.sleep(0.5)  # for the last starts to be written
             gc.collect()

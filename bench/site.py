@@ -27,7 +27,7 @@ def fresh_site() -> Iterator[User]:
         os.environ |= {
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "DJANGO_DEBUG": "0",
-            "DJANGO_SECRET_KEY": "only for the benchmarks, which are on loopback and end by themselves",
+            "DJANGO_SECRET_KEY": "only for benchmarks: they are on loopback, and end by themselves",
             "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
             "DATABASE_URL": f"sqlite:///{Path(folder) / 'bench.sqlite3'}",
             "RUNS_MAX_CONCURRENT": str(MAX_IN_FLIGHT),

@@ -8,6 +8,7 @@ connections open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -46,10 +47,8 @@ class DatabaseThreads:
         everybody = threading.Barrier(self._count)
 
         def close_mine() -> None:
-            try:
+            with contextlib.suppress(threading.BrokenBarrierError):
                 everybody.wait(timeout=5)  # so that no thread takes two of these
-            except threading.BrokenBarrierError:
-                pass
             connection.close()
 
         for _ in range(self._count):

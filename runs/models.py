@@ -148,7 +148,8 @@ class RunRecord(models.Model):
     output_tokens = models.PositiveBigIntegerField(default=0)
     usage_estimated = models.BooleanField(default=False)
 
-    idempotency_key = models.CharField(max_length=255, null=True)
+    #: NULL rather than empty: only then is the constraint below about those that have one.
+    idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
     idempotency_digest = models.CharField(max_length=64, default="")
 
     # The stop receipt.

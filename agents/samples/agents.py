@@ -67,7 +67,7 @@ async def summarise(tools: Tools, document: Document, words: Words = 200) -> str
     """
     text = await read_document(document)
     # Computing on megabytes is not for the event loop, which all agents share.
-    parts = await asyncio.to_thread(_parts, text, tools._environment.model.default_model)
+    parts = await asyncio.to_thread(_parts, text, tools.default_model)
     tools.data_store.use_namespace("summarise")
     notes: list[str] = []
     try:

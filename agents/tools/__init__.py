@@ -89,6 +89,11 @@ class Tools(_Notes):
             **parameters,
         )
 
+    @property
+    def default_model(self) -> str:
+        """The name of the model that ``call_llm`` uses when it is told none. Not guarded."""
+        return self._environment.model.default_model
+
     @cached_property
     def http(self) -> httpx.AsyncClient:
         environment = self._environment
@@ -181,6 +186,11 @@ class SyncTools(_Notes):
     ) -> LLMReply:
         """See ``Tools.call_llm``."""
         return self._wait(self._tools.call_llm(messages, model, tools, **parameters))
+
+    @property
+    def default_model(self) -> str:
+        """See ``Tools.default_model``."""
+        return self._tools.default_model
 
     @cached_property
     def http(self) -> httpx.Client:

@@ -37,6 +37,7 @@ from ..exceptions import (
     RunError,
     StopNotPermitted,
 )
+from .wire import get_for_wire, run_as_dict
 
 __all__ = [
     "CODES",
@@ -141,9 +142,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
             for name, messages in list(answer.fields.items())[:_MOST_FIELDS]
         }
     if isinstance(exc, RunAlreadyFinished):
-        from .serializers import RunSerializer, get_for_wire
-
-        body["run"] = RunSerializer(get_for_wire(exc.run.pk)).data
+        body["run"] = run_as_dict(get_for_wire(exc.run.pk))
     return Response(body, status=answer.status, headers=answer.headers)
 
 

@@ -14,9 +14,10 @@ from .. import services
 from ..models import RunRecord, StopVia
 from . import bodies, inputs, parameters, schema
 from .filters import filter_runs
-from .serializers import RunSerializer, get_for_wire
+from .serializers import RunSerializer
 from .views import ID, ApiView, read_id
 from .waiting import wait_until_over
+from .wire import get_for_wire, run_as_dict
 
 __all__ = ["StopManyView", "StopView"]
 
@@ -76,7 +77,7 @@ class StopView(ApiView):
             raise Http404
         services.request_stop(run, via=StopVia.API, by=self.user, **body)
         is_over = wait is not None and wait_until_over(run, wait)
-        return Response(RunSerializer(get_for_wire(run)).data, status=200 if is_over else 202)
+        return Response(run_as_dict(get_for_wire(run)), status=200 if is_over else 202)
 
 
 class StopManyView(ApiView):

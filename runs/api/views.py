@@ -26,7 +26,8 @@ from .authentication import SessionAuthentication, TokenAuthentication
 from .errors import InvalidInput
 from .filters import RunFilterSerializer, filter_runs
 from .pagination import PAGE_PARAMETERS, page_as_dict, read_page
-from .serializers import AgentSerializer, EventSerializer, RunSerializer, for_wire, get_for_wire
+from .serializers import AgentSerializer, RunSerializer
+from .wire import for_wire, get_for_wire, run_as_dict
 
 __all__ = ["ID", "AgentsView", "ApiView", "EventsView", "RunView", "RunsView", "read_id"]
 
@@ -109,7 +110,7 @@ class RunsView(ApiView):
         wanted = parameters.run_filter(request)
         runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
         page = read_page(request, for_wire(runs))
-        return Response(page_as_dict(page, RunSerializer(page.runs, many=True).data))
+        return Response(page_as_dict(page, [run_as_dict(run) for run in page.runs]))
 
     @extend_schema(
         operation_id="start_run",
@@ -148,9 +149,9 @@ class RunsView(ApiView):
             body["agent"], body["input"], owner=self.user, idempotency_key=key
         )
         if not is_new:
-            return Response(RunSerializer(get_for_wire(run.pk)).data)
+            return Response(run_as_dict(get_for_wire(run.pk)))
         location = reverse("api-run", kwargs={"id": run.pk}, request=request)
-        return Response(RunSerializer(run).data, status=201, headers={"Location": location})
+        return Response(run_as_dict(run), status=201, headers={"Location": location})
 
 
 class RunView(ApiView):
@@ -167,7 +168,7 @@ class RunView(ApiView):
     def get(self, request: Request, id: str) -> Response:
         """The run, with its stop receipt once somebody wanted it stopped."""
         runs = for_wire(RunRecord.objects.visible_to(self.user))
-        return Response(RunSerializer(runs.get(pk=read_id(id))).data)
+        return Response(run_as_dict(runs.get(pk=read_id(id))))
 
 
 class EventsView(ApiView):
@@ -215,7 +216,7 @@ class EventsView(ApiView):
         seen = page[-1].seq if page else after
         return Response(
             {
-                "results": EventSerializer(page, many=True).data,
+                "results": [event.as_dict() for event in page],
                 "last_seq": record.last_seq,
                 "ended": record.is_terminal and seen >= record.last_seq,
             }

@@ -34,6 +34,7 @@ PARTS = {"data_store", "agents", "http"}
 UNGUARDED: dict[str, Callable[[Any], Any]] = {
     "log": lambda tools: tools.log("hello"),
     "progress": lambda tools: tools.progress(1, 2),
+    "default_model": lambda tools: tools.default_model,
     "data_store.use_namespace": lambda tools: tools.data_store.use_namespace("mine"),
 }
 
@@ -364,7 +365,7 @@ async def test_what_is_not_guarded_works_after_a_stop_and_touches_nothing(
     assert outside.touched == []
     assert run.token.observed_at is None
     types = [event.type for event in run.sink.events]
-    assert types == ([] if name == "data_store.use_namespace" else [name])
+    assert types == ([name] if name in {"log", "progress"} else [])
 
 
 # --- log and progress ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from playwright.sync_api import sync_playwright
 from rest_framework.test import APIClient
 
 from runs import services
+from runs.api.wire import get_for_wire, run_as_dict
 
 pytestmark = pytest.mark.django_db
 
@@ -112,6 +113,21 @@ def test_every_answer_is_as_it_is_described(
         described = document["paths"][path][method]["responses"][str(response.status_code)]
         schema = described["content"]["application/json"]["schema"]
         _validate(response.json(), schema, document)
+
+
+def test_what_is_described_is_what_is_written(runs: Any, document: dict[str, Any]) -> None:
+    run = runs.running()
+    services.request_stop(run.pk, via="api", by=runs.owner)
+    written = run_as_dict(get_for_wire(run.pk))
+    schemas = document["components"]["schemas"]
+    for name, value in (
+        ("Run", written),
+        ("Receipt", written["stop"]),
+        ("Usage", written["usage"]),
+    ):
+        assert set(value) == set(schemas[name]["properties"]) == set(schemas[name]["required"])
+    event = runs.tell(run, 1).events.get()
+    assert set(event.as_dict()) == set(schemas["Event"]["required"])
 
 
 def _validate(value: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
