@@ -1,1 +1,1 @@
-"""How fast and how heavy: ``make bench``. Each one runs in a process and on a database of its own."""
+"""How fast and how heavy: ``make bench``. Each one has a process and a database of its own."""

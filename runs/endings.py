@@ -87,8 +87,9 @@ def record_news(batch: Sequence[News]) -> Recorded:
     with transaction.atomic():
         records = {
             record.pk: record
-            for record in RunRecord.objects.select_for_update(of=("self",))
-            .select_related("stop_requested_by")
+            # Nothing joined: PostgreSQL reads a row anew that it had to wait for, and not what was
+            # joined to what the row was before.
+            for record in RunRecord.objects.select_for_update(no_key=True)
             .filter(pk__in=[news.run for news in batch])
             .order_by("depth", "pk")  # everybody locks callers before called
         }

@@ -163,16 +163,17 @@ def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
     """End or hand back a run: a stray if a condition says which, else one of a lost worker."""
     with transaction.atomic():
         record = (
-            RunRecord.objects.select_for_update(of=("self",))
-            .select_related("stop_requested_by", "worker")
+            RunRecord.objects.select_for_update(no_key=True)  # nothing joined: see endings
             .filter(stray, pk=run, status=Status.RUNNING)
             .first()
         )
-        if record is None:
-            return None
-        if not stray and record.worker is not None and record.worker.lost_at is None:
+        if record is None or (not stray and _is_held(record)):
             return None
         return end_without_worker(record, code=code)
+
+
+def _is_held(record: RunRecord) -> bool:
+    return WorkerRecord.objects.filter(pk=record.worker_id, lost_at=None).exists()
 
 
 @functools.cache

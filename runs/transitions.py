@@ -84,13 +84,18 @@ def _arguments(change: Change) -> list[Any]:
     return arguments
 
 
+# MATERIALIZED: PostgreSQL may otherwise carry out the inner SELECT again and again, each time with
+# other rows that nobody has locked, and take more than LIMIT. The claim's own instant was taken
+# before it waited for the database; no run starts before it was created.
 _CLAIM = """
-UPDATE runs_runrecord
-SET status = 'running', worker_id = %s, attempt = attempt + 1, started_at = %s
-WHERE id IN (
+WITH next AS MATERIALIZED (
     SELECT id FROM runs_runrecord WHERE status = 'queued'
     ORDER BY created_at LIMIT %s {lock}
-) AND status = 'queued' AND EXISTS (
+)
+UPDATE runs_runrecord
+SET status = 'running', worker_id = %s, attempt = attempt + 1,
+    started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
+WHERE id IN (SELECT id FROM next) AND status = 'queued' AND EXISTS (
     SELECT 1 FROM runs_workerrecord
     WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL
 )
@@ -107,7 +112,8 @@ def claim_queued(worker: uuid.UUID, count: int, now: datetime) -> dict[uuid.UUID
     lock = "FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
     at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM.format(lock=lock), [_key(worker), at, count, _key(worker)])
+        key = _key(worker)
+        cursor.execute(_CLAIM.format(lock=lock), [count, key, at, at, key])
         rows = cursor.fetchall()
     return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
 

@@ -239,4 +239,4 @@ class _StoppableOpenAI(AsyncOpenAI):
                 await super()._sleep_for_retry(**about)
             finally:
                 token.remove_callback(end_pause)
-        call._guard.check(call.tool, call.label)
+        # The next try is refused where the others are, too: in the guarded transport.

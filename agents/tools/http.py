@@ -68,7 +68,7 @@ def guarded_transport(inner: Any) -> Any:
     Raises:
         TypeError: ``inner`` is not a transport.
     """
-    return _guard(inner, current_guard(), owns_inner=True)
+    return _guard(inner, current_guard())
 
 
 def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
@@ -77,7 +77,7 @@ def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
     Closed by ``close_clients``; closing it leaves the shared connections alone.
     """
     client = httpx.AsyncClient(
-        transport=_guard(transports.http_async(), guard, owns_inner=False),
+        transport=_guard(transports.http_async(), guard),
         timeout=TIMEOUT,
         trust_env=False,
     )
@@ -88,7 +88,7 @@ def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
 def open_sync_client(guard: Guard, transports: Transports) -> httpx.Client:
     """Make the ``tools.http`` of one run of a ``def`` agent; see ``open_client``."""
     client = httpx.Client(
-        transport=_guard(transports.http_sync(), guard, owns_inner=False),
+        transport=_guard(transports.http_sync(), guard),
         timeout=TIMEOUT,
         trust_env=False,
     )
@@ -148,13 +148,13 @@ def _note_closed(guard: Guard, body: _AsyncBody | _SyncBody) -> None:
             del _opened[guard]
 
 
-def _guard(inner: Any, fallback: Guard | None, *, owns_inner: bool) -> Any:
+def _guard(inner: Any, fallback: Guard | None) -> Any:
     # A fake may be both, synchronous and asynchronous, as httpx.MockTransport is; so are we then.
     if isinstance(inner, _Guarding):
         return inner
     for kind, bases in _KINDS.items():
         if all(isinstance(inner, base) for base in bases):
-            return kind(inner, fallback, owns_inner)
+            return kind(inner, fallback)
     raise TypeError(
         "guarded_transport() wraps a transport of httpx or httpx2, such as"
         f" httpx.AsyncHTTPTransport(), not {type(inner).__name__}"
@@ -185,10 +185,9 @@ class _Governed:
 class _Guarding(Generic[Rq, Rs]):
     """What the guarded transports have in common."""
 
-    def __init__(self, inner: Any, fallback: Guard | None, owns_inner: bool) -> None:
+    def __init__(self, inner: Any, fallback: Guard | None) -> None:
         self._inner = inner
         self._fallback = fallback
-        self._owns_inner = owns_inner
 
     def _admit(self, request: Rq) -> _Governed | None:
         """Let a request start, or refuse it; None if no run has a say over it."""
@@ -243,17 +242,14 @@ class _AsyncGuarding(_Guarding[Rq, Rs]):
         return response
 
     async def __aenter__(self) -> Self:
-        if self._owns_inner:
-            await self._inner.__aenter__()
+        await self._inner.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
-        if self._owns_inner:
-            await self._inner.__aexit__(*exc_info)
+        await self._inner.__aexit__(*exc_info)
 
     async def aclose(self) -> None:
-        if self._owns_inner:
-            await self._inner.aclose()
+        await self._inner.aclose()
 
 
 class _SyncGuarding(_Guarding[Rq, Rs]):
@@ -282,17 +278,14 @@ class _SyncGuarding(_Guarding[Rq, Rs]):
         return response
 
     def __enter__(self) -> Self:
-        if self._owns_inner:
-            self._inner.__enter__()
+        self._inner.__enter__()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        if self._owns_inner:
-            self._inner.__exit__(*exc_info)
+        self._inner.__exit__(*exc_info)
 
     def close(self) -> None:
-        if self._owns_inner:
-            self._inner.close()
+        self._inner.close()
 
 
 class _AsyncBody:

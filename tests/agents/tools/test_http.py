@@ -489,6 +489,23 @@ async def test_a_retry_of_an_agents_own_sdk_is_refused(
     assert server.request_count == 1
 
 
+async def test_within_a_guarded_call_a_request_is_only_checked(
+    server: LLMServer, run: AgentRun, library: Any
+) -> None:
+    async def agent() -> None:
+        async with async_client(library) as client:
+            with run.guard.call("call_llm", "m"):
+                await client.get(server.url)
+                run.stop()
+                await client.get(server.url)
+
+    with pytest.raises(AgentStopped):
+        await run.task(agent())
+    assert server.request_count == 1
+    assert run.events("http") == []
+    assert run.only("stop_observed") == {"tool": "call_llm", "label": "m"}
+
+
 # --- lost contexts --------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from agents.tools.stand_in import StandIn
 from tests.support.agent_run import AgentRun, turn_loop, within
 from tests.support.llm_server import TEXT, Answer, LLMServer
 
-KEY = "sk-test-Zq81xLm3PvT7"
+KEY = "Zq81xLm3-PvT7kk2"  # of no known form: only we know that it is one
 ASK = [{"role": "user", "content": "Where did the ship go? Keep the word xylophone to yourself."}]
 
 
@@ -316,14 +317,16 @@ async def test_a_stop_ends_the_pause_before_a_retry(
 async def test_within_cleanup_a_call_goes_through_and_is_retried(
     server: LLMServer, model: Model, run: AgentRun
 ) -> None:
-    server.answers.append(Answer(status=429, headers={"Retry-After": "0.05"}))
+    server.answers.append(Answer(status=429, headers={"Retry-After": "0.3"}))
 
     async def agent() -> str:
         run.stop()
         async with cleanup(5):
             return (await call_llm(run.guard, model, ASK)).text
 
+    started = time.monotonic()
     assert await within(5, run.task(agent())) == TEXT
+    assert time.monotonic() - started >= 0.3  # the endpoint's wish is respected
     assert server.request_count == 2
     assert run.only("llm_call")["cleanup"] is True
 
@@ -366,10 +369,10 @@ NO_RETRY = {"x-should-retry": "false"}
     ("answer", "message", "status", "detail"),
     [
         (
-            Answer(status=401, body={"error": {"message": f"Incorrect API key: {KEY[:9]}***T7."}}),
-            "answered 401: Incorrect API key: [redacted]",
+            Answer(status=401, body={"error": {"message": f"Who is {KEY[:9]}***k2?"}}),
+            "answered 401: Who is [redacted]",
             401,
-            "Incorrect API key: [redacted]",
+            "Who is [redacted]",
         ),
         (
             Answer(status=404, body={"error": {"message": "The model does not exist"}}),
@@ -498,6 +501,9 @@ async def test_neither_key_nor_prompt_is_logged_or_in_an_error(
     await ask(run, model)
     server.answers.append(Answer(status=429, headers={"Retry-After": "0.01"}))
     await ask(run, model)
+    server.answers.append(Answer(text=f"Your secret is {KEY}."))
+    await ask(run, model)
+    assert run.shown.endswith("Your secret is [redacted].")
     server.answer = Answer(status=400, body={"error": {"message": f"bad key {KEY}"}})
     with pytest.raises(LLMError) as caught:
         await ask(run, model)

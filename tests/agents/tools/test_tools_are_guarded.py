@@ -257,6 +257,9 @@ async def test_a_method_that_is_added_would_be_noticed(
 def test_both_kinds_of_agents_get_the_same_methods(theirs: type, ours: type) -> None:
     assert _public(theirs) == _public(ours)
     for name in _public(theirs) - PARTS:
+        if isinstance(getattr(theirs, name), property):
+            assert isinstance(getattr(ours, name), property), name
+            continue
         parameters = [
             list(inspect.signature(getattr(kind, name)).parameters.values())
             for kind in (theirs, ours)
