@@ -1,4 +1,11 @@
+"""The Django app: its checks, and the secrets that no captured output may show."""
+
+from __future__ import annotations
+
 from django.apps import AppConfig
+from django.conf import settings
+
+from agents import redaction
 
 __all__ = ["RunsConfig"]
 
@@ -10,3 +17,7 @@ class RunsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers the system checks
+
+        redaction.add_secret(settings.SECRET_KEY)
+        for database in settings.DATABASES.values():
+            redaction.add_secret(database.get("PASSWORD") or None)
