@@ -117,7 +117,7 @@ def start_child(
             # The lock on the parent's row decides between a stop of the tree and this birth:
             # either the stop sees the child, or the child sees the stop.
             above = (
-                RunRecord.objects.select_for_update(of=("self",))
+                RunRecord.objects.select_for_update(of=("self",), no_key=True)
                 .select_related("owner")
                 .filter(pk=parent.id, worker=parent.worker, attempt=parent.attempt)
                 .filter(status=Status.RUNNING)
@@ -251,8 +251,10 @@ def request_stop(
 
 def _locked(ids: Sequence[uuid.UUID]) -> RunQuerySet:
     return (
-        RunRecord.objects.select_for_update(of=("self",))
-        .select_related("stop_requested_by")
+        # no_key: else a child that is being born below one of these waits for us with its caller's
+        # row locked, and we for that. Prefetched, not joined: see endings.
+        RunRecord.objects.select_for_update(no_key=True)
+        .prefetch_related("stop_requested_by")
         .filter(pk__in=ids)
         .order_by("depth", "pk")  # everybody locks callers before called
     )
@@ -291,14 +293,27 @@ class _Wish:
             outcomes[record.pk] = "accepted"
         # Again until nothing new turns up: a child may be born under a row not yet written to.
         while below := _active_below(fresh, apart=requests):
-            for ancestor, ids in below.items():
-                self._update(ids, StopVia.PARENT, ancestor)
-                requests |= dict.fromkeys(ids, self._request(StopVia.PARENT, ancestor))
+            requests |= self._write_below(below)
         for record in fresh:
             if record.status == Status.QUEUED:
                 _end_queued(record, requests[record.pk])
         transaction.on_commit(lambda: _deliver(records, requests), robust=True)
         return outcomes
+
+    def _write_below(self, below: dict[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
+        """Write it into runs below, given by what is above them; return the request of each."""
+        requests = {}
+        fresh: dict[uuid.UUID, list[uuid.UUID]] = {}
+        for record in _locked(list(below)).active().only(*_STOP_READS):
+            ancestor = below[record.pk]
+            if record.stop_requested:  # by itself, before
+                requests[record.pk] = StopRequest.of(record)
+            else:
+                requests[record.pk] = self._request(StopVia.PARENT, ancestor)
+                fresh.setdefault(ancestor, []).append(record.pk)
+        for ancestor, ids in fresh.items():
+            self._update(ids, StopVia.PARENT, ancestor)
+        return requests
 
     def _update(self, ids: Sequence[uuid.UUID], via: StopVia, root_request: object) -> None:
         if ids:
@@ -318,10 +333,10 @@ class _Wish:
 
 def _active_below(
     records: Sequence[RunRecord], *, apart: Container[uuid.UUID]
-) -> dict[uuid.UUID, list[uuid.UUID]]:
-    """Return, by the nearest of ``records`` above them, the active runs not in ``apart``."""
+) -> dict[uuid.UUID, uuid.UUID]:
+    """Map the active runs below, those ``apart`` left out, to the nearest of ``records`` above."""
     nearest = {record.pk: record.pk for record in records}
-    found: dict[uuid.UUID, list[uuid.UUID]] = {}
+    found: dict[uuid.UUID, uuid.UUID] = {}
     roots = {record.root_id for record in records}
     tree = RunRecord.objects.active().filter(root__in=roots, depth__gt=0).order_by("depth")
     for id, parent in tree.values_list("pk", "parent_id"):
@@ -329,7 +344,7 @@ def _active_below(
             continue
         nearest.setdefault(id, nearest[parent])
         if id not in apart:
-            found.setdefault(nearest[parent], []).append(id)
+            found[id] = nearest[parent]
     return found
 
 
@@ -362,7 +377,7 @@ BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_perm
 _STOP_READS = (
     *("agent", "depth", "last_seq", "owner_id", "root_id", "status", "worker_id"),
     *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
-    "stop_requested_by__username",
+    "stop_requested_by",
 )
 _CHUNK = 500  # runs to a transaction: databases bound parameters, and others want to write, too
 
