@@ -259,6 +259,7 @@ class TestFilters:
             ("parent=1", "parent"),
             ("parent=", "parent"),
             ("root=00000000000000000000000000000000", "root"),
+            ("root=00000000000000000000000000000000----", "root"),
             ("created_after=yesterday", "created_after"),
             ("created_after=2026-13-01T00:00:00Z", "created_after"),
             ("created_after=0001-01-01T00:00:00%2B14:00", "created_after"),
