@@ -73,9 +73,13 @@ class AgentRun:
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
-    """Await ``work``; too slow is a failure."""
-    async with asyncio.timeout(seconds):
-        return await work
+    """Await ``work``; too slow is a failure, also of what a cancellation doesn't cut."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((task,), timeout=seconds)
+    if not task.done():
+        task.cancel()
+        raise AssertionError(f"this took more than {seconds:g} s")
+    return task.result()
 
 
 async def turn_loop() -> None:

@@ -54,6 +54,7 @@ class Answer:
         plain: answer JSON though a stream was asked for.
         drop_after: cut the connection after so many chunks; 0 is before the head of the answer.
         done: whether [DONE] ends the stream.
+        rest: seconds between [DONE] and the end of the body.
         until_close: end the body by closing the connection, not by a chunk of size 0.
     """
 
@@ -73,6 +74,7 @@ class Answer:
     plain: bool = False
     drop_after: int | None = None
     done: bool = True
+    rest: float = 0.0
     until_close: bool = False
 
 
@@ -337,6 +339,7 @@ class LLMServer:
                 await asyncio.sleep(answer.pause)
         if answer.done:
             await send(writer, b"data: [DONE]\n\n")
+            await asyncio.sleep(answer.rest)
         if answer.until_close:
             return False
         await send(writer, b"")

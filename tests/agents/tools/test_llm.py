@@ -16,6 +16,7 @@ import pytest
 from agents import redaction
 from agents.cancellation import cleanup
 from agents.exceptions import AgentError, AgentStopped, LLMError, RunIsOver
+from agents.tools import endpoint
 from agents.tools.llm import LLMReply, Model, TokenUsage, call_llm
 from agents.tools.pools import STREAMS_PER_POOL, Transports
 from agents.tools.reply import PartialReply
@@ -435,12 +436,14 @@ async def test_what_goes_wrong_at_the_endpoint_is_an_error_that_says_so(
     begun = answer.drop_after == 3
     assert run.trace.usage.llm_calls == (1 if begun else 0)
     assert run.trace.usage.estimated == begun
-    assert server.answer.plain or (await within(5, _again(server, run, model))).text == TEXT
-
-
-async def _again(server: LLMServer, run: AgentRun, model: Model) -> LLMReply:
+    assert busy_counts(model) == [0]
     server.answer = Answer()
-    return await ask(run, model)
+    assert (await within(5, ask(run, model))).text == TEXT
+
+
+def busy_counts(model: Model) -> list[int]:
+    transports: Any = model._own_transports
+    return [pool.busy_count for pool in transports._http2_async._pools]
 
 
 async def test_the_sdk_tries_again_where_that_may_help(
@@ -542,12 +545,24 @@ async def test_an_endpoint_that_minds_stream_options_is_asked_without(
     assert len(run.events("llm_call")) == 2
 
 
+@pytest.mark.parametrize("rest", [0.0, 0.05])
 async def test_a_connection_is_used_again_after_a_streamed_reply(
-    server: LLMServer, model: Model, run: AgentRun
+    server: LLMServer, model: Model, run: AgentRun, rest: float
 ) -> None:
+    server.answer = Answer(rest=rest)
     for _ in range(5):
         await ask(run, model)
     assert server.opened_count == 1
+
+
+async def test_a_body_that_goes_on_after_the_reply_is_cut(
+    server: LLMServer, model: Model, run: AgentRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "REST_SECONDS", 0.05)
+    server.answer = Answer(rest=30)
+    assert (await within(5, ask(run, model))).text == TEXT
+    await server.until(lambda: server.open_count == 0, "the connection to be closed")
+    assert busy_counts(model) == [0]
 
 
 async def test_many_calls_at_once_share_pools_of_limited_size(server: LLMServer) -> None:
@@ -642,6 +657,19 @@ def test_odd_fields_are_as_good_as_none() -> None:
     ]
     assert "".join(shown) == "in parts!"
     assert reply.finish() == LLMReply("in parts!", [], TokenUsage(10, 7, True), "m2", "stop")
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_stream_that_says_neither_why_it_ends_nor_that_it_does_broke_off(
+    server: LLMServer, model: Model, run: AgentRun, done: bool
+) -> None:
+    server.answer = Answer(chunks=stream_of({"content": "Yes, and"}, reason=None), done=done)
+    if done:
+        assert (await ask(run, model)).text == "Yes, and"
+        return
+    with pytest.raises(LLMError, match="broke off"):
+        await ask(run, model)
+    assert run.only("llm_call")["text"] == "Yes, and"
 
 
 async def test_usage_without_choices_and_comments_between_events_are_no_trouble(
