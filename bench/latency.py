@@ -62,6 +62,8 @@ def measure_rest() -> Iterator[Figure]:
         server, address = _serve()
         try:
             yield from _by_rest(address, key)
+            yield _beside(address, key, "bench-block", "GET a run while an agent blocks its loop")
+            yield _beside(address, key, "bench-compute", "GET a run while a def agent computes")
         finally:
             server.should_exit = True
             server.bench_thread.join(30)
@@ -94,6 +96,26 @@ def _by_rest(address: str, key: str) -> Iterator[Figure]:
     yield distribution("POST stop?wait to the final run in the answer", "ms", ends)
 
 
+def _beside(address: str, key: str, agent: str, name: str) -> Figure:
+    """Ask for a run again and again while ``agent`` keeps a thread, or the interpreter, busy."""
+    import httpx
+
+    took = []
+    headers = {"Authorization": f"Token {key}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+        run = client.post("/runs", json={"agent": agent, "input": {"seconds": 3}}).json()["id"]
+        while client.get(f"/runs/{run}").json()["status"] == "queued":
+            pass
+        while True:
+            began = time.perf_counter()
+            status = client.get(f"/runs/{run}").json()["status"]
+            if status != "running":
+                break
+            took.append((time.perf_counter() - began) * 1e3)
+    assert status == "success", status
+    return distribution(name, "ms", took, target=100)
+
+
 def _over_by_rest(client: Any, run: str) -> Any:
     while True:
         found = client.get(f"/runs/{run}").json()
@@ -114,7 +136,9 @@ def _serve() -> tuple[Any, str]:
 
     from project.asgi import application
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    # As runserver binds it: asyncio switches Nagle off for sockets that say that they are TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(application, log_level="warning", lifespan="on")
     server: Any = uvicorn.Server(config)
     server.bench_thread = threading.Thread(

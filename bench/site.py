@@ -50,7 +50,7 @@ def fresh_site() -> Iterator[User]:
 
 def register_agents() -> None:
     """Register the agents that are measured."""
-    from agents import AgentStopped, Tools, agent, check_should_stop
+    from agents import AgentStopped, SyncTools, Tools, agent, check_should_stop
 
     @agent("bench-trivial")
     async def trivial(tools: Tools, number: int = 0) -> int:
@@ -69,6 +69,17 @@ def register_agents() -> None:
                 check_should_stop()
         except AgentStopped:
             return time.perf_counter()
+
+    @agent("bench-block")
+    async def block(tools: Tools, seconds: float) -> None:
+        time.sleep(seconds)  # as an agent must not
+
+    @agent("bench-compute")
+    def compute(tools: SyncTools, seconds: float) -> int:
+        count, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            count += 1
+        return count
 
     @agent("bench-events")
     async def events(tools: Tools, count: int) -> int:

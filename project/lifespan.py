@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import get_resolver
 
 from runs.conf import conf
 
@@ -89,6 +90,8 @@ class Lifespan:
             raise ImproperlyConfigured(
                 "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
             )
+        # All views, now: else the first request imports them, for a second, on the server's loop.
+        await asyncio.to_thread(lambda: get_resolver().url_patterns)
         if conf().embedded_worker:
             # Not at the top: models can only be imported once Django is set up, and a web
             # process without a worker has no use for the agents' libraries.

@@ -22,6 +22,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
 from runs.demo_users import DEMO_USERS, create_missing_demo_users, find_open_demo_users
+from runs.management.commands.runserver import _bind
 from runs.server import DrainingServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -387,3 +388,11 @@ async def test_a_drain_that_fails_does_not_keep_the_server_up(
     async with asyncio.timeout(5):
         await task
     assert "the drain failed" in caplog.text
+
+
+def test_answers_on_a_connection_in_use_do_not_wait_for_nagle() -> None:
+    """asyncio sets TCP_NODELAY only where the socket's protocol says TCP."""
+    with closing(_bind("127.0.0.1:0", False, [])) as listener:
+        host, port = listener.getsockname()
+        with socket.create_connection((host, port)), closing(listener.accept()[0]) as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
