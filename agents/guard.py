@@ -135,6 +135,7 @@ class Call:
     Attributes:
         id: the call's id, in its event, in what is in flight, and in streamed text.
         data: what the event will say; the tool adds to it.
+        has_gone_out: a request of this call was sent already; the transport notes that.
     """
 
     __slots__ = (
@@ -144,6 +145,7 @@ class Call:
         "_reset",
         "_started",
         "data",
+        "has_gone_out",
         "id",
         "label",
         "started_at",
@@ -160,6 +162,7 @@ class Call:
         self.id = ""
         self._in_cleanup = in_cleanup
         self._completed = False
+        self.has_gone_out = False
 
     def start(self) -> Self:
         """Be admitted, and be in flight from now on.

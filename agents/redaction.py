@@ -271,7 +271,7 @@ _PATTERNS: Final = (
         ("eyJ",),  # a JSON Web Token: {" in base64
         ("eyj",),
         r"""
-        (?: (?<! [A-Za-z0-9_-] ) | (?<= \\[nrt] ) )
+        (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) )
         eyJ [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]*+
         """,
     ),

@@ -172,7 +172,7 @@ class _Governed:
         self.own_call = own_call
 
     def check(self) -> None:
-        """Refuse the next chunk, if the stop is harder than one that lets calls finish."""
+        """Refuse to go on, if the stop is harder than one that lets calls finish."""
         if self.guard.token.mode not in (None, StopMode.GRACEFUL):
             self.guard.check(self.call.tool, self.call.label)
 
@@ -193,9 +193,13 @@ class _Guarding(Generic[Rq, Rs]):
         """Let a request start, or refuse it; None if no run has a say over it."""
         enclosing = current_call()
         if enclosing is not None:
-            guard = enclosing._guard
-            guard.check(enclosing.tool, enclosing.label)
-            return _Governed(guard, enclosing, own_call=False)
+            governed = _Governed(enclosing._guard, enclosing, own_call=False)
+            if enclosing.has_gone_out:  # this is another try, or another step: a new start
+                governed.guard.check(enclosing.tool, enclosing.label)
+            else:  # the call was admitted, so it is in flight, and a graceful stop lets it finish
+                governed.check()
+            enclosing.has_gone_out = True
+            return governed
         found = current_guard() or self._fallback
         if found is None:
             return None

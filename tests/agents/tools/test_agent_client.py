@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -64,8 +64,13 @@ def run() -> AgentRun:
 
 
 @pytest.fixture
-async def caller() -> Caller:
-    return Caller()
+async def caller() -> AsyncIterator[Caller]:
+    caller = Caller()
+    yield caller
+    caller.may_start.set()  # or a test that fails would wait for ever
+    if not caller.child.ended.done():
+        caller.child.end()
+    caller.child.ended.exception()
 
 
 @pytest.fixture
@@ -183,7 +188,7 @@ async def test_within_cleanup_nothing_new_is_begun(
 
     run.stop()
     with pytest.raises(AgentStopped):
-        await run.task(agent())
+        await within(SECONDS, run.task(agent()))
     assert caller.asked == []
 
 

@@ -244,6 +244,24 @@ async def test_after_a_stop_no_request_leaves(
     assert run.only("stop_observed") == {"tool": "http", "label": "GET 127.0.0.1"}
 
 
+async def test_a_call_that_was_admitted_sends_its_first_request_and_no_second(
+    server: LLMServer, run: AgentRun, library: Any
+) -> None:
+    """A stop may come between a call's admission and its request; a retry comes after it."""
+
+    async def agent() -> int:
+        with run.guard.call("call_llm", "a model"):
+            run.stop()
+            async with async_client(library) as client:
+                first = await client.get(server.url)
+                with pytest.raises(AgentStopped):
+                    await client.get(server.url)
+        return int(first.status_code)
+
+    assert await within(5, run.task(agent())) > 0
+    assert server.request_count == 1
+
+
 @pytest.mark.parametrize("at", ["start", "middle"])
 async def test_a_stop_lets_a_request_finish_with_its_body(
     server: LLMServer, run: AgentRun, library: Any, at: str
