@@ -439,6 +439,25 @@ def test_no_call_is_admitted_after_the_acknowledgement() -> None:
     assert admitted >= 200
 
 
+def test_a_stop_that_comes_while_a_call_is_being_admitted_is_acknowledged_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    token = CancelToken()
+    stopping = threading.Thread(target=token.request)
+
+    def clock() -> float:
+        if threading.current_thread() is threading.main_thread():  # the decision has been taken
+            stopping.start()
+            stopping.join(0.1)  # it can't get through before the admission is over
+        return time.monotonic()
+
+    monkeypatch.setattr("agents.cancellation.time", SimpleNamespace(monotonic=clock))
+    admitted_at = token.admit()
+    stopping.join(SECONDS)
+    assert token.acknowledged_monotonic is not None
+    assert admitted_at <= token.acknowledged_monotonic
+
+
 def test_a_refusal_says_the_reason_and_an_admission_the_instant() -> None:
     token = CancelToken()
     before = time.monotonic()
@@ -557,6 +576,24 @@ async def test_at_its_limit_the_await_in_progress_is_cut_and_guards_refuse(
     assert refused == [True]
     await asyncio.sleep(0)  # nothing of the cut is left over
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_from_its_cut_on_it_is_over_whatever_the_clock_says(
+    token: CancelToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop may fire a timer a moment before its time."""
+    monkeypatch.setattr("agents.cancellation.time", SimpleNamespace(monotonic=lambda: 100.0))
+    token.request()
+
+    async def save() -> None:
+        async with cleanup(seconds=0.02):
+            try:
+                await forever()
+            finally:
+                assert not is_in_cleanup()
+
+    with pytest.raises(AgentStopped):
+        await save()
 
 
 async def test_the_time_runs_from_the_stop_when_that_comes_later(token: CancelToken) -> None:
@@ -845,9 +882,13 @@ async def test_a_stop_after_the_end_of_the_block_does_nothing_to_it(token: Cance
 async def test_a_stop_at_the_very_end_of_the_block_cuts_nothing_that_follows(
     token: CancelToken,
 ) -> None:
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: complaints.append(context))
     async with cleanup(seconds=0.001):
         token.request()  # has asked the loop to set the cut, and the block is over before
     await asyncio.sleep(0.005)  # for the timer that must not be there
+    assert complaints == []
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -55,8 +55,10 @@ def run() -> AgentRun:
 
 
 @pytest.fixture
-async def backend() -> Backend:
-    return Backend()
+async def backend() -> AsyncIterator[Backend]:
+    backend = Backend()
+    yield backend
+    backend.may_end.set()  # or a test that fails would wait for ever
 
 
 # --- one call ---------------------------------------------------------------------------------

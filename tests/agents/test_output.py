@@ -454,18 +454,20 @@ async def test_a_thread_that_a_run_starts_with_its_context_prints_into_its_log()
 @captured
 def test_what_a_finaliser_prints_while_a_line_is_taken_in_is_not_lost() -> None:
     """The garbage collector runs where garbage is made, under our own locks too."""
-    run = AgentRun()
+    run, other = AgentRun(), AgentRun()
     run.call(functools.partial(print, "unfinished", end=""))
 
     class Finalised:
-        def __init__(self) -> None:
+        def __init__(self, run: AgentRun) -> None:
+            self.run = run
             self.itself = self
 
         def __del__(self) -> None:
-            run.call(functools.partial(print, " finalised", end=""))
+            self.run.call(functools.partial(print, " finalised", end=""))
 
     def collect_while_printing() -> None:
-        Finalised()
+        Finalised(run)
+        Finalised(other)
         assert isinstance(run.trace.pending_output, output._Pending)
         with run.trace.pending_output.lock, output._install_lock:
             gc.collect()
@@ -476,6 +478,21 @@ def test_what_a_finaliser_prints_while_a_line_is_taken_in_is_not_lost() -> None:
     thread.join(SECONDS / 4)
     assert not thread.is_alive(), "the thread waits for a lock that it holds itself"
     assert sorted(printed(run)) == sorted(["unfinished", " finalised"])
+    assert printed(other) == [" finalised"]
+
+
+@captured
+def test_what_is_printed_in_the_middle_of_a_write_is_not_lost() -> None:
+    class Interrupted(str):
+        __slots__ = ()
+
+        def __radd__(self, before: str) -> str:  # as a finaliser comes in between two steps
+            print("inner", end="")
+            return before + str(self)
+
+    run = AgentRun()
+    run.call(lambda: sys.stdout.write(Interrupted("outer")))
+    assert printed(run) == ["outerinner"]
 
 
 # --- install and uninstall --------------------------------------------------------------------

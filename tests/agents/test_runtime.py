@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -47,10 +47,13 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 class SlowStore(MemoryDataStore):
     """A data store whose writes a test lets go, one by one or all at once."""
 
+    made: ClassVar[list[SlowStore]] = []
+
     def __init__(self) -> None:
         super().__init__()
         self.writing = asyncio.Event()
         self.may_write = asyncio.Event()
+        self.made.append(self)
 
     async def set_many(self, *args: Any) -> int:
         self.writing.set()
@@ -88,6 +91,7 @@ class Started(AgentRun):
         model: Any = None,
         http: Callable[[httpx.Request], Any] = lambda request: httpx.Response(200, text="hello"),
         parent: AgentRun | None = None,
+        context: contextvars.Context | None = None,
     ) -> None:
         super().__init__(parent)
         with registry.isolated(empty=True):
@@ -98,7 +102,7 @@ class Started(AgentRun):
             self.guard, model or ScriptedModel(), self.store, Nobody(), MockTransports(http)
         )
         self.ending = asyncio.get_running_loop().create_task(
-            run_agent(definition, {}, environment), context=contextvars.Context()
+            run_agent(definition, {}, environment), context=context or contextvars.Context()
         )
 
     async def outcome(self) -> Outcome:
@@ -125,8 +129,11 @@ def _registry() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-async def _agent_loop() -> None:
+async def _agent_loop() -> AsyncIterator[None]:
     asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]
+    yield
+    while SlowStore.made:
+        SlowStore.made.pop().may_write.set()  # or a test that fails would wait for ever
 
 
 async def turns(number: int = 5) -> None:
@@ -780,10 +787,12 @@ async def test_a_task_that_ignores_its_cancellation_is_left_running_and_named(
     request = httpx.Request("GET", "http://x")
     tasks: list[asyncio.Task[Any]] = []
     run = Started(work)
-    await within(SECONDS, asyncio.shield(run.ending))
-    assert "stubborn" in run.only("log")["message"]
-    assert run.trace.in_flight() == []
-    let_go.set()
+    try:
+        await within(SECONDS, asyncio.shield(run.ending))
+        assert "stubborn" in run.only("log")["message"]
+        assert run.trace.in_flight() == []
+    finally:
+        let_go.set()
     await within(SECONDS, tasks[0])
 
 
@@ -1056,6 +1065,17 @@ async def test_closing_a_client_in_finally_happens_before_the_end() -> None:
     run = Started(work)
     assert await run.outcome() == Outcome("stopped")
     assert steps == ["closed"]
+
+
+async def test_a_called_agent_is_not_let_through_by_its_callers_cleanup() -> None:
+    async def work(tools: Tools) -> None:
+        run.stop()
+        await tools.data_store.get("a")
+
+    async with cleanup():
+        run = Started(work, context=contextvars.copy_context())
+        assert await run.outcome() == Outcome("stopped")
+    assert run.events("data_store") == []
 
 
 # --- agents that call agents ------------------------------------------------------------------

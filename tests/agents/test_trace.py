@@ -31,8 +31,8 @@ class Sink:
         self.on_event: Callable[[Event], None] = lambda event: None
 
     def event(self, event: Event) -> None:
-        self.events.append(event)
         self.on_event(event)
+        self.events.append(event)
 
     def activity(self, trace: Trace) -> None:
         self.in_flight.append(len(trace.in_flight()))
