@@ -80,12 +80,20 @@ class ActiveRun:
     stop: StopRequest | None = None
     #: Whether the log has the ``stop_requested`` event already.
     stop_told: bool = False
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def meet(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""
         if self.stop is None:
             self.stop = request
+        self.tell()
         self.token.request(request.mode, request.reason, cause=StopCause.WISH)
+
+    def tell(self) -> None:
+        """Write the request into the run's log, once; later, if the run has not begun."""
+        with self._telling:
+            if self.stop is not None and self.guard is not None and not self.stop_told:
+                self.guard.trace.emit("stop_requested", self.stop.as_data())
 
 
 _runs: dict[uuid.UUID, ActiveRun] = {}
@@ -132,15 +140,18 @@ def remove(run: uuid.UUID) -> None:
 def trip(runs: Iterable[uuid.UUID], requests: Mapping[uuid.UUID, StopRequest]) -> set[uuid.UUID]:
     """Trip the tokens of ``runs`` and of all below them; return those that are in this process.
 
-    ``requests`` has the committed request of each run concerned. They are put in place before the
-    first token trips, because tripping writes their events.
+    ``requests`` has the committed request of each run concerned. They are in all logs before the
+    first token trips: a run further down may meet the stop before the last token's callbacks ran.
     """
     with _claiming, _lock:
         for id, request in requests.items():
             entry = _runs.get(id)
             if entry is not None and entry.stop is None:
                 entry.stop = request
+        concerned = [entry for id in requests if (entry := _runs.get(id)) is not None]
         here = [entry for run in runs if (entry := _runs.get(run)) is not None]
+    for entry in concerned:
+        entry.tell()
     for entry in here:
         entry.meet(requests[entry.id])
     return {entry.id for entry in here}

@@ -197,9 +197,10 @@ class Executor:
             last_seq=record.last_seq,
             usage=_usage_so_far(record),
         )
-        guard = entry.guard = Guard(entry.token, trace)
+        guard = Guard(entry.token, trace)
         cast(AgentTask, asyncio.current_task()).guard = guard
         self._recorder.open(entry, trace)
+        entry.guard = guard  # from here on a stop is told in this log
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
         if record.stop_requested:  # between the claim and now
             entry.meet(StopRequest.of(record))
@@ -350,8 +351,7 @@ def _usage_so_far(record: RunRecord) -> Usage:
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
     if token.cause is StopCause.WISH:
-        if entry.stop is not None and not entry.stop_told:
-            trace.emit("stop_requested", entry.stop.as_data())
+        entry.tell()
     else:
         trace.emit("log", {"level": "warning", "message": token.reason})
 

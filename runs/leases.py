@@ -173,7 +173,8 @@ def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
 
 
 def _is_held(record: RunRecord) -> bool:
-    return WorkerRecord.objects.filter(pk=record.worker_id, lost_at=None).exists()
+    worker = record.worker_id
+    return worker is not None and WorkerRecord.objects.filter(pk=worker, lost_at=None).exists()
 
 
 @functools.cache

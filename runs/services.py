@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,14 +148,21 @@ def meet_request(run: active.ActiveRun) -> None:
     if record is None:
         run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
     elif record.stop_requested:
-        # Tripping its token trips those of all below it, whose logs tell of their own requests.
-        tree = (
-            RunRecord.objects.active()
-            .select_related("stop_requested_by")
-            .filter(root=record.root_id, stop_requested_at__isnull=False)
-        )
-        requests = {one.pk: StopRequest.of(one) for one in (record, *tree)}
+        requests = {record.pk: StopRequest.of(record), **_requests_in([record.root_id])}
         active.trip([run.id], requests)
+
+
+def _requests_in(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
+    """Return the request of each active run of these trees that has one.
+
+    Whoever trips a token trips those of all below it, whose logs tell of their own requests.
+    """
+    stopping = (
+        RunRecord.objects.active()
+        .select_related("stop_requested_by")
+        .filter(root__in=roots, stop_requested_at__isnull=False)
+    )
+    return {record.pk: StopRequest.of(record) for record in stopping}
 
 
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
@@ -283,10 +290,11 @@ class _Wish:
         of it for each of ``records``.
         """
         fresh = [record for record in records if not record.stop_requested]
-        requests = {
-            record.pk: StopRequest.of(record) for record in records if record.stop_requested
-        }
-        outcomes: dict[uuid.UUID, Accepted] = dict.fromkeys(requests, "already_stopping")
+        again = [record for record in records if record.stop_requested]
+        outcomes: dict[uuid.UUID, Accepted] = {record.pk: "already_stopping" for record in again}
+        # Who asked first may not have come to trip the token yet.
+        requests = _requests_in({record.root_id for record in again}) if again else {}
+        requests |= {record.pk: StopRequest.of(record) for record in again}
         self._update([record.pk for record in fresh], self.via, F("pk"))
         for record in fresh:
             requests[record.pk] = self._request(self.via, record.pk)
@@ -303,16 +311,18 @@ class _Wish:
     def _write_below(self, below: dict[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
         """Write it into runs below, given by what is above them; return the request of each."""
         requests = {}
-        fresh: dict[uuid.UUID, list[uuid.UUID]] = {}
+        fresh: dict[uuid.UUID | F, list[uuid.UUID]] = {}
         for record in _locked(list(below)).active().only(*_STOP_READS):
             ancestor = below[record.pk]
             if record.stop_requested:  # by itself, before
                 requests[record.pk] = StopRequest.of(record)
             else:
                 requests[record.pk] = self._request(StopVia.PARENT, ancestor)
-                fresh.setdefault(ancestor, []).append(record.pk)
-        for ancestor, ids in fresh.items():
-            self._update(ids, StopVia.PARENT, ancestor)
+                # Most are below a root that was stopped: all of these are one statement.
+                above = _ROOT if ancestor == record.root_id else ancestor
+                fresh.setdefault(above, []).append(record.pk)
+        for above, ids in fresh.items():
+            self._update(ids, StopVia.PARENT, above)
         return requests
 
     def _update(self, ids: Sequence[uuid.UUID], via: StopVia, root_request: object) -> None:
@@ -353,7 +363,10 @@ def _end_queued(record: RunRecord, request: StopRequest) -> None:
     log = [
         events.system_event(record, record.last_seq + 1, "stop_requested", request.as_data()),
         events.system_event(
-            record, record.last_seq + 2, "agent_end", {"status": Status.STOPPED, "started": False}
+            record,
+            record.last_seq + 2,
+            "agent_end",
+            {"status": Status.STOPPED, "outcome": Status.STOPPED, "started": False},
         ),
     ]
     fields = {"finished_at": request.requested_at, "last_seq": log[-1].seq}
@@ -379,6 +392,7 @@ _STOP_READS = (
     *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
     "stop_requested_by",
 )
+_ROOT = F("root_id")
 _CHUNK = 500  # runs to a transaction: databases bound parameters, and others want to write, too
 
 
