@@ -1,0 +1,263 @@
+"""Workers come and go; no run is executed twice at a time, and none is forgotten."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from runs import active, leases
+from runs.models import RunRecord, WorkerRecord
+from runs.status import Status
+from tests.support.consistency import assert_consistent
+from tests.support.rows import make_dead_worker, make_run, make_worker, requested
+from tests.support.running import together
+
+
+@pytest.fixture(autouse=True)
+def forget_active_runs() -> Any:
+    yield
+    active._runs.clear()
+
+
+class TestLease:
+    def test_renewing_prolongs_it(self, transactional_db: None) -> None:
+        worker = make_worker(lease_until=timezone.now() - timedelta(seconds=1))
+        assert leases.renew(worker.pk, 30)
+        worker.refresh_from_db()
+        left = (worker.lease_until - timezone.now()).total_seconds()
+        assert 28 < left <= 30
+        assert worker.heartbeat_at > worker.started_at
+
+    def test_a_lost_one_is_not_renewed(self, transactional_db: None) -> None:
+        worker = make_worker(lost_at=timezone.now())
+        assert not leases.renew(worker.pk, 30)
+
+    def test_is_lost_once_it_is_over(self, transactional_db: None) -> None:
+        now = timezone.now()
+        late = make_worker(lease_until=now - timedelta(seconds=1))
+        fine = make_worker(lease_until=now + timedelta(seconds=1))
+        assert [w.pk for w in leases.mark_lost_leases(now)] == [late.pk]
+        assert leases.mark_lost_leases(now) == []
+        late.refresh_from_db()
+        fine.refresh_from_db()
+        assert late.lost_at is not None
+        assert fine.lost_at is None
+
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_has_one_finder(self, transactional_db: None) -> None:
+        now = timezone.now()
+        worker = make_worker(lease_until=now - timedelta(seconds=1))
+        found = together(*[partial(leases.mark_lost_leases, now) for _ in range(8)])
+        assert sorted(len(workers) for workers in found) == [0] * 7 + [1]
+        worker.refresh_from_db()
+        assert worker.lost_at is not None
+
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_is_renewed_or_lost_but_never_both(self, transactional_db: None) -> None:
+        for _ in range(20):
+            now = timezone.now()
+            worker = make_worker(lease_until=now - timedelta(seconds=1))
+            renewed, lost = together(
+                partial(leases.renew, worker.pk, 30), partial(leases.mark_lost_leases, now)
+            )
+            assert renewed != bool(lost)
+
+
+class TestNeighbours:
+    def test_a_process_that_is_gone_is_noticed(self, transactional_db: None) -> None:
+        me, dead = make_worker(), make_dead_worker()
+        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [dead.pk]
+        assert leases.mark_vanished_neighbours(me.pk) == []
+
+    def test_a_process_id_that_was_given_anew_is_another_process(
+        self, transactional_db: None
+    ) -> None:
+        me = make_worker()
+        reused = make_worker(pid=os.getpid(), pid_started=me.pid_started - 1)
+        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [reused.pk]
+
+    def test_a_process_that_lives_is_left_alone(self, transactional_db: None) -> None:
+        me, other = make_worker(), make_worker()
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            started = leases._process_started(process.pid)
+            there = make_worker(pid=process.pid, pid_started=started)
+            assert leases.mark_vanished_neighbours(me.pk) == []
+            process.communicate(b"\n")
+        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [there.pk]
+        other.refresh_from_db()
+        assert other.lost_at is None
+
+    def test_a_zombie_is_gone(self, transactional_db: None) -> None:
+        me = make_worker()
+        with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as process:
+            started = leases._process_started(process.pid)
+            zombie = make_worker(pid=process.pid, pid_started=started or 1)
+            assert process.stdout is not None
+            process.stdout.read()  # its end; nobody has waited for the process yet
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [zombie.pk]
+
+    def test_another_host_is_left_to_its_lease(self, transactional_db: None) -> None:
+        me = make_worker()
+        make_dead_worker(host_identity="elsewhere")
+        assert leases.mark_vanished_neighbours(me.pk) == []
+
+    def test_a_host_that_does_not_say_who_it_is_takes_nothing_over(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(leases, "host_identity", lambda: "")
+        me = make_worker()
+        make_dead_worker()
+        assert leases.mark_vanished_neighbours(me.pk) == []
+
+
+class TestRecovery:
+    def test_runs_of_a_lost_worker_end_or_go_back(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now())
+        fine = make_worker()
+        make = partial(make_run, alice, status=Status.RUNNING)
+        fails = make(worker=lost)
+        asked = make(worker=lost, **requested(alice))
+        asked_too = make(worker=lost, requeue_on_loss=True, max_attempts=3, **requested())
+        again = make(worker=lost, requeue_on_loss=True, max_attempts=3, last_seq=0)
+        used_up = make(worker=lost, requeue_on_loss=True, max_attempts=3, attempt=3)
+        nobodys = make(worker=None)
+        untouched = make(worker=fine)
+        for run in (asked, asked_too):
+            RunRecord.objects.filter(pk=run.pk).update(stop_root_request=run.pk)
+        assert leases.recover_runs() == 6
+        assert leases.recover_runs() == 0
+        for run in (fails, asked, asked_too, again, used_up, nobodys, untouched):
+            run.refresh_from_db()
+        assert (fails.status, fails.error["code"]) == ("error", "worker_lost")
+        assert (asked.status, asked_too.status) == ("stopped", "stopped")
+        assert (again.status, again.worker_id, again.attempt) == ("queued", None, 1)
+        assert (used_up.status, used_up.error["code"]) == ("error", "worker_lost")
+        assert (nobodys.status, nobodys.error["code"]) == ("error", "worker_lost")
+        assert untouched.status == "running"
+        for run in (fails, asked, asked_too, used_up, nobodys):
+            assert_consistent(run)
+
+    def test_children_end_before_their_root_which_starts_afresh(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now())
+        make = partial(make_run, alice, status=Status.RUNNING, worker=lost)
+        root = make(requeue_on_loss=True, max_attempts=2)
+        children = [make(parent=root) for _ in range(3)]
+        grandchildren = [make(parent=child) for child in children]
+        assert leases.recover_runs() == 7
+        ends = [RunRecord.objects.get(pk=run.pk).finished_at for run in (*grandchildren, *children)]
+        assert ends == sorted(ends)  # type: ignore[type-var]
+        for child in children:
+            assert assert_consistent(child).error["code"] == "worker_lost"
+        root.refresh_from_db()
+        assert root.status == "queued"
+
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_by_many_at_once_is_done_once(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now())
+        make = partial(make_run, alice, status=Status.RUNNING, worker=lost)
+        roots = [make() for _ in range(10)]
+        children = [make(parent=root) for root in roots]
+        counts = together(*[leases.recover_runs for _ in range(6)])
+        assert sum(counts) == len(roots) + len(children)
+        for run in roots:
+            assert_consistent(run)
+
+    def test_limits_itself_and_begins_below(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now())
+        root = make_run(alice, status=Status.RUNNING, worker=lost)
+        child = make_run(alice, status=Status.RUNNING, worker=lost, parent=root)
+        assert leases.recover_runs(limit=1) == 1
+        child.refresh_from_db()
+        root.refresh_from_db()
+        assert (child.status, root.status) == ("error", "running")
+
+    def test_of_one_worker_touches_no_other(self, alice: User) -> None:
+        one, two = make_worker(lost_at=timezone.now()), make_worker(lost_at=timezone.now())
+        mine = make_run(alice, status=Status.RUNNING, worker=one)
+        theirs = make_run(alice, status=Status.RUNNING, worker=two)
+        assert leases.recover_runs(code="worker_shutdown", worker=one.pk) == 1
+        mine.refresh_from_db()
+        theirs.refresh_from_db()
+        assert (mine.error["code"], theirs.status) == ("worker_shutdown", "running")
+
+
+class TestStrays:
+    def test_what_a_worker_holds_and_does_not_execute_is_ended(self, alice: User) -> None:
+        me = make_worker()
+        make = partial(make_run, alice, status=Status.RUNNING, worker=me)
+        stray, again, at_work = make(), make(requeue_on_loss=True, max_attempts=2), make()
+        active.add(active.ActiveRun(at_work.pk, me.pk))
+        assert leases.recover_strays(me.pk) == 2
+        assert leases.recover_strays(me.pk) == 0
+        for run in (stray, again, at_work):
+            run.refresh_from_db()
+        assert (stray.status, stray.error["code"]) == ("error", "worker_lost")
+        assert (again.status, at_work.status) == ("queued", "running")
+
+    def test_a_run_that_was_claimed_anew_meanwhile_is_no_stray(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        me = make_worker()
+        run = make_run(alice, status=Status.RUNNING, worker=me)
+
+        def claimed_anew(id: Any) -> None:
+            RunRecord.objects.filter(pk=id).update(attempt=2)
+
+        monkeypatch.setattr(active, "get", claimed_anew)
+        assert leases.recover_strays(me.pk) == 0
+        run.refresh_from_db()
+        assert run.status == "running"
+
+
+class TestClaim:
+    def test_registers_what_it_claims(self, alice: User) -> None:
+        me = make_worker()
+        run = make_run(alice, attempt=2, requeue_on_loss=True, max_attempts=5)
+        (record,) = leases.claim(me.pk, 10)
+        entry = active.get(run.pk)
+        assert entry is not None
+        assert (record.pk, record.attempt, entry.attempt) == (run.pk, 3, 3)
+        assert entry.worker == me.pk
+        assert record.input_record.value == {}
+
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_of_which_nothing_can_be_read_is_none(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run, me = make_run(alice), make_worker()
+
+        def refuse(execute: Any, sql: str, *arguments: Any) -> Any:
+            if "runs_runinput" in sql:
+                raise OperationalError("the database is away")
+            return execute(sql, *arguments)
+
+        with connection.execute_wrapper(refuse), pytest.raises(OperationalError):
+            leases.claim(me.pk, 10)
+        run.refresh_from_db()
+        assert (run.status, run.attempt) == ("queued", 0)
+        assert active.get(run.pk) is None
+        assert [record.pk for record in leases.claim(me.pk, 10)] == [run.pk]
+
+
+def test_a_worker_says_where_it_is(transactional_db: None) -> None:
+    worker = leases.register_worker(7, 15)
+    stored = WorkerRecord.objects.get(pk=worker.pk)
+    assert stored.pid == os.getpid()
+    assert stored.pid_started == leases._process_started(os.getpid())
+    assert stored.host_identity == leases.host_identity() != ""
+    assert (stored.capacity, stored.draining_at, stored.lost_at) == (7, None, None)
+    leases.mark_draining(worker.pk)
+    leases.retire(worker.pk)
+    stored.refresh_from_db()
+    assert stored.draining_at is not None
+    assert stored.lost_at is not None

@@ -1,0 +1,171 @@
+"""What must be true of every run, whatever has happened to it."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from agents.trace import EVENT_TYPES
+from runs.models import RunEvent, RunRecord
+from runs.status import TERMINAL, Status
+
+CALLS = ("llm_call", "data_store", "http", "agent_call")
+START_TYPES = ("stop_requested", "log")  # what may be told of a run before its agent begins
+
+
+def assert_consistent(run: RunRecord | uuid.UUID) -> RunRecord:
+    """Check a run that is over, its log, its receipt, and the same of all below it; return it."""
+    record = RunRecord.objects.select_related("worker", "stop_requested_by", "parent").get(
+        pk=run.pk if isinstance(run, RunRecord) else run
+    )
+    log = list(record.events.order_by("seq"))
+    try:
+        _check_log(record, log)
+        _check_ending(record, log)
+        _check_receipt(record, log)
+        _check_usage(record, log)
+        _check_tree(record, log)
+    except AssertionError as error:
+        lines = "\n".join(f"  {e.seq} {e.ts.time()} {e.type} {e.data}" for e in log)
+        error.add_note(f"{record.agent} {record.pk} {_receipt(record)}\n{lines}")
+        raise
+    return record
+
+
+def assert_all_consistent() -> list[RunRecord]:
+    """Check every run that there is."""
+    return [assert_consistent(run) for run in RunRecord.objects.order_by("created_at")]
+
+
+def _receipt(record: RunRecord) -> dict[str, Any]:
+    names = [f.name for f in record._meta.concrete_fields if f.name.startswith("stop_")]
+    names += ["status", "attempt", "last_seq", "error", "started_at", "finished_at"]
+    return {name: getattr(record, name) for name in names if getattr(record, name)}
+
+
+def _check_log(record: RunRecord, log: list[RunEvent]) -> None:
+    assert [e.seq for e in log] == list(range(1, record.last_seq + 1)), "seq has a gap"
+    assert log, "a run that is over has at least its end in the log"
+    assert all((e.agent, e.depth) == (record.agent, record.depth) for e in log)
+    assert {e.type for e in log} <= set(EVENT_TYPES)
+    assert {e.source for e in log} <= {"system", "agent"}
+    assert all(isinstance(e.data, dict) for e in log)
+    assert [e.ts for e in log] == sorted(e.ts for e in log), "the log goes back in time"
+    assert [e.type for e in log].count("agent_end") == 1
+    assert log[-1].type == "agent_end", "agent_end is last"
+    starts = [e.seq for e in log if e.type == "agent_start"]
+    assert len(starts) <= max(record.attempt, 0), "one agent_start for each attempt"
+    if starts:
+        before = {e.type for e in log[: starts[0] - 1]}
+        assert before <= set(START_TYPES), "the agent did something before it began"
+    else:
+        assert {e.type for e in log} <= {*START_TYPES, "error", "agent_end"}
+    calls = [e.data["call"] for e in log if e.type in CALLS]
+    if record.attempt <= 1:
+        assert len(calls) == len(set(calls)), "one event for a call"
+
+
+def _check_ending(record: RunRecord, log: list[RunEvent]) -> None:
+    assert record.status in TERMINAL
+    assert record.finished_at is not None
+    assert record.in_flight == []
+    if record.started_at is not None:
+        assert record.created_at <= record.started_at <= record.finished_at
+    end = log[-1].data
+    assert end["status"] == record.status
+    assert end.get("error") == (record.error if record.status == Status.ERROR else None)
+    if record.status == Status.SUCCESS:
+        assert record.error is None
+        assert record.partial_result is None
+    elif record.status == Status.ERROR:
+        assert record.result is None
+        assert record.error is not None
+        assert set(record.error) == {"code", "type", "message"}
+    else:
+        assert record.result is None
+        assert record.error is None
+
+
+def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
+    requests = [e for e in log if e.type == "stop_requested"]
+    observations = [e for e in log if e.type == "stop_observed"]
+    assert len(observations) <= max(record.attempt, 1)
+    assert record.stop_calls_started_after_acknowledgement == 0
+    assert record.stop_finished_first == (record.stop_requested and record.status != Status.STOPPED)
+    if not record.stop_requested:
+        assert record.status != Status.STOPPED
+        assert not requests
+        assert not any((record.stop_mode, record.stop_via, record.stop_requested_by))
+        assert not any((record.stop_acknowledged_at, record.stop_observed_at))
+        assert record.stop_cleanup_error is None
+        return
+    assert len(requests) == 1, "a request is told of once"
+    by = record.stop_requested_by
+    assert requests[0].data == {
+        "mode": record.stop_mode,
+        "reason": record.stop_reason,
+        "via": record.stop_via,
+        "requested_by": by.get_username() if by else None,
+        "requested_at": requests[0].data["requested_at"],
+        "root_request": str(record.stop_root_request),
+    }
+    assert datetime.fromisoformat(requests[0].data["requested_at"]) == record.stop_requested_at
+    instants = [
+        record.stop_requested_at,
+        record.stop_acknowledged_at,
+        record.stop_observed_at,
+        record.finished_at,
+    ]
+    known = [instant for instant in instants if instant is not None]
+    assert known == sorted(known), "requested, acknowledged, observed, finished"
+    if record.stop_observed_at is not None:
+        assert record.stop_acknowledged_at is not None
+        assert record.status == Status.STOPPED
+        assert len(observations) == 1
+        assert requests[0].seq < observations[0].seq, "nobody meets a stop before it is asked for"
+    elif record.status == Status.STOPPED:
+        was_lost = record.worker is not None and record.worker.lost_at is not None
+        assert was_lost or log[-1].data["started"] is False, "stopped, and nobody met the stop"
+    if log[-1].data["started"] and record.status in TERMINAL:
+        assert log[-1].data["finished_first"] == record.stop_finished_first
+    if record.stop_acknowledged_at is not None:
+        for event in log:
+            if event.type in CALLS and not event.data.get("cleanup"):
+                started = datetime.fromisoformat(event.data["started_at"])
+                # The two instants are taken one after the other, on the wall clock.
+                late = (started - record.stop_acknowledged_at).total_seconds()
+                assert late < 0.02, f"a call started {late} s after the acknowledgement"
+
+
+def _check_usage(record: RunRecord, log: list[RunEvent]) -> None:
+    if any(e.type == "truncated" for e in log):
+        return
+    calls = [e.data for e in log if e.type == "llm_call" and "input_tokens" in e.data]
+    assert record.llm_calls == len(calls)
+    assert record.input_tokens == sum(call["input_tokens"] for call in calls)
+    assert record.output_tokens == sum(call["output_tokens"] for call in calls)
+
+
+def _check_tree(record: RunRecord, log: list[RunEvent]) -> None:
+    if record.parent is None:
+        assert (record.root_id, record.depth) == (record.pk, 0)
+    children = list(record.children.all())
+    told = {e.data["run"] for e in log if e.type == "agent_call" and "run" in e.data}
+    assert told <= {str(child.pk) for child in children}
+    for child in children:
+        assert child.finished_at is not None, "a child was left behind"
+        assert child.finished_at <= record.finished_at, "a child ended after its caller"
+        assert (child.root_id, child.depth) == (record.root_id, record.depth + 1)
+        assert child.owner_id == record.owner_id
+        if record.stop_requested and child.stop_via == "parent" and not _gave_up(child):
+            assert child.stop_reason == record.stop_reason
+            assert child.stop_requested_by_id == record.stop_requested_by_id
+            assert child.stop_root_request == (
+                record.stop_root_request if record.stop_via == "parent" else record.pk
+            )
+        assert_consistent(child)
+
+
+def _gave_up(child: RunRecord) -> bool:
+    return child.stop_root_request == child.pk
