@@ -232,7 +232,7 @@ def _finish(
     seq += 1
     fields["last_seq"] = seq
     fields["finished_at"] = timezone.now()
-    data: dict[str, Any] = {"status": status, "started": True}
+    data: dict[str, Any] = {"status": status, "outcome": status, "started": True}
     if status is Status.ERROR:
         data["error"] = fields["error"]
     if record.stop_requested:

@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
 from agents import output, redaction, registry
@@ -35,7 +36,7 @@ from .conf import conf
 from .database import DatabaseThreads
 from .endings import Ended
 from .exceptions import InputTooLarge, ParentIsStopping, RunAlreadyFinished
-from .models import RunInput, RunRecord, StopVia
+from .models import RunRecord, StopVia
 from .recorder import Recorder
 from .status import Status
 from .store import OwnerStore
@@ -181,59 +182,60 @@ class Executor:
 
     def _spawn(self, record: RunRecord, entry: ActiveRun) -> asyncio.Task[Ended | None]:
         task: asyncio.Task[Ended | None] = self._loop.create_task(
-            self._execute(record, entry), context=contextvars.Context()
+            self._execute(_Job.of(record), entry), context=contextvars.Context()
         )
         self._tasks[entry.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(entry.id, None))
         return task
 
-    async def _execute(self, record: RunRecord, entry: ActiveRun) -> Ended | None:
+    async def _execute(self, job: _Job, entry: ActiveRun) -> Ended | None:
         """Run one claimed run, and write its ending; None when the claim was lost meanwhile."""
         trace = Trace(
-            str(record.pk),
-            record.agent,
+            str(entry.id),
+            job.agent,
             self._recorder,
-            depth=record.depth,
-            last_seq=record.last_seq,
-            usage=_usage_so_far(record),
+            depth=job.depth,
+            last_seq=job.last_seq,
+            usage=job.usage,
         )
         guard = Guard(entry.token, trace)
         cast(AgentTask, asyncio.current_task()).guard = guard
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on a stop is told in this log
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
-        if record.stop_requested:  # between the claim and now
-            entry.meet(StopRequest.of(record))
+        if job.stop is not None:  # asked for between the claim and now
+            entry.meet(job.stop)
         try:
-            outcome = await self._run(record, entry, guard)
+            outcome = await self._run(job, entry, guard)
             ended = await self._write_end(trace, outcome)
         finally:
             active.remove(entry.id)
         return ended
 
-    async def _run(self, record: RunRecord, entry: ActiveRun, guard: Guard) -> Outcome:
+    async def _run(self, job: _Job, entry: ActiveRun, guard: Guard) -> Outcome:
         try:
-            definition = registry.get(record.agent)
-            arguments = await self._arguments(definition, record.input_record)
-            return await self._call(definition, arguments, record, entry, guard)
+            definition = registry.get(job.agent)
+            arguments = await self._arguments(definition, job)
+            return await self._call(definition, arguments, job.owner_id, entry, guard)
         except AgentError as error:  # the code has changed since the run was queued
             return Outcome("error", error=describe_error(error))
         except asyncio.CancelledError:
             return Outcome("interrupted")
         except BaseException as error:  # a run that is not ended here would never end
-            logger.exception("run %s could not be executed", record.pk)
+            logger.exception("run %s could not be executed", entry.id)
             return Outcome("error", error=describe_error(error))
 
-    async def _arguments(self, definition: AgentDefinition, given: RunInput) -> dict[str, Any]:
-        if given.size_bytes < LARGE_BYTES:
-            return definition.validate_input(given.value)
-        return await self._database.run(definition.validate_input, given.value)
+    async def _arguments(self, definition: AgentDefinition, job: _Job) -> dict[str, Any]:
+        value, job.input = job.input, None  # an agent that is done with its document is rid of it
+        if job.input_bytes < LARGE_BYTES:
+            return definition.validate_input(value)
+        return await self._database.run(definition.validate_input, value)
 
     async def _call(
         self,
         definition: AgentDefinition,
         arguments: dict[str, Any],
-        record: RunRecord,
+        owner_id: Any,
         entry: ActiveRun,
         guard: Guard,
     ) -> Outcome:
@@ -241,7 +243,7 @@ class Executor:
         environment = Environment(
             guard,
             model,
-            OwnerStore(record.owner_id, self._database),
+            OwnerStore(owner_id, self._database),
             _Children(self, entry, guard),
             transports,
         )
@@ -300,6 +302,36 @@ class Executor:
         asked.add_done_callback(_log_failure)
 
 
+@dataclass(slots=True)
+class _Job:
+    """What is needed of a claimed record while it runs: there are thousands of them at a time."""
+
+    agent: str
+    owner_id: Any
+    depth: int
+    last_seq: int
+    usage: Usage  # of earlier attempts: it was paid for
+    stop: StopRequest | None
+    input: Any
+    input_bytes: int
+
+    @classmethod
+    def of(cls, record: RunRecord) -> _Job:
+        """Read a record that came with its input, and with whoever wants it stopped."""
+        return cls(
+            record.agent,
+            record.owner_id,
+            record.depth,
+            record.last_seq,
+            Usage(
+                record.llm_calls, record.input_tokens, record.output_tokens, record.usage_estimated
+            ),
+            StopRequest.of(record) if record.stop_requested else None,
+            record.input_record.value,
+            record.input_record.size_bytes,
+        )
+
+
 class _TooLarge(AgentError):
     """The input of a called agent has too many bytes."""
 
@@ -339,13 +371,6 @@ class _Child:
 
     def give_up(self) -> None:
         self._executor.give_up(self._entry.id)
-
-
-def _usage_so_far(record: RunRecord) -> Usage:
-    """Return what earlier attempts have used: it was paid for."""
-    return Usage(
-        record.llm_calls, record.input_tokens, record.output_tokens, record.usage_estimated
-    )
 
 
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:

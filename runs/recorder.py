@@ -1,7 +1,7 @@
 """The thread that writes what the runs of one worker do, many at a time.
 
 Traces hand their events over from any thread and never wait. The recorder collects for at most 50
-ms (or 500 events), then writes everything in one transaction. An ending, or a stop, does not wait.
+ms (or 500 events), then writes everything in one transaction. An ending does not wait.
 While the database can't be reached it keeps what it has and tries again; nothing is written twice,
 because a batch is one transaction.
 """
@@ -32,7 +32,6 @@ MAX_AGE_SECONDS = 0.05
 MAX_COUNT = 500
 MAX_RUNS = 200  # runs in one transaction
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-_URGENT = frozenset({"stop_requested", "stop_observed"})
 
 OnEnd = Callable[["Ended | None"], None]
 
@@ -108,7 +107,7 @@ class Recorder:
             self._count += 1
             if event.type == "stop_requested":
                 book.entry.stop_told = True
-            self._note(book, urgent=event.type in _URGENT or self._count >= MAX_COUNT)
+            self._note(book, urgent=self._count >= MAX_COUNT)
 
     def activity(self, trace: Trace) -> None:
         with self._condition:

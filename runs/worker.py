@@ -217,7 +217,7 @@ class Worker:
         )
         for id in waiting.values_list("pk", flat=True):
             entry = active.get(id)
-            if entry is not None:
+            if entry is not None and entry.token.cause is not StopCause.WISH:
                 services.meet_request(entry)
 
     def _trip_all(self, reason: str) -> None:
