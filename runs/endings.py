@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from django.db import transaction
 from django.utils import timezone
 
 from agents.runtime import ErrorInfo, Outcome
-from agents.trace import CallInfo, Event, Usage
+from agents.trace import CallInfo, Event, Source, Usage
 
 from . import events, live, transitions
 from .active import StopRequest
@@ -74,7 +74,7 @@ class Recorded:
     Attributes:
         gone: has the runs that are not this worker's any more: how each ended just now, or None
             when its claim was lost and nothing of it was written.
-        log: the events that were written, those that close a log among them.
+        log: the events that are committed, and of which nobody was told yet.
     """
 
     gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
@@ -100,12 +100,12 @@ def record_news(batch: Sequence[News]) -> Recorded:
                 recorded.gone[news.run] = None
             elif record.is_terminal:
                 recorded.gone[news.run] = _as_it_stands(record)
+                recorded.log += _untold(news, record)
             else:
                 held.append((news, record))
         # What has been committed before, by a try whose answer was lost, is not written again.
-        recorded.log += [
-            event for news, record in held for event in news.events if event.seq > record.last_seq
-        ]
+        new = [e for news, record in held for e in news.events if e.seq > record.last_seq]
+        recorded.log += [event for news, _ in held for event in news.events]
         progress = []
         endings = []
         for news, record in held:
@@ -117,9 +117,10 @@ def record_news(batch: Sequence[News]) -> Recorded:
             endings.append(last.change)
             recorded.gone[news.run] = last.ended
             recorded.log += last.words
+            new += last.words
         written = note_progress(progress) + transitions.apply(endings)
         assert written == len(held), "the rows are locked, and their claims were compared"
-        events.append(recorded.log)
+        events.append(new)
     return recorded
 
 
@@ -134,6 +135,15 @@ class _Last:
 
 def _as_it_stands(record: RunRecord) -> Ended:
     return Ended(record.pk, Status(record.status), record.result, record.error)
+
+
+def _untold(news: News, record: RunRecord) -> list[Event]:
+    """Return what the log of a run that is over has behind what was told of it."""
+    after = news.events[0].seq - 1 if news.events else record.last_seq - 1
+    return [
+        Event(str(e.run_id), e.seq, e.ts, e.type, e.agent, e.depth, cast(Source, e.source), e.data)
+        for e in events.read(record.pk, after=after, limit=record.last_seq)
+    ]
 
 
 def _progress(news: News, record: RunRecord) -> dict[str, Any]:

@@ -641,6 +641,23 @@ class TestAStopFromElsewhere:
         assert (record.finished_at - record.stop_requested_at).total_seconds() < 3
         assert {r.status for r in assert_all_consistent()} == {Status.STOPPED}
 
+    def test_of_two_siblings_is_found_for_both(
+        self, worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: Any
+    ) -> None:
+        @agent("caller")
+        async def caller(tools: Tools) -> str:
+            calls = [tools.agents.call("endless") for _ in range(3)]
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            return ", ".join(type(end).__name__ for end in ends)
+
+        run = start("caller")
+        log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
+        monkeypatch.setattr(services, "_deliver", lambda *_: None)
+        for child in run.children.all():
+            stop(child)
+        assert log.over(run).result == ", ".join(["SubAgentStopped"] * 3)
+        assert_consistent(run)
+
     def test_is_met_by_the_birth_of_a_child(
         self, worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: Any
     ) -> None:
