@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Self, TypeVar, overload
 
+import anyio
 import httpx
 import httpx2
 
@@ -227,7 +228,7 @@ class _AsyncGuarding(_Guarding[Rq, Rs]):
             answered.append(response)
 
         try:
-            await governed.call.uninterrupted(self._send(request), record)
+            await governed.call.uninterrupted(self._send_scoped(request, governed.guard), record)
         except BaseException as error:
             if answered:  # cancelled, but the request went through: so does its body
                 await self._body_class(answered[0], governed).finish_for_nobody(error)
@@ -243,6 +244,32 @@ class _AsyncGuarding(_Guarding[Rq, Rs]):
 
     async def _send(self, request: Rq) -> Rs:
         response: Rs = await self._inner.handle_async_request(request)
+        return response
+
+    async def _send_scoped(self, request: Rq, guard: Guard) -> Rs:
+        """Send, and let a cancellation reach the library through a scope of anyio's only.
+
+        httpx 0.28 loses a connection of its pool for ever when ``task.cancel()`` meets it while it
+        connects: measured, 1 to 12 of 1,000; with a scope none of 14,000. httpx2 loses none.
+        """
+        scope = anyio.CancelScope()
+
+        async def send() -> Rs | None:
+            with scope:
+                return await self._send(request)
+            return None
+
+        sending = guard.create_task(send())
+        interruption: asyncio.CancelledError | None = None
+        while not sending.done():
+            try:
+                await asyncio.wait((sending,))
+            except asyncio.CancelledError as error:
+                interruption = error
+                scope.cancel()
+        response = sending.result()
+        if response is None:
+            raise interruption or asyncio.CancelledError
         return response
 
     async def __aenter__(self) -> Self:

@@ -165,12 +165,6 @@ class _Pools(Generic[Rq, Rs]):
             self._pools.remove(pool)
             return True
 
-    def retire(self, pool: _Pool) -> None:
-        with self._lock:
-            pool.is_retired = True
-            if pool in self._pools:
-                self._pools.remove(pool)
-
     def take_all(self) -> list[_Pool]:
         """Retire all pools; return those that are to be closed now."""
         with self._lock:
@@ -182,15 +176,12 @@ class _Pools(Generic[Rq, Rs]):
 
 class _AsyncPools(_Pools[Rq, Rs]):
     _body_class: type[_AsyncBody]
-    _may_lose_connections: bool  # when it is cancelled while it connects
 
     async def handle_async_request(self, request: Rq) -> Rs:
         pool = self.take()
         try:
             response: Rs = await pool.transport.handle_async_request(request)
-        except BaseException as error:
-            if self._may_lose_connections and not isinstance(error, Exception):
-                self.retire(pool)
+        except BaseException:
             await self.release(pool)
             raise
         response.stream = self._body_class(response.stream, self, pool)  # type: ignore[assignment]
@@ -291,7 +282,6 @@ class _Httpx2AsyncBody(_AsyncBody, httpx2.AsyncByteStream):
 
 class _HttpxAsyncPools(_AsyncPools[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     _body_class = _HttpxAsyncBody
-    _may_lose_connections = True  # measured with httpx 0.28.1: 12 of 960; with httpx2 none
 
 
 class _HttpxSyncPools(_SyncPools[httpx.Request, httpx.Response], httpx.BaseTransport):
@@ -300,4 +290,3 @@ class _HttpxSyncPools(_SyncPools[httpx.Request, httpx.Response], httpx.BaseTrans
 
 class _Httpx2AsyncPools(_AsyncPools[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
     _body_class = _Httpx2AsyncBody
-    _may_lose_connections = False

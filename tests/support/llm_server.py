@@ -115,7 +115,7 @@ class LLMServer:
         self._released.set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, name="llm-server", daemon=True)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     # --- for the test, from any thread -------------------------------------------------------
 
@@ -197,10 +197,13 @@ class LLMServer:
             self._loop.run_forever()
         finally:
             server.close()
+            for writer in self._writers:
+                writer.transport.abort()  # close() would wait for clients that read no more
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
             pending = asyncio.all_tasks(self._loop)
             self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.sleep(0))  # the sockets close a turn later
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
@@ -217,6 +220,7 @@ class LLMServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count("opened_count")
+        self._writers.add(writer)
         try:
             while True:
                 request = await _read_request(reader)
@@ -237,6 +241,7 @@ class LLMServer:
             pass  # the last of them: the server is stopping
         finally:
             writer.close()
+            self._writers.discard(writer)
             self._count("closed_count")
 
     async def _answer_unless_gone(

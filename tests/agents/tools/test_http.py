@@ -524,6 +524,27 @@ async def test_within_a_guarded_call_a_request_is_only_checked(
     assert run.only("stop_observed") == {"tool": "call_llm", "label": "m"}
 
 
+async def test_no_moment_of_a_cut_loses_a_connection(
+    server: LLMServer, run: AgentRun, library: Any
+) -> None:
+    """httpx 0.28.1 alone loses some of these for ever: the slots of its pool, one by one."""
+    inner = library.AsyncHTTPTransport(limits=library.Limits(max_connections=None))
+    client = library.AsyncClient(transport=guarded_transport(inner), timeout=5)
+
+    async def impatient(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await client.get(f"{server.url}/chunks/3")
+
+    server.hold("middle")
+    for _ in range(10):
+        tasks = [run.task(impatient(number * 0.0005)) for number in range(40)]
+        await within(10, asyncio.wait(tasks))
+        assert all(isinstance(task.exception(), TimeoutError) for task in tasks)
+    await turn_loop()
+    assert inner._pool.connections == []
+    await client.aclose()
+
+
 # --- lost contexts --------------------------------------------------------------------------
 
 
