@@ -171,7 +171,13 @@ class Executor:
         return self._model, self._transports
 
     def _begin(self, record: RunRecord, entry: ActiveRun) -> None:
-        task = self._spawn(record, entry)
+        try:
+            task = self._spawn(record, entry)
+        except Exception:  # half of the record is missing, say; it is found as a stray, and ended
+            logger.exception("run %s can't be begun", entry.id)
+            active.remove(entry.id)
+            self._leave()
+            return
         task.add_done_callback(lambda _: self._leave())
 
     def _leave(self) -> None:

@@ -220,7 +220,7 @@ class RunRecord(models.Model):
                 name="run_running_was_claimed",
             ),
             models.CheckConstraint(
-                condition=Q(status="success", error=None)
+                condition=Q(status="success", error__isnull=True)
                 | Q(status="error", error__isnull=False)
                 | ~Q(status__in=["success", "error"]),
                 name="run_error_iff_error",

@@ -168,7 +168,8 @@ def _requests_in(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
     definition = registry.get(agent)
     definition.validate_input(input)
-    encoded = json.dumps(input, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(input, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    encoded = text.encode()
     limit = conf().max_input_bytes
     if len(encoded) > limit:
         raise InputTooLarge(f"The input has {len(encoded):,} bytes; {limit:,} is the limit.")

@@ -22,7 +22,7 @@ LAYERS = [
     ("runs.worker",),
     ("runs.executor", "runs.recorder", "runs.watchdog"),
     ("runs.services", "runs.store", "runs.leases", "runs.endings", "runs.transitions"),
-    ("runs.active", "runs.events", "runs.live"),
+    ("runs.active", "runs.events", "runs.live", "runs.wire"),
     # --- runs: what is
     (
         "runs.models",

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from typing import Any, Generic, Self, TypeVar, overload
 
 import anyio
 import httpx
 import httpx2
 
-from ..cancellation import StopMode
-from ..exceptions import AgentStopped, RunIsOver
-from ..guard import Call, Guard, current_call, current_guard
+from ..guard import Guard, current_call, current_guard
 from .addresses import Resolver, public_only
-from .pools import Transports, undisturbed
+from .bodies import (
+    AsyncBody,
+    Governed,
+    Httpx2AsyncBody,
+    Httpx2SyncBody,
+    HttpxAsyncBody,
+    HttpxSyncBody,
+    SyncBody,
+    note_client,
+    take_open,
+)
+from .pools import Transports
 
 __all__ = [
     "Resolver",
@@ -39,7 +45,6 @@ Rq = TypeVar("Rq", httpx.Request, httpx2.Request)
 Rs = TypeVar("Rs", httpx.Response, httpx2.Response)
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=10.0)
-FINISH_SECONDS = 30.0  # how long a body that nobody waits for any more may take to its end
 
 # These libraries log whole URLs, and headers with cookies in them; and what is logged by an agent
 # goes into its run's events. Whoever wants it back sets a level of his own.
@@ -82,7 +87,7 @@ def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
         timeout=TIMEOUT,
         trust_env=False,
     )
-    _opened_by(guard).clients.append(client)
+    note_client(guard, client)
     return client
 
 
@@ -93,7 +98,7 @@ def open_sync_client(guard: Guard, transports: Transports) -> httpx.Client:
         timeout=TIMEOUT,
         trust_env=False,
     )
-    _opened_by(guard).clients.append(client)
+    note_client(guard, client)
     return client
 
 
@@ -104,49 +109,14 @@ async def close_clients(guard: Guard) -> None:
     flight for ever. Whoever still reads one, in a thread say, is refused at the next chunk. Repeats
     do no harm.
     """
-    with _lock:
-        opened = _opened.pop(guard, None)
-    if opened is None:
-        return
-    for body in list(opened.bodies):
+    bodies, clients = take_open(guard)
+    for body in bodies:
         await body.close_for_good()
-    for client in opened.clients:
+    for client in clients:
         if isinstance(client, httpx.AsyncClient):
             await client.aclose()
         else:
             client.close()
-
-
-class _Opened:
-    """What the code of one run has opened and not closed yet."""
-
-    def __init__(self) -> None:
-        self.bodies: set[_AsyncBody | _SyncBody] = set()
-        self.clients: list[httpx.AsyncClient | httpx.Client] = []
-
-
-_opened: dict[Guard, _Opened] = {}
-_lock = threading.Lock()
-
-
-def _opened_by(guard: Guard) -> _Opened:
-    with _lock:
-        return _opened.setdefault(guard, _Opened())
-
-
-def _note_open(guard: Guard, body: _AsyncBody | _SyncBody) -> None:
-    with _lock:
-        _opened.setdefault(guard, _Opened()).bodies.add(body)
-
-
-def _note_closed(guard: Guard, body: _AsyncBody | _SyncBody) -> None:
-    with _lock:
-        opened = _opened.get(guard)
-        if opened is None:
-            return
-        opened.bodies.discard(body)
-        if not opened.bodies and not opened.clients:
-            del _opened[guard]
 
 
 def _guard(inner: Any, fallback: Guard | None) -> Any:
@@ -162,27 +132,6 @@ def _guard(inner: Any, fallback: Guard | None) -> Any:
     )
 
 
-class _Governed:
-    """Who has a say over one request: a guard, and the call that it is a part of, if any."""
-
-    __slots__ = ("call", "guard", "own_call")
-
-    def __init__(self, guard: Guard, call: Call, own_call: bool) -> None:
-        self.guard = guard
-        self.call = call
-        self.own_call = own_call
-
-    def check(self) -> None:
-        """Refuse to go on, if the stop is harder than one that lets calls finish."""
-        if self.guard.token.mode not in (None, StopMode.GRACEFUL):
-            self.guard.check(self.call.tool, self.call.label)
-
-    @property
-    def may_finish(self) -> bool:
-        """Whether the call is to finish although whoever made it was cancelled."""
-        return not self.call._may_be_cut()
-
-
 class _Guarding(Generic[Rq, Rs]):
     """What the guarded transports have in common."""
 
@@ -190,11 +139,11 @@ class _Guarding(Generic[Rq, Rs]):
         self._inner = inner
         self._fallback = fallback
 
-    def _admit(self, request: Rq) -> _Governed | None:
+    def _admit(self, request: Rq) -> Governed | None:
         """Let a request start, or refuse it; None if no run has a say over it."""
         enclosing = current_call()
         if enclosing is not None:
-            governed = _Governed(enclosing._guard, enclosing, own_call=False)
+            governed = Governed(enclosing._guard, enclosing, own_call=False)
             if enclosing.has_gone_out:  # this is another try, or another step: a new start
                 governed.guard.check(enclosing.tool, enclosing.label)
             else:  # the call was admitted, so it is in flight, and a graceful stop lets it finish
@@ -206,11 +155,11 @@ class _Guarding(Generic[Rq, Rs]):
             return None
         method, host = request.method, request.url.host  # nothing else: paths may hold secrets
         call = found.call("http", f"{method} {host}", method=method, host=host).start()
-        return _Governed(found, call, own_call=True)
+        return Governed(found, call, own_call=True)
 
 
 class _AsyncGuarding(_Guarding[Rq, Rs]):
-    _body_class: type[_AsyncBody]
+    _body_class: type[AsyncBody]
 
     async def handle_async_request(self, request: Rq) -> Rs:
         governed = self._admit(request)
@@ -284,7 +233,7 @@ class _AsyncGuarding(_Guarding[Rq, Rs]):
 
 
 class _SyncGuarding(_Guarding[Rq, Rs]):
-    _sync_body_class: type[_SyncBody]
+    _sync_body_class: type[SyncBody]
 
     def handle_request(self, request: Rq) -> Rs:
         governed = self._admit(request)
@@ -319,203 +268,12 @@ class _SyncGuarding(_Guarding[Rq, Rs]):
         self._inner.close()
 
 
-class _AsyncBody:
-    """A response's body, read under guard. A call that is the request's own ends with it."""
-
-    def __init__(self, response: Any, governed: _Governed) -> None:
-        self._stream: Any = response.stream
-        self._governed = governed
-        # An event stream may have no end; any other body has one.
-        self._has_end = "text/event-stream" not in response.headers.get("content-type", "")
-        self._has_ended = False
-        self._reading: asyncio.Task[Any] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._is_over = False
-        self._closed = False
-        self._error: BaseException | None = None
-        if governed.own_call:
-            _note_open(governed.guard, self)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = aiter(self._stream)
-        try:
-            while True:
-                self._check()
-                chunk = await self._next(chunks)
-                if chunk is None:
-                    return
-                yield chunk
-        except GeneratorExit:  # read as far as was wanted
-            await self.aclose()
-            raise
-        except BaseException as error:
-            self._error = error
-            await self.aclose()
-            raise
-
-    def _check(self) -> None:
-        if self._is_over:
-            raise RunIsOver("this run is over; its responses can't be read any more")
-        self._governed.check()
-
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """Return the next chunk, None at the end."""
-        governed = self._governed
-        if not governed.own_call:
-            return await anext(chunks, None)
-        try:
-            return await governed.call.uninterrupted(self._read(chunks))
-        except asyncio.CancelledError:
-            if self._has_end and governed.may_finish and not self._is_over:
-                await self._finish(chunks)
-            raise
-
-    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        self._reading = asyncio.current_task()
-        try:
-            chunk = await anext(chunks, None)
-        finally:
-            self._reading = None
-        self._has_ended = chunk is None
-        return chunk
-
-    async def _finish(self, chunks: AsyncIterator[bytes]) -> None:
-        """Read the rest for nobody, so that the request ends as the server knows it."""
-
-        async def rest() -> None:
-            async with asyncio.timeout(FINISH_SECONDS):
-                while await self._read(chunks) is not None:
-                    self._check()
-
-        with suppress(Exception, AgentStopped, asyncio.CancelledError):
-            await self._governed.call.uninterrupted(rest())
-
-    async def finish_for_nobody(self, error: BaseException) -> None:
-        """Take the answer of a request whose maker was cancelled meanwhile."""
-        self._error = error
-        try:
-            if self._has_end and self._governed.may_finish:
-                await self._finish(aiter(self._stream))
-        finally:
-            await self.aclose()
-
-    async def aclose(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        governed = self._governed
-        if not governed.own_call:
-            await undisturbed(self._stream.aclose())
-            return
-        _note_closed(governed.guard, self)
-        try:
-            await undisturbed(self._stream.aclose())
-        except Exception as error:
-            self._error = self._error or error
-            raise
-        finally:
-            if self._has_ended and isinstance(self._error, asyncio.CancelledError):
-                self._error = None  # the reader was cut, the request was not
-            governed.call._completed = False  # so far that spoke of one chunk only
-            governed.call.finish(self._error)
-
-    async def close_for_good(self) -> None:
-        """Close from outside of whatever reads it."""
-        self._is_over = True
-        if self._loop is not asyncio.get_running_loop():
-            return  # the next chunk is refused, over there
-        if self._reading is not None:
-            self._reading.cancel()  # whoever reads gets the cancellation, and closes
-            return
-        with suppress(Exception):  # nobody is left to hear of it
-            await self.aclose()
-
-
-class _SyncBody:
-    """As ``_AsyncBody``, for threads."""
-
-    def __init__(self, response: Any, governed: _Governed) -> None:
-        self._stream: Any = response.stream
-        self._governed = governed
-        self._is_over = False
-        self._reading = False
-        self._closed = False
-        self._error: BaseException | None = None
-        if governed.own_call:
-            _note_open(governed.guard, self)
-
-    def __iter__(self) -> Iterator[bytes]:
-        chunks = iter(self._stream)
-        try:
-            while True:
-                if self._is_over:
-                    raise RunIsOver("this run is over; its responses can't be read any more")
-                self._governed.check()
-                self._reading = True
-                try:
-                    chunk = next(chunks, None)
-                finally:
-                    self._reading = False
-                if chunk is None:
-                    return
-                yield chunk
-        except GeneratorExit:
-            self.close()
-            raise
-        except BaseException as error:
-            self._error = error
-            self.close()
-            raise
-
-    def close(self) -> None:
-        with _lock:
-            if self._closed:
-                return
-            self._closed = True
-        governed = self._governed
-        if not governed.own_call:
-            self._stream.close()
-            return
-        _note_closed(governed.guard, self)
-        try:
-            self._stream.close()
-        except Exception as error:
-            self._error = self._error or error
-            raise
-        finally:
-            governed.call.finish(self._error)
-
-    async def close_for_good(self) -> None:
-        """Close from outside of whatever reads it."""
-        self._is_over = True
-        if self._reading:
-            return  # closing a socket under a thread that reads it would not wake that thread
-        with suppress(Exception):
-            await asyncio.to_thread(self.close)
-
-
-class _HttpxAsyncBody(_AsyncBody, httpx.AsyncByteStream):
-    pass
-
-
-class _HttpxSyncBody(_SyncBody, httpx.SyncByteStream):
-    pass
-
-
-class _Httpx2AsyncBody(_AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _Httpx2SyncBody(_SyncBody, httpx2.SyncByteStream):
-    pass
-
-
 class _HttpxAsync(_AsyncGuarding[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
-    _body_class = _HttpxAsyncBody
+    _body_class = HttpxAsyncBody
 
 
 class _HttpxSync(_SyncGuarding[httpx.Request, httpx.Response], httpx.BaseTransport):
-    _sync_body_class = _HttpxSyncBody
+    _sync_body_class = HttpxSyncBody
 
 
 class _HttpxBoth(_HttpxAsync, _HttpxSync):
@@ -523,11 +281,11 @@ class _HttpxBoth(_HttpxAsync, _HttpxSync):
 
 
 class _Httpx2Async(_AsyncGuarding[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
-    _body_class = _Httpx2AsyncBody
+    _body_class = Httpx2AsyncBody
 
 
 class _Httpx2Sync(_SyncGuarding[httpx2.Request, httpx2.Response], httpx2.BaseTransport):
-    _sync_body_class = _Httpx2SyncBody
+    _sync_body_class = Httpx2SyncBody
 
 
 class _Httpx2Both(_Httpx2Async, _Httpx2Sync):

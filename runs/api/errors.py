@@ -37,7 +37,7 @@ from ..exceptions import (
     RunError,
     StopNotPermitted,
 )
-from .wire import get_for_wire, run_as_dict
+from ..wire import get_for_wire, run_as_dict
 
 __all__ = [
     "CODES",

@@ -14,8 +14,8 @@ from agents.cancellation import StopMode
 
 from ..models import MAX_REASON_LENGTH, RunEvent, RunRecord, StopVia
 from ..status import STOPPING, Status
+from ..wire import run_as_dict
 from .fields import AnyJsonField
-from .wire import run_as_dict
 
 __all__ = [
     "SHOWN_STATUSES",

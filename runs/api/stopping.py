@@ -12,12 +12,12 @@ from rest_framework.response import Response
 
 from .. import services
 from ..models import RunRecord, StopVia
+from ..wire import get_for_wire, run_as_dict
 from . import bodies, inputs, parameters, schema
 from .filters import filter_runs
 from .serializers import RunSerializer
 from .views import ID, ApiView, read_id
 from .waiting import wait_until_over
-from .wire import get_for_wire, run_as_dict
 
 __all__ = ["StopManyView", "StopView"]
 

@@ -21,13 +21,13 @@ from agents import registry
 
 from .. import events, services
 from ..models import RunRecord
+from ..wire import for_wire, get_for_wire, run_as_dict
 from . import bodies, inputs, parameters, schema
 from .authentication import SessionAuthentication, TokenAuthentication
 from .errors import InvalidInput
 from .filters import RunFilterSerializer, filter_runs
 from .pagination import PAGE_PARAMETERS, page_as_dict, read_page
 from .serializers import AgentSerializer, RunSerializer
-from .wire import for_wire, get_for_wire, run_as_dict
 
 __all__ = ["ID", "AgentsView", "ApiView", "EventsView", "RunView", "RunsView", "read_id"]
 

@@ -31,6 +31,7 @@ from runs.exceptions import RunAlreadyFinished, RunError
 from runs.management.console import Console
 from runs.models import RunRecord, StopVia, WorkerRecord
 from runs.status import Status
+from runs.wire import for_wire
 from runs.worker import Worker
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Watch:
             self.console.tick()
         self.work_off(0)
         self.console.close()
-        return RunRecord.objects.select_related("owner", "stop_requested_by").get(pk=self.run_id)
+        return for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
 
     def work_off(self, timeout: float) -> None:
         """Do what is to be done, waiting for it for at most ``timeout`` seconds."""

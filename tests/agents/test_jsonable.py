@@ -176,18 +176,27 @@ def test_deep_nesting_is_cut_visibly(depth: int) -> None:
 
 def test_it_works_with_hardly_any_stack_left() -> None:
     deepest: list[Any] = []
+    raised_inside: list[RecursionError] = []
 
     def sink() -> None:
         try:
             sink()
         finally:
             if len(deepest) < 30:
-                deepest.append(clean([[[[[["x"]]]]]], max_depth=100))
+                try:
+                    deepest.append(clean([[[[[["x"]]]]]]))
+                except RecursionError as error:
+                    # Without room for the call itself nobody could do anything.
+                    traceback = error.__traceback__
+                    if traceback is not None and traceback.tb_next is not None:
+                        raised_inside.append(error)
 
     with pytest.raises(RecursionError):
         sink()
+    assert raised_inside == []
     assert len(deepest) == 30
-    assert all(isinstance(result, (list, str)) for result in deepest)
+    assert "<nested too deep>" in deepest
+    assert deepest[-1] == [[[[[["x"]]]]]]
 
 
 @pytest.mark.parametrize(

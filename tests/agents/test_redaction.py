@@ -268,7 +268,17 @@ def test_a_quoted_password_never_survives(password: str, mark: str) -> None:
 
 HOSTILE = [
     *("sk-", "sk-sk_", "sk-a", "xox", "xoxb-", "ghp_", "AKIA", "AKIAAAAAAAAAAAAAAA", "hf_", "AIza"),
-    *("eyJ", "eyJaaaaaa.", "eyJaaaaa.eyJ", "\\neyJ", "://", "://a:", "://a:b@", "://" + "a" * 300),
+    *(
+        "eyJ",
+        "eyJ-",
+        "eyJaaaaaa.",
+        "eyJaaaaa.eyJ",
+        "\\neyJ",
+        "://",
+        "://a:",
+        "://a:b@",
+        "://" + "a" * 300,
+    ),
     *("bearer ", "bearer" + " " * 10, "bearer a", "authorization: a ", "authorization:"),
     *("authorization: a" + " " * 50, "cookie: a", "cookie: a=", "cookie:", "cookie: " + "a" * 90),
     *("password", "password=", 'password="', "password='\"", 'password=\\"', 'password="\\'),
@@ -284,14 +294,14 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
         text = piece * (size // len(piece))
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.thread_time()
             redact(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
-    small, large = seconds(125_000), seconds(1_000_000)
-    # 8 times the text. A quadratic pattern takes 64 times as long.
-    assert large < 24 * small + 0.01
+    small, large = seconds(50_000), seconds(800_000)
+    # 16 times the text. A quadratic pattern takes 256 times as long.
+    assert large < 64 * small + 0.01
 
 
 def test_ordinary_text_costs_little_more_than_reading_it() -> None:
@@ -300,9 +310,9 @@ def test_ordinary_text_costs_little_more_than_reading_it() -> None:
     def seconds(work: Any) -> float:
         best = float("inf")
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             work(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     # Without the search for anchors it is some 100 times; measured: 12 times.

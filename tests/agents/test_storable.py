@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -105,10 +106,18 @@ def test_a_structure_that_holds_itself_has_an_end() -> None:
 
 
 def test_parts_that_are_shared_are_not_looked_at_again_and_again() -> None:
-    shared: Any = "\0"
-    for _ in range(90):
-        shared = [shared, shared]  # 2**90 paths lead to the NUL
-    assert check(shared)
+    opened: list[object] = []
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            opened.append(self)
+            return super().__iter__()
+
+    shared: Any = "fine"
+    for _ in range(15):
+        shared = Counted([shared, shared])
+    assert list(check([shared, "\0"])) == ["input.1"]
+    assert len(opened) == 15  # and not 2**15
 
 
 def test_after_a_hundred_problems_it_looks_no_further_and_says_so() -> None:
@@ -133,6 +142,19 @@ def test_text_is_cleaned_and_cut_visibly() -> None:
     assert clean_text("plain") == "plain"
     assert clean_text("x" * 12_350, 5) == "xxxxx… [12,345 more characters]"
     assert clean_text("x" * 5, 5) == "xxxxx"
+
+
+def test_text_of_a_hostile_class_is_cleaned_too() -> None:
+    class Text(str):
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            raise RuntimeError
+
+        __str__ = __getitem__ = isascii = encode = __len__  # type: ignore[assignment]
+
+    assert clean_text(Text("ab\0"), 2) == "ab… [1 more characters]"
+    assert type(clean_text(Text("ab"))) is str
 
 
 def test_the_first_number_that_is_not_finite_is_named_in_any_container() -> None:

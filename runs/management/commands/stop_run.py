@@ -16,8 +16,9 @@ from runs import services, wording
 from runs.conf import conf
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.management.console import printable
-from runs.management.records import as_wire, find_user, receipt_of
+from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord, StopVia
+from runs.wire import for_wire, run_as_dict
 
 REFUSED, USAGE = 1, 2
 POLL_SECONDS = 0.1
@@ -100,7 +101,7 @@ class Command(BaseCommand):
         """Say how it stands with a run that was asked to stop."""
         if record.is_terminal:
             return receipt_of(record, result_below=False)
-        sentences = [wording.stopping_text(as_wire(record))]
+        sentences = [wording.stopping_text(run_as_dict(record, with_input=False))]
         worker = record.worker
         if worker is not None and record.stop_acknowledged_at is None:
             silent = timezone.now() - worker.heartbeat_at
@@ -127,9 +128,7 @@ def _find(given: str, user: Any) -> uuid.UUID:
 
 
 def _load(id: uuid.UUID) -> RunRecord:
-    return RunRecord.objects.select_related("worker", "stop_requested_by", "stop_escalated_by").get(
-        pk=id
-    )
+    return for_wire(RunRecord.objects.all(), with_input=False).get(pk=id)
 
 
 def _not_found(given: str) -> CommandError:

@@ -15,7 +15,7 @@ import pytest
 
 from agents.cancellation import StopCause, cleanup
 from agents.exceptions import AgentStopped, RunIsOver
-from agents.tools import http as guarded_http
+from agents.tools import bodies
 from agents.tools.http import (
     Transports,
     close_clients,
@@ -326,7 +326,7 @@ async def test_a_task_group_that_falls_apart_on_a_stop_does_not_cut_a_siblings_r
     await server.until_requests(1)
     if at == "middle":
         async with asyncio.timeout(5):
-            while not run.guard.trace._calls or not guarded_http._opened:
+            while not run.guard.trace._calls or not bodies._opened:
                 await asyncio.sleep(0.001)
     run.stop()
     stopped.set()
@@ -705,6 +705,6 @@ async def test_nothing_is_remembered_of_a_run_that_is_over(
     await close_clients(run.guard)
     own = async_client(httpx)
     await run.task(own.get(server.url))
-    assert guarded_http._opened == {}
+    assert bodies._opened == {}
     await own.aclose()
     await transports.aclose()

@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from rest_framework.test import APIClient
 
 from runs import services
-from runs.api.wire import get_for_wire, run_as_dict
+from runs.wire import get_for_wire, run_as_dict
 
 pytestmark = pytest.mark.django_db
 

@@ -1,7 +1,7 @@
 """How a run looks on the wire, the same for every door.
 
 A plain function: DRF's serializer would copy thirty field objects for each run, and lists and live
-feeds write many. ``serializers`` describes the same shape for OpenAPI; a test compares them.
+feeds write many. ``api.serializers`` describes the same shape for OpenAPI; a test compares them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from ..models import RunRecord
+from .models import RunRecord
 
 __all__ = ["for_wire", "get_for_wire", "run_as_dict"]
 
 
-def for_wire(runs: QuerySet[RunRecord]) -> QuerySet[RunRecord]:
+_PEOPLE = ("owner", "worker", "stop_requested_by", "stop_escalated_by")
+
+
+def for_wire(runs: QuerySet[RunRecord], *, with_input: bool = True) -> QuerySet[RunRecord]:
     """Make a query bring along all that ``run_as_dict`` reads; else each run costs five more."""
-    return runs.select_related(
-        "owner", "worker", "input_record", "stop_requested_by", "stop_escalated_by"
-    )
+    return runs.select_related(*_PEOPLE, *(("input_record",) if with_input else ()))
 
 
 def get_for_wire(id: uuid.UUID) -> RunRecord:
@@ -33,12 +34,12 @@ def get_for_wire(id: uuid.UUID) -> RunRecord:
     return for_wire(RunRecord.objects.all()).get(pk=id)
 
 
-def run_as_dict(run: RunRecord) -> dict[str, Any]:
-    """Return the run as it goes over the wire."""
+def run_as_dict(run: RunRecord, *, with_input: bool = True) -> dict[str, Any]:
+    """Return the run as it goes over the wire; for whoever looks often, without its input."""
     return {
         "id": str(run.pk),
         "agent": run.agent,
-        "input": run.input_record.value,
+        **({"input": run.input_record.value} if with_input else {}),
         "status": str(run.shown_status),
         "result": run.result,
         "partial_result": run.partial_result,
