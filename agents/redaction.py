@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
-__all__ = ["REDACTED", "add_secret", "forget_secrets", "redact", "redact_value"]
+__all__ = ["REDACTED", "add_secret", "forget_secrets", "is_secret_key", "redact", "redact_value"]
 
 REDACTED: Final = "[redacted]"
 _SHORTEST_SECRET: Final = 8
@@ -271,7 +271,7 @@ _PATTERNS: Final = (
         ("eyJ",),  # a JSON Web Token: {" in base64
         ("eyj",),
         r"""
-        (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) )
+        (?: (?<! [A-Za-z0-9_-] ) | (?<= \\[nrt] ) )
         eyJ [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]*+
         """,
     ),
