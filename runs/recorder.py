@@ -1,7 +1,8 @@
 """The thread that writes what the runs of one worker do, many at a time.
 
 Traces hand their events over from any thread and never wait. The recorder collects for at most 50
-ms (or 500 events), then writes everything in one transaction. An ending does not wait.
+ms (or 500 events), then writes everything in one transaction. An ending does not wait, and
+a stop that was heard neither: people look at it.
 While the database can't be reached it keeps what it has and tries again; nothing is written twice,
 because a batch is one transaction.
 """
@@ -105,9 +106,10 @@ class Recorder:
                 return
             book.events.append(event)
             self._count += 1
-            if event.type == "stop_requested":
+            is_stop = event.type == "stop_requested"
+            if is_stop:
                 book.entry.stop_told = True
-            self._note(book, urgent=self._count >= MAX_COUNT)
+            self._note(book, urgent=is_stop or self._count >= MAX_COUNT)
 
     def activity(self, trace: Trace) -> None:
         with self._condition:
