@@ -139,7 +139,7 @@ class _Pools(Generic[Rq, Rs]):
     def __init__(self, open_pool: Callable[[], Any]) -> None:
         self._open_pool = open_pool
         self._pools: list[_Pool] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: the collector may close a body in any moment
 
     def take(self) -> _Pool:
         with self._lock:
