@@ -376,7 +376,10 @@ class _Child:
                 return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
 
     def give_up(self) -> None:
-        self._executor.give_up(self._entry.id)
+        # A shutdown reaches it through its token, and is nobody's wish: the first child to fail by
+        # it makes a TaskGroup give up the others.
+        if not self._entry.token.stopped:
+            self._executor.give_up(self._entry.id)
 
 
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
