@@ -1,0 +1,157 @@
+"""News of runs: in order, once, and never a reason to fail."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+from django.db import connection, transaction
+
+from agents import Tools, agent
+from runs import active, live, services
+from runs.models import RunEvent
+from runs.worker import Worker
+from tests.support.journal import Journal
+from tests.support.llm_server import TEXT, LLMServer
+from tests.support.running import Start
+
+
+class FailingLayer:
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        raise ConnectionError("no redis")
+
+
+class NotingLayer:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        self.sent.append((group, message))
+
+
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> NotingLayer:
+    layer = NotingLayer()
+    monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
+    return layer
+
+
+def test_events_come_in_the_order_of_seq_and_once(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("chatty")
+    async def chatty(tools: Tools) -> None:
+        for n in range(50):
+            tools.log(str(n))
+            await tools.data_store.set("x", n)
+
+    runs = [start("chatty") for _ in range(20)]
+    log.until_over(*runs)
+    for run in runs:
+        assert [event.seq for event in log.of(run)] == list(range(1, 103))
+
+
+def test_events_are_committed_before_they_are_told(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    missing: list[Any] = []
+
+    class Looking:
+        def event(self, event: Any) -> None:
+            if not RunEvent.objects.filter(run=event.run, seq=event.seq).exists():
+                missing.append(event)
+            assert not connection.in_atomic_block
+
+        def text(self, *_: Any) -> None: ...
+
+        activity = text
+
+    @agent("quick")
+    async def quick(tools: Tools) -> None:
+        await tools.data_store.get("x")
+
+    looking: Any = Looking()
+    live.add_listener(looking)
+    try:
+        run = start("quick")
+        log.over(run)
+        queued = start("quick")
+        services.request_stop(queued.pk, via="api", check_permission=False)
+        log.over(queued)
+    finally:
+        live.remove_listener(looking)
+    assert not missing
+
+
+def test_text_is_shown_as_it_streams_and_stored_nowhere(
+    llm_server: LLMServer, worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("asking")
+    async def asking(tools: Tools) -> str:
+        return (await tools.call_llm([{"role": "user", "content": "?"}])).text
+
+    run = start("asking")
+    assert log.over(run).result == TEXT
+    assert "".join(text for id, text in log.texts if id == str(run.pk)) == TEXT
+    assert len(log.texts) > 3
+    assert [e.type for e in log.of(run)] == ["agent_start", "llm_call", "agent_end"]
+
+
+class TestMessages:
+    def test_a_run_wakes_workers_here_and_elsewhere(
+        self, layer: NotingLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        woken: list[int] = []
+        monkeypatch.setattr(active, "_wakers", [lambda: woken.append(1)])
+        live.wake_workers()
+        assert woken == [1]
+        assert layer.sent == [(live.WORKERS_GROUP, {"type": "run.wake"})]
+
+    def test_a_stop_goes_to_the_worker_that_has_the_run(self, layer: NotingLayer) -> None:
+        worker, runs = uuid.uuid4(), [uuid.uuid4(), uuid.uuid4()]
+        live.send_stop(worker, runs)
+        assert layer.sent == [
+            (live.worker_group(worker), {"type": "run.stop", "runs": [str(run) for run in runs]})
+        ]
+
+    def test_a_layer_that_is_down_fails_nobody(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(live, "get_channel_layer", FailingLayer)
+        with caplog.at_level(logging.WARNING):
+            live.wake_workers()
+            live.send_stop(uuid.uuid4(), [uuid.uuid4()])
+        assert caplog.text.count("workers look by themselves") == 2
+
+    def test_the_layer_of_one_process_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Unused(InMemoryChannelLayer):
+            async def group_send(self, group: str, message: dict[str, Any]) -> None:
+                raise AssertionError("nobody else could hear it")
+
+        monkeypatch.setattr(live, "get_channel_layer", Unused)
+        live.wake_workers()
+
+    def test_of_a_start_that_is_rolled_back_are_not_sent(
+        self, layer: NotingLayer, start: Start
+    ) -> None:
+        @agent("quick")
+        async def quick(tools: Tools) -> None: ...
+
+        with transaction.atomic():
+            start("quick")
+            transaction.set_rollback(True)
+        assert layer.sent == []
+        start("quick")
+        assert len(layer.sent) == 1
+
+
+def test_a_listener_that_is_gone_hears_nothing() -> None:
+    listener = Journal()
+    live.add_listener(listener)
+    live.remove_listener(listener)
+    live.remove_listener(listener)
+    live.publish_text("run", "agent", "call", "text")
+    assert listener.texts == []
