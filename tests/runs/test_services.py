@@ -61,7 +61,7 @@ class TestStart:
         assert (stored.root_id, stored.depth, stored.parent) == (run.pk, 0, None)
         assert (stored.requeue_on_loss, stored.max_attempts) == (True, 5)
         assert stored.input_record.value == {"text": "ä"}
-        assert stored.input_record.size_bytes == len('{"text":"\\u00e4"}')
+        assert stored.input_record.size_bytes == len('{"text":"ä"}'.encode())
 
     @pytest.mark.parametrize(
         ("name", "given", "error"),

@@ -178,8 +178,7 @@ def test_a_thousand_times_at_random(start: Start, stop: Any, log: Journal) -> No
             pause.wait(mine.random() * 0.02)
             try:
                 stop(run)
-            except RunAlreadyFinished as error:
-                assert error.run.is_terminal
+            except RunAlreadyFinished:
                 return run, "refused"
             return run, "accepted"
         finally:
