@@ -91,11 +91,10 @@ def dump(
             deep nesting, an integer of more than ``MAX_DIGITS`` digits, bytes that are no UTF-8.
     """
     adapter = adapter or _ANYTHING
-    if issubclass(type(value), Iterator):
+    if (found := _iterator_in(value, path)) is not None:
         # pydantic would read it to its end, which it need not have.
-        raise ValueError(  # noqa: TRY004 - callers know one error for all that can't be held
-            f"{path}: {type_name(value)} is an iterator; make a list of it."
-        )
+        place, iterator = found
+        raise ValueError(f"{place}: {type_name(iterator)} is an iterator; make a list of it.")
     try:
         # In JSON mode pydantic writes NaN as null, so look for it in what Python mode gives.
         raw = adapter.dump_python(value, by_alias=True, warnings="error")
@@ -111,6 +110,26 @@ def dump(
     for place, messages in problems.items():
         raise ValueError(f"{place}: {messages[0]}")
     return result
+
+
+def _iterator_in(value: object, path: str) -> tuple[str, object] | None:
+    """Find an iterator in plain lists, tuples and dicts."""
+    todo: list[tuple[str, Any]] = [(path, value)]
+    seen: set[int] = set()  # a structure may hold itself
+    while todo:
+        place, item = todo.pop()
+        kind = type(item)  # not isinstance(): objects may lie about their class, or raise
+        if issubclass(kind, Iterator):
+            return place, item
+        if kind in (list, tuple, dict) and id(item) not in seen:
+            seen.add(id(item))
+            parts = item.items() if kind is dict else enumerate(item)
+            todo += [
+                (child_path(place, key), part)
+                for key, part in parts
+                if type(part) not in (str, int, float, bool, type(None))
+            ]
+    return None
 
 
 def error_text(exc: BaseException, max_length: int = 10_000) -> str:

@@ -213,9 +213,7 @@ def _outcome(
             return Outcome("success", result=definition.dump_output(value))
         except InvalidOutput as invalid:
             _emit_error(guard, invalid)
-            return Outcome(
-                "error", partial_result=jsonable.clean(value), error=describe_error(invalid)
-            )
+            return Outcome("error", partial_result=_whole(value), error=describe_error(invalid))
     _emit_error(guard, essence)
     return Outcome("error", error=describe_error(essence))
 
@@ -226,11 +224,16 @@ def _unwound(
     value: Any,
     essence: BaseException | None,
 ) -> Outcome:
-    partial = None if value is None else jsonable.clean(value)
+    partial = None if value is None else _whole(value)
     if essence is None or isinstance(essence, AgentStopped | asyncio.CancelledError):
         return Outcome(kind, partial_result=partial)
     _emit_error(guard, essence)
     return Outcome(kind, partial_result=partial, cleanup_error=describe_error(essence))
+
+
+def _whole(value: object) -> Any:
+    """Return what an agent handed over as JSON, whatever it is, and nothing of it cut."""
+    return jsonable.clean(value, max_string=None, max_items=None)
 
 
 def _essence(error: BaseException | None) -> BaseException | None:

@@ -161,6 +161,9 @@ class Trace:
     _is_writing: bool = False
     _waiting: list[tuple[str, dict[str, Any], Source]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._call_count = self.last_seq  # ids of an earlier attempt's calls are not used again
+
     def emit(
         self, type: str, data: Mapping[str, Any] | None = None, *, source: Source = "system"
     ) -> Event | None:

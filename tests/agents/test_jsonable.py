@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import json
 import math
 import pathlib
@@ -360,3 +361,9 @@ def test_the_text_of_an_error_is_safe() -> None:
     assert error_text(Broken()) == "<unprintable Broken>"
     assert error_text(ValueError("x" * 20), 5) == "xxxxx… [15 more characters]"
     assert error_text(AgentStopped("why")) == "why"
+
+
+@pytest.mark.parametrize("value", [{"x": itertools.count()}, [1, (itertools.count(),)]])
+def test_dump_refuses_an_endless_iterator_wherever_it_is(value: object) -> None:
+    with pytest.raises(ValueError, match=r"value\.(x|1\.0): count is an iterator"):
+        dump(value)
