@@ -93,8 +93,8 @@ def dump(
     adapter = adapter or _ANYTHING
     if (found := _iterator_in(value, path)) is not None:
         # pydantic would read it to its end, which it need not have.
-        place, iterator = found
-        raise ValueError(f"{place}: {type_name(iterator)} is an iterator; make a list of it.")
+        where, iterator = found
+        raise ValueError(f"{where}: {type_name(iterator)} is an iterator; make a list of it.")
     try:
         # In JSON mode pydantic writes NaN as null, so look for it in what Python mode gives.
         raw = adapter.dump_python(value, by_alias=True, warnings="error")
