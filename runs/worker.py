@@ -215,7 +215,8 @@ class Worker:
             stop_requested_at__isnull=False,
             stop_acknowledged_at=None,
         )
-        for id in waiting.values_list("pk", flat=True):
+        # From above: a child that is stopped first looks to its caller as if it alone had been.
+        for id in waiting.order_by("depth").values_list("pk", flat=True):
             entry = active.get(id)
             if entry is not None and entry.token.cause is not StopCause.WISH:
                 services.meet_request(entry)
