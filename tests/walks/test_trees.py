@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from agents import AgentStopped, SubAgentFailed, SubAgentStopped, SyncTools, Tools, agent
+from agents import (
+    AgentStopped,
+    SubAgentFailed,
+    SubAgentStopped,
+    SyncTools,
+    Tools,
+    agent,
+    cancellation,
+)
 from runs import active, services
 from runs.exceptions import RunAlreadyFinished
 from runs.executor import GAVE_UP
@@ -21,8 +29,8 @@ from runs.services import StopResult
 from runs.status import Status
 from runs.worker import Worker
 from tests.support.consistency import assert_all_consistent, assert_consistent
-from tests.support.journal import Journal
-from tests.support.running import Start, in_thread, together
+from tests.support.journal import Journal, eventually
+from tests.support.running import Gate, Start, in_thread, together
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -500,3 +508,128 @@ def test_the_stop_itself_does_not_come_out_of_a_swallowing_caller(
     assert log.over(run).status == Status.STOPPED
     assert met == ["AgentStopped"]
     assert_consistent(run)
+
+
+class TestTwoStopsOfOneTree:
+    """The first has committed, and has not come to trip the tokens, when the second does."""
+
+    @pytest.fixture
+    def run(self, start: Start, log: Journal) -> RunRecord:
+        @agent("child")
+        async def child(tools: Tools) -> None:
+            tools.log("at work")
+            while True:
+                await tools.data_store.get("x")
+                await asyncio.sleep(0.001)
+
+        @agent("caller")
+        async def caller(tools: Tools) -> None:
+            await asyncio.gather(*[tools.agents.call("child") for _ in range(3)])
+
+        run = start("caller")
+        log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
+        return run
+
+    @contextmanager
+    def _undelivered(
+        self, monkeypatch: pytest.MonkeyPatch, stop: Any, run: RunRecord, reason: str
+    ) -> Iterator[None]:
+        gate = Gate()
+        deliver = services._deliver
+
+        def held(*arguments: Any) -> None:
+            gate.wait_here()
+            deliver(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services, "_deliver", held)
+            with in_thread(partial(stop, run, reason=reason)):
+                gate.until_arrived()
+                patch.undo()
+                try:
+                    yield
+                finally:
+                    gate.open()
+
+    def test_the_second_of_the_root_trips_for_the_first(
+        self, run: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with self._undelivered(monkeypatch, stop, run, "first"):
+            assert stop(run, reason="second").outcome == "already_stopping"
+            record = log.over(run)
+        assert (record.status, record.stop_reason) == (Status.STOPPED, "first")
+        assert_consistent(run)
+
+    def test_one_of_a_child_keeps_its_reason(
+        self, run: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        child = run.children.all()[1]
+        with self._undelivered(monkeypatch, stop, child, "mine"):
+            assert stop(run, reason="all").outcome == "accepted"
+            record = log.over(run)
+        assert (record.status, record.stop_reason) == (Status.STOPPED, "all")
+        child.refresh_from_db()
+        assert (child.stop_reason, child.stop_via) == ("mine", "api")
+        assert_consistent(run)
+
+    def test_a_log_tells_of_the_stop_before_its_run_can_meet_it(
+        self, run: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The tokens of a tree trip at one instant, their callbacks run one after the other."""
+        gate = Gate()
+        call = cancellation._call
+
+        def held(callback: Any, *arguments: Any) -> None:
+            if threading.current_thread().name.startswith("ThreadPool"):  # of the stop
+                gate.wait_here()
+            call(callback, *arguments)
+
+        monkeypatch.setattr(cancellation, "_call", held)
+        with in_thread(stop, run):
+            gate.until_arrived()
+            log.over(run)
+            gate.open()
+        assert_consistent(run)
+
+    @pytest.mark.postgres  # SQLite has one writer, and the birth would wait for the stop
+    def test_a_child_that_is_born_below_while_the_tree_is_written_is_found(
+        self, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading, bearing = Gate(), Gate()
+
+        @agent("leaf")
+        async def leaf(tools: Tools) -> None:
+            while True:
+                await tools.data_store.get("x")
+                await asyncio.sleep(0.001)
+
+        @agent("middle")
+        async def middle(tools: Tools) -> None:
+            await bearing.wait()
+            await tools.agents.call("leaf")
+
+        @agent("root")
+        async def root(tools: Tools) -> None:
+            await tools.agents.call("middle")
+
+        active_below = services._active_below
+
+        def held(*arguments: Any, **options: Any) -> Any:
+            found = active_below(*arguments, **options)
+            reading.wait_here()
+            return found
+
+        run = start("root")
+        bearing.until_arrived()
+        monkeypatch.setattr(services, "_active_below", held)
+        with in_thread(stop, run):
+            reading.until_arrived()
+            bearing.open()
+            leaves = RunRecord.objects.filter(agent="leaf")
+            eventually(leaves.exists, "the leaf is born")
+            reading.open()
+        record = log.over(run)
+        assert record.status == Status.STOPPED
+        leaf_record = RunRecord.objects.get(agent="leaf")
+        assert (leaf_record.stop_via, leaf_record.stop_root_request) == ("parent", run.pk)
+        assert_consistent(run)
