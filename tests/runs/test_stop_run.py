@@ -15,9 +15,11 @@ from django.utils import timezone
 
 from agents import Tools, agent
 from runs import services
+from runs.management.commands import stop_run
 from runs.models import RunRecord, WorkerRecord
 from tests.support.consistency import assert_consistent
 from tests.support.llm_server import LLMServer
+from tests.support.server import eventually
 
 
 class Ran:
@@ -153,3 +155,32 @@ def test_a_worker_that_does_not_answer_is_named(queued: RunRecord) -> None:
         "Stopping... (waiting for a worker)",
         "The worker does not answer; its lease ends in 5 s.",
     ]
+
+
+def test_a_run_that_ends_between_the_first_look_and_the_wait_gets_its_receipt(
+    llm_server: LLMServer,
+    hire: Callable[..., Any],
+    start: Callable[..., RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @agent("asks")
+    async def asks(tools: Tools) -> str:
+        await tools.call_llm([{"role": "user", "content": "?"}])
+        await tools.data_store.set("a", 1)
+        return "never"
+
+    hire()
+    llm_server.hold()
+    run = start("asks")
+    llm_server.wait_for_requests(1)
+    wait = stop_run.Command._wait
+
+    def wait_later(command: stop_run.Command, record: RunRecord, seconds: float) -> None:
+        llm_server.release()
+        eventually(lambda: RunRecord.objects.get(pk=run.pk).is_terminal)
+        wait(command, record, seconds)
+
+    monkeypatch.setattr(stop_run.Command, "_wait", wait_later)
+    ran = Ran(run.pk, wait=20)
+    assert ran.code == 0
+    assert "after the LLM call in flight had completed." in ran.out

@@ -52,7 +52,7 @@ class Command(BaseCommand):
         except DatabaseError as error:
             raise CommandError(f"The database (DATABASE_URL) can't be used: {error}.") from error
 
-    def _ask(self, options: dict[str, Any]) -> uuid.UUID:
+    def _ask(self, options: dict[str, Any]) -> RunRecord:
         user = find_user(options["user"]) if options["user"] is not None else None
         id = _find(options["run"], user)
         try:
@@ -76,18 +76,19 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=USAGE) from None
         if result.outcome == "already_stopping":
             self._say(["It was asked to stop before; the first request counts."])
-        self._say(self._now(_load(id)))
-        return id
-
-    def _wait(self, id: uuid.UUID, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
         record = _load(id)
+        self._say(self._now(record))
+        return record
+
+    def _wait(self, record: RunRecord, seconds: float) -> None:
+        """Wait until a run is over, and say so; ``record`` is what was said of it already."""
+        deadline = time.monotonic() + seconds
         if record.is_terminal:
-            return  # and its receipt was printed
+            return
         said = self._now(record)
         while time.monotonic() < deadline:
             time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-            record = _load(id)
+            record = _load(record.pk)
             if record.is_terminal:
                 self._say(receipt_of(record, result_below=False))
                 return
