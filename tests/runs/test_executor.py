@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from agents import AgentStopped, SyncTools, Tools, agent, cleanup, should_stop
-from runs import active, executor, leases, services
+from runs import active, executor, leases, services, stopping
 from runs import worker as worker_module
 from runs.models import DataStoreEntry, RunRecord, WorkerRecord
 from runs.status import Status
@@ -459,7 +459,7 @@ class TestThreadsOfAWorker:
 
         monkeypatch.setattr(leases, "claim", claim_badly)
         monkeypatch.setattr(Worker, "_meet_requests", meet_badly)
-        monkeypatch.setattr(services, "_deliver", lambda *_: None)  # the heart has to find it
+        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)  # the heart has to find it
         hire()
         run = start("endless")
         log.until_event(run, "log")
@@ -682,6 +682,26 @@ class TestCommandLine:
         assert (record.result, record.worker_id, record.attempt) == ("done", worker.id, 1)
         waiting.refresh_from_db()
         assert waiting.status == Status.QUEUED
+        assert_consistent(run)
+
+    def test_never_begins_what_was_asked_to_stop_between_claim_and_beginning(
+        self, alice: User, hire: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran: list[int] = []
+
+        @agent("quick")
+        async def quick(tools: Tools) -> None:
+            ran.append(1)
+
+        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)  # asked in another process
+        monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
+        worker = hire(claims=False)
+        run, _ = services.start_run("quick", {}, owner=alice, worker=worker.id)
+        services.request_stop(run.pk, via="cli", by=alice)
+        claimed = RunRecord.objects.select_related("input_record", "stop_requested_by")
+        worker.adopt(claimed.get(pk=run.pk))
+        assert log.over(run).status == Status.STOPPED
+        assert not ran
         assert_consistent(run)
 
 

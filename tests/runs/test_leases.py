@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection
+from django.db.models import Q
 from django.utils import timezone
 
 from runs import active, leases
@@ -171,6 +172,12 @@ class TestRecovery:
         assert sum(counts) == len(roots) + len(children)
         for run in roots:
             assert_consistent(run)
+
+    def test_leaves_alone_what_another_worker_has_claimed_meanwhile(self, alice: User) -> None:
+        run = make_run(alice, status=Status.RUNNING, worker=make_worker(), attempt=2)
+        assert leases._recover(run.pk, "worker_lost", Q()) is None
+        run.refresh_from_db()
+        assert run.status == "running"
 
     def test_limits_itself_and_begins_below(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())

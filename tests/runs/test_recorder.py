@@ -225,6 +225,26 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
     assert hopeless.record.status == Status.RUNNING  # a stray: its worker finds it
 
 
+def test_a_run_that_ends_while_its_news_are_being_gathered_ends_once(
+    make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, gate = make(), Gate()
+    gather = Recorder._news
+
+    def held(self: Recorder, book: Any) -> Any:
+        gate.wait_here()
+        return gather(self, book)
+
+    monkeypatch.setattr(Recorder, "_news", held)
+    run.trace.emit("agent_start")
+    gate.until_arrived()
+    run.end()
+    gate.open()
+    assert run.wait().status == Status.SUCCESS
+    assert make().end().wait().status == Status.SUCCESS  # the thread has gone on
+    assert len(run.ends) == 1
+
+
 class TestALostClaim:
     def test_is_told_and_nothing_is_written(
         self, make: Callable[[], Run], lost: list[Any], log: Journal
