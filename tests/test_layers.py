@@ -21,7 +21,14 @@ LAYERS = [
     # --- runs: what works
     ("runs.worker",),
     ("runs.executor", "runs.recorder", "runs.watchdog"),
-    ("runs.services", "runs.store", "runs.leases", "runs.endings", "runs.transitions"),
+    (
+        "runs.services",
+        "runs.stopping",
+        "runs.store",
+        "runs.leases",
+        "runs.endings",
+        "runs.transitions",
+    ),
     ("runs.active", "runs.events", "runs.live", "runs.wire"),
     # --- runs: what is
     (

@@ -75,8 +75,10 @@ class StopView(ApiView):
         body = bodies.read(request, inputs.StopSerializer)
         if not RunRecord.objects.visible_to(self.user).filter(pk=run).exists():
             raise Http404
-        services.request_stop(run, via=StopVia.API, by=self.user, **body)
-        is_over = wait is not None and wait_until_over(run, wait)
+        result = services.request_stop(run, via=StopVia.API, by=self.user, **body)
+        if wait is None:
+            return Response(run_as_dict(result.run), status=202)
+        is_over = wait_until_over(run, wait)
         return Response(run_as_dict(get_for_wire(run)), status=200 if is_over else 202)
 
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from agents import Tools, agent
 from agents.exceptions import AgentCallTooDeep, AgentNotFound, InvalidInput
-from runs import active, services
+from runs import active, services, stopping
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
@@ -503,11 +503,11 @@ class TestStopOfMany:
 
     def test_takes_more_than_one_transaction_holds(self, alice: User) -> None:
         runs = [make_run(alice) for _ in range(12)]
-        services._CHUNK, chunk = 5, services._CHUNK
+        stopping._CHUNK, chunk = 5, stopping._CHUNK
         try:
             outcomes = stop_many([r.pk for r in runs], by=alice, via="api")
         finally:
-            services._CHUNK = chunk
+            stopping._CHUNK = chunk
         assert [o.outcome for o in outcomes] == ["accepted"] * 12
         assert_all_consistent()
 
@@ -635,7 +635,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
-        monkeypatch.setattr(services, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
         stop(run, reason="from afar")
         record = log.over(run)
         assert (record.finished_at - record.stop_requested_at).total_seconds() < 3
@@ -652,7 +652,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
-        monkeypatch.setattr(services, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
         for child in run.children.all():
             stop(child)
         assert log.over(run).result == ", ".join(["SubAgentStopped"] * 3)
@@ -670,7 +670,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         gate.until_arrived()
-        monkeypatch.setattr(services, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
         monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
         stop(run)
         gate.open()

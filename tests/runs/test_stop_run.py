@@ -123,6 +123,7 @@ def test_wait_shows_what_it_waits_for_and_then_the_receipt(
     first = Ran(run.pk, wait=0)
     assert first.code == 0
     assert "It has not ended within" in first.out
+    eventually(lambda: RunRecord.objects.get(pk=run.pk).stop_acknowledged_at, "it is heard")
     again = Ran(run.pk)
     assert again.code == 0
     assert "It was asked to stop before; the first request counts." in again.out

@@ -17,7 +17,7 @@ import pytest
 from django.db import IntegrityError, connection
 
 from agents import Tools, agent
-from runs import events, recorder, services
+from runs import events, recorder, stopping
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunRecord
 from runs.status import Status
@@ -133,7 +133,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
     gate: Gate, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is told a lie: the stop was accepted, and the record says that the run was first."""
-    deliver = services._deliver
+    deliver = stopping._deliver
     for _ in range(20):
         committed = Gate()
 
@@ -144,7 +144,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
         run = start("racer")
         gate.until_arrived()
         with monkeypatch.context() as patch:
-            patch.setattr(services, "_deliver", held)
+            patch.setattr(stopping, "_deliver", held)
             with in_thread(stop, run) as answer:
                 committed.until_arrived()
                 gate.open()

@@ -21,7 +21,7 @@ from agents import (
     agent,
     cancellation,
 )
-from runs import active, services
+from runs import active, services, stopping
 from runs.exceptions import RunAlreadyFinished
 from runs.executor import GAVE_UP
 from runs.models import RunRecord
@@ -535,14 +535,14 @@ class TestTwoStopsOfOneTree:
         self, monkeypatch: pytest.MonkeyPatch, stop: Any, run: RunRecord, reason: str
     ) -> Iterator[None]:
         gate = Gate()
-        deliver = services._deliver
+        deliver = stopping._deliver
 
         def held(*arguments: Any) -> None:
             gate.wait_here()
             deliver(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(services, "_deliver", held)
+            patch.setattr(stopping, "_deliver", held)
             with in_thread(partial(stop, run, reason=reason)):
                 gate.until_arrived()
                 patch.undo()
@@ -612,7 +612,7 @@ class TestTwoStopsOfOneTree:
         async def root(tools: Tools) -> None:
             await tools.agents.call("middle")
 
-        active_below = services._active_below
+        active_below = stopping._active_below
 
         def held(*arguments: Any, **options: Any) -> Any:
             found = active_below(*arguments, **options)
@@ -621,7 +621,7 @@ class TestTwoStopsOfOneTree:
 
         run = start("root")
         bearing.until_arrived()
-        monkeypatch.setattr(services, "_active_below", held)
+        monkeypatch.setattr(stopping, "_active_below", held)
         with in_thread(stop, run):
             reading.until_arrived()
             bearing.open()
