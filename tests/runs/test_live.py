@@ -54,9 +54,7 @@ def test_events_come_in_the_order_of_seq_and_once(
         assert [event.seq for event in log.of(run)] == list(range(1, 103))
 
 
-def test_events_are_committed_before_they_are_told(
-    worker: Worker, start: Start, log: Journal
-) -> None:
+def test_events_are_committed_before_they_are_told(hire: Any, start: Start, log: Journal) -> None:
     missing: list[Any] = []
 
     class Looking:
@@ -76,11 +74,11 @@ def test_events_are_committed_before_they_are_told(
     looking: Any = Looking()
     live.add_listener(looking)
     try:
-        run = start("quick")
-        log.over(run)
         queued = start("quick")
         services.request_stop(queued.pk, via="api", check_permission=False)
         log.over(queued)
+        hire()
+        log.over(start("quick"))
     finally:
         live.remove_listener(looking)
     assert not missing
