@@ -3,6 +3,10 @@
 Django's own way from async to sync is one thread per process, shared with every request; a busy
 site would hold up each data store call. These threads are the worker's own, and keep their
 connections open.
+
+In debug Django remembers each connection's last 9,000 queries with their parameters, documents
+among them, until a request begins. Nothing that a worker's threads do is part of a request, so each
+of them forgets by itself: ``reset_queries()``.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection, reset_queries
 
 __all__ = ["DatabaseThreads"]
 
@@ -62,3 +66,5 @@ def _call(function: Callable[[], T]) -> T:
     except (OperationalError, InterfaceError):
         connection.close()  # it may be broken; the next call opens another
         raise
+    finally:
+        reset_queries()

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection, reset_queries
 
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event, Trace
@@ -162,6 +162,7 @@ class Recorder:
     def _write(self, books: list[_Book]) -> None:
         batch = [self._news(book) for book in books]
         recorded = self._record(batch)
+        reset_queries()
         live.publish_events(recorded.log)
         gone = recorded.gone
         for book, news in zip(books, batch, strict=True):

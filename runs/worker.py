@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError, connection, reset_queries
 from django.utils import timezone
 
 from agents.cancellation import StopCause
@@ -123,6 +123,7 @@ class Worker:
             with self._work:
                 self._work.wait_for(lambda: self._has_work, LOOK_SECONDS)
                 self._has_work = False
+            reset_queries()
             try:
                 while not self._draining.is_set() and self._claim_some():
                     pass
@@ -172,6 +173,7 @@ class Worker:
             except Exception as error:  # whatever it is, the worker goes on
                 _report("a heartbeat failed", error)
                 connection.close()
+            reset_queries()
             self._look.wait(LOOK_SECONDS)
             self._look.clear()
         connection.close()
