@@ -187,7 +187,7 @@ def _end(news: News, ending: Ending, record: RunRecord) -> _Last:
                 return _hand_back(record, fields, "worker_shutdown")
             status = Status.ERROR
             fields["partial_result"] = outcome.partial_result
-            fields["error"] = _lost_error("worker_shutdown")
+            fields["error"] = _lost_error(record, "worker_shutdown")
         case "success":
             status = Status.SUCCESS
             fields["result"] = outcome.result
@@ -219,7 +219,7 @@ def end_without_worker(record: RunRecord, *, code: str) -> Ended:
     elif _may_be_handed_back(record):
         last = _hand_back(record, fields, code)
     else:
-        fields["error"] = _lost_error(code)
+        fields["error"] = _lost_error(record, code)
         last = _finish(record, Status.ERROR, fields, told=told)
     written = transitions.apply([last.change])
     assert written == 1, "the row is locked, and it was running"
@@ -271,12 +271,16 @@ def _hand_back(record: RunRecord, fields: dict[str, Any], code: str) -> _Last:
     return _Last(Ended(record.pk, Status.QUEUED), change, [event])
 
 
-def _lost_error(code: str) -> dict[str, Any]:
+def _lost_error(record: RunRecord, code: str) -> dict[str, Any]:
     messages = {
         "worker_lost": "The worker that ran it went away without a word.",
         "worker_shutdown": "The worker that ran it was shut down before the run had ended.",
     }
-    return {"code": code, "type": "WorkerLost", "message": messages[code]}
+    message = messages[code]
+    if record.requeue_on_loss:  # and yet not handed back
+        code = "worker_lost"
+        message += f" It may be begun {record.max_attempts} times, and these are used up."
+    return {"code": code, "type": "WorkerLost", "message": message}
 
 
 def _type_and_message(error: ErrorInfo | None) -> dict[str, str] | None:

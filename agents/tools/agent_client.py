@@ -78,9 +78,7 @@ class AgentClient:
                 await asyncio.wait((waiting,))
             except asyncio.CancelledError as error:
                 interruption = error
-                if self._guard.host_cancelled:
-                    waiting.cancel()
-                else:
+                if not self._guard.host_cancelled:  # else the host has cancelled the child, too
                     child.give_up()
         if interruption is None:
             return waiting.result()

@@ -145,7 +145,10 @@ def test_a_run_whose_attempts_are_used_up_is_not_handed_back(
         attempt=2,
     )
     record_news([news_of(run, *STARTED, ending=ending("interrupted"))])
-    assert assert_consistent(run).status == Status.ERROR
+    ended = assert_consistent(run)
+    assert ended.status == Status.ERROR
+    assert ended.error["code"] == "worker_lost"
+    assert "2 times" in ended.error["message"]
 
 
 def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:

@@ -283,7 +283,7 @@ async def test_cut_by_a_sibling_that_met_the_stop_it_raises_agent_stopped_once_t
     assert isinstance(calls[0].exception(), AgentStopped)
 
 
-async def test_a_host_that_goes_away_does_not_wait_for_the_child(
+async def test_a_caller_outlives_its_child_also_when_the_host_goes_away(
     run: AgentRun, caller: Caller, client: AgentClient
 ) -> None:
     task = run.task(client.call("other"))
@@ -291,9 +291,12 @@ async def test_a_host_that_goes_away_does_not_wait_for_the_child(
     await turns()
     run.guard.host_cancelled = True
     task.cancel()
+    await turns()
+    assert not task.done(), "children end before their caller"
+    assert not caller.child.given_up.is_set(), "going away is nobody's wish"
+    caller.child.ended.set_exception(asyncio.CancelledError())  # the host cancels it, too
     with pytest.raises(asyncio.CancelledError):
         await within(SECONDS, task)
-    assert not caller.child.given_up.is_set(), "going away is nobody's wish"
 
 
 async def test_a_child_whose_end_cant_be_learned_is_not_complained_about_later(
