@@ -31,6 +31,7 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
 
+DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is no kind of the first
 LOOK_SECONDS = 0.5  # how often a worker looks for work and for stops nobody told it of
 CLAIM_COUNT = 50  # runs in one claim
 UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
@@ -248,7 +249,7 @@ class Worker:
             active.remove_waker(self.wake)
             try:
                 leases.mark_draining(self.id)
-            except DatabaseError as error:
+            except DATABASE_ERRORS as error:
                 logger.warning("draining without saying so (%s)", type(error).__name__)
             for thread in self._threads:
                 if thread.name == CLAIMS:
@@ -282,7 +283,7 @@ class Worker:
         self._executor.close()
         try:
             self._retire()
-        except DatabaseError as error:
+        except DATABASE_ERRORS as error:
             logger.warning("the worker could not sign off (%s)", type(error).__name__)
         connection.close()
 
@@ -295,7 +296,7 @@ class Worker:
 
 
 def _report(what: str, error: Exception) -> None:
-    if isinstance(error, DatabaseError | InterfaceError):
+    if isinstance(error, DATABASE_ERRORS):
         logger.warning("%s (%s), trying again", what, type(error).__name__)
     else:
         logger.error("%s, trying again", what, exc_info=error)
