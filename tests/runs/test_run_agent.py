@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import User
@@ -558,9 +559,18 @@ class Process:
             stream.close()
 
 
+def _test_database_url() -> str:
+    """Return the address under which another process finds the database of this test."""
+    options = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{options['NAME']}"
+    user = quote(f"{options['USER']}:{options['PASSWORD']}", safe=":")
+    return f"postgres://{user}@{options['HOST']}:{options['PORT']}/{options['NAME']}"
+
+
 def _environment(**changes: str) -> dict[str, str]:
     return os.environ | {
-        "DATABASE_URL": f"sqlite:///{connection.settings_dict['NAME']}",
+        "DATABASE_URL": _test_database_url(),
         "DJANGO_DEBUG": "1",
         "DJANGO_SETTINGS_MODULE": "project.settings",
         "REDIS_URL": "",
