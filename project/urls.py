@@ -16,8 +16,8 @@ handler404 = errors.not_found
 handler500 = errors.server_error
 
 urlpatterns = [
-    # The run screen will be here.
-    path("", RedirectView.as_view(url="/api/docs"), name="home"),
+    path("", RedirectView.as_view(pattern_name="page-home"), name="home"),
+    path("app/", include("runs.pages.urls")),
     re_path(r"^health/live/?$", health.live, name="health-live"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
     path(

@@ -17,7 +17,8 @@ LAYERS = [
     ("project",),
     # --- runs: the doors
     ("runs.apps", "runs.management"),
-    ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.pages", "runs.server"),
+    ("runs.pages", "runs.templatetags"),  # above the API: its Stop is the API's, with another name for the door
+    ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.server"),
     # --- runs: what works
     ("runs.worker",),
     ("runs.executor", "runs.recorder", "runs.watchdog"),
@@ -29,7 +30,8 @@ LAYERS = [
         "runs.endings",
         "runs.transitions",
     ),
-    ("runs.active", "runs.events", "runs.live", "runs.wire"),
+    ("runs.feed",),
+    ("runs.active", "runs.events", "runs.live", "runs.presentation", "runs.wire"),
     # --- runs: what is
     (
         "runs.models",

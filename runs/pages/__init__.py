@@ -1,0 +1,1 @@
+"""The run screen: what a person sees under ``/app/``. Views translate; services decide."""

@@ -1,0 +1,67 @@
+// Ask the server. Errors have the API's one shape: {code, detail, fields?}.
+
+export class RequestFailed extends Error {
+  /** `code` is the API's, or "offline" when nobody answered. `body` is what came, if it was JSON. */
+  constructor(code, detail, { status = 0, fields = {}, body = null } = {}) {
+    super(detail);
+    this.code = code;
+    this.status = status;
+    this.fields = fields;
+    this.body = body;
+  }
+}
+
+function cookie(name) {
+  const found = document.cookie.split("; ").find((one) => one.startsWith(`${name}=`));
+  return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
+}
+
+/** POST JSON and return the answer's JSON. Throws RequestFailed. */
+export async function post(address, body = {}, headers = {}) {
+  return ask(address, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-CSRFToken": cookie("csrftoken"), ...headers },
+    body: JSON.stringify(body),
+  });
+}
+
+/** GET JSON. Throws RequestFailed. */
+export async function get(address) {
+  return ask(address, { method: "GET" });
+}
+
+async function ask(address, options) {
+  const response = await send(address, { ...options, headers: { Accept: "application/json", ...options.headers } });
+  const body = await response.json().catch(() => null);
+  if (response.ok) return body;
+  throw failed(response, body);
+}
+
+/** GET a piece of HTML that our own server has made safe. Throws RequestFailed. */
+export async function getFragment(address) {
+  const response = await send(address, { headers: { Accept: "text/html" } });
+  if (!response.ok) throw failed(response, null);
+  const template = document.createElement("template");
+  template.innerHTML = await response.text();
+  return template.content;
+}
+
+async function send(address, options) {
+  let response;
+  try {
+    response = await fetch(address, { credentials: "same-origin", ...options });
+  } catch {
+    throw new RequestFailed("offline", "The server can't be reached.");
+  }
+  if (response.redirected && new URL(response.url).pathname.startsWith("/accounts/login")) {
+    throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
+  }
+  return response;
+}
+
+function failed(response, body) {
+  const detail = body?.detail ?? `The server answered ${response.status}.`;
+  return new RequestFailed(body?.code ?? "server_error", detail, {
+    status: response.status, fields: body?.fields ?? {}, body,
+  });
+}

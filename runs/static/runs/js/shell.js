@@ -1,0 +1,4 @@
+// What every page does: instants in the reader's own time zone.
+import { localiseInstants } from "./format.js";
+
+localiseInstants(document);

@@ -1,0 +1,50 @@
+"""What the pages' templates draw again and again: signs, chips, instants."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from ..wording import clock, look
+
+register = template.Library()
+
+
+@register.simple_tag
+def sign(name: str) -> SafeString:
+    """Draw a sign of ``signs.html``; decoration only, the word stands beside it."""
+    return format_html(
+        '<svg class="sign sign-{}" aria-hidden="true"><use href="#sign-{}"></use></svg>', name, name
+    )
+
+
+@register.simple_tag
+def chip(status: str) -> SafeString:
+    """Draw a status: sign and word, never by colour alone."""
+    looks = look(status)
+    return format_html(
+        '<span class="chip tone-{}" data-status="{}">{}<span class="chip-word">{}</span></span>',
+        looks.tone,
+        status,
+        sign(status),
+        looks.label,
+    )
+
+
+@register.simple_tag
+def instant(at: datetime | None, form: str = "time") -> SafeString:
+    """Write an instant; the page's script puts it into the reader's own time zone.
+
+    ``form``: ``time`` (14:03:22), ``short`` (14:03, or the day), ``full`` (with the date).
+    """
+    if at is None:
+        return format_html("{}", "")
+    return format_html(
+        '<time datetime="{}" data-form="{}">{}</time>',
+        at.astimezone(UTC).isoformat(),
+        form,
+        clock(at),
+    )
