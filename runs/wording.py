@@ -28,6 +28,7 @@ __all__ = [
     "clock",
     "duration",
     "look",
+    "oldest_awaited",
     "receipt_sentences",
     "seconds_between",
     "stopping_text",
@@ -164,13 +165,25 @@ def waiting_for(run: Run, now: datetime | None = None) -> str:
 
 def waiting_detail(run: Run, now: datetime) -> str:
     """Return ``llama3, 41 s`` of the oldest call that a stopping run waits for, or nothing."""
+    oldest = oldest_awaited(run)
+    if oldest is None:
+        return ""
+    label, started_at = oldest
+    since = duration(seconds_between(started_at, now))
+    return f"{label}, {since}" if label else since
+
+
+def oldest_awaited(run: Run) -> tuple[str, Instant] | None:
+    """Return name and start of the oldest call that a stopping run waits for.
+
+    The name is empty where ``waiting_for`` has it already.
+    """
     calls = _awaited(run)
     if not calls or not (run.get("stop") or {}).get("acknowledged_at"):
-        return ""
+        return None
     oldest = min(calls, key=lambda call: _instant(call["started_at"]))
-    since = duration(seconds_between(oldest["started_at"], now))
     named_already = _kind(oldest) == "agents" and len(calls) == 1
-    return since if named_already or not oldest["label"] else f"{oldest['label']}, {since}"
+    return "" if named_already else oldest["label"], oldest["started_at"]
 
 
 def worker_silent(lease_seconds: float) -> str:
