@@ -7,6 +7,8 @@ import time
 
 from agents import SyncTools, Tools, agent, check_should_stop
 
+from . import watch  # noqa: F401  registers its agents
+
 
 @agent("site-trivial")
 async def trivial(tools: Tools, number: int = 0) -> int:
