@@ -60,10 +60,13 @@ class Complaints:
 
     Uncaught errors, console errors (a broken Content-Security-Policy is one), failed requests,
     requests to other hosts, and dialogs, which none of our pages opens.
+
+    Attributes:
+        heard: all of it, what is expected included.
     """
 
     def __init__(self) -> None:
-        self._heard: list[str] = []
+        self.heard: list[str] = []
         # The admin and the browsable API name no icon, and then the browser looks for one itself.
         self._expected: list[str] = [r"/favicon\.ico"]
 
@@ -110,13 +113,13 @@ class Complaints:
     def assert_none(self) -> None:
         left = [
             heard
-            for heard in self._heard
+            for heard in self.heard
             if not any(re.search(pattern, heard) for pattern in self._expected)
         ]
         assert not left, "the browser complained:\n" + "\n".join(left)
 
     def _hear(self, complaint: str) -> None:
-        self._heard.append(complaint)
+        self.heard.append(complaint)
 
 
 class People:
@@ -175,7 +178,9 @@ class People:
     def _sign_in(self, user: str) -> Any:
         context = self._context()
         page = context.new_page()
-        page.goto("/accounts/login/")
+        form = page.goto("/accounts/login/")
+        assert form is not None
+        assert form.ok, f"the sign-in page answers {form.status}"
         page.locator("[name=username]").fill(user)
         page.locator("[name=password]").fill(user)
         page.locator("[name=password]").press("Enter")
