@@ -1,0 +1,196 @@
+// Follow a live feed: one WebSocket that comes back by itself.
+//
+//   const feed = follow("/ws/runs/<id>?view=page&tree=1", { onFrames, onState });
+//   feed.close();
+//
+// onFrames(frames): a batch, in order. Every trace event is given once, however often the
+// connection breaks. After a break snapshots come again, and streamed text from its beginning:
+// forget that text when the state becomes "open".
+//
+// onState({ name, retryInSeconds? }), whenever it changes:
+//   "connecting"  for the first time
+//   "open"        connected; said anew for each new connection
+//   "lost"        it broke; the next try is in retryInSeconds (0: it is being made now)
+//   "refused"     signed out, or the right is lost: final
+//   "gone"        there is no such run any more: final
+//   "ended"       everything was sent, nothing will follow: final
+//
+// A feed of a list has no cursor: what changed while it was "lost" is not told. Load the list again.
+import { get } from "./http.js";
+
+const PAUSES = [0.5, 1, 2, 5]; // seconds before each next try, the last one again and again
+const SILENCE = 25; // seconds; the server says something every ten
+const RIGHT_LOST = 4403;
+const RUN_GONE = 4404;
+
+/** Begin to follow; returns { close() }, after which nothing is called any more. */
+export function follow(address, { onFrames, onState = () => {} }) {
+  const feed = new Feed(address, onFrames, onState);
+  feed.begin();
+  return { close: () => feed.close() };
+}
+
+class Feed {
+  #address;
+  #onFrames;
+  #onState;
+  #socket = null;
+  #cursor = "";
+  #lastSeq = new Map(); // run -> number of its last event that was given
+  #failures = 0; // since something was last heard
+  #retryTimer = 0;
+  #silenceTimer = 0;
+  #heardAt = 0;
+  #attempt = 0; // what an answer belongs to that comes when a new try is under way
+  #isOver = false;
+  #wake = new AbortController(); // takes the window's listeners away
+
+  constructor(address, onFrames, onState) {
+    this.#address = address;
+    this.#onFrames = onFrames;
+    this.#onState = onState;
+  }
+
+  begin() {
+    const { signal } = this.#wake;
+    // The network came back, most likely as another one: a connection of the old one is dead
+    // without knowing. A new one costs a handshake.
+    window.addEventListener("online", () => this.#connect(), { signal });
+    document.addEventListener("visibilitychange", () => this.#lookAgain(), { signal });
+    this.#onState({ name: "connecting" });
+    this.#connect();
+  }
+
+  close() {
+    this.#isOver = true;
+    this.#wake.abort();
+    this.#drop();
+  }
+
+  #finish(name) {
+    if (this.#isOver) return;
+    this.close();
+    this.#onState({ name });
+  }
+
+  /** Forget the present connection, or the pause before the next, whichever there is. */
+  #drop() {
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#silenceTimer);
+    this.#retryTimer = 0;
+    this.#attempt += 1;
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+  }
+
+  #connect() {
+    this.#drop();
+    const socket = new WebSocket(this.#whole());
+    this.#socket = socket;
+    let wasOpen = false;
+    // What an abandoned socket still has to say is nobody's business: its successor begins
+    // at the cursor.
+    const ifCurrent = (act) => (event) => {
+      if (this.#socket === socket) act(event);
+    };
+    socket.onopen = ifCurrent(() => {
+      wasOpen = true;
+      this.#onState({ name: "open" });
+    });
+    socket.onmessage = ifCurrent((event) => this.#take(JSON.parse(event.data)));
+    socket.onclose = ifCurrent((event) => this.#closed(event.code, wasOpen));
+    this.#heard();
+    this.#watch();
+  }
+
+  #whole() {
+    const url = new URL(this.#address, location.href);
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    if (this.#cursor) url.searchParams.set("cursor", this.#cursor);
+    return url;
+  }
+
+  #take(message) {
+    this.#failures = 0;
+    this.#heard();
+    if (message.type === "heartbeat") return;
+    if (message.cursor) this.#cursor = message.cursor;
+    const frames = (message.type === "frames" ? message.frames : [message])
+      .filter((frame) => this.#isNew(frame));
+    if (frames.length) this.#onFrames(frames);
+    if (frames.at(-1)?.type === "end") this.#finish("ended");
+  }
+
+  #isNew(frame) {
+    if (frame.type !== "trace") return true;
+    const { run, seq } = frame.event;
+    if (seq <= (this.#lastSeq.get(run) ?? 0)) return false;
+    this.#lastSeq.set(run, seq);
+    return true;
+  }
+
+  #closed(code, wasOpen) {
+    this.#drop();
+    if (code === RIGHT_LOST) this.#finish("refused");
+    else if (code === RUN_GONE) this.#finish("gone");
+    else if (wasOpen) this.#retryLater();
+    else this.#askWhy();
+  }
+
+  /** A refused handshake doesn't say why: a server that restarts, or a right that is lost. */
+  async #askWhy() {
+    const attempt = this.#attempt;
+    const problem = await get(this.#sameThingOverHttp()).then(() => null, (error) => error);
+    if (attempt !== this.#attempt) return;
+    if (problem?.status === 401 || problem?.status === 403) this.#finish("refused");
+    else if (problem?.status === 404) this.#finish("gone");
+    else this.#retryLater();
+  }
+
+  /** "/ws/runs/<id>?view=page" -> "/runs/<id>"; of a list one line is enough. */
+  #sameThingOverHttp() {
+    const path = new URL(this.#address, location.href).pathname.replace(/^\/ws/, "");
+    return `${path}?page_size=1`;
+  }
+
+  #retryLater() {
+    const pause = PAUSES[Math.min(this.#failures, PAUSES.length - 1)];
+    this.#failures += 1;
+    // Everybody's connection broke when the server went down: don't all come back at once.
+    const retryInSeconds = pause * (0.75 + Math.random() / 2);
+    this.#retryTimer = setTimeout(() => {
+      this.#onState({ name: "lost", retryInSeconds: 0 });
+      if (!this.#isOver) this.#connect();
+    }, retryInSeconds * 1000);
+    this.#onState({ name: "lost", retryInSeconds });
+  }
+
+  /** The page is looked at again: it may have slept, and timers with it. */
+  #lookAgain() {
+    if (document.visibilityState !== "visible") return;
+    if (this.#retryTimer || this.#silentSeconds() > SILENCE) this.#connect();
+  }
+
+  #heard() {
+    this.#heardAt = performance.now();
+  }
+
+  #silentSeconds() {
+    return (performance.now() - this.#heardAt) / 1000;
+  }
+
+  /** One timer for the whole connection, not one for each message of a flood. */
+  #watch() {
+    const left = SILENCE - this.#silentSeconds();
+    this.#silenceTimer = setTimeout(() => {
+      if (this.#silentSeconds() < SILENCE) this.#watch();
+      else this.#breakOff();
+    }, Math.max(left, 0) * 1000 + 50);
+  }
+
+  #breakOff() {
+    this.#drop();
+    this.#retryLater();
+  }
+}

@@ -1,0 +1,88 @@
+// Calls in words: to models, the data store, over HTTP, of other agents; over or in flight.
+import { h } from "./dom.js";
+import { duration, short } from "./format.js";
+import { asText, behind, folded, foreign } from "./log_text.js";
+
+const NOTEWORTHY = 100; // ms; that a call to our own data store takes less is no news
+
+/** Say a call that is over: {kind, parts, below, tone} of its line. */
+export function callParts(type, data) {
+  const took = duration((data.duration_ms ?? 0) / 1000);
+  const { kind, parts, below } = CALLS[type](data, took);
+  const outcome = outcomeWord(data);
+  return {
+    kind,
+    parts: [...parts, outcome && h("span", { class: "line-outcome" }, outcome), errorOf(data)],
+    below,
+    tone: { error: "line-failed", stopped: "line-cut", aborted: "line-cut" }[data.outcome] ?? "",
+  };
+}
+
+/** Say a call in flight: {kind, parts}. */
+export function inFlightParts({ tool, label }) {
+  if (tool === "call_llm") return { kind: "LLM", parts: [foreign(label)] };
+  if (tool === "http") return { kind: "HTTP", parts: [foreign(label)] };
+  if (tool === "agents.call") return { kind: "Agent", parts: [foreign(label)] };
+  const [store, method] = String(tool).split(".");
+  if (store === "data_store") return { kind: "Store", parts: [[DOING[method] ?? method, " ", foreign(label)]] };
+  return { kind: "Call", parts: [[foreign(tool), " ", foreign(label)]] };
+}
+
+const CALLS = {
+  llm_call: (data, took) => ({
+    kind: "LLM",
+    parts: [foreign(data.label || data.model), took, tokens(data), askedFor(data.tool_calls)],
+    below: [data.text && folded(asText(data.text)), toolCalls(data.tool_calls)],
+  }),
+  data_store: (data, took) => ({
+    kind: "Store",
+    parts: [stored(data), data.duration_ms >= NOTEWORTHY && took],
+  }),
+  http: (data, took) => ({
+    kind: "HTTP",
+    parts: [foreign(data.label || `${data.method} ${data.host}`), data.status && String(data.status), took],
+  }),
+  agent_call: (data, took) => ({ kind: "Agent", parts: [foreign(data.label), took] }),
+};
+
+const DONE = {
+  get: "read", get_many: "read", get_all: "read all of", set: "stored", set_many: "stored",
+  delete: "deleted", delete_many: "deleted", list_keys: "listed", clear: "cleared",
+  list_namespaces: "listed the namespaces",
+};
+const DOING = {
+  get: "reading", get_many: "reading", get_all: "reading all of", set: "storing", set_many: "storing",
+  delete: "deleting", delete_many: "deleting", list_keys: "listing", clear: "clearing",
+  list_namespaces: "listing the namespaces",
+};
+
+function stored(data) {
+  const method = asText(data.tool).split(".").at(-1);
+  const count = data.keys_count;
+  const many = count === undefined ? "" : `${count} ${count === 1 ? "key" : "keys"} in `;
+  return [DONE[method] ?? method, " ", many, foreign(data.label)];
+}
+
+function tokens(data) {
+  if (data.input_tokens === undefined) return null;
+  const about = data.estimated ? "~" : "";
+  return `${about}${short(data.input_tokens)} in / ${short(data.output_tokens)} out`;
+}
+
+function askedFor(calls) {
+  if (!calls?.length) return null;
+  return `asks for ${calls.length === 1 ? "1 tool" : `${calls.length} tools`}`;
+}
+
+function toolCalls(calls) {
+  return calls?.length ? behind("Tool calls", asText(calls)) : null;
+}
+
+function outcomeWord(data) {
+  return { error: "failed", stopped: "stopped", aborted: "cut off" }[data.outcome] ?? "";
+}
+
+function errorOf(data) {
+  if (!data.error) return null;
+  return [foreign(data.error.type), data.error.message ? [": ", foreign(data.error.message)] : null];
+}

@@ -1,0 +1,206 @@
+// One run in the log: a header that says how it stands, and below it what happened, the runs that
+// it called among it.
+import { chip, h } from "./dom.js";
+import { duration } from "./format.js";
+import { learnTime, stopTicking, tickSince } from "./log_clock.js";
+import { LiveRows } from "./log_live.js";
+import { lineOf } from "./log_line.js";
+import { ProgressBar } from "./log_progress.js";
+import { StopChild } from "./log_stop.js";
+import { foreign } from "./log_text.js";
+import { Timeline } from "./log_timeline.js";
+
+const OVER = new Set(["success", "error", "stopped"]);
+let groupCount = 0;
+
+export class Group {
+  #isRoot;
+  #run = null;
+  #look = "";
+  #attempts = 0;
+  #inFlight = [];
+  #children = new Map(); // run -> group
+  #callLines = new Map(); // run -> line of the call of it, as long as it has no group
+  #stop;
+
+  constructor(id, { isRoot, mayStop, stopChild }) {
+    this.id = id;
+    this.#isRoot = isRoot;
+    this.isPlaced = isRoot;
+    this.#build();
+    this.#stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
+    this.timeline = new Timeline(this.parts.body);
+    this.live = new LiveRows(this.parts.live);
+    this.progress = new ProgressBar(this.parts.progress);
+  }
+
+  get isAlive() {
+    return this.#run !== null && !this.#isOver;
+  }
+
+  get #isOver() {
+    return OVER.has(this.#run?.status);
+  }
+
+  get agent() {
+    return this.#run?.agent ?? "";
+  }
+
+  get parent() {
+    return this.#run?.parent ?? null;
+  }
+
+  /** Show a snapshot of the run. */
+  update(run, words) {
+    this.#run = run;
+    this.element.dataset.status = run.status;
+    this.#name(run.agent);
+    this.#showChip(run.status, words.status);
+    this.#showTime();
+    this.#showUsage(words);
+    this.parts.note.textContent = [words.waiting?.text, words.silent].filter(Boolean).join(" ");
+    this.#stop?.update(run.status, this.isAlive);
+    if (this.#isOver) {
+      this.#inFlight = [];
+      this.live.clear();
+      this.progress.end(run.status);
+    }
+    this.#showEmpty();
+  }
+
+  /** Show what is in flight now. */
+  activity({ in_flight: calls, words }) {
+    if (!this.#isOver) this.#inFlight = calls;
+    this.#showLive();
+    if (words) this.#showUsage(words);
+  }
+
+  text(call, text) {
+    if (!this.#isOver) this.live.write(call, text);
+  }
+
+  /** Take an event in; tell whether that made a line. */
+  event(event) {
+    const at = Date.parse(event.ts);
+    learnTime(at);
+    if (!this.#run) this.#name(event.agent);
+    if (event.data?.call) this.live.end(event.data.call);
+    if (event.type === "progress") {
+      this.progress.show(event.data);
+      if (this.#isOver) this.progress.end(this.#run.status);
+      return false;
+    }
+    const child = event.type === "agent_call" && event.data.run;
+    if (child && this.#children.has(child)) return false; // its group says it all, and more
+    if (event.type === "agent_start") this.#attempts += 1;
+    const line = lineOf(event, { attempt: this.#attempts });
+    if (child) this.#callLines.set(child, line);
+    this.timeline.addLine(line, at);
+    this.#empty(false);
+    return true;
+  }
+
+  /** Put the group of a run that this one has called to its place in time. */
+  addChild(group, createdAt) {
+    this.#children.set(group.id, group);
+    group.isPlaced = true;
+    this.timeline.addChild(group.element, Date.parse(createdAt));
+    this.#callLines.get(group.id)?.remove();
+    this.#callLines.delete(group.id);
+    this.#showLive();
+    this.#empty(false);
+  }
+
+  /** A child has begun or ended: a call of it is in flight, or not. */
+  childChanged() {
+    this.#showLive();
+  }
+
+  toggle() {
+    const isOpen = this.parts.toggle.getAttribute("aria-expanded") === "true";
+    this.parts.toggle.setAttribute("aria-expanded", String(!isOpen));
+    this.parts.body.hidden = isOpen;
+  }
+
+  askStop() {
+    return this.#stop?.ask();
+  }
+
+  /** Calls of agents whose groups are shown have no row: the group is the row. */
+  #showLive() {
+    const shown = new Map();
+    for (const child of this.#children.values()) {
+      if (child.isAlive) shown.set(child.agent, (shown.get(child.agent) ?? 0) + 1);
+    }
+    this.live.show(this.#inFlight.filter(({ tool, label }) => {
+      if (tool !== "agents.call" || !shown.get(label)) return true;
+      shown.set(label, shown.get(label) - 1);
+      return false;
+    }));
+    if (this.live.count) this.#empty(false);
+  }
+
+  #name(agent) {
+    if (this.parts.name.textContent === agent) return;
+    this.parts.name.replaceChildren(foreign(agent));
+    this.element.setAttribute("aria-label", agent);
+    this.parts.open?.setAttribute("aria-label", `Open ${agent}`);
+    this.#stop?.name(agent);
+  }
+
+  #showChip(status, look) {
+    const shown = `${status} ${look.label} ${look.tone}`;
+    if (this.#isRoot || shown === this.#look) return;
+    this.#look = shown;
+    this.parts.chip.replaceChildren(chip(status, look));
+  }
+
+  #showTime() {
+    const { started_at: began, finished_at: ended } = this.#run;
+    const { time } = this.parts;
+    stopTicking(time);
+    if (!began) time.textContent = "";
+    else if (ended) time.textContent = duration((Date.parse(ended) - Date.parse(began)) / 1000);
+    else tickSince(time, began);
+  }
+
+  #showUsage(words) {
+    this.parts.usage.textContent = words.usage ?? "";
+  }
+
+  #showEmpty() {
+    const text = { queued: "Waiting for a worker.", running: "Nothing has happened yet." };
+    this.parts.empty.textContent = text[this.#run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
+  }
+
+  #empty(isEmpty) {
+    this.parts.empty.hidden = !isEmpty;
+  }
+
+  #build() {
+    const bodyId = `log-group-${(groupCount += 1)}`;
+    const span = (name) => h("span", { class: `group-${name}` });
+    const parts = {
+      name: span("name"), chip: span("chip"), time: span("time"), usage: span("usage"), actions: span("actions"),
+      note: h("p", { class: "group-note" }),
+      progress: h("div", { class: "group-progress", hidden: true }),
+      empty: h("p", { class: "group-empty", hidden: !this.#isRoot }),
+      live: h("div", { class: "group-live" }),
+    };
+    parts.body = h("div", { class: "group-body", id: bodyId }, parts.empty, parts.live);
+    parts.toggle = h("button", {
+      type: "button", class: "group-toggle", "aria-expanded": "true", "aria-controls": bodyId,
+      dataset: { action: "fold" },
+    }, h("span", { class: "group-arrow", "aria-hidden": "true" }), parts.name);
+    if (!this.#isRoot) {
+      parts.open = h("a", { class: "group-open", href: `/app/runs/${this.id}/` }, "Open");
+      parts.actions.append(parts.open);
+    }
+    const header = h("header", { class: "group-header" },
+      parts.toggle, parts.chip, parts.time, parts.usage, parts.actions, parts.note);
+    this.parts = parts;
+    this.element = h("section", {
+      class: this.#isRoot ? "group group-root" : "group", dataset: { run: this.id },
+    }, header, parts.progress, parts.body);
+  }
+}

@@ -1,0 +1,153 @@
+// One event of a run as one line of the log: when, what kind, what happened.
+import { h, sign } from "./dom.js";
+import { duration, instant } from "./format.js";
+import { asText, behind, block, folded, foreign } from "./log_text.js";
+import { callParts } from "./log_call.js";
+
+/**
+ * Make the line of an event. `about.attempt` is which start of the run this is, for agent_start.
+ * Types that nobody has told us of are shown by their name, with all they bring.
+ */
+export function lineOf(event, about = {}) {
+  const { kind, mark, parts, below = [], tone = "", data = {} } = describe(event, about);
+  return h("div", { class: tone ? `line ${tone}` : "line", dataset: { seq: event.seq, type: event.type, ...data } },
+    h("time", { class: "line-time", datetime: event.ts }, timeOf(event.ts)),
+    h("span", { class: "line-kind" }, mark && sign(mark), kind),
+    h("div", { class: "line-body" }, parts && h("p", { class: "line-text" }, separated(parts)), below));
+}
+
+/** Put " · " between the parts that there are. */
+export function separated(parts) {
+  return parts.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
+}
+
+function describe(event, about) {
+  const write = WRITERS[event.type];
+  return write ? write(event.data, event, about) : unknown(event);
+}
+
+const WRITERS = {
+  agent_start: (data, event, { attempt = 1 }) => ({
+    kind: "Start",
+    parts: [attempt > 1 ? `Started again (attempt ${attempt})` : "Started"],
+    tone: "line-system",
+  }),
+  agent_end: (data) => ({
+    kind: "End",
+    parts: [
+      ENDS[data.status] ?? asText(data.status),
+      data.finished_first && "a stop was asked for, but the work was done",
+      data.events_dropped && `${data.events_dropped} events were left out`,
+    ],
+    tone: "line-system",
+  }),
+  llm_call: call,
+  data_store: call,
+  http: call,
+  agent_call: call,
+  log,
+  stdout: (data) => ({
+    kind: data.stream === "stderr" ? "stderr" : "Output",
+    below: block(asText(data.text).replace(/\n$/, ""), "log-output"),
+    data: { stream: data.stream ?? "stdout" },
+  }),
+  error: (data) => ({
+    kind: "Error",
+    mark: "error",
+    parts: [[h("span", { class: "line-bad" }, asText(data.type) || "Error"), ": ", foreign(data.message)]],
+    below: traceback(data),
+    tone: "line-error",
+  }),
+  loop_blocked: loopBlocked,
+  truncated: (data) => ({
+    kind: "Warning",
+    parts: [`The log is full: after ${data.max_events} events the rest is left out`],
+    tone: "line-warning",
+  }),
+  stop_requested: (data) => ({
+    kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop",
+  }),
+  stop_observed: (data) => ({
+    kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop",
+  }),
+};
+
+const ENDS = { success: "Finished", stopped: "Stopped", error: "Ended with an error" };
+
+function call(data, event) {
+  return { ...callParts(event.type, data), data: { outcome: data.outcome } };
+}
+
+function log(data) {
+  const level = String(data.level ?? "info");
+  const message = asText(data.message);
+  const isBad = level === "error" || level === "critical";
+  const isShort = message.length <= 400 && !message.includes("\n");
+  const logger = data.logger && h("span", { class: "line-logger" }, foreign(data.logger));
+  return {
+    kind: isBad || level === "warning" ? level[0].toUpperCase() + level.slice(1) : "Log",
+    parts: isShort ? [[foreign(message), logger && [" ", logger]]] : logger ? [logger] : null,
+    below: [isShort ? null : block(message), traceback(data)],
+    tone: isBad ? "line-error" : level === "warning" ? "line-warning" : level === "debug" ? "line-system" : "",
+    data: { level },
+  };
+}
+
+function traceback(data) {
+  return data.traceback ? behind("Traceback", asText(data.traceback)) : null;
+}
+
+function loopBlocked(data) {
+  const time = duration((data.blocked_ms ?? 0) / 1000);
+  const where = (data.where ?? []).map(asText);
+  return {
+    kind: "Warning",
+    parts: [
+      data.is_over ? `It held up all agents for ${time}` : `It holds up all agents, for ${time} so far`,
+      where.length > 0 && ["at ", foreign(where.at(-1))],
+    ],
+    below: where.length > 1 ? behind("Where", where.join("\n")) : null,
+    tone: "line-warning",
+  };
+}
+
+function stopRequested(data) {
+  const by = data.requested_by && [" by ", foreign(data.requested_by)];
+  const reason = asText(data.reason).trim();
+  const because = reason && [": ", foreign(reason)];
+  if (data.via === "budget") return ["Stop asked for by its budget", because];
+  const withParent = data.via === "parent" && ", with the run that called it";
+  const how = data.mode && data.mode !== "graceful" && ` (${data.mode})`;
+  return ["Stop asked for", by, withParent, how, because];
+}
+
+function stopObserved(data) {
+  const label = data.label ? [": ", foreign(data.label)] : null;
+  const tool = asText(data.tool);
+  if (tool === "call_llm") return ["Stop took effect: the next LLM call was not made", label];
+  if (tool === "http") return ["Stop took effect: the next HTTP request was not made", label];
+  if (tool === "agents.call") return ["Stop took effect: the next agent was not called", label];
+  if (tool.startsWith("data_store")) return ["Stop took effect: the next data store call was not made", label];
+  return ["Stop took effect: the agent has noticed it"];
+}
+
+function unknown(event) {
+  return {
+    kind: "Event",
+    parts: [foreign(event.type)],
+    below: Object.keys(event.data ?? {}).length ? behind("Details", asText(event.data)) : null,
+  };
+}
+
+let lastSecond = "";
+let lastTime = "";
+
+/** Most events share their second with the one before, and formatting is the dearest part of a line. */
+function timeOf(iso) {
+  const second = iso.slice(0, 19);
+  if (second !== lastSecond) {
+    lastSecond = second;
+    lastTime = instant(iso);
+  }
+  return lastTime;
+}

@@ -1,0 +1,110 @@
+// The calls of one run that are going on now, at the end of its group, and what the model is
+// writing. A row goes when the event of its call comes, so that one takes the other's place.
+import { h } from "./dom.js";
+import { tickSince, stopTicking } from "./log_clock.js";
+import { inFlightParts } from "./log_call.js";
+import { separated } from "./log_line.js";
+import { asText } from "./log_text.js";
+
+const MOST_TEXT = 20_000; // characters of a reply that are kept while it is written
+const LINGER = 2_000; // ms that the row of a call that is over waits for its event
+
+export class LiveRows {
+  #element;
+  #rows = new Map(); // call -> { element, timer, text }
+  #over = new Set(); // calls whose events have come: late news of them are no news
+
+  constructor(element) {
+    this.#element = element;
+  }
+
+  get count() {
+    return this.#rows.size;
+  }
+
+  /** Show these calls; those that are missing are over, and their events are on the way. */
+  show(calls) {
+    const current = new Set(calls.map(({ call }) => call));
+    for (const [call, row] of this.#rows) if (!current.has(call)) this.#linger(call, row);
+    for (const call of calls) if (!this.#over.has(call.call)) this.#put(call);
+  }
+
+  /** A piece of what a model is writing. */
+  write(call, text) {
+    if (this.#over.has(call)) return;
+    const row = this.#rows.get(call) ?? this.#add(call, inFlightParts({ tool: "call_llm", label: "" }));
+    if (!row.text) {
+      row.text = h("pre", { class: "live-text" }, h("span"));
+      row.body.append(row.text);
+      row.word.textContent = "writing";
+    }
+    const written = row.text.firstChild;
+    written.append(asText(text));
+    if (written.childNodes.length > 50) written.textContent = written.textContent.slice(-MOST_TEXT);
+  }
+
+  /** The event of a call has come. */
+  end(call) {
+    this.#over.add(call);
+    const row = this.#rows.get(call);
+    if (row) this.#remove(call, row);
+  }
+
+  /** Forget what was written so far: it will be told again from its beginning. */
+  forgetText() {
+    for (const row of this.#rows.values()) {
+      row.text?.remove();
+      row.text = null;
+    }
+  }
+
+  clear() {
+    for (const [call, row] of this.#rows) this.#remove(call, row);
+  }
+
+  #put({ call, tool, label, started_at: startedAt }) {
+    const row = this.#rows.get(call) ?? this.#add(call);
+    this.#stay(row);
+    if (row.startedAt) return;
+    row.startedAt = startedAt;
+    const { kind, parts } = inFlightParts({ tool, label });
+    row.kind.textContent = kind;
+    row.what.replaceChildren(...separated(parts).flat());
+    tickSince(row.time, startedAt);
+  }
+
+  #add(call, { kind, parts } = { kind: "", parts: [] }) {
+    const row = {
+      kind: h("span", { class: "line-kind" }, kind),
+      what: h("span", {}, separated(parts)),
+      time: h("span", { class: "live-time" }),
+      word: h("span", { class: "live-word" }),
+      text: null, startedAt: null, timer: 0,
+    };
+    row.body = h("div", { class: "line-body" },
+      h("p", { class: "line-text" }, row.what, " ", row.time, " ", row.word));
+    row.element = h("div", { class: "line live", dataset: { call } },
+      h("span", { class: "line-time" }, h("span", { class: "live-dot" })), row.kind, row.body);
+    this.#rows.set(call, row);
+    this.#element.append(row.element);
+    return row;
+  }
+
+  /** Its event comes by another way, a moment later: until then an empty place would flicker. */
+  #linger(call, row) {
+    stopTicking(row.time);
+    row.timer ||= setTimeout(() => this.#remove(call, row), LINGER);
+  }
+
+  #stay(row) {
+    clearTimeout(row.timer);
+    row.timer = 0;
+  }
+
+  #remove(call, row) {
+    this.#stay(row);
+    stopTicking(row.time);
+    row.element.remove();
+    this.#rows.delete(call);
+  }
+}

@@ -1,0 +1,43 @@
+// How far a run says that it is: one bar, "reading 5 of 9".
+import { h } from "./dom.js";
+import { asText, foreign } from "./log_text.js";
+
+const NUMBER = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+
+export class ProgressBar {
+  #element;
+  #bar = h("progress");
+  #label = h("span", { class: "progress-label" });
+
+  constructor(element) {
+    this.#element = element;
+    element.append(this.#bar, this.#label);
+  }
+
+  /** Without a total nobody knows how far it is: the bar then only shows that something is alive. */
+  show({ done, total, message }) {
+    const text = asText(message).trim();
+    const known = typeof total === "number" && total > 0;
+    if (known) {
+      this.#bar.max = total;
+      this.#bar.value = Number(done) || 0;
+    } else {
+      this.#bar.removeAttribute("value");
+    }
+    this.#bar.hidden = false;
+    this.#bar.setAttribute("aria-label", text || "Progress");
+    this.#label.replaceChildren(foreign(text), " ", count(done, known ? total : null));
+    this.#element.hidden = false;
+  }
+
+  /** The run is over. How far it came is news only if it didn't come to its end. */
+  end(status) {
+    if (!this.#bar.hasAttribute("value")) this.#bar.hidden = true;
+    if (status === "success") this.#element.hidden = true;
+  }
+}
+
+function count(done, total) {
+  if (typeof done !== "number") return asText(done);
+  return total === null ? NUMBER.format(done) : `${NUMBER.format(done)} of ${NUMBER.format(total)}`;
+}
