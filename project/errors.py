@@ -1,13 +1,23 @@
-"""Errors outside the API's views: its JSON shape for programs, Django's pages for people."""
+"""Errors outside the API's views: its JSON shape for programs, pages of their own for people.
+
+The pages are drawn without the request: no session, no user, no database. They must show when
+exactly these are what is broken.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.views import csrf, defaults
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.middleware.csrf import REASON_NO_CSRF_COOKIE
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.deprecation import MiddlewareMixin
 
 __all__ = [
+    "NotFoundMiddleware",
     "bad_request",
     "csrf_failure",
     "no_such_address",
@@ -19,32 +29,55 @@ __all__ = [
 _API_PATH = re.compile(r"/(?:runs|agents|api|api-token|health)(?:/|$)")
 
 
+class NotFoundMiddleware(MiddlewareMixin):
+    """Show our own page in debug, too, where an address is known and the thing it names is not.
+
+    Django's list of all addresses helps with an address that nobody has written a view for. It
+    helps nobody who has followed a link to a run that was deleted, or is somebody else's.
+    """
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        return not_found(request, exception) if isinstance(exception, Http404) else None
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Answer 400, for requests that Django itself refuses (a foreign Host, for one)."""
     if _is_for_a_program(request):
         return _json(400, "bad_request", "The request could not be understood.")
-    return defaults.bad_request(request, exception)
+    return _page(400, "400")
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Answer 403."""
     if _is_for_a_program(request):
         return _json(403, "permission_denied", "You may not do this.")
-    return defaults.permission_denied(request, exception)
+    return _page(403, "403")
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
-    """Answer 403 for a form or a session's call without its CSRF token."""
+    """Answer 403 for a form or a session's call without its CSRF token.
+
+    People meet this in a tab that was left open: somebody signed in or out in another one.
+    """
     if _is_for_a_program(request):
         return _json(403, "csrf_failed", reason or "The CSRF token is missing or wrong.")
-    return csrf.csrf_failure(request, reason)
+    is_signing_in = request.path_info == reverse("login")
+    context = {
+        # To be opened anew, with where it was to lead; what was only sent to has no page.
+        "again": request.get_full_path() if is_signing_in else "",
+        "has_no_cookie": reason == REASON_NO_CSRF_COOKIE,
+        "reason": reason if settings.DEBUG else "",
+    }
+    return _page(403, "csrf", context)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Answer 404."""
     if _is_for_a_program(request):
         return _json(404, "not_found", "There is nothing at this address.")
-    return defaults.page_not_found(request, exception)
+    return _page(404, "404")
 
 
 def no_such_address(request: HttpRequest) -> HttpResponse:
@@ -56,13 +89,19 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
     """Answer 500; what happened is in the log."""
     if _is_for_a_program(request):
         return _json(500, "server_error", "The server failed; its log says why.")
-    return defaults.server_error(request)
+    return _page(500, "500")
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:
     if _API_PATH.match(request.path_info):
         return True
     return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+
+
+def _page(status: int, name: str, context: dict[str, Any] | None = None) -> HttpResponse:
+    response = HttpResponse(render_to_string(f"runs/errors/{name}.html", context), status=status)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _json(status: int, code: str, detail: str) -> HttpResponse:

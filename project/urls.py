@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from project import errors
 from runs import health
+from runs.pages.signing import SignInView, SignOutView
 
 handler400 = errors.bad_request
 handler403 = errors.permission_denied
@@ -20,15 +20,8 @@ urlpatterns = [
     path("app/", include("runs.pages.urls")),
     re_path(r"^health/live/?$", health.live, name="health-live"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
-    path(
-        "accounts/login/",
-        LoginView.as_view(
-            template_name="admin/login.html",
-            extra_context={"site_header": "Halting", "site_title": "Halting", "title": "Log in"},
-        ),
-        name="login",
-    ),
-    path("accounts/logout/", LogoutView.as_view(), name="logout"),
+    path("accounts/login/", SignInView.as_view(), name="login"),
+    path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
     path("", include("runs.api.urls")),
     # Last: what begins like the API but isn't there answers in its shape, in debug too.

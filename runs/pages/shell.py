@@ -14,7 +14,7 @@ from agents import registry
 from ..models import RunRecord
 from ..wording import Look, look
 
-__all__ = ["PastRun", "past_runs", "render_page"]
+__all__ = ["PastRun", "agent_title", "agent_titles", "past_runs", "render_page"]
 
 PAST_RUNS = 15
 
@@ -30,8 +30,12 @@ class PastRun:
 
 def agent_title(name: str) -> str:
     """Return an agent's title, or its name if there is no such agent any more."""
-    known = {definition.name: definition.title for definition in registry.all()}
-    return known.get(name) or name
+    return agent_titles().get(name, name)
+
+
+def agent_titles() -> dict[str, str]:
+    """Map the name of each agent that can be run to its title."""
+    return {agent.name: agent.title for agent in registry.all()}
 
 
 def past_runs(user: User | AnonymousUser, count: int = PAST_RUNS) -> list[PastRun]:
@@ -39,8 +43,11 @@ def past_runs(user: User | AnonymousUser, count: int = PAST_RUNS) -> list[PastRu
     if not user.is_authenticated:
         return []
     runs = RunRecord.objects.filter(owner=user, parent=None)
+    # A record carries its whole result.
+    runs = runs.only("agent", "status", "created_at", "stop_requested_at")
+    titles = agent_titles()
     return [
-        PastRun(record, agent_title(record.agent), look(record.shown_status))
+        PastRun(record, titles.get(record.agent, record.agent), look(record.shown_status))
         for record in runs[:count]
     ]
 
@@ -48,7 +55,10 @@ def past_runs(user: User | AnonymousUser, count: int = PAST_RUNS) -> list[PastRu
 def render_page(
     request: HttpRequest, template: str, context: dict[str, Any] | None = None, status: int = 200
 ) -> HttpResponse:
-    """Render a page with all that surrounds it."""
+    """Render a page with all that surrounds it.
+
+    ``section`` in the context says which entry of the header it belongs to: agents or runs.
+    """
     user: Any = request.user
     surroundings: dict[str, Any] = {"agents": [], "past_runs": [], "active_count": 0}
     if user.is_authenticated:

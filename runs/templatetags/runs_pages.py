@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from django import template
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..wording import clock, look
@@ -38,7 +40,8 @@ def chip(status: str) -> SafeString:
 def instant(at: datetime | None, form: str = "time") -> SafeString:
     """Write an instant; the page's script puts it into the reader's own time zone.
 
-    ``form``: ``time`` (14:03:22), ``short`` (14:03, or the day), ``full`` (with the date).
+    ``form``: ``time`` (14:03:22), ``short`` (14:03, or the day), ``day`` (14:03, on other days with
+    the day), ``full`` (with the date).
     """
     if at is None:
         return format_html("{}", "")
@@ -46,5 +49,21 @@ def instant(at: datetime | None, form: str = "time") -> SafeString:
         '<time datetime="{}" data-form="{}">{}</time>',
         at.astimezone(UTC).isoformat(),
         form,
-        clock(at),
+        clock(at, now=None if form == "time" else timezone.now()),
+    )
+
+
+@register.filter
+def first_paragraph(description: str) -> SafeString:
+    """Write a docstring's first paragraph; what stands in ``double backticks`` as code."""
+    paragraph = re.split(r"\n\s*\n", description.strip(), maxsplit=1)[0]
+    words = re.split(r"``(.+?)``", " ".join(paragraph.split()))
+    # Every second one stood between backticks.
+    return format_html_join(
+        "",
+        "{}",
+        (
+            (format_html("<code>{}</code>", text) if index % 2 else text,)
+            for index, text in enumerate(words)
+        ),
     )

@@ -24,15 +24,21 @@ export function short(count) {
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const SHORT_TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const YEAR = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-/** Write an instant: form is "time" (14:03:22), "short" (14:03, or the day), "full". */
+/**
+ * Write an instant: form is "time" (14:03:22), "short" (14:03, or the day), "day" (14:03:22, or the
+ * day and 14:03), "full".
+ */
 export function instant(iso, form = "time", now = new Date()) {
   const at = new Date(iso);
   if (form === "full") return FULL.format(at);
-  const isToday = at.toDateString() === now.toDateString();
-  if (form === "short") return isToday ? SHORT_TIME.format(at) : DAY.format(at);
-  return TIME.format(at);
+  if (form === "time") return TIME.format(at);
+  if (at.toDateString() === now.toDateString()) return (form === "short" ? SHORT_TIME : TIME).format(at);
+  if (at.getFullYear() !== now.getFullYear()) return YEAR.format(at);
+  return (form === "short" ? DAY : DAY_AND_TIME).format(at);
 }
 
 /** Put every <time data-form> below `root` into the reader's own time zone. */
