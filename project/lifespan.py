@@ -107,13 +107,23 @@ class Lifespan:
         self.is_draining = True
         if self.worker is not None and not self._is_drained:
             await self.worker.drain()
+        # Now, and not in stop(): servers wait for their connections before they end the lifespan,
+        # and a feed would never end by itself. Until here pages could watch their runs.
+        await _close_feeds()
         self._is_drained = True
 
     async def stop(self) -> None:
         """Release everything. May be repeated."""
         self.is_draining = True
+        await _close_feeds()
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait((self._listener,), timeout=2)
         if self.worker is not None:
             await self.worker.stop()
+
+
+async def _close_feeds() -> None:
+    from runs.feed import close_hub  # not at the top: it imports models
+
+    await close_hub()

@@ -1,25 +1,35 @@
-"""Channels consumers. ``AgentConsumer`` brings wake-ups and stops to this process's worker.
+"""Channels consumers: one brings messages to this process's worker, two bring runs to browsers.
 
-The handler only hands over: the work itself is done by the worker, whose agents run with their
-token in a ContextVar. A message that is lost costs half a second; a broken layer is retried with
-growing pauses and never ends the worker.
+``AgentConsumer`` only hands wake-ups and stops over: the work itself is done by the worker, whose
+agents run with their token in a ContextVar. A message that is lost costs half a second; a broken
+layer is retried with growing pauses and never ends the worker.
+
+``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``feed``). What a client
+sends is not looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
+from . import feed, sockets
+from .feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
+from .feed.frames import as_page_message, as_socket_messages
 from .live import WORKERS_GROUP, worker_group
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["AgentConsumer", "listen"]
+__all__ = ["AgentConsumer", "RunConsumer", "RunListConsumer", "listen"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,3 +82,103 @@ async def _hand_over(consumer: AgentConsumer, message: dict[str, Any]) -> None:
         logger.warning("a message of an unknown type: %r", message.get("type"))
         return
     await handler(message)
+
+
+# Close codes: 1000 and 1012 are RFC 6455's, from 4000 on they are the application's own.
+OVER = 1000
+RESTARTING = 1012
+FAILED = 1011
+RIGHT_LOST = 4403
+GONE = 4404
+TOO_MANY = 4429
+
+STUCK_SECONDS = 60.0  # a reader that takes nothing for so long is let go
+
+
+class _FeedConsumer(AsyncConsumer):
+    """Sends a follower's batches over one socket."""
+
+    #: No messages from the channel layer: the hub hears them once, for all its followers.
+    channel_layer_alias = "not used"
+
+    _sending: asyncio.Task[None] | None = None
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        try:
+            batches, view = await self.open()
+        except sockets.Refused as why:
+            await sockets.refuse(self.scope, self.send, why)
+            raise StopConsumer from None
+        await self.send({"type": "websocket.accept"})
+        self._sending = asyncio.create_task(self._send_all(batches, view))
+
+    async def websocket_receive(self, message: dict[str, Any]) -> None:
+        """Nothing that a client could say is of interest."""
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sending
+        raise StopConsumer
+
+    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+        """Return what to send, to be overridden.
+
+        Raises:
+            sockets.Refused: this one is not let in.
+        """
+        raise NotImplementedError
+
+    async def _send_all(self, batches: AsyncGenerator[Batch, None], view: View) -> None:
+        code = OVER
+        try:
+            async with aclosing(batches):
+                async for batch in batches:
+                    messages = (
+                        [as_page_message(batch)] if view.is_page else as_socket_messages(batch)
+                    )
+                    for text in messages:
+                        async with asyncio.timeout(STUCK_SECONDS):
+                            await self.send({"type": "websocket.send", "text": text})
+        except RightLost as lost:
+            code = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}.get(
+                lost.why, RIGHT_LOST
+            )
+        except RunIsGone:
+            code = GONE
+        except (TimeoutError, OSError):
+            code = FAILED
+        except Exception:
+            logger.exception("a feed broke off")
+            code = FAILED
+        with suppress(Exception):  # the client may be gone by now
+            await self.send({"type": "websocket.close", "code": code})
+
+
+class RunConsumer(_FeedConsumer):
+    """``/ws/runs/<id>``: ``?after=<seq>`` or ``?cursor=...``, ``?tree=1``."""
+
+    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+        try:
+            run = uuid.UUID(self.scope["url_route"]["kwargs"]["id"])
+        except ValueError:
+            raise sockets.Refused(403, "permission_denied", "There is no such run.") from None
+        viewer = await sockets.enter(self.scope, run)
+        query = sockets.Query(self.scope)
+        query.refuse_unknown("after", "cursor", "tree", "view", "tz")
+        follower = Follower(
+            feed.get_hub(), viewer, query.cursor(run), is_tree=query.tree(), view=query.view()
+        )
+        return follower.batches(), query.view()
+
+
+class RunListConsumer(_FeedConsumer):
+    """``/ws/runs``: the runs that the user may see, whenever one of them changes."""
+
+    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+        viewer = await sockets.enter(self.scope, None)
+        query = sockets.Query(self.scope)
+        query.refuse_unknown("view", "tz")
+        follower = ListFollower(feed.get_hub(), viewer, view=query.view())
+        return follower.batches(), query.view()

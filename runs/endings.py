@@ -75,10 +75,12 @@ class Recorded:
         gone: has the runs that are not this worker's any more: how each ended just now, or None
             when its claim was lost and nothing of it was written.
         log: the events that are committed, and of which nobody was told yet.
+        changed: the runs, each with its root, whose status or receipt reads otherwise now.
     """
 
     gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
     log: list[Event] = field(default_factory=list)
+    changed: list[tuple[uuid.UUID, uuid.UUID]] = field(default_factory=list)
 
 
 def record_news(batch: Sequence[News]) -> Recorded:
@@ -112,7 +114,10 @@ def record_news(batch: Sequence[News]) -> Recorded:
             if news.ending is None:
                 by = (news.worker, news.attempt)
                 progress.append((news.run, by, _progress(news, record)))
+                if record.stop_requested and _has_receipt_news(news, record):
+                    recorded.changed.append((record.pk, record.root_id))
                 continue
+            recorded.changed.append((record.pk, record.root_id))
             last = _end(news, news.ending, record)
             endings.append(last.change)
             recorded.gone[news.run] = last.ended
@@ -165,6 +170,12 @@ def _receipt(news: News, record: RunRecord) -> dict[str, Any]:
         "stop_acknowledged_at": record.stop_acknowledged_at or _since(news.acknowledged_at, record),
         "stop_observed_at": record.stop_observed_at or _since(news.observed_at, record),
     }
+
+
+def _has_receipt_news(news: News, record: RunRecord) -> bool:
+    return (news.acknowledged_at is not None and record.stop_acknowledged_at is None) or (
+        news.observed_at is not None and record.stop_observed_at is None
+    )
 
 
 def _since(instant: datetime | None, record: RunRecord) -> datetime | None:
@@ -225,6 +236,8 @@ def end_without_worker(record: RunRecord, *, code: str) -> Ended:
     assert written == 1, "the row is locked, and it was running"
     events.append(last.words)
     transaction.on_commit(lambda: live.publish_events(last.words), robust=True)
+    concerned = [(record.pk, record.root_id)]
+    transaction.on_commit(lambda: live.publish_changes(concerned), robust=True)
     return last.ended
 
 

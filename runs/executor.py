@@ -209,6 +209,7 @@ class Executor:
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on a stop is told in this log
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
+        entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
         if job.stop is not None:  # asked for between the claim and now
             entry.meet(job.stop)
         try:

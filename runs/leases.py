@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from . import active
+from . import active, live
 from .endings import Ended, end_without_worker
 from .models import RunRecord, WorkerRecord
 from .status import Status
@@ -93,6 +93,7 @@ def claim(worker: uuid.UUID, count: int) -> list[RunRecord]:
             )
         for record in records:
             active.add(active.ActiveRun(record.pk, worker, record.attempt))
+    live.publish_changes((record.pk, record.root_id) for record in records)
     return records
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Listener",
     "add_listener",
     "publish_activity",
+    "publish_changes",
     "publish_events",
     "publish_text",
     "remove_listener",
@@ -48,6 +49,9 @@ class Listener(Protocol):
     def activity(self, run: str, in_flight: list[CallInfo]) -> None:
         """What is in flight has changed."""
 
+    def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
+        """A run was born, or its status or receipt was written; ``root`` is its tree's."""
+
 
 _listeners: list[Listener] = []
 
@@ -66,6 +70,13 @@ def publish_events(events: Iterable[Event]) -> None:
     if _listeners:
         for event in events:
             _tell(lambda listener, event=event: listener.event(event))  # type: ignore[misc]
+
+
+def publish_changes(runs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
+    """Tell of runs, each with its root, whose committed record is new or reads otherwise now."""
+    if _listeners:
+        for run, root in runs:
+            _tell(lambda listener, run=run, root=root: listener.changed(run, root))  # type: ignore[misc]
 
 
 def publish_text(run: str, agent: str, call: str, text: str) -> None:

@@ -164,6 +164,7 @@ class Recorder:
         recorded = self._record(batch)
         reset_queries()
         live.publish_events(recorded.log)
+        live.publish_changes(recorded.changed)
         gone = recorded.gone
         for book, news in zip(books, batch, strict=True):
             if news.run not in gone:
@@ -229,6 +230,7 @@ class Recorder:
                         part = self._record([news])
                         whole.gone |= part.gone
                         whole.log += part.log
+                        whole.changed += part.changed
                     return whole
                 if blanked:
                     logger.exception("run %s can't be written at all", batch[0].run)

@@ -91,6 +91,7 @@ def start_run(
         raise
     if worker is None:
         transaction.on_commit(live.wake_workers, robust=True)
+    transaction.on_commit(lambda: live.publish_changes([(run.pk, run.root_id)]), robust=True)
     return run, True
 
 
@@ -126,6 +127,7 @@ def start_child(
             _insert(run, input, len(encoded))
         entry = active.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
         active.add(entry)
+    live.publish_changes([(run.pk, run.root_id)])
     return run, entry
 
 

@@ -111,6 +111,7 @@ class _Wish:
         self.via = via
         self.by = by
         self.at = timezone.now()
+        self._written: list[tuple[uuid.UUID, uuid.UUID]] = []  # runs, each with its root
 
     def write(self, records: Sequence[RunRecord]) -> dict[uuid.UUID, Accepted]:
         """Write it into locked, active records and all active runs below them.
@@ -128,13 +129,16 @@ class _Wish:
         for record in fresh:
             requests[record.pk] = self._request(self.via, record.pk)
             outcomes[record.pk] = "accepted"
+            self._written.append((record.pk, record.root_id))
         # Again until nothing new turns up: a child may be born under a row not yet written to.
         while below := _active_below(fresh, apart=requests):
             requests |= self._write_below(below)
         for record in fresh:
             if record.status == Status.QUEUED:
                 _end_queued(record, requests[record.pk])
+        written, self._written = self._written, []
         transaction.on_commit(lambda: _deliver(records, requests), robust=True)
+        transaction.on_commit(lambda: live.publish_changes(written), robust=True)
         return outcomes
 
     def _write_below(self, below: dict[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
@@ -147,6 +151,7 @@ class _Wish:
                 requests[record.pk] = StopRequest.of(record)
             else:
                 requests[record.pk] = self._request(StopVia.PARENT, ancestor)
+                self._written.append((record.pk, record.root_id))
                 # Most are below a root that was stopped: all of these are one statement.
                 above = _ROOT if ancestor == record.root_id else ancestor
                 fresh.setdefault(above, []).append(record.pk)

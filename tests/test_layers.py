@@ -18,7 +18,7 @@ LAYERS = [
     # --- runs: the doors
     ("runs.apps", "runs.management"),
     ("runs.pages", "runs.templatetags"),  # above the API: its Stop is the API's, with another name for the door
-    ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.server"),
+    ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.server", "runs.sockets"),
     # --- runs: what works
     ("runs.worker",),
     ("runs.executor", "runs.recorder", "runs.watchdog"),

@@ -12,7 +12,13 @@ from rest_framework.request import Request
 from .errors import InvalidFilter, flat
 from .filters import RunFilterSerializer
 
-__all__ = ["refuse_unknown", "run_filter", "seconds", "whole_number"]
+__all__ = ["SWITCHES", "refuse_unknown", "run_filter", "seconds", "switch", "whole_number"]
+
+#: What a switch in a query may say; sockets read theirs by it, too.
+SWITCHES = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
@@ -49,6 +55,14 @@ def seconds(request: Request, name: str, *, at_most: float) -> float | None:
     if not _SECONDS.fullmatch(text):
         raise InvalidFilter({name: ["A number of seconds from 0 is expected."]})
     return min(float(text), at_most)
+
+
+def switch(request: Request, name: str) -> bool:
+    """Read a switch that is off unless it is given."""
+    text = request.query_params.get(name, "0").lower()
+    if text not in SWITCHES:
+        raise InvalidFilter({name: ["1 or 0 is expected."]})
+    return SWITCHES[text]
 
 
 def run_filter(request: Request) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.http import Http404
+from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import APIException
 from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
@@ -22,14 +24,24 @@ from agents import registry
 from .. import events, services
 from ..models import RunRecord
 from ..wire import for_wire, get_for_wire, run_as_dict
-from . import bodies, inputs, parameters, schema
+from . import bodies, event_stream, inputs, parameters, schema
 from .authentication import SessionAuthentication, TokenAuthentication
 from .errors import InvalidInput
+from .event_stream import ServerSentEventRenderer
 from .filters import RunFilterSerializer, filter_runs
 from .pagination import PAGE_PARAMETERS, page_as_dict, read_page
 from .serializers import AgentSerializer, RunSerializer
 
-__all__ = ["ID", "AgentsView", "ApiView", "EventsView", "RunView", "RunsView", "read_id"]
+__all__ = [
+    "ID",
+    "AgentsView",
+    "ApiView",
+    "EventsView",
+    "RunView",
+    "RunsView",
+    "read_id",
+    "read_idempotency_key",
+]
 
 EVENT_COUNT = 500
 MOST_EVENTS = 10_000  # as many as a run keeps: a whole log fits in one answer
@@ -143,7 +155,7 @@ class RunsView(ApiView):
     )
     def post(self, request: Request) -> Response:
         """Queue a run of an agent, for the next worker that is free."""
-        key = _idempotency_key(request)
+        key = read_idempotency_key(request)
         body = bodies.read(request, inputs.StartSerializer)
         run, is_new = services.start_run(
             body["agent"], body["input"], owner=self.user, idempotency_key=key
@@ -172,10 +184,11 @@ class RunView(ApiView):
 
 
 class EventsView(ApiView):
-    # Server-sent events will be chosen by Accept; until then they are not acceptable.
+    renderer_classes: Any = [JSONRenderer, ServerSentEventRenderer]
+
     @extend_schema(
         operation_id="list_events",
-        summary="Read a run's log",
+        summary="Read a run's log, or follow it",
         tags=["runs"],
         parameters=[
             ID,
@@ -184,6 +197,7 @@ class EventsView(ApiView):
                 {"type": "integer", "minimum": 0, "default": 0},
                 description="The `seq` behind which to begin.",
             ),
+            *event_stream.PARAMETERS,
             OpenApiParameter(
                 "limit",
                 {"type": "integer", "minimum": 1, "default": EVENT_COUNT},
@@ -192,13 +206,20 @@ class EventsView(ApiView):
             *schema.ERROR_HEADERS,
         ],
         responses={
-            200: schema.EventPageSerializer,
+            (200, "application/json"): schema.EventPageSerializer,
+            (200, "text/event-stream"): event_stream.RESPONSE,
             **schema.problems(401, 404, wrong=["invalid_filter"]),
         },
     )
-    def get(self, request: Request, id: str) -> Response:
-        """The events behind `after`, in order. Ask again behind the last one until `ended`."""
+    def get(self, request: Request, id: str) -> HttpResponseBase:
+        """The events behind `after`, in order. Ask again behind the last one until `ended`.
+
+        With `Accept: text/event-stream` the answer goes on until the run is over: what there is,
+        then what comes, each event once. `Last-Event-ID` resumes a stream that broke off.
+        """
         run = read_id(id)
+        if event_stream.is_wanted(request):
+            return event_stream.respond(request, run)
         parameters.refuse_unknown(request, {"after", "limit"})
         after = parameters.whole_number(
             request, "after", default=0, at_least=0, at_most=LARGEST_SEQ
@@ -222,6 +243,10 @@ class EventsView(ApiView):
             }
         )
 
+    def handle_exception(self, exc: Exception) -> Response:
+        event_stream.refuse_in_json(self.request)
+        return super().handle_exception(exc)
+
 
 def read_id(text: str) -> uuid.UUID:
     """Read an id of an address; what can't be one is an address where nothing is."""
@@ -234,7 +259,12 @@ def read_id(text: str) -> uuid.UUID:
     return id
 
 
-def _idempotency_key(request: Request) -> str | None:
+def read_idempotency_key(request: Request) -> str | None:
+    """Return the request's Idempotency-Key, None if it has none.
+
+    Raises:
+        InvalidInput: it is empty, too long, or has characters that headers should not have.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         message = "1 to 255 printable ASCII characters are expected."

@@ -11,7 +11,7 @@ from .. import active
 from ..models import RunRecord
 from ..status import TERMINAL
 
-__all__ = ["wait_until_over"]
+__all__ = ["release_connection", "wait_until_over"]
 
 LOOK_SECONDS = 0.3  # for runs of other processes, of which nobody tells us
 
@@ -32,10 +32,11 @@ def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            _release_connection()
+            release_connection()
             ended.wait(min(left, LOOK_SECONDS))
 
 
-def _release_connection() -> None:
+def release_connection() -> None:
+    """Give back the database connection of a request that will be long."""
     if not connection.in_atomic_block:  # as in tests
         connection.close()

@@ -338,6 +338,9 @@ class _Listener:
     def activity(self, run: str, in_flight: list[CallInfo]) -> None:
         self._todo.put(lambda: self._console.activity(run, in_flight))
 
+    def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
+        """The console goes by the log."""
+
 
 @contextlib.contextmanager
 def _logging_to(watch: Watch) -> Iterator[None]:

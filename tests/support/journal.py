@@ -37,6 +37,9 @@ class Journal:
     def activity(self, run: str, in_flight: list[CallInfo]) -> None:
         pass
 
+    def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
+        pass
+
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until ``condition()``; it is looked at whenever something was committed."""
         with self._changed:

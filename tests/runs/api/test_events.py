@@ -102,7 +102,7 @@ def test_a_wrong_parameter_is_named(api: APIClient, runs: Any, query: str, field
     assert response.json()["fields"].keys() == {field}
 
 
-def test_an_event_stream_is_not_acceptable_yet(api: APIClient, runs: Any) -> None:
-    response = api.get(f"/runs/{runs.queued().pk}/events", HTTP_ACCEPT="text/event-stream")
+def test_what_is_neither_json_nor_a_stream_is_not_acceptable(api: APIClient, runs: Any) -> None:
+    response = api.get(f"/runs/{runs.queued().pk}/events", HTTP_ACCEPT="text/csv")
     assert response.status_code == 406
     assert response.json()["code"] == "not_acceptable"

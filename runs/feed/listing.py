@@ -1,0 +1,115 @@
+"""One reader of the list of runs: those that the reader may see, whenever something changes."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+
+from . import reading
+from .follower import HEARTBEAT_SECONDS
+from .frames import Batch, Frame, View, to_json
+from .hub import Hub
+from .reading import Snapshot
+from .rights import RightLost, Viewer
+
+__all__ = ["ListFollower"]
+
+MOST_PENDING = 1_000  # runs that a slow reader may be behind with
+
+
+class ListFollower:
+    """Tells of runs as they begin, change status or receipt, and end.
+
+    First come those that are not over. Nothing is replayed: a reader that reconnects, or gets
+    ``reset`` because it read too slowly, reads the list again.
+    """
+
+    def __init__(self, hub: Hub, viewer: Viewer, *, view: View) -> None:
+        self.viewer = viewer
+        self.lost: RightLost | None = None
+        self._hub = hub
+        self._view = view
+        self._news = asyncio.Event()
+        self._pending: dict[uuid.UUID, Snapshot] = {}
+        self._told: dict[uuid.UUID, Snapshot] = {}
+        self._is_reset = False
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def take(self, snapshots: Iterable[Snapshot]) -> None:
+        """Take what has changed; runs that the reader may not see are left out."""
+        for snapshot in snapshots:
+            if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
+                continue
+            if snapshot.says_the_same_as(self._told.get(snapshot.id)):
+                continue
+            self._pending.pop(snapshot.id, None)
+            self._pending[snapshot.id] = snapshot
+        if len(self._pending) > MOST_PENDING:
+            self._pending.clear()
+            self._is_reset = True
+        if self._pending or self._is_reset:
+            self.wake()
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """Give what there is to send, as it comes; an empty batch is a heartbeat.
+
+        Raises:
+            RightLost: the reader may not go on, or this process goes away.
+        """
+        await self._hub.join(self)
+        self._hub.follow_list(self)
+        try:
+            self.take(await self._hub.read(reading.read_active, self.viewer, MOST_PENDING))
+            while True:
+                self._news.clear()
+                if self.lost is not None:
+                    raise self.lost
+                frames = await self._collect()
+                if not frames:
+                    frames = await self._wait()
+                yield Batch(frames)
+        finally:
+            self._hub.unfollow_list(self)
+            self._hub.leave(self)
+
+    async def _wait(self) -> list[Frame]:
+        """Wait for news, until it is time for a sign of life."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                while True:
+                    await self._news.wait()
+                    self._news.clear()
+                    if self.lost is not None:
+                        raise self.lost
+                    if frames := await self._collect():
+                        return frames
+        except TimeoutError:
+            return []
+
+    async def _collect(self) -> list[Frame]:
+        frames = [Frame("reset", "")] if self._is_reset else []
+        self._is_reset = False
+        pending, self._pending = self._pending, {}
+        inputs: dict[uuid.UUID, str] = {}
+        if pending and not self._view.is_page:
+            inputs = await self._hub.read(reading.read_inputs, list(pending))
+        for snapshot in pending.values():
+            self._remember(snapshot)
+            frames.append(self._frame(snapshot, inputs.get(snapshot.id)))
+        return frames
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        """Know what was told of runs that are not over, so as not to say it again."""
+        if snapshot.is_over:
+            self._told.pop(snapshot.id, None)
+        else:
+            self._told[snapshot.id] = snapshot
+
+    def _frame(self, snapshot: Snapshot, input_json: str | None) -> Frame:
+        if self._view.is_page:
+            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self._view.zone)))
+        data = to_json(snapshot.run)
+        return Frame("run", f'{{"input":{input_json},{data[1:]}' if input_json else data)

@@ -1,0 +1,237 @@
+"""The end of one run's log and what is known of the run, for all who follow it in this process.
+
+Nobody is sent anything from here: a tail only remembers, bounded, and wakes its followers, each of
+whom takes what lies behind its own position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agents.trace import CallInfo, Event
+
+from .frames import Frame, View, to_json
+from .reading import Fingerprint, Snapshot
+
+__all__ = ["RunTail", "Wakeable", "encode_event"]
+
+MOST_EVENTS = 1_000
+MOST_CHARACTERS = 1_000_000  # of the events kept here
+MOST_TEXTS = 50  # pieces of streamed text kept for whoever is a little late
+MOST_TEXT = 200_000  # characters of one call's text so far
+TEXT_SECONDS = 0.1  # between two pieces of one run
+ACTIVITY_SECONDS = 0.05
+
+
+class Wakeable(Protocol):
+    """Whoever follows a tail."""
+
+    def wake(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Text:
+    """What a model has said so far in one call."""
+
+    agent: str
+    whole: str = ""
+    fresh: str = ""  # not told yet
+
+
+class RunTail:
+    """One run, as its followers in this process know it.
+
+    Attributes:
+        snapshot: the run's record, None until it was read.
+        version: grows with each snapshot that says something new.
+        last_seq: the last event that is known of.
+        activity_version: grows with each change of what is in flight.
+        text_count: how many pieces of text were told.
+        is_gone: the run was deleted.
+        fingerprint: what the last look saw.
+    """
+
+    def __init__(self, id: uuid.UUID) -> None:
+        self.id = id
+        self.snapshot: Snapshot | None = None
+        self.version = 0
+        self.last_seq = 0
+        self.activity_version = 0
+        self.text_count = 0
+        self.is_gone = False
+        self.fingerprint: Fingerprint | None = None
+        self.followers: set[Wakeable] = set()
+        self.input_json: str | None = None
+        self._events: deque[str] = deque()
+        self._characters = 0
+        self._in_flight: list[CallInfo] = []
+        self._usage: dict[str, Any] = {}
+        self._texts: deque[tuple[int, str]] = deque(maxlen=MOST_TEXTS)
+        self._talking: dict[str, _Text] = {}
+        self._text_timer: asyncio.TimerHandle | None = None
+        self._activity_timer: asyncio.TimerHandle | None = None
+        self._activity: tuple[list[CallInfo], dict[str, Any]] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run is over and nothing more will come."""
+        return (
+            self.snapshot is not None
+            and self.snapshot.is_over
+            and self.last_seq >= self.snapshot.last_seq
+        )
+
+    # The log.
+
+    def add(self, seq: int, event: str) -> bool:
+        """Append an event; False if it does not come next, and the log must be read."""
+        if seq <= self.last_seq:
+            return True  # known
+        if seq != self.last_seq + 1:
+            return False
+        self._events.append(event)
+        self._characters += len(event)
+        self.last_seq = seq
+        while len(self._events) > MOST_EVENTS or self._characters > MOST_CHARACTERS:
+            self._characters -= len(self._events.popleft())
+        self._wake()
+        return True
+
+    def begin_at(self, seq: int) -> None:
+        """Know of everything up to ``seq``, and keep nothing of it: it is in the table."""
+        self._events.clear()
+        self._characters = 0
+        self.last_seq = seq
+        self._wake()
+
+    def behind(self, seq: int, limit: int) -> list[str] | None:
+        """Return up to ``limit`` events behind ``seq``; None if they are only in the table."""
+        first = self.last_seq - len(self._events) + 1
+        if seq + 1 < first:
+            return None
+        start = seq + 1 - first
+        return [self._events[i] for i in range(start, min(start + limit, len(self._events)))]
+
+    # The record.
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Take a newer look at the record."""
+        is_news = not snapshot.says_the_same_as(self.snapshot)
+        self.snapshot = snapshot
+        if is_news:
+            self.version += 1
+            self._wake()
+
+    def go(self) -> None:
+        """Be deleted."""
+        self.is_gone = True
+        self._wake()
+
+    def run_frame(self, type: Any, view: View) -> Frame:
+        """Return the run as it is now."""
+        assert self.snapshot is not None
+        run = {**self.snapshot.run, **self._current()}
+        if view.is_page:
+            return Frame(type, to_json(run), to_json(self.snapshot.words(view.zone, run)))
+        data = to_json(run)
+        if self.input_json is not None:
+            data = f'{{"input":{self.input_json},{data[1:]}'
+        return Frame(type, data)
+
+    def _current(self) -> dict[str, Any]:
+        """Return what is newer than the record: it is written a moment later."""
+        assert self.snapshot is not None
+        if self.snapshot.is_over:
+            return {}
+        current: dict[str, Any] = {"last_seq": max(self.last_seq, self.snapshot.last_seq)}
+        if self.activity_version:
+            current |= {"in_flight": self._in_flight, "usage": self._usage}
+        return current
+
+    # What is in flight.
+
+    def set_activity(self, in_flight: list[CallInfo], usage: dict[str, Any]) -> None:
+        """Know what is in flight now; followers are told at most twenty times a second."""
+        self._activity = (in_flight, usage)
+        if self._activity_timer is None:
+            self._tell_activity()
+
+    def _tell_activity(self) -> None:
+        self._activity_timer = None
+        if self._activity is None:
+            return
+        (self._in_flight, self._usage), self._activity = self._activity, None
+        self.activity_version += 1
+        going_on = {call["call"] for call in self._in_flight}
+        self._talking = {call: text for call, text in self._talking.items() if call in going_on}
+        loop = asyncio.get_running_loop()
+        self._activity_timer = loop.call_later(ACTIVITY_SECONDS, self._tell_activity)
+        self._wake()
+
+    def activity_frame(self, view: View) -> Frame:
+        """Return what is in flight now."""
+        activity = {"run": str(self.id), "in_flight": self._in_flight, "usage": self._usage}
+        if not view.is_page or self.snapshot is None:
+            return Frame("activity", to_json(activity))
+        words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
+        return Frame("activity", to_json(activity), to_json(words))
+
+    # Streamed text.
+
+    def add_text(self, agent: str, call: str, text: str) -> None:
+        """Take in a piece of a model's answer; told in larger pieces, ten a second in all."""
+        talk = self._talking.setdefault(call, _Text(agent))
+        if len(talk.whole) + len(talk.fresh) > MOST_TEXT:
+            return  # the call's event will have it all
+        talk.fresh += text
+        if self._text_timer is None:
+            self._tell_text()
+
+    def _tell_text(self) -> None:
+        self._text_timer = None
+        call = next((call for call, talk in self._talking.items() if talk.fresh), None)
+        if call is None:
+            return
+        talk = self._talking.pop(call)
+        self.text_count += 1
+        self._texts.append((self.text_count, self._text(call, talk.agent, talk.fresh)))
+        talk.whole, talk.fresh = talk.whole + talk.fresh, ""
+        self._talking[call] = talk  # behind the others: each has its turn
+        loop = asyncio.get_running_loop()
+        self._text_timer = loop.call_later(TEXT_SECONDS, self._tell_text)
+        self._wake()
+
+    def texts_behind(self, count: int) -> list[Frame]:
+        """Return the pieces behind the ``count``-th; whoever is very late has missed some."""
+        return [Frame("text", data) for number, data in self._texts if number > count]
+
+    def texts_so_far(self) -> list[Frame]:
+        """Return, for whoever comes in the middle, what was said in the calls going on."""
+        return [
+            Frame("text", self._text(call, talk.agent, talk.whole))
+            for call, talk in self._talking.items()
+            if talk.whole
+        ]
+
+    def _text(self, call: str, agent: str, text: str) -> str:
+        return to_json({"run": str(self.id), "agent": agent, "call": call, "text": text})
+
+    def close(self) -> None:
+        """Stop all timers."""
+        for timer in (self._text_timer, self._activity_timer):
+            if timer is not None:
+                timer.cancel()
+        self._activity = None
+
+    def _wake(self) -> None:
+        for follower in self.followers:
+            follower.wake()
+
+
+def encode_event(event: Event) -> str:
+    """Return an event as JSON."""
+    return to_json(event.as_dict())
