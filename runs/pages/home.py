@@ -7,9 +7,9 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
-from .. import wording
 from ..conf import conf
 from ..models import RunRecord
+from ..wording import STAND_IN_NOTE
 from .rows import as_rows, for_rows
 from .shell import render_page
 
@@ -28,6 +28,6 @@ def home(request: HttpRequest) -> HttpResponse:
         "rows": as_rows(for_rows(own)[:NEWEST_RUNS], request.user),
         "is_first_page": True,
         "only_mine": True,
-        "stand_in_note": getattr(wording, "STAND_IN_NOTE", "") if conf().llm.is_stand_in else "",
+        "stand_in_note": STAND_IN_NOTE if conf().llm.is_stand_in else "",
     }
     return render_page(request, "runs/home.html", context)

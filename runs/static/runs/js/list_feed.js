@@ -1,6 +1,6 @@
 // The feed of all runs that the person may see: one connection, whoever listens on this page.
 //
-//   listen({ onRun(run, words), onReset(), onSettled(alive, isFirst) })
+//   listen({ onRun(run, words), onReset(), onSettled(alive, isFirst), onState(state) })
 //
 // A list's feed has no cursor. Each connection begins with all runs that are not over; when these
 // have come, onSettled says which they are: what is shown as alive and is not among them has ended
@@ -25,8 +25,9 @@ export function listen(listener) {
   if (listeners.length === 1) follow("/ws/runs?view=page", { onFrames, onState });
 }
 
-function onState({ name }) {
-  if (name === "open") {
+function onState(state) {
+  tell("onState", state);
+  if (state.name === "open") {
     alive.clear();
     isSettled = false;
     settleSoon();

@@ -1,11 +1,13 @@
 // A list of runs that stays true: rows change where they are, new runs appear at the top, and each
 // that can be stopped has its Stop.
 import { adopt } from "./adopt.js";
+import { showConnection } from "./connection.js";
 import { chip } from "./dom.js";
 import { duration, timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
 import { isActive, listen } from "./list_feed.js";
 import { learnTime, stopTicking, tickSince } from "./log_clock.js";
+import { inWords } from "./stop.js";
 import { toast } from "./toasts.js";
 
 const REFRESH_MILLISECONDS = 1000; // at least, between two looks at the list
@@ -20,9 +22,9 @@ let refreshedAt = -Infinity;
 
 learnTime(Date.parse(table.dataset.now));
 tickAll();
-listen({ onRun: take, onReset: sayChanged, onSettled: settle });
+listen({ onRun: take, onReset: sayChanged, onSettled: settle, onState: showState });
 body.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-stop]");
+  const button = event.target.closest("[data-address]");
   if (button) stop(button);
 });
 prepareFilters();
@@ -53,7 +55,7 @@ function update(row, run, words) {
   row.querySelector(".chip").replaceWith(chip(run.status, words.status));
   row.querySelector(".runs-usage").textContent = words.usage;
   updateDuration(row.querySelector(".runs-duration"), run);
-  const button = row.querySelector("[data-stop]");
+  const button = row.querySelector("[data-address]");
   if (!button) return;
   if (!isActive(run.status)) removeStop(button);
   else if (run.status === "stopping") showStopping(button);
@@ -90,6 +92,13 @@ function settle(alive, isFirst) {
     (row) => isActive(row.dataset.status) && !alive.has(row.dataset.run),
   );
   if (endedUnheard || !isFirst) refreshSoon();
+}
+
+function showState(state) {
+  const line = document.getElementById("connection");
+  if (!line) return;
+  const { list, signIn } = line.dataset;
+  showConnection(line, document.getElementById("main"), state, { run: `${list}?page_size=1`, signIn });
 }
 
 // Looking at the list again.
@@ -131,24 +140,29 @@ function sayChanged() {
 async function stop(button) {
   showStopping(button);
   try {
-    await post(button.dataset.stop);
+    await post(button.dataset.address);
     refreshSoon(); // the feed is faster, if there is one
   } catch (problem) {
     rearm(button);
-    if (problem.code === "run_already_finished") refreshSoon();
-    toast(`${nameOf(button)} could not be stopped: ${problem.message}`);
+    toast(`${nameOf(button)}: ${inWords(problem)}`);
+    if (problem.status === 409) refreshSoon();
   }
 }
 
 function showStopping(button) {
   if (document.activeElement === button) focusRow(button);
   button.disabled = true;
-  button.querySelector(".button-word").textContent = "Stopping...";
+  write(button, "stopping");
 }
 
 function rearm(button) {
   button.disabled = false;
-  button.querySelector(".button-word").textContent = "Stop";
+  write(button, "stop");
+}
+
+function write(button, name) {
+  const word = button.querySelector(".button-word");
+  word.textContent = word.dataset[name];
 }
 
 function removeStop(button) {
