@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOOKS",
+    "STAND_IN_NOTE",
     "Look",
     "Tone",
     "calls_waited_for",
@@ -69,6 +70,10 @@ LOOKS: dict[str, Look] = {
     Status.SUCCESS: Look(gettext_lazy("Done"), "✓", "good"),
     Status.ERROR: Look(gettext_lazy("Error"), "✗", "bad"),
 }
+
+
+#: Wherever agents are started while no model is configured.
+STAND_IN_NOTE = gettext_lazy("The answers come from the built-in stand-in, not from a real model.")
 
 
 def look(status: str) -> Look:

@@ -78,6 +78,11 @@ def test_an_unknown_status_shows_by_its_name() -> None:
     assert wording.look("paused").label == "paused"
 
 
+def test_the_stand_in_is_said_to_be_no_model() -> None:
+    words = "The answers come from the built-in stand-in, not from a real model."
+    assert str(wording.STAND_IN_NOTE) == words
+
+
 # Numbers.
 
 

@@ -7,7 +7,7 @@ import time
 
 from agents import SyncTools, Tools, agent, check_should_stop
 
-from . import watch  # noqa: F401  registers its agents
+from . import forms, watch  # noqa: F401  register their agents
 
 
 @agent("site-trivial")

@@ -1,0 +1,141 @@
+// An agent's page: the form, and the run that comes of it.
+import { h, readData } from "./dom.js";
+import { SchemaForm } from "./form.js";
+import { Draft } from "./form_draft.js";
+import { keepDroppedFilesOut } from "./form_files.js";
+import { Sender, failureWords } from "./form_sending.js";
+import { RequestFailed } from "./http.js";
+import { isSame } from "./schema.js";
+
+const data = readData("agent-data");
+const formElement = document.getElementById("agent-form");
+const runButton = document.getElementById("run");
+const runWord = runButton.querySelector(".button-word");
+const messages = document.getElementById("form-messages");
+const RUN = runWord.textContent;
+const DRAFT_PAUSE = 300;
+
+const draft = new Draft(`${data.agent}:${data.source}`);
+const sender = new Sender(data.agent, data.addresses.start, data.max_bytes);
+const failure = h("div", { role: "alert" });
+const notices = h("div", { class: "form-notices", role: "status" });
+let form;
+let sending = false;
+let draftTimer = 0;
+
+formElement.addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+formElement.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) formElement.requestSubmit(runButton);
+});
+// Back from the run by the browser's history, with this page as it was left.
+window.addEventListener("pageshow", (event) => { if (event.persisted) ready(); });
+window.addEventListener("pagehide", saveDraft);
+keepDroppedFilesOut(document);
+fill();
+ready();
+
+/** Draw the form: with what was typed before a reload, or as the server says, or empty. */
+function fill() {
+  const kept = draft.load();
+  build(kept ? kept.input : data.input);
+  if (form.leftOut.length) note(`What no longer fits the form was left out: ${form.leftOut.join(", ")}.`);
+  if (kept && (kept.hadFiles || !isSame(kept.input, beginning()))) noteDraft(kept);
+}
+
+function noteDraft({ hadFiles }) {
+  note("What you had typed is still here. ", hadFiles && "Files have to be chosen again. ",
+    h("button", { type: "button", class: "link", onclick: startAfresh }, "Start afresh"));
+}
+
+function build(initial) {
+  form = new SchemaForm(data.schema, { initial, maxBytes: data.max_bytes, onchange: keepDraft });
+  messages.replaceChildren(failure, form.messages);
+  formElement.replaceChildren(notices, form.element);
+  if (form.isEmpty) formElement.append(h("p", { class: "quiet" }, "There is nothing to fill in."));
+}
+
+/** What the form would keep if nobody had typed anything. */
+function beginning() {
+  return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).draft()));
+}
+
+function startAfresh() {
+  draft.clear();
+  notices.replaceChildren();
+  failure.replaceChildren();
+  build(data.input);
+  form.fields.focus();
+}
+
+function note(...words) {
+  notices.append(h("p", { class: "notice" }, words));
+}
+
+function keepDraft() {
+  failure.replaceChildren();
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, DRAFT_PAUSE);
+}
+
+function saveDraft() {
+  if (!draftTimer) return;
+  clearTimeout(draftTimer);
+  draftTimer = 0;
+  draft.save({ input: form.draft(), hadFiles: form.hasFiles() });
+}
+
+async function start() {
+  if (sending) return;
+  busy();
+  try {
+    if (!await form.check()) return ready();
+    const run = await sender.send(form.read());
+    forgetDraft();
+    location.assign(data.addresses.run.replace("{id}", run.id));
+  } catch (error) {
+    ready();
+    tell(error);
+  }
+}
+
+function forgetDraft() {
+  clearTimeout(draftTimer);
+  draftTimer = 0;
+  draft.clear();
+  sender.forget();
+}
+
+function busy() {
+  sending = true;
+  runButton.disabled = true;
+  runWord.textContent = "Starting...";
+  failure.replaceChildren();
+}
+
+function ready() {
+  sending = false;
+  runButton.disabled = false;
+  runWord.textContent = RUN;
+}
+
+/** Say what went wrong: beside the fields as far as it is about them, above them otherwise. */
+function tell(error) {
+  const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
+  const homeless = isAboutFields ? form.refuse(error.fields) : [];
+  if (!isAboutFields || Object.keys(error.fields).length === 0) show(failureWords(error, tellingNeeds()));
+  else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
+}
+
+function tellingNeeds() {
+  const next = encodeURIComponent(location.pathname);
+  return { maxBytes: data.max_bytes, signIn: `${data.addresses.sign_in}?next=${next}` };
+}
+
+function show(words) {
+  const notice = h("p", { class: "notice notice-bad", tabindex: -1 }, words);
+  failure.replaceChildren(notice);
+  notice.focus();
+}

@@ -1,0 +1,284 @@
+// Fields with one value: texts, numbers, dates, yes or no, one of several, JSON.
+import { h } from "./dom.js";
+import { numberProblem, parseNumber, textProblem } from "./form_checks.js";
+import { ABSENT, Field } from "./form_field.js";
+import { constantOf, isSame, plain } from "./schema.js";
+
+const MISSING = "Please fill this in.";
+const NOT_CHOSEN = "Please choose one.";
+
+/** What an empty field means, where it may be empty. */
+function emptyValue({ isNullable, isRequired }, schema) {
+  if (!isNullable) return ABSENT;
+  return isRequired || (schema.default ?? null) !== null ? null : ABSENT;
+}
+
+/** What to say to an empty field. Left out, its default would apply, which nobody would see. */
+function emptyProblem({ isNullable, isRequired }, schema, { showsDefault = false } = {}) {
+  if (isNullable) return "";
+  return isRequired || (schema.default !== undefined && !showsDefault) ? MISSING : "";
+}
+
+/** The default, to be shown in the empty field for which it stands. */
+function defaultShown({ isNullable }, schema) {
+  return isNullable || (schema.default ?? null) === null ? null : plain(schema.default);
+}
+
+/** A text, short or long. */
+export class TextField extends Field {
+  constructor(form, schema, place, initial = "") {
+    super(form, schema, place);
+    this.input = isLong(schema, initial) ? longInput() : shortInput(schema);
+    this.input.value = initial;
+    this.frame(this.input);
+  }
+
+  get control() { return this.input; }
+
+  read() {
+    const text = this.input.value;
+    if (text !== "") return text;
+    return this.mayBeEmptyText() ? "" : emptyValue(this.place, this.schema);
+  }
+
+  draft() {
+    return this.schema.format === "password" ? ABSENT : this.read();
+  }
+
+  problem() {
+    const text = this.input.value;
+    if (this.input.validity.badInput) return "This is not complete.";
+    if (text.trim() === "" && this.place.isRequired) return emptyProblem(this.place, this.schema);
+    if (text === "" && !this.mayBeEmptyText()) return emptyProblem(this.place, this.schema);
+    return textProblem(this.schema, text);
+  }
+
+  /** An emptied text is an empty text where the form had shown one; a date, say, never is. */
+  mayBeEmptyText() {
+    const { isNullable, isRequired } = this.place;
+    const isPlain = !this.schema.format || this.schema.format === "textarea";
+    return !isNullable && !isRequired && isPlain && typeof this.schema.default === "string";
+  }
+}
+
+function isLong(schema, text) {
+  if (schema.format && schema.format !== "textarea") return false;
+  return schema.format === "textarea" || schema["x-accept"] || schema.maxLength > 200 || text.includes("\n");
+}
+
+function longInput() {
+  return h("textarea", { class: "input", rows: 6 });
+}
+
+const INPUT_TYPES = { email: "email", uri: "url", password: "password", date: "date", time: "time" };
+const PLACEHOLDERS = { duration: "PT1H30M", uuid: "00000000-0000-0000-0000-000000000000" };
+
+function shortInput(schema) {
+  const type = INPUT_TYPES[schema.format] ?? "text";
+  const isNarrow = ["date", "time"].includes(type);
+  const hasSeconds = type === "time" && /^\d\d:\d\d:\d\d/.test(schema.default ?? "");
+  return h("input", {
+    class: isNarrow ? "input input-narrow" : "input", type,
+    autocomplete: type === "password" ? "new-password" : "off",
+    placeholder: schema.examples?.length ? plain(schema.examples[0]) : PLACEHOLDERS[schema.format],
+    step: hasSeconds && 1,
+  });
+}
+
+/** A number; typed as text, because a number input drops what it can't read. */
+export class NumberField extends Field {
+  constructor(form, schema, place, initial) {
+    super(form, schema, { ...place, help: numberHelp(schema) });
+    this.input = h("input", {
+      class: "input input-narrow", type: "text", autocomplete: "off", spellcheck: "false",
+      inputmode: inputMode(schema), placeholder: defaultShown(place, schema),
+    });
+    this.input.value = initial ?? "";
+    this.frame(this.input);
+  }
+
+  get control() { return this.input; }
+
+  read() {
+    return this.isEmpty() ? emptyValue(this.place, this.schema) : parseNumber(this.input.value);
+  }
+
+  draft() {
+    const value = this.read();
+    return Number.isNaN(value) ? ABSENT : value;
+  }
+
+  problem() {
+    if (this.isEmpty()) return emptyProblem(this.place, this.schema, { showsDefault: true });
+    return numberProblem(this.schema, parseNumber(this.input.value));
+  }
+
+  isEmpty() { return this.input.value.trim() === ""; }
+}
+
+/** The phone's number pads have no minus. */
+function inputMode(schema) {
+  if (!((schema.minimum ?? schema.exclusiveMinimum) >= 0)) return null;
+  return schema.type === "integer" ? "numeric" : "decimal";
+}
+
+function numberHelp(schema) {
+  const { minimum, maximum } = schema;
+  const range = minimum !== undefined && maximum !== undefined ? `${minimum} to ${maximum}.` : "";
+  return [schema.description, range].filter(Boolean).join(" ");
+}
+
+/** An instant. It is typed in the reader's own time zone, and sent with its offset. */
+export class InstantField extends Field {
+  constructor(form, schema, place, initial = "") {
+    const help = [schema.description, "In your own time zone."].filter(Boolean).join(" ");
+    super(form, schema, { ...place, help });
+    this.input = h("input", { class: "input input-narrow", type: "datetime-local", step: hasSeconds(initial) && 1 });
+    this.input.value = localText(initial);
+    // Sent back as it came unless somebody changes it: the input knows no fractions, no offsets.
+    this.shown = { text: this.input.value, value: initial };
+    this.frame(this.input);
+  }
+
+  get control() { return this.input; }
+
+  read() {
+    const text = this.input.value;
+    if (text === "") return emptyValue(this.place, this.schema);
+    return text === this.shown.text ? this.shown.value : withOffset(text);
+  }
+
+  problem() {
+    if (this.input.validity.badInput) return "This is not complete.";
+    return this.input.value === "" ? emptyProblem(this.place, this.schema) : "";
+  }
+}
+
+function hasSeconds(iso) {
+  return iso !== "" && new Date(iso).getSeconds() > 0;
+}
+
+function localText(iso) {
+  const at = new Date(iso);
+  if (iso === "" || Number.isNaN(at.getTime())) return "";
+  const local = new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString();
+  return local.slice(0, hasSeconds(iso) ? 19 : 16);
+}
+
+function withOffset(text) {
+  const minutes = -new Date(text).getTimezoneOffset();
+  const two = (number) => String(Math.floor(Math.abs(number))).padStart(2, "0");
+  return `${text}${minutes < 0 ? "-" : "+"}${two(minutes / 60)}:${two(minutes % 60)}`;
+}
+
+/** Yes or no, where not saying it is no third answer. */
+export class BooleanField extends Field {
+  constructor(form, schema, place, initial = false) {
+    super(form, schema, place);
+    this.input = h("input", { type: "checkbox", id: this.id });
+    this.input.checked = initial;
+    this.element = h("div", { class: "field" },
+      h("label", { class: "check" }, this.input, this.labelText), this.helpLine, this.errorLine);
+    this.namePath();
+    this.describe(false);
+  }
+
+  get control() { return this.input; }
+
+  read() { return this.input.checked; }
+}
+
+const MOST_RADIOS = 4;
+
+/** One of several values of any type: radio buttons when they are few, else a list to pick from. */
+export class ChoiceField extends Field {
+  constructor(form, schema, place, initial) {
+    super(form, schema, place);
+    this.values = schema.enum;
+    const isOpen = place.isNullable || !place.isRequired && schema.default === undefined;
+    const chosen = this.values.findIndex((value) => isSame(value, initial));
+    if (this.values.length <= MOST_RADIOS && !isOpen) this.drawRadios(chosen);
+    else this.drawSelect(chosen, isOpen);
+  }
+
+  drawRadios(chosen) {
+    this.inputs = this.values.map((_, index) => h("input", { type: "radio", name: this.id, value: index, checked: index === chosen }));
+    this.frameGroup({ role: "radiogroup", "aria-required": this.place.isRequired && "true" },
+      h("div", { class: "checks" }, this.inputs.map((input, index) =>
+        h("label", { class: "check" }, input, wordsOf(this.values[index], this.schema)))));
+  }
+
+  drawSelect(chosen, isOpen) {
+    const nothing = isOpen ? "Not set" : "Choose...";
+    this.select = h("select", { class: "input input-narrow" },
+      (isOpen || chosen < 0) && h("option", { value: "" }, nothing),
+      this.values.map((value, index) => h("option", { value: index, selected: index === chosen }, wordsOf(value, this.schema))));
+    this.frame(this.select);
+  }
+
+  get control() { return this.select ?? this.element; }
+
+  read() {
+    const chosen = this.chosen();
+    return chosen === "" ? emptyValue(this.place, this.schema) : this.values[Number(chosen)];
+  }
+
+  chosen() {
+    return this.select ? this.select.value : this.inputs.find((input) => input.checked)?.value ?? "";
+  }
+
+  problem() {
+    return this.chosen() === "" && this.place.isRequired && !this.place.isNullable ? NOT_CHOSEN : "";
+  }
+}
+
+function wordsOf(value, schema) {
+  if (schema.type === "boolean") return value ? "Yes" : "No";
+  return value === "" ? "(empty)" : plain(value);
+}
+
+/** What can only be one value: shown, since it will be sent. */
+export class ConstantField extends Field {
+  constructor(form, schema, place) {
+    super(form, schema, place);
+    this.element = h("div", { class: "field", hidden: place.isHidden },
+      h("span", { class: "field-label" }, this.labelText), this.helpLine,
+      h("code", { class: "field-constant" }, plain(constantOf(schema))), this.errorLine);
+    this.namePath();
+  }
+
+  read() { return constantOf(this.schema); }
+}
+
+/** Anything that has no shape to draw: typed as JSON. */
+export class JsonField extends Field {
+  constructor(form, schema, place, initial) {
+    const help = [schema.description, "As JSON."].filter(Boolean).join(" ");
+    super(form, schema, { ...place, help });
+    this.input = h("textarea", { class: "input mono", rows: 4, spellcheck: "false", autocapitalize: "off",
+      placeholder: defaultShown(place, schema) });
+    const isNothing = initial === undefined || initial === null && !place.isRequired;
+    this.input.value = isNothing ? "" : JSON.stringify(initial, null, 2);
+    this.frame(this.input);
+  }
+
+  get control() { return this.input; }
+
+  read() {
+    if (this.input.value.trim() === "") return emptyValue(this.place, this.schema);
+    return parsed(this.input.value).value;
+  }
+
+  problem() {
+    if (this.input.value.trim() === "") return emptyProblem(this.place, this.schema, { showsDefault: true });
+    return parsed(this.input.value).problem;
+  }
+}
+
+function parsed(text) {
+  try {
+    return { value: JSON.parse(text), problem: "" };
+  } catch {
+    return { value: ABSENT, problem: 'This is not JSON. Texts stand in quotes: "text", 12, [1, 2], {"name": "value"}.' };
+  }
+}
