@@ -25,6 +25,9 @@ MOST_WAIT_SECONDS = 60
 
 
 class StopView(ApiView):
+    #: The door that the receipt will name.
+    via = StopVia.API
+
     @extend_schema(
         operation_id="stop_run",
         summary="Stop a run",
@@ -75,7 +78,7 @@ class StopView(ApiView):
         body = bodies.read(request, inputs.StopSerializer)
         if not RunRecord.objects.visible_to(self.user).filter(pk=run).exists():
             raise Http404
-        result = services.request_stop(run, via=StopVia.API, by=self.user, **body)
+        result = services.request_stop(run, via=self.via, by=self.user, **body)
         if wait is None:
             return Response(run_as_dict(result.run), status=202)
         is_over = wait_until_over(run, wait)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import agent, home, listing, run
+from . import agent, downloads, fragments, home, listing, run
 
 urlpatterns = [
     path("", home.home, name="page-home"),
     path("agents/<str:name>/", agent.agent_page, name="page-agent"),
     path("runs/", listing.runs_page, name="page-runs"),
     path("runs/<uuid:id>/", run.run_page, name="page-run"),
-    path("runs/<uuid:id>/stop", run.PageStopView.as_view(), name="page-stop"),
-    path("runs/<uuid:id>/again", run.run_again, name="page-again"),
-    path("runs/<uuid:id>/result", run.result_fragment, name="page-result"),
-    path("runs/<uuid:id>/input", run.input_fragment, name="page-input"),
-    path("runs/<uuid:id>/download/<str:what>", run.download, name="page-download"),
+    path("runs/<uuid:id>/state", run.run_state, name="page-state"),
+    path("runs/<str:id>/stop", run.PageStopView.as_view(), name="page-stop"),
+    path("runs/<str:id>/again", run.RunAgainView.as_view(), name="page-again"),
+    path("runs/<uuid:id>/result", fragments.result_fragment, name="page-result"),
+    path("runs/<uuid:id>/input", fragments.input_fragment, name="page-input"),
+    path("runs/<uuid:id>/receipt", fragments.receipt_fragment, name="page-receipt"),
+    path("runs/<uuid:id>/download/<str:what>", downloads.download, name="page-download"),
 ]

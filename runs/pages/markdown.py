@@ -1,0 +1,112 @@
+"""Markdown as safe HTML: what a model wrote, or somebody made it write.
+
+The text is hostile until shown otherwise. markdown-it writes out no markup of the text's own, and
+nh3 lets through a short list of tags; either alone would do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import nh3
+from django.utils.safestring import SafeString, mark_safe
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+
+__all__ = ["MAX_CHARACTERS", "MarkdownText"]
+
+#: Characters. The parser takes quadratic time for some texts ("[" again and again): with this many
+#: that is about a second. It is also more than anybody reads at once.
+MAX_CHARACTERS = 40_000
+
+#: Of the page's outline, what stands above the text: the run's title and the panel's.
+_LEVELS_ABOVE = 2
+
+_TAGS = {
+    *("p", "br", "hr", "h3", "h4", "h5", "h6", "blockquote", "pre", "code", "em", "strong", "s"),
+    *("ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "a"),
+}
+_ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "th": {"align"}, "td": {"align"}}
+_SCHEMES = {"http", "https", "mailto"}
+
+#: Whole addresses only: a relative one would lead to a page of ours, in the reader's name.
+_ADDRESS = re.compile(r"(https?://|mailto:)\S+", re.IGNORECASE)
+
+_PLAIN = frozenset(
+    {"paragraph_open", "paragraph_close", "inline", "text", "text_special", "softbreak"}
+)
+
+
+class MarkdownText:
+    """A text that may be Markdown; the caller has cut it to ``MAX_CHARACTERS``."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _parser.parse(text)
+
+    @property
+    def has_markup(self) -> bool:
+        """Whether there is more in it than paragraphs."""
+        return any(token.type not in _PLAIN for token in _flat(self._tokens))
+
+    def as_html(self) -> SafeString:
+        """Return it as HTML that can do no harm.
+
+        Images become links, so that looking at a result asks no other host for anything.
+        """
+        for token in self._tokens:
+            _fit_into_page(token)
+        html = nh3.clean(
+            _parser.renderer.render(self._tokens, _parser.options, {}),
+            tags=_TAGS,
+            attributes=_ATTRIBUTES,
+            url_schemes=_SCHEMES,
+            link_rel="noopener noreferrer nofollow",
+            set_tag_attribute_values={"a": {"target": "_blank"}},
+        )
+        return mark_safe(html)  # noqa: S308 - that is what nh3 is for
+
+
+def _flat(tokens: Iterable[Token]) -> Iterable[Token]:
+    for token in tokens:
+        yield token
+        yield from token.children or ()
+
+
+def _fit_into_page(token: Token) -> None:
+    if token.type in ("heading_open", "heading_close"):
+        level = len(token.markup) if token.markup.startswith("#") else "=-".index(token.markup) + 1
+        token.tag = f"h{min(6, level + _LEVELS_ABOVE)}"
+    elif token.type in ("th_open", "td_open"):
+        # markdown-it aligns by a style, which our Content-Security-Policy would refuse.
+        side = str(token.attrs.pop("style", "")).removeprefix("text-align:")
+        if side in ("left", "center", "right"):
+            token.attrs["align"] = side
+
+
+class _Renderer(RendererHTML):
+    def image(self, tokens: Any, idx: int, options: Any, env: Any) -> str:
+        link = Token("link_open", "a", 1, attrs={"href": tokens[idx].attrs.get("src", "")})
+        words = Token("text", "", 0, content=tokens[idx].content or "image")
+        return self.renderInline([link, words, Token("link_close", "a", -1)], options, env)
+
+
+def _make_parser() -> MarkdownIt:
+    parser = MarkdownIt(
+        "commonmark", {"html": False, "breaks": True, "maxNesting": 20}, renderer_cls=_Renderer
+    )
+    parser.enable(["table", "strikethrough"])
+    # Text that happens to be indented is not code, and a list of references is to be read.
+    parser.disable(["code", "reference"])
+    # What is no link stays as it was written, and can be seen to be none.
+    parser.validateLink = _is_address  # type: ignore[method-assign]
+    return parser
+
+
+def _is_address(url: str) -> bool:
+    return _ADDRESS.fullmatch(url) is not None
+
+
+_parser = _make_parser()

@@ -1,0 +1,20 @@
+// What time it is for the server: whoever reads may have a clock that is wrong by minutes.
+import { duration } from "./format.js";
+
+let ahead = 0; // ms; how far the server's clock is ahead of ours
+
+/** Learn what time it is there, now or a moment ago. */
+export function setServerTime(iso) {
+  ahead = Date.parse(iso) - Date.now();
+}
+
+/** Seconds between an instant and now, or `until`. */
+export function secondsSince(iso, until = null) {
+  const end = until ? Date.parse(until) : Date.now() + ahead;
+  return Math.max(0, (end - Date.parse(iso)) / 1000);
+}
+
+/** As `duration`, without tenths that would change once a second. */
+export function ticking(seconds) {
+  return seconds < 60 ? `${Math.floor(seconds)} s` : duration(seconds);
+}

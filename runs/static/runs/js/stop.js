@@ -1,0 +1,101 @@
+// The Stop button and the line that says what a stop waits for.
+//
+// One click asks. From then on the page repeats what the server says: "Stopping..." until the run
+// has really halted, after a reload and in other tabs as well. A request that failed gives the
+// button back, and says so.
+import { h } from "./dom.js";
+import { post } from "./http.js";
+import { secondsSince, ticking } from "./server_clock.js";
+
+const find = (id) => document.getElementById(id);
+
+export class StopControl {
+  #address;
+  #refresh;
+  #state;
+  #button = find("stop"); // null for whoever may see the run and not stop it
+  #why = find("why");
+  #reason = find("reason");
+  #line = find("stop-line");
+  #isAsking = false;
+  #isAccepted = false; // the server has said so, and nothing newer yet
+  #problem = "";
+  #shown = ""; // the line's words, so that nothing is read out twice
+  #detail = h("span", { class: "quiet", "aria-live": "off" }); // ticks
+
+  /** `address` takes the POST; `refresh` asks the server how things are, and may fail. */
+  constructor({ address, refresh }) {
+    this.#address = address;
+    this.#refresh = refresh;
+    this.#button?.addEventListener("click", () => this.#ask());
+    this.#reason?.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !this.#button.disabled) this.#ask();
+    });
+    setInterval(() => this.#tick(), 250);
+  }
+
+  show(state) {
+    this.#state = state;
+    if (state.isStopping || !state.isAlive) this.#isAccepted = false;
+    if (state.isStopping) this.#problem = "";
+    this.#draw();
+  }
+
+  async #ask() {
+    const reason = this.#reason.value.trim();
+    this.#isAsking = true;
+    this.#problem = "";
+    this.#draw();
+    try {
+      await post(this.#address, reason ? { reason } : {});
+      this.#isAccepted = true;
+    } catch (error) {
+      this.#problem = inWords(error);
+    }
+    this.#isAsking = false;
+    this.#draw();
+    // The feed says it as well, if it is there.
+    await this.#refresh().catch(() => {});
+  }
+
+  #draw() {
+    const { isAlive, isStopping } = this.#state;
+    const isUnderWay = isStopping || (isAlive && (this.#isAsking || this.#isAccepted));
+    if (this.#button) {
+      const word = this.#button.querySelector(".button-word");
+      word.textContent = isUnderWay ? word.dataset.stopping : word.dataset.stop;
+      this.#button.disabled = isUnderWay || !isAlive;
+      this.#why.hidden = isUnderWay || !isAlive;
+    }
+    this.#drawLine();
+  }
+
+  #drawLine() {
+    const { words, isStopping } = this.#state;
+    const said = isStopping ? words.silent ?? words.waiting?.text ?? "" : this.#problem;
+    if (said !== this.#shown) {
+      this.#shown = said;
+      this.#line.replaceChildren(said, " ", this.#detail);
+    }
+    this.#line.classList.toggle("is-problem", !isStopping && Boolean(this.#problem));
+    this.#tick();
+  }
+
+  #tick() {
+    const waiting = this.#state.isStopping && !this.#state.words.silent && this.#state.words.waiting;
+    const parts = waiting
+      ? [waiting.label, waiting.since && ticking(secondsSince(waiting.since))].filter(Boolean)
+      : [];
+    const detail = parts.length ? `· ${parts.join(", ")}` : "";
+    if (this.#detail.textContent !== detail) this.#detail.textContent = detail;
+  }
+}
+
+/** Say what became of a stop that the server did not accept. */
+export function inWords(error) {
+  if (error.status === 409) return "Nothing was stopped: the run had finished first.";
+  // Nobody knows how far the request has come. To ask again does no harm.
+  if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press Stop again.`;
+  if (error.code === "not_authenticated") return "The stop was not accepted: you are signed out.";
+  return `The stop was not accepted. ${error.message}`;
+}
