@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.layers import get_channel_layer
 
 from agents.trace import CallInfo, Event, Trace
 
-from . import active
+from . import active, relay
 
 __all__ = [
     "WORKERS_GROUP",
@@ -67,16 +67,22 @@ def remove_listener(listener: Listener) -> None:
 
 def publish_events(events: Iterable[Event]) -> None:
     """Tell of events that are committed."""
-    if _listeners:
+    is_shared = relay.is_shared(get_channel_layer())
+    if _listeners or is_shared:
         for event in events:
             _tell(lambda listener, event=event: listener.event(event))  # type: ignore[misc]
+            if is_shared:
+                relay.tell_of_log(event.run)
 
 
 def publish_changes(runs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     """Tell of runs, each with its root, whose committed record is new or reads otherwise now."""
-    if _listeners:
+    is_shared = relay.is_shared(get_channel_layer())
+    if _listeners or is_shared:
         for run, root in runs:
             _tell(lambda listener, run=run, root=root: listener.changed(run, root))  # type: ignore[misc]
+            if is_shared:
+                relay.tell_of_change(run, root)
 
 
 def publish_text(run: str, agent: str, call: str, text: str) -> None:
@@ -118,7 +124,7 @@ def send_stop(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
 
 def _send(group: str, message: dict[str, Any]) -> None:
     layer = get_channel_layer()
-    if layer is None or isinstance(layer, InMemoryChannelLayer):
+    if layer is None or not relay.is_shared(layer):
         return  # nobody else could hear it
     try:
         async_to_sync(layer.group_send)(group, message)

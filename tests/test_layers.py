@@ -31,7 +31,7 @@ LAYERS = [
         "runs.transitions",
     ),
     ("runs.feed",),
-    ("runs.active", "runs.events", "runs.live", "runs.presentation", "runs.wire"),
+    ("runs.active", "runs.events", "runs.live", "runs.presentation", "runs.relay", "runs.wire"),
     # --- runs: what is
     (
         "runs.models",

@@ -17,11 +17,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+from channels.layers import get_channel_layer
 from django.utils import timezone
 
 from agents.trace import CallInfo, Event
 
-from .. import active, live
+from .. import active, live, relay
 from ..database import DatabaseThreads
 from . import reading, rights
 from .reading import PAGE_COUNT, Fingerprint, Snapshot
@@ -84,6 +85,7 @@ class Hub:
         self._pages_characters = 0
         self._reading: dict[tuple[uuid.UUID, int, int], asyncio.Task[list[str]]] = {}
         self._ear = _Ear(self)
+        self._process = relay.PROCESS  # whose news the ear hears
         self._tasks: list[asyncio.Task[None]] = []
         self.is_closed = False
 
@@ -110,6 +112,7 @@ class Hub:
                     (self._look, LOOK_SECONDS),
                     (self._look_at_lists, LIST_LOOK_SECONDS),
                     (self._look_at_rights, RIGHTS_SECONDS),
+                    (self._listen, 0.0),
                 )
             ]
 
@@ -407,6 +410,24 @@ class Hub:
     def _dismiss(self, watcher: Watcher, why: RightLost) -> None:
         watcher.lost = why
         watcher.wake()
+
+    async def _listen(self) -> None:
+        """Hear the news of other processes, until the channel layer fails."""
+        layer = get_channel_layer()
+        if layer is None or not relay.is_shared(layer):
+            await asyncio.Event().wait()
+            return
+        channel = await layer.new_channel()
+        await layer.group_add(relay.FEED_GROUP, channel)
+        while True:
+            message = await layer.receive(channel)
+            if message.get("from") == self._process:
+                continue
+            for run in message.get("logs", ()):
+                if run in self._names:
+                    self._note(self._names[run])
+            for run, root in message.get("changed", ()):
+                self._hear_change(uuid.UUID(run), uuid.UUID(root))
 
     async def _forever(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
         failures = 0
