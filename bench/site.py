@@ -89,6 +89,27 @@ def register_agents() -> None:
                 await asyncio.sleep(0)
         return count
 
+    @agent("bench-signal")
+    async def signal(tools: Tools, path: str, count: int) -> dict[str, float]:
+        """Wait for a file, then log as fast as it goes; say when that began and ended."""
+        while not Path(path).exists():
+            await asyncio.sleep(0.02)
+        began = time.monotonic()
+        for number in range(count):
+            tools.log(f"line {number} of a log like any other")
+            if not number % 100:
+                await asyncio.sleep(0)
+        return {"began": began, "ended": time.monotonic(), "began_at": time.time()}
+
+    @agent("bench-clock")
+    async def clock(tools: Tools, path: str, count: int, pause: float) -> None:
+        """Wait for a file, then tell the time in each line."""
+        while not Path(path).exists():
+            await asyncio.sleep(0.02)
+        for _ in range(count):
+            tools.log(f"at {time.monotonic()}")
+            await asyncio.sleep(pause)
+
 
 def seconds_until(is_so: Callable[[], bool], limit: float = 120.0) -> float:
     """Return how long it took until ``is_so()``; looks every 2 ms."""

@@ -1,0 +1,139 @@
+"""The server as a process of its own: what it serves, and what it takes of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Server", "serving"]
+
+START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A serving process, and a client that is signed in."""
+
+    pid: int
+    host: str
+    port: int
+    token: str
+    client: Any  # httpx.Client
+
+    def start(self, agent: str, **input: Any) -> str:
+        """Start a run, and return its id."""
+        answer = self.client.post("/runs", json={"agent": agent, "input": input})
+        return str(answer.raise_for_status().json()["id"])
+
+    def run(self, id: str) -> dict[str, Any]:
+        return dict(self.client.get(f"/runs/{id}").raise_for_status().json())
+
+    def until(self, id: str, *statuses: str, limit: float = 120) -> dict[str, Any]:
+        """Wait until a run is in one of ``statuses``, and return it."""
+        end = time.monotonic() + limit
+        while (run := self.run(id))["status"] not in statuses:
+            if time.monotonic() > end:
+                raise TimeoutError(f"still {run['status']} after {limit} s")
+            time.sleep(0.02)
+        return run
+
+    def stop(self, id: str) -> dict[str, Any]:
+        """Stop a run, and wait for its end."""
+        answer = self.client.post(f"/runs/{id}/stop", params={"wait": 30})
+        return dict(answer.raise_for_status().json())
+
+    def resident_kib(self) -> float:
+        return self._status("VmRSS")
+
+    def thread_count(self) -> float:
+        return self._status("Threads")
+
+    def processor_seconds(self) -> float:
+        """Return the processor time that the process has taken so far, of all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _status(self, name: str) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return float(line.split()[1])
+        raise RuntimeError(f"no {name}: this benchmark needs Linux")
+
+
+@contextlib.contextmanager
+def serving(token: str) -> Iterator[Server]:
+    """Serve the site that the environment names, until the block ends."""
+    import httpx
+
+    headers = {"Authorization": f"Token {token}"}
+    with _process() as process:
+        assert process.stdout is not None
+        host, port = _address(process.stdout)
+        with httpx.Client(base_url=f"http://{host}:{port}", headers=headers, timeout=60) as client:
+            _until_ready(client)
+            yield Server(process.pid, host, port, token, client)
+
+
+@contextlib.contextmanager
+def _process() -> Iterator[subprocess.Popen[str]]:
+    """Let the server's process live; show the end of its log if something fails."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.server"],
+            stdout=subprocess.PIPE,  # the greeting, a few lines
+            stderr=log,
+            env=os.environ | {"RUNS_DRAIN_SECONDS": "1"},
+            text=True,
+        )
+        try:
+            yield process
+        except BaseException:
+            log.seek(0)
+            print(log.read()[-4_000:].decode(errors="replace"), file=sys.stderr)
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(lines: Iterator[str]) -> tuple[str, int]:
+    for line in lines:
+        if found := re.search(r"http://([\d.]+):(\d+)/", line):
+            return found[1], int(found[2])
+    raise RuntimeError("the server did not start")
+
+
+def _until_ready(client: Any) -> None:
+    end = time.monotonic() + START_SECONDS
+    while client.get("/health/ready").status_code != 200:
+        if time.monotonic() > end:
+            raise TimeoutError("the server is not ready")
+        time.sleep(0.05)
+
+
+def _serve() -> None:
+    import django
+    from django.core.management import call_command
+
+    from .site import register_agents
+
+    django.setup()
+    register_agents()
+    call_command("runserver", "127.0.0.1:0", use_reloader=False)
+
+
+if __name__ == "__main__":
+    _serve()

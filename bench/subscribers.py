@@ -1,0 +1,242 @@
+"""Many subscribers of one run in a process of their own, as cheap as they can be.
+
+They read bytes and count what begins a frame. A real client's parser would be the slower half of
+what is measured, and two cores are all that there is for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from .server import Server
+
+__all__ = ["KINDS", "Kind", "Seen", "Subscribers", "subscribed"]
+
+Kind = Literal["socket", "page", "sse"]
+KINDS: tuple[Kind, ...] = ("socket", "page", "sse")
+
+PATIENCE_SECONDS = 180
+
+_UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "YmVuY2htYXJrcyBvbmx5IQ==",
+}
+# Inside JSON texts the quotes are escaped, so nothing that an agent says looks like these.
+_RUN = {"socket": b'{"type":"run",', "page": b'{"type":"run",', "sse": b"event: run\n"}
+_TRACE = {"socket": b'{"type":"trace",', "page": b'{"type":"trace",', "sse": b"event: trace\n"}
+_END = {"socket": b'{"type":"end",', "page": b'{"type":"end",', "sse": b"event: end\n"}
+_STOPPING = b'"status":"stopping"'
+_SENT_AT = re.compile(rb'"message":"at (\d+\.\d+)"')  # as the agent bench-clock says it
+
+
+@dataclass(slots=True)
+class Seen:
+    """What all subscribers together have seen; instants are of the machine's monotonic clock.
+
+    Attributes:
+        began_at: when the first of them began to connect.
+        last_at: the last event's arrival.
+        delays: from the instant that an event names to its arrival, in seconds.
+        stopping_at: the arrival of the first frame that says so.
+    """
+
+    began_at: float
+    events: int = 0
+    last_at: float = 0.0
+    delays: list[float] = field(default_factory=list)
+    stopping_at: float = 0.0
+
+
+class Subscribers:
+    """Subscribers that are connected, each with its first frame."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def until_open(self) -> None:
+        """Wait until each one has its first frame."""
+        self._receive("open")
+
+    def until_end(self) -> Seen:
+        """Wait until each one has seen the end of the run."""
+        seen: Seen = self._receive("end")
+        return seen
+
+    def _receive(self, what: str) -> Any:
+        if not self._pipe.poll(PATIENCE_SECONDS):
+            raise TimeoutError(f"the subscribers have not seen the {what}")
+        found, value = self._pipe.recv()
+        if found != what:
+            raise RuntimeError(f"the subscribers failed: {value}")
+        return value
+
+
+@contextlib.contextmanager
+def subscribed(server: Server, run: str, kind: Kind, count: int) -> Iterator[Subscribers]:
+    """Let ``count`` clients connect from another process; they leave with the block."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, server.host, server.port, server.token, run, kind, count)
+    process = context.Process(target=_main, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Subscribers(ours)
+    finally:
+        ours.close()  # which the other side takes as the wish to leave
+        process.join(20)
+        if process.is_alive():
+            process.terminate()
+
+
+def _main(pipe: Connection, *arguments: Any) -> None:
+    try:
+        asyncio.run(_watch(pipe, *arguments))
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            pipe.send(("error", repr(error)))
+
+
+async def _watch(
+    pipe: Connection, host: str, port: int, token: str, run: str, kind: Kind, count: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    seen, request = Seen(time.monotonic()), _request(host, token, run, kind)
+    left = asyncio.Event()
+    loop.add_reader(pipe.fileno(), left.set)
+    all_of_them = []
+    for start in range(0, count, 50):  # not more at once than a listener's queue holds
+        some = [_Subscriber(kind, request, seen) for _ in range(min(50, count - start))]
+        await asyncio.gather(*(loop.create_connection(lambda s=s: s, host, port) for s in some))
+        all_of_them += some
+    await asyncio.gather(*(one.opened for one in all_of_them))
+    pipe.send(("open", None))
+    leaving = loop.create_task(left.wait())
+    for one in all_of_them:
+        await asyncio.wait((one.ended, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if leaving.done():
+            break
+        one.ended.result()
+    else:
+        pipe.send(("end", seen))
+    for one in all_of_them:
+        one.leave()
+    leaving.cancel()
+
+
+def _request(host: str, token: str, run: str, kind: Kind) -> bytes:
+    path = {
+        "socket": f"/ws/runs/{run}",
+        "page": f"/ws/runs/{run}?view=page&tree=1",
+        "sse": f"/runs/{run}/events",
+    }[kind]
+    headers = {"Host": host, "Authorization": f"Token {token}"}
+    headers |= {"Accept": "text/event-stream"} if kind == "sse" else _UPGRADE
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+class _Subscriber(asyncio.Protocol):
+    """One client: ``opened`` with its first frame, ``ended`` with the last one."""
+
+    def __init__(self, kind: Kind, request: bytes, seen: Seen) -> None:
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._request = request
+        self._seen = seen
+        self._answer = b"HTTP/1.1 200" if kind == "sse" else b"HTTP/1.1 101"
+        self._run, self._trace, self._end = (_Needle(text[kind]) for text in (_RUN, _TRACE, _END))
+        self._stopping = _Needle(_STOPPING)
+        self._chunks = _Chunks() if kind == "sse" else None
+        self._is_first = True
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic()
+        if self._is_first:
+            self._is_first = False
+            if not data.startswith(self._answer):
+                self.connection_lost(RuntimeError(data[:200]))
+                return
+        if self._chunks is not None:
+            data = self._chunks.content(data)
+        self._take_events(data, now)
+        if self._stopping.count(data) and not self._seen.stopping_at:
+            self._seen.stopping_at = now
+        if self._run.count(data) and not self.opened.done():
+            self.opened.set_result(None)
+        if self._end.count(data) and not self.ended.done():
+            self.ended.set_result(None)
+
+    def _take_events(self, data: bytes, now: float) -> None:
+        events = self._trace.count(data)
+        if not events:
+            return
+        seen = self._seen
+        seen.events += events
+        seen.last_at = now
+        seen.delays += [now - float(at) for at in _SENT_AT.findall(data)]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for future in (self.opened, self.ended):
+            if not future.done():
+                future.set_exception(error or ConnectionError("the server has closed"))
+                future.exception()  # known: those who wait for the other one need not hear of it
+
+    def leave(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Chunks:
+    """Takes the chunked transfer coding off (RFC 9112, section 7.1), and the headers before it."""
+
+    def __init__(self) -> None:
+        self._raw = b""
+        self._left = 0  # of the chunk that has begun
+        self._ending = b"\r\n\r\n"  # of what stands before the next size
+
+    def content(self, data: bytes) -> bytes:
+        raw, found = self._raw + data, []
+        while raw:
+            if self._left:
+                piece, raw = raw[: self._left], raw[self._left :]
+                self._left -= len(piece)
+                found.append(piece)
+                continue
+            size, line_end, rest = raw.partition(self._ending)[2].partition(b"\r\n")
+            if not line_end:
+                break
+            self._left, self._ending, raw = int(size, 16), b"\r\n", rest
+            if not self._left:
+                break  # the last one is empty
+        self._raw = raw
+        return b"".join(found)
+
+
+class _Needle:
+    """Counts a text in a stream, also where it is cut in two."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._rest = b""
+
+    def count(self, data: bytes) -> int:
+        data = self._rest + data
+        self._rest = data[-(len(self._text) - 1) :]
+        return data.count(self._text)
