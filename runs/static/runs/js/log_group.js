@@ -2,7 +2,7 @@
 // it called among it.
 import { chip, h } from "./dom.js";
 import { duration } from "./format.js";
-import { learnTime, stopTicking, tickSince } from "./log_clock.js";
+import { stopTicking, tickSince } from "./log_clock.js";
 import { LiveRows } from "./log_live.js";
 import { lineOf } from "./log_line.js";
 import { ProgressBar } from "./log_progress.js";
@@ -60,10 +60,12 @@ export class Group {
     this.#showUsage(words);
     this.parts.note.textContent = [words.waiting?.text, words.silent].filter(Boolean).join(" ");
     this.#stop?.update(run.status, this.isAlive);
+    this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
-      this.#inFlight = [];
       this.live.clear();
       this.progress.end(run.status);
+    } else {
+      this.#showLive();
     }
     this.#showEmpty();
   }
@@ -82,7 +84,6 @@ export class Group {
   /** Take an event in; tell whether that made a line. */
   event(event) {
     const at = Date.parse(event.ts);
-    learnTime(at);
     if (!this.#run) this.#name(event.agent);
     if (event.data?.call) this.live.end(event.data.call);
     if (event.type === "progress") {
@@ -132,11 +133,14 @@ export class Group {
     for (const child of this.#children.values()) {
       if (child.isAlive) shown.set(child.agent, (shown.get(child.agent) ?? 0) + 1);
     }
-    this.live.show(this.#inFlight.filter(({ tool, label }) => {
-      if (tool !== "agents.call" || !shown.get(label)) return true;
-      shown.set(label, shown.get(label) - 1);
-      return false;
-    }));
+    const isShown = ({ tool, label }) => {
+      const left = tool === "agents.call" ? shown.get(label) : 0;
+      if (left) shown.set(label, left - 1);
+      return Boolean(left);
+    };
+    const hidden = this.#inFlight.filter(isShown);
+    this.live.hide(hidden);
+    this.live.show(this.#inFlight.filter((call) => !hidden.includes(call)));
     if (this.live.count) this.#empty(false);
   }
 
@@ -197,10 +201,10 @@ export class Group {
       parts.actions.append(parts.open);
     }
     const header = h("header", { class: "group-header" },
-      parts.toggle, parts.chip, parts.time, parts.usage, parts.actions, parts.note);
+      parts.toggle, parts.chip, parts.time, parts.usage, parts.progress, parts.actions, parts.note);
     this.parts = parts;
     this.element = h("section", {
       class: this.#isRoot ? "group group-root" : "group", dataset: { run: this.id },
-    }, header, parts.progress, parts.body);
+    }, header, parts.body);
   }
 }

@@ -29,6 +29,11 @@ export class LiveRows {
     for (const call of calls) if (!this.#over.has(call.call)) this.#put(call);
   }
 
+  /** Leave these out; they are shown elsewhere. */
+  hide(calls) {
+    for (const { call } of calls) this.#drop(call);
+  }
+
   /** A piece of what a model is writing. */
   write(call, text) {
     if (this.#over.has(call)) return;
@@ -36,7 +41,7 @@ export class LiveRows {
     if (!row.text) {
       row.text = h("pre", { class: "live-text" }, h("span"));
       row.body.append(row.text);
-      row.word.textContent = "writing";
+      row.word.textContent = " · writing...";
     }
     const written = row.text.firstChild;
     written.append(asText(text));
@@ -46,8 +51,7 @@ export class LiveRows {
   /** The event of a call has come. */
   end(call) {
     this.#over.add(call);
-    const row = this.#rows.get(call);
-    if (row) this.#remove(call, row);
+    this.#drop(call);
   }
 
   /** Forget what was written so far: it will be told again from its beginning. */
@@ -55,11 +59,12 @@ export class LiveRows {
     for (const row of this.#rows.values()) {
       row.text?.remove();
       row.text = null;
+      row.word.textContent = "";
     }
   }
 
   clear() {
-    for (const [call, row] of this.#rows) this.#remove(call, row);
+    for (const call of [...this.#rows.keys()]) this.#drop(call);
   }
 
   #put({ call, tool, label, started_at: startedAt }) {
@@ -70,6 +75,7 @@ export class LiveRows {
     const { kind, parts } = inFlightParts({ tool, label });
     row.kind.textContent = kind;
     row.what.replaceChildren(...separated(parts).flat());
+    row.time.parentElement.hidden = false;
     tickSince(row.time, startedAt);
   }
 
@@ -77,12 +83,12 @@ export class LiveRows {
     const row = {
       kind: h("span", { class: "line-kind" }, kind),
       what: h("span", {}, separated(parts)),
-      time: h("span", { class: "live-time" }),
+      time: h("span"),
       word: h("span", { class: "live-word" }),
       text: null, startedAt: null, timer: 0,
     };
     row.body = h("div", { class: "line-body" },
-      h("p", { class: "line-text" }, row.what, " ", row.time, " ", row.word));
+      h("p", { class: "line-text" }, row.what, h("span", { hidden: true }, " · ", row.time), row.word));
     row.element = h("div", { class: "line live", dataset: { call } },
       h("span", { class: "line-time" }, h("span", { class: "live-dot" })), row.kind, row.body);
     this.#rows.set(call, row);
@@ -93,7 +99,7 @@ export class LiveRows {
   /** Its event comes by another way, a moment later: until then an empty place would flicker. */
   #linger(call, row) {
     stopTicking(row.time);
-    row.timer ||= setTimeout(() => this.#remove(call, row), LINGER);
+    row.timer ||= setTimeout(() => this.#drop(call), LINGER);
   }
 
   #stay(row) {
@@ -101,7 +107,9 @@ export class LiveRows {
     row.timer = 0;
   }
 
-  #remove(call, row) {
+  #drop(call) {
+    const row = this.#rows.get(call);
+    if (!row) return;
     this.#stay(row);
     stopTicking(row.time);
     row.element.remove();
