@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from ..models import RunRecord
@@ -23,6 +23,7 @@ class Row:
 
     record: RunRecord
     title: str
+    caller: str  # title of the agent that called it; none of a root
     duration: str  # nothing before it has begun
     usage: str
     may_be_stopped: bool
@@ -35,7 +36,8 @@ class Row:
 
 def for_rows(runs: QuerySet[RunRecord]) -> QuerySet[RunRecord]:
     """Make a query bring along what lines show, and leave out what is large."""
-    return runs.select_related("owner").defer("result", "partial_result", "error", "in_flight")
+    runs = runs.annotate(caller=F("parent__agent")).select_related("owner")
+    return runs.defer("result", "partial_result", "error", "in_flight")
 
 
 def as_rows(records: Iterable[RunRecord], user: User | AnonymousUser) -> list[Row]:
@@ -46,12 +48,18 @@ def as_rows(records: Iterable[RunRecord], user: User | AnonymousUser) -> list[Ro
         Row(
             record,
             titles.get(record.agent, record.agent),
+            _caller(record, titles),
             _duration(record, now),
             _usage(record),
             not record.is_terminal and record.may_be_stopped_by(user),
         )
         for record in records
     ]
+
+
+def _caller(record: RunRecord, titles: Mapping[str, str]) -> str:
+    name: str = getattr(record, "caller", None) or ""  # see for_rows
+    return titles.get(name, name)
 
 
 def _duration(record: RunRecord, now: datetime) -> str:

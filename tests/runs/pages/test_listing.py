@@ -146,10 +146,14 @@ class TestFilters:
     def test_runs_that_agents_called_are_left_out_unless_asked_for(
         self, page: Client, alice: User
     ) -> None:
-        root = make_run(alice)
+        root = make_run(alice, agent="of-old")
         child = make_run(alice, parent=root, created_at=timezone.now())
         assert rows(page) == ids(root)
         assert rows(page, called="1") == ids(child, root)
+        content = page.get(LIST, {"called": "1"}).content.decode()
+        assert re.findall(r'href="([^"]+)" dir="auto">of-old</a></span>', content) == [
+            f"/app/runs/{root.pk}/"
+        ]
 
     def test_several_statuses_stopping_among_them(self, page: Client, alice: User) -> None:
         error = make_run(alice, status=Status.ERROR)
