@@ -18,9 +18,14 @@ from markdown_it.token import Token
 
 __all__ = ["MAX_CHARACTERS", "MarkdownText"]
 
-#: Characters. The parser takes quadratic time for some texts ("[" again and again): with this many
-#: that is about a second. It is also more than anybody reads at once.
+#: Characters. More than anybody reads at once, and with the two below about a second of work for
+#: whatever text.
 MAX_CHARACTERS = 40_000
+
+#: The parser looks for the end of each bracket as far as the text goes.
+_MAX_BRACKETS = 1_000
+#: A row may leave its cells out, and the parser puts them in: 40,000 characters make 65,000 cells.
+_MAX_CELLS = 20_000
 
 #: Of the page's outline, what stands above the text: the run's title and the panel's.
 _LEVELS_ABOVE = 2
@@ -29,7 +34,13 @@ _TAGS = {
     *("p", "br", "hr", "h3", "h4", "h5", "h6", "blockquote", "pre", "code", "em", "strong", "s"),
     *("ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "a"),
 }
-_ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "th": {"align"}, "td": {"align"}}
+_ATTRIBUTES: dict[str, set[str]] = {
+    "a": {"href"},
+    "ol": {"start"},
+    "th": {"align"},
+    "td": {"align"},
+    "*": set(),  # else nh3 lets titles through, on anything
+}
 _SCHEMES = {"http", "https", "mailto"}
 
 #: Whole addresses only: a relative one would lead to a page of ours, in the reader's name.
@@ -44,7 +55,7 @@ class MarkdownText:
     """A text that may be Markdown; the caller has cut it to ``MAX_CHARACTERS``."""
 
     def __init__(self, text: str) -> None:
-        self._tokens = _parser.parse(text)
+        self._tokens = (_cautious_parser if _is_laborious(text) else _parser).parse(text)
 
     @property
     def has_markup(self) -> bool:
@@ -93,6 +104,12 @@ class _Renderer(RendererHTML):
         return self.renderInline([link, words, Token("link_close", "a", -1)], options, env)
 
 
+def _is_laborious(text: str) -> bool:
+    lines = text.split("\n")
+    cells = len(lines) * max(line.count("|") for line in lines)
+    return cells > _MAX_CELLS or text.count("[") > _MAX_BRACKETS
+
+
 def _make_parser() -> MarkdownIt:
     parser = MarkdownIt(
         "commonmark", {"html": False, "breaks": True, "maxNesting": 20}, renderer_cls=_Renderer
@@ -110,3 +127,4 @@ def _is_address(url: str) -> bool:
 
 
 _parser = _make_parser()
+_cautious_parser = _make_parser().disable(["table", "link", "image"])
