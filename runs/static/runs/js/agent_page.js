@@ -125,8 +125,11 @@ function ready() {
 function tell(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
-  if (!isAboutFields || Object.keys(error.fields).length === 0) show(failureWords(error, tellingNeeds()));
+  const hasMessages = isAboutFields && Object.keys(error.fields).length > 0;
+  if (!hasMessages) show(failureWords(error, tellingNeeds()));
   else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
+  // A message at a field has the focus there already.
+  if (!hasMessages || homeless.length === Object.values(error.fields).flat().length) failure.firstChild.focus();
 }
 
 function tellingNeeds() {
@@ -135,7 +138,5 @@ function tellingNeeds() {
 }
 
 function show(words) {
-  const notice = h("p", { class: "notice notice-bad", tabindex: -1 }, words);
-  failure.replaceChildren(notice);
-  notice.focus();
+  failure.replaceChildren(h("p", { class: "notice notice-bad", tabindex: -1 }, words));
 }

@@ -142,6 +142,11 @@ export function pathText(path) {
   }, "");
 }
 
+/** The place, where the help ends with `more`. */
+export function withHelp(place, schema, ...more) {
+  return { ...place, help: [place.help ?? schema.description, ...more].filter(Boolean).join(" ") };
+}
+
 /** What stands in ``double backticks`` is code, as in the agent's own description. */
 function withCode(text) {
   return text.split(/``(.+?)``/).map((piece, index) => index % 2 ? h("code", {}, piece) : piece);

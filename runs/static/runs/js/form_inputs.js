@@ -1,7 +1,7 @@
 // Fields with one value: texts, numbers, dates, yes or no, one of several, JSON.
 import { h } from "./dom.js";
 import { numberProblem, parseNumber, textProblem } from "./form_checks.js";
-import { ABSENT, Field } from "./form_field.js";
+import { ABSENT, Field, withHelp } from "./form_field.js";
 import { constantOf, isSame, plain } from "./schema.js";
 
 const MISSING = "Please fill this in.";
@@ -88,7 +88,7 @@ function shortInput(schema) {
 /** A number; typed as text, because a number input drops what it can't read. */
 export class NumberField extends Field {
   constructor(form, schema, place, initial) {
-    super(form, schema, { ...place, help: numberHelp(schema) });
+    super(form, schema, withHelp(place, schema, rangeHelp(schema)));
     this.input = h("input", {
       class: "input input-narrow", type: "text", autocomplete: "off", spellcheck: "false",
       inputmode: inputMode(schema), placeholder: defaultShown(place, schema),
@@ -122,17 +122,14 @@ function inputMode(schema) {
   return schema.type === "integer" ? "numeric" : "decimal";
 }
 
-function numberHelp(schema) {
-  const { minimum, maximum } = schema;
-  const range = minimum !== undefined && maximum !== undefined ? `${minimum} to ${maximum}.` : "";
-  return [schema.description, range].filter(Boolean).join(" ");
+function rangeHelp({ minimum, maximum }) {
+  return minimum !== undefined && maximum !== undefined ? `${minimum} to ${maximum}.` : "";
 }
 
 /** An instant. It is typed in the reader's own time zone, and sent with its offset. */
 export class InstantField extends Field {
   constructor(form, schema, place, initial = "") {
-    const help = [schema.description, "In your own time zone."].filter(Boolean).join(" ");
-    super(form, schema, { ...place, help });
+    super(form, schema, withHelp(place, schema, "In your own time zone."));
     this.input = h("input", { class: "input input-narrow", type: "datetime-local", step: hasSeconds(initial) && 1 });
     this.input.value = localText(initial);
     // Sent back as it came unless somebody changes it: the input knows no fractions, no offsets.
@@ -253,8 +250,7 @@ export class ConstantField extends Field {
 /** Anything that has no shape to draw: typed as JSON. */
 export class JsonField extends Field {
   constructor(form, schema, place, initial) {
-    const help = [schema.description, "As JSON."].filter(Boolean).join(" ");
-    super(form, schema, { ...place, help });
+    super(form, schema, withHelp(place, schema, "As JSON."));
     this.input = h("textarea", { class: "input mono", rows: 4, spellcheck: "false", autocapitalize: "off",
       placeholder: defaultShown(place, schema) });
     const isNothing = initial === undefined || initial === null && !place.isRequired;

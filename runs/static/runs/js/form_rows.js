@@ -1,7 +1,7 @@
 // Fields with as many parts as a person wants: lists, names and values, several of several.
 import { h } from "./dom.js";
 import { countHelp, countProblem, textProblem } from "./form_checks.js";
-import { ABSENT, Field } from "./form_field.js";
+import { ABSENT, Field, withHelp } from "./form_field.js";
 import { fileButton } from "./form_files.js";
 import { dictKeys, dictValues, isSame, plain, resolve } from "./schema.js";
 
@@ -70,8 +70,8 @@ class RowsField extends Field {
 
 /** How many there may be, in words; nothing is required where none is enough. */
 function rowsPlace(schema, place) {
-  const help = [place.help ?? schema.description, countHelp(schema)].filter(Boolean).join(" ");
-  return { ...place, help, mark: place.isRequired && schema.minItems ? "required" : "" };
+  const mark = place.isRequired && schema.minItems ? "required" : "";
+  return { ...withHelp(place, schema, countHelp(schema)), mark };
 }
 
 function iconButton(text, onclick) {
@@ -84,8 +84,10 @@ function iconButton(text, onclick) {
 /** A list: rows in an order that can be changed. */
 export class ListField extends RowsField {
   constructor(form, schema, place, initial) {
-    super(form, schema, place);
-    const accept = resolve(schema.items, form.root)["x-accept"];
+    // What is said of each row is said once, above them.
+    const item = resolve(schema.items, form.root);
+    super(form, schema, withHelp(place, schema, item.description));
+    const accept = item["x-accept"];
     if (accept) this.tools.append(fileButton(accept, place.label, true, (files) => this.takeFiles(files)));
     this.frameGroup({}, this.list, this.tools);
     for (const value of initial ?? this.firstValues()) this.add(value);
@@ -99,7 +101,7 @@ export class ListField extends RowsField {
 
   makeRow(index, initial) {
     const field = this.form.build(this.schema.items ?? {}, {
-      path: [...this.place.path, index], label: this.labelOf(index), isRequired: true, isSilent: true,
+      path: [...this.place.path, index], label: this.labelOf(index), isRequired: true, isSilent: true, help: "",
       takeMore: (files) => this.takeFiles(files),
     }, initial);
     const up = iconButton("↑", () => this.move(row, -1));
