@@ -135,6 +135,7 @@ class TestRows:
     def test_the_number_of_queries_does_not_grow_with_the_runs(
         self, page: Client, alice: User, count: int, django_assert_num_queries: Any
     ) -> None:
+        alice.user_permissions.set(Permission.objects.filter(codename="view_runrecord"))
         for _ in range(count):
             make_run(alice, status=Status.RUNNING, **requested(alice))
         # session, user; permissions (own, groups'); the list; past runs; how many are going on
