@@ -150,7 +150,9 @@ class Follower:
             yield tail.run_frame("run", self._view)
         for event in _within(await self._events(position), room):
             position.seq += 1
-            yield Frame("trace", event, cursor=self._cursor_now(), is_of_tree=self._is_tree)
+            # A page gets one for the whole batch: of a large tree it is long.
+            cursor = "" if self._view.is_page else self._cursor_now()
+            yield Frame("trace", event, cursor=cursor, is_of_tree=self._is_tree)
         for frame in self._state(position):
             yield frame
 

@@ -94,7 +94,7 @@ def as_server_sent(batch: Batch) -> bytes:
 def _message(frame: Frame) -> str:
     match frame.type:
         case "trace":
-            cursor = f',"cursor":"{frame.cursor}"' if frame.is_of_tree else ""
+            cursor = f',"cursor":"{frame.cursor}"' if frame.is_of_tree and frame.cursor else ""
             return f'{{"type":"trace","event":{frame.data}{cursor}}}'
         case "run" | "end":
             words = f',"words":{frame.words}' if frame.words else ""
