@@ -11,7 +11,7 @@ import contextlib
 import multiprocessing
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -158,7 +158,7 @@ class _Subscriber(asyncio.Protocol):
         self._answer = b"HTTP/1.1 200" if kind == "sse" else b"HTTP/1.1 101"
         self._run, self._trace, self._end = (_Needle(text[kind]) for text in (_RUN, _TRACE, _END))
         self._stopping = _Needle(_STOPPING)
-        self._chunks = _Chunks() if kind == "sse" else None
+        self._coding = _Chunks() if kind == "sse" else _Frames(self._answer_ping)
         self._is_first = True
         self._transport: asyncio.Transport | None = None
 
@@ -173,8 +173,7 @@ class _Subscriber(asyncio.Protocol):
             if not data.startswith(self._answer):
                 self.connection_lost(RuntimeError(data[:200]))
                 return
-        if self._chunks is not None:
-            data = self._chunks.content(data)
+        data = self._coding.content(data)
         self._take_events(data, now)
         if self._stopping.count(data) and not self._seen.stopping_at:
             self._seen.stopping_at = now
@@ -191,6 +190,11 @@ class _Subscriber(asyncio.Protocol):
         seen.events += events
         seen.last_at = now
         seen.delays += [now - float(at) for at in _SENT_AT.findall(data)]
+
+    def _answer_ping(self, payload: bytes) -> None:
+        assert self._transport is not None
+        # A client masks what it sends; a mask of zeros leaves it as it is.
+        self._transport.write(bytes([0x8A, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
 
     def connection_lost(self, error: Exception | None) -> None:
         for future in (self.opened, self.ended):
@@ -226,6 +230,42 @@ class _Chunks:
             if not self._left:
                 break  # the last one is empty
         self._raw = raw
+        return b"".join(found)
+
+
+class _Frames:
+    """Takes WebSocket frames apart (RFC 6455, section 5.2) behind the answer to the handshake.
+
+    Who doesn't answer a ping is taken for dead, so ``on_ping`` is called with its payload.
+    """
+
+    def __init__(self, on_ping: Callable[[bytes], None]) -> None:
+        self._on_ping = on_ping
+        self._raw = b""
+        self._is_open = False
+
+    def content(self, data: bytes) -> bytes:
+        raw, found, at = self._raw + data, [], 0
+        if not self._is_open:
+            at = raw.find(b"\r\n\r\n") + 4
+            if at < 4:
+                self._raw = raw
+                return b""
+            self._is_open = True
+        while len(raw) >= at + 2:
+            length, start = raw[at + 1], at + 2
+            if length > 125:
+                start += 2 if length == 126 else 8
+                length = int.from_bytes(raw[at + 2 : start], "big")
+            if len(raw) < start + length:
+                break
+            payload = raw[start : start + length]
+            if raw[at] == 0x89:
+                self._on_ping(payload)
+            else:
+                found.append(payload)
+            at = start + length
+        self._raw = raw[at:]
         return b"".join(found)
 
 
