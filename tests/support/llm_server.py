@@ -146,6 +146,14 @@ class LLMServer:
         self._held_at = None
         self._run(self._set_released(True))
 
+    def let_go(self, until: str = "start") -> None:
+        """Let the answers that are held go on, and hold all again that get to ``until``.
+
+        From "start" to "start": those that are held now are sent to their end.
+        """
+        assert until in ("start", "middle")
+        self._run(self._pulse(until))
+
     def wait(self, condition: Callable[[], bool], what: str = "it") -> None:
         """Wait in this thread until ``condition()``; it is looked at whenever something happens."""
         with self._changed:
@@ -212,6 +220,12 @@ class LLMServer:
             self._released.set()
         else:
             self._released.clear()
+
+    async def _pulse(self, at: str) -> None:
+        # In one step of the loop: no answer gets past the next place where it is to be held.
+        self._held_at = at
+        self._released.set()
+        self._released.clear()
 
     def _count(self, name: str) -> None:
         with self._changed:

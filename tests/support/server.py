@@ -76,13 +76,16 @@ class Installation:
             return rows
 
     @contextmanager
-    def serving(self, **environment: str) -> Iterator[Server]:
-        """Serve until the block ends; then the process is killed if it still lives."""
+    def serving(self, port: int = 0, **environment: str) -> Iterator[Server]:
+        """Serve until the block ends; then the process is killed if it still lives.
+
+        ``port`` is for a server that takes a dead one's place; 0 is any that is free.
+        """
         self._count += 1
         log = self.folder / f"server-{self._count}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "manage.py", "runserver", "127.0.0.1:0", "--noreload"],
+                [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"],
                 cwd=ROOT,
                 env=self.environment | environment,
                 stdout=out,

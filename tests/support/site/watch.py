@@ -124,18 +124,19 @@ async def printer(tools: Tools, lines: int = 400) -> dict[str, Any]:
 
 
 @agent("site-flood", title="Flood the log")
-async def flood(tools: Tools, lines: int = 5_000, pause: float = 0.0, wait: bool = False) -> int:
+async def flood(
+    tools: Tools, lines: int = 5_000, pause: float = 0.0, ask_every: int = 10_000
+) -> int:
     """Log thousands of lines as fast as it goes; ``pause`` seconds after each hundred.
 
-    With ``wait`` it then goes on, silently, until it is stopped.
+    After each ``ask_every`` it asks the model, so that a test can let it wait there.
     """
     for number in range(1, lines + 1):
         tools.log(f"flood {number}")
         if number % 100 == 0:
             await asyncio.sleep(pause)
-    while wait:
-        await tools.data_store.get("silence")
-        await asyncio.sleep(0.5)
+        if number % ask_every == 0:
+            await _ask(tools, "go on?")
     return lines
 
 
