@@ -82,6 +82,11 @@ class Log:
 
 
 @pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page(None)  # nobody is signed in: a page where nothing else goes on
+
+
+@pytest.fixture
 def log(page: Page) -> Log:
     log = Log(page)
     log.apply(run_frame("root", "teller"))
@@ -459,7 +464,7 @@ def _everything_hostile() -> list[dict[str, Any]]:
 def test_hostile_text_stays_text_and_in_its_place(
     open_page: Callable[..., Page], phone: bool
 ) -> None:
-    log = Log(open_page(phone=phone))
+    log = Log(open_page(None, phone=phone))
     log.apply(*_everything_hostile())
     log.settle()
     expect(log.line("root", 12)).to_be_attached()
