@@ -1,9 +1,10 @@
-"""The Django app: its checks, and the secrets that no captured output may show."""
+"""The Django app: its checks, its group, and the secrets that no captured output may show."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.db.models.signals import post_migrate
 
 from agents import redaction
 
@@ -17,7 +18,9 @@ class RunsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers the system checks
+        from .operators import create_missing_group
 
+        post_migrate.connect(create_missing_group, sender=self)
         redaction.add_secret(settings.SECRET_KEY)
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD") or None)

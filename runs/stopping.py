@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from agents.cancellation import StopCause, StopMode
 
-from . import active, events, live, transitions
+from . import active, audit, events, live, transitions
 from .active import StopRequest
 from .exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from .models import MAX_REASON_LENGTH, RunQuerySet, RunRecord, StopVia
@@ -126,6 +126,7 @@ class _Wish:
         requests = _requests_in({record.root_id for record in again}) if again else {}
         requests |= {record.pk: StopRequest.of(record) for record in again}
         self._update([record.pk for record in fresh], self.via, F("pk"))
+        audit.log_stops(fresh, by=self.by, via=self.via, mode=self.mode, reason=self.reason)
         for record in fresh:
             requests[record.pk] = self._request(self.via, record.pk)
             outcomes[record.pk] = "accepted"

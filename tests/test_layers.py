@@ -17,8 +17,9 @@ LAYERS = [
     ("project",),
     # --- runs: the doors
     ("runs.apps", "runs.management"),
-    ("runs.pages", "runs.templatetags"),  # above the API: its Stop is the API's, with another name for the door
+    ("runs.pages",),  # above the API: its Stop is the API's, with another name for the door
     ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.server", "runs.sockets"),
+    ("runs.templatetags",),
     # --- runs: what works
     ("runs.worker",),
     ("runs.executor", "runs.recorder", "runs.watchdog"),
@@ -33,6 +34,7 @@ LAYERS = [
     ("runs.feed",),
     ("runs.active", "runs.events", "runs.live", "runs.presentation", "runs.relay", "runs.wire"),
     # --- runs: what is
+    ("runs.audit", "runs.operators"),
     (
         "runs.models",
         "runs.statements",

@@ -1,0 +1,150 @@
+"""What a line of the list of runs says, column by column.
+
+The same functions draw the whole list and what changes in it later, so the two can't differ. All
+words are ``wording``'s, so that the admin, the page and the command line say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.models import AnonymousUser, User
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from .. import wording
+from ..models import RunRecord
+from ..status import STOPPING
+from ..templatetags.runs_pages import chip, instant, sign
+
+__all__ = ["LIVE", "agent", "for_rows", "live_cells", "owner", "started", "status", "stop_column"]
+
+_LARGE = ("result", "partial_result", "error", "stop_cleanup_error")
+Column = Callable[[RunRecord], SafeString | str]
+
+
+def for_rows(runs: QuerySet[RunRecord]) -> QuerySet[RunRecord]:
+    """Make a query bring along what lines show, and leave out what is large."""
+    return runs.select_related("owner", "worker").defer(*_LARGE)
+
+
+@admin.display(description=gettext_lazy("Status"))
+def status(run: RunRecord) -> SafeString:
+    """Draw sign and word; the page's script finds a run's line by this."""
+    return format_html('<span data-run="{}">{}</span>', run.pk, chip(run.shown_status))
+
+
+@admin.display(description=gettext_lazy("Agent"))
+def agent(run: RunRecord) -> SafeString | str:
+    if run.parent_id is None:
+        return run.agent
+    return format_html('{} <span class="quiet">{}</span>', run.agent, _("called by another"))
+
+
+@admin.display(description=gettext_lazy("Owner"))
+def owner(run: RunRecord) -> str:
+    return run.owner.get_username()
+
+
+# In the order in which they were asked for: that is what an index serves.
+@admin.display(description=gettext_lazy("Started"), ordering="created_at")
+def started(run: RunRecord) -> SafeString:
+    if run.started_at is None:
+        return format_html('<span class="quiet">{}</span>', _("not begun"))
+    return instant(run.started_at, "day")
+
+
+@admin.display(description=gettext_lazy("Duration"))
+def duration(run: RunRecord) -> SafeString | str:
+    if run.started_at is None:
+        return ""
+    seconds = wording.seconds_between(run.started_at, run.finished_at or timezone.now())
+    text = wording.duration(seconds)
+    return text if run.is_terminal else _ticking(run.started_at, text)
+
+
+@admin.display(description=gettext_lazy("Tokens"))
+def tokens(run: RunRecord) -> str:
+    if not run.llm_calls:
+        return ""
+    count = run.input_tokens + run.output_tokens
+    return wording.tokens(count, estimated=run.usage_estimated)
+
+
+@admin.display(description=gettext_lazy("Worker"))
+def worker(run: RunRecord) -> str:
+    return run.worker.name if run.worker else ""
+
+
+@admin.display(description=gettext_lazy("Waiting for"))
+def waiting(run: RunRecord) -> SafeString | str:
+    """Say what a stopping run waits for, and for how long it has been."""
+    if run.shown_status != STOPPING:
+        return ""
+    said = _as_wording_reads_it(run)
+    oldest = wording.oldest_awaited(said)
+    if oldest is None:
+        return wording.waiting_for(said)
+    label, since = oldest
+    began = since if isinstance(since, datetime) else datetime.fromisoformat(since)
+    ticks = _ticking(began, wording.waiting_detail(said, timezone.now()), label)
+    return format_html("{} {}", wording.waiting_for(said), ticks)
+
+
+def stop_column(user: User | AnonymousUser) -> Column:
+    """Return what draws the Stop buttons that ``user`` may press.
+
+    A button of the list's own form that leads elsewhere: it works without any script, and a form
+    of its own can't stand inside another.
+    """
+
+    @admin.display(description=gettext_lazy("Stop"))
+    def stop(run: RunRecord) -> SafeString | str:
+        if run.is_terminal or not run.may_be_stopped_by(user):
+            return ""
+        words = {"stop": _("Stop"), "stopping": _("Stopping...")}
+        return format_html(
+            '<button type="submit" class="button run-stop" formaction="{}" formnovalidate{}>'
+            '{}<span class="run-stop-word" data-stop="{}" data-stopping="{}">{}</span>'
+            '<span class="visually-hidden"> {}</span></button>',
+            reverse("admin:runs_runrecord_stop", args=[run.pk]),
+            SafeString(" disabled") if run.stop_requested else "",
+            sign("stop"),
+            words["stop"],
+            words["stopping"],
+            words["stopping"] if run.stop_requested else words["stop"],
+            run.agent,
+        )
+
+    return stop
+
+
+#: What may change while somebody looks; Stop as well, which comes with its user.
+LIVE: tuple[Column, ...] = (status, started, duration, tokens, worker, waiting)
+
+
+def live_cells(run: RunRecord, user: User | AnonymousUser) -> dict[str, SafeString | str]:
+    """Return all that may have changed in a run's line, as ``user`` sees it, by column."""
+    return {column.__name__: column(run) for column in (*LIVE, stop_column(user))}
+
+
+def _ticking(since: datetime, text: str, label: str = "") -> SafeString:
+    return format_html(
+        '<span class="ticks" data-since="{}" data-label="{}">{}</span>',
+        since.isoformat(),
+        label,
+        text,
+    )
+
+
+def _as_wording_reads_it(run: RunRecord) -> dict[str, Any]:
+    stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
+    return {"in_flight": run.in_flight, "stop": stop}

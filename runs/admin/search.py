@@ -1,0 +1,66 @@
+"""The search of the list of runs: by id, by owner, and by what a run was asked.
+
+Each way is bounded before it meets the list, so that no word makes the database read everything:
+ids by a range of the primary key, owners by their own small table, inputs only of the newest runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+
+from django.contrib.auth import get_user_model
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
+from django.utils.translation import gettext_lazy as _
+
+from ..models import RunInput, RunRecord
+
+__all__ = ["HELP", "search_runs"]
+
+NEWEST_INPUTS = 1_000
+MOST_INPUT_BYTES = 64 * 1024
+_MOST_OWNERS = 200
+
+HELP = _(
+    "Searches ids (whole, or their first 8 characters and more), names of owners, and the text of "
+    "inputs up to 64 kB of the newest 1,000 runs that match the filters."
+)
+_ID_PREFIX = re.compile(r"[0-9a-f]{8,32}")
+
+
+def search_runs(runs: QuerySet[RunRecord], text: str) -> QuerySet[RunRecord]:
+    """Narrow ``runs`` to those that ``text``, as one phrase, is about."""
+    text = text.strip()
+    if not text:
+        return runs
+    wanted = Q(owner__in=_owners(text)) | Q(pk__in=_with_input(runs, text))
+    if ids := _ids(text):
+        wanted |= Q(pk__range=ids)
+    return runs.filter(wanted)
+
+
+def _ids(text: str) -> tuple[uuid.UUID, uuid.UUID] | None:
+    """Return the first and the last id that begin with ``text``, if it is the beginning of one."""
+    digits = text.lower().replace("-", "")
+    if not _ID_PREFIX.fullmatch(digits):
+        return None
+    return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
+
+
+def _owners(text: str) -> list[int]:
+    name = get_user_model().USERNAME_FIELD
+    found = get_user_model().objects.filter(**{f"{name}__icontains": text})
+    return list(found.values_list("pk", flat=True)[:_MOST_OWNERS])
+
+
+def _with_input(runs: QuerySet[RunRecord], text: str) -> list[uuid.UUID]:
+    newest = runs.order_by("-created_at", "-id").values("pk")[:NEWEST_INPUTS]
+    inputs = RunInput.objects.filter(pk__in=newest, size_bytes__lte=MOST_INPUT_BYTES)
+    # As JSON writes it: databases differ in whether they keep what is beyond ASCII as \uXXXX.
+    plain, escaped = json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
+    found = inputs.annotate(text=Cast("value", TextField())).filter(
+        Q(text__icontains=plain) | Q(text__icontains=escaped)
+    )
+    return list(found.values_list("pk", flat=True))
