@@ -7,7 +7,7 @@ import { TextField } from "./form_inputs.js";
 
 const DATA_URL = /^data:([\w.+-]+\/[\w.+-]+)(?:;[\w.+=-]+)*;base64,/i;
 /** A text area with more than this makes typing slow. */
-const MOST_TYPED = 500_000;
+const MOST_TYPED = 200_000;
 
 const TEXT_NAMES = /\.(txt|md|markdown|rst|csv|tsv|json|jsonl|xml|html?|ya?ml|toml|ini|log|tex|srt|py|js|ts|css|sql|sh)$/i;
 const TEXT_TYPES = /^text\/|^application\/(.+\+)?(json|xml|yaml|toml)$/;

@@ -47,7 +47,7 @@ export function failureWords(error, { maxBytes, signIn }) {
     case "offline":
       return ["The server can't be reached. ", NOT_TWICE];
     case "input_too_large":
-      return [`This is too much: a run's input may have ${size(maxBytes)}. ${error.detail} Nothing was started.`];
+      return [`This is too much: a run's input may have ${size(maxBytes)}. ${error.message} Nothing was started.`];
     case "not_authenticated":
       return ["You are signed out, so nothing was started. ", KEPT, " ",
         h("a", { href: signIn, target: "_blank", rel: "noopener" }, "Sign in in another tab"), ", then press Run again."];
@@ -60,5 +60,5 @@ export function failureWords(error, { maxBytes, signIn }) {
 
 function ofStatus(error) {
   const isSure = error.status < 500 || error.status === 503;
-  return [error.detail, isSure ? ` Nothing was started. ${KEPT}` : ` ${NOT_TWICE}`];
+  return [error.message, isSure ? ` Nothing was started. ${KEPT}` : ` ${NOT_TWICE}`];
 }
