@@ -1,6 +1,7 @@
 // Work through a queue in slices, so that the page answers between them.
 
 const SLICE = 8; // ms of each frame; the rest is the browser's, for layout and the reader's clicks
+const LEAST = 30; // items of each frame: where others take the processor, the clock runs on without us
 const HIDDEN_PAUSE = 500; // ms; a page that nobody sees gets no frames, but its queue must not grow
 
 /** Do `work(item)` for each item, in order; `afterSlice()` when a slice is done. */
@@ -39,7 +40,8 @@ export class Slices {
     clearTimeout(this.#timer);
     this.#frame = 0;
     const end = performance.now() + SLICE;
-    while (this.#next < this.#queue.length && performance.now() < end) {
+    const least = this.#next + LEAST;
+    while (this.#next < this.#queue.length && (this.#next < least || performance.now() < end)) {
       this.#work(this.#queue[this.#next++]);
     }
     if (this.#next >= this.#queue.length) {
