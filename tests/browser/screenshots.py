@@ -52,9 +52,9 @@ class Studio:
     def __init__(self, server: Server, model: LLMServer, people: People) -> None:
         self.server = server
         self.model = model
-        self.page = people.open(reduced_motion="reduce")
-        self.dark = people.open(reduced_motion="reduce", dark=True)
-        self.phone = people.open(reduced_motion="reduce", phone=True)
+        self.page = people.open()
+        self.dark = people.open(dark=True)
+        self.phone = people.open(phone=True)
 
     def take(self, name: str, page: Page | None = None) -> None:
         page = page or self.page
