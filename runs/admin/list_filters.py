@@ -160,7 +160,8 @@ class CallerFilter(_RunFilter):
         return queryset.filter(parent__isnull=value != "yes")
 
 
-LIST_FILTERS = (StatusFilter, AgentFilter, OwnerFilter, WorkerFilter, AgeFilter, CallerFilter)
+# The longest list comes last.
+LIST_FILTERS = (StatusFilter, AgeFilter, OwnerFilter, CallerFilter, WorkerFilter, AgentFilter)
 
 
 def _began(name: str, now: datetime) -> datetime | None:

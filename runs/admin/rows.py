@@ -128,7 +128,7 @@ def stop_column(user: User | AnonymousUser) -> Column:
 
 
 #: What may change while somebody looks; Stop as well, which comes with its user.
-LIVE: tuple[Column, ...] = (status, started, duration, tokens, worker, waiting)
+LIVE: tuple[Column, ...] = (status, started, duration, waiting, tokens, worker)
 
 
 def live_cells(run: RunRecord, user: User | AnonymousUser) -> dict[str, SafeString | str]:

@@ -49,6 +49,7 @@ class RunRecordAdmin(admin.ModelAdmin):
     list_display_links = (rows.agent,)
     list_filter = LIST_FILTERS
     list_per_page = 100
+    empty_value_display = ""
     # The one order, beside that by owner, that an index serves; others would sort all runs.
     sortable_by = (rows.started,)  # type: ignore[assignment]  # columns may be callables here, too
     # Counting all runs again, only to say "5 of 100,000", is not worth a read of them all.
