@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
+from django.apps import apps as installed
 from django.contrib.auth.management import create_permissions
 
 __all__ = ["GROUP_NAME", "create_missing_group"]
@@ -13,8 +14,12 @@ GROUP_NAME = "Run operators"
 _CODENAMES = ("view_runrecord", "stop_runrecord", "view_workerrecord", "view_datastoreentry")
 
 
-def create_missing_group(app_config: AppConfig, using: str, apps: Any, **kwargs: Any) -> None:
+def create_missing_group(
+    app_config: AppConfig, using: str, apps: Any = installed, **kwargs: Any
+) -> None:
     """Make the group after a migration; one that is there keeps what was changed in it.
+
+    ``flush`` sends the signal without ``apps``.
 
     Receiver of ``post_migrate``, sent by our app. Nothing is done while the tables of another
     state of the project are there (``migrate runs zero``).
