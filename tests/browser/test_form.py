@@ -316,6 +316,7 @@ def test_what_only_the_server_finds_is_shown_at_its_field(
     }
     _answer_once(page, 400, {"code": "invalid_input", "detail": "No.", "fields": fields})
     run_button(page).click()
+    expect(field(page, "words[0]")).to_have_attribute("aria-invalid", "true")
     expect(error_of(page, "words[0]")).to_have_text("Not this word.")
     expect(error_of(page, "person.name")).to_have_text("Nobody of that name.")
     expect(field(page, "person.name")).to_be_focused()
@@ -527,6 +528,7 @@ def test_a_text_file_is_read_into_the_text_area(page: Page, server: Server) -> N
 def test_a_file_of_another_kind_is_refused_at_its_field(page: Page) -> None:
     page.goto("/app/agents/summarise/")
     _drop(page, "document", {"name": "cat.png", "mimeType": "image/png", "buffer": b"\x89PNG"})
+    expect(field(page, "document")).to_have_attribute("aria-invalid", "true")
     expect(error_of(page, "document")).to_contain_text("cat.png is not of a kind that is read here")
     field(page, "document").fill("text")
     expect(field(page, "document")).not_to_have_attribute("aria-invalid", "true")
@@ -535,6 +537,7 @@ def test_a_file_of_another_kind_is_refused_at_its_field(page: Page) -> None:
 def test_a_file_that_is_too_large_is_refused_at_once(page: Page) -> None:
     page.goto("/app/agents/summarise/")
     page.set_input_files("input[type=file]", files=[{**PDF, "buffer": b"%PDF-" + b"x" * 7_000_000}])
+    expect(field(page, "document")).to_have_attribute("aria-invalid", "true")
     expect(error_of(page, "document")).to_contain_text("report.pdf has 6.7 MB.")
     expect(page.locator(".file")).to_have_count(0)
 

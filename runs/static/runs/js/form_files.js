@@ -25,7 +25,7 @@ export class DocumentField extends TextField {
     this.input.after(this.chip, h("div", { class: "buttons file-tools" },
       fileButton(this.accept, place.label, false, (files) => this.take(files)),
       h("span", { class: "field-help" }, "or drop it here")));
-    this.input.addEventListener("input", () => { this.refusal = ""; });
+    this.input.addEventListener("input", () => { if (this.refusal) this.refuse(""); });
     this.listenForDrops();
     if (isFile) this.hold({ name: kindOfFile(initial), bytes: bytesOf(initial), value: initial });
   }
@@ -63,9 +63,9 @@ export class DocumentField extends TextField {
   }
 
   async holdBinary(file) {
-    const value = await asDataUrl(file);
-    if (value.length > this.form.maxBytes) return this.refuse(tooLarge(file, this.form.maxBytes));
-    return this.hold({ name: file.name, bytes: file.size, value });
+    const base64Bytes = file.size * 4 / 3;
+    if (base64Bytes > this.form.maxBytes) return this.refuse(tooLarge(file, this.form.maxBytes));
+    return this.hold({ name: file.name, bytes: file.size, value: await asDataUrl(file) });
   }
 
   hold(file) {
