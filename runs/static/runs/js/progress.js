@@ -2,13 +2,12 @@
 
 const MANY = 1000; // beyond this many parts nobody counts along
 
-/** Show {done, total, message}, or nothing yet. */
-export function showProgress(element, progress, isAlive) {
-  element.classList.toggle("is-empty", !progress);
-  if (!progress) {
-    element.hidden = !isAlive;
-    return;
-  }
+/** Show {done, total, message} of a run in `status`; its room is kept while there is nothing. */
+export function showProgress(element, progress, status) {
+  // Who is done may never have said so: "0 of 17" under a result would only puzzle.
+  const isShown = Boolean(progress) && status !== "success";
+  element.classList.toggle("is-empty", !isShown);
+  if (!isShown) return;
   element.hidden = false;
   const bar = element.querySelector("progress");
   const { done, total } = progress;

@@ -32,7 +32,7 @@ const stop = new StopControl({
 });
 state.watch((now) => header.show(now));
 state.watch((now) => stop.show(now));
-state.watch((now) => showProgress(find("progress"), now.progress, now.isAlive));
+state.watch((now) => showProgress(find("progress"), now.progress, now.status));
 state.watch(whenChanged((now) => now.isAlive, (now) => find("again").classList.toggle("button-primary", !now.isAlive)));
 state.watch(whenChanged((now) => now.words.receipt.join(" "), showReceipt));
 
