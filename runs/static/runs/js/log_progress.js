@@ -14,17 +14,12 @@ export class ProgressBar {
     element.append(this.#bar, this.#label);
   }
 
-  /** Without a total nobody knows how far it is: the bar then only shows that something is alive. */
+  /** Without a total nobody knows how far it is: the number alone is shown. */
   show({ done, total, message }) {
     const text = asText(message).trim();
     const known = typeof total === "number" && total > 0;
-    if (known) {
-      this.#bar.max = total;
-      this.#bar.value = Number(done) || 0;
-    } else {
-      this.#bar.removeAttribute("value");
-    }
-    this.#bar.hidden = false;
+    if (known) Object.assign(this.#bar, { max: total, value: Number(done) || 0 });
+    this.#bar.hidden = !known;
     this.#bar.setAttribute("aria-label", text || "Progress");
     this.#label.replaceChildren(foreign(text), " ", count(done, known ? total : null));
     this.#element.hidden = false;
@@ -32,7 +27,6 @@ export class ProgressBar {
 
   /** The run is over. How far it came is news only if it didn't come to its end. */
   end(status) {
-    if (!this.#bar.hasAttribute("value")) this.#bar.hidden = true;
     if (status === "success") this.#element.hidden = true;
   }
 }
