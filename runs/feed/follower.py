@@ -40,6 +40,11 @@ class _Position:
     def is_at_the_end(self) -> bool:
         return self.tail.is_complete and self.seq >= self.tail.last_seq
 
+    @property
+    def is_told(self) -> bool:
+        """Whether there is nothing left to say of this run, that it is over included."""
+        return self.tail.is_gone or (self.is_at_the_end and self.version == self.tail.version)
+
 
 class Follower:
     """Follows one run; with ``is_tree``, all runs below it too.
@@ -64,6 +69,7 @@ class Follower:
         self._news = asyncio.Event()
         self._positions: dict[uuid.UUID, _Position] = {}
         self._tree_is_final = False
+        self._quiet_since = 0.0
 
     def wake(self) -> None:
         self._news.set()
@@ -78,6 +84,7 @@ class Follower:
             RunIsGone: the run was deleted.
         """
         await self._hub.join(self)
+        self._quiet_since = asyncio.get_running_loop().time()
         try:
             self._add(self._run)
             while True:
@@ -88,10 +95,9 @@ class Follower:
                     frames.append(self._positions[self._run].tail.run_frame("end", self._view))
                     yield self._batch(frames)
                     return
-                if frames:
+                if frames or not await self._wait():
                     yield self._batch(frames)
-                elif not await self._wait():
-                    yield self._batch([])
+                    self._quiet_since = asyncio.get_running_loop().time()
         finally:
             self._leave()
 
@@ -118,7 +124,7 @@ class Follower:
     async def _wait(self) -> bool:
         """Wait for news; False when it is time for a sign of life."""
         try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
+            async with asyncio.timeout_at(self._quiet_since + HEARTBEAT_SECONDS):
                 await self._news.wait()
         except TimeoutError:
             return False
@@ -148,6 +154,8 @@ class Follower:
                 self._join_tree(tail)
             position.version, position.activity = tail.version, tail.activity_version
             yield tail.run_frame("run", self._view)
+        for frame in self._texts(position):
+            yield frame
         for event in _within(await self._events(position), room):
             position.seq += 1
             # A page gets one for the whole batch: of a large tree it is long.
@@ -173,8 +181,12 @@ class Follower:
         if position.activity != tail.activity_version:
             position.activity = tail.activity_version
             yield tail.activity_frame(self._view)
-        yield from tail.texts_so_far() if position.texts < 0 else tail.texts_behind(position.texts)
+
+    def _texts(self, position: _Position) -> list[Frame]:
+        """Return what models have said meanwhile: before the events of their calls."""
+        tail, told = position.tail, position.texts
         position.texts = tail.text_count
+        return tail.texts_so_far() if told < 0 else tail.texts_behind(told)
 
     async def _events(self, position: _Position) -> list[str]:
         tail = position.tail
@@ -193,14 +205,18 @@ class Follower:
             return False
         if not self._is_tree:
             return True
-        if not self._tree_is_final:
-            # Whatever it has called is over, too: nobody will be born any more.
+        while all(position.is_told for position in self._below()):
+            if self._tree_is_final:
+                return True
+            # All that are known are over: whoever is not in the table by now is never born.
             assert self._root is not None
+            known = len(self._positions)
             self.grow((await self._hub.read(reading.read_trees, [self._root]))[self._root])
-            self._tree_is_final = True
-        return all(
-            position.is_at_the_end or position.tail.is_gone for position in self._positions.values()
-        )
+            self._tree_is_final = known == len(self._positions)
+        return False
+
+    def _below(self) -> Iterator[_Position]:
+        return (position for id, position in self._positions.items() if id != self._run)
 
     def _join_tree(self, tail: RunTail) -> None:
         assert tail.snapshot is not None

@@ -166,8 +166,9 @@ class Hub:
         live.remove_listener(self._ear)
         for watcher in list(self._watchers):
             self._dismiss(watcher, RightLost("restart"))
-        for task in [*self._tasks, *self._reading.values()]:
+        for task in self._tasks:
             task.cancel()
+        # What is being read is waited for: cancelled, it would take its readers along, in silence.
         await asyncio.gather(*self._tasks, *self._reading.values(), return_exceptions=True)
         for tail in list(self._tails.values()):
             tail.close()
@@ -187,7 +188,13 @@ class Hub:
     # Reading.
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function that reads the database, in a thread of the hub's own."""
+        """Call a function that reads the database, in a thread of the hub's own.
+
+        Raises:
+            RightLost: this process goes away.
+        """
+        if self.is_closed:
+            raise RightLost("restart")
         return await self._database.run(work, *args, **kwargs)
 
     async def events(self, tail: RunTail, after: int) -> list[str]:
@@ -256,6 +263,8 @@ class Hub:
         tail = self._tail_of(event.run)
         if tail is None or tail.snapshot is None:
             return  # the snapshot that is being read has a number, and the table the event
+        if event.type == "llm_call":
+            tail.end_text(event.data.get("call", ""))
         if not tail.add(event.seq, encode_event(event)):
             self._note(tail.id)
 
@@ -277,12 +286,14 @@ class Hub:
         id = self._names.get(run)
         return self._tails.get(id) if id is not None else None
 
-    def _take_activity(self, tail: RunTail) -> None:
+    def _take_activity(self, tail: RunTail) -> bool:
         """Look what is in flight, if the run is in this process: there it is known exactly."""
         entry = active.get(tail.id)
-        if entry is not None and entry.guard is not None:
-            trace = entry.guard.trace
-            tail.set_activity(trace.in_flight(), trace.usage.as_dict())
+        if entry is None or entry.guard is None:
+            return False
+        trace = entry.guard.trace
+        tail.set_activity(trace.in_flight(), trace.usage.as_dict())
+        return True
 
     def _note(self, run: uuid.UUID) -> None:
         self._stale[run] = None
@@ -306,13 +317,13 @@ class Hub:
                 del self._stale[id]
             try:
                 snapshots = await self.read(reading.read_snapshots, ids)
+                for id in ids:
+                    tail = self._tails.get(id)
+                    if tail is not None:
+                        await self._catch_up(tail, snapshots.get(id))
             except BaseException:
                 self._stale |= dict.fromkeys(ids)
                 raise
-            for id in ids:
-                tail = self._tails.get(id)
-                if tail is not None:
-                    await self._catch_up(tail, snapshots.get(id))
         if self._list_news:
             await self._refresh_lists()
 
@@ -320,18 +331,13 @@ class Hub:
         if snapshot is None:
             tail.go()
             return
-        is_first = tail.snapshot is None
-        is_here = active.get(tail.id) is not None
-        if is_first:
+        if tail.snapshot is None:
             # What comes from now on is heard, or found by the next look; the rest is in the table.
             tail.begin_at(max(tail.last_seq, snapshot.last_seq))
         else:
             await self._fill(tail, snapshot.last_seq)
-        if not is_here and not snapshot.is_over:
-            run = snapshot.run
-            known = (run["in_flight"], run["usage"])
-            if is_first or known != (tail.snapshot and _activity_of(tail.snapshot)):
-                tail.set_activity(*known)
+        if not self._take_activity(tail) and not snapshot.is_over:
+            tail.set_activity(snapshot.run["in_flight"], snapshot.run["usage"])
         tail.show(snapshot)
 
     async def _fill(self, tail: RunTail, last_seq: int) -> None:
@@ -378,11 +384,12 @@ class Hub:
         self._stale_trees |= self._trees.keys()
         if self._stale_trees:
             self._work.set()
-        watched = [tail for tail in self._tails.values() if not tail.is_complete]
+        watched = [tail for tail in self._tails.values() if not (tail.is_complete or tail.is_gone)]
         for start in range(0, len(watched), MOST_AT_ONCE):
             some = watched[start : start + MOST_AT_ONCE]
             found = await self.read(reading.fingerprints, [tail.id for tail in some])
             for tail in some:
+                self._take_activity(tail)
                 if _has_news(tail, found.get(tail.id)):
                     self._note(tail.id)
                 tail.fingerprint = found.get(tail.id)
@@ -505,10 +512,6 @@ def _has_news(tail: RunTail, found: Fingerprint | None) -> bool:
         return True
     # A worker that falls silent changes nothing in the record of a run that is to stop.
     return tail.snapshot is not None and tail.snapshot.run["stop"] is not None
-
-
-def _activity_of(snapshot: Snapshot) -> tuple[Any, Any]:
-    return snapshot.run["in_flight"], snapshot.run["usage"]
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()

@@ -62,32 +62,31 @@ class ListFollower:
         await self._hub.join(self)
         self._hub.follow_list(self)
         try:
-            self.take(await self._hub.read(reading.read_active, self.viewer, MOST_PENDING))
+            await self._begin()
             while True:
                 self._news.clear()
                 if self.lost is not None:
                     raise self.lost
                 frames = await self._collect()
-                if not frames:
-                    frames = await self._wait()
-                yield Batch(frames)
+                if frames or not await self._wait():
+                    yield Batch(frames)
         finally:
             self._hub.unfollow_list(self)
             self._hub.leave(self)
 
-    async def _wait(self) -> list[Frame]:
-        """Wait for news, until it is time for a sign of life."""
+    async def _begin(self) -> None:
+        """Take the runs that are not over; what the hub has brought meanwhile is newer."""
+        first = await self._hub.read(reading.read_active, self.viewer, MOST_PENDING)
+        self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
+
+    async def _wait(self) -> bool:
+        """Wait for news; False when it is time for a sign of life."""
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
-                while True:
-                    await self._news.wait()
-                    self._news.clear()
-                    if self.lost is not None:
-                        raise self.lost
-                    if frames := await self._collect():
-                        return frames
+                await self._news.wait()
         except TimeoutError:
-            return []
+            return False
+        return True
 
     async def _collect(self) -> list[Frame]:
         frames = [Frame("reset", "")] if self._is_reset else []

@@ -47,6 +47,18 @@ class Viewer:
     sees_all: bool = False
 
 
+class _Look(dict[str, Any]):
+    """What a session holds; looking changes nothing.
+
+    ``get_user`` would end a session whose password has changed, and give one that was signed with
+    an older SECRET_KEY another key, of which a socket can't tell the browser.
+    """
+
+    def flush(self) -> None: ...
+
+    def cycle_key(self) -> None: ...
+
+
 def identify(*, session_key: str = "", token: str = "") -> User | None:
     """Return the active user whom a session or a token stands for."""
     if token:
@@ -55,7 +67,7 @@ def identify(*, session_key: str = "", token: str = "") -> User | None:
     if not session_key:
         return None
     engine = import_module(settings.SESSION_ENGINE)
-    request: Any = SimpleNamespace(session=engine.SessionStore(session_key))
+    request: Any = SimpleNamespace(session=_Look(engine.SessionStore(session_key).load()))
     user = get_user(request)  # compares the password's hash, as every request does
     return None if isinstance(user, AnonymousUser) else user
 

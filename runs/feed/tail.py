@@ -128,6 +128,8 @@ class RunTail:
 
     def go(self) -> None:
         """Be deleted."""
+        if self.is_gone:
+            return
         self.is_gone = True
         self._wake()
 
@@ -156,6 +158,9 @@ class RunTail:
 
     def set_activity(self, in_flight: list[CallInfo], usage: dict[str, Any]) -> None:
         """Know what is in flight now; followers are told at most twenty times a second."""
+        known = self._activity or (self._in_flight, self._usage)
+        if self.activity_version and known == (in_flight, usage):
+            return
         self._activity = (in_flight, usage)
         if self._activity_timer is None:
             self._tell_activity()
@@ -167,7 +172,8 @@ class RunTail:
         (self._in_flight, self._usage), self._activity = self._activity, None
         self.activity_version += 1
         going_on = {call["call"] for call in self._in_flight}
-        self._talking = {call: text for call, text in self._talking.items() if call in going_on}
+        for call in self._talking.keys() - going_on:
+            self.end_text(call)
         loop = asyncio.get_running_loop()
         self._activity_timer = loop.call_later(ACTIVITY_SECONDS, self._tell_activity)
         self._wake()
@@ -197,13 +203,27 @@ class RunTail:
         if call is None:
             return
         talk = self._talking.pop(call)
-        self.text_count += 1
-        self._texts.append((self.text_count, self._text(call, talk.agent, talk.fresh)))
-        talk.whole, talk.fresh = talk.whole + talk.fresh, ""
+        self._tell(call, talk)
         self._talking[call] = talk  # behind the others: each has its turn
         loop = asyncio.get_running_loop()
         self._text_timer = loop.call_later(TEXT_SECONDS, self._tell_text)
         self._wake()
+
+    def end_text(self, call: str) -> None:
+        """Tell the rest of what a model has said: the call is over.
+
+        Of a call that never had its turn nothing is told, its event has it all: a thousand short
+        calls a second are not to be a thousand frames.
+        """
+        talk = self._talking.pop(call, None)
+        if talk is not None and talk.whole and talk.fresh:
+            self._tell(call, talk)
+            self._wake()
+
+    def _tell(self, call: str, talk: _Text) -> None:
+        self.text_count += 1
+        self._texts.append((self.text_count, self._text(call, talk.agent, talk.fresh)))
+        talk.whole, talk.fresh = talk.whole + talk.fresh, ""
 
     def texts_behind(self, count: int) -> list[Frame]:
         """Return the pieces behind the ``count``-th; whoever is very late has missed some."""

@@ -1,0 +1,408 @@
+"""Followers of the live feed without a server: a writer of runs, a client, and the hub in between.
+
+Reads happen at once, on the loop, behind a random number of its turns: thousands of interleavings
+can be tried in a second, and a failing one comes again with the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from django.contrib.auth.models import User
+from django.db import transaction
+
+from agents.guard import Guard
+from agents.runtime import Outcome
+from agents.trace import Trace
+from runs import active, leases, live, services
+from runs.active import ActiveRun, StopRequest
+from runs.endings import end_without_worker
+from runs.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
+from runs.feed import hub as hub_module
+from runs.feed import tail as tail_module
+from runs.feed.frames import as_page_message, as_server_sent, as_socket_messages
+from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
+from runs.recorder import Recorder
+from runs.status import Status
+from runs.wire import get_for_wire, run_as_dict
+from tests.support.rows import make_run, make_worker
+
+__all__ = ["Client", "Ear", "Reader", "Wire", "Writer", "at_once", "parse_server_sent", "settle"]
+
+Wire = Literal["socket", "page", "sse"]
+
+
+class Writer:
+    """Does to runs what workers and doors do, step by step, through the real tables.
+
+    ``is_elsewhere`` runs are another process's: nothing of them is known here but what is written.
+    """
+
+    def __init__(self, owner: User) -> None:
+        self.owner = owner
+        self.worker: WorkerRecord = make_worker()
+        self.recorder = Recorder(on_lost=lambda run: None)  # not started: ``flush`` is its thread
+        self.held: dict[uuid.UUID, _Held] = {}
+
+    def queue(self, **fields: Any) -> RunRecord:
+        run = make_run(self.owner, requeue_on_loss=True, max_attempts=9, **fields)
+        live.publish_changes([(run.pk, run.root_id)])
+        return run
+
+    def begin(self, *, is_elsewhere: bool = False) -> None:
+        """Claim what is queued, and call its agents."""
+        with _unheard(is_elsewhere):
+            records = leases.claim(self.worker.pk, 100)
+        for record in records:
+            self._open(record, is_elsewhere)
+
+    def bear(self, parent: uuid.UUID) -> RunRecord:
+        """Let a held run call another."""
+        above = self.held[parent]
+        record = RunRecord.objects.get(pk=parent)
+        with _unheard(above.is_elsewhere), transaction.atomic():
+            run = make_run(
+                self.owner, status=Status.RUNNING, worker=self.worker, parent=record, agent="child"
+            )
+        live_tell = [] if above.is_elsewhere else [(run.pk, run.root_id)]
+        if not above.is_elsewhere:
+            active.add(ActiveRun(run.pk, self.worker.pk))
+        self._open(run, above.is_elsewhere)
+        live.publish_changes(live_tell)
+        return run
+
+    def _open(self, record: RunRecord, is_elsewhere: bool) -> None:
+        entry = active.get(record.pk) or ActiveRun(record.pk, self.worker.pk, record.attempt)
+        if is_elsewhere:
+            active.remove(record.pk)
+        trace = Trace(
+            str(record.pk), record.agent, self.recorder, record.depth, last_seq=record.last_seq
+        )
+        trace.usage.llm_calls = record.llm_calls
+        trace.usage.input_tokens = record.input_tokens
+        trace.usage.output_tokens = record.output_tokens
+        held = self.held[record.pk] = _Held(entry, trace, is_elsewhere)
+        with _unheard(is_elsewhere):
+            self.recorder.open(entry, trace)
+            entry.guard = Guard(entry.token, trace)
+            entry.token.add_callback(lambda _: self.recorder.activity(trace))
+            trace.emit("agent_start")
+        held.calls.clear()
+
+    def log(self, run: uuid.UUID, count: int, size: int = 5) -> None:
+        held = self.held[run]
+        with _unheard(held.is_elsewhere):
+            for number in range(count):
+                held.trace.emit("log", {"level": "info", "message": f"{number} " + "x" * size})
+
+    def begin_call(self, run: uuid.UUID) -> str:
+        held = self.held[run]
+        with _unheard(held.is_elsewhere):
+            call = held.trace.begin("call_llm", "small", RunRecord.objects.get(pk=run).created_at)
+        held.calls.append(call)
+        return call
+
+    def say(self, run: uuid.UUID, text: str) -> None:
+        held = self.held[run]
+        with _unheard(held.is_elsewhere):
+            held.trace.text(held.calls[0], text)
+
+    def end_call(self, run: uuid.UUID) -> None:
+        held = self.held[run]
+        call = held.calls.pop(0)
+        with _unheard(held.is_elsewhere):
+            held.trace.add_usage(3, 5, estimated=False)
+            held.trace.end(call)
+            held.trace.emit("llm_call", {"call": call, "tool": "call_llm", "outcome": "ok"})
+
+    def request_stop(self, run: uuid.UUID, by: User | None = None) -> None:
+        services.request_stop(
+            run, via=StopVia.API, by=by or self.owner, reason="enough", check_permission=False
+        )
+        for id, held in self.held.items():
+            record = RunRecord.objects.select_related("stop_requested_by").get(pk=id)
+            if held.is_elsewhere and record.stop_requested and not record.is_terminal:
+                with _unheard(True):
+                    held.entry.meet(StopRequest.of(record))
+
+    def observe(self, run: uuid.UUID) -> None:
+        held = self.held[run]
+        held.entry.token.observe("call_llm", "small")
+        with _unheard(held.is_elsewhere):
+            held.trace.emit("stop_observed", {"tool": "call_llm", "label": "small"})
+
+    def flush(self) -> None:
+        """Write and tell what the recorder has, of each process by itself."""
+        recorder = self.recorder
+        books = list(recorder._changed.values())
+        recorder._changed.clear()
+        recorder._count, recorder._urgent = 0, False
+        for elsewhere in (False, True):
+            some = [b for b in books if self._is_elsewhere(b.trace.run) is elsewhere]
+            with _unheard(elsewhere):
+                for book in some:
+                    recorder._write([book])
+
+    def _is_elsewhere(self, run: str) -> bool:
+        held = self.held.get(uuid.UUID(run))
+        return held is not None and held.is_elsewhere
+
+    def end(self, run: uuid.UUID, kind: Any = "success", **outcome: Any) -> None:
+        held = self.held[run]
+        for _ in list(held.calls):
+            self.end_call(run)
+        given = {"error": {"code": "x", "type": "X", "message": "x"}} if kind == "error" else {}
+        with _unheard(held.is_elsewhere):
+            self.recorder.end(held.trace, Outcome(kind, **given, **outcome), lambda ended: None)
+        self.flush()
+        del self.held[run]
+        active.remove(run)
+
+    def lose(self, run: uuid.UUID) -> None:
+        """Let the worker be lost that has a root: it is handed back, or ends."""
+        held = self.held.pop(run)
+        self.recorder._books.pop(str(run), None)
+        self.recorder._changed.pop(str(run), None)
+        active.remove(run)
+        with _unheard(held.is_elsewhere), transaction.atomic():
+            record = RunRecord.objects.select_for_update(no_key=True).get(pk=run)
+            end_without_worker(record, code="worker_lost")
+
+    def delete(self, run: uuid.UUID) -> None:
+        RunInput.objects.filter(pk=run).delete()
+        RunRecord.objects.filter(pk=run).delete()
+
+    def close(self) -> None:
+        for run in list(self.held):
+            active.remove(run)
+
+
+class _Held:
+    """A run whose agent is called."""
+
+    def __init__(self, entry: ActiveRun, trace: Trace, is_elsewhere: bool) -> None:
+        self.entry = entry
+        self.trace = trace
+        self.is_elsewhere = is_elsewhere
+        self.calls: list[str] = []
+
+
+@contextlib.contextmanager
+def _unheard(is_elsewhere: bool) -> Iterator[None]:
+    """Let nobody in this process hear what is told meanwhile."""
+    kept = list(live._listeners)
+    if is_elsewhere:
+        live._listeners.clear()
+    try:
+        yield
+    finally:
+        live._listeners[:] = kept
+
+
+class Ear:
+    """Stands before the hub's own ear: keeps news back, loses them, brings them twice."""
+
+    def __init__(self, hub: Hub, chance: random.Random) -> None:
+        self._ear = hub._ear  # before the test puts another in its place
+        self._chance = chance
+        self._kept: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *news: self._kept.append((name, news))
+
+    def bring(self, *, loss: float = 0.0, twice: float = 0.0, mixed: bool = False) -> None:
+        """Pass on what was kept, as well as it goes."""
+        kept, self._kept = self._kept, []
+        kept += [news for news in kept if self._chance.random() < twice]
+        if mixed:
+            self._chance.shuffle(kept)
+        for name, news in kept:
+            if self._chance.random() >= loss:
+                getattr(self._ear, name)(*news)
+
+
+class Client:
+    """Puts together what a feed sends: snapshots, what is in flight, and events, each once."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.seqs: dict[str, int] = {}
+        self.start = start
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.texts: dict[str, str] = {}
+        self.types: list[str] = []
+        self.cursor = ""
+        self.is_ended = False
+
+    def connect(self) -> None:
+        """Forget what is told anew with each connection."""
+        self.texts.clear()
+
+    def take(self, frame: dict[str, Any]) -> None:
+        assert not self.is_ended, "something came behind the end"
+        self.types.append(frame["type"])
+        match frame["type"]:
+            case "run" | "end":
+                self.runs[frame["run"]["id"]] = frame["run"]
+                self.is_ended = frame["type"] == "end"
+            case "activity":
+                run = self.runs[frame["run"]]
+                run |= {"in_flight": frame["in_flight"], "usage": frame["usage"]}
+            case "trace":
+                event = frame["event"]
+                run, seq = event["run"], event["seq"]
+                assert seq == self.seqs.get(run, self.start) + 1, "a gap, or twice"
+                self.seqs[run] = seq
+                self.events.setdefault(run, []).append(event)
+                self.runs[run]["last_seq"] = max(seq, self.runs[run]["last_seq"])
+            case "text":
+                self.texts[frame["call"]] = self.texts.get(frame["call"], "") + frame["text"]
+            case other:
+                raise AssertionError(other)
+
+    def wait_is_true(self, run: str, *, with_input: bool) -> None:
+        """Compare what was put together with a fresh look."""
+        fresh = run_as_dict(get_for_wire(uuid.UUID(run)), with_input=with_input)
+        assert self.runs[run] == json.loads(json.dumps(fresh))
+
+
+class Reader:
+    """A connection of a client's, cut at any moment; what had been read by then is applied."""
+
+    def __init__(
+        self,
+        client: Client,
+        hub: Hub,
+        run: RunRecord,
+        wire: Wire,
+        *,
+        is_tree: bool = False,
+    ) -> None:
+        self.client = client
+        self.wire = wire
+        viewer = Viewer(run.owner_id, token="x", run=run.pk)
+        view = View(is_page=wire == "page")
+        cursor = Cursor.read(client.cursor or str(client.start), run.pk)
+        self.follower = Follower(hub, viewer, cursor, is_tree=is_tree, view=view)
+        self.error: BaseException | None = None
+        self.heartbeats = 0
+        self.messages: list[Any] = []  # on their way
+        client.connect()
+        self.task = hub._loop.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async with contextlib.aclosing(self.follower.batches()) as batches:
+                async for batch in batches:
+                    self.messages += self._encode(batch)
+                    await asyncio.sleep(0)
+                    self.read()
+        except Exception as error:
+            self.error = error
+
+    def read(self, count: int | None = None) -> None:
+        """Apply what has arrived, or only the first ``count`` messages of it."""
+        arrived = self.messages[:count]
+        del self.messages[: len(arrived)]
+        for message in arrived:
+            self._apply(message)
+
+    def _encode(self, batch: Batch) -> list[Any]:
+        if not batch.frames:
+            self.heartbeats += 1
+        if self.wire == "page":
+            return [json.loads(as_page_message(batch))]
+        if self.wire == "sse":
+            return parse_server_sent(as_server_sent(batch).decode())
+        return [json.loads(text) for text in as_socket_messages(batch)]
+
+    def _apply(self, message: Any) -> None:
+        client = self.client
+        if self.wire == "page":
+            for frame in message.get("frames", ()):
+                client.take(frame)
+            client.cursor = message.get("cursor", client.cursor)
+        elif self.wire == "sse":
+            type, id, data = message
+            named = {"trace": {"event": data}, "run": {"run": data}, "end": {"run": data}}
+            client.take({"type": type, **named.get(type, data)})
+            client.cursor = id or client.cursor
+        else:
+            client.take(message)
+            if message["type"] == "trace":
+                client.cursor = message.get("cursor", str(message["event"]["seq"]))
+
+    async def cut(self, chance: random.Random) -> None:
+        """Break off, in the middle of what is on its way."""
+        self.read(chance.randint(0, len(self.messages)))
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        assert self.follower not in get_hub()._watchers
+
+
+def parse_server_sent(text: str) -> list[tuple[str, str, Any]]:
+    """Return (event, id, data) of each message; comments and ``retry`` are left out."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1)
+            for line in block.split("\n")
+            if line and not line.startswith((":", "retry"))
+        )
+        if fields:
+            found.append((fields["event"], fields.get("id", ""), json.loads(fields["data"])))
+    return found
+
+
+@contextlib.contextmanager
+def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
+    """Let hubs read on their own loop, after a few turns of it; looks are the test's to make."""
+
+    async def read(self: Hub, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for _ in range(chance.choice((0, 0, 1, 3, 8))):
+            await asyncio.sleep(0)
+        found = work(*args, **kwargs)
+        for _ in range(chance.choice((0, 0, 1, 3, 8))):
+            await asyncio.sleep(0)
+        return found
+
+    with patch.context() as patched:
+        patched.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        patched.setattr(Hub, "read", read)
+        patched.setattr(hub_module.rights, "find_lost", lambda viewers: {})
+        for name in ("LOOK_SECONDS", "LIST_LOOK_SECONDS", "RIGHTS_SECONDS"):
+            patched.setattr(hub_module, name, 3600.0)
+        patched.setattr(tail_module, "TEXT_SECONDS", 0.0)
+        patched.setattr(tail_module, "ACTIVITY_SECONDS", 0.0)
+        yield
+
+
+async def turns(count: int) -> None:
+    """Let the loop go on for a while."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def settle(hub: Hub, *readers: Reader) -> None:
+    """Go on until nothing more comes of what is written and told."""
+    for _ in range(3):
+        await hub._look()
+        await hub._look_at_lists()
+        quiet = patience = 0
+        before = -1
+        while quiet < 60:
+            patience += 1
+            assert patience < 20_000, "it never comes to rest"
+            now = sum(len(r.client.types) for r in readers) + sum(
+                tail.version + tail.activity_version for tail in hub._tails.values()
+            )
+            busy = hub._stale or hub._stale_trees or hub._list_news or hub._work.is_set()
+            quiet = 0 if now != before or busy else quiet + 1
+            before = now
+            await asyncio.sleep(0)
