@@ -128,7 +128,7 @@ export class Field {
 
   heading(name, properties = {}) {
     const { isRequired, isSilent, mark } = this.place;
-    const words = mark ?? (isRequired ? "required" : "");
+    const words = isSilent ? "" : mark ?? (isRequired ? "required" : "");
     return h(name, { class: isSilent ? "visually-hidden" : "field-label", ...properties },
       this.labelText, words && h("span", { class: "field-mark" }, ` ${words}`));
   }
