@@ -91,12 +91,13 @@ def open_page(
 ) -> Iterator[OpenPage]:
     """Open a page in a window of its own: ``open_page("admin", phone=True, dark=True)``.
 
-    A second tab of the same window is ``page.context.new_page()``.
+    A second tab of the same window is ``page.context.new_page()``. Who is going to sign out
+    takes an ``own_session``: the others are everybody's.
     """
     people = People(browser, server.url, complaints)
 
-    def open(user: str | None = "demo", **options: Any) -> Page:
-        return people.open(user, sessions=sessions, **options)
+    def open(user: str | None = "demo", *, own_session: bool = False, **options: Any) -> Page:
+        return people.open(user, sessions=None if own_session else sessions, **options)
 
     yield open
     people.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
@@ -41,8 +42,9 @@ def test_a_page_that_was_cut_off_says_so_and_catches_up(
 
 
 def test_signing_out_in_another_tab_ends_the_live_view(
-    page: Page, model: LLMServer, server: Server, complaints: Complaints
+    open_page: Callable[..., Page], model: LLMServer, server: Server, complaints: Complaints
 ) -> None:
+    page = open_page(own_session=True)
     complaints.expect(r"WebSocket connection to .* failed", "status 401", "status of 401")
     model.hold()
     id = server.start("site-talk", document="x")
