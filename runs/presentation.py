@@ -18,7 +18,7 @@ from django.utils import timezone
 from . import wording
 from .status import STOPPING
 
-__all__ = ["StatusWords", "WaitingWords", "Words", "is_time_zone", "present"]
+__all__ = ["StatusWords", "WaitingWords", "Words", "in_zone", "is_time_zone", "present"]
 
 
 class StatusWords(TypedDict):
@@ -62,7 +62,7 @@ def present(
     """
     look = wording.look(run["status"])
     is_stopping = run["status"] == STOPPING
-    with _in_zone(zone):
+    with in_zone(zone):
         receipt = wording.receipt_sentences(
             run,
             waited_for=waited_for,
@@ -102,7 +102,8 @@ def _waiting(run: Mapping[str, Any]) -> WaitingWords:
     }
 
 
-def _in_zone(zone: str) -> AbstractContextManager[Any]:
+def in_zone(zone: str) -> AbstractContextManager[Any]:
+    """Let instants be written in ``zone``; in the site's own, if it is none."""
     if not zone or not is_time_zone(zone):
         return nullcontext()
     return timezone.override(zoneinfo.ZoneInfo(zone))

@@ -50,7 +50,7 @@ COMPARE = (
 Document = Annotated[
     str,
     Field(
-        description="Text, an http(s) address, or a PDF (data:application/pdf;base64,...).",
+        description="Text, an http(s) address, or a PDF (as a data: URL).",
         json_schema_extra={"format": "textarea", "x-accept": "text/*,.md,application/pdf"},
     ),
 ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import zoneinfo
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -25,14 +23,14 @@ from ..api.stopping import StopView
 from ..api.views import ApiView, read_id, read_idempotency_key
 from ..feed.reading import read_snapshots
 from ..models import MAX_REASON_LENGTH, RunEvent, RunRecord, StopVia
-from ..presentation import is_time_zone
+from ..presentation import in_zone, is_time_zone
 from ..status import STOPPING, Status
 from ..wording import LOOKS, duration
 from .found import find_run
 from .fragments import receipt_context, result_context
 from .shell import agent_title, render_page
 
-__all__ = ["PageStopView", "RunAgainView", "run_page", "run_state"]
+__all__ = ["PageStopView", "RunAgainView", "run_context", "run_page", "run_state"]
 
 #: Statuses of a run that goes on; the page's own script asks the same of ``data-status``.
 _ALIVE = (Status.QUEUED, Status.RUNNING, STOPPING)
@@ -44,33 +42,36 @@ _ALIVE = (Status.QUEUED, Status.RUNNING, STOPPING)
 def run_page(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Show a run as it is now; the page's script goes on from there."""
     zone = _zone(request)
-    with _in_zone(zone):
-        run = find_run(request, id)
-        state = _state(request, run, zone)
-        progress = _progress(run)
-        context = {
-            "section": "runs",
-            "run": run,
-            "title": agent_title(run.agent),
-            "parent_title": agent_title(run.parent.agent) if run.parent else "",
-            "look": LOOKS[run.shown_status],
-            "is_alive": run.shown_status in _ALIVE,
-            "may_stop": state["may_stop"],
-            "words": state["words"],
-            "took": _took(run),
-            "edit": _edit(run),
+    with in_zone(zone):
+        context = run_context(request, find_run(request, id), zone)
+        return render_page(request, "runs/run.html", {"section": "runs", **context})
+
+
+def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[str, Any]:
+    """Return what a page about ``run`` shows to a reader in ``zone``; the admin's as well."""
+    state = _state(request, run, zone)
+    progress = _progress(run)
+    return {
+        "run": run,
+        "title": agent_title(run.agent),
+        "parent_title": agent_title(run.parent.agent) if run.parent else "",
+        "look": LOOKS[run.shown_status],
+        "is_alive": run.shown_status in _ALIVE,
+        "may_stop": state["may_stop"],
+        "words": state["words"],
+        "took": _took(run),
+        "edit": _edit(run),
+        "progress": progress,
+        "most_reason_characters": MAX_REASON_LENGTH,
+        "data": {
+            **state,
             "progress": progress,
-            "most_reason_characters": MAX_REASON_LENGTH,
-            "data": {
-                **state,
-                "progress": progress,
-                "looks": _looks(),
-                "addresses": _addresses(run),
-            },
-            **result_context(run),
-            **receipt_context(run, state["words"]),
-        }
-        return render_page(request, "runs/run.html", context)
+            "looks": _looks(),
+            "addresses": _addresses(run),
+        },
+        **result_context(run),
+        **receipt_context(run, state["words"]),
+    }
 
 
 @require_safe
@@ -178,7 +179,3 @@ def _zone(request: HttpRequest) -> str:
     """
     zone = request.COOKIES.get("timezone", "")
     return zone if is_time_zone(zone) else ""
-
-
-def _in_zone(zone: str) -> AbstractContextManager[Any]:
-    return timezone.override(zoneinfo.ZoneInfo(zone)) if zone else nullcontext()

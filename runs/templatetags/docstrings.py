@@ -23,6 +23,12 @@ def as_paragraphs(docstring: str) -> SafeString:
     return format_html_join("\n", "{}", ((_part(part),) for part in parts if part.strip()))
 
 
+@register.filter
+def first_paragraph(docstring: str) -> SafeString:
+    """Write its first paragraph, in one line."""
+    return _with_code(re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0])
+
+
 def _part(text: str) -> SafeString:
     lines = [line.strip() for line in text.splitlines()]
     if not _BULLET.match(lines[0]):

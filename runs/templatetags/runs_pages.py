@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
 from django import template
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..wording import clock, look
@@ -50,20 +49,4 @@ def instant(at: datetime | None, form: str = "time") -> SafeString:
         at.astimezone(UTC).isoformat(),
         form,
         clock(at, now=None if form == "time" else timezone.now()),
-    )
-
-
-@register.filter
-def first_paragraph(description: str) -> SafeString:
-    """Write a docstring's first paragraph; what stands in ``double backticks`` as code."""
-    paragraph = re.split(r"\n\s*\n", description.strip(), maxsplit=1)[0]
-    words = re.split(r"``(.+?)``", " ".join(paragraph.split()))
-    # Every second one stood between backticks.
-    return format_html_join(
-        "",
-        "{}",
-        (
-            (format_html("<code>{}</code>", text) if index % 2 else text,)
-            for index, text in enumerate(words)
-        ),
     )

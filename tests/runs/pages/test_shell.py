@@ -14,7 +14,7 @@ from django.test import Client, RequestFactory
 from agents import Tools, agent, registry
 from project import errors
 from runs.status import Status
-from runs.templatetags.runs_pages import first_paragraph
+from runs.templatetags.docstrings import first_paragraph
 from tests.support.rows import make_run, requested
 
 HTML = {"accept": "text/html"}

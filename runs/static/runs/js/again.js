@@ -1,15 +1,19 @@
 // "Run again": the same agent with the same input, in a run of its own.
 import { post } from "./http.js";
 
-/** Let `button` start another run, and go to its page; `say(words)` tells why it can't. */
-export function startAgain(button, address, say) {
+// The form's Run stood in the same place: the second half of a slow double click is meant for that.
+const SETTLING_MS = 800; // since this page began to load
+
+/** Let `button` start another run, and go to `pageOf` it; `say(words)` tells why it can't. */
+export function startAgain(button, address, say, pageOf = (run) => run.address) {
   let key = newKey();
   button.addEventListener("click", async () => {
+    if (isSettling()) return;
     button.disabled = true;
     say("");
     try {
       const run = await post(address, {}, { "Idempotency-Key": key });
-      location.assign(run.address);
+      location.assign(pageOf(run));
     } catch (error) {
       button.disabled = false;
       say(inWords(error));
@@ -21,6 +25,10 @@ export function startAgain(button, address, say) {
     button.disabled = false;
     key = newKey();
   });
+}
+
+function isSettling() {
+  return performance.now() < SETTLING_MS && new URL(document.referrer || location.href).pathname.startsWith("/app/agents/");
 }
 
 /** Two clicks, or one that is repeated because no answer came, begin one run. */

@@ -26,7 +26,7 @@ const SHORT_TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute:
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const YEAR = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
-const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
 /**
  * Write an instant: form is "time" (14:03:22), "short" (14:03, or the day), "day" (14:03:22, or the
