@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 from . import reading
@@ -139,13 +139,14 @@ class Follower:
                 break
             if position.tail.snapshot is None:
                 continue  # it is being read
-            found = [frame async for frame in self._of_run(position, room)]
+            found = await self._of_run(position, room)
             room -= sum(len(frame.data) for frame in found)
             frames += found
         return frames
 
-    async def _of_run(self, position: _Position, room: int) -> AsyncIterator[Frame]:
+    async def _of_run(self, position: _Position, room: int) -> list[Frame]:
         tail = position.tail
+        frames: list[Frame] = []  # not a generator: each step of an async one costs a microsecond
         if position.version == 0:
             if not self._view.is_page and tail.input_json is None:
                 found = await self._hub.read(reading.read_inputs, [tail.id])
@@ -153,16 +154,15 @@ class Follower:
             if self._is_tree and tail.id == self._run:
                 self._join_tree(tail)
             position.version, position.activity = tail.version, tail.activity_version
-            yield tail.run_frame("run", self._view)
-        for frame in self._texts(position):
-            yield frame
+            frames.append(tail.run_frame("run", self._view))
+        frames += self._texts(position)
         for event in _within(await self._events(position), room):
             position.seq += 1
             # A page gets one for the whole batch: of a large tree it is long.
             cursor = "" if self._view.is_page else self._cursor_now()
-            yield Frame("trace", event, cursor=cursor, is_of_tree=self._is_tree)
-        for frame in self._state(position):
-            yield frame
+            frames.append(Frame("trace", event, "", cursor, self._is_tree))
+        frames += self._state(position)
+        return frames
 
     def _state(self, position: _Position) -> Iterator[Frame]:
         """Give what has changed beside the log.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = [
     "HEARTBEAT",
@@ -39,9 +39,8 @@ class View:
     zone: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One message of a feed.
+class Frame(NamedTuple):
+    """One message of a feed. A tuple: each reader has its own, so making one must cost little.
 
     ``data`` is JSON: the event, the run, or an object with the other frame's fields. ``cursor`` is
     the position behind this frame; only events move it. Of one run it is the event's own number, so
