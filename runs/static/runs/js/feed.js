@@ -20,6 +20,7 @@ import { get } from "./http.js";
 
 const PAUSES = [0.5, 1, 2, 5]; // seconds before each next try, the last one again and again
 const SILENCE = 25; // seconds; the server says something every ten
+const LONGEST_CURSOR = 4000; // characters; servers take addresses of eight thousand
 const RIGHT_LOST = 4403;
 const RUN_GONE = 4404;
 
@@ -107,7 +108,9 @@ class Feed {
   #whole() {
     const url = new URL(this.#address, location.href);
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    if (this.#cursor) url.searchParams.set("cursor", this.#cursor);
+    // Of a tree of many hundred runs it fits into no address. Then everything comes again, and what
+    // is known already is left out here.
+    if (this.#cursor && this.#cursor.length <= LONGEST_CURSOR) url.searchParams.set("cursor", this.#cursor);
     return url;
   }
 
