@@ -164,7 +164,7 @@ class RunConsumer(_FeedConsumer):
         try:
             run = uuid.UUID(self.scope["url_route"]["kwargs"]["id"])
         except ValueError:
-            raise sockets.Refused(403, "permission_denied", "There is no such run.") from None
+            raise sockets.not_allowed() from None
         viewer = await sockets.enter(self.scope, run)
         query = sockets.Query(self.scope)
         query.refuse_unknown("after", "cursor", "tree", "view", "tz")

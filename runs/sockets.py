@@ -24,7 +24,7 @@ from .feed import Cursor, InvalidCursor, RightLost, View, Viewer, rights
 from .feed.frames import to_json
 from .presentation import is_time_zone
 
-__all__ = ["Query", "Refused", "enter", "refuse", "refuse_unknown_address"]
+__all__ = ["Query", "Refused", "enter", "not_allowed", "refuse", "refuse_unknown_address"]
 
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -99,7 +99,7 @@ async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
         kind, _, token = authorization.partition(" ")
         proof = {"token": token.strip()}
         if kind.lower() != "token" or not proof["token"].isalnum():
-            raise _not_allowed()
+            raise not_allowed()
     else:
         if not origin:
             raise Refused(403, "permission_denied", "With a session, an Origin is needed.")
@@ -108,7 +108,7 @@ async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
     try:
         return await hub.read(rights.let_in, run, **proof)
     except RightLost as error:
-        raise _not_allowed() from error
+        raise not_allowed() from error
 
 
 async def refuse(scope: Mapping[str, Any], send: _Send, why: Refused) -> None:
@@ -125,11 +125,11 @@ async def refuse(scope: Mapping[str, Any], send: _Send, why: Refused) -> None:
 async def refuse_unknown_address(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Be the ASGI application for sockets that lead nowhere."""
     await receive()
-    await refuse(scope, send, _not_allowed())
+    await refuse(scope, send, not_allowed())
 
 
-def _not_allowed() -> Refused:
-    # One answer for what is missing, what is hidden, and who is nobody: it tells nothing.
+def not_allowed() -> Refused:
+    """Return the one answer for what is missing or hidden, and who is nobody: it tells nothing."""
     return Refused(
         HTTPStatus.FORBIDDEN, "permission_denied", "There is nothing here that you may see."
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 
 from agents.guard import Guard
 from agents.runtime import Outcome
@@ -33,7 +33,18 @@ from runs.status import Status
 from runs.wire import get_for_wire, run_as_dict
 from tests.support.rows import make_run, make_worker
 
-__all__ = ["Client", "Ear", "Reader", "Wire", "Writer", "at_once", "parse_server_sent", "settle"]
+__all__ = [
+    "Client",
+    "Ear",
+    "Reader",
+    "Wire",
+    "Writer",
+    "at_once",
+    "in_database",
+    "parse_server_sent",
+    "settle",
+    "turns",
+]
 
 Wire = Literal["socket", "page", "sse"]
 
@@ -381,6 +392,18 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
         patched.setattr(tail_module, "TEXT_SECONDS", 0.0)
         patched.setattr(tail_module, "ACTIVITY_SECONDS", 0.0)
         yield
+
+
+async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something with the ORM in a thread, beside the loop, and leave no connection behind."""
+
+    def closing() -> Any:
+        try:
+            return work(*arguments)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(closing)
 
 
 async def turns(count: int) -> None:
