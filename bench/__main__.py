@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import feed, guards, latency, many
+from . import admin, feed, guards, latency, many
 from .measure import Figure, as_json, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "1000": many.measure_1000,
     "5000": many.measure_5000,
     "feed": feed.measure,
+    "admin": admin.measure,
 }
 
 

@@ -6,13 +6,15 @@ Who may not stop anything finds nothing here: the addresses answer as if they di
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
@@ -94,7 +96,7 @@ def stop_one(desk: RunRecordAdmin, request: HttpRequest, id: uuid.UUID) -> HttpR
     if run is None:
         raise Http404
     try:
-        services.request_stop(id, via=StopVia.ADMIN, by=_user(request))
+        services.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=_reason(request))
         status, code, said = 202, "accepted", _("%(run)s is asked to stop.")
     except StopNotPermitted:
         raise PermissionDenied from None
@@ -107,6 +109,21 @@ def stop_one(desk: RunRecordAdmin, request: HttpRequest, id: uuid.UUID) -> HttpR
         return JsonResponse({"code": code, "detail": said}, status=status)
     desk.message_user(request, said, messages.SUCCESS if status == 202 else messages.WARNING)
     return HttpResponseRedirect(_back(request))
+
+
+def _reason(request: HttpRequest) -> str:
+    """Return what was given as the reason, if anything: a field of a form, or a script's JSON."""
+    given: Any = request.POST
+    if request.content_type == "application/json":
+        try:
+            given = json.loads(request.body or b"{}")
+        except ValueError as error:
+            raise BadRequest("The body is not JSON.") from error
+    reason = given.get("reason", "") if isinstance(given, Mapping) else None
+    form = StopForm({"mode": services.AVAILABLE_MODES[0], "reason": reason})
+    if not isinstance(reason, str) or not form.is_valid():
+        raise BadRequest("The reason is no text of at most 500 characters.")
+    return str(form.cleaned_data["reason"])
 
 
 def _back(request: HttpRequest) -> str:
@@ -240,9 +257,7 @@ def _page(
         "opts": desk.opts,
         **context,
     }
-    response = TemplateResponse(request, f"admin/runs/runrecord/{template}.html", whole)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return TemplateResponse(request, f"admin/runs/runrecord/{template}.html", whole)
 
 
 def _user(request: HttpRequest) -> Any:
