@@ -17,8 +17,9 @@ LAYERS = [
     ("project",),
     # --- runs: the doors
     ("runs.apps", "runs.management"),
+    ("runs.admin",),  # above the pages: a run is shown there by their parts
     ("runs.pages",),  # above the API: its Stop is the API's, with another name for the door
-    ("runs.admin", "runs.api", "runs.consumers", "runs.health", "runs.server", "runs.sockets"),
+    ("runs.api", "runs.consumers", "runs.health", "runs.server", "runs.sockets"),
     ("runs.templatetags",),
     # --- runs: what works
     ("runs.worker",),

@@ -53,7 +53,8 @@ async function send(address, options) {
   } catch {
     throw new RequestFailed("offline", "The server can't be reached.");
   }
-  if (response.redirected && new URL(response.url).pathname.startsWith("/accounts/login")) {
+  // Whoever is signed out gets a form to sign in; the admin has one of its own.
+  if (response.redirected && /^\/(accounts|admin)\/login\//.test(new URL(response.url).pathname)) {
     throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
   }
   return response;

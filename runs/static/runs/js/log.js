@@ -5,7 +5,7 @@
 //   log.reconnected();     // whenever the feed is open anew: streamed text comes from its beginning
 //
 // rootId: the run whose page this is. mayStop: whether the reader may stop its sub-agents;
-// stopChild(runId): asks for that, and throws RequestFailed.
+// stopChild(runId): asks for that, and throws RequestFailed. addressOf(runId): the page of one.
 //
 // The log scrolls in a box of its own (--log-height, see log.css): the page around it stays where
 // it is however much is logged. How the rest is split: log_group (one run) has a log_timeline (its
@@ -19,6 +19,8 @@ import { FollowEnd } from "./log_scroll.js";
 import { Slices } from "./log_slices.js";
 import { unfold } from "./log_text.js";
 
+const pageOf = (id) => `/app/runs/${id}/`;
+
 export class LogView {
   #options;
   #groups = new Map(); // run -> Group
@@ -27,8 +29,8 @@ export class LogView {
   #scroll;
   #lineCount = 0; // since the last slice
 
-  constructor(element, { rootId, mayStop = false, stopChild = async () => {} }) {
-    this.#options = { rootId, mayStop, stopChild };
+  constructor(element, { rootId, mayStop = false, stopChild = async () => {}, addressOf = pageOf }) {
+    this.#options = { rootId, mayStop, stopChild, addressOf };
     const content = h("div", { class: "log-content" });
     // Not live for screen readers: hundreds of lines a second can't be read out. The page
     // announces the status elsewhere.
@@ -93,8 +95,8 @@ export class LogView {
   #group(id) {
     const known = this.#groups.get(id);
     if (known) return known;
-    const { rootId, mayStop, stopChild } = this.#options;
-    const group = new Group(id, { isRoot: id === rootId, mayStop, stopChild });
+    const { rootId, ...options } = this.#options;
+    const group = new Group(id, { isRoot: id === rootId, ...options });
     this.#groups.set(id, group);
     for (const [childId, child] of this.#homeless) {
       if (child.run.parent !== id) continue;

@@ -23,11 +23,11 @@ export class Group {
   #callLines = new Map(); // run -> line of the call of it, as long as it has no group
   #stop;
 
-  constructor(id, { isRoot, mayStop, stopChild }) {
+  constructor(id, { isRoot, mayStop, stopChild, addressOf }) {
     this.id = id;
     this.#isRoot = isRoot;
     this.isPlaced = isRoot;
-    this.#build();
+    this.#build(addressOf);
     this.#stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
     this.timeline = new Timeline(this.parts.body);
     this.live = new LiveRows(this.parts.live);
@@ -181,7 +181,7 @@ export class Group {
     this.parts.empty.hidden = !isEmpty;
   }
 
-  #build() {
+  #build(addressOf) {
     const bodyId = `log-group-${(groupCount += 1)}`;
     const span = (name) => h("span", { class: `group-${name}` });
     const parts = {
@@ -197,7 +197,7 @@ export class Group {
       dataset: { action: "fold" },
     }, h("span", { class: "group-arrow", "aria-hidden": "true" }), parts.name);
     if (!this.#isRoot) {
-      parts.open = h("a", { class: "group-open", href: `/app/runs/${this.id}/` }, "Open");
+      parts.open = h("a", { class: "group-open", href: addressOf(this.id) }, "Open");
       parts.actions.append(parts.open);
     }
     const header = h("header", { class: "group-header" },

@@ -7,15 +7,17 @@ const find = (id) => document.getElementById(id);
 
 export class RunHeader {
   #looks;
+  #main;
   #title;
   #status = null;
   #startedAt = null;
   #state;
 
-  /** `looks`: status -> {label, sign, tone}. */
-  constructor(looks) {
+  /** `looks`: status -> {label, sign, tone}. `main` holds all of it, and carries the status. */
+  constructor(looks, main = find("main")) {
     this.#looks = looks;
-    this.#title = document.querySelector("h1").textContent;
+    this.#main = main;
+    this.#title = main.querySelector("h1").textContent;
     setInterval(() => this.#tick(), 250);
   }
 
@@ -31,9 +33,8 @@ export class RunHeader {
     if (status === this.#status) return;
     const isFirst = this.#status === null;
     this.#status = status;
-    const main = find("main");
-    if (isFirst && main.dataset.status === status) return; // the server has drawn it
-    main.dataset.status = status;
+    if (isFirst && this.#main.dataset.status === status) return; // the server has drawn it
+    this.#main.dataset.status = status;
     find("run-chip").replaceChildren(chip(status, words.status));
     document.title = `${this.#looks[status]?.sign ?? ""} ${words.status.label} · ${this.#title}`;
     // What it waits for while stopping is read out by the stop line.

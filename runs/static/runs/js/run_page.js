@@ -10,7 +10,7 @@ import { LogView } from "./log.js";
 import { Panel } from "./panels.js";
 import { showProgress } from "./progress.js";
 import { RunHeader } from "./run_header.js";
-import { RunState } from "./run_state.js";
+import { RunState, whenChanged } from "./run_state.js";
 import { setServerTime } from "./server_clock.js";
 import { StopControl } from "./stop.js";
 import { openTabs } from "./tabs.js";
@@ -76,17 +76,6 @@ function showReceipt(now) {
   // What it waits for changes more often than the rest of that panel.
   const inPanel = document.querySelector(".receipt-sentences");
   if (inPanel) inPanel.textContent = words;
-}
-
-/** Return a listener that calls `act(state)` when `read(state)` is another than before. */
-function whenChanged(read, act) {
-  let known = read(state);
-  return (now) => {
-    const value = read(now);
-    if (value === known) return;
-    known = value;
-    act(now);
-  };
 }
 
 /** Let the server write times as this reader's clock shows them, from the next page on. */

@@ -66,3 +66,14 @@ export class RunState {
     for (const listener of this.#listeners) listener(this);
   }
 }
+
+/** Return a listener for `watch` that calls `act(state)` when `read(state)` is another than before. */
+export function whenChanged(read, act) {
+  let known = read(state);
+  return (now) => {
+    const value = read(now);
+    if (value === known) return;
+    known = value;
+    act(now);
+  };
+}
