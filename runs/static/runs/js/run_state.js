@@ -67,13 +67,15 @@ export class RunState {
   }
 }
 
-/** Return a listener for `watch` that calls `act(state)` when `read(state)` is another than before. */
+/** Return a listener for `watch` that calls `act(state)` whenever `read(state)` is another than before. */
 export function whenChanged(read, act) {
-  let known = read(state);
+  let known;
+  let isFirst = true; // how it is at the beginning is no change
   return (now) => {
     const value = read(now);
-    if (value === known) return;
+    const isNews = !isFirst && value !== known;
     known = value;
-    act(now);
+    isFirst = false;
+    if (isNews) act(now);
   };
 }
