@@ -58,5 +58,5 @@ def stop_message(via: StopVia, mode: StopMode, reason: str) -> str:
 
     It must not begin with ``[``: the admin would take it for its own JSON.
     """
-    words = f"Asked to stop. Mode: {mode}. Via: {via.value}."
+    words = f"Asked to stop. Mode: {mode}. Via: {via}."
     return f"{words} Reason: {reason}" if reason else words
