@@ -16,6 +16,7 @@ from .rights import RightLost, Viewer
 __all__ = ["ListFollower"]
 
 MOST_PENDING = 1_000  # runs that a slow reader may be behind with
+MOST_OVER = 5_000  # ids that are remembered of runs whose end was told
 
 
 class ListFollower:
@@ -33,6 +34,7 @@ class ListFollower:
         self._news = asyncio.Event()
         self._pending: dict[uuid.UUID, Snapshot] = {}
         self._told: dict[uuid.UUID, Snapshot] = {}
+        self._over: dict[uuid.UUID, None] = {}
         self._is_reset = False
 
     def wake(self) -> None:
@@ -42,6 +44,8 @@ class ListFollower:
         """Take what has changed; runs that the reader may not see are left out."""
         for snapshot in snapshots:
             if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
+                continue
+            if snapshot.id in self._over:
                 continue
             if snapshot.says_the_same_as(self._told.get(snapshot.id)):
                 continue
@@ -92,20 +96,22 @@ class ListFollower:
         frames = [Frame("reset", "")] if self._is_reset else []
         self._is_reset = False
         pending, self._pending = self._pending, {}
+        for snapshot in pending.values():  # before the await: the same may be taken meanwhile
+            self._remember(snapshot)
         inputs: dict[uuid.UUID, str] = {}
         if pending and not self._view.is_page:
             inputs = await self._hub.read(reading.read_inputs, list(pending))
-        for snapshot in pending.values():
-            self._remember(snapshot)
-            frames.append(self._frame(snapshot, inputs.get(snapshot.id)))
-        return frames
+        return frames + [self._frame(one, inputs.get(one.id)) for one in pending.values()]
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Know what was told of runs that are not over, so as not to say it again."""
-        if snapshot.is_over:
-            self._told.pop(snapshot.id, None)
-        else:
+        """Know what was told, so as not to say it again; of runs that are over, only that."""
+        if not snapshot.is_over:
             self._told[snapshot.id] = snapshot
+            return
+        self._told.pop(snapshot.id, None)
+        self._over[snapshot.id] = None
+        if len(self._over) > MOST_OVER:
+            del self._over[next(iter(self._over))]
 
     def _frame(self, snapshot: Snapshot, input_json: str | None) -> Frame:
         if self._view.is_page:
