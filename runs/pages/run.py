@@ -50,6 +50,9 @@ def run_page(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
 def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[str, Any]:
     """Return what a page about ``run`` shows to a reader in ``zone``; the admin's as well."""
     state = _state(request, run, zone)
+    # What is drawn must not be older than what the script begins with: of a run that ended between
+    # the two it would never hear that anything has changed. The other way round the feed tells it.
+    run.refresh_from_db()
     progress = _progress(run)
     return {
         "run": run,

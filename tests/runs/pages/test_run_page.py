@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from agents import Tools, agent, registry
 from runs.models import RunEvent, RunInput, RunRecord, uuid7
+from runs.pages import run as run_pages
 from runs.status import Status
 from tests.support.rows import make_run, make_worker, requested
 
@@ -538,3 +539,22 @@ class TestHostileText:
         assert " style=" not in page
         assert not re.search(r"<script(?![^>]*(?:src=|application/json))", page)
         assert not re.search(r" on\w+=", page)
+
+
+def test_a_run_that_ends_while_its_page_is_made_is_drawn_as_over(
+    alices: Client, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = asked(alice, {}, status=Status.RUNNING)
+    read = run_pages.read_snapshots
+
+    def end_then_read(ids: list[Any]) -> Any:
+        RunRecord.objects.filter(pk=run.pk).update(
+            status=Status.SUCCESS, result="all of it", finished_at=timezone.now()
+        )
+        return read(ids)
+
+    monkeypatch.setattr(run_pages, "read_snapshots", end_then_read)
+    page = alices.get(f"/app/runs/{run.pk}/").content.decode()
+    assert 'data-status="success"' in page
+    assert "all of it" in page
+    assert "still running" not in page
