@@ -40,7 +40,7 @@ def test_the_whole_story_from_signing_in_to_the_receipt(
     page.get_by_label("Password").fill("demo")
     page.get_by_role("button", name="Sign in").click()
 
-    page.locator("main").get_by_role("link", name="Talk about a document").click()
+    page.locator("main h2").get_by_role("link", name="Talk about a document").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Talk about a document")
     main = page.locator("main#main")
     expect(main.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
