@@ -15,6 +15,21 @@ from django.core.exceptions import ImproperlyConfigured
 from project.asgi import application
 from project.body_limit import BodyLimit
 from project.lifespan import Lifespan
+from runs.feed import get_hub
+
+
+async def test_an_unknown_socket_is_told_so_where_the_server_can() -> None:
+    scope = {
+        "type": "websocket",
+        "path": "/ws/nowhere",
+        "headers": [],
+        "extensions": {"websocket.http.response": {}},
+    }
+    socket = ApplicationCommunicator(application, scope)
+    await socket.send_input({"type": "websocket.connect"})
+    assert (await socket.receive_output(1))["status"] == 403
+    assert json.loads((await socket.receive_output(1))["body"])["code"] == "permission_denied"
+    await socket.wait()
 
 
 @pytest.mark.parametrize("origin", [b"http://testserver", b"http://elsewhere.example.org", None])
@@ -170,3 +185,26 @@ async def test_a_client_that_waits_for_our_word_is_refused_at_once() -> None:
     async with asyncio.timeout(1):
         assert (await client.receive_output(1))["status"] == 413
     await client.wait()
+
+
+async def test_the_drain_sends_watchers_away_at_its_end(worker: FakeWorker) -> None:
+    """Until then pages can watch their runs end; afterwards the server waits for no feed."""
+    lifespan = Lifespan(_nothing)
+    async with _running(lifespan, {}):
+        hub = get_hub()
+        open_at_drain: list[bool] = []
+
+        async def drain() -> None:
+            open_at_drain.append(not hub.is_closed)
+
+        worker.drain = drain  # type: ignore[method-assign]
+        await lifespan.drain()
+        assert open_at_drain == [True]
+        assert hub.is_closed
+
+
+async def test_where_no_worker_is_watchers_are_sent_away_too(settings: Any) -> None:
+    settings.RUNS = {"EMBEDDED_WORKER": False}
+    async with _running(Lifespan(_nothing), {}):
+        hub = get_hub()
+    assert hub.is_closed
