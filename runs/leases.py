@@ -30,6 +30,7 @@ __all__ = [
     "host_identity",
     "mark_draining",
     "mark_lost_leases",
+    "mark_taking",
     "mark_vanished_neighbours",
     "recover_runs",
     "recover_strays",
@@ -66,9 +67,19 @@ def renew(worker: uuid.UUID, lease_seconds: float) -> bool:
     )
 
 
-def mark_draining(worker: uuid.UUID) -> None:
-    """Say that the worker takes no more runs."""
-    WorkerRecord.objects.filter(pk=worker, draining_at=None).update(draining_at=timezone.now())
+def mark_draining(worker: uuid.UUID) -> bool:
+    """Say that the worker takes no more runs; False if that was said before, or it is lost."""
+    taking = WorkerRecord.objects.filter(pk=worker, draining_at=None, lost_at=None)
+    return bool(taking.update(draining_at=timezone.now()))
+
+
+def mark_taking(worker: uuid.UUID) -> bool:
+    """Take ``mark_draining`` back; False if there is nothing to take back, or the worker is lost.
+
+    It does not call off the drain of a worker that shuts down: that one has ceased to ask.
+    """
+    draining = WorkerRecord.objects.filter(pk=worker, draining_at__isnull=False, lost_at=None)
+    return bool(draining.update(draining_at=None))
 
 
 def retire(worker: uuid.UUID) -> None:

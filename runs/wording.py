@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOOKS",
     "STAND_IN_NOTE",
+    "WORKER_LOOKS",
     "Look",
     "Tone",
     "calls_waited_for",
@@ -37,6 +38,7 @@ __all__ = [
     "usage_text",
     "waiting_detail",
     "waiting_for",
+    "worker_look",
     "worker_silent",
 ]
 
@@ -71,6 +73,14 @@ LOOKS: dict[str, Look] = {
     Status.ERROR: Look(gettext_lazy("Error"), "✗", "bad"),
 }
 
+
+WORKER_LOOKS: dict[str, Look] = {
+    "alive": Look(gettext_lazy("Alive"), "●", "good"),
+    "draining": Look(gettext_lazy("Draining"), "◐", "muted"),
+    "silent": Look(gettext_lazy("Silent"), "?", "muted"),
+    "gone": Look(gettext_lazy("Gone"), "○", "waiting"),
+}
+_LATE_SECONDS = 2.0  # a heartbeat may be late by this
 
 #: Wherever agents are started while no model is configured.
 STAND_IN_NOTE = gettext_lazy("The answers come from the built-in stand-in, not from a real model.")
@@ -189,6 +199,19 @@ def oldest_awaited(run: Run) -> tuple[str, Instant] | None:
     oldest = min(calls, key=lambda call: _instant(call["started_at"]))
     named_already = _kind(oldest) == "agents" and len(calls) == 1
     return "" if named_already else oldest["label"], oldest["started_at"]
+
+
+def worker_look(worker: Mapping[str, Any], *, now: datetime, renewed_every_seconds: float) -> Look:
+    """Return how a worker shows; of it are read ``lost_at``, ``draining_at`` and ``heartbeat_at``.
+
+    It is called silent once it has missed a heartbeat; whether it is lost, its lease decides.
+    """
+    if worker["lost_at"]:
+        return WORKER_LOOKS["gone"]
+    late = seconds_between(worker["heartbeat_at"], now) - renewed_every_seconds
+    if late > _LATE_SECONDS:
+        return WORKER_LOOKS["silent"]
+    return WORKER_LOOKS["draining" if worker["draining_at"] else "alive"]
 
 
 def worker_silent(lease_seconds: float) -> str:

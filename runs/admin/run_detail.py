@@ -64,8 +64,7 @@ def show_run(desk: RunRecordAdmin, request: HttpRequest, object_id: str) -> Http
         "addresses": addresses,
         "run_page": CHANGE,
         "fields": input_fields(run.agent, run.input_record.value),
-        "facts_of_run": _facts(request, run),
-        "stop_facts": context["facts"],
+        "facts_of_run": _facts(run),
         "tree": _tree(run),
     }
     return TemplateResponse(request, "admin/runs/runrecord/change_form.html", whole)
@@ -93,7 +92,7 @@ def _tree_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
 
 
 def _facts_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
-    return "admin/runs/runrecord/facts.html", {"facts_of_run": _facts(request, run)}
+    return "admin/runs/runrecord/facts.html", {"facts_of_run": _facts(run)}
 
 
 def _receipt_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
@@ -142,11 +141,11 @@ class Fact:
     is_code: bool = False
 
 
-def _facts(request: HttpRequest, run: RunRecord) -> list[Fact]:
-    return [fact for fact in _all_facts(request, run) if fact.value or fact.at]
+def _facts(run: RunRecord) -> list[Fact]:
+    return [fact for fact in _all_facts(run) if fact.value or fact.at]
 
 
-def _all_facts(request: HttpRequest, run: RunRecord) -> Iterator[Fact]:
+def _all_facts(run: RunRecord) -> Iterator[Fact]:
     name = run.owner.get_username()
     yield Fact(_("Id"), str(run.pk), is_code=True)
     yield Fact(_("Agent"), run.agent, address=_listed(agent=run.agent), is_code=True)
@@ -156,9 +155,6 @@ def _all_facts(request: HttpRequest, run: RunRecord) -> Iterator[Fact]:
     yield Fact(_("Asked for"), at=run.created_at)
     yield Fact(_("Started"), at=run.started_at)
     yield Fact(_("Finished"), at=run.finished_at)
-    if run.started_at:
-        end = run.finished_at or timezone.now()
-        yield Fact(_("Duration"), wording.duration(wording.seconds_between(run.started_at, end)))
     if run.attempt:
         words = _("%(attempt)d of at most %(most)d")
         yield Fact(_("Attempt"), words % {"attempt": run.attempt, "most": run.max_attempts})
@@ -233,9 +229,3 @@ def _usage(run: RunRecord) -> dict[str, Any]:
         "output_tokens": run.output_tokens,
         "estimated": run.usage_estimated,
     }
-
-
-def _bytes(count: int) -> str:
-    from django.template.defaultfilters import filesizeformat
-
-    return str(filesizeformat(count)) if count else ""

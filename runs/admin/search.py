@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import RunInput, RunRecord
 
-__all__ = ["HELP", "search_runs"]
+__all__ = ["HELP", "contains_json", "owners_named", "search_runs"]
 
 NEWEST_INPUTS = 1_000
 MOST_INPUT_BYTES = 64 * 1024
@@ -35,7 +35,7 @@ def search_runs(runs: QuerySet[RunRecord], text: str) -> QuerySet[RunRecord]:
     text = text.strip()
     if not text:
         return runs
-    wanted = Q(owner__in=_owners(text)) | Q(pk__in=_with_input(runs, text))
+    wanted = Q(owner__in=owners_named(text)) | Q(pk__in=_with_input(runs, text))
     if ids := _ids(text):
         wanted |= Q(pk__range=ids)
     return runs.filter(wanted)
@@ -49,7 +49,8 @@ def _ids(text: str) -> tuple[uuid.UUID, uuid.UUID] | None:
     return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
 
 
-def _owners(text: str) -> list[int]:
+def owners_named(text: str) -> list[int]:
+    """Return the ids of those whose names contain ``text``, up to some number."""
     name = get_user_model().USERNAME_FIELD
     found = get_user_model().objects.filter(**{f"{name}__icontains": text})
     return list(found.values_list("pk", flat=True)[:_MOST_OWNERS])
@@ -58,9 +59,12 @@ def _owners(text: str) -> list[int]:
 def _with_input(runs: QuerySet[RunRecord], text: str) -> list[uuid.UUID]:
     newest = runs.order_by("-created_at", "-id").values("pk")[:NEWEST_INPUTS]
     inputs = RunInput.objects.filter(pk__in=newest, size_bytes__lte=MOST_INPUT_BYTES)
+    found = inputs.annotate(text=Cast("value", TextField())).filter(contains_json("text", text))
+    return list(found.values_list("pk", flat=True))
+
+
+def contains_json(field: str, text: str) -> Q:
+    """Return the condition that ``text`` occurs in a field that holds JSON as text."""
     # As JSON writes it: databases differ in whether they keep what is beyond ASCII as \uXXXX.
     plain, escaped = json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
-    found = inputs.annotate(text=Cast("value", TextField())).filter(
-        Q(text__icontains=plain) | Q(text__icontains=escaped)
-    )
-    return list(found.values_list("pk", flat=True))
+    return Q(**{f"{field}__icontains": plain}) | Q(**{f"{field}__icontains": escaped})

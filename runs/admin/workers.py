@@ -1,0 +1,240 @@
+"""The workers in the admin: which are alive, what they carry, and who is to take no more runs.
+
+To drain a worker here changes one column that every claim looks at. Its runs go on, and so does the
+worker; that a process drains when it shuts down is its own business.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from .. import leases, wording
+from ..conf import conf
+from ..models import RunRecord, WorkerRecord
+from ..status import Status
+from ..templatetags.runs_pages import instant
+
+if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
+
+__all__ = ["WorkerRecordAdmin"]
+
+Change = Callable[[uuid.UUID], Any]
+
+
+class PresenceFilter(admin.SimpleListFilter):
+    """Those that are there, unless somebody wants the others: a worker is new with each start."""
+
+    title = gettext_lazy("presence")
+    parameter_name = "presence"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("gone", _("Gone")), ("all", _("All"))]
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        first, *others = super().choices(changelist)
+        yield {**first, "display": _("There")}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        match self.value():
+            case "all":
+                return queryset
+            case "gone":
+                return queryset.filter(lost_at__isnull=False)
+            case _:
+                return queryset.filter(lost_at=None)
+
+
+# Columns.
+
+
+@admin.display(description=gettext_lazy("Status"))
+def status(worker: WorkerRecord) -> SafeString:
+    """Draw sign and word, as ``wording`` has them."""
+    look = wording.worker_look(
+        {
+            "lost_at": worker.lost_at,
+            "draining_at": worker.draining_at,
+            "heartbeat_at": worker.heartbeat_at,
+        },
+        now=timezone.now(),
+        renewed_every_seconds=conf().lease_seconds / 3,
+    )
+    return format_html(
+        '<span class="chip tone-{}"><span aria-hidden="true">{}</span>'
+        '<span class="chip-word">{}</span></span>',
+        look.tone,
+        look.sign,
+        look.label,
+    )
+
+
+@admin.display(description=gettext_lazy("In flight"))
+def in_flight(worker: WorkerRecord) -> SafeString | str:
+    """Write how many runs it carries now; the number leads to them."""
+    count: int = getattr(worker, "running_count", 0)
+    if not count:
+        return "0"
+    runs = reverse("admin:runs_runrecord_changelist")
+    return format_html('<a href="{}?worker={}&status=active">{}</a>', runs, worker.pk, count)
+
+
+@admin.display(description=gettext_lazy("Last heartbeat"), ordering="heartbeat_at")
+def heartbeat(worker: WorkerRecord) -> str:
+    if worker.lost_at is not None:
+        return str(instant(worker.heartbeat_at, "day"))
+    seconds = wording.seconds_between(worker.heartbeat_at, timezone.now())
+    return _("%(time)s ago") % {"time": wording.duration(max(1.0, seconds // 1))}
+
+
+@admin.display(description=gettext_lazy("Started"), ordering="started_at")
+def started(worker: WorkerRecord) -> SafeString:
+    return instant(worker.started_at, "day")
+
+
+@admin.display(description=gettext_lazy("Takes runs"))
+def drain_button(worker: WorkerRecord) -> SafeString | str:
+    """Draw the one change that makes sense now; a button of the list's own form."""
+    if worker.lost_at is not None:
+        return ""
+    name, words = ("take", _("Take runs again")) if worker.draining_at else ("drain", _("Drain"))
+    return format_html(
+        '<button type="submit" class="button worker-{}" formaction="{}" formnovalidate>{}'
+        '<span class="visually-hidden"> {}</span></button>',
+        name,
+        reverse(f"admin:runs_workerrecord_{name}", args=[worker.pk]),
+        words,
+        worker.name,
+    )
+
+
+class WorkerRecordAdmin(admin.ModelAdmin):
+    list_display = (status, "name", "capacity", in_flight, heartbeat, started)
+    list_display_links = ("name",)
+    list_filter = (PresenceFilter,)
+    search_fields = ("name",)
+    search_help_text = gettext_lazy("Searches names: host and process id.")
+    ordering = ("-started_at", "-id")
+    sortable_by = ("name", "capacity", heartbeat, started)  # type: ignore[assignment]  # as columns
+    list_per_page = 50
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    empty_value_display = ""
+    fields = (  # type: ignore[assignment]  # fields may be callables here, too
+        *("name", "id", status, in_flight, "capacity", "host_identity", "pid"),
+        *("started_at", "heartbeat_at", "lease_until", "draining_at", "lost_at"),
+    )
+    readonly_fields = fields  # type: ignore[assignment]
+    actions = ("drain", "take")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerRecord]:
+        # By the worker's own index; a join would read whatever it has ever run, for each line.
+        running = (
+            RunRecord.objects.filter(worker=OuterRef("pk"), status=Status.RUNNING)
+            .order_by()
+            .values("worker")
+            .annotate(count=Count("pk"))
+            .values("count")
+        )
+        workers: QuerySet[WorkerRecord] = super().get_queryset(request)
+        return workers.annotate(running_count=Coalesce(Subquery(running), 0))
+
+    def get_list_display(self, request: HttpRequest) -> tuple[Any, ...]:
+        own = (drain_button,) if self.has_drain_permission(request) else ()
+        return (*self.list_display, *own)
+
+    # Who may do what.
+
+    def has_view_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
+        return bool(request.user.has_perm("runs.view_workerrecord"))
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
+        return False  # it would take away who holds what
+
+    def has_drain_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the buttons, the actions and their addresses are there."""
+        may_change = request.user.has_perm("runs.change_workerrecord")
+        return self.has_view_permission(request) and bool(may_change)
+
+    # What can be done.
+
+    @admin.action(permissions=["drain"], description=gettext_lazy("Drain selected workers"))
+    def drain(self, request: HttpRequest, queryset: QuerySet[WorkerRecord]) -> None:
+        self._change(request, queryset, draining=True)
+
+    @admin.action(
+        permissions=["drain"], description=gettext_lazy("Let selected workers take runs again")
+    )
+    def take(self, request: HttpRequest, queryset: QuerySet[WorkerRecord]) -> None:
+        self._change(request, queryset, draining=False)
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            path(
+                f"<uuid:id>/{name}/",
+                self.admin_site.admin_view(partial(self._change_one, draining=name == "drain")),
+                name=f"runs_workerrecord_{name}",
+            )
+            for name in ("drain", "take")
+        ]
+        return own + super().get_urls()
+
+    def _change_one(self, request: HttpRequest, id: uuid.UUID, *, draining: bool) -> HttpResponse:
+        if request.method != "POST" or not self.has_view_permission(request):
+            raise Http404
+        if not self.has_drain_permission(request):
+            raise PermissionDenied
+        found = self.get_queryset(request).filter(pk=id)
+        if not found:
+            raise Http404
+        self._change(request, found, draining=draining)
+        return HttpResponseRedirect(reverse("admin:runs_workerrecord_changelist"))
+
+    def _change(
+        self, request: HttpRequest, workers: QuerySet[WorkerRecord], *, draining: bool
+    ) -> None:
+        change = leases.mark_draining if draining else leases.mark_taking
+        said = "Asked to drain." if draining else "Asked to take runs again."
+        changed = [worker for worker in workers if change(worker.pk)]
+        for worker in changed:
+            self.log_change(request, worker, said)
+        if left := len(workers) - len(changed):
+            words = ngettext(
+                "%(count)d worker was left as it was: it is gone, or did so already.",
+                "%(count)d workers were left as they were: they are gone, or did so already.",
+                left,
+            )
+            self.message_user(request, words % {"count": left}, messages.WARNING)
+        if changed:
+            names = ", ".join(worker.name for worker in changed)
+            words = (
+                _("No more runs begin on %(names)s; those in flight go on.")
+                if draining
+                else _("Runs may begin on %(names)s again.")
+            )
+            self.message_user(request, words % {"names": names}, messages.SUCCESS)
