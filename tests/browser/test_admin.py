@@ -19,6 +19,7 @@ from tests.support.server import Installation, Server
 OpenPage = Callable[..., Page]
 
 LIST = "/admin/runs/runrecord/"
+OWNER = "(SELECT id FROM auth_user WHERE username = 'demo')"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -53,11 +54,11 @@ def insert(
     values = {**defaults, "agent": agent, "status": status, "created_at": at, "started_at": at}
     if is_over:
         values["finished_at"] = at
-    columns = ", ".join(["id", "root_id", "owner_id", *values])
-    places = ", ".join(
-        ["?", "?", "(SELECT id FROM auth_user WHERE username = 'demo')", *["?"] * len(values)]
-    )
     with closing(sqlite3.connect(installation.database, timeout=20)) as connection:
+        if not is_over:  # held by a worker elsewhere, or the reaper ends them
+            values["worker_id"] = _insert_worker(connection)
+        columns = ", ".join(["id", "root_id", "owner_id", *values])
+        places = ", ".join([*"??", OWNER, *["?"] * len(values)])
         connection.executemany(
             f"INSERT INTO runs_runrecord ({columns}) VALUES ({places})",
             [(id, id, *values.values()) for id in ids],
@@ -68,6 +69,16 @@ def insert(
         )
         connection.commit()
     return [str(uuid.UUID(id)) for id in ids]
+
+
+def _insert_worker(connection: sqlite3.Connection) -> str:
+    id, now, later = uuid.uuid4().hex, "2026-01-02 03:04:05", "2100-01-01 00:00:00"
+    connection.execute(
+        "INSERT INTO runs_workerrecord (id, name, host_identity, pid, pid_started, capacity,"
+        " started_at, heartbeat_at, lease_until) VALUES (?, ?, ?, 1, 1, 1, ?, ?, ?)",
+        (id, "elsewhere", "another host", now, now, later),
+    )
+    return id
 
 
 @pytest.fixture
