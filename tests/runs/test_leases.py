@@ -121,6 +121,36 @@ class TestNeighbours:
         assert leases.mark_vanished_neighbours(me.pk) == []
 
 
+class TestDraining:
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_ends_claiming_until_it_is_taken_back(
+        self, transactional_db: None, alice: User
+    ) -> None:
+        me = make_worker()
+        first = make_run(alice, status=Status.RUNNING, worker=me)
+        waiting = make_run(alice)
+        assert leases.mark_draining(me.pk)
+        assert leases.claim(me.pk, 10) == []
+        first.refresh_from_db()
+        assert (first.status, first.worker_id) == ("running", me.pk)
+
+        assert leases.mark_taking(me.pk)
+        assert [run.pk for run in leases.claim(me.pk, 10)] == [waiting.pk]
+
+    def test_says_whether_it_changed_anything(self, alice: User) -> None:
+        me, gone = make_worker(), make_worker(lost_at=timezone.now())
+        assert not leases.mark_taking(me.pk)
+        assert leases.mark_draining(me.pk)
+        assert not leases.mark_draining(me.pk)
+        assert not leases.mark_draining(gone.pk)
+
+    def test_of_a_lost_worker_can_not_be_taken_back(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now(), draining_at=timezone.now())
+        make_run(alice)
+        assert not leases.mark_taking(lost.pk)
+        assert leases.claim(lost.pk, 10) == []
+
+
 class TestRecovery:
     def test_runs_of_a_lost_worker_end_or_go_back(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())

@@ -319,3 +319,20 @@ def test_only_calls_across_the_acknowledgement_were_waited_for() -> None:
     stop = {"acknowledged_at": _at(0)}
     assert [call["label"] for call in wording.calls_waited_for(events, stop)] == ["-2"]
     assert wording.calls_waited_for(events, {"acknowledged_at": None}) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({}, "Alive"),
+        ({"draining_at": _at(-60)}, "Draining"),
+        ({"heartbeat_at": _at(-6)}, "Alive"),
+        ({"heartbeat_at": _at(-8)}, "Silent"),
+        ({"heartbeat_at": _at(-60), "draining_at": _at(-60)}, "Silent"),
+        ({"heartbeat_at": _at(-60), "draining_at": _at(-60), "lost_at": _at(-1)}, "Gone"),
+    ],
+)
+def test_a_worker_is_as_its_heartbeat_and_its_marks_say(fields: dict[str, str], label: str) -> None:
+    worker = {"lost_at": None, "draining_at": None, "heartbeat_at": _at(0), **fields}
+    now = datetime.fromisoformat(_at(0))
+    assert wording.worker_look(worker, now=now, renewed_every_seconds=5).label == label
