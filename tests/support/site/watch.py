@@ -125,14 +125,16 @@ async def printer(tools: Tools, lines: int = 400) -> dict[str, Any]:
 
 @agent("site-flood", title="Flood the log")
 async def flood(
-    tools: Tools, lines: int = 5_000, pause: float = 0.0, ask_every: int = 10_000
+    tools: Tools, lines: int = 5_000, pause: float = 0.0, ask_every: int = 10_000, size: int = 0
 ) -> int:
     """Log thousands of lines as fast as it goes; ``pause`` seconds after each hundred.
+
+    Each is ``size`` characters longer than it needs to be.
 
     After each ``ask_every`` it asks the model, so that a test can let it wait there.
     """
     for number in range(1, lines + 1):
-        tools.log(f"flood {number}")
+        tools.log(f"flood {number}" + "." * size)
         if number % 100 == 0:
             await asyncio.sleep(pause)
         if number % ask_every == 0:

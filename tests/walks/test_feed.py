@@ -1,0 +1,203 @@
+"""The live feed as a whole: a server process, and many who watch over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.server import Installation, Server, eventually
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 120
+
+_EVENT = re.compile(rb"event: (\w+)\n(?:id: (\S+)\n)?data: (.*)\n\n")
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    return Installation(tmp_path_factory.mktemp("feed"), RUNS_DRAIN_SECONDS="0")
+
+
+@pytest.fixture(scope="module")
+def served(installation: Installation) -> Iterator[Server]:
+    with installation.serving() as server:
+        yield server
+
+
+class Watcher:
+    """Follows one run over one wire, and breaks off now and then."""
+
+    def __init__(self, server: Server, run: str, wire: str, *, breaks: int = 0) -> None:
+        self.url = f"{server.url}/runs/{run}/events"
+        self.socket = f"ws{server.url[4:]}/ws/runs/{run}"
+        self.headers = {"Authorization": server.client.headers["Authorization"]}
+        self.wire = wire
+        self.seqs: list[int] = []
+        self.breaks = breaks
+        self.closed: int | None = None
+        self.end: dict[str, Any] | None = None
+
+    async def follow(self, client: httpx.AsyncClient) -> None:
+        while self.end is None:
+            events = self.over_sse(client) if self.wire == "sse" else self.over_socket()
+            until = len(self.seqs) + random.randint(1, 700) if self.breaks else 10**9
+            async for type, data in events:
+                if type == "trace":
+                    self.seqs.append(data["seq"])
+                elif type == "end":
+                    self.end = data
+                if len(self.seqs) >= until and self.end is None:
+                    self.breaks -= 1
+                    break
+            await events.aclose()
+
+    async def over_socket(self) -> AsyncIterator[tuple[str, Any]]:
+        seen = self.seqs[-1] if self.seqs else 0
+        view = "&view=page" if self.wire == "page" else ""
+        address = f"{self.socket}?after={seen}{view}"
+        async with connect(
+            address,
+            additional_headers=self.headers,
+            max_size=None,
+            compression=None,
+            open_timeout=PATIENCE_SECONDS,
+        ) as ws:
+            try:
+                while True:
+                    message = json.loads(await ws.recv())
+                    for frame in message.get("frames", [message]):
+                        yield frame["type"], frame.get("event") or frame.get("run")
+            except ConnectionClosed:
+                self.closed = ws.close_code
+
+    async def over_sse(self, client: httpx.AsyncClient) -> AsyncIterator[tuple[str, Any]]:
+        headers = self.headers | {"Accept": "text/event-stream"}
+        if self.seqs:
+            headers["Last-Event-ID"] = str(self.seqs[-1])
+        async with client.stream("GET", self.url, headers=headers) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            rest = b""
+            async for piece in answer.aiter_raw():
+                whole, cut, rest = (rest + piece).rpartition(b"\n\n")
+                for type, id, data in _EVENT.findall(whole + cut):
+                    if type == b"trace":
+                        assert id.isdigit()
+                        yield "trace", {"seq": int(id)}
+                    else:
+                        yield type.decode(), json.loads(data)
+            self.closed = 1000
+
+
+def _client() -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=limits)
+
+
+async def test_two_hundred_readers_get_each_of_two_thousand_events_once(served: Server) -> None:
+    run = await asyncio.to_thread(served.start, "site-flood", lines=2_000, pause=0.25)
+    chance = random.Random(1)
+    watchers = [
+        Watcher(served, run, ("sse", "page", "socket", "page")[n % 4], breaks=2 * (n % 5 == 0))
+        for n in range(200)
+    ]
+
+    async def come(watcher: Watcher, client: httpx.AsyncClient) -> None:
+        await asyncio.sleep(chance.random() * 5)
+        await watcher.follow(client)
+
+    async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*(come(watcher, client) for watcher in watchers))
+    final = await asyncio.to_thread(served.run, run)
+    assert final["last_seq"] >= 2_002  # where the machine is busy, a loop that was held up says so
+    for watcher in watchers:
+        assert watcher.seqs == list(range(1, final["last_seq"] + 1)), watcher.wire
+        assert watcher.closed == 1000
+        assert {**(watcher.end or {}), "input": final["input"]} == final
+
+
+def _open_and_do_not_read(server: Server, run: str) -> socket.socket:
+    """Shake hands by hand: libraries read ahead."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    raw.settimeout(PATIENCE_SECONDS)
+    raw.connect(("127.0.0.1", server.port))
+    lines = (
+        f"GET /ws/runs/{run} HTTP/1.1",
+        f"Host: 127.0.0.1:{server.port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        f"Authorization: {server.client.headers['Authorization']}",
+    )
+    raw.sendall("\r\n".join([*lines, "", ""]).encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += raw.recv(1)
+    assert head.startswith(b"HTTP/1.1 101"), head
+    return raw
+
+
+async def _open(server: Server, path: str, **headers: str) -> ClientConnection:
+    given = {"Authorization": server.client.headers["Authorization"], **headers}
+    return await connect(
+        f"ws{server.url[4:]}{path}",
+        additional_headers=given,
+        max_size=None,
+        open_timeout=PATIENCE_SECONDS,
+    )
+
+
+def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installation) -> None:
+    with installation.serving() as server:
+        run = server.start("site-flood", lines=2_000, size=20_000)
+        server.until(run, "success")
+        stuck = _open_and_do_not_read(server, run)
+        try:
+            server.terminate()
+            assert server.process.wait(30) == 0
+        finally:
+            stuck.close()
+
+
+def test_nothing_is_left_of_readers_that_left(served: Server) -> None:
+    """Descriptors come back to what they were: no connection, no file, no thread is kept."""
+
+    async def come_and_go(run: str) -> None:
+        async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
+            sockets = [await _open(served, f"/ws/runs/{run}?tree=1") for _ in range(30)]
+            headers = dict(served.client.headers) | {"Accept": "text/event-stream"}
+            for _ in range(10):
+                url = f"{served.url}/runs/{run}/events?tree=1"
+                async with client.stream("GET", url, headers=headers) as sse:
+                    await anext(sse.aiter_lines())
+            for number, ws in enumerate(sockets):
+                if number % 2:
+                    ws.transport.abort()
+                else:
+                    await ws.close()
+
+    run = served.start("site-tree", width=2)
+    served.until_it_works(run)
+    asyncio.run(come_and_go(run))
+    folder = Path(f"/proc/{served.process.pid}")
+    settled = _count(folder)
+    asyncio.run(come_and_go(run))
+    eventually(lambda: _count(folder) <= settled + 2, "descriptors and threads are given back")
+    served.client.post(f"/runs/{run}/stop")
+
+
+def _count(folder: Path) -> int:
+    return len(list((folder / "fd").iterdir())) + len(list((folder / "task").iterdir()))
