@@ -75,11 +75,12 @@ function refresh(ids) {
 async function look() {
   refreshedAt = performance.now();
   const ids = [...stale].slice(0, MOST_AT_ONCE);
+  // Before asking: what changes while the answer is under way must be asked for again.
+  ids.forEach((id) => stale.delete(id));
   try {
     const page = await getFragment(`${words.refresh}?ids=${ids.join()}`);
     const drawn = page.querySelector("tbody[data-now]");
     if (drawn) adopt(ids, drawn); // else it is the sign-in page; the feed says so
-    ids.forEach((id) => stale.delete(id));
   } catch {
     stale.clear(); // the feed says that the connection is lost, and settles it when it is back
   } finally {
