@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.support.browser import Complaints, People, launch
+from tests.support.browser import TIMEOUT_MILLISECONDS, Complaints, People, launch
 from tests.support.llm_server import Answer, LLMServer
 from tests.support.run_screen import RunScreen
 from tests.support.server import ROOT, Installation, Server
@@ -25,7 +25,13 @@ _PARAGRAPH = (
     " kept to the coast as far as the cape, where the wind turned, and from there nobody aboard"
     " had a chart that he trusted. They took soundings every hour and wrote them down.\n\n"
 )
-LOGBOOK = "".join(f"Day {day}. {_PARAGRAPH}" for day in range(1, 170))
+
+
+def logbook(year: int) -> str:
+    """A document in four parts; of another year another one, since notes are kept and found."""
+    return "".join(f"Day {day} of {year}. {_PARAGRAPH}" for day in range(1, 160))
+
+
 NOTES = (
     "Departure at dawn with forty men. Flour for ninety days. The captain keeps to the coast.",
     "At the cape the wind turns. No chart beyond it can be trusted; soundings every hour.",
@@ -71,7 +77,7 @@ class Studio:
         self.model.answers.extend(Answer(text=note) for note in NOTES[:parts])
         self.model.answers.append(Answer(pieces=[WRITING, " the log is kept all the same."]))
         self.model.hold()
-        screen = self.begin("summarise", document=LOGBOOK)
+        screen = self.begin("summarise", document=logbook(1822))
         for number in range(parts):
             expect(screen.lines.filter(has_text="LLM")).to_have_count(number)
             expect(screen.in_flight("LLM")).to_be_visible()
@@ -96,7 +102,7 @@ def finished_runs(studio: Studio) -> None:
     server, model = studio.server, studio.model
     model.answers.extend(Answer(text=note) for note in NOTES)
     model.answer = Answer(text=SUMMARY)
-    screen = studio.begin("summarise", document=LOGBOOK)
+    screen = studio.begin("summarise", document=logbook(1821))
     screen.expect_status("success", "Done")
     screen.panel("Result")
     studio.take("done")
@@ -106,13 +112,13 @@ def finished_runs(studio: Studio) -> None:
     screen = studio.begin("merge_notes", notes=list(NOTES))
     screen.expect_status("error", "Error")
     studio.take("error")
-    server.until(server.start("count_words", text=LOGBOOK, top=5), "success")
+    server.until(server.start("count_words", text=logbook(1821), top=5), "success")
 
 
 def forms(studio: Studio) -> None:
     page = studio.page
     page.goto("/app/agents/summarise/")
-    page.locator("[data-path=document]").locator("textarea").fill(LOGBOOK[:500])
+    page.locator("textarea[data-path=document]").fill(logbook(1821)[:500])
     page.locator("h1").click()
     studio.take("agent")
 
@@ -159,8 +165,8 @@ def a_tree(studio: Studio) -> None:
 def lists(studio: Studio) -> None:
     model, page = studio.model, studio.page
     model.hold()
-    studio.server.start("summarise", document=LOGBOOK)
-    stopping = studio.server.start("summarise", document=LOGBOOK[:3000])
+    studio.server.start("summarise", document=logbook(1823))
+    stopping = studio.server.start("summarise", document=logbook(1824)[:3000])
     for id in studio.server.client.get("/runs").json()["results"][:2]:
         studio.server.until_it_works(id["id"])
     studio.server.client.post(f"/runs/{stopping}/stop")
@@ -178,6 +184,7 @@ def studio() -> Iterator[Studio]:
         LLMServer() as model,
         sync_playwright() as playwright,
     ):
+        expect.set_options(timeout=TIMEOUT_MILLISECONDS)
         installation = Installation(
             Path(folder),
             DJANGO_SETTINGS_MODULE="project.settings",
