@@ -75,8 +75,10 @@ TEMPLATES = [
     },
 ]
 
+# All texts are marked for translation; without LocaleMiddleware everybody reads LANGUAGE_CODE, and
+# not half a page in the language of Django's own catalogues.
 LANGUAGE_CODE = "en"
-USE_I18N = False
+USE_I18N = True
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -195,6 +197,9 @@ STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
 # Straight from the packages, also in production: nobody has to remember `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
+# Asked for again each time, and answered by 304: a page's modules must be of one version, and names
+# with hashes would need `collectstatic`.
+WHITENOISE_MAX_AGE = 0
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 
 # --- API ----------------------------------------------------------------------------------------

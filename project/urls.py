@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
@@ -18,6 +19,8 @@ handler500 = errors.server_error
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="page-home"), name="home"),
     path("app/", include("runs.pages.urls")),
+    # For pages that name no icon of their own: browsers ask for it all the same.
+    path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
     re_path(r"^health/live/?$", health.live, name="health-live"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
     path("accounts/login/", SignInView.as_view(), name="login"),

@@ -109,3 +109,13 @@ def test_ready_on_postgresql(client: Client) -> None:
 @pytest.mark.django_db
 def test_ready_on_redis(client: Client) -> None:
     assert client.get("/health/ready").json()["checks"]["cache"] == "ok"
+
+
+@pytest.mark.django_db
+def test_a_page_without_an_icon_of_its_own_gets_ours(client: Client) -> None:
+    response = client.get("/favicon.ico")
+    assert response.status_code == 302
+    icon = client.get(response["Location"])
+    assert icon["Content-Type"] == "image/svg+xml"
+    assert icon["Cache-Control"] == "max-age=0, public"
+    icon.close()
