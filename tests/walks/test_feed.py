@@ -7,6 +7,7 @@ import json
 import random
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,63 @@ async def _open(server: Server, path: str, **headers: str) -> ClientConnection:
         max_size=None,
         open_timeout=PATIENCE_SECONDS,
     )
+
+
+async def _messages(ws: ClientConnection) -> AsyncIterator[dict[str, Any]]:
+    """Give what comes until it is closed, with whatever code."""
+    while True:
+        try:
+            yield json.loads(await ws.recv())
+        except ConnectionClosed:
+            return
+
+
+def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
+    installation: Installation,
+) -> None:
+    with installation.serving() as server:
+        port = server.port
+        run = server.start("site-again", key=f"restart-{time.time()}")
+        server.until_it_works(run)
+        seqs, codes, sse = asyncio.run(_watch_until_sent_away(server, run))
+        assert codes == [1012, 1012]
+        assert sse == "ended"
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.output
+    with installation.serving(port) as server:
+        watcher = Watcher(server, run, "socket")
+        watcher.seqs = seqs
+
+        async def go_on() -> None:
+            async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
+                await watcher.follow(client)
+
+        asyncio.run(go_on())
+        final = server.run(run)
+        assert final["status"] == "success"
+        assert watcher.seqs == list(range(1, final["last_seq"] + 1))
+        assert watcher.end == final
+
+
+async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], list[int], str]:
+    seqs: list[int] = []
+    async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
+        one, feed = await _open(server, f"/ws/runs/{run}"), await _open(server, "/ws/runs")
+        headers = dict(server.client.headers) | {"Accept": "text/event-stream"}
+        async with client.stream("GET", f"{server.url}/runs/{run}/events", headers=headers) as sse:
+            lines = sse.aiter_lines()
+            await anext(lines)
+            while not seqs:
+                message = json.loads(await one.recv())
+                seqs += [message["event"]["seq"]] if message["type"] == "trace" else []
+            server.terminate()
+            async for message in _messages(one):
+                seqs += [message["event"]["seq"]] if message["type"] == "trace" else []
+            async for _ in _messages(feed):
+                pass
+            async for _ in lines:
+                pass
+        return seqs, [one.close_code or 0, feed.close_code or 0], "ended"
 
 
 def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installation) -> None:
