@@ -94,6 +94,7 @@ function adopt(ids, drawn) {
   const found = new Map([...drawn.rows].map((row) => [row.dataset.run, row]));
   for (const id of ids) {
     const line = lines.get(id);
+    if (!line) continue; // said to be gone by an answer before
     if (found.has(id)) update(id, line, found.get(id));
     else sayGone(id, line);
   }
