@@ -16,14 +16,19 @@ _ADDRESS = re.compile(r"/app/runs/([0-9a-f-]{36})/")
 class RunScreen:
     """What is on the page of a run; the page may still be on its way there.
 
+    A page that shows the same in another frame says where: ``PATH``, ``MAIN``.
+
     Attributes:
         stop: the big Stop, whatever it reads at present.
         lines: of the log, in every run of the tree.
     """
 
+    PATH = "/app/runs/{id}/"
+    MAIN = "main#main"
+
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.main = page.locator("main#main")
+        self.main = page.locator(self.MAIN)
         self.heading = self.main.get_by_role("heading", level=1)
         self.chip = page.locator("#run-chip")
         self.stop = self.main.get_by_role("button", name=re.compile(r"^(Stop|Stopping\.\.\.)$"))
@@ -37,7 +42,7 @@ class RunScreen:
     @classmethod
     def of(cls, page: Page, id: str) -> Self:
         """Open a run's page."""
-        page.goto(f"/app/runs/{id}/")
+        page.goto(cls.PATH.format(id=id))
         return cls(page)
 
     @property
