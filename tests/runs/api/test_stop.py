@@ -236,7 +236,7 @@ class TestWait:
     ) -> None:
         """The event is set then as well, which must not become a busy loop."""
         looks: list[float] = []
-        monkeypatch.setattr(waiting, "_release_connection", lambda: looks.append(time.monotonic()))
+        monkeypatch.setattr(waiting, "release_connection", lambda: looks.append(time.monotonic()))
         run = runs.queued()
         with in_thread(waiting.wait_until_over, run.pk, 1.0) as is_over:
             _until(lambda: run.pk in active._waiting)
@@ -251,13 +251,13 @@ class TestWait:
         monkeypatch.setattr(waiting, "LOOK_SECONDS", 30)
         run = runs.running()
         open_ones: list[bool] = []
-        wait = waiting._release_connection
+        wait = waiting.release_connection
 
         def release() -> None:
             wait()
             open_ones.append(connection.connection is not None)
 
-        monkeypatch.setattr(waiting, "_release_connection", release)
+        monkeypatch.setattr(waiting, "release_connection", release)
         with in_thread(waiting.wait_until_over, run.pk, 20) as is_over:
             _until(lambda: bool(open_ones))
             runs.end(run)
