@@ -11,7 +11,7 @@ import { Panel } from "./panels.js";
 import { showProgress } from "./progress.js";
 import { RunHeader } from "./run_header.js";
 import { RunState, whenChanged } from "./run_state.js";
-import { setServerTime } from "./server_clock.js";
+import { setServerTimeOfPage } from "./server_clock.js";
 import { StopControl } from "./stop.js";
 import { openTabs } from "./tabs.js";
 import { openValues } from "./values.js";
@@ -21,7 +21,7 @@ const data = readData("run-data");
 const { addresses } = data;
 const zone = `tz=${encodeURIComponent(timeZone)}`;
 
-setServerTime(data.now);
+setServerTimeOfPage(data.now);
 rememberTimeZone();
 
 const state = new RunState(data);

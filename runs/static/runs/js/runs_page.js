@@ -7,7 +7,7 @@ import { duration, timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
 import { isActive, listen } from "./list_feed.js";
 import { stopTicking, tickSince } from "./log_clock.js";
-import { setServerTime } from "./server_clock.js";
+import { setServerTimeOfPage } from "./server_clock.js";
 import { inWords } from "./stop.js";
 import { toast } from "./toasts.js";
 
@@ -21,7 +21,7 @@ const showsCalled = new URLSearchParams(location.search).has("called");
 let refreshTimer = 0;
 let refreshedAt = -Infinity;
 
-setServerTime(table.dataset.now);
+setServerTimeOfPage(table.dataset.now);
 tickAll();
 listen({ onRun: take, onReset: sayChanged, onSettled: settle, onState: showState });
 body.addEventListener("click", (event) => {

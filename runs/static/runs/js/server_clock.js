@@ -4,8 +4,14 @@ import { duration } from "./format.js";
 let ahead = 0; // ms; how far the server's clock is ahead of ours
 
 /** Learn what time it is there, now or a moment ago. */
-export function setServerTime(iso) {
-  ahead = Date.parse(iso) - Date.now();
+export function setServerTime(iso, heardAt = Date.now()) {
+  ahead = Date.parse(iso) - heardAt;
+}
+
+/** Learn what time it was there when it answered with this page; scripts may have come much later. */
+export function setServerTimeOfPage(iso) {
+  const page = performance.getEntriesByType("navigation")[0];
+  setServerTime(iso, page ? performance.timeOrigin + page.responseStart : Date.now());
 }
 
 /** Seconds between an instant and now, or `until`. */
