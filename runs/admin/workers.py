@@ -85,22 +85,23 @@ def status(worker: WorkerRecord) -> SafeString:
     )
 
 
-@admin.display(description=gettext_lazy("In flight"))
+@admin.display(description=gettext_lazy("In flight, of capacity"))
 def in_flight(worker: WorkerRecord) -> SafeString | str:
-    """Write how many runs it carries now; the number leads to them."""
+    """Write how many runs it carries now, of how many; the number leads to them."""
     count: int = getattr(worker, "running_count", 0)
+    words = _("%(count)d of %(capacity)d") % {"count": count, "capacity": worker.capacity}
     if not count:
-        return "0"
+        return words
     runs = reverse("admin:runs_runrecord_changelist")
-    return format_html('<a href="{}?worker={}&status=active">{}</a>', runs, worker.pk, count)
+    return format_html('<a href="{}?worker={}&status=active">{}</a>', runs, worker.pk, words)
 
 
-@admin.display(description=gettext_lazy("Last heartbeat"), ordering="heartbeat_at")
+@admin.display(description=gettext_lazy("Heartbeat"), ordering="heartbeat_at")
 def heartbeat(worker: WorkerRecord) -> str:
     if worker.lost_at is not None:
         return str(instant(worker.heartbeat_at, "day"))
     seconds = wording.seconds_between(worker.heartbeat_at, timezone.now())
-    return _("%(time)s ago") % {"time": wording.duration(max(1.0, seconds // 1))}
+    return _("%(time)s ago") % {"time": wording.duration(max(0.0, seconds))}
 
 
 @admin.display(description=gettext_lazy("Started"), ordering="started_at")
@@ -125,19 +126,19 @@ def drain_button(worker: WorkerRecord) -> SafeString | str:
 
 
 class WorkerRecordAdmin(admin.ModelAdmin):
-    list_display = (status, "name", "capacity", in_flight, heartbeat, started)
+    list_display = (status, "name", in_flight, heartbeat, started)
     list_display_links = ("name",)
     list_filter = (PresenceFilter,)
     search_fields = ("name",)
     search_help_text = gettext_lazy("Searches names: host and process id.")
     ordering = ("-started_at", "-id")
-    sortable_by = ("name", "capacity", heartbeat, started)  # type: ignore[assignment]  # as columns
+    sortable_by = ("name", heartbeat, started)  # type: ignore[assignment]  # as columns
     list_per_page = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     empty_value_display = ""
     fields = (  # type: ignore[assignment]  # fields may be callables here, too
-        *("name", "id", status, in_flight, "capacity", "host_identity", "pid"),
+        *("name", "id", status, in_flight, "host_identity", "pid"),
         *("started_at", "heartbeat_at", "lease_until", "draining_at", "lost_at"),
     )
     readonly_fields = fields  # type: ignore[assignment]

@@ -60,8 +60,8 @@ class TestTheList:
         for _ in range(2):
             make_run(alice, status=Status.RUNNING, worker=worker)
         make_run(alice, status=Status.SUCCESS, worker=worker)
-        assert f'?worker={worker.pk}&status=active">2<' in cell(desk, worker, "in_flight")
-        assert cell(desk, other, "in_flight") == "0"
+        assert f'?worker={worker.pk}&status=active">2 of 10<' in cell(desk, worker, "in_flight")
+        assert cell(desk, other, "in_flight") == "0 of 10"
 
     def test_leaves_out_the_gone_until_they_are_asked_for(self, desk: Client) -> None:
         alive, gone = make_worker(), make_worker(lost_at=timezone.now())
