@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -11,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.support.browser import Complaints
 from tests.support.llm_server import LLMServer
 from tests.support.run_screen import RunScreen
-from tests.support.server import Server
+from tests.support.server import Server, eventually
 
 OpenPage = Callable[..., Page]
 WAITS = "Stopping... (after current LLM call completes"
@@ -205,3 +206,26 @@ def test_run_again_takes_the_same_input_along(page: Page, model: LLMServer, serv
     assert second != first
     screen.expect_status("success")
     assert server.run(second)["input"] == server.run(first)["input"]
+
+
+def test_scripts_that_come_late_count_from_the_same_start(
+    page: Page, model: LLMServer, server: Server
+) -> None:
+    model.hold()
+    id = server.start("site-talk", document="x")
+    server.until_it_works(id)
+    began_at = datetime.fromisoformat(server.run(id)["started_at"])
+
+    def seconds() -> float:
+        return (datetime.now(UTC) - began_at).total_seconds()
+
+    def come_late(route: Route) -> None:
+        late_by = seconds() + 3
+        eventually(lambda: seconds() > late_by)
+        route.continue_()
+
+    page.route("**/run_page.js", come_late)
+    screen = RunScreen.of(page, id)
+    expect(screen.in_flight("LLM")).to_be_visible()
+    shown = page.locator("#running-for").inner_text()
+    assert int(shown.removesuffix(" s")) > seconds() - 3
