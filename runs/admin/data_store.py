@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DataStoreEntryAdmin"]
 
-SHOWN_CHARACTERS = 100  # of a value in the list
+SHOWN_CHARACTERS = 60  # of a value in the list
 NEWEST_VALUES = 1_000
 MOST_VALUE_CHARACTERS = 64 * 1024
 _NEWEST = 300  # entries that are looked at for what to offer as filters
@@ -57,8 +57,8 @@ class NamespaceFilter(OwnerFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         newest = DataStoreEntry.objects.order_by("-pk").values_list("namespace", flat=True)
-        found = sorted(set(newest[:_NEWEST]))[:_MOST_OFFERED]
-        return [(name, name) for name in found]
+        found = list(dict.fromkeys(newest[:_NEWEST]))[:_MOST_OFFERED]
+        return [(name, name) for name in sorted(found)]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(namespace=value)

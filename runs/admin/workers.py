@@ -85,7 +85,7 @@ def status(worker: WorkerRecord) -> SafeString:
     )
 
 
-@admin.display(description=gettext_lazy("In flight, of capacity"))
+@admin.display(description=gettext_lazy("In flight"))
 def in_flight(worker: WorkerRecord) -> SafeString | str:
     """Write how many runs it carries now, of how many; the number leads to them."""
     count: int = getattr(worker, "running_count", 0)

@@ -11,7 +11,7 @@ import { Panel } from "../js/panels.js";
 import { showProgress } from "../js/progress.js";
 import { RunHeader } from "../js/run_header.js";
 import { RunState, whenChanged } from "../js/run_state.js";
-import { setServerTime } from "../js/server_clock.js";
+import { setServerTimeOfPage } from "../js/server_clock.js";
 import { StopControl } from "../js/stop.js";
 import { openValues } from "../js/values.js";
 import { TreePanel } from "./run_tree.js";
@@ -23,7 +23,7 @@ const desk = find("run-detail");
 const zone = `tz=${encodeURIComponent(timeZone)}`;
 const pageOf = ({ id }) => addresses.change.replace(data.run.id, id);
 
-setServerTime(data.now);
+setServerTimeOfPage(data.now);
 localiseInstants(desk);
 openValues(desk);
 
