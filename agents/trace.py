@@ -59,6 +59,7 @@ _ESSENTIAL = frozenset(
 MAX_EVENTS = 10_000
 MAX_STRING = 32_768  # characters of one string in an event
 MAX_LABEL = 500  # characters of what a call in flight is called
+MAX_TEXT_SO_FAR = 200_000  # characters of one call's streamed text that are kept while it goes on
 MAX_DATA = 262_144  # characters of all strings in an event
 _MAX_READ = 1_000_000  # characters of one string that are looked at; the rest is cut in any case
 
@@ -117,6 +118,22 @@ class Usage:
         }
 
 
+@dataclass(slots=True)
+class _StreamedText:
+    """What a model has said so far in one call."""
+
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+
+    def add(self, text: str) -> None:
+        if self.length < MAX_TEXT_SO_FAR:
+            self.pieces.append(text)
+        self.length += len(text)
+
+    def whole(self) -> str:
+        return "".join(self.pieces)
+
+
 class TraceSink(Protocol):
     """Where a trace goes. Called from any thread, in order of ``seq``; must not block or raise."""
 
@@ -155,6 +172,7 @@ class Trace:
     _emitted: int = 0
     _call_count: int = 0
     _calls: dict[str, CallInfo] = field(default_factory=dict)
+    _texts: dict[str, _StreamedText] = field(default_factory=dict)  # of the calls in flight
     # Reentrant: the garbage collector may run a finaliser that prints or logs while this very
     # thread is writing an event. What comes in between is written after it.
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -212,8 +230,24 @@ class Trace:
 
     def text(self, call: str, text: str) -> None:
         """Pass on a piece of a model's answer; nothing is stored."""
-        if not self.closed:
-            self.sink.text(self, call, redaction.redact(text))
+        if self.closed:
+            return
+        text = redaction.redact(text)
+        with self._lock:
+            if call in self._calls:
+                self._texts.setdefault(call, _StreamedText()).add(text)
+        self.sink.text(self, call, text)
+
+    def texts_so_far(self) -> dict[str, str]:
+        """Return what models have said in the calls going on, for whoever begins to watch."""
+        with self._lock:
+            return {call: text.whole() for call, text in self._texts.items()}
+
+    def text_length(self, call: str) -> int:
+        """Return how many characters were passed on in a call that is going on."""
+        with self._lock:
+            text = self._texts.get(call)
+            return text.length if text is not None else 0
 
     def begin(self, tool: str, label: str, started_at: datetime) -> str:
         """Note that a call has started; return its id."""
@@ -233,6 +267,7 @@ class Trace:
         """Note that a call is over."""
         with self._lock:
             self._calls.pop(call, None)
+            self._texts.pop(call, None)
         self.sink.activity(self)
 
     def in_flight(self) -> list[CallInfo]:

@@ -126,6 +126,7 @@ class Hub:
             tail = self._tails[id] = RunTail(id)
             self._names[str(id)] = id
             self._take_activity(tail)
+            self._take_texts(tail)
             self._note(id)
         tail.followers.add(follower)
         return tail
@@ -268,10 +269,10 @@ class Hub:
         if not tail.add(event.seq, encode_event(event)):
             self._note(tail.id)
 
-    def _hear_text(self, run: str, agent: str, call: str, text: str) -> None:
+    def _hear_text(self, run: str, agent: str, call: str, text: str, end: int) -> None:
         tail = self._tail_of(run)
         if tail is not None:
-            tail.add_text(agent, call, text)
+            tail.add_text(agent, call, text, end)
 
     def _hear_change(self, run: uuid.UUID, root: uuid.UUID) -> None:
         if run in self._tails:
@@ -294,6 +295,14 @@ class Hub:
         trace = entry.guard.trace
         tail.set_activity(trace.in_flight(), trace.usage.as_dict())
         return True
+
+    def _take_texts(self, tail: RunTail) -> None:
+        """Begin with what models have said before anybody watched."""
+        entry = active.get(tail.id)
+        if entry is not None and entry.guard is not None:
+            trace = entry.guard.trace
+            for call, text in trace.texts_so_far().items():
+                tail.begin_text(trace.agent, call, text)
 
     def _note(self, run: uuid.UUID) -> None:
         self._stale[run] = None
@@ -473,7 +482,11 @@ class _Ear:
 
     def text(self, run: str, agent: str, call: str, text: str) -> None:
         if self._hub.watches(run):
-            self._put(("text", run, agent, call, text))
+            entry = active.get(uuid.UUID(run))
+            guard = entry.guard if entry is not None else None
+            # Told by the thread that has just passed it on: this is where the piece ends.
+            end = guard.trace.text_length(call) if guard is not None else 0
+            self._put(("text", run, agent, call, text, end))
 
     def activity(self, run: str, in_flight: list[CallInfo]) -> None:
         if self._hub.watches(run):

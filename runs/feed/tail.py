@@ -188,10 +188,18 @@ class RunTail:
 
     # Streamed text.
 
-    def add_text(self, agent: str, call: str, text: str) -> None:
-        """Take in a piece of a model's answer; told in larger pieces, ten a second in all."""
+    def begin_text(self, agent: str, call: str, text: str) -> None:
+        """Know what a model has said in a call before anybody followed."""
+        self._talking.setdefault(call, _Text(agent, whole=text))
+
+    def add_text(self, agent: str, call: str, text: str, end: int = 0) -> None:
+        """Take in a piece of a model's answer; told in larger pieces, ten a second in all.
+
+        ``end``: how long the answer is with it; a piece that ``begin_text`` had already is none.
+        """
         talk = self._talking.setdefault(call, _Text(agent))
-        if len(talk.whole) + len(talk.fresh) > MOST_TEXT:
+        known = len(talk.whole) + len(talk.fresh)
+        if known > MOST_TEXT or 0 < end <= known:
             return  # the call's event will have it all
         talk.fresh += text
         if self._text_timer is None:

@@ -367,3 +367,16 @@ def test_usage_adds_up_and_stays_estimated_once_it_was() -> None:
     trace.add_usage(1, 1, estimated=True)
     trace.add_usage(1, 1, estimated=False)
     assert trace.usage.estimated is True
+
+
+def test_what_models_have_said_is_kept_while_the_call_goes_on() -> None:
+    trace = Trace("r", "a", Sink())
+    call = trace.begin("call_llm", "m", datetime.now(UTC))
+    trace.text(call, "Once ")
+    trace.text(call, "upon")
+    trace.text("no call", "lost")
+    assert trace.texts_so_far() == {call: "Once upon"}
+    assert trace.text_length(call) == 9
+    trace.end(call)
+    assert trace.texts_so_far() == {}
+    assert trace.text_length(call) == 0

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from agents import Tools, agent
-from runs import wire
+from runs import active, wire
 from runs.feed import Hub, close_hub, get_hub
 from runs.models import RunEvent
 from runs.worker import Worker
@@ -104,3 +104,34 @@ async def test_a_stop_is_seen_to_be_acknowledged_while_its_call_is_held(
     await _until(lambda: reader.client.is_ended)
     assert shown()["status"] == "stopped"
     assert shown()["stop"]["calls_started_after_acknowledgement"] == 0
+
+
+@pytest.mark.usefixtures("letting_in")
+async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
+    llm_server: LLMServer, worker: Worker, start: Start, hub: Hub
+) -> None:
+    """Pressing Run loads a page; the model does not wait for that."""
+    pieces = ["Once upon ", "a time ", "there was ", "a run."]
+    llm_server.answer = Answer(pieces=pieces)
+    llm_server.hold("middle")
+
+    @agent("teller")
+    async def teller(tools: Tools) -> str:
+        return (await tools.call_llm([{"role": "user", "content": "?"}])).text
+
+    run = await in_database(start, "teller")
+
+    def said() -> str:
+        entry = active.get(run.pk)
+        texts = entry.guard.trace.texts_so_far() if entry and entry.guard else {}
+        return "".join(texts.values())
+
+    await _until(said)
+    begun = said()
+    assert 0 < len(begun) < len("".join(pieces))
+    reader = Reader(Client(), hub, run, "socket")
+    await _until(lambda: list(reader.client.texts.values()) == [begun])
+    llm_server.release()
+    await _until(lambda: reader.client.is_ended)
+    assert list(reader.client.texts.values()) == ["".join(pieces)]
+    assert active.get(run.pk) is None
