@@ -155,3 +155,37 @@ def test_who_was_signed_out_is_told_so_and_nothing_is_stopped(
     expect(screen.stop_line).to_contain_text("was not accepted")
     screen.expect_stop_to_be_offered()
     assert server.run(id)["stop"] is None
+
+
+def test_a_hostile_entry_of_the_data_store_is_only_text(
+    desk: Page, model: LLMServer, server: Server
+) -> None:
+    server.until(server.start("site-hostile", shape="json", text=HOSTILE), "success")
+    desk.goto("/admin/runs/datastoreentry/?q=document.title")
+    entry = desk.locator("#result_list th.field-key a", has_text="document.title").first
+    expect(entry).to_be_visible()
+    assert_harmless(desk)
+    entry.click()
+    expect(desk.get_by_role("button", name="Copy")).to_be_visible()
+    expect(desk.locator(".field-key .readonly")).to_contain_text("<script>document.title")
+    # The admin has scripts of its own in there; theirs would stand in the page.
+    inside = desk.locator("main :is(script:not([src]), svg[onload], img, iframe, style)")
+    expect(inside).to_have_count(0)
+
+
+def test_a_worker_is_drained_and_takes_runs_again(
+    desk: Page, model: LLMServer, server: Server
+) -> None:
+    desk.goto("/admin/runs/workerrecord/")
+    alive = desk.locator("#result_list tbody tr", has_text="Alive")
+    try:
+        alive.get_by_role("button", name=re.compile("^Drain ")).first.click()
+        expect(desk.locator(".messagelist")).to_contain_text("those in flight go on")
+        draining = desk.locator("#result_list tbody tr", has_text="Draining")
+        expect(draining).to_be_visible()
+        waiting = server.start("site-trivial", number=1)
+        assert server.run(waiting)["status"] == "queued"
+    finally:
+        desk.get_by_role("button", name=re.compile("^Take runs again ")).first.click()
+    expect(alive).to_be_visible()
+    server.until(waiting, "success")
