@@ -100,17 +100,44 @@ class TestSessions:
             return self.statuses.pop(0)
 
         monkeypatch.setattr(runner, "_pytest", fake)
+        monkeypatch.setattr(
+            runner,
+            "_begin",
+            lambda arguments, _: begun.append(arguments) or (lambda: self.browser_status),
+        )
+        begun = self.begun = []
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.delenv("REDIS_URL", raising=False)
         self.main = runner.main
         return ran
 
     statuses: list[int]
+    browser_status = 0
+    begun: list[list[str]]
 
     def test_alone_there_is_one_session_that_deselects_nothing(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main(["-k", "x"]) == 0
         assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
+        assert not self.begun
+
+    def test_the_whole_suite_has_the_browser_beside_the_rest(self, sessions: list) -> None:
+        self.statuses = [0]
+        assert self.main([]) == 0
+        assert self.begun == [["-m", "browser"]]
+        assert [arguments for arguments, _ in sessions] == [["-m", "not (browser)"]]
+
+    def test_a_failure_in_the_browser_is_a_failure(self, sessions: list) -> None:
+        self.statuses, self.browser_status = [0], 1
+        assert self.main([]) == 1
+
+    def test_the_session_beside_shows_what_it_has_to_say(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from tests import __main__ as runner
+
+        assert runner._begin(["--version"], dict(os.environ))() == 0
+        assert "pytest" in capsys.readouterr().out
 
     def test_what_is_there_gets_a_session_and_is_left_out_of_the_other(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
@@ -138,5 +165,5 @@ class TestSessions:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
         self.statuses = statuses
-        assert self.main([]) == expected
-        assert sessions[0][0] == ["-m", "postgres or redis"]
+        assert self.main(["-q"]) == expected
+        assert sessions[0][0] == ["-q", "-m", "postgres or redis"]
