@@ -114,7 +114,8 @@ class Recorder:
     def activity(self, trace: Trace) -> None:
         with self._condition:
             book = self._books.get(trace.run)
-            if book is not None:
+            # A token may still trip while the ending is being written, which is to be told once.
+            if book is not None and book.outcome is None:
                 self._note(book, urgent=False)
         live.publish_activity(trace)
 

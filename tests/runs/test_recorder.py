@@ -225,6 +225,23 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
     assert hopeless.record.status == Status.RUNNING  # a stray: its worker finds it
 
 
+def test_what_comes_while_the_end_is_being_written_does_not_end_it_again(
+    make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token may trip then, which is to go on the receipt."""
+    run = make()
+    write = record_news
+
+    def tripped_meanwhile(batch: Any) -> Any:
+        run.recorder.activity(run.trace)
+        return write(batch)
+
+    monkeypatch.setattr(recorder, "record_news", tripped_meanwhile)
+    run.end().wait()
+    assert run.recorder.close()
+    assert len(run.ends) == 1
+
+
 def test_a_run_that_ends_while_its_news_are_being_gathered_ends_once(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
