@@ -7,16 +7,15 @@ the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from django.conf import settings
 
+from tests.support.chromium import find_chromium
+
 # For the processes that tests start. Ours has read its settings by now; `make test` sets it.
 os.environ.setdefault("DJANGO_DEBUG", "1")
-
-_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,7 +57,7 @@ def _what_is_missing() -> dict[str, str]:
         missing["postgres"] = "needs PostgreSQL: set DATABASE_URL=postgres://..."
     if "channels_redis" not in settings.CHANNEL_LAYERS["default"]["BACKEND"]:
         missing["redis"] = "needs Redis: set REDIS_URL=redis://..."
-    if not any(map(shutil.which, _CHROMIUM_NAMES)):
+    if find_chromium() is None:
         missing["browser"] = "needs an installed Chromium"
     return missing
 

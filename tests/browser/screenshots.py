@@ -60,6 +60,7 @@ class Studio:
         self.model = model
         self.page = people.open()
         self.dark = people.open(dark=True)
+        self.desk = people.open("admin", reduced_motion="reduce")
         self.phone = people.open(phone=True)
 
     def take(self, name: str, page: Page | None = None) -> None:
@@ -174,7 +175,25 @@ def lists(studio: Studio) -> None:
         page.goto(address)
         expect(page.locator(f"main [data-run='{stopping}']").first).to_be_visible()
         studio.take(name)
+    the_desk(studio, stopping)
     model.release()
+
+
+def the_desk(studio: Studio, stopping: str) -> None:
+    """The admin: the list, the page before many are stopped, and a run."""
+    desk, address = studio.desk, "/admin/runs/runrecord/"
+    desk.goto(address)
+    expect(desk.locator("#result_list tr").filter(has_text="Stopping...").first).to_be_visible()
+    studio.take("admin-runs", desk)
+    for box in desk.locator("#result_list input.action-select").all()[:4]:
+        box.check()
+    desk.locator("select[name=action]").select_option("stop_selected")
+    desk.get_by_role("button", name="Go").click()
+    expect(desk.locator(".stop-sum")).to_be_visible()
+    studio.take("admin-stop", desk)
+    desk.goto(f"{address}{stopping}/change/")
+    expect(desk.locator("#log .line").first).to_be_visible()
+    studio.take("admin-run", desk)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ _UNDER_OUR_POLICY = {
     "uncaught: no such thing": "setTimeout(() => { throw new Error('no such thing') })",
     "console: oh dear": "console.error('oh dear')",
     "Content Security Policy": "document.body.setAttribute('style', 'color: red')",
-    "status 404: GET": "void fetch('/app/nowhere')",
+    "status of 404": "void fetch('/app/nowhere')",
     "dialog: hello": "setTimeout(() => alert('hello'))",
 }
 

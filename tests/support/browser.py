@@ -7,9 +7,7 @@ here needs a loop, since the server is a process of its own.
 from __future__ import annotations
 
 import re
-import shutil
 from typing import Any
-from urllib.parse import urlsplit
 
 from playwright.sync_api import (
     Browser,
@@ -19,12 +17,12 @@ from playwright.sync_api import (
     Page,
     Playwright,
     Request,
-    Response,
     WebError,
 )
 
+from .chromium import find_chromium
+
 __all__ = [
-    "CHROMIUM_NAMES",
     "DESKTOP",
     "PHONE",
     "TIMEOUT_MILLISECONDS",
@@ -33,7 +31,6 @@ __all__ = [
     "launch",
 ]
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 TIMEOUT_MILLISECONDS = 30_000  # shared machines are slow; a test that fails waits this long
@@ -51,8 +48,7 @@ _QUIETLY = (
 
 def launch(playwright: Playwright) -> Browser:
     """Start the Chromium that is installed on this machine."""
-    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-    return playwright.chromium.launch(executable_path=found, args=_QUIETLY)
+    return playwright.chromium.launch(executable_path=find_chromium(), args=_QUIETLY)
 
 
 class Complaints:
@@ -74,23 +70,17 @@ class Complaints:
         """Let what matches one of these regular expressions pass, before or after this call."""
         self._expected += patterns
 
-    def listen(self, context: BrowserContext, url: str) -> None:
-        """Hear all pages of ``context``, those of later too; ``url`` is the server's."""
-        host = urlsplit(url).netloc
+    def listen(self, context: BrowserContext) -> None:
+        """Hear all pages of ``context``, those of later too.
 
-        def request_began(request: Request) -> None:
-            address = urlsplit(request.url)
-            if address.scheme in ("http", "https") and address.netloc != host:
-                self._hear(f"request to another host: {request.url}")
-
+        Requests and answers are not listened to one by one: a page has dozens, and each would cost
+        more than the request. A status from 400 on is a console error, and another host breaks
+        the policy, which is one as well.
+        """
         def request_failed(request: Request) -> None:
             # Aborted is what becomes of a request whose page is left meanwhile.
             if request.failure != "net::ERR_ABORTED":
                 self._hear(f"request failed: {request.method} {request.url}: {request.failure}")
-
-        def response_came(response: Response) -> None:
-            if response.status >= 400:
-                self._hear(f"status {response.status}: {response.request.method} {response.url}")
 
         def console_wrote(message: ConsoleMessage) -> None:
             if message.type == "error":
@@ -103,9 +93,7 @@ class Complaints:
             self._hear(f"dialog: {dialog.message}")
             dialog.dismiss()
 
-        context.on("request", request_began)
         context.on("requestfailed", request_failed)
-        context.on("response", response_came)
         context.on("console", console_wrote)
         context.on("weberror", error_was_thrown)
         context.on("dialog", dialog_opened)
@@ -174,7 +162,7 @@ class People:
         )
         context.set_default_timeout(TIMEOUT_MILLISECONDS)
         self._contexts.append(context)
-        self._complaints.listen(context, self._url)
+        self._complaints.listen(context)
         return context
 
     def _sign_in(self, user: str) -> Any:
