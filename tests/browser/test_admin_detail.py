@@ -103,7 +103,9 @@ def test_run_again_leads_to_the_new_run_in_the_admin(
     screen = DeskScreen.of(desk, id)
     screen.expect_status("success", "Done")
     expect(desk.locator("#panel-result")).to_contain_text("41")
-    desk.wait_for_function("performance.now() > 1000")  # sooner, a click is a slip of the hand
+    desk.wait_for_function(
+        "() => performance.now() > 1000"
+    )  # sooner, a click is a slip of the hand
     screen.again.click()
     desk.wait_for_url(lambda address: "/admin/runs/runrecord/" in address and id not in address)
     screen.expect_status("success", "Done")

@@ -81,7 +81,7 @@ def test_hostile_text_that_streams_and_a_hostile_reason_are_only_text(
     expect(screen.stop_line).to_contain_text("model <script>")
     assert_harmless(page)
     evil_model.release()
-    page.wait_for_function("document.querySelector('main').dataset.status !== 'stopping'")
+    expect(page.locator("main")).not_to_have_attribute("data-status", "stopping")
     expect(screen.panel("Receipt")).to_contain_text("reason: <script>")
     assert_harmless(page)
 

@@ -45,9 +45,13 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(
     page.wait_for_url(f"**/app/runs/{id}/")
 
 
-def test_nothing_has_run_yet_says_what_to_do(open_page: OpenPage) -> None:
-    page = open_page("admin")
-    page.goto("/app/runs/?owner=admin")
+def test_nothing_has_run_yet_says_what_to_do(
+    open_page: OpenPage, installation: Installation
+) -> None:
+    made = "User.objects.create_user('newcomer', password='newcomer')"
+    installation.manage("shell", "-c", f"from django.contrib.auth.models import User; {made}")
+    page = open_page("newcomer")
+    page.goto("/app/runs/")
     expect(page.locator("#runs [data-run]")).to_have_count(0)
     expect(page.locator("main")).to_contain_text(re.compile("agent|filter", re.I))
 
