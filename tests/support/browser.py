@@ -77,6 +77,7 @@ class Complaints:
         more than the request. A status from 400 on is a console error, and another host breaks
         the policy, which is one as well.
         """
+
         def request_failed(request: Request) -> None:
             # Aborted is what becomes of a request whose page is left meanwhile.
             if request.failure != "net::ERR_ABORTED":

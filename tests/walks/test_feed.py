@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import re
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.server import Installation, Server, eventually
+from tests.support.sockets import messages_of, open_and_do_not_read, open_socket
 
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 120
@@ -128,48 +128,6 @@ async def test_two_hundred_readers_get_each_of_two_thousand_events_once(served: 
         assert {**(watcher.end or {}), "input": final["input"]} == final
 
 
-def _open_and_do_not_read(server: Server, run: str) -> socket.socket:
-    """Shake hands by hand: libraries read ahead."""
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    raw.settimeout(PATIENCE_SECONDS)
-    raw.connect(("127.0.0.1", server.port))
-    lines = (
-        f"GET /ws/runs/{run} HTTP/1.1",
-        f"Host: 127.0.0.1:{server.port}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-        f"Authorization: {server.client.headers['Authorization']}",
-    )
-    raw.sendall("\r\n".join([*lines, "", ""]).encode())
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += raw.recv(1)
-    assert head.startswith(b"HTTP/1.1 101"), head
-    return raw
-
-
-async def _open(server: Server, path: str, **headers: str) -> ClientConnection:
-    given = {"Authorization": server.client.headers["Authorization"], **headers}
-    return await connect(
-        f"ws{server.url[4:]}{path}",
-        additional_headers=given,
-        max_size=None,
-        open_timeout=PATIENCE_SECONDS,
-    )
-
-
-async def _messages(ws: ClientConnection) -> AsyncIterator[dict[str, Any]]:
-    """Give what comes until it is closed, with whatever code."""
-    while True:
-        try:
-            yield json.loads(await ws.recv())
-        except ConnectionClosed:
-            return
-
-
 def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
     installation: Installation,
 ) -> None:
@@ -200,7 +158,10 @@ def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
 async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], list[int], str]:
     seqs: list[int] = []
     async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
-        one, feed = await _open(server, f"/ws/runs/{run}"), await _open(server, "/ws/runs")
+        one, feed = (
+            await open_socket(server, f"/ws/runs/{run}"),
+            await open_socket(server, "/ws/runs"),
+        )
         headers = dict(server.client.headers) | {"Accept": "text/event-stream"}
         async with client.stream("GET", f"{server.url}/runs/{run}/events", headers=headers) as sse:
             lines = sse.aiter_lines()
@@ -209,9 +170,9 @@ async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], l
                 message = json.loads(await one.recv())
                 seqs += [message["event"]["seq"]] if message["type"] == "trace" else []
             server.terminate()
-            async for message in _messages(one):
+            async for message in messages_of(one):
                 seqs += [message["event"]["seq"]] if message["type"] == "trace" else []
-            async for _ in _messages(feed):
+            async for _ in messages_of(feed):
                 pass
             async for _ in lines:
                 pass
@@ -222,7 +183,7 @@ def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installa
     with installation.serving() as server:
         run = server.start("site-flood", lines=2_000, size=20_000)
         server.until(run, "success")
-        stuck = _open_and_do_not_read(server, run)
+        stuck = open_and_do_not_read(server, run)
         try:
             server.terminate()
             assert server.process.wait(30) == 0
@@ -235,7 +196,7 @@ def test_nothing_is_left_of_readers_that_left(served: Server) -> None:
 
     async def come_and_go(run: str) -> None:
         async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
-            sockets = [await _open(served, f"/ws/runs/{run}?tree=1") for _ in range(30)]
+            sockets = [await open_socket(served, f"/ws/runs/{run}?tree=1") for _ in range(30)]
             headers = dict(served.client.headers) | {"Accept": "text/event-stream"}
             for _ in range(10):
                 url = f"{served.url}/runs/{run}/events?tree=1"
