@@ -5,8 +5,7 @@ Where DATABASE_URL or REDIS_URL say that the others are there, the tests that ar
 run first, in a session of their own that has them as its settings. What is not there is not
 deselected: its tests are skipped, loudly, and REQUIRE_ALL=1 makes that a failure.
 
-The tests in a real browser, and those marked as slow, are sessions of their own, too, that run
-beside the others: one after the other they would take CI beyond its ten minutes.
+The tests in a real browser are a session of their own, too, that runs beside the others.
 """
 
 from __future__ import annotations
@@ -30,28 +29,20 @@ def main(arguments: list[str]) -> int:
     alone = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
     # With arguments, somebody is looking at a few tests: in turn, and in plain sight.
-    beside = [] if arguments else ["browser", "slow"]
-    waits = [
-        _begin(_only(marker, but=[*found, *beside[:number]]), alone)
-        for number, marker in enumerate(beside)
-    ]
+    beside = ["browser"] if not arguments else []
+    waits = [_begin(["-m", marker], alone) for marker in beside]
     statuses = []
     if found:
         statuses.append(_pytest([*arguments, "-m", " or ".join(found)], dict(os.environ)))
+    elsewhere = [" or ".join(markers) for markers in (found, beside) if markers]
     # Before the arguments: a person's own -m wins.
-    statuses.append(_pytest([*_only("", but=[*found, *beside]), *arguments], alone))
+    left_out = ["-m", " and ".join(f"not ({markers})" for markers in elsewhere)]
+    statuses.append(_pytest([*(left_out if elsewhere else []), *arguments], alone))
     statuses += [wait() for wait in waits]
 
     # With arguments, all that was asked for may be in one of them.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0 if ran else statuses[0])
-
-
-def _only(marker: str, *, but: list[str]) -> list[str]:
-    """Return the option that selects what is marked so and not otherwise."""
-    wanted = [marker] if marker else []
-    unwanted = [f"not ({' or '.join(but)})"] if but else []
-    return ["-m", " and ".join(wanted + unwanted)] if wanted or unwanted else []
 
 
 def _pytest(arguments: list[str], environment: dict[str, str]) -> int:
@@ -61,7 +52,7 @@ def _pytest(arguments: list[str], environment: dict[str, str]) -> int:
 def _begin(arguments: list[str], environment: dict[str, str]) -> Callable[[], int]:
     """Begin a session beside the others; returns what waits for it, and then shows its output.
 
-    They mostly wait, for browsers and servers in processes of their own.
+    A browser's tests mostly wait, for a browser and a server in processes of their own.
     """
     output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed once it was read
     process = subprocess.Popen(

@@ -124,23 +124,8 @@ class TestSessions:
     def test_the_whole_suite_has_the_browser_beside_the_rest(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main([]) == 0
-        assert self.begun == [["-m", "browser"], ["-m", "slow and not (browser)"]]
-        assert [arguments for arguments, _ in sessions] == [["-m", "not (browser or slow)"]]
-
-    def test_what_needs_a_service_is_in_its_session_alone(
-        self, sessions: list, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
-        self.statuses = [0, 0]
-        assert self.main([]) == 0
-        assert self.begun == [
-            ["-m", "browser and not (postgres)"],
-            ["-m", "slow and not (postgres or browser)"],
-        ]
-        assert [arguments for arguments, _ in sessions] == [
-            ["-m", "postgres"],
-            ["-m", "not (postgres or browser or slow)"],
-        ]
+        assert self.begun == [["-m", "browser"]]
+        assert [arguments for arguments, _ in sessions] == [["-m", "not (browser)"]]
 
     def test_a_failure_in_the_browser_is_a_failure(self, sessions: list) -> None:
         self.statuses, self.browser_status = [0], 1
