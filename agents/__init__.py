@@ -6,15 +6,17 @@ What an agent's author needs is here; ``docs/writing-agents.md`` shows it in use
 from .cancellation import check_should_stop, cleanup, should_stop
 from .exceptions import AgentError, AgentStopped, SubAgentFailed, SubAgentStopped
 from .registry import agent
-from .tools import LLMReply, SyncTools, Tools
+from .tools import AgentHandle, LLMReply, SyncAgentHandle, SyncTools, Tools
 from .tools.http import guarded_transport
 
 __all__ = [
     "AgentError",
+    "AgentHandle",
     "AgentStopped",
     "LLMReply",
     "SubAgentFailed",
     "SubAgentStopped",
+    "SyncAgentHandle",
     "SyncTools",
     "Tools",
     "agent",

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from types import TracebackType
@@ -23,6 +23,7 @@ from .exceptions import AgentStopped
 
 __all__ = [
     "CancelToken",
+    "Lease",
     "StopCause",
     "StopMode",
     "check_should_stop",
@@ -56,6 +57,43 @@ class StopCause(enum.StrEnum):
     WISH = "wish"
 
 
+class Lease:
+    """Until when tokens admit calls, whoever else could be asked.
+
+    A host that others may give up on, because it does not answer for a while, shares one among its
+    tokens and extends it. Once over it is over for good: others may have begun in its place.
+
+    Attributes:
+        until: on ``time.monotonic()``'s clock, which goes on while the process is frozen.
+    """
+
+    __slots__ = ("_lock", "until")
+
+    def __init__(self, until: float = float("inf")) -> None:
+        self.until = until
+        self._lock = threading.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
+
+    def extend(self, until: float) -> bool:
+        """Go on until then; return whether it was not over yet."""
+        with self._lock:
+            if self.is_over:
+                return False
+            self.until = until
+            return True
+
+    def end(self) -> None:
+        """Be over from now on."""
+        with self._lock:
+            self.until = float("-inf")
+
+
+_NO_END = Lease()
+
+
 class CancelToken:
     """Carries a stop down a tree of agents.
 
@@ -65,6 +103,7 @@ class CancelToken:
 
     Attributes:
         stopped: whether a stop was asked for. Goes from False to True once.
+        lease: until when calls are admitted; a child's is its parent's.
         mode, reason, cause: of the request; only ``mode`` and ``cause`` may still escalate.
         acknowledged_at: when the token was tripped (aware, UTC).
         acknowledged_monotonic: the same instant on ``time.monotonic()``'s clock.
@@ -81,6 +120,7 @@ class CancelToken:
         "acknowledged_at",
         "acknowledged_monotonic",
         "cause",
+        "lease",
         "mode",
         "observed_at",
         "parent",
@@ -88,8 +128,9 @@ class CancelToken:
         "stopped",
     )
 
-    def __init__(self, parent: CancelToken | None = None) -> None:
+    def __init__(self, parent: CancelToken | None = None, *, lease: Lease = _NO_END) -> None:
         self.parent = parent
+        self.lease: Lease = lease if parent is None else parent.lease
         self.stopped = False
         self.mode: StopMode | None = None
         self.cause: StopCause | None = None
@@ -186,6 +227,13 @@ class CancelToken:
                 self._observers = []
             self._observers.append(observer)
 
+    def ancestors(self) -> Iterator[CancelToken]:
+        """Give the tokens above this one, the nearest first."""
+        token = self.parent
+        while token is not None:
+            yield token
+            token = token.parent
+
     def observe(self, tool: str = "", label: str = "") -> None:
         """Note that the code has met the stop; only the first time counts."""
         with self._lock:
@@ -201,14 +249,21 @@ class CancelToken:
 
         The decision and the instant are taken under the lock that ``request`` takes: a call that
         was admitted has started before the stop was acknowledged, always. With ``in_cleanup``
-        False a surrounding ``cleanup()`` makes no difference.
+        False a surrounding ``cleanup()`` makes no difference. Once the lease is over the token is
+        tripped, and nothing is admitted, whoever comes first to notice it.
 
         Raises:
-            AgentStopped: a stop was asked for, and no ``cleanup()`` is open around the caller.
+            AgentStopped: a stop was asked for, and no ``cleanup()`` is open around the caller; or
+                the lease is over.
         """
         with self._lock:
             if not self.stopped or (in_cleanup and is_in_cleanup()):
-                return time.monotonic()
+                now = time.monotonic()
+                if now < self.lease.until:
+                    return now
+        if self.lease.is_over:
+            self.lease.end()
+            self.request(reason="the lease is over", cause=StopCause.SHUTDOWN)
         return self.refuse(tool, label)
 
     def refuse(self, tool: str = "", label: str = "") -> NoReturn:

@@ -22,6 +22,7 @@ __all__ = [
     "ChildRun",
     "DataStoreBackend",
     "Environment",
+    "StartedRun",
 ]
 
 MAX_DEPTH = 32  # of a tree of agents; what is deeper is a loop
@@ -74,6 +75,21 @@ class ChildRun(Protocol):
         """Ask it to stop because its caller does not wait any longer."""
 
 
+class StartedRun(Protocol):
+    """A run that was begun beside its caller, and may be on another worker."""
+
+    id: str
+
+    async def wait(self) -> ChildEnd | None:
+        """Return once its record is final; None when the host goes away and can't wait for that.
+
+        By then the caller's token is tripped. Cancelling the wait does not touch the child.
+        """
+
+    async def ask_to_stop(self, reason: str) -> None:
+        """Ask it to stop, on behalf of its caller; does nothing if it is over."""
+
+
 class AgentCaller(Protocol):
     """Starts agents below a run."""
 
@@ -84,6 +100,9 @@ class AgentCaller(Protocol):
             AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun.
             AgentStopped: the caller was asked to stop meanwhile.
         """
+
+    async def queue(self, name: str, input: object) -> StartedRun:
+        """As ``start``, for a run that any worker may take."""
 
 
 @dataclass(frozen=True, slots=True)

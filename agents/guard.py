@@ -188,6 +188,18 @@ class Call:
         self.id = guard.trace.begin(self.tool, self.label, self.started_at)
         return self
 
+    def start_unasked(self) -> Self:
+        """Be in flight without being admitted: the runtime waits, the agent's code is over."""
+        guard = self._guard
+        with guard._lock:
+            guard._in_flight += 1
+        self._started = time.monotonic()
+        self.started_at = datetime.now(UTC)
+        if guard.token.stopped:
+            self.data["cleanup"] = True
+        self.id = guard.trace.begin(self.tool, self.label, self.started_at)
+        return self
+
     def finish(self, error: BaseException | None = None) -> None:
         """Be over: write the event and leave the calls in flight."""
         guard = self._guard
@@ -274,11 +286,12 @@ class Call:
         return token.mode is not StopMode.GRACEFUL
 
 
-_EVENT_TYPES = {"call_llm": "llm_call", "http": "http", "agents.call": "agent_call"}
+_EVENT_TYPES = {"call_llm": "llm_call", "agents": "agent_call"}
 
 
 def _event_type(tool: str) -> str:
-    return _EVENT_TYPES.get(tool) or tool.partition(".")[0]
+    kind = tool.partition(".")[0]
+    return _EVENT_TYPES.get(kind, kind)
 
 
 def _outcome(error: BaseException | None) -> str:

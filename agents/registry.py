@@ -16,11 +16,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from . import signatures
 from .exceptions import AgentNotFound, InvalidInput, InvalidOutput
 from .jsonable import clean_text, error_text, let_signals_pass
+from .options import OnWorkerLoss, Options
 
 __all__ = [
     "AgentDefinition",
@@ -34,13 +35,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-OnWorkerLoss = Literal["fail", "requeue"]
 
 NAME_RULE: Final = (
     "a lower-case letter, then lower-case letters, digits, - and _, at most 100 characters in all"
 )
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,99}")
-_MOST_ATTEMPTS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,7 @@ class AgentDefinition:
     """One agent that can be run. The schemas are shared: don't change them.
 
     Attributes:
-        on_worker_loss: what becomes of a run whose worker is lost: ``fail`` or ``requeue``.
-        max_attempts: how often a run may be claimed in all, from 1 to 1000.
+        options: how its runs are to be treated.
         input_schema: JSON Schema of an object with the parameters after ``tools``.
         output_schema: JSON Schema of the return annotation; ``{}``, anything, without one.
     """
@@ -79,8 +77,7 @@ class AgentDefinition:
     description: str
     function: Callable[..., Any]
     is_async: bool
-    on_worker_loss: OnWorkerLoss
-    max_attempts: int
+    options: Options
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
     _signature: signatures.Signature = field(repr=False)
@@ -131,8 +128,7 @@ class _Entry:
     title: str
     description: str
     function: Callable[..., Any]
-    on_worker_loss: OnWorkerLoss
-    max_attempts: int
+    options: Options
     names: dict[str, Any]  # what annotations of a function inside a function may refer to
     # Of its module when it was registered: a reload keeps the module's dict and changes what is in.
     spec: object
@@ -180,6 +176,9 @@ class Registry:
         description: str = "",
         on_worker_loss: OnWorkerLoss = "fail",
         max_attempts: int = 3,
+        priority: int = 0,
+        max_concurrent: int | None = None,
+        queue_seconds: float | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as an agent, and return the function as it is.
 
@@ -195,7 +194,13 @@ class Registry:
             on_worker_loss: ``"fail"`` ends a run whose worker was lost, ``"requeue"`` starts it
                 again.
             max_attempts: how often a run may be claimed in all, from 1 to 1000.
+            priority: what is waiting with a higher one is begun first, from -100 to 100.
+            max_concurrent: how many runs may go on at a time, in the whole installation; None is
+                as many as there is room for. Those that other agents call don't count.
+            queue_seconds: for how long a run may wait for its beginning before it ends as an
+                error; 0 is for ever, None is what the installation says.
         """
+        options = Options(on_worker_loss, max_attempts, priority, max_concurrent, queue_seconds)
         if callable(name):  # @agent without parentheses
             self._refuse_bare(name)
             return name
@@ -207,8 +212,7 @@ class Registry:
                 name=name,
                 title=title,
                 description=description,
-                on_worker_loss=on_worker_loss,
-                max_attempts=max_attempts,
+                options=options,
             )
             return function
 
@@ -279,11 +283,10 @@ class Registry:
         name: str,
         title: str,
         description: str,
-        on_worker_loss: OnWorkerLoss,
-        max_attempts: int,
+        options: Options,
     ) -> None:
         where = signatures.where(function)
-        wrong = list(_wrong_options(name, title, description, on_worker_loss, max_attempts))
+        wrong = [*_wrong_words(name, title, description), *options.problems()]
         with self._lock:
             for message, hint in wrong:
                 self._record(Problem("agents.E003", str(name), message, hint, where))
@@ -305,8 +308,7 @@ class Registry:
                 title or _humanised(name),
                 description or _described(function),
                 function,
-                on_worker_loss,
-                max_attempts,
+                options,
                 signatures.local_names(function, caller_locals),
                 _spec_of(function),
             )
@@ -343,8 +345,7 @@ class Registry:
             description=entry.description,
             function=entry.function,
             is_async=inspect.iscoroutinefunction(entry.function),
-            on_worker_loss=entry.on_worker_loss,
-            max_attempts=entry.max_attempts,
+            options=entry.options,
             input_schema=signature.input_schema,
             output_schema=signature.output_schema,
             _signature=signature,
@@ -373,18 +374,12 @@ def _spec_of(function: Callable[..., Any]) -> object:
     return inspect.unwrap(function).__globals__.get("__spec__")
 
 
-def _wrong_options(
-    name: object, title: object, description: object, on_worker_loss: object, max_attempts: object
-) -> Iterator[tuple[str, str]]:
+def _wrong_words(name: object, title: object, description: object) -> Iterator[tuple[str, str]]:
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         yield f"{name!r} can't be an agent's name.", f"A name is {NAME_RULE}."
     for option, value in (("title", title), ("description", description)):
         if not isinstance(value, str):
             yield f"The {option} is {value!r}.", f"A {option} is text."
-    if on_worker_loss not in ("fail", "requeue"):
-        yield f"on_worker_loss is {on_worker_loss!r}.", 'It is "fail" or "requeue".'
-    if type(max_attempts) is not int or not 1 <= max_attempts <= _MOST_ATTEMPTS:
-        yield f"max_attempts is {max_attempts!r}.", f"It is an integer, 1 to {_MOST_ATTEMPTS}."
 
 
 def _humanised(name: str) -> str:

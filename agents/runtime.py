@@ -23,6 +23,7 @@ from .exceptions import AgentError, AgentStopped, InvalidOutput
 from .guard import Guard, bind_guard, current_guard, guard_in
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
+from .tools.agent_handle import forget_started, settle_started
 from .tools.http import close_clients
 from .trace import bind_trace
 
@@ -161,11 +162,13 @@ async def _settle(guard: Guard) -> None:
     try:
         await _end_left_behind(guard)
         guard.close()
+        await settle_started(guard)
         await close_clients(guard)  # what may be in flight now are responses that nobody reads
         await guard.settle()
         await close_clients(guard)
     finally:
         guard.close()
+        forget_started(guard)
         left = _left_behind(guard)
         for task in left:
             task.cancel()

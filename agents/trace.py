@@ -133,6 +133,19 @@ class _StreamedText:
     def whole(self) -> str:
         return "".join(self.pieces)
 
+    def behind(self, start: int) -> str:
+        """Return what is kept of it behind ``start`` characters."""
+        kept = sum(map(len, self.pieces)) if self.length >= MAX_TEXT_SO_FAR else self.length
+        missing = kept - start
+        found: list[str] = []
+        for piece in reversed(self.pieces):  # what is new is a little, at the end
+            if missing <= 0:
+                break
+            found.append(piece)
+            missing -= len(piece)
+        text = "".join(reversed(found))
+        return text[-missing:] if missing < 0 else text
+
 
 class TraceSink(Protocol):
     """Where a trace goes. Called from any thread, in order of ``seq``; must not block or raise."""
@@ -242,6 +255,17 @@ class Trace:
         """Return what models have said in the calls going on, for whoever begins to watch."""
         with self._lock:
             return {call: text.whole() for call, text in self._texts.items()}
+
+    def texts_behind(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
+        """Return what was said in the calls going on behind so many characters of each.
+
+        Call -> where it begins, text. The text is empty where nothing is new.
+        """
+        with self._lock:
+            return {
+                call: (start := known.get(call, 0), text.behind(start))
+                for call, text in self._texts.items()
+            }
 
     def text_length(self, call: str) -> int:
         """Return how many characters were passed on in a call that is going on."""

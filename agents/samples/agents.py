@@ -1,7 +1,7 @@
-"""Agents that read documents: ``summarise`` one, ``compare`` several.
+"""Agents that read documents: ``summarise`` one, ``compare`` several, ``summarise_many``.
 
 They show, in this order: how an agent is declared, how it is stopped and what it leaves behind,
-how it calls others, and how it works without ``async``.
+how it calls others, how it starts others on any worker, and how it works without ``async``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agents import (
 from .documents import read_document
 from .splitting import split
 
-__all__ = ["compare", "count_words", "merge_notes", "summarise"]
+__all__ = ["compare", "count_words", "merge_notes", "summarise", "summarise_many"]
 
 PART_CHARACTERS = 12_000  # some 3,000 tokens: leaves room for the reply in any model
 ALL_SUMMARIES_WORDS = 3_000  # of the summaries that are compared, together
@@ -169,6 +169,33 @@ async def compare(
     except AgentStopped:
         return "\n\n".join(summaries + left_out)
     return "\n\n".join([answer, *left_out])
+
+
+@agent("summarise_many", title="Summarise many documents", on_worker_loss="requeue")
+async def summarise_many(
+    tools: Tools,
+    documents: Annotated[list[Document], Field(min_length=1, max_length=100)],
+    words: Words = 100,
+) -> list[str]:
+    """Summarise many documents, on as many workers as are free; one answer for each.
+
+    Each is read by a ``summarise`` of its own that is started, not called: any worker may take it.
+    Stopped, it returns the summaries that it has by then.
+    """
+    inputs = [{"document": document, "words": words} for document in documents]
+    handles = [await tools.agents.start("summarise", input) for input in inputs]
+    answers: list[str] = []
+    try:
+        for number, handle in enumerate(handles, 1):
+            tools.progress(number - 1, len(handles), "reading")
+            try:
+                answers.append(str(await handle))
+            except (SubAgentStopped, SubAgentFailed) as error:
+                answers.append(f"Document {number} is left out: {error}.")
+    except AgentStopped:
+        if not answers:
+            raise
+    return answers
 
 
 async def _ask(tools: Tools, task: str, text: str) -> str:

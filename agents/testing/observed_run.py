@@ -137,7 +137,7 @@ class Run:
     """One run of an agent under test, or of an agent that it called.
 
     Attributes:
-        children: the runs that it has called, in the order of their start.
+        children: the runs that it has called or started, in the order of their start.
         events: what its trace has so far.
         token: its cancel token, for tests of what is below the tools.
     """
@@ -198,7 +198,8 @@ class Run:
     async def until_in_flight(self, tool: str, count: int = 1) -> list[CallInfo]:
         """Wait until ``count`` calls of a tool are going on at once, and return them.
 
-        ``tool`` is ``call_llm``, ``http``, ``agents.call`` or ``data_store.<method>``.
+        ``tool`` is ``call_llm``, ``http``, ``agents.call``, ``agents.wait`` or
+        ``data_store.<method>``.
 
         Raises:
             AssertionError: the run has ended without, or the time is over.
@@ -242,6 +243,11 @@ class Run:
     def give_up(self) -> None:
         """Be a ``ChildRun``: for the runtime."""
         self.stop(reason="its caller does not wait any longer")
+
+    async def ask_to_stop(self, reason: str) -> None:
+        """Be a ``StartedRun``: for the runtime."""
+        if not self._task.done():
+            self.stop(reason=reason)
 
     async def _cut_off(self) -> None:
         """End what is still going on, as a process does that is going away."""
@@ -353,7 +359,7 @@ class _Recorder:
 
 
 class _Caller:
-    """Starts called agents as further tasks of the test's loop."""
+    """Starts called agents, and those begun beside, as further tasks of the test's loop."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -369,6 +375,9 @@ class _Caller:
         run.children.append(child)
         run._setting.changed()
         return child
+
+    async def queue(self, name: str, input: object) -> Run:
+        return await self.start(name, input)
 
 
 def _status(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..environment import Environment
 from ..trace import Trace
 from .agent_client import AgentClient
+from .agent_handle import AgentHandle
 from .data_store import DataStore
 from .http import open_client, open_sync_client
 from .llm import LLMReply, call_llm
@@ -21,7 +22,7 @@ from .llm import LLMReply, call_llm
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["LLMReply", "SyncTools", "Tools"]
+__all__ = ["AgentHandle", "LLMReply", "SyncAgentHandle", "SyncTools", "Tools"]
 
 T = TypeVar("T")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -53,7 +54,7 @@ class Tools(_Notes):
 
     Attributes:
         data_store: entries of the run's owner, see ``DataStore``.
-        agents: calls other agents, see ``AgentClient``.
+        agents: calls and starts other agents, see ``AgentClient``.
         http: an ``httpx.AsyncClient`` of this run's own; each of its requests is guarded.
     """
 
@@ -164,6 +165,37 @@ class SyncAgentClient:
     def call(self, name: str, input: object = None) -> Any:
         """See ``AgentClient.call``."""
         return self._wait(self._client.call(name, input))
+
+    def start(self, name: str, input: object = None) -> SyncAgentHandle:
+        """See ``AgentClient.start``."""
+        return SyncAgentHandle(self._wait(self._client.start(name, input)), self._wait)
+
+
+class SyncAgentHandle:
+    """``AgentHandle`` for ``def`` agents."""
+
+    def __init__(
+        self, handle: AgentHandle, wait: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self.agent = handle.agent
+        self.run = handle.run
+        self._handle = handle
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        return f"<SyncAgentHandle {self.agent} {self.run}>"
+
+    def wait(self) -> Any:
+        """See ``AgentHandle.wait``."""
+        return self._wait(self._handle.wait())
+
+    def stop(self, reason: str = "") -> None:
+        """See ``AgentHandle.stop``."""
+        self._wait(self._handle.stop(reason))
+
+    def leave(self) -> None:
+        """See ``AgentHandle.leave``."""
+        self._handle.leave()
 
 
 class SyncTools(_Notes):

@@ -1,7 +1,7 @@
-"""``tools.agents``: one agent calls another.
+"""``tools.agents``: one agent calls another, or starts it and goes on.
 
-Each call is a run of its own, with a log of its own, below the caller's. A stop of the caller
-reaches it through the token; a stop of the called run alone comes back as ``SubAgentStopped``.
+Each is a run of its own, with a log of its own, below the caller's. A stop of the caller reaches
+it; a stop of the called run alone comes back as ``SubAgentStopped``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..environment import AgentCaller, ChildEnd, ChildRun
-from ..exceptions import SubAgentFailed, SubAgentStopped
+from ..environment import AgentCaller, ChildEnd, ChildRun, StartedRun
 from ..guard import Call, Guard
+from .agent_handle import NOT_WAITED_FOR, AgentHandle, note_started, result_of
 
 __all__ = ["AgentClient"]
 
@@ -41,19 +41,35 @@ class AgentClient:
             child = await self._start(call, name, {} if input is None else input)
             end = await self._end_of(call, child)
             call.data["status"] = end.status
-            if end.status == "success":
-                return end.result
-            if guard.token.stopped:  # whatever the child made of it: it was cut short with us
-                guard.token.refuse("agents.call", str(name))
-            if end.status == "error":
-                error = dict(end.error or {})
-                raise SubAgentFailed(
-                    f"{name} failed: {error.get('message', '')}",
-                    agent=name,
-                    run=child.id,
-                    error=error,
-                )
-            raise SubAgentStopped(f"{name} was stopped", agent=name, run=child.id)
+            return result_of(guard, "agents.call", str(name), child.id, end)
+
+    async def start(self, name: str, input: object = None) -> AgentHandle:
+        """Begin a run of agent ``name`` beside this one, and return a handle to it.
+
+        Any worker may take it. When this agent's function has returned, what it has started and
+        neither waited for nor left is asked to stop; this run is over when all of them are.
+
+        Raises:
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            AgentStopped: this run was asked to stop.
+        """
+        guard = self._guard
+        handles: list[AgentHandle] = []
+        with guard.call("agents.start", str(name), in_cleanup=False, agent=str(name)) as call:
+
+            def record(child: StartedRun) -> None:
+                call.data["run"] = child.id
+                handles.append(AgentHandle(guard, str(name), child))
+                note_started(guard, handles[0])
+
+            work = self._caller.queue(name, {} if input is None else input)
+            try:
+                await call.uninterrupted(work, record)
+            except asyncio.CancelledError:
+                for handle in handles:  # it came into being, and its caller will not know of it
+                    guard.create_task(handle.stop(NOT_WAITED_FOR))
+                raise
+        return handles[0]
 
     async def _start(self, call: Call, name: str, input: object) -> ChildRun:
         started: list[ChildRun] = []

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from agents import AgentStopped, check_should_stop, cleanup, should_stop
 from agents.cancellation import (
     CancelToken,
+    Lease,
     StopCause,
     StopMode,
     bind_token,
@@ -913,3 +914,48 @@ async def forever() -> None:
     async with asyncio.timeout(SECONDS):
         await asyncio.Event().wait()
     raise AssertionError("nothing has cut this")
+
+
+class TestALease:
+    def test_over_trips_the_token_that_notices_and_refuses(self) -> None:
+        lease = Lease(time.monotonic() + 60)
+        token = CancelToken(lease=lease)
+        child = CancelToken(token)
+        token.admit("tool")
+        child.admit("tool")
+        lease.until = time.monotonic()
+        assert not token.stopped
+        with pytest.raises(AgentStopped, match="the lease is over"):
+            child.admit("tool")
+        assert (child.stopped, child.cause) == (True, StopCause.SHUTDOWN)
+        assert not token.stopped  # its own admission, or the host, comes to it
+        with pytest.raises(AgentStopped):
+            token.admit("tool")
+
+    def test_over_outranks_cleanup(self, token: CancelToken) -> None:
+        lease = token.lease = Lease()
+        token.request(reason="enough")
+        with cleanup(60):
+            token.admit("tool")
+            lease.end()
+            with pytest.raises(AgentStopped):
+                token.admit("tool")
+        assert (token.reason, token.cause) == ("enough", StopCause.WISH)
+
+    def test_is_extended_while_it_lasts_and_never_after(self) -> None:
+        lease = Lease(time.monotonic() + 60)
+        assert lease.extend(time.monotonic() + 120)
+        lease.until = time.monotonic()
+        assert lease.is_over
+        assert not lease.extend(time.monotonic() + 120)
+        assert lease.is_over
+
+    def test_is_over_for_good_once_somebody_was_refused(self) -> None:
+        lease = Lease(time.monotonic())
+        with pytest.raises(AgentStopped):
+            CancelToken(lease=lease).admit("tool")
+        assert not lease.extend(time.monotonic() + 60)
+
+    def test_without_one_there_is_no_end(self) -> None:
+        assert CancelToken().admit("tool") <= time.monotonic()
+        assert not CancelToken().lease.is_over

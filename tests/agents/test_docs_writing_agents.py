@@ -63,7 +63,9 @@ def test_there_are_tests_on_the_page() -> None:
 def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
-        "collect", "greet", "greet_all", "greet_first", "poll", "primes", "translate", "weather"
+        "collect", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
+        "primes", "reindex", "translate",
+        "weather",
     }  # fmt: skip
 
 
@@ -71,6 +73,26 @@ async def test_primes_stop_when_they_look(page: dict[str, Any]) -> None:
     result = await _to_end(page["primes"], {"below": 20})
 
     assert result.result == [2, 3, 5, 7, 11, 13, 17, 19]
+
+
+async def test_the_slower_greetings_are_stopped(page: dict[str, Any]) -> None:
+    async def reply(messages: list[dict[str, Any]]) -> str:
+        if "Grace" in messages[-1]["content"]:
+            await asyncio.wait_for(asked.wait(), 5)
+            await asyncio.sleep(0)
+        return "Good morning"
+
+    asked = asyncio.Event()
+    model = ScriptedModel(reply)
+    agent = page["greet_first_to_answer"]
+    async with running(agent, {"names": ["Ada", "Grace"]}, model=model) as run:
+        slow = await run.child(count=2)
+        await slow.until("stop_requested")
+        asked.set()
+        result = await run.result()
+
+    assert result.result == "Good morning"
+    assert (await slow.result()).status in ("stopped", "success")
 
 
 async def test_everybody_is_greeted_at_the_same_time(page: dict[str, Any]) -> None:

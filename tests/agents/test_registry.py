@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput, InvalidOutput
+from agents.options import Options
 from agents.registry import AgentDefinition, Registry, agent
 
 Tools = Any
@@ -119,12 +120,14 @@ def test_options_have_the_defaults_of_the_contract_and_are_kept() -> None:
     @agent("first")
     async def first(tools: Tools) -> None: ...
 
-    @agent("second", on_worker_loss="requeue", max_attempts=7)
+    chosen = Options("requeue", 7, priority=-3, max_concurrent=2, queue_seconds=0.5)
+
+    @agent("second", **dataclasses.asdict(chosen))
     def second(tools: Tools) -> None: ...
 
     one, two = registry.get("first"), registry.get("second")
-    assert (one.is_async, one.on_worker_loss, one.max_attempts) == (True, "fail", 3)
-    assert (two.is_async, two.on_worker_loss, two.max_attempts) == (False, "requeue", 7)
+    assert (one.is_async, one.options) == (True, Options("fail", 3, 0, None, None))
+    assert (two.is_async, two.options) == (False, chosen)
 
 
 @pytest.mark.parametrize("name", ["a", "summarise", "count-words_2", "a" * 100])
@@ -156,6 +159,19 @@ def test_a_bad_name_is_a_problem_and_no_import_error(name: Any) -> None:
         {"max_attempts": True},
         {"max_attempts": 2.0},
         {"max_attempts": 1001},
+        {"priority": 101},
+        {"priority": -101},
+        {"priority": "1"},
+        {"priority": None},
+        {"priority": True},
+        {"max_concurrent": 0},
+        {"max_concurrent": 1.0},
+        {"max_concurrent": True},
+        {"queue_seconds": -1},
+        {"queue_seconds": float("nan")},
+        {"queue_seconds": float("inf")},
+        {"queue_seconds": "60"},
+        {"queue_seconds": True},
         {"title": 5},
         {"description": None},
     ],

@@ -682,6 +682,26 @@ async def test_a_host_that_goes_away_during_the_end_of_a_stop_cuts_what_is_waite
     assert run.only("data_store")["outcome"] == "aborted"
 
 
+async def test_an_agent_that_gets_no_thread_ends_as_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("agent-"):
+            raise RuntimeError("can't start new thread")  # as Python does, at the system's limit
+        start(thread)
+
+    def work(tools: SyncTools) -> None:
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    outcome = await Started(work).outcome()
+    assert outcome.kind == "error"
+    assert outcome.error is not None
+    assert "can't start new thread" in outcome.error["message"]
+
+
 async def test_a_host_that_goes_away_does_not_wait_for_a_thread() -> None:
     let_go = threading.Event()
     begun = threading.Event()

@@ -21,6 +21,7 @@ from agents.samples.agents import (
     count_words,
     merge_notes,
     summarise,
+    summarise_many,
 )
 from agents.testing import MemoryDataStore, ScriptedModel, run, running
 from tests.support.pdfs import as_data_url, make_pdf
@@ -395,6 +396,58 @@ class TestCompare:
         assert [task.split("at most ")[1] for task in summaries] == ["150 words."] * 20
 
 
+class TestSummariseMany:
+    DOCUMENTS = ("The first.", "The second.", "The third.")
+
+    async def test_there_is_one_answer_for_each_document(self) -> None:
+        model = ScriptedModel(lambda messages: f"<{messages[1]['content']}>")
+        async with running(summarise_many, {"documents": list(self.DOCUMENTS)}, model=model) as run:
+            result = await run.result()
+
+        assert result.result == [f"<<{text}>>" for text in self.DOCUMENTS]
+        assert [child.agent for child in run.children] == ["summarise"] * 3
+        tools = [event.data["tool"] for event in result.events if event.type == "agent_call"]
+        assert tools == ["agents.start"] * 3 + ["agents.wait"] * 3
+
+    async def test_one_that_is_stopped_by_itself_is_left_out(self) -> None:
+        async def reply(messages: list[dict[str, Any]]) -> str:
+            if "second" in messages[1]["content"]:
+                await asyncio.wait_for(answer.wait(), 5)
+            return "A note."
+
+        answer = asyncio.Event()
+        model = ScriptedModel(reply)
+        async with running(summarise_many, {"documents": list(self.DOCUMENTS)}, model=model) as run:
+            second = await run.child(count=2)
+            await second.until_in_flight("call_llm")
+            second.stop()
+            answer.set()
+            result = await run.result()
+
+        assert result.status == "success"
+        assert len(result.result) == 3
+        assert result.result[0] == result.result[2] == "A note."
+
+    async def test_stopped_it_returns_the_summaries_that_it_has(self) -> None:
+        async def reply(messages: list[dict[str, Any]]) -> str:
+            if "first" not in messages[1]["content"] and "A note" not in messages[1]["content"]:
+                await asyncio.wait_for(answer.wait(), 5)
+            return "A note."
+
+        answer = asyncio.Event()
+        model = ScriptedModel(reply)
+        async with running(summarise_many, {"documents": list(self.DOCUMENTS)}, model=model) as run:
+            await run.until("progress", 2)
+            run.stop()
+            answer.set()
+            result = await run.result()
+            ends = [(await child.result()).status for child in run.children]
+
+        assert (result.status, result.partial_result) == ("stopped", ["A note."])
+        assert ends == ["success", "stopped", "stopped"]
+        assert result.calls_started_after_stop == 0
+
+
 class TestCountWords:
     def test_the_most_frequent_words_come_first(self) -> None:
         result = run(count_words, {"text": "Stop means stop, and only that.", "top": 2})
@@ -423,7 +476,7 @@ class TestCountWords:
 def test_each_sample_has_a_title_and_says_what_it_does() -> None:
     from agents import registry
 
-    for agent in (summarise, merge_notes, compare, count_words):
+    for agent in (summarise, merge_notes, compare, summarise_many, count_words):
         definition = registry.get(agent.__name__)
         assert definition.title
         assert definition.description

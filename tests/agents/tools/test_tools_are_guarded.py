@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agents import AgentStopped, SyncTools, Tools, cleanup
+from agents import AgentHandle, AgentStopped, SyncAgentHandle, SyncTools, Tools, cleanup
 from agents.environment import ChildEnd, Environment
 from agents.exceptions import RunIsOver
 from agents.testing import ScriptedModel
@@ -42,6 +42,7 @@ UNGUARDED: dict[str, Callable[[Any], Any]] = {
 GUARDED: dict[str, Callable[[Any], Any]] = {
     "call_llm": lambda tools: tools.call_llm(MESSAGES),
     "agents.call": lambda tools: tools.agents.call("other", {"n": 1}),
+    "agents.start": lambda tools: tools.agents.start("other", {"n": 1}),
     "data_store.get": lambda tools: tools.data_store.get("a"),
     "data_store.set": lambda tools: tools.data_store.set("a", 1, {"about": "it"}),
     "data_store.delete": lambda tools: tools.data_store.delete("a"),
@@ -129,6 +130,9 @@ class _Child:
     def give_up(self) -> None:
         raise AssertionError("nobody gives up here")
 
+    async def ask_to_stop(self, reason: str) -> None:
+        raise AssertionError("nobody gives up here")
+
 
 class _Caller:
     def __init__(self, outside: Outside) -> None:
@@ -137,6 +141,9 @@ class _Caller:
     async def start(self, name: str, input: object) -> _Child:
         self._outside.touched.append("agents")
         return _Child()
+
+    async def queue(self, name: str, input: object) -> _Child:
+        return await self.start(name, input)
 
 
 class _Transports(Transports):
@@ -252,7 +259,12 @@ async def test_a_method_that_is_added_would_be_noticed(
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [(Tools, SyncTools), (DataStore, SyncDataStore), (AgentClient, SyncAgentClient)],
+    [
+        (Tools, SyncTools),
+        (DataStore, SyncDataStore),
+        (AgentClient, SyncAgentClient),
+        (AgentHandle, SyncAgentHandle),
+    ],
 )
 def test_both_kinds_of_agents_get_the_same_methods(theirs: type, ours: type) -> None:
     assert _public(theirs) == _public(ours)
@@ -335,7 +347,7 @@ async def test_within_cleanup_it_is_let_through_unless_it_begins_something_new(
 ) -> None:
     run, outside = AgentRun(), Outside()
     run.stop()
-    if name == "agents.call":
+    if name in {"agents.call", "agents.start"}:
         with pytest.raises(AgentStopped):
             await agent(run, outside.environment(run), GUARDED[name], clean=True)
         assert outside.touched == []

@@ -1,0 +1,65 @@
+"""What ``@agent`` can be told about how its runs are to be treated, and what of that is allowed.
+
+Agents only declare this; whoever runs them keeps to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["HIGHEST_PRIORITY", "LONGEST_SECONDS", "LOWEST_PRIORITY", "OnWorkerLoss", "Options"]
+
+OnWorkerLoss = Literal["fail", "requeue"]
+
+LOWEST_PRIORITY: Final = -100
+HIGHEST_PRIORITY: Final = 100
+_MOST_ATTEMPTS: Final = 1000
+LONGEST_SECONDS: Final = 366 * 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the runs of an agent are to be treated.
+
+    Attributes:
+        on_worker_loss: what becomes of a run whose worker is lost: ``fail`` or ``requeue``.
+        max_attempts: how often a run may be claimed in all, from 1 to 1000.
+        priority: what is waiting with a higher one is begun first, from -100 to 100.
+        max_concurrent: how many runs may go on at a time, in the whole installation; None is as
+            many as there is room for. Those that other agents call don't count.
+        queue_seconds: for how long a run may wait for its beginning; 0 is for ever, None is what
+            the installation says.
+    """
+
+    on_worker_loss: OnWorkerLoss = "fail"
+    max_attempts: int = 3
+    priority: int = 0
+    max_concurrent: int | None = None
+    queue_seconds: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is not allowed, and what would be. Values may be of any type."""
+        if self.on_worker_loss not in ("fail", "requeue"):
+            yield f"on_worker_loss is {self.on_worker_loss!r}.", 'It is "fail" or "requeue".'
+        if not _is_whole(self.max_attempts, 1, _MOST_ATTEMPTS):
+            hint = f"It is an integer, 1 to {_MOST_ATTEMPTS}."
+            yield f"max_attempts is {self.max_attempts!r}.", hint
+        if not _is_whole(self.priority, LOWEST_PRIORITY, HIGHEST_PRIORITY):
+            hint = f"It is an integer, {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}."
+            yield f"priority is {self.priority!r}.", hint
+        if self.max_concurrent is not None and not _is_whole(self.max_concurrent, 1):
+            hint = "It is an integer of at least 1, or None for no limit."
+            yield f"max_concurrent is {self.max_concurrent!r}.", hint
+        if self.queue_seconds is not None and not _is_duration(self.queue_seconds):
+            hint = "It is a number of seconds up to a year, 0 for no limit, or None."
+            yield f"queue_seconds is {self.queue_seconds!r}.", hint
+
+
+def _is_whole(value: object, least: int, most: int | None = None) -> bool:
+    return type(value) is int and least <= value and (most is None or value <= most)
+
+
+def _is_duration(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= LONGEST_SECONDS  # type: ignore[operator]
