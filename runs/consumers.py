@@ -1,8 +1,8 @@
 """Channels consumers: one brings messages to this process's worker, two bring runs to browsers.
 
-``AgentConsumer`` only hands wake-ups and stops over: the work itself is done by the worker, whose
-agents run with their token in a ContextVar. A message that is lost costs half a second; a broken
-layer is retried with growing pauses and never ends the worker.
+``AgentConsumer`` only hands wake-ups and stops over: the work itself is done by the worker, in
+threads of its own. A message that is lost costs half a second; a broken layer is retried with
+growing pauses and never ends the worker.
 
 ``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``feed``). What a client
 sends is not looked at.
@@ -21,8 +21,10 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from . import feed, sockets
+from . import audience, feed, relay, sockets
+from .active import Delivery
 from .feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
+from .feed.follower import STUCK_SECONDS
 from .feed.frames import as_page_message, as_socket_messages
 from .live import WORKERS_GROUP, worker_group
 
@@ -46,8 +48,19 @@ class AgentConsumer(AsyncConsumer):
         self.worker.wake()
 
     async def run_stop(self, message: dict[str, Any]) -> None:
-        """Runs of this worker were asked to stop: {"type": "run.stop", "runs": [id, ...]}."""
-        self.worker.look()
+        """Runs of this worker were asked to stop: {"type": "run.stop", "stops": [...]}.
+
+        Each of them as ``Delivery.as_message`` makes it.
+        """
+        self.worker.hear_stops([Delivery.from_message(stop) for stop in message["stops"]])
+
+    async def run_ended(self, message: dict[str, Any]) -> None:
+        """Runs are over that were started here: {"type": "run.ended", "runs": [id, ...]}."""
+        self.worker.look_at_started(uuid.UUID(run) for run in message["runs"])
+
+    async def feed_watch(self, message: dict[str, Any]) -> None:
+        """Another process has readers: ``audience.hear_of_watching``."""
+        audience.hear_of_watching(message)
 
 
 async def listen(worker: Worker) -> None:
@@ -57,26 +70,51 @@ async def listen(worker: Worker) -> None:
         return
     failures = 0
     while True:
+        joining: asyncio.Task[None] | None = None
         try:
             channel = await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
-            await layer.group_add(worker_group(worker.id), channel)
-            failures = 0
-            worker.wake()
-            worker.look()  # for what was sent before
+            if relay.is_shared(layer):
+                audience.ask_who_watches()
+            joining = asyncio.create_task(_join_as_it_is_called(layer, channel, worker))
             consumer = AgentConsumer()
             consumer.worker = worker
             while True:
-                await _hand_over(consumer, await layer.receive(channel))
+                message = await layer.receive(channel)
+                failures = 0
+                await _hand_over(consumer, message)
         except Exception as error:  # redis, socket, timeout: each layer has its own
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             failures += 1
             logger.warning("the channel layer does not answer (%s); again in %g s", error, pause)
             await asyncio.sleep(pause)
+        finally:
+            if joining is not None:
+                joining.cancel()
+
+
+async def _join_as_it_is_called(layer: Any, channel: str, worker: Worker) -> None:
+    """Hear what is sent to the worker; it has another id after it was declared lost."""
+    joined = None
+    while True:
+        try:
+            if worker.id != joined:
+                await layer.group_add(worker_group(worker.id), channel)
+                joined = worker.id
+                worker.wake()
+                worker.look()  # for what was sent before
+        except Exception as error:
+            logger.warning("the worker hears of no stops yet (%s)", error)
+        await asyncio.sleep(PAUSES_SECONDS[0])
 
 
 async def _hand_over(consumer: AgentConsumer, message: dict[str, Any]) -> None:
-    handlers = {"run.wake": consumer.run_wake, "run.stop": consumer.run_stop}
+    handlers = {
+        "run.wake": consumer.run_wake,
+        "run.stop": consumer.run_stop,
+        "run.ended": consumer.run_ended,
+        "feed.watch": consumer.feed_watch,
+    }
     handler = handlers.get(message.get("type", ""))
     if handler is None:
         logger.warning("a message of an unknown type: %r", message.get("type"))
@@ -91,8 +129,6 @@ FAILED = 1011
 RIGHT_LOST = 4403
 GONE = 4404
 TOO_MANY = 4429
-
-STUCK_SECONDS = 60.0  # a reader that doesn't take a batch in so long is let go
 
 
 class _FeedConsumer(AsyncConsumer):

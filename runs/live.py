@@ -1,7 +1,7 @@
 """News of runs: to listeners in this process directly, to other processes by the channel layer.
 
-Messages only save time: the database is the truth, and every worker looks there once a second. So
-a message that can't be sent is logged and forgotten, and nothing here may fail a caller.
+Messages only save time: the database is the truth, and every worker looks there twice a second. So
+a message that can't be sent is forgotten, and nothing here may fail a caller or keep it waiting.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
 from agents.trace import CallInfo, Event, Trace
 
-from . import active, relay
+from . import active, audience, relay
+from .active import Delivery
 
 __all__ = [
     "WORKERS_GROUP",
@@ -25,9 +25,11 @@ __all__ = [
     "publish_activity",
     "publish_changes",
     "publish_events",
+    "publish_progress",
     "publish_text",
     "remove_listener",
-    "send_stop",
+    "send_ended",
+    "send_stops",
     "wake_workers",
     "worker_group",
 ]
@@ -85,8 +87,16 @@ def publish_changes(runs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
                 relay.tell_of_change(run, root)
 
 
+def publish_progress(runs: Iterable[str]) -> None:
+    """Tell those who watch from other processes that what is in flight is committed."""
+    for run in runs:
+        if audience.is_watched(run):
+            relay.tell_of_log(run)
+
+
 def publish_text(run: str, agent: str, call: str, text: str) -> None:
     """Tell of streamed text, which is stored nowhere."""
+    audience.note_text(run)
     if _listeners:
         _tell(lambda listener: listener.text(run, agent, call, text))
 
@@ -114,19 +124,25 @@ def worker_group(worker: uuid.UUID) -> str:
 def wake_workers() -> None:
     """Tell all workers that a run was queued: those here directly, the others by message."""
     active.wake()
-    _send(WORKERS_GROUP, {"type": "run.wake"})
+    if relay.is_shared(get_channel_layer()):
+        relay.send(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True, is_urgent=True)
 
 
-def send_stop(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
-    """Tell a worker in another process that runs of its were asked to stop."""
-    _send(worker_group(worker), {"type": "run.stop", "runs": [str(run) for run in runs]})
+def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
+    """Tell a worker in another process that runs are over which were started there."""
+    if relay.is_shared(get_channel_layer()):
+        message = {"type": "run.ended", "runs": [str(run) for run in runs]}
+        relay.send(worker_group(worker), message)
 
 
-def _send(group: str, message: dict[str, Any]) -> None:
-    layer = get_channel_layer()
-    if layer is None or not relay.is_shared(layer):
+def send_stops(deliveries: Iterable[Delivery]) -> None:
+    """Tell the workers of other processes that runs of theirs were asked to stop."""
+    if not relay.is_shared(get_channel_layer()):
         return  # nobody else could hear it
-    try:
-        async_to_sync(layer.group_send)(group, message)
-    except Exception as error:  # redis, socket, timeout: each layer has its own
-        logger.warning("no message to %s (%s); workers look by themselves", group, error)
+    stops: dict[uuid.UUID, list[Delivery]] = {}
+    for delivery in deliveries:
+        if delivery.worker is not None:
+            stops.setdefault(delivery.worker, []).append(delivery)
+    for worker, mine in stops.items():
+        message = {"type": "run.stop", "stops": [delivery.as_message() for delivery in mine]}
+        relay.send(worker_group(worker), message, is_urgent=True)

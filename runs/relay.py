@@ -1,7 +1,10 @@
-"""Carries news of this process's runs to the feeds of other processes, by the channel layer.
+"""Sends what other processes are to hear, by the channel layer, in a thread of its own.
 
-Only that there are news, not what: who cares reads the table. So a message is small, many news fit
-into one, and it does not matter in which order they come or whether they come at all.
+Stops and wake-ups leave at once, one after the other. News of runs for feeds are collected for a
+moment, and say only that there are some: who cares reads the table. So a message is small, many
+news fit into one, and it does not matter in which order they come or whether they come at all.
+
+Nobody waits for a message. What can't be sent is given up: all who listen also look by themselves.
 """
 
 from __future__ import annotations
@@ -10,11 +13,21 @@ import asyncio
 import logging
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-__all__ = ["FEED_GROUP", "PROCESS", "is_shared", "tell_of_change", "tell_of_log"]
+__all__ = [
+    "FEED_GROUP",
+    "PROCESS",
+    "call_later",
+    "dropped_count",
+    "is_shared",
+    "send",
+    "tell_of_change",
+    "tell_of_log",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +36,32 @@ FEED_GROUP = "runs.feed"
 PROCESS = uuid.uuid4().hex
 
 COLLECT_SECONDS = 0.02
-SEND_SECONDS = 5.0
+SEND_SECONDS = 2.0
 MOST_RUNS = 500  # in one message; what is beyond is found by the others' looks
+MOST_WAITING = 1_000  # messages
+MAKE_WAY_SECONDS = 0.005
 
 
 def is_shared(layer: Any) -> bool:
     """Tell whether other processes can hear a channel layer."""
     return layer is not None and not isinstance(layer, InMemoryChannelLayer)
+
+
+def send(
+    group: str, message: dict[str, Any], *, is_repeated: bool = False, is_urgent: bool = False
+) -> None:
+    """Send ``message`` at once. From any thread; never waits.
+
+    With ``is_repeated`` it says nothing that one to the same group which has not left yet does not
+    say, and is left out. With ``is_urgent`` the caller makes way for it, a few milliseconds at most
+    and none while messages fail; not from an event loop.
+    """
+    left = threading.Event() if is_urgent and not _relay.is_failing else None
+    _relay.send(group, message, is_repeated, left)
+    if left is not None:
+        # Whoever has asked goes on to compute an answer, and would keep the interpreter, and the
+        # message with it, for up to Python's switch interval.
+        left.wait(MAKE_WAY_SECONDS)
 
 
 def tell_of_change(run: uuid.UUID, root: uuid.UUID) -> None:
@@ -42,16 +74,54 @@ def tell_of_log(run: str) -> None:
     _relay.put(run, "")
 
 
+def call_later(seconds: float, work: Callable[[], None]) -> None:
+    """Call ``work``, which must not block, in the relay's thread after a while. From anywhere."""
+    _relay.call_later(seconds, work)
+
+
+def dropped_count() -> int:
+    """Return how many messages, and news beyond what fits into one, were not sent from here."""
+    return _relay.dropped_count
+
+
+#: To which group, what, and what to set once it has left.
+_Message = tuple[str, dict[str, Any], threading.Event | None]
+
+
 class _Relay:
     """A thread with a loop, and so with one connection, of its own."""
 
     def __init__(self) -> None:
+        self.dropped_count = 0
         self._lock = threading.Lock()
+        self._waiting: dict[object, _Message] = {}  # in the order of their coming
         self._changed: dict[str, str] = {}  # run -> root
         self._logs: set[str] = set()
-        self._is_due = False
+        self._is_collecting = False
+        self._is_sending = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_failing = False
+        self.is_failing = False
+
+    def send(
+        self,
+        group: str,
+        message: dict[str, Any],
+        is_repeated: bool = False,
+        left: threading.Event | None = None,
+    ) -> None:
+        with self._lock:
+            key: object = group if is_repeated else object()
+            if key in self._waiting or len(self._waiting) >= MOST_WAITING:
+                self.dropped_count += key not in self._waiting
+                if left is not None:
+                    left.set()
+                return
+            self._waiting[key] = (group, message, left)
+            if self._is_sending:
+                return
+            self._is_sending = True
+            loop = self._running_loop()
+        loop.call_soon_threadsafe(self._begin)
 
     def put(self, run: str, root: str) -> None:
         with self._lock:
@@ -59,45 +129,81 @@ class _Relay:
                 self._changed[run] = root
             else:
                 self._logs.add(run)
-            if self._is_due:
+            if self._is_collecting:
                 return
-            self._is_due = True
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._main, name="runs-relay", daemon=True).start()
-        self._loop.call_soon_threadsafe(self._loop.call_later, COLLECT_SECONDS, self._begin)
+            self._is_collecting = True
+            loop = self._running_loop()
+        loop.call_soon_threadsafe(loop.call_later, COLLECT_SECONDS, self._hand_in_news)
 
-    def _main(self) -> None:
-        assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+    def call_later(self, seconds: float, work: Callable[[], None]) -> None:
+        with self._lock:
+            loop = self._running_loop()
+        loop.call_soon_threadsafe(loop.call_later, seconds, work)
 
-    def _begin(self) -> None:
-        assert self._loop is not None
-        self._sending = self._loop.create_task(self._send())
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(
+                target=self._main, args=(self._loop,), name="runs-relay", daemon=True
+            ).start()
+        return self._loop
 
-    async def _send(self) -> None:
+    def _main(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    def _hand_in_news(self) -> None:
         with self._lock:
             changed, self._changed = self._changed, {}
             logs, self._logs = self._logs - changed.keys(), set()
-            self._is_due = False
-        message: dict[str, Any] = {
+            self._is_collecting = False
+            beyond = max(0, len(changed) - MOST_RUNS), max(0, len(logs) - MOST_RUNS)
+            self.dropped_count += sum(beyond)
+        message = {
             "type": "feed.news",
             "from": PROCESS,
             "changed": list(changed.items())[:MOST_RUNS],
             "logs": list(logs)[:MOST_RUNS],
         }
+        self.send(FEED_GROUP, message)
+
+    def _begin(self) -> None:
+        assert self._loop is not None
+        self._sending = self._loop.create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_sending = False
+                    return
+                group, message, left = self._waiting.pop(next(iter(self._waiting)))
+            is_sent = await self._send(group, message)
+            if left is not None:
+                left.set()
+            if not is_sent:
+                # A layer that does not answer would keep each of them waiting in its turn.
+                with self._lock:
+                    self.dropped_count += len(self._waiting) + 1
+                    self._waiting.clear()
+
+    async def _send(self, group: str, message: dict[str, Any]) -> bool:
         layer = get_channel_layer()
         if layer is None:
-            return
+            return True
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await layer.group_send(FEED_GROUP, message)
-            self._is_failing = False
+                await layer.group_send(group, message)
+            self.is_failing = False
         except Exception as error:  # redis, socket, full: each layer has its own
-            if not self._is_failing:
-                logger.warning("no news to other processes (%s); they look by themselves", error)
-            self._is_failing = True
+            if not self.is_failing:
+                logger.warning(
+                    "no messages to other processes (%s); they look by themselves",
+                    str(error) or type(error).__name__,
+                )
+            self.is_failing = True
+            return False
+        return True
 
 
 _relay = _Relay()

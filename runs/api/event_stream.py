@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -16,7 +17,18 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 
 from .. import feed
-from ..feed import Cursor, Follower, InvalidCursor, RightLost, RunIsGone, View, Viewer, rights
+from ..feed import (
+    Batch,
+    Cursor,
+    Follower,
+    InvalidCursor,
+    RightLost,
+    RunIsGone,
+    View,
+    Viewer,
+    rights,
+)
+from ..feed.follower import STUCK_SECONDS
 from ..feed.frames import as_server_sent
 from . import parameters
 from .errors import InvalidFilter
@@ -116,9 +128,40 @@ async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterato
     try:
         async with aclosing(follower.batches()) as batches:
             async for batch in batches:
-                yield as_server_sent(batch)
+                with _unless_stuck(batches):
+                    yield as_server_sent(batch)
     except (RightLost, RunIsGone):
         return  # a client that comes back is told why
+
+
+@contextmanager
+def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
+    """Cancel the task that is sending if it does not come back for the next piece.
+
+    Django closes its own wrapper around the stream then. The stream in it would be closed by the
+    garbage collector, whenever that comes by; so the reader is sent away from here.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    loop = task.get_loop()
+
+    def close(_: object) -> None:
+        closing = loop.create_task(batches.aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+
+    def let_go() -> None:
+        task.add_done_callback(close)
+        task.cancel()
+
+    timer = loop.call_later(STUCK_SECONDS, let_go)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_closing: set[asyncio.Task[None]] = set()  # a loop alone keeps no task alive
 
 
 def _cursor(request: Request, run: uuid.UUID) -> Cursor:

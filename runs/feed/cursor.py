@@ -52,10 +52,14 @@ class Cursor:
     def seen(self, run: uuid.UUID) -> int:
         return self._seen.get(_key(run), 0)
 
-    @staticmethod
-    def write(positions: Mapping[uuid.UUID, int]) -> str:
-        """Return the cursor of a tree: run -> the last event seen."""
-        packed = b"".join(_key(run) + _varint(seq) for run, seq in positions.items() if seq)
+    def advanced(self, positions: Mapping[uuid.UUID, int]) -> str:
+        """Return the cursor of a tree: run -> the last event seen.
+
+        Other runs stay where they were: a reader that has just come back may leave again before it
+        is known here which runs the tree has.
+        """
+        seen = self._seen | {_key(run): seq for run, seq in positions.items()}
+        packed = b"".join(key + _varint(seq) for key, seq in seen.items() if seq)
         return base64.urlsafe_b64encode(_VERSION + packed).decode().rstrip("=")
 
 

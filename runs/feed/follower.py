@@ -15,9 +15,10 @@ from .reading import PAGE_COUNT
 from .rights import RightLost, Viewer
 from .tail import RunTail
 
-__all__ = ["HEARTBEAT_SECONDS", "Follower", "RunIsGone"]
+__all__ = ["HEARTBEAT_SECONDS", "STUCK_SECONDS", "Follower", "RunIsGone"]
 
 HEARTBEAT_SECONDS = 10.0
+STUCK_SECONDS = 60.0  # a reader that doesn't take a batch in so long is let go
 MOST_CHARACTERS = 400_000  # in one batch: all that a reader who doesn't read makes us hold
 _LOST_TRACK_SECONDS = 0.2
 
@@ -185,8 +186,8 @@ class Follower:
     def _texts(self, position: _Position) -> list[Frame]:
         """Return what models have said meanwhile: before the events of their calls."""
         tail, told = position.tail, position.texts
-        position.texts = tail.text_count
-        return tail.texts_so_far() if told < 0 else tail.texts_behind(told)
+        position.texts = tail.texts.count
+        return tail.texts.so_far() if told < 0 else tail.texts.behind(told)
 
     async def _events(self, position: _Position) -> list[str]:
         tail = position.tail
@@ -195,7 +196,10 @@ class Follower:
         found = tail.behind(position.seq, PAGE_COUNT)
         if found is None:
             found = await self._hub.events(tail, position.seq)
-            if not found:  # an end of the log was lost with a database, say: no reason to spin
+            if not found and tail.snapshot is not None and not tail.snapshot.has_log:
+                position.seq = tail.last_seq
+            elif not found:  # it has just been removed, or lost with a database: no reason to spin
+                self._hub.look_at(tail)
                 await asyncio.sleep(_LOST_TRACK_SECONDS)
         return found
 
@@ -229,7 +233,7 @@ class Follower:
     def _cursor_now(self) -> str:
         if not self._is_tree:
             return str(self._positions[self._run].seq)
-        return Cursor.write({id: position.seq for id, position in self._positions.items()})
+        return self._cursor.advanced({id: one.seq for id, one in self._positions.items()})
 
     def _leave(self) -> None:
         self._hub.leave(self)

@@ -1,6 +1,6 @@
 """Who is watching, and whether they still may.
 
-The same function lets a reader in and is asked again every few seconds: a session that ended, a
+The same rule lets a reader in and is asked again every few seconds: a session that ended, a
 token that was deleted, a user who was switched off or lost a permission stops receiving.
 """
 
@@ -18,7 +18,7 @@ from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
 from rest_framework.authtoken.models import Token
 
-from ..models import RunRecord
+from ..models import RunQuerySet, RunRecord
 
 __all__ = ["RightLost", "Viewer", "find_lost", "identify", "let_in"]
 
@@ -85,17 +85,20 @@ def let_in(
     user = user or identify(session_key=session_key, token=token)
     if user is None:
         raise RightLost("not_authenticated")
-    sees_all = user.has_perm("runs.view_runrecord")
-    viewer = Viewer(user.pk, session_key, token, run, sees_all)
+    viewer = Viewer(user.pk, session_key, token, run, _sees_all(user))
     if run is not None and not RunRecord.objects.visible_to(user).filter(pk=run).exists():
         raise RightLost("not_found")
     return viewer
 
 
 def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
-    """Return those who may not watch any longer, with the reason."""
+    """Return those who may not watch any longer, with the reason.
+
+    Few queries for each proof, however many runs are watched by it.
+    """
     lost: dict[Viewer, RightLost] = {}
     users: dict[tuple[str, str], User | None] = {}
+    of_runs: dict[tuple[str, str], list[Viewer]] = {}
     for viewer in viewers:
         proof = (viewer.session_key, viewer.token)
         if proof not in users:
@@ -103,13 +106,27 @@ def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
         user = users[proof]
         if user is None or user.pk != viewer.user_id:
             lost[viewer] = RightLost("not_authenticated")
-            continue
-        try:
-            now = let_in(viewer.run, user=user)
-        except RightLost as error:
-            is_there = viewer.run and RunRecord.objects.filter(pk=viewer.run).exists()
-            lost[viewer] = error if is_there else RightLost("gone")
-            continue
-        if viewer.run is None and viewer.sees_all and not now.sees_all:
+        elif viewer.run is not None:
+            of_runs.setdefault(proof, []).append(viewer)
+        elif viewer.sees_all and not _sees_all(user):
             lost[viewer] = RightLost("not_found")
-    return lost
+    hidden = []
+    for proof, some in of_runs.items():
+        user = users[proof]
+        assert user is not None, "it was looked at above"
+        visible = _ids(RunRecord.objects.visible_to(user), some)
+        hidden += [viewer for viewer in some if viewer.run not in visible]
+    there = _ids(RunRecord.objects.all(), hidden) if hidden else set()
+    return lost | {
+        viewer: RightLost("not_found" if viewer.run in there else "gone") for viewer in hidden
+    }
+
+
+def _ids(runs: RunQuerySet, viewers: Collection[Viewer]) -> set[uuid.UUID]:
+    """Return which of the runs that are watched are among ``runs``."""
+    watched = {viewer.run for viewer in viewers if viewer.run is not None}
+    return set(runs.filter(pk__in=watched).values_list("pk", flat=True))
+
+
+def _sees_all(user: User) -> bool:
+    return user.has_perm("runs.view_runrecord")

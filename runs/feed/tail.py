@@ -7,23 +7,21 @@ whom takes what lies behind its own position.
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agents.trace import CallInfo, Event
 
 from .frames import Frame, View, to_json
 from .reading import Fingerprint, Snapshot
+from .texts import Texts
 
-__all__ = ["RunTail", "Wakeable", "encode_event"]
+__all__ = ["RunTail", "Wakeable", "encode_event", "model_call"]
 
 MOST_EVENTS = 1_000
 MOST_CHARACTERS = 1_000_000  # of the events kept here
-MOST_TEXTS = 50  # pieces of streamed text kept for whoever is a little late
-MOST_TEXT = 200_000  # characters of one call's text so far
-TEXT_SECONDS = 0.1  # between two pieces of one run
 ACTIVITY_SECONDS = 0.05
 
 
@@ -31,15 +29,6 @@ class Wakeable(Protocol):
     """Whoever follows a tail."""
 
     def wake(self) -> None: ...
-
-
-@dataclass(slots=True)
-class _Text:
-    """What a model has said so far in one call."""
-
-    agent: str
-    whole: str = ""
-    fresh: str = ""  # not told yet
 
 
 class RunTail:
@@ -50,7 +39,7 @@ class RunTail:
         version: grows with each snapshot that says something new.
         last_seq: the last event that is known of.
         activity_version: grows with each change of what is in flight.
-        text_count: how many pieces of text were told.
+        texts: what its models are saying.
         is_gone: the run was deleted.
         fingerprint: what the last look saw.
     """
@@ -61,7 +50,7 @@ class RunTail:
         self.version = 0
         self.last_seq = 0
         self.activity_version = 0
-        self.text_count = 0
+        self.texts = Texts(str(id), self._wake)
         self.is_gone = False
         self.fingerprint: Fingerprint | None = None
         self.followers: set[Wakeable] = set()
@@ -70,9 +59,6 @@ class RunTail:
         self._characters = 0
         self._in_flight: list[CallInfo] = []
         self._usage: dict[str, Any] = {}
-        self._texts: deque[tuple[int, str]] = deque(maxlen=MOST_TEXTS)
-        self._talking: dict[str, _Text] = {}
-        self._text_timer: asyncio.TimerHandle | None = None
         self._activity_timer: asyncio.TimerHandle | None = None
         self._activity: tuple[list[CallInfo], dict[str, Any]] | None = None
 
@@ -122,6 +108,8 @@ class RunTail:
         """Take a newer look at the record."""
         is_news = not snapshot.says_the_same_as(self.snapshot)
         self.snapshot = snapshot
+        if snapshot.is_over:
+            self.texts.end_all()
         if is_news:
             self.version += 1
             self._wake()
@@ -158,6 +146,7 @@ class RunTail:
 
     def set_activity(self, in_flight: list[CallInfo], usage: dict[str, Any]) -> None:
         """Know what is in flight now; followers are told at most twenty times a second."""
+        self.texts.know_calls({call["call"] for call in in_flight})
         known = self._activity or (self._in_flight, self._usage)
         if self.activity_version and known == (in_flight, usage):
             return
@@ -171,9 +160,7 @@ class RunTail:
             return
         (self._in_flight, self._usage), self._activity = self._activity, None
         self.activity_version += 1
-        going_on = {call["call"] for call in self._in_flight}
-        for call in self._talking.keys() - going_on:
-            self.end_text(call)
+        self.texts.end_what_is_over()
         loop = asyncio.get_running_loop()
         self._activity_timer = loop.call_later(ACTIVITY_SECONDS, self._tell_activity)
         self._wake()
@@ -186,73 +173,11 @@ class RunTail:
         words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
         return Frame("activity", to_json(activity), to_json(words))
 
-    # Streamed text.
-
-    def begin_text(self, agent: str, call: str, text: str) -> None:
-        """Know what a model has said in a call before anybody followed."""
-        self._talking.setdefault(call, _Text(agent, whole=text))
-
-    def add_text(self, agent: str, call: str, text: str, end: int = 0) -> None:
-        """Take in a piece of a model's answer; told in larger pieces, ten a second in all.
-
-        ``end``: how long the answer is with it; a piece that ``begin_text`` had already is none.
-        """
-        talk = self._talking.setdefault(call, _Text(agent))
-        known = len(talk.whole) + len(talk.fresh)
-        if known > MOST_TEXT or 0 < end <= known:
-            return  # the call's event will have it all
-        talk.fresh += text
-        if self._text_timer is None:
-            self._tell_text()
-
-    def _tell_text(self) -> None:
-        self._text_timer = None
-        call = next((call for call, talk in self._talking.items() if talk.fresh), None)
-        if call is None:
-            return
-        talk = self._talking.pop(call)
-        self._tell(call, talk)
-        self._talking[call] = talk  # behind the others: each has its turn
-        loop = asyncio.get_running_loop()
-        self._text_timer = loop.call_later(TEXT_SECONDS, self._tell_text)
-        self._wake()
-
-    def end_text(self, call: str) -> None:
-        """Tell the rest of what a model has said: the call is over.
-
-        Of a call that never had its turn nothing is told, its event has it all: a thousand short
-        calls a second are not to be a thousand frames.
-        """
-        talk = self._talking.pop(call, None)
-        if talk is not None and talk.whole and talk.fresh:
-            self._tell(call, talk)
-            self._wake()
-
-    def _tell(self, call: str, talk: _Text) -> None:
-        self.text_count += 1
-        self._texts.append((self.text_count, self._text(call, talk.agent, talk.fresh)))
-        talk.whole, talk.fresh = talk.whole + talk.fresh, ""
-
-    def texts_behind(self, count: int) -> list[Frame]:
-        """Return the pieces behind the ``count``-th; whoever is very late has missed some."""
-        return [Frame("text", data) for number, data in self._texts if number > count]
-
-    def texts_so_far(self) -> list[Frame]:
-        """Return, for whoever comes in the middle, what was said in the calls going on."""
-        return [
-            Frame("text", self._text(call, talk.agent, talk.whole))
-            for call, talk in self._talking.items()
-            if talk.whole
-        ]
-
-    def _text(self, call: str, agent: str, text: str) -> str:
-        return to_json({"run": str(self.id), "agent": agent, "call": call, "text": text})
-
     def close(self) -> None:
         """Stop all timers."""
-        for timer in (self._text_timer, self._activity_timer):
-            if timer is not None:
-                timer.cancel()
+        self.texts.close()
+        if self._activity_timer is not None:
+            self._activity_timer.cancel()
         self._activity = None
 
     def _wake(self) -> None:
@@ -263,3 +188,11 @@ class RunTail:
 def encode_event(event: Event) -> str:
     """Return an event as JSON."""
     return to_json(event.as_dict())
+
+
+def model_call(event: str) -> str:
+    """Return the call that an encoded event is the end of, if it is a model's; else nothing."""
+    if '"type":"llm_call"' not in event:
+        return ""
+    read = json.loads(event)
+    return str(read["data"].get("call", "")) if read["type"] == "llm_call" else ""

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import threading
 import uuid
 from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer
 from django.db import connection, transaction
+from django.utils import timezone
 
 from agents import Tools, agent
-from runs import active, live, services
+from agents.cancellation import StopMode
+from runs import active, live, relay, services
+from runs.active import Delivery, StopRequest
 from runs.models import RunEvent
 from runs.worker import Worker
 from tests.support.journal import Journal
 from tests.support.llm_server import TEXT, LLMServer
 from tests.support.running import Start
-
-
-class FailingLayer:
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        raise ConnectionError("no redis")
+from tests.support.server import eventually
 
 
 class NotingLayer:
+    """Keeps what is sent, news for feeds apart; ``until(count)`` waits for it."""
+
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []
+        self._arrived = threading.Condition()
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        self.sent.append((group, message))
+        if group != relay.FEED_GROUP:
+            with self._arrived:
+                self.sent.append((group, message))
+                self._arrived.notify_all()
+
+    def until(self, count: int) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.sent) >= count, 10), self.sent
 
 
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> NotingLayer:
     layer = NotingLayer()
     monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
+    monkeypatch.setattr(relay, "get_channel_layer", lambda: layer)
     return layer
+
+
+def _delivery(worker: uuid.UUID | None) -> Delivery:
+    run = uuid.uuid4()
+    request = StopRequest(StopMode.GRACEFUL, "enough", "api", "alice", timezone.now(), run)
+    return Delivery(run, worker, 1, request)
 
 
 def test_events_come_in_the_order_of_seq_and_once(
@@ -106,23 +124,47 @@ class TestMessages:
         monkeypatch.setattr(active, "_wakers", [lambda: woken.append(1)])
         live.wake_workers()
         assert woken == [1]
+        layer.until(1)
         assert layer.sent == [(live.WORKERS_GROUP, {"type": "run.wake"})]
 
     def test_a_stop_goes_to_the_worker_that_has_the_run(self, layer: NotingLayer) -> None:
-        worker, runs = uuid.uuid4(), [uuid.uuid4(), uuid.uuid4()]
-        live.send_stop(worker, runs)
-        assert layer.sent == [
-            (live.worker_group(worker), {"type": "run.stop", "runs": [str(run) for run in runs]})
+        here, there = uuid.uuid4(), uuid.uuid4()
+        mine, others = [_delivery(here) for _ in range(2)], _delivery(there)
+        nobodys = _delivery(None)
+        live.send_stops([mine[0], others, nobodys, mine[1]])
+        layer.until(2)
+        assert [group for group, _ in layer.sent] == [
+            live.worker_group(here),
+            live.worker_group(there),
+        ]
+        messages = [message for _, message in layer.sent]
+        assert all(message["type"] == "run.stop" for message in messages)
+        # As JSON, or any other way that a layer packs its messages.
+        heard = [json.loads(json.dumps(message))["stops"] for message in messages]
+        assert [[Delivery.from_message(stop) for stop in stops] for stops in heard] == [
+            mine,
+            [others],
         ]
 
     def test_a_layer_that_is_down_fails_nobody(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
+        tried = threading.Semaphore(0)
+
+        class FailingLayer:
+            async def group_send(self, group: str, message: dict[str, Any]) -> None:
+                tried.release()
+                raise ConnectionError("no redis")
+
+        monkeypatch.setattr(relay, "get_channel_layer", FailingLayer)
         monkeypatch.setattr(live, "get_channel_layer", FailingLayer)
         with caplog.at_level(logging.WARNING):
             live.wake_workers()
-            live.send_stop(uuid.uuid4(), [uuid.uuid4()])
-        assert caplog.text.count("workers look by themselves") == 2
+            assert tried.acquire(timeout=10)
+            # What comes while that one fails is given up with it.
+            eventually(lambda: not relay._relay._is_sending)
+            live.send_stops([_delivery(uuid.uuid4())])
+            assert tried.acquire(timeout=10)
 
     def test_the_layer_of_one_process_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Unused(InMemoryChannelLayer):
@@ -141,8 +183,8 @@ class TestMessages:
         with transaction.atomic():
             start("quick")
             transaction.set_rollback(True)
-        assert layer.sent == []
         start("quick")
+        layer.until(1)
         assert len(layer.sent) == 1
 
 

@@ -68,9 +68,11 @@ def test_many_news_are_one_message(layer: NotingLayer) -> None:
 
 
 def test_a_message_has_an_end(layer: NotingLayer) -> None:
+    before = relay.dropped_count()
     for _ in range(3 * relay.MOST_RUNS):
         relay.tell_of_change(uuid.uuid4(), uuid.uuid4())
     layer.until(lambda: layer.sent)
+    assert relay.dropped_count() > before
     assert all(len(message["changed"]) <= relay.MOST_RUNS for message in layer.sent)
 
 
@@ -94,7 +96,7 @@ def test_a_layer_that_fails_is_complained_of_once(
         relay.tell_of_change(run, run)
         layer.until(lambda: str(run) in layer.changed())
     assert [r.message for r in caplog.records if r.name == "runs.relay"] == [
-        "no news to other processes (no redis); they look by themselves"
+        "no messages to other processes (no redis); they look by themselves"
     ]
 
 

@@ -26,6 +26,7 @@ from runs.endings import end_without_worker
 from runs.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
 from runs.feed import hub as hub_module
 from runs.feed import tail as tail_module
+from runs.feed import texts as texts_module
 from runs.feed.frames import as_page_message, as_server_sent, as_socket_messages
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.recorder import Recorder
@@ -378,7 +379,8 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
     async def read(self: Hub, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for _ in range(chance.choice((0, 0, 1, 3, 8))):
             await asyncio.sleep(0)
-        found = work(*args, **kwargs)
+        with _not_in_a_loop():
+            found = work(*args, **kwargs)
         for _ in range(chance.choice((0, 0, 1, 3, 8))):
             await asyncio.sleep(0)
         return found
@@ -389,9 +391,23 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
         patched.setattr(hub_module.rights, "find_lost", lambda viewers: {})
         for name in ("LOOK_SECONDS", "LIST_LOOK_SECONDS", "RIGHTS_SECONDS"):
             patched.setattr(hub_module, name, 3600.0)
-        patched.setattr(tail_module, "TEXT_SECONDS", 0.0)
+        patched.setattr(texts_module, "TEXT_SECONDS", 0.0)
         patched.setattr(tail_module, "ACTIVITY_SECONDS", 0.0)
         yield
+
+
+@contextlib.contextmanager
+def _not_in_a_loop() -> Iterator[None]:
+    """Use the thread's own connection, as whoever is not in a coroutine.
+
+    Each task has one of its own otherwise, which nobody gives back.
+    """
+    loop = asyncio.get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -415,17 +431,17 @@ async def turns(count: int) -> None:
 async def settle(hub: Hub, *readers: Reader) -> None:
     """Go on until nothing more comes of what is written and told."""
     for _ in range(3):
-        await hub._look()
-        await hub._look_at_lists()
+        await hub._catching_up.look()
+        await hub._catching_up.look_at_lists()
         quiet = patience = 0
         before = -1
         while quiet < 60:
             patience += 1
             assert patience < 20_000, "it never comes to rest"
             now = sum(len(r.client.types) for r in readers) + sum(
-                tail.version + tail.activity_version for tail in hub._tails.values()
+                tail.version + tail.activity_version for tail in hub._tails
             )
-            busy = hub._stale or hub._stale_trees or hub._list_news or hub._work.is_set()
-            quiet = 0 if now != before or busy else quiet + 1
+            is_busy = hub._catching_up.is_due
+            quiet = 0 if now != before or is_busy else quiet + 1
             before = now
             await asyncio.sleep(0)

@@ -179,6 +179,28 @@ async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], l
         return seqs, [one.close_code or 0, feed.close_code or 0], "ended"
 
 
+def test_without_redis_another_process_s_run_is_followed_by_looking(
+    installation: Installation,
+) -> None:
+    """All there is between the two is a file."""
+    with (
+        installation.serving(RUNS_EMBEDDED_WORKER="0") as server,
+        installation.working(),
+    ):
+        run = server.start("site-flood", lines=300, pause=0.2)
+        watchers = [Watcher(server, run, wire, breaks=1) for wire in ("sse", "page", "socket")]
+
+        async def follow() -> None:
+            async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.gather(*(watcher.follow(client) for watcher in watchers))
+
+        asyncio.run(follow())
+        final = server.run(run)
+    assert final["status"] == "success"
+    for watcher in watchers:
+        assert watcher.seqs == list(range(1, final["last_seq"] + 1)), watcher.wire
+
+
 def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installation) -> None:
     with installation.serving() as server:
         run = server.start("site-flood", lines=2_000, size=20_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import uuid
@@ -17,7 +18,9 @@ from django.test import Client
 from rest_framework.authtoken.models import Token
 
 from project.asgi import application
+from runs.api import event_stream
 from runs.feed import close_hub, follower, get_hub, hub
+from runs.models import RunEvent
 from tests.support.feeds import parse_server_sent
 
 from .conftest import Runs
@@ -280,10 +283,33 @@ def test_a_client_that_leaves_is_forgotten(
         with stream.stream("GET", f"/runs/{run.pk}/events?tree=1") as answer:
             _until(answer.iter_lines(), "event: run")
     deadline = time.monotonic() + WAIT_SECONDS
-    while served.hub._watchers or served.hub._trees:
+    while served.hub._watchers or served.hub._catching_up.trees:
         assert time.monotonic() < deadline, served.hub._watchers
         time.sleep(0.01)
-    assert all(not tail.followers for tail in served.hub._tails.values())
+    assert all(not tail.followers for tail in served.hub._tails)
+
+
+def test_a_client_that_reads_nothing_is_let_go(
+    runs: Runs, served: _Served, stream: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "STUCK_SECONDS", 0.3)
+    run = runs.running()
+    runs.tell(run, 400)
+    RunEvent.objects.filter(run=run).update(data={"message": "x" * 50_000})
+    with socket.socket() as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
+        stuck.connect((stream.base_url.host, stream.base_url.port or 80))
+        head = "".join(f"{name}: {value}\r\n" for name, value in stream.headers.items())
+        stuck.sendall(
+            f"GET /runs/{run.pk}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
+        )
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not served.hub._watchers:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        while served.hub._watchers:
+            assert time.monotonic() < deadline, "it is still there"
+            time.sleep(0.01)
 
 
 def test_a_server_that_shuts_down_waits_for_no_stream(

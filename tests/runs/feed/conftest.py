@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 
 from runs.feed import Hub, close_hub, get_hub
 from tests.support.feeds import Writer, at_once
@@ -31,7 +32,12 @@ def writer(alice: User, reads_at_once: None) -> Iterator[Writer]:
 
 @pytest.fixture
 async def hub(reads_at_once: None) -> AsyncIterator[Hub]:
-    """The hub of the test's loop."""
+    """The hub of the test's loop, and a database connection for what the test does there.
+
+    A coroutine's connection is its context's. Opened here it is the test's, and can be given back.
+    """
+    connection.ensure_connection()
     hub = get_hub()
     yield hub
     await close_hub()
+    connection.close()

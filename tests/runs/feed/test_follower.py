@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 
 from runs import live
 from runs.events import read as read_events
-from runs.feed import Hub, RightLost, RunIsGone, follower, reading
-from runs.feed import hub as hub_module
+from runs.feed import Hub, RightLost, RunIsGone, catching_up, follower, pages, reading
+from runs.retention import Policy, Sweep
 from tests.support.feeds import Client, Reader, Wire, Writer, settle, turns
 
 
@@ -182,6 +184,67 @@ class TestOneRun:
         reader.client.wait_is_true(str(run.pk), with_input=True)
 
 
+class TestRemovedLog:
+    """The record is still there, and says so."""
+
+    @pytest.mark.parametrize("wire", ["socket", "page", "sse"])
+    @pytest.mark.parametrize("start", [0, 2, 7, 99])
+    async def test_ends_at_once_wherever_one_begins(
+        self, writer: Writer, hub: Hub, wire: Wire, start: int
+    ) -> None:
+        run = _finished(writer, 5)
+        _remove_log(run)
+        reader = _watch(hub, run, wire, start=start)
+        await settle(hub, reader)
+        assert reader.client.types == ["run", "end"]
+        shown = reader.client.runs[str(run.pk)]
+        assert shown["last_seq"] == 7
+        assert shown["log_removed_at"]
+
+    async def test_below_a_run_does_not_keep_its_tree_open(self, writer: Writer, hub: Hub) -> None:
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.log(child.pk, 5)
+        writer.end(child.pk)
+        writer.end(root.pk)
+        for run in (root, child):
+            run.refresh_from_db()
+            _remove_log(run)
+        reader = _watch(hub, root, is_tree=True)
+        await settle(hub, reader)
+        assert reader.client.is_ended
+        assert reader.client.types.count("run") == 2
+
+    @pytest.mark.parametrize("removed", ["log", "run"])
+    async def test_while_it_is_read_ends_the_feed(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch, removed: str
+    ) -> None:
+        monkeypatch.setattr(follower, "_LOST_TRACK_SECONDS", 0.01)
+        run = _finished(writer, 1_500)
+        reader = _watch(hub, run)
+        async with asyncio.timeout(10):
+            while not reader.client.seqs:
+                await asyncio.sleep(0)
+            _remove_log(run)
+            if removed == "run":
+                writer.delete(run.pk)
+            await asyncio.gather(reader.task)
+        if removed == "run":
+            assert isinstance(reader.error, RunIsGone)
+        else:
+            assert reader.client.is_ended
+            assert reader.client.runs[str(run.pk)]["log_removed_at"]
+
+
+def _remove_log(run: Any) -> None:
+    before = timezone.now() + timedelta(hours=1)
+    sweep = Sweep(Policy("logs", before))
+    while sweep.step():
+        pass
+    assert not read_events(run.pk)
+
+
 class TestTree:
     async def test_children_are_told_of_as_they_are_born(self, writer: Writer, hub: Hub) -> None:
         root = writer.queue()
@@ -237,9 +300,9 @@ class TestTree:
             return work(*args)
 
         monkeypatch.setattr(hub, "read", read)
-        monkeypatch.setattr(hub_module, "MOST_AT_ONCE", 1)
-        hub._stale = {root.pk: None, child.pk: None}
-        hub._work.set()
+        monkeypatch.setattr(catching_up, "MOST_AT_ONCE", 1)
+        hub._catching_up.note(root.pk)
+        hub._catching_up.note(child.pk)
         await turns(300)
         late.set()
         await settle(hub, reader)
@@ -258,6 +321,31 @@ class TestTree:
         writer.end(root.pk)
         await settle(hub, reader)
         assert reader.client.is_ended
+
+    async def test_who_leaves_at_once_still_knows_how_far_it_had_read_the_children(
+        self, writer: Writer, hub: Hub
+    ) -> None:
+        """Events of the root come before it is known who belongs to the tree."""
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.log(child.pk, 5)
+        writer.flush()
+        client = Client()
+        reader = Reader(client, hub, root, "socket", is_tree=True)
+        await settle(hub, reader)
+        assert client.seqs[str(child.pk)] == 6
+        for moment in range(0, 60, 3):
+            reader.task.cancel()
+            await asyncio.gather(reader.task, return_exceptions=True)
+            reader.read()
+            writer.log(root.pk, 1)
+            writer.flush()
+            reader = Reader(client, hub, root, "socket", is_tree=True)
+            await turns(moment)
+        await settle(hub, reader)  # the client has looked for gaps and repetitions
+        assert client.seqs[str(root.pk)] == 21
+        assert client.seqs[str(child.pk)] == 6
 
     @pytest.mark.parametrize("wire", ["page", "socket"])
     async def test_a_page_s_frames_need_no_cursor_of_their_own(
@@ -338,13 +426,15 @@ class TestSlowReaders:
             writer.flush()
             await turns(50)
         await settle(hub, viewer)
-        tail = hub._tails[run.pk]
+        tail = hub._tails.get(run.pk)
+        assert tail is not None
         assert viewer.client.seqs[str(run.pk)] == 2_001
         assert slow.client.seqs.get(str(run.pk), 0) < 200
         assert len(tail._events) <= 1_000
         assert tail._characters == sum(map(len, tail._events)) <= 1_000_000
-        assert hub._pages_characters == sum(len(e) for p in hub._pages.values() for e in p)
-        assert hub._pages_characters <= hub_module.MOST_PAGES_CHARACTERS
+        kept = hub._pages
+        assert kept._characters == sum(len(e) for p in kept._pages.values() for e in p)
+        assert kept._characters <= pages.MOST_PAGES_CHARACTERS
         gate.set()
         await settle(hub, slow)
         assert slow.client.seqs[str(run.pk)] == 2_001
@@ -368,15 +458,15 @@ class TestLeaving:
             await asyncio.gather(reader.task, return_exceptions=True)
             await turns(60)
             assert hub._watchers == {first.follower}
-            assert not hub._trees
-            assert not hub._reading
+            assert not hub._catching_up.trees
+            assert not hub._pages.reading
             assert asyncio.all_tasks() == tasks
-            followers = {id: tail.followers for id, tail in hub._tails.items() if tail.followers}
+            followers = {tail.id: tail.followers for tail in hub._tails if tail.followers}
             assert followers == {run.pk: {first.follower}}
-        for tail in list(hub._tails.values()):
-            hub._forget_if_alone(tail)  # as when it has lingered
-        assert hub._tails.keys() == {run.pk}
-        assert hub._names.keys() == {str(run.pk)}
+        for tail in hub._tails:
+            hub._tails.forget_if_alone(tail)  # as when it has lingered
+        assert [tail.id for tail in hub._tails] == [run.pk]
+        assert hub._tails._names.keys() == {str(run.pk)}
 
     async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
         reader = _watch(hub, writer.queue())

@@ -46,7 +46,7 @@ async def reader_of(hub: Hub) -> AsyncIterator[Callable[..., Reader]]:
     for reader in readers:
         reader.task.cancel()
         await asyncio.gather(reader.task, return_exceptions=True)
-    assert not hub._lists
+    assert not hub._catching_up.lists
     assert not hub._watchers
 
 

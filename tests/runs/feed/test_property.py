@@ -161,7 +161,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def the_hub_looks(self) -> None:
-        self.do(self.hub._look())
+        self.do(self.hub._catching_up.look())
 
     # Those who watch.
 
@@ -235,8 +235,8 @@ class World(RuleBasedStateMachine):
         self.all_is_quiet()
         assert all(client.is_ended for client, _ in self.clients)
         assert not self.hub._watchers
-        assert not self.hub._trees
-        assert all(not tail.followers for tail in self.hub._tails.values())
+        assert not self.hub._catching_up.trees
+        assert all(not tail.followers for tail in self.hub._tails)
 
 
 class _Nobody:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runs.feed import View, tail
+from runs.feed import View, tail, texts
 from runs.feed.reading import Snapshot
 from runs.feed.tail import RunTail
 
@@ -62,32 +62,32 @@ class TestText:
     """Ten pieces a second, and all that was said in them."""
 
     async def test_is_told_whole_in_few_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tail, "TEXT_SECONDS", 0.05)
+        monkeypatch.setattr(texts, "TEXT_SECONDS", 0.05)
         run = RunTail(RUN)
         loop = asyncio.get_running_loop()
         run.set_activity([_call("a")], USAGE)
         began = loop.time()
         said = [f"word {number} " for number in range(300)]
         for piece in said:
-            run.add_text("writer", "a", piece)
+            run.texts.add("writer", "a", piece)
             await asyncio.sleep(0.001)
         run.set_activity([], USAGE)
-        run.end_text("a")
+        run.texts.end("a")
         seconds = loop.time() - began
         assert "".join(_texts(run, "a")) == "".join(said)
         # The first at once, the last when the call is over.
-        assert 2 < run.text_count <= seconds / 0.05 + 2
+        assert 2 < run.texts.count <= seconds / 0.05 + 2
         run.close()
 
     async def test_of_a_call_that_is_over_is_told_to_its_last_word(self) -> None:
         """Its last words come in the very moment in which it is over."""
         run = RunTail(RUN)
         run.set_activity([_call("a")], USAGE)
-        run.add_text("writer", "a", "first")
-        run.add_text("writer", "a", " last")
+        run.texts.add("writer", "a", "first")
+        run.texts.add("writer", "a", " last")
         run.set_activity([], USAGE)
         async with asyncio.timeout(10):
-            while run._talking:
+            while run.texts:
                 await asyncio.sleep(0.005)
         assert _texts(run, "a") == ["first", " last"]
         run.close()
@@ -95,31 +95,31 @@ class TestText:
     async def test_of_many_short_calls_is_no_flood(self) -> None:
         run = RunTail(RUN)
         for number in range(500):
-            run.add_text("writer", f"call {number}", "short")
-            run.end_text(f"call {number}")
-        assert run.text_count <= 2
-        assert not run._talking
+            run.texts.add("writer", f"call {number}", "short")
+            run.texts.end(f"call {number}")
+        assert run.texts.count <= 2
+        assert not run.texts._talking
         run.close()
 
     async def test_so_far_is_told_to_whoever_comes_in_the_middle(self) -> None:
         run = RunTail(RUN)
         run.set_activity([_call("a")], USAGE)
-        run.add_text("writer", "a", "one ")
-        run.add_text("writer", "a", "two")
-        (frame,) = run.texts_so_far()
+        run.texts.add("writer", "a", "one ")
+        run.texts.add("writer", "a", "two")
+        (frame,) = run.texts.so_far()
         assert json.loads(frame.data)["text"] == "one "
-        before = run.text_count
-        run.end_text("a")
-        assert [json.loads(f.data)["text"] for f in run.texts_behind(before)] == ["two"]
-        assert run.texts_so_far() == []
+        before = run.texts.count
+        run.texts.end("a")
+        assert [json.loads(f.data)["text"] for f in run.texts.behind(before)] == ["two"]
+        assert run.texts.so_far() == []
         run.close()
 
     async def test_without_end_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tail, "MOST_TEXT", 100)
+        monkeypatch.setattr(texts, "MOST_CHARACTERS", 100)
         run = RunTail(RUN)
         for _ in range(1_000):
-            run.add_text("writer", "a", "x" * 10)
-        talk = run._talking["a"]
+            run.texts.add("writer", "a", "x" * 10)
+        talk = run.texts._talking["a"]
         assert len(talk.whole) + len(talk.fresh) <= 110
         run.close()
 
@@ -168,5 +168,5 @@ def test_a_run_that_is_over_is_shown_as_it_was_written() -> None:
 
 
 def _texts(run: RunTail, call: str) -> list[str]:
-    told = [json.loads(data) for _, data in run._texts]
+    told = [json.loads(data) for _, data in run.texts._pieces]
     return [text["text"] for text in told if text["call"] == call]

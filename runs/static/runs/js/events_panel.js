@@ -55,6 +55,7 @@ export class EventsPanel {
 
 function said(shown, page) {
   if (!page.last_seq) return "Nothing has happened yet.";
+  if (page.ended && shown < page.last_seq) return "The log was removed.";
   return `${shown} of ${page.last_seq}${page.ended ? "" : " so far"}`;
 }
 

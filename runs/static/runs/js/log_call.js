@@ -22,7 +22,8 @@ export function callParts(type, data) {
 export function inFlightParts({ tool, label }) {
   if (tool === "call_llm") return { kind: "LLM", parts: [foreign(label)] };
   if (tool === "http") return { kind: "HTTP", parts: [foreign(label)] };
-  if (tool === "agents.call") return { kind: "Agent", parts: [foreign(label)] };
+  if (tool === "agents.start") return { kind: "Agent", parts: [["starting ", foreign(label)]] };
+  if (tool === "agents.call" || tool === "agents.wait") return { kind: "Agent", parts: [foreign(label)] };
   const [store, method] = String(tool).split(".");
   if (store === "data_store") return { kind: "Store", parts: [[DOING[method] ?? method, " ", foreign(label)]] };
   return { kind: "Call", parts: [[foreign(tool), " ", foreign(label)]] };
@@ -42,7 +43,10 @@ const CALLS = {
     kind: "HTTP",
     parts: [foreign(data.label || `${data.method} ${data.host}`), data.status && String(data.status), took],
   }),
-  agent_call: (data, took) => ({ kind: "Agent", parts: [foreign(data.label), took] }),
+  agent_call: (data, took) => ({
+    kind: "Agent",
+    parts: [foreign(data.label), data.tool === "agents.start" ? "started" : took],
+  }),
 };
 
 const DONE = {

@@ -58,7 +58,7 @@ export class Group {
     this.#showChip(run.status, words.status);
     this.#showTime();
     this.#showUsage(words);
-    this.parts.note.textContent = [words.waiting?.text, words.silent].filter(Boolean).join(" ");
+    this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
     this.#stop?.update(run.status, this.isAlive);
     this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
@@ -95,7 +95,10 @@ export class Group {
     if (child && this.#children.has(child)) return false; // its group says it all, and more
     if (event.type === "agent_start") this.#attempts += 1;
     const line = lineOf(event, { attempt: this.#attempts });
-    if (child) this.#callLines.set(child, line);
+    if (child) {
+      this.#callLines.get(child)?.remove(); // that it was started, when it was waited for
+      this.#callLines.set(child, line);
+    }
     this.timeline.addLine(line, at);
     this.#empty(false);
     return true;
@@ -134,7 +137,7 @@ export class Group {
       if (child.isAlive) shown.set(child.agent, (shown.get(child.agent) ?? 0) + 1);
     }
     const isShown = ({ tool, label }) => {
-      const left = tool === "agents.call" ? shown.get(label) : 0;
+      const left = tool === "agents.call" || tool === "agents.wait" ? shown.get(label) : 0;
       if (left) shown.set(label, left - 1);
       return Boolean(left);
     };

@@ -127,6 +127,8 @@ function stopObserved(data) {
   if (tool === "call_llm") return ["Stop took effect: the next LLM call was not made", label];
   if (tool === "http") return ["Stop took effect: the next HTTP request was not made", label];
   if (tool === "agents.call") return ["Stop took effect: the next agent was not called", label];
+  if (tool === "agents.start") return ["Stop took effect: the next agent was not started", label];
+  if (tool === "agents.wait") return ["Stop took effect while it waited for an agent", label];
   if (tool.startsWith("data_store")) return ["Stop took effect: the next data store call was not made", label];
   return ["Stop took effect: the agent has noticed it"];
 }
