@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from agents.cancellation import CancelToken, StopCause, StopMode
+from agents.cancellation import CancelToken, Lease, StopCause, StopMode
 from agents.guard import Guard
 
 from .models import RunRecord
 
 __all__ = [
     "ActiveRun",
+    "Delivery",
     "StopRequest",
     "add",
+    "add_worker",
     "all_runs",
     "claiming",
     "get",
     "remove",
+    "remove_worker",
     "trip",
     "wake",
 ]
@@ -67,6 +70,58 @@ class StopRequest:
             "root_request": str(self.root_request),
         }
 
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            StopMode(data["mode"]),
+            data["reason"],
+            data["via"],
+            data["requested_by"],
+            datetime.fromisoformat(data["requested_at"]),
+            uuid.UUID(data["root_request"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A committed request to stop, on its way to the run as it is claimed.
+
+    It has all that tripping a token takes, so that a worker need not ask the database.
+    """
+
+    run: uuid.UUID
+    worker: uuid.UUID | None  # None: nobody holds it
+    attempt: int
+    request: StopRequest
+
+    @classmethod
+    def of(cls, record: RunRecord, request: StopRequest | None = None) -> Self:
+        """Address ``request``, or the one that the record carries, to whoever holds the run."""
+        return cls(
+            record.pk,
+            record.worker_id,
+            record.attempt,
+            request or StopRequest.of(record),
+        )
+
+    def as_message(self) -> dict[str, Any]:
+        """Return it as it goes to another process."""
+        return {
+            "run": str(self.run),
+            "worker": str(self.worker),
+            "attempt": self.attempt,
+            "request": self.request.as_data(),
+        }
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Self:
+        return cls(
+            uuid.UUID(message["run"]),
+            uuid.UUID(message["worker"]),
+            message["attempt"],
+            StopRequest.from_data(message["request"]),
+        )
+
 
 @dataclass(slots=True, eq=False)
 class ActiveRun:
@@ -81,6 +136,10 @@ class ActiveRun:
     #: Whether the log has the ``stop_requested`` event already.
     stop_told: bool = False
     _telling: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if self.token.parent is None:  # else it has its caller's
+            self.token.lease = _workers.get(self.worker, self.token.lease)
 
     def meet(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""
@@ -97,9 +156,10 @@ class ActiveRun:
 
 
 _runs: dict[uuid.UUID, ActiveRun] = {}
+_workers: dict[uuid.UUID, Lease] = {}
 _wakers: list[Callable[[], None]] = []
 _waiting: dict[uuid.UUID, list[threading.Event]] = {}
-_lock = threading.Lock()  # of the three above; held for a moment only
+_lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
 
 
@@ -128,33 +188,71 @@ def all_runs() -> list[ActiveRun]:
         return list(_runs.values())
 
 
-def remove(run: uuid.UUID) -> None:
-    """Forget a run whose record is final (or handed back), and tell whoever waits for that."""
+def remove(run: ActiveRun | uuid.UUID) -> None:
+    """Forget a run whose record is final (or handed back), and tell whoever waits for that.
+
+    Of an entry only itself is forgotten: an attempt whose claim was lost may come to its end when
+    the next one has begun here.
+    """
     with _lock:
-        _runs.pop(run, None)
-        waiting = _waiting.pop(run, ())
+        id = run if isinstance(run, uuid.UUID) else run.id
+        if isinstance(run, ActiveRun) and _runs.get(id) is not run:
+            return
+        _runs.pop(id, None)
+        waiting = _waiting.pop(id, ())
     for event in waiting:
         event.set()
 
 
-def trip(runs: Iterable[uuid.UUID], requests: Mapping[uuid.UUID, StopRequest]) -> set[uuid.UUID]:
-    """Trip the tokens of ``runs`` and of all below them; return those that are in this process.
+def trip(deliveries: Collection[Delivery]) -> set[uuid.UUID]:
+    """Trip the tokens of the runs that are in this process; return which those are.
 
-    ``requests`` has the committed request of each run concerned. They are in all logs before the
-    first token trips: a run further down may meet the stop before the last token's callbacks ran.
+    A run that has meanwhile been claimed anew is left alone. The requests are in all logs before
+    the first token trips: a run further down may meet the stop before the last token's callbacks
+    ran. From above, for the same reason: a child that is stopped first looks to its caller as if it
+    alone had been. What has its caller in another process is at the top here.
     """
-    with _claiming, _lock:
-        for id, request in requests.items():
-            entry = _runs.get(id)
-            if entry is not None and entry.stop is None:
-                entry.stop = request
-        concerned = [entry for id in requests if (entry := _runs.get(id)) is not None]
-        here = [entry for run in runs if (entry := _runs.get(run)) is not None]
-    for entry in concerned:
+    with _lock:
+        here, may_be_on_its_way = _find(deliveries)
+    if may_be_on_its_way:
+        with _claiming, _lock:
+            here, _ = _find(deliveries)
+    for entry, _ in here:
         entry.tell()
-    for entry in here:
-        entry.meet(requests[entry.id])
-    return {entry.id for entry in here}
+    tokens = {entry.token for entry, _ in here}
+    for entry, request in here:
+        if tokens.isdisjoint(entry.token.ancestors()):
+            entry.meet(request)
+    return {entry.id for entry, _ in here}
+
+
+def _find(deliveries: Collection[Delivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
+    """Return whom to trip, each with its request set, and whether a claim must be waited for."""
+    found = []
+    is_missing = False
+    for delivery in deliveries:
+        entry = _runs.get(delivery.run)
+        if entry is None:
+            is_missing = is_missing or delivery.worker in _workers
+        elif (entry.worker, entry.attempt) == (delivery.worker, delivery.attempt):
+            if entry.stop is None:
+                entry.stop = delivery.request
+            found.append((entry, delivery.request))
+    return found, is_missing
+
+
+def add_worker(worker: uuid.UUID, lease: Lease) -> None:
+    """Say that a worker is in this process, and what its runs are claimed under from now on.
+
+    A stop of its runs waits for a claim under way.
+    """
+    with _lock:
+        _workers[worker] = lease
+
+
+def remove_worker(worker: uuid.UUID) -> None:
+    with _lock:
+        _workers.pop(worker, None)
 
 
 def add_waker(waker: Callable[[], None]) -> None:

@@ -22,5 +22,6 @@ class RunsConfig(AppConfig):
 
         post_migrate.connect(create_missing_group, sender=self)
         redaction.add_secret(settings.SECRET_KEY)
+        redaction.add_secret(settings.METRICS_TOKEN or None)
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD") or None)

@@ -25,6 +25,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Caution
 
+from agents.options import LONGEST_SECONDS
 from runs.conf import Options, conf, unknown_names
 
 __all__ = ["check_deployment", "check_options"]
@@ -32,6 +33,7 @@ __all__ = ["check_deployment", "check_options"]
 _Apps = Sequence[AppConfig] | None
 
 # A lease is renewed every third of it; below this the renewals crowd out the work.
+_MOST_DAYS = 36_500
 _SHORTEST_LEASE_SECONDS = 1
 _SENSIBLE_LEASE_SECONDS = 3
 
@@ -102,14 +104,21 @@ def _wrong_values(options: Options) -> list[CheckMessage]:
     value: Any = options.embedded_worker
     if not isinstance(value, bool):
         messages.append(wrong("embedded_worker", value, "True or False"))
-    for name in ("max_concurrent", "max_input_bytes"):
+    for name, at_least in (("max_concurrent", 1), ("max_per_owner", 0), ("max_input_bytes", 1)):
         value = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            messages.append(wrong(name, value, "a whole number of at least 1"))
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            messages.append(wrong(name, value, f"a whole number of at least {at_least}"))
     for name, least in (("lease_seconds", _SHORTEST_LEASE_SECONDS), ("drain_seconds", 0)):
         value = getattr(options, name)
         if not _is_number(value) or value < least:
             messages.append(wrong(name, value, f"a number of seconds, at least {least}"))
+    value = options.queue_seconds
+    if not _is_number(value) or not 0 <= value <= LONGEST_SECONDS:
+        messages.append(wrong("queue_seconds", value, "a number of seconds from 0 up to a year"))
+    for name in ("keep_days", "keep_logs_days"):
+        value = getattr(options, name)
+        if not _is_number(value) or not 0 <= value <= _MOST_DAYS:
+            messages.append(wrong(name, value, "a number of days from 0 up to a century"))
     value = options.api_throttle_rate
     if value is not None and not (isinstance(value, str) and "/" in value):
         messages.append(wrong("api_throttle_rate", value, "a rate such as '600/min', or None"))
@@ -151,6 +160,10 @@ def _unwise_values(options: Options) -> list[CheckMessage]:
 _VARIABLES = {
     "embedded_worker": "RUNS_EMBEDDED_WORKER",
     "max_concurrent": "RUNS_MAX_CONCURRENT",
+    "max_per_owner": "RUNS_MAX_PER_OWNER",
+    "queue_seconds": "RUNS_QUEUE_SECONDS",
+    "keep_days": "RUNS_KEEP_DAYS",
+    "keep_logs_days": "RUNS_KEEP_LOGS_DAYS",
     "lease_seconds": "RUNS_LEASE_SECONDS",
     "drain_seconds": "RUNS_DRAIN_SECONDS",
     "max_input_bytes": "RUNS_MAX_INPUT_BYTES",

@@ -8,14 +8,14 @@ Nothing is validated here: a wrong value is a system check (checks.py), which ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
 
-__all__ = ["LLMOptions", "Options", "conf", "unknown_names"]
+__all__ = ["LLMOptions", "Options", "conf", "override", "unknown_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Options:
 
     embedded_worker: bool = True  # the web process runs agents too
     max_concurrent: int = 1000  # claimed runs per process
+    max_per_owner: int = 0  # claimed runs of one owner, wherever they run; 0 is no limit
+    queue_seconds: float = 0.0  # how long a run may wait for its beginning; 0 is no limit
+    keep_days: float = 0.0  # runs that ended longer ago are removed; 0 is for ever
+    keep_logs_days: float = 0.0  # the same of logs alone
+    worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health
     lease_seconds: float = 15.0  # renewed and reaped every third of it
     drain_seconds: float = 20.0  # how long runs may go on after SIGTERM
     max_input_bytes: int = 8 * 1024 * 1024
@@ -45,9 +50,21 @@ class Options:
     llm: LLMOptions = field(default_factory=LLMOptions)
 
 
-@cache
 def conf() -> Options:
     """Return the options as the settings have them now."""
+    return replace(_from_settings(), **_overrides) if _overrides else _from_settings()
+
+
+def override(**changes: Any) -> None:
+    """Let this process, whatever the settings say, have other options: its command line's."""
+    _overrides.update(changes)
+
+
+_overrides: dict[str, Any] = {}
+
+
+@cache
+def _from_settings() -> Options:
     given = _lower(getattr(settings, "RUNS", {}))
     given["llm"] = LLMOptions(**_known(LLMOptions, _lower(given.get("llm", {}))))
     return Options(**_known(Options, given))
@@ -76,7 +93,7 @@ def _lower(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _forget(*, setting: str, **_: Any) -> None:
     if setting == "RUNS":
-        conf.cache_clear()
+        _from_settings.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="runs.conf")

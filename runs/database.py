@@ -1,4 +1,4 @@
-"""Threads in which a worker's coroutines use the ORM.
+"""How the database is used: in threads of a worker's own, and again when it could not be asked.
 
 Django's own way from async to sync is one thread per process, shared with every request; a busy
 site would hold up each data store call. These threads are the worker's own, and keep their
@@ -14,18 +14,75 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
+import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, connection, reset_queries
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    connection,
+    reset_queries,
+    transaction,
+)
 
-__all__ = ["DatabaseThreads"]
+__all__ = ["DatabaseThreads", "in_transaction", "is_away"]
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 THREAD_COUNT = 4
+
+
+# Classes of SQLSTATE (PostgreSQL, appendix A): connections; conflicts with other transactions;
+# resources (a full disk, too many connections); locks; an administrator, a shutdown; the system.
+_PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
+_READ_ONLY = "25006"  # a standby, until it is promoted
+_IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+_MOST_TRIES = 5
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the database could not be asked, so that the very same may work later.
+
+    Otherwise it was asked and refuses: more of the same would be refused again. OperationalError
+    alone doesn't tell: a value beyond one of PostgreSQL's limits is one, too.
+    """
+    state = _sqlstate(error)
+    if state:
+        return state[:2] in _PASSING or state == _READ_ONLY
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def in_transaction(work: Callable[[], T]) -> T:
+    """Call ``work`` in a transaction; again, if others' transactions were in its way.
+
+    Everybody locks callers before called, but nobody can lock the rows of several trees at one
+    instant: two who stop parts of the same trees may wait for each other, and PostgreSQL lets one
+    of them go. ``work`` must leave nothing behind but what a rollback takes back.
+    """
+    tries = 1
+    while True:
+        try:
+            with transaction.atomic():
+                return work()
+        except OperationalError as error:
+            is_conflict = _sqlstate(error) in _IN_CONFLICT
+            if not is_conflict or tries == _MOST_TRIES or connection.in_atomic_block:
+                raise
+            logger.info("a conflict with another transaction (%s), again", _sqlstate(error))
+        time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - not to meet again
+        tries += 1
+
+
+def _sqlstate(error: BaseException) -> str:
+    """Return PostgreSQL's word for what went wrong; empty if none came, or on SQLite."""
+    return getattr(error.__cause__, "sqlstate", None) or ""
 
 
 class DatabaseThreads:
@@ -63,7 +120,7 @@ class DatabaseThreads:
 def _call(function: Callable[[], T]) -> T:
     try:
         return function()
-    except (OperationalError, InterfaceError):
+    except (OperationalError, InterfaceError):  # whatever is_away() says: it costs little
         connection.close()  # it may be broken; the next call opens another
         raise
     finally:

@@ -5,6 +5,7 @@ RunError                    code: the stable word that doors answer with
 ├── StopNotPermitted        may be seen, may not be stopped by this user
 ├── ModeNotAvailable        a rung of stopping that does not exist yet
 ├── IdempotencyMismatch     the same key came with another body
+├── PriorityNotPermitted    before its turn, and this user may not
 ├── InputTooLarge           more bytes than a run may be given
 ├── ParentIsStopping        no child is begun below a run that was asked to stop
 └── LeaseLost               a write of a worker whose claim is not good any more
@@ -23,6 +24,7 @@ __all__ = [
     "LeaseLost",
     "ModeNotAvailable",
     "ParentIsStopping",
+    "PriorityNotPermitted",
     "RunAlreadyFinished",
     "RunError",
     "StopNotPermitted",
@@ -55,6 +57,12 @@ class ModeNotAvailable(RunError):
     """This rung of stopping is not built yet."""
 
     code = "mode_not_available"
+
+
+class PriorityNotPermitted(RunError):
+    """This user may not let a run go before others' like that."""
+
+    code = "permission_denied"
 
 
 class IdempotencyMismatch(RunError):

@@ -19,6 +19,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
+from django.utils import timezone
+
 from agents import output, redaction, registry
 from agents.cancellation import CancelToken, StopCause
 from agents.environment import ChildEnd, Environment
@@ -30,7 +32,7 @@ from agents.tools.llm import Model
 from agents.tools.pools import Transports
 from agents.trace import Trace, Usage
 
-from . import active, services
+from . import active, metrics, services
 from .active import ActiveRun, StopRequest
 from .conf import conf
 from .database import DatabaseThreads
@@ -38,6 +40,7 @@ from .endings import Ended
 from .exceptions import InputTooLarge, ParentIsStopping, RunAlreadyFinished
 from .models import RunRecord, StopVia
 from .recorder import Recorder
+from .started import Started, StartedRuns
 from .status import Status
 from .store import OwnerStore
 from .watchdog import Watchdog
@@ -69,7 +72,8 @@ class Executor:
         self._loop.set_task_factory(cast(Any, task_factory))
         self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
         self._watchdog = Watchdog(self._loop, self._thread)
-        self._tasks: dict[uuid.UUID, asyncio.Task[Any]] = {}
+        self._tasks: dict[ActiveRun, asyncio.Task[Any]] = {}
+        self.started = StartedRuns(self._loop, self._database, self._spawn)
         self._root_count = 0
         self._empty = threading.Condition()
         self._model: Model | None = None
@@ -90,6 +94,10 @@ class Executor:
         """How many claimed runs are here; called agents take no place of their own."""
         return self._root_count
 
+    @property
+    def blocked_seconds(self) -> float:
+        return self._watchdog.blocked_seconds
+
     def submit(self, record: RunRecord, entry: ActiveRun) -> None:
         """Begin with a claimed run. From any thread; ``record`` has its owner and input loaded."""
         with self._empty:
@@ -105,9 +113,8 @@ class Executor:
         """Cancel the tasks of all runs: the process is going away, calls in flight are cut."""
 
         def cancel() -> None:
-            for id, task in list(self._tasks.items()):
-                entry = active.get(id)
-                if entry is not None and entry.guard is not None:
+            for entry, task in list(self._tasks.items()):
+                if entry.guard is not None:
                     entry.guard.host_cancelled = True
                 task.cancel()
 
@@ -173,9 +180,10 @@ class Executor:
     def _begin(self, record: RunRecord, entry: ActiveRun) -> None:
         try:
             task = self._spawn(record, entry)
+            metrics.observe_start(record.created_at, timezone.now(), record.attempt)
         except Exception:  # half of the record is missing, say; it is found as a stray, and ended
-            logger.exception("run %s can't be begun", entry.id)
-            active.remove(entry.id)
+            logger.exception("run %s can't be begun", entry.id, extra={"run": entry.id})
+            active.remove(entry)
             self._leave()
             return
         task.add_done_callback(lambda _: self._leave())
@@ -190,8 +198,8 @@ class Executor:
         task: asyncio.Task[Ended | None] = self._loop.create_task(
             self._execute(_Job.of(record), entry), context=contextvars.Context()
         )
-        self._tasks[entry.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(entry.id, None))
+        self._tasks[entry] = task
+        task.add_done_callback(lambda _: self._tasks.pop(entry, None))
         return task
 
     async def _execute(self, job: _Job, entry: ActiveRun) -> Ended | None:
@@ -212,24 +220,27 @@ class Executor:
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
         if job.stop is not None:  # asked for between the claim and now
             entry.meet(job.stop)
+        children = _Children(self, entry, guard)
         try:
-            outcome = await self._run(job, entry, guard)
+            outcome = await self._run(job, children, guard)
+            await self.started.end_attempt(entry, children.started)
             ended = await self._write_end(trace, outcome)
         finally:
-            active.remove(entry.id)
+            active.remove(entry)
         return ended
 
-    async def _run(self, job: _Job, entry: ActiveRun, guard: Guard) -> Outcome:
+    async def _run(self, job: _Job, children: _Children, guard: Guard) -> Outcome:
         try:
             definition = registry.get(job.agent)
             arguments = await self._arguments(definition, job)
-            return await self._call(definition, arguments, job.owner_id, entry, guard)
+            return await self._call(definition, arguments, job.owner_id, children, guard)
         except AgentError as error:  # the code has changed since the run was queued
             return Outcome("error", error=describe_error(error))
         except asyncio.CancelledError:
             return Outcome("interrupted")
         except BaseException as error:  # a run that is not ended here would never end
-            logger.exception("run %s could not be executed", entry.id)
+            run = guard.trace.run
+            logger.exception("run %s could not be executed", run, extra={"run": run})
             return Outcome("error", error=describe_error(error))
 
     async def _arguments(self, definition: AgentDefinition, job: _Job) -> dict[str, Any]:
@@ -243,15 +254,15 @@ class Executor:
         definition: AgentDefinition,
         arguments: dict[str, Any],
         owner_id: Any,
-        entry: ActiveRun,
+        children: _Children,
         guard: Guard,
     ) -> Outcome:
         model, transports = self._tools()
         environment = Environment(
             guard,
             model,
-            OwnerStore(owner_id, self._database),
-            _Children(self, entry, guard),
+            OwnerStore(owner_id, self._database, children.parent),
+            children,
             transports,
         )
         return await run_agent(definition, arguments, environment)
@@ -272,14 +283,34 @@ class Executor:
         self, parent: ActiveRun, guard: Guard, name: str, input: object
     ) -> _Child:
         """Begin a run below ``parent``; see ``agents.environment.AgentCaller.start``."""
+        record, entry = await self._born(
+            services.start_child, "agents.call", parent, guard, name, input
+        )
+        return _Child(self, entry, self._spawn(record, entry))
+
+    async def queue_child(
+        self, parent: ActiveRun, guard: Guard, name: str, input: object
+    ) -> Started:
+        """Queue a run below ``parent``; see ``agents.environment.AgentCaller.queue``."""
+        record = await self._born(services.queue_child, "agents.start", parent, guard, name, input)
+        return Started(self.started, parent, record)
+
+    async def _born(
+        self,
+        bear: Callable[[ActiveRun, str, object], T],
+        tool: str,
+        parent: ActiveRun,
+        guard: Guard,
+        name: str,
+        input: object,
+    ) -> T:
         try:
-            record, entry = await self._begun(services.start_child, parent, name, input)
+            return await self._begun(bear, parent, name, input)
         except ParentIsStopping:
             await self._database.run(services.meet_request, parent)
-            guard.token.refuse("agents.call", name)
+            guard.token.refuse(tool, name)
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error
-        return _Child(self, entry, self._spawn(record, entry))
 
     async def _begun(self, start: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``start`` in a database thread; once it has begun, wait for it come what may.
@@ -350,11 +381,23 @@ class _Children:
 
     def __init__(self, executor: Executor, parent: ActiveRun, guard: Guard) -> None:
         self._executor = executor
-        self._parent = parent
+        self.parent = parent
         self._guard = guard
+        self.started: list[Started] = []
 
     async def start(self, name: str, input: object) -> _Child:
-        return await self._executor.start_child(self._parent, self._guard, name, input)
+        return await self._executor.start_child(self.parent, self._guard, name, input)
+
+    async def queue(self, name: str, input: object) -> Started:
+        child = await self._executor.queue_child(self.parent, self._guard, name, input)
+        if not self.started:
+            self.parent.token.add_callback(self._leave)
+        self.started.append(child)
+        return child
+
+    def _leave(self, token: CancelToken) -> None:
+        if token.cause is StopCause.SHUTDOWN:
+            self._executor.started.leave(self.parent)
 
 
 class _Child:

@@ -14,24 +14,34 @@ import socket
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from django.db import transaction
-from django.db.models import Q
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from . import active, live
-from .endings import Ended, end_without_worker
-from .models import RunRecord, WorkerRecord
+from agents.cancellation import CancelToken
+
+from . import active, live, metrics, queue
+from .endings import Ended, end_without_worker, has_active_children, note_unheld
+from .limits import NO_LIMITS, Limits
+from .models import RunQuerySet, RunRecord, WorkerRecord
+from .processes import process_name, process_started, session_name
 from .status import Status
-from .transitions import claim_queued
+from .stopping import stop_children
+from .transitions import claim_one
 
 __all__ = [
+    "adopt",
     "claim",
+    "free_runs",
     "host_identity",
     "mark_draining",
     "mark_lost_leases",
     "mark_taking",
     "mark_vanished_neighbours",
+    "note_limit",
     "recover_runs",
     "recover_strays",
     "register_worker",
@@ -41,30 +51,57 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+CALLER_LOST = "the worker of its caller went away"
 
-def register_worker(capacity: int, lease_seconds: float) -> WorkerRecord:
-    """Write a worker for this process; its lease begins now."""
+
+def register_worker(
+    capacity: int,
+    lease_seconds: float,
+    *,
+    limited_by: str = "",
+    instead_of: uuid.UUID | None = None,
+) -> WorkerRecord:
+    """Write a worker for this process; its lease begins now.
+
+    ``limited_by`` says what keeps it from a larger capacity.
+    ``instead_of`` is the one that it was before it lost its lease: whoever told that one to take
+    no more runs meant the process.
+    """
     now = timezone.now()
+    before = WorkerRecord.objects.filter(pk=instead_of).first() if instead_of else None
     return WorkerRecord.objects.create(
-        name=f"{socket.gethostname()}:{os.getpid()}",
+        name=process_name(),
         host_identity=host_identity(),
         pid=os.getpid(),
-        pid_started=_process_started(os.getpid()) or 0,
+        pid_started=process_started(os.getpid()) or 0,
         capacity=capacity,
+        limited_by=limited_by,
         started_at=now,
         heartbeat_at=now,
         lease_until=now + timedelta(seconds=lease_seconds),
+        draining_at=before.draining_at if before else None,
     )
 
 
-def renew(worker: uuid.UUID, lease_seconds: float) -> bool:
-    """Prolong the lease; False when others have declared the worker lost."""
+def note_limit(worker: uuid.UUID, limited_by: str) -> None:
+    """Say what keeps a worker from taking more runs; an empty text for nothing."""
+    WorkerRecord.objects.filter(pk=worker).update(limited_by=limited_by)
+
+
+def renew(worker: uuid.UUID, lease_seconds: float, *, is_draining: bool = False) -> bool:
+    """Prolong the lease; False when others have declared the worker lost.
+
+    A process that shuts down says so (``is_draining``) each time: an operator who has not seen it
+    may have asked the worker to take runs again.
+    """
     now = timezone.now()
-    return bool(
-        WorkerRecord.objects.filter(pk=worker, lost_at=None).update(
-            heartbeat_at=now, lease_until=now + timedelta(seconds=lease_seconds)
-        )
-    )
+    fields: dict[str, Any] = {
+        "heartbeat_at": now,
+        "lease_until": now + timedelta(seconds=lease_seconds),
+    }
+    if is_draining:
+        fields["draining_at"] = Coalesce("draining_at", now)
+    return bool(WorkerRecord.objects.filter(pk=worker, lost_at=None).update(**fields))
 
 
 def mark_draining(worker: uuid.UUID) -> bool:
@@ -87,34 +124,61 @@ def retire(worker: uuid.UUID) -> None:
     WorkerRecord.objects.filter(pk=worker, lost_at=None).update(lost_at=timezone.now())
 
 
-def claim(worker: uuid.UUID, count: int) -> list[RunRecord]:
+def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[RunRecord]:
     """Claim up to ``count`` queued runs and register them as active here, as one step.
 
-    The records come with their inputs, the oldest first.
+    The records come with their inputs, in the order of the queue. See ``queue.claim``.
+
+    Raises:
+        QueueIsBusy: nothing was claimed; try again in a moment.
     """
     with active.claiming():
         with transaction.atomic():  # a claim whose records can't be read is none
-            ids = claim_queued(worker, count, timezone.now())
+            ids = queue.claim(worker, count, timezone.now(), limits)
             if not ids:
                 return []
             records = list(
                 RunRecord.objects.select_related("input_record", "stop_requested_by")
                 .filter(pk__in=ids)
-                .order_by("created_at")
+                .order_by()
             )
+            records.sort(key=lambda record: (-record.priority, record.turn, record.created_at))
         for record in records:
             active.add(active.ActiveRun(record.pk, worker, record.attempt))
     live.publish_changes((record.pk, record.root_id) for record in records)
+    for record in records:
+        metrics.observe_claim(record.created_at, record.started_at, record.attempt)
     return records
+
+
+def adopt(caller: active.ActiveRun, run: uuid.UUID) -> tuple[RunRecord, active.ActiveRun] | None:
+    """Take a queued run that ``caller`` waits for, past the queue, to be run in its process.
+
+    Returns the record, with its input, and the active entry, whose token is a child of the
+    caller's; None if it is not to be had: others have taken it, or it is over.
+    """
+    with active.claiming():
+        with transaction.atomic():
+            attempt = claim_one(caller.worker, run, timezone.now())
+            if attempt is None:
+                return None
+            record = RunRecord.objects.select_related("input_record", "stop_requested_by").get(
+                pk=run
+            )
+        entry = active.ActiveRun(run, caller.worker, attempt, token=CancelToken(caller.token))
+        active.add(entry)
+    metrics.observe_claim(record.created_at, record.started_at, record.attempt)
+    live.publish_changes([(run, record.root_id)])
+    return record, entry
 
 
 def mark_lost_leases(now: datetime) -> list[WorkerRecord]:
     """Declare workers lost whose lease is over; return those that this call declared."""
     over = WorkerRecord.objects.filter(lost_at=None, lease_until__lt=now)
-    return [worker for worker in over if _declare_lost(worker, Q(lease_until__lt=now))]
+    return [w for w in over if _declare_lost(w, "lease", Q(lease_until__lt=now))]
 
 
-def mark_vanished_neighbours(me: uuid.UUID) -> list[WorkerRecord]:
+def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
     """Declare workers lost whose process, on this same host, is gone.
 
     Only where it can be known for certain: same boot, same process-id namespace, and no process of
@@ -123,19 +187,22 @@ def mark_vanished_neighbours(me: uuid.UUID) -> list[WorkerRecord]:
     here = host_identity()
     if not here:
         return []
-    neighbours = WorkerRecord.objects.filter(lost_at=None, host_identity=here).exclude(pk=me)
+    neighbours = WorkerRecord.objects.filter(lost_at=None, host_identity=here)
     return [
         worker
         for worker in neighbours
-        if _process_started(worker.pid) != worker.pid_started and _declare_lost(worker, Q())
+        if worker.pk != me
+        and process_started(worker.pid) != worker.pid_started
+        and _declare_lost(worker, "vanished", Q())
     ]
 
 
-def _declare_lost(worker: WorkerRecord, still: Q) -> bool:
+def _declare_lost(worker: WorkerRecord, reason: str, still: Q) -> bool:
     changed = WorkerRecord.objects.filter(still, pk=worker.pk, lost_at=None).update(
         lost_at=timezone.now()
     )
     if changed:
+        metrics.WORKERS_REAPED.labels(reason).inc()
         logger.warning("worker %s (%s) was lost", worker.name, worker.pk)
     return bool(changed)
 
@@ -145,43 +212,118 @@ def recover_runs(
 ) -> int:
     """End or hand back runs whose worker (``worker``, or any) was lost; return how many.
 
-    Called runs come before their callers, so that children end before their root. Safe to be
-    called by many at once, and again after a crash half-way.
+    Children end before their root, so those with children that go on are left for later, and what
+    is on other workers is asked to stop. At most ``limit`` are returned: call it again until it
+    returns 0. Safe to be called by many at once, and again after a crash half-way.
     """
     lost = RunRecord.objects.filter(status=Status.RUNNING)
     if worker is not None:
         lost = lost.filter(worker=worker, worker__lost_at__isnull=False)
     else:
         lost = lost.filter(Q(worker__lost_at__isnull=False) | Q(worker=None))
-    ids = list(lost.order_by("-depth", "created_at").values_list("pk", flat=True)[:limit])
+    children = RunRecord.objects.active().filter(parent=OuterRef("pk"))
+    alive = Q(status=Status.QUEUED) | Q(worker__isnull=False, worker__lost_at=None)
+    unasked = children.filter(alive, stop_requested_at=None)
+    callers = lost.filter(Exists(children)).filter(Exists(unasked) | ~Q(in_flight=[]))
+    # Those without: others may wait for long, and must not stand before them.
+    free = lost.filter(~Exists(children)).order_by("-depth", "created_at")
+    count = _recover_all(callers[:limit], code)
+    while count < limit and (more := _recover_all(free[: limit - count], code)):
+        count += more  # the next ones are those that called these
+    return count
+
+
+def _recover_all(runs: RunQuerySet, code: str) -> int:
+    ids = list(runs.values_list("pk", flat=True))
     return sum(_recover(id, code, Q()) is not None for id in ids)
+
+
+def free_runs(now: datetime) -> int:
+    """End the database sessions of lost workers that keep others from their runs; return how many.
+
+    A process that freezes in the middle of a transaction keeps its locks for as long as it is
+    frozen. To be called after ``recover_runs``: that leaves what is locked, or waits for children.
+    """
+    if not connection.features.has_select_for_update_skip_locked:
+        return 0  # nobody can be frozen while others go on
+    left = RunRecord.objects.filter(status=Status.RUNNING, worker__lost_at__isnull=False)
+    if not left.exists():
+        return 0
+    with transaction.atomic():
+        locked = set(left.values_list("pk", flat=True)) - set(
+            left.select_for_update(of=("self",), no_key=True, skip_locked=True).values_list(
+                "pk", flat=True
+            )
+        )
+    holders = WorkerRecord.objects.filter(runs__in=locked).distinct()
+    names = [session_name(worker.name, worker.pid_started) for worker in holders]
+    return sum(_end_sessions(name, now - STUCK) for name in names)
+
+
+def _end_sessions(name: str, before: datetime) -> int:
+    """End what has been in a transaction since ``before``. Of a process that is back, only that."""
+    with connection.cursor() as cursor:
+        cursor.execute(_END_SESSIONS, [name, before])
+        count = len(cursor.fetchall())
+    if count:
+        logger.warning("%d sessions of %s were ended: they held locks", count, name)
+    return count
+
+
+STUCK = timedelta(seconds=1)
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user
+    AND application_name = %s AND xact_start < %s AND pid <> pg_backend_pid()
+"""
 
 
 def recover_strays(worker: uuid.UUID) -> int:
     """End or hand back runs that this process's ``worker`` holds and does not execute.
 
     There are none, unless the connection broke after the database had committed a claim or before
-    it could commit an ending. Without this they would be ``running`` for as long as the worker is.
+    it could commit an ending, or an ending had to wait for children on other workers. Without this
+    they would be ``running`` for as long as the worker is.
     """
     held = RunRecord.objects.filter(worker=worker, status=Status.RUNNING).order_by("-depth")
     rows = list(held.values_list("pk", "attempt"))
     with active.claiming():  # else a claim could be committed, and not be here yet
-        strays = [(id, attempt) for id, attempt in rows if active.get(id) is None]
+        strays = [
+            (id, attempt)
+            for id, attempt in rows
+            if (entry := active.get(id)) is None
+            or (entry.worker, entry.attempt) != (worker, attempt)
+        ]
     claims = [(id, Q(worker=worker, attempt=attempt)) for id, attempt in strays]
     return sum(_recover(id, "worker_lost", claim) is not None for id, claim in claims)
 
 
 def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
-    """End or hand back a run: a stray if a condition says which, else one of a lost worker."""
+    """End or hand back a run: a stray if a condition says which, else one of a lost worker.
+
+    If something goes on below it, that is asked to stop, and the run is left for later.
+    """
     with transaction.atomic():
         record = (
-            RunRecord.objects.select_for_update(no_key=True)  # nothing joined: see endings
+            # Nothing joined: see endings. What is locked by others is found the next time: one that
+            # froze in a transaction must not keep everybody's heart waiting.
+            RunRecord.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(stray, pk=run, status=Status.RUNNING)
             .first()
         )
         if record is None or (not stray and _is_held(record)):
             return None
-        return end_without_worker(record, code=code)
+        ended = None
+        if not has_active_children(run):
+            ended = end_without_worker(record, code=code)
+        elif record.in_flight:  # no live lease covers it
+            note_unheld(record)
+    if ended is None:
+        stop_children(run, reason=CALLER_LOST)
+        return None
+    metrics.RUNS_RECOVERED.labels(ended.status).inc()
+    logger.warning("run %s lost its worker and is %s now", run, ended.status, extra={"run": run})
+    return ended
 
 
 def _is_held(record: RunRecord) -> bool:
@@ -201,16 +343,3 @@ def host_identity() -> str:
     except OSError:
         return ""
     return f"{socket.gethostname()} {boot} {namespace}"
-
-
-def _process_started(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot; None if there is none, or only a zombie.
-
-    Fields 3 (state) and 22 (starttime) of proc_pid_stat(5).
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])

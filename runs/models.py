@@ -74,6 +74,8 @@ class WorkerRecord(models.Model):
     draining_at = models.DateTimeField(null=True)
     #: Set once: it ended by itself, or others took its runs over. Its writes are refused after.
     lost_at = models.DateTimeField(null=True)
+    #: Why it takes fewer runs than it is allowed: the machine has not enough file descriptors, say.
+    limited_by = models.CharField(max_length=200, default="")
 
     class Meta:
         verbose_name = _("worker")
@@ -86,14 +88,16 @@ class WorkerRecord(models.Model):
         return self.name
 
 
+def _sees_all(user: User) -> bool:
+    return user.has_perm("runs.view_runrecord")
+
+
 class RunQuerySet(models.QuerySet["RunRecord"]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
         """Narrow to what ``user`` may see: own runs, or all with ``runs.view_runrecord``."""
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        if user.has_perm("runs.view_runrecord"):
-            return self
-        return self.filter(owner=user)
+        return self if _sees_all(user) else self.filter(owner=user)
 
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)
@@ -127,6 +131,9 @@ class RunRecord(models.Model):
     #: Its own id for a root: the whole tree is one indexed look-up.
     root = models.ForeignKey("self", models.CASCADE, related_name="tree")
     depth = models.PositiveSmallIntegerField(default=0)
+    #: Written with the first child's birth, under this row's lock: who finds it False, and holds
+    #: the lock, need not look for any.
+    has_children = models.BooleanField(default=False)
 
     status = models.CharField(_("status"), max_length=10, choices=Status, default=Status.QUEUED)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
@@ -141,6 +148,9 @@ class RunRecord(models.Model):
     max_attempts = models.PositiveSmallIntegerField(default=1)
     requeue_on_loss = models.BooleanField(default=False)
     worker = models.ForeignKey(WorkerRecord, models.SET_NULL, null=True, related_name="runs")
+    #: Claimed from the queue, it takes a slot of its worker and counts for the limits of its agent
+    #: and its owner. A called agent that runs in its caller's process takes none.
+    holds_slot = models.BooleanField(default=True)
     in_flight = models.JSONField(default=list)
     last_seq = models.PositiveIntegerField(default=0)
     llm_calls = models.PositiveIntegerField(default=0)
@@ -151,6 +161,16 @@ class RunRecord(models.Model):
     #: NULL rather than empty: only then is the constraint below about those that have one.
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
     idempotency_digest = models.CharField(max_length=64, default="")
+
+    # The place in the queue: the highest priority first, then the lowest turn.
+    priority = models.SmallIntegerField(default=0)
+    #: Dealt out at birth so that owners come in turn, however many runs each has queued.
+    turn = models.PositiveBigIntegerField(default=0)
+    #: From then on it is not begun any more, but ends in an error.
+    queue_until = models.DateTimeField(null=True)
+
+    #: Since then its events are gone, all of them; ``last_seq`` still says how many there were.
+    log_removed_at = models.DateTimeField(null=True)
 
     # The stop receipt.
     stop_requested_at = models.DateTimeField(null=True)
@@ -178,13 +198,40 @@ class RunRecord(models.Model):
         verbose_name = _("run")
         verbose_name_plural = _("runs")
         ordering = ["-created_at", "-id"]
-        permissions = [("stop_runrecord", "Can stop runs of others")]
+        permissions = [
+            ("stop_runrecord", "Can stop runs of others"),
+            ("prioritise_runrecord", "Can start runs that others' have to wait for"),
+        ]
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="run_newest"),
             models.Index(fields=["owner", "-created_at", "-id"], name="run_owner_newest"),
             models.Index(fields=["agent", "-created_at"], name="run_agent_newest"),
-            models.Index(fields=["created_at"], condition=Q(status="queued"), name="run_queue"),
+            models.Index(
+                fields=["-priority", "turn", "created_at"],
+                condition=Q(status="queued"),
+                name="run_queue",
+            ),
+            models.Index(
+                fields=["owner", "priority", "turn"],
+                condition=Q(status="queued"),
+                name="run_turn_of_owner",
+            ),
+            models.Index(
+                fields=["priority", "turn"],
+                condition=Q(status="running", holds_slot=True),
+                name="run_turn_in_service",
+            ),
+            models.Index(
+                fields=["queue_until"],
+                condition=Q(status="queued", queue_until__isnull=False),
+                name="run_queue_until",
+            ),
             models.Index(fields=["worker"], condition=Q(status="running"), name="run_held"),
+            models.Index(
+                fields=["owner", "agent"],
+                condition=Q(status="running", holds_slot=True),
+                name="run_slots",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -247,6 +294,12 @@ class RunRecord(models.Model):
     def shown_status(self) -> str:
         """The status for people: ``stopping`` is derived, not stored."""
         return STOPPING if self.stop_requested and not self.is_terminal else self.status
+
+    def may_be_seen_by(self, user: User | AnonymousUser) -> bool:
+        """Tell what ``visible_to`` would; for an owner without asking the database."""
+        if not user.is_authenticated or not user.is_active:
+            return False
+        return self.owner_id == user.pk or _sees_all(user)
 
     def may_be_stopped_by(self, user: User | AnonymousUser) -> bool:
         """Tell whether ``user``, who may see it, may also stop it."""

@@ -11,7 +11,13 @@ from django.contrib.auth.management import create_permissions
 __all__ = ["GROUP_NAME", "create_missing_group"]
 
 GROUP_NAME = "Run operators"
-_CODENAMES = ("view_runrecord", "stop_runrecord", "view_workerrecord", "view_datastoreentry")
+_CODENAMES = (
+    "view_runrecord",
+    "stop_runrecord",
+    "prioritise_runrecord",
+    "view_workerrecord",
+    "view_datastoreentry",
+)
 
 
 def create_missing_group(

@@ -42,6 +42,7 @@ class Words(TypedDict):
     status: StatusWords
     waiting: WaitingWords | None  # only while stopping
     silent: str | None  # the stop can't be delivered: its worker does not answer
+    log_removed: str | None  # there is no log any more
     receipt: list[str]  # sentences; none if nobody wanted it stopped
     usage: str
 
@@ -69,6 +70,8 @@ def present(
             # While stopping this would also put in for how long by now, and nobody makes it tick.
             now=None if is_stopping else now or timezone.now(),
         )
+        removed_at = run.get("log_removed_at")
+        log_removed = wording.log_removed(removed_at) if removed_at else None
     return {
         "status": {"label": str(look.label), "tone": look.tone},
         "waiting": _waiting(run) if is_stopping else None,
@@ -77,6 +80,7 @@ def present(
             if is_stopping and lease_seconds is not None
             else None
         ),
+        "log_removed": log_removed,
         "receipt": receipt,
         "usage": wording.usage_text(run["usage"]),
     }

@@ -2,7 +2,8 @@
 
 Traces hand their events over from any thread and never wait. The recorder collects for at most 50
 ms (or 500 events), then writes everything in one transaction. An ending does not wait, and
-a stop that was heard neither: people look at it.
+a stop that was heard hardly: people look at it, but most agents end at once, and then both are one
+transaction instead of one behind the other.
 While the database can't be reached it keeps what it has and tries again; nothing is written twice,
 because a batch is one transaction.
 """
@@ -12,17 +13,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from django.db import InterfaceError, OperationalError, connection, reset_queries
+from django.db import connection, reset_queries
 
 from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event, Trace
 
-from . import live
+from . import live, metrics
 from .active import ActiveRun
+from .database import is_away
 from .endings import Ended, Ending, News, Recorded, record_news
 
 __all__ = ["Recorder"]
@@ -30,6 +31,7 @@ __all__ = ["Recorder"]
 logger = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.05
+STOP_SECONDS = 0.002
 MAX_COUNT = 500
 MAX_RUNS = 200  # runs in one transaction
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -52,16 +54,15 @@ class Recorder:
     """Writes the news of one worker's runs. A ``TraceSink``.
 
     Args:
-        on_lost: called with the id of a run that turned out not to be this worker's any more.
+        on_lost: called with a run that turned out not to be this worker's any more.
     """
 
-    def __init__(self, on_lost: Callable[[uuid.UUID], None]) -> None:
+    def __init__(self, on_lost: Callable[[ActiveRun], None]) -> None:
         self._on_lost = on_lost
         self._books: dict[str, _Book] = {}
         self._changed: dict[str, _Book] = {}  # in the order of their oldest change
         self._count = 0
-        self._since = 0.0
-        self._urgent = False
+        self._due = 0.0  # when to write what has changed
         self._closing = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._main, name="runs-recorder", daemon=True)
@@ -78,9 +79,22 @@ class Recorder:
         return not self._thread.is_alive()
 
     def open(self, entry: ActiveRun, trace: Trace) -> None:
-        """Take on a run, before its first event."""
+        """Take on a run, before its first event.
+
+        An attempt whose claim was lost may still unwind when this very worker has claimed the run
+        again: nothing of it counts any more.
+        """
         with self._condition:
+            before = self._books.get(trace.run)
+        if before is not None:
+            before.trace.close()  # no event of its comes after that; not under our lock: it has one
+        with self._condition:
+            if before is not None:
+                self._changed.pop(trace.run, None)
             self._books[trace.run] = _Book(entry, trace)
+        if before is not None:
+            self._on_lost(before.entry)
+            self._tell_end(before, None)
 
     def end(self, trace: Trace, outcome: Outcome, on_end: OnEnd) -> None:
         """Write a run's ending with all that is left of its log.
@@ -90,10 +104,10 @@ class Recorder:
         """
         trace.close()
         with self._condition:
-            book = self._books.get(trace.run)
+            book = self._book_of(trace)
             if book is not None:
                 book.outcome, book.on_end = outcome, on_end
-                self._note(book, urgent=True)
+                self._note(book, within=0.0)
                 return
         on_end(None)  # others have taken the run over, and the log was closed then
 
@@ -109,29 +123,32 @@ class Recorder:
             is_stop = event.type == "stop_requested"
             if is_stop:
                 book.entry.stop_told = True
-            self._note(book, urgent=is_stop or self._count >= MAX_COUNT)
+            within = STOP_SECONDS if is_stop else MAX_AGE_SECONDS
+            self._note(book, within=0.0 if self._count >= MAX_COUNT else within)
 
     def activity(self, trace: Trace) -> None:
         with self._condition:
-            book = self._books.get(trace.run)
+            book = self._book_of(trace)
             # A token may still trip while the ending is being written, which is to be told once.
             if book is not None and book.outcome is None:
-                self._note(book, urgent=False)
-        live.publish_activity(trace)
+                self._note(book, within=MAX_AGE_SECONDS)
+        if book is not None:  # else others have the run, and tell of it
+            live.publish_activity(trace)
 
     def text(self, trace: Trace, call: str, text: str) -> None:
-        live.publish_text(trace.run, trace.agent, call, text)
+        if self._book_of(trace) is not None:
+            live.publish_text(trace.run, trace.agent, call, text)
 
-    def _note(self, book: _Book, *, urgent: bool) -> None:
-        first = not self._changed
-        if first:
-            self._since = time.monotonic()
+    def _book_of(self, trace: Trace) -> _Book | None:
+        book = self._books.get(trace.run)
+        return book if book is not None and book.trace is trace else None
+
+    def _note(self, book: _Book, *, within: float) -> None:
+        due = time.monotonic() + within
+        if not self._changed or due < self._due:
+            self._due = due
+            self._condition.notify()
         self._changed.setdefault(book.trace.run, book)
-        if urgent and not self._urgent:
-            self._urgent = True
-            self._condition.notify()
-        elif first:
-            self._condition.notify()
 
     def _main(self) -> None:
         try:
@@ -150,39 +167,49 @@ class Recorder:
                         return None
                     self._condition.wait()
                     continue
-                left = self._since + MAX_AGE_SECONDS - time.monotonic()
-                if self._urgent or self._closing or left <= 0:
+                left = self._due - time.monotonic()
+                if self._closing or left <= 0:
                     break
                 self._condition.wait(left)
             books = list(self._changed.values())
             self._changed.clear()
             self._count = 0
-            self._urgent = False
             return books
 
     def _write(self, books: list[_Book]) -> None:
         batch = [self._news(book) for book in books]
-        recorded = self._record(batch)
+        with metrics.RECORDER_SECONDS.time():
+            recorded = self._record(batch)
+        metrics.RECORDER_EVENTS.observe(sum(len(news.events) for news in batch))
         reset_queries()
         live.publish_events(recorded.log)
         live.publish_changes(recorded.changed)
+        for worker, runs in recorded.callers.items():
+            live.send_ended(worker, runs)
+        live.publish_progress(book.trace.run for book in books)
         gone = recorded.gone
         for book, news in zip(books, batch, strict=True):
             if news.run not in gone:
                 continue
+            book.trace.close()  # first: events know only their run, and it may have a new book soon
             with self._condition:
-                self._books.pop(book.trace.run, None)
-            self._tell(book, news, gone[news.run])
-
-    def _tell(self, book: _Book, news: News, ended: Ended | None) -> None:
-        try:
+                if self._books.get(book.trace.run) is book:
+                    del self._books[book.trace.run]
             if news.ending is not None:
-                assert book.on_end is not None, "end() sets both"
-                book.on_end(ended)
+                self._tell_end(book, gone[news.run])
             else:
-                self._on_lost(news.run)
-        except Exception:
-            logger.exception("news of run %s can't be passed on", news.run)
+                self._on_lost(book.entry)
+
+    def _tell_end(self, book: _Book, ended: Ended | None) -> None:
+        """Tell who waits for the end of a run, once; nobody may as yet."""
+        with self._condition:
+            on_end, book.on_end = book.on_end, None
+        if on_end is not None:
+            try:
+                on_end(ended)
+            except Exception:
+                run = book.trace.run
+                logger.exception("the end of run %s can't be passed on", run, extra={"run": run})
 
     def _news(self, book: _Book) -> News:
         """Take what has happened in a run since the last write."""
@@ -190,8 +217,9 @@ class Recorder:
         with self._condition:
             events, book.events = book.events, []
             outcome = book.outcome
-            if outcome is not None:  # nothing comes after; what was noted meanwhile is in here
-                self._changed.pop(trace.run, None)
+            # Nothing comes after an ending; what was noted meanwhile is in here.
+            if outcome is not None and self._changed.get(trace.run) is book:
+                del self._changed[trace.run]
         token, guard = entry.token, entry.guard
         news = News(
             entry.id,
@@ -206,7 +234,13 @@ class Recorder:
         )
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
-            news.ending = Ending(outcome, entry.stop_told, late, trace.dropped_count)
+            news.ending = Ending(
+                outcome,
+                entry.stop_told,
+                late,
+                trace.dropped_count,
+                is_fenced=token.lease.is_over,
+            )
         return news
 
     def _record(self, batch: list[News], *, blanked: bool = False) -> Recorded:
@@ -215,16 +249,17 @@ class Recorder:
         while True:
             try:
                 return record_news(batch)
-            except (OperationalError, InterfaceError) as error:
-                pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
-                tries += 1
-                logger.warning("the log can't be written (%s), trying again", type(error).__name__)
+            except Exception as error:
                 _reconnect()
-                time.sleep(pause)
-                if self._closing and tries > 2 * len(RETRY_SECONDS):
-                    return Recorded()
-            except Exception:
-                _reconnect()
+                if is_away(error):
+                    pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
+                    tries += 1
+                    why = type(error).__name__
+                    logger.warning("the log can't be written (%s), trying again", why)
+                    time.sleep(pause)
+                    if self._closing and tries > 2 * len(RETRY_SECONDS):
+                        return Recorded()
+                    continue
                 if len(batch) > 1:  # find the one that can't be written
                     whole = Recorded()
                     for news in batch:
@@ -232,11 +267,15 @@ class Recorder:
                         whole.gone |= part.gone
                         whole.log += part.log
                         whole.changed += part.changed
+                        for worker, runs in part.callers.items():
+                            whole.callers.setdefault(worker, []).extend(runs)
                     return whole
                 if blanked:
-                    logger.exception("run %s can't be written at all", batch[0].run)
+                    run = batch[0].run
+                    logger.exception("run %s can't be written at all", run, extra={"run": run})
                     return Recorded(gone={batch[0].run: None})
-                logger.exception("news of run %s can't be written", batch[0].run)
+                run = batch[0].run
+                logger.exception("news of run %s can't be written", run, extra={"run": run})
                 return self._record([_blanked(batch[0])], blanked=True)
 
 

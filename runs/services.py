@@ -14,18 +14,26 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from agents import registry
 from agents.cancellation import CancelToken
 from agents.environment import MAX_DEPTH
-from agents.exceptions import AgentCallTooDeep
+from agents.exceptions import AgentCallTooDeep, InvalidInput
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.registry import AgentDefinition
 
 from . import active, live
 from .conf import conf
-from .exceptions import IdempotencyMismatch, InputTooLarge, ParentIsStopping
-from .models import RunInput, RunRecord, uuid7
+from .exceptions import (
+    IdempotencyMismatch,
+    InputTooLarge,
+    ParentIsStopping,
+    PriorityNotPermitted,
+)
+from .models import RunInput, RunRecord, WorkerRecord, uuid7
+from .queue import deadline, next_turn
 from .statements import insert
 from .status import Status
 from .stopping import (
@@ -47,6 +55,7 @@ __all__ = [
     "BulkWord",
     "StopResult",
     "meet_request",
+    "queue_child",
     "request_stop",
     "start_child",
     "start_run",
@@ -60,23 +69,30 @@ def start_run(
     *,
     owner: User,
     idempotency_key: str | None = None,
+    priority: int | None = None,
     worker: uuid.UUID | None = None,
 ) -> tuple[RunRecord, bool]:
     """Queue a run of ``agent`` and wake the workers; return it and whether it is new.
 
-    The same ``idempotency_key`` of the same owner with the same agent and input returns the run
-    that there is. With ``worker`` (the command line, which runs it itself) it is claimed at once.
+    The same ``idempotency_key`` of the same owner with the same agent, input and priority returns
+    the run that there is. Without ``priority`` it has its agent's; a lower one is everybody's to
+    choose. With ``worker`` (the command line, which runs it itself) it is claimed at once.
 
     Raises:
-        AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written.
+        AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
+            for a priority that none is.
+        PriorityNotPermitted: above the agent's own, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
         IdempotencyMismatch: the key was used for something else.
     """
     definition, encoded = _validated(agent, input)
-    digest = hashlib.sha256(f"{agent}\0".encode() + encoded).hexdigest() if idempotency_key else ""
+    _check_priority(priority, definition, owner)
+    digest = _digest(agent, encoded, priority) if idempotency_key else ""
     if idempotency_key and (known := _known(owner, idempotency_key, digest)):
         return known, False
     run = _new_run(definition, owner, idempotency_key=idempotency_key, idempotency_digest=digest)
+    if priority is not None:
+        run.priority = priority
     if worker is not None:
         _claimed_at_birth(run, worker)
     try:
@@ -109,26 +125,57 @@ def start_child(
     definition, encoded = _validated(agent, input)
     with active.claiming():
         with transaction.atomic():
-            # The lock on the parent's row decides between a stop of the tree and this birth:
-            # either the stop sees the child, or the child sees the stop.
-            above = (
-                RunRecord.objects.select_for_update(of=("self",), no_key=True)
-                .select_related("owner")
-                .filter(pk=parent.id, worker=parent.worker, attempt=parent.attempt)
-                .filter(status=Status.RUNNING)
-                .first()
-            )
-            if above is None or above.stop_requested:
-                raise ParentIsStopping(f"Run {parent.id} was asked to stop.")
-            if above.depth + 1 >= MAX_DEPTH:
-                raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
-            run = _new_run(definition, above.owner, parent=above)
+            run = _new_child(parent, definition, is_called=True)
             _claimed_at_birth(run, parent.worker)
             _insert(run, input, len(encoded))
         entry = active.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
         active.add(entry)
     live.publish_changes([(run.pk, run.root_id)])
     return run, entry
+
+
+def queue_child(parent: active.ActiveRun, agent: str, input: object) -> RunRecord:
+    """Queue a run below ``parent``, for whichever worker takes it, and wake the workers.
+
+    It has the parent's priority.
+
+    Raises:
+        AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
+        ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+    """
+    definition, encoded = _validated(agent, input)
+    with transaction.atomic():
+        run = _new_child(parent, definition, is_called=False)
+        _insert(run, input, len(encoded))
+    live.wake_workers()
+    live.publish_changes([(run.pk, run.root_id)])
+    return run
+
+
+def _new_child(
+    parent: active.ActiveRun, definition: AgentDefinition, *, is_called: bool
+) -> RunRecord:
+    """Return a run below ``parent``, whose row is locked until the transaction's end.
+
+    That lock decides between a stop of the tree and this birth: either the stop sees the child, or
+    the child sees the stop. Likewise for the parent's ending, which waits for all its children; so
+    nothing is born any more below a run whose worker was lost.
+    """
+    alive = WorkerRecord.objects.filter(pk=OuterRef("worker"), lost_at=None)
+    above = (
+        RunRecord.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("owner")
+        .filter(Exists(alive), pk=parent.id, worker=parent.worker, attempt=parent.attempt)
+        .filter(status=Status.RUNNING)
+        .first()
+    )
+    if above is None or above.stop_requested:
+        raise ParentIsStopping(f"Run {parent.id} was asked to stop.")
+    if above.depth + 1 >= MAX_DEPTH:
+        raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
+    if not above.has_children:
+        RunRecord.objects.filter(pk=above.pk).update(has_children=True)
+    return _new_run(definition, above.owner, parent=above, is_called=is_called)
 
 
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
@@ -142,10 +189,32 @@ def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
     return definition, encoded
 
 
+def _check_priority(priority: int | None, definition: AgentDefinition, owner: User) -> None:
+    if priority is None:
+        return
+    if type(priority) is not int or not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        message = f"A whole number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} is expected."
+        raise InvalidInput(f"priority: {message}", {"priority": [message]})
+    own = definition.options.priority
+    if priority > own and not owner.has_perm("runs.prioritise_runrecord"):
+        raise PriorityNotPermitted(f"You may not start runs of a priority above {own}.")
+
+
+def _digest(agent: str, encoded: bytes, priority: int | None) -> str:
+    chosen = "" if priority is None else f"\0{priority}"
+    return hashlib.sha256(f"{agent}\0".encode() + encoded + chosen.encode()).hexdigest()
+
+
 def _new_run(
-    definition: AgentDefinition, owner: User, *, parent: RunRecord | None = None, **fields: Any
+    definition: AgentDefinition,
+    owner: User,
+    *,
+    parent: RunRecord | None = None,
+    is_called: bool = False,
+    **fields: Any,
 ) -> RunRecord:
     id = uuid7()
+    options = definition.options
     return RunRecord(
         id=id,
         agent=definition.name,
@@ -153,9 +222,10 @@ def _new_run(
         parent=parent,
         root_id=parent.root_id if parent else id,
         depth=parent.depth + 1 if parent else 0,
-        # A child is never run again by itself: its caller is gone, and starts it afresh.
-        requeue_on_loss=definition.on_worker_loss == "requeue" and parent is None,
-        max_attempts=definition.max_attempts if parent is None else 1,
+        # A called run is never run again by itself: its caller is gone, and starts it afresh.
+        requeue_on_loss=options.on_worker_loss == "requeue" and not is_called,
+        max_attempts=1 if is_called else options.max_attempts,
+        priority=options.priority if parent is None else parent.priority,
         **fields,
     )
 
@@ -164,11 +234,16 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
     run.status = Status.RUNNING
     run.worker_id = worker
     run.attempt = 1
+    run.holds_slot = False  # it is no part of any queue
     run.started_at = timezone.now()
 
 
 def _insert(run: RunRecord, input: object, size_bytes: int) -> None:
-    insert(run)
+    if run.status == Status.QUEUED:
+        run.queue_until = deadline(run.agent, run.created_at)
+        insert(run, turn=next_turn(run))
+    else:
+        insert(run)
     insert(RunInput(run=run, value=input, size_bytes=size_bytes))
 
 

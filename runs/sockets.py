@@ -20,6 +20,7 @@ from django.http.request import validate_host
 
 from . import feed
 from .api.parameters import SWITCHES
+from .database import is_away
 from .feed import Cursor, InvalidCursor, RightLost, View, Viewer, rights
 from .feed.frames import to_json
 from .presentation import is_time_zone
@@ -109,6 +110,10 @@ async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
         return await hub.read(rights.let_in, run, **proof)
     except RightLost as error:
         raise not_allowed() from error
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise Refused(503, "unavailable", "The database does not answer; try again.") from error
 
 
 async def refuse(scope: Mapping[str, Any], send: _Send, why: Refused) -> None:

@@ -7,20 +7,26 @@ stop and an ending at the run's own: each sees the other or comes first.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import transaction
-from django.db.models import F
+from django.contrib.admin.models import LogEntry
+from django.db import connection, transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from agents.cancellation import StopCause, StopMode
+from agents.trace import Event
 
-from . import active, audit, events, live, transitions
-from .active import StopRequest
+from . import active, audit, events, live, metrics, transitions
+from .active import Delivery, StopRequest
+from .database import in_transaction
 from .exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from .models import MAX_REASON_LENGTH, RunQuerySet, RunRecord, StopVia
+from .planning import by_key
+from .statements import read_keys, update_and_read, update_insert_and_read
 from .status import Status
 from .transitions import Change
 from .wire import get_for_wire
@@ -35,6 +41,7 @@ __all__ = [
     "StopResult",
     "meet_request",
     "request_stop",
+    "stop_children",
     "stop_many",
 ]
 
@@ -68,21 +75,37 @@ def request_stop(
     A second request changes neither requester nor reason.
 
     Raises:
-        RunRecord.DoesNotExist: there is no such run.
-        StopNotPermitted: ``by`` may not stop it (not asked with ``check_permission`` False).
+        RunRecord.DoesNotExist: there is no such run, or ``by`` may not see it.
+        StopNotPermitted: ``by`` may see it, and not stop it. Neither of these two is asked with
+            ``check_permission`` False.
         RunAlreadyFinished: it is over.
         ModeNotAvailable: that rung does not exist yet.
         ValueError: no such mode, or the reason is too long.
     """
     wish = _Wish(mode, reason, via, by)
-    with transaction.atomic():
-        record = _locked([run]).get()
-        if check_permission and (by is None or not record.may_be_stopped_by(by)):
-            raise StopNotPermitted("You may see this run, but not stop it.")
+
+    def ask() -> Accepted:
+        # Most are asked of runs that are under way, once: locked, read and written in one step.
+        written = wish.write_into(run)
+        record = written or _locked([run]).get()
+        if check_permission:
+            _check_permission(record, by)
         if record.is_terminal:
             raise RunAlreadyFinished(record)
-        outcome = wish.write([record])[record.pk]
+        return (wish.spread([record], []) if written else wish.write([record]))[run]
+
+    if check_permission and wish.write_at_once(run):
+        outcome: Accepted = "accepted"
+    else:
+        outcome = in_transaction(ask)
     return StopResult(get_for_wire(run), outcome)
+
+
+def _check_permission(record: RunRecord, by: User | None) -> None:
+    if by is not None and not record.may_be_seen_by(by):
+        raise RunRecord.DoesNotExist
+    if by is None or not record.may_be_stopped_by(by):
+        raise StopNotPermitted("You may see this run, but not stop it.")
 
 
 def _locked(ids: Sequence[uuid.UUID]) -> RunQuerySet:
@@ -121,55 +144,109 @@ class _Wish:
         """
         fresh = [record for record in records if not record.stop_requested]
         again = [record for record in records if record.stop_requested]
+        self._update([record.pk for record in fresh], self.via, F("pk"))
+        return self.spread(fresh, again)
+
+    def write_into(self, run: uuid.UUID) -> RunRecord | None:
+        """Write it into one run if that is active and was not asked before; return its record.
+
+        The record is locked then, and must be ``spread``.
+        """
+        values = self._values(self.via, run)
+        wanted = "id = %s AND status IN ('queued', 'running') AND stop_requested_at IS NULL"
+        return update_and_read(RunRecord, wanted, values, [run], ("id", *_STOP_READS))
+
+    def write_at_once(self, run: uuid.UUID) -> bool:
+        """Do all that there is to do, in one statement, for the commonest wish of all.
+
+        An owner's, for a run that is under way, was not asked before, and has called nobody. Else,
+        and where the database can't do it, this does nothing and returns False.
+        """
+        if self.by is None or not self.by.is_active or connection.vendor != "postgresql":
+            return False
+        record = update_insert_and_read(
+            RunRecord,
+            _AT_ONCE,
+            self._values(self.via, run),
+            [run, self.by.pk],
+            ("id", *_STOP_READS),
+            into=LogEntry,
+            row=audit.stop_entry(self.by, via=self.via, mode=self.mode, reason=self.reason),
+        )
+        if record is None:
+            return False
+        delivery = Delivery.of(record, self._request(self.via, run))
+        self._announce([delivery], [(run, record.root_id)])
+        return True
+
+    def spread(
+        self, fresh: Sequence[RunRecord], again: Sequence[RunRecord]
+    ) -> dict[uuid.UUID, Accepted]:
+        """Write it below records that it was just written into, and tell all whom it concerns.
+
+        ``again`` are those that were asked to stop before. Says what came of it for each.
+        """
+        self._written.clear()  # of a transaction that was rolled back
         outcomes: dict[uuid.UUID, Accepted] = {record.pk: "already_stopping" for record in again}
         # Who asked first may not have come to trip the token yet.
-        requests = _requests_in({record.root_id for record in again}) if again else {}
-        requests |= {record.pk: StopRequest.of(record) for record in again}
-        self._update([record.pk for record in fresh], self.via, F("pk"))
+        before = [*again, *_stopping_in({record.root_id for record in again})] if again else []
+        due = {record.pk: Delivery.of(record) for record in before}
         audit.log_stops(fresh, by=self.by, via=self.via, mode=self.mode, reason=self.reason)
         for record in fresh:
-            requests[record.pk] = self._request(self.via, record.pk)
+            due[record.pk] = Delivery.of(record, self._request(self.via, record.pk))
             outcomes[record.pk] = "accepted"
             self._written.append((record.pk, record.root_id))
+        concerned = list(fresh)
         # Again until nothing new turns up: a child may be born under a row not yet written to.
-        while below := _active_below(fresh, apart=requests):
-            requests |= self._write_below(below)
-        for record in fresh:
-            if record.status == Status.QUEUED:
-                _end_queued(record, requests[record.pk])
+        while nearest := _active_below(fresh, apart=due):
+            below = list(_locked(list(nearest)).active().only(*_STOP_READS))
+            due |= self._write_below(below, nearest)
+            concerned += below
+        _end_queued([r for r in concerned if r.status == Status.QUEUED], due)
         written, self._written = self._written, []
-        transaction.on_commit(lambda: _deliver(records, requests), robust=True)
-        transaction.on_commit(lambda: live.publish_changes(written), robust=True)
+        self._announce(due.values(), written)
         return outcomes
 
-    def _write_below(self, below: dict[uuid.UUID, uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
-        """Write it into runs below, given by what is above them; return the request of each."""
-        requests = {}
+    def _announce(
+        self, due: Collection[Delivery], written: Sequence[tuple[uuid.UUID, uuid.UUID]]
+    ) -> None:
+        transaction.on_commit(lambda: _deliver(due), robust=True)
+        transaction.on_commit(lambda: live.publish_changes(written), robust=True)
+
+    def _write_below(
+        self, below: Sequence[RunRecord], nearest: dict[uuid.UUID, uuid.UUID]
+    ) -> dict[uuid.UUID, Delivery]:
+        """Write it into locked runs below those in ``nearest``; return what each is to hear."""
+        due = {}
         fresh: dict[uuid.UUID | F, list[uuid.UUID]] = {}
-        for record in _locked(list(below)).active().only(*_STOP_READS):
-            ancestor = below[record.pk]
+        for record in below:
+            ancestor = nearest[record.pk]
             if record.stop_requested:  # by itself, before
-                requests[record.pk] = StopRequest.of(record)
+                due[record.pk] = Delivery.of(record)
             else:
-                requests[record.pk] = self._request(StopVia.PARENT, ancestor)
+                due[record.pk] = Delivery.of(record, self._request(StopVia.PARENT, ancestor))
                 self._written.append((record.pk, record.root_id))
                 # Most are below a root that was stopped: all of these are one statement.
                 above = _ROOT if ancestor == record.root_id else ancestor
                 fresh.setdefault(above, []).append(record.pk)
         for above, ids in fresh.items():
             self._update(ids, StopVia.PARENT, above)
-        return requests
+        return due
 
     def _update(self, ids: Sequence[uuid.UUID], via: StopVia, root_request: object) -> None:
         if ids:
-            RunRecord.objects.active().filter(pk__in=ids, stop_requested_at=None).update(
-                stop_requested_at=self.at,
-                stop_mode=self.mode,
-                stop_reason=self.reason,
-                stop_via=via,
-                stop_requested_by=self.by,
-                stop_root_request=root_request,
-            )
+            wanted = RunRecord.objects.active().filter(pk__in=ids, stop_requested_at=None)
+            wanted.update(**self._values(via, root_request))
+
+    def _values(self, via: StopVia, root_request: object) -> dict[str, Any]:
+        return {
+            "stop_requested_at": self.at,
+            "stop_mode": self.mode,
+            "stop_reason": self.reason,
+            "stop_via": via,
+            "stop_requested_by": self.by.pk if self.by is not None else None,
+            "stop_root_request": root_request,
+        }
 
     def _request(self, via: StopVia, root_request: uuid.UUID) -> StopRequest:
         name = self.by.get_username() if self.by is not None else None
@@ -182,9 +259,7 @@ def _active_below(
     """Map the active runs below, those ``apart`` left out, to the nearest of ``records`` above."""
     nearest = {record.pk: record.pk for record in records}
     found: dict[uuid.UUID, uuid.UUID] = {}
-    roots = {record.root_id for record in records}
-    tree = RunRecord.objects.active().filter(root__in=roots, depth__gt=0).order_by("depth")
-    for id, parent in tree.values_list("pk", "parent_id"):
+    for id, parent in read_keys(_TREES, {record.root_id for record in records}):
         if parent not in nearest:
             continue
         nearest.setdefault(id, nearest[parent])
@@ -193,41 +268,56 @@ def _active_below(
     return found
 
 
-def _end_queued(record: RunRecord, request: StopRequest) -> None:
-    """Let a run that nobody has claimed be over at once."""
-    log = [
-        events.system_event(record, record.last_seq + 1, "stop_requested", request.as_data()),
-        events.system_event(
-            record,
-            record.last_seq + 2,
-            "agent_end",
-            {"status": Status.STOPPED, "outcome": Status.STOPPED, "started": False},
-        ),
-    ]
-    fields = {"finished_at": request.requested_at, "last_seq": log[-1].seq}
-    done = transitions.apply([Change(record.pk, Status.STOPPED, None, fields)])
-    assert done, "the row is locked, and it was queued"
+def _end_queued(records: Sequence[RunRecord], due: Mapping[uuid.UUID, Delivery]) -> None:
+    """Let runs that nobody has claimed be over at once."""
+    log: list[Event] = []
+    changes = []
+    for record in records:
+        request = due[record.pk].request
+        end = {"status": Status.STOPPED, "outcome": Status.STOPPED, "started": False}
+        words = [
+            events.system_event(record, record.last_seq + 1, "stop_requested", request.as_data()),
+            events.system_event(record, record.last_seq + 2, "agent_end", end),
+        ]
+        # A child may have been born between the wish and its being written.
+        at = max(request.requested_at, record.created_at)
+        fields = {"finished_at": at, "last_seq": words[-1].seq}
+        changes.append(Change(record.pk, Status.STOPPED, None, fields))
+        log += words
+    done = transitions.apply(changes)
+    assert done == len(records), "the rows are locked, and they were queued"
     events.append(log)
+    for record in records:
+        finished = metrics.RUNS_FINISHED.labels(Status.STOPPED, record.agent)
+        transaction.on_commit(finished.inc, robust=True)
     transaction.on_commit(lambda: live.publish_events(log), robust=True)
 
 
-def _deliver(records: Sequence[RunRecord], requests: dict[uuid.UUID, StopRequest]) -> None:
-    here = active.trip([record.pk for record in records], requests)
-    elsewhere: dict[uuid.UUID, list[uuid.UUID]] = {}
-    for record in records:
-        if record.worker_id is not None and record.pk not in here:
-            elsewhere.setdefault(record.worker_id, []).append(record.pk)
-    for worker, runs in elsewhere.items():
-        live.send_stop(worker, runs)
+def _deliver(due: Collection[Delivery]) -> None:
+    """Trip the tokens of all runs concerned: here directly, elsewhere through their workers.
+
+    Each worker is told of all that it has: a run's children may be on another than itself.
+    """
+    here = active.trip(due)
+    live.send_stops(delivery for delivery in due if delivery.run not in here)
 
 
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 _STOP_READS = (
-    *("agent", "depth", "last_seq", "owner_id", "root_id", "status", "worker_id"),
+    *("agent", "attempt", "created_at", "depth", "last_seq", "owner", "root"),
+    *("status", "worker"),
     *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
     "stop_requested_by",
 )
 _ROOT = F("root_id")
+#: A child that is being born has its caller's row locked and marked: this waits, and sees it.
+_AT_ONCE = by_key(
+    "status = 'running' AND stop_requested_at IS NULL AND NOT has_children AND owner_id = %s"
+)
+_TREES = (
+    "SELECT id, parent_id FROM runs_runrecord WHERE root_id IN {}"
+    " AND depth > 0 AND status IN ('queued', 'running') ORDER BY depth"
+)
 _CHUNK = 500  # runs to a transaction: databases bound parameters, and others want to write, too
 
 
@@ -255,19 +345,40 @@ def stop_many(
     wish = _Wish(mode, reason, via, by)
     wanted = list(dict.fromkeys(ids))
     outcomes: dict[uuid.UUID, BulkWord] = dict.fromkeys(wanted, "not_found")
+
+    def ask(some: Sequence[uuid.UUID]) -> dict[uuid.UUID, BulkWord]:
+        words: dict[uuid.UUID, BulkWord] = {}
+        stoppable = []
+        for record in _locked(some).visible_to(by).only(*_STOP_READS):
+            if record.is_terminal:
+                words[record.pk] = "already_finished"
+            elif not record.may_be_stopped_by(by):
+                words[record.pk] = "not_permitted"
+            else:
+                stoppable.append(record)
+        return words | wish.write(stoppable)
+
     for start in range(0, len(wanted), _CHUNK):
-        with transaction.atomic():
-            records = _locked(wanted[start : start + _CHUNK]).visible_to(by).only(*_STOP_READS)
-            stoppable = []
-            for record in records:
-                if record.is_terminal:
-                    outcomes[record.pk] = "already_finished"
-                elif not record.may_be_stopped_by(by):
-                    outcomes[record.pk] = "not_permitted"
-                else:
-                    stoppable.append(record)
-            outcomes |= wish.write(stoppable)
+        outcomes |= in_transaction(partial(ask, wanted[start : start + _CHUNK]))
     return [BulkOutcome(str(id), outcome) for id, outcome in outcomes.items()]
+
+
+def stop_children(run: uuid.UUID, *, reason: str) -> int:
+    """Ask what a run has started, and goes on elsewhere, to stop on its behalf; return how many.
+
+    What was in the hands of a worker that is lost is left to those who find it.
+    """
+    wish = _Wish(StopMode.GRACEFUL, reason, StopVia.PARENT, None)
+    elsewhere = Q(status=Status.QUEUED) | Q(worker__isnull=False, worker__lost_at=None)
+    children = RunRecord.objects.active().filter(elsewhere, parent=run, stop_requested_at=None)
+    ids = list(children.values_list("pk", flat=True))
+
+    def ask(some: Sequence[uuid.UUID]) -> None:
+        wish.write(list(_locked(some).active().only(*_STOP_READS)))
+
+    for start in range(0, len(ids), _CHUNK):
+        in_transaction(partial(ask, ids[start : start + _CHUNK]))
+    return len(ids)
 
 
 def meet_request(run: active.ActiveRun) -> None:
@@ -278,23 +389,23 @@ def meet_request(run: active.ActiveRun) -> None:
     record = (
         RunRecord.objects.select_related("stop_requested_by")
         .filter(pk=run.id, worker=run.worker, attempt=run.attempt, status=Status.RUNNING)
+        .filter(worker__lost_at=None)
         .first()
     )
     if record is None:
         run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
     elif record.stop_requested:
-        requests = {record.pk: StopRequest.of(record), **_requests_in([record.root_id])}
-        active.trip([run.id], requests)
+        stopping = [record, *_stopping_in([record.root_id])]
+        active.trip([Delivery.of(one) for one in stopping])
 
 
-def _requests_in(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, StopRequest]:
-    """Return the request of each active run of these trees that has one.
+def _stopping_in(roots: Collection[uuid.UUID]) -> RunQuerySet:
+    """Return the active runs of these trees that were asked to stop.
 
     Whoever trips a token trips those of all below it, whose logs tell of their own requests.
     """
-    stopping = (
+    return (
         RunRecord.objects.active()
         .select_related("stop_requested_by")
         .filter(root__in=roots, stop_requested_at__isnull=False)
     )
-    return {record.pk: StopRequest.of(record) for record in stopping}

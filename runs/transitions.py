@@ -16,12 +16,13 @@ from typing import Any
 from django.db import connection
 
 from .models import RunRecord
+from .planning import by_key
 from .statements import update_rows
 from .status import TERMINAL, TRANSITIONS, Status
 
-__all__ = ["Change", "apply", "claim_queued", "note_progress"]
+__all__ = ["Change", "apply", "claim_one", "claim_queued", "note_progress"]
 
-_HELD = "id = %s AND status = 'running' AND worker_id = %s AND attempt = %s"
+_HELD = by_key("status = 'running' AND worker_id = %s AND attempt = %s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ def note_progress(
 def _kind(change: Change) -> tuple[str, tuple[str, ...]]:
     """Return what one statement can do together: its condition, and its columns."""
     sources = ", ".join(f"'{status.value}'" for status in TRANSITIONS[change.to])
-    condition = f"id = %s AND status IN ({sources})"
+    condition = f"status IN ({sources})"
     if change.held_by is not None:
         worker, _ = change.held_by
         condition += " AND worker_id = %s" if worker else " AND worker_id IS NULL"
         condition += " AND attempt = %s"
-    return condition, tuple(change.fields)
+    return by_key(condition), tuple(change.fields)
 
 
 def _arguments(change: Change) -> list[Any]:
@@ -85,17 +86,16 @@ def _arguments(change: Change) -> list[Any]:
 
 
 # MATERIALIZED: PostgreSQL may otherwise carry out the inner SELECT again and again, each time with
-# other rows that nobody has locked, and take more than LIMIT. The claim's own instant was taken
-# before it waited for the database; no run starts before it was created.
+# other rows that nobody has locked, and take more than LIMIT.
+# CASE: see by_key.
+# The claim's own instant was taken before it waited for the database; no run starts before it was
+# created.
 _CLAIM = """
-WITH next AS MATERIALIZED (
-    SELECT id FROM runs_runrecord WHERE status = 'queued'
-    ORDER BY created_at LIMIT %s {lock}
-)
+WITH next AS MATERIALIZED ({choice})
 UPDATE runs_runrecord
 SET status = 'running', worker_id = %s, attempt = attempt + 1,
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
-WHERE id IN (SELECT id FROM next) AND status = 'queued' AND EXISTS (
+WHERE id {among} AND CASE status WHEN 'queued' THEN 1 END = 1 AND EXISTS (
     SELECT 1 FROM runs_workerrecord
     WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL
 )
@@ -103,19 +103,48 @@ RETURNING id, attempt
 """
 
 
-def claim_queued(worker: uuid.UUID, count: int, now: datetime) -> dict[uuid.UUID, int]:
-    """Take up to ``count`` queued runs for ``worker``, oldest first; return each one's attempt.
+def claim_queued(
+    worker: uuid.UUID, now: datetime, choice: str, arguments: Sequence[Any]
+) -> dict[uuid.UUID, int]:
+    """Take the queued runs of ``choice`` for ``worker``; return each one's attempt.
 
-    Two workers never get the same run, and don't wait for each other on PostgreSQL. A worker that
-    is draining or was declared lost gets none.
+    ``choice`` is a SELECT of ids with its ``arguments``. A worker that is draining or was declared
+    lost gets none.
     """
-    lock = "FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
     at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
+    key = _key(worker)
+    is_postgres = connection.vendor == "postgresql"
+    among = "= ANY(ARRAY(SELECT id FROM next))" if is_postgres else "IN (SELECT id FROM next)"
     with connection.cursor() as cursor:
-        key = _key(worker)
-        cursor.execute(_CLAIM.format(lock=lock), [count, key, at, at, key])
+        cursor.execute(_CLAIM.format(choice=choice, among=among), [*arguments, key, at, at, key])
         rows = cursor.fetchall()
     return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
+
+
+_WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)")
+_CLAIM_ONE = """
+UPDATE runs_runrecord
+SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = {false},
+    started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
+WHERE {waits} AND EXISTS (
+    SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL
+)
+RETURNING attempt
+"""
+
+
+def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
+    """Take a queued run for ``worker`` past the queue, without a slot; return its attempt.
+
+    None if it is not queued any more, or has been for too long, or the worker was lost.
+    """
+    at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
+    false = "FALSE" if connection.vendor == "postgresql" else "0"
+    sql = _CLAIM_ONE.format(false=false, waits=_WAITS)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [_key(worker), at, at, _key(run), at, _key(worker)])
+        row = cursor.fetchone()
+    return row[0] if row else None
 
 
 def _key(id: uuid.UUID) -> Any:

@@ -32,7 +32,14 @@ class Watchdog:
         self._loop = loop
         self._watched = thread
         self._end = threading.Event()
+        self._unanswered_since: float | None = None
         self._thread = threading.Thread(target=self._main, name="runs-watchdog", daemon=True)
+
+    @property
+    def blocked_seconds(self) -> float:
+        """For how long the loop has not answered; 0 when it has."""
+        since = self._unanswered_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def start(self) -> None:
         self._thread.start()
@@ -52,11 +59,13 @@ class Watchdog:
                 return  # the loop is closed
             if answered.wait(THRESHOLD_SECONDS) or self._end.is_set():
                 continue
+            self._unanswered_since = asked
             guard = self._culprit()
             self._report(guard, asked, is_over=False, where=self._where())
             while not answered.wait(INTERVAL_SECONDS):
                 if self._end.is_set():
                     return
+            self._unanswered_since = None
             self._report(guard, asked, is_over=True, where=[])
 
     def _culprit(self) -> Guard | None:
@@ -80,4 +89,5 @@ class Watchdog:
         data = {"blocked_ms": blocked_ms, "is_over": is_over, "where": where}
         guard.trace.emit("loop_blocked", data)
         if not is_over:
-            logger.warning("run %s blocks the agent loop", guard.trace.run)
+            run = guard.trace.run
+            logger.warning("run %s blocks the agent loop", run, extra={"run": run})

@@ -47,6 +47,7 @@ def run_as_dict(run: RunRecord, *, with_input: bool = True) -> dict[str, Any]:
         "owner": run.owner.get_username(),
         "parent": str(run.parent_id) if run.parent_id else None,
         "root": str(run.root_id),
+        "priority": run.priority,
         "attempt": run.attempt,
         "created_at": _instant(run.created_at),
         "started_at": _instant(run.started_at),
@@ -59,6 +60,7 @@ def run_as_dict(run: RunRecord, *, with_input: bool = True) -> dict[str, Any]:
             "estimated": run.usage_estimated,
         },
         "last_seq": run.last_seq,
+        "log_removed_at": _instant(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
         "stop": _receipt(run) if run.stop_requested else None,
     }

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -31,6 +32,7 @@ __all__ = [
     "duration",
     "look",
     "oldest_awaited",
+    "queued_text",
     "receipt_sentences",
     "seconds_between",
     "stopping_text",
@@ -148,6 +150,21 @@ def _instant(at: Instant) -> datetime:
     return at if isinstance(at, datetime) else datetime.fromisoformat(at)
 
 
+# While queued.
+
+
+def queued_text(*, of: Literal["agent", "owner", ""] = "", taken: int = 0, limit: int = 0) -> str:
+    """Return what a queued run waits for: a worker, or the end of another run within a limit."""
+    words = {"taken": taken, "limit": limit}
+    match of:
+        case "agent":
+            return _("%(taken)d of %(limit)d runs of this agent are going on.") % words
+        case "owner":
+            return _("%(taken)d of %(limit)d runs of this owner are going on.") % words
+        case _:
+            return _("it is waiting for a worker.")
+
+
 # While stopping.
 
 
@@ -221,18 +238,29 @@ def worker_silent(lease_seconds: float) -> str:
     return _("The worker does not answer; its lease ends in %(left)s.") % {"left": left}
 
 
+def log_removed(at: str) -> str:
+    """Say since when a run's log is gone; ``at`` as it goes over the wire."""
+    day = date_format(timezone.localtime(_instant(at)), "DATE_FORMAT")
+    return _("The log was removed on %(day)s.") % {"day": day}
+
+
 def _awaited(run: Run) -> list[Call]:
     """Return the calls that hold the stop up; those made while cleaning up are no such calls."""
     calls = run.get("in_flight") or []
     observed_at = (run.get("stop") or {}).get("observed_at")
     if not observed_at:
         return list(calls)
-    return [call for call in calls if _instant(call["started_at"]) <= _instant(observed_at)]
+    return [
+        call
+        for call in calls
+        # When the code is over, the runtime waits for the sub-agents that it has started.
+        if call["tool"] == "agents.wait" or _instant(call["started_at"]) <= _instant(observed_at)
+    ]
 
 
 def _kind(call: Call) -> str:
     tool = str(call["tool"])
-    return tool if tool in ("call_llm", "http") else tool.partition(".")[0]
+    return tool if tool in ("call_llm", "http", "agents.start") else tool.partition(".")[0]
 
 
 def _clause(kind: str, calls: Sequence[Call]) -> str:
@@ -254,6 +282,10 @@ def _clause(kind: str, calls: Sequence[Call]) -> str:
             )
         case "agents":
             words = ngettext("sub-agent %(name)s stops", "%(count)d sub-agents stop", count)
+        case "agents.start":
+            words = ngettext(
+                "sub-agent %(name)s is queued", "%(count)d sub-agents are queued", count
+            )
         case _:
             words = ngettext("current call completes", "%(count)d current calls complete", count)
     return words % {"count": count, "name": calls[0]["label"]}
@@ -392,6 +424,8 @@ def _in_flight_words(calls: list[Call]) -> str:
             return _("the HTTP request in flight had completed")
         case "agents":
             return _("the sub-agent %(name)s had stopped") % {"name": calls[0]["label"]}
+        case "agents.start":
+            return _("the sub-agent %(name)s was queued") % {"name": calls[0]["label"]}
         case _:
             return _("the call in flight had completed")
 

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import random
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from django.db import DatabaseError, InterfaceError, connection, reset_queries
-from django.utils import timezone
 
-from agents.cancellation import StopCause
+from agents.cancellation import Lease, StopCause
 
-from . import active, leases, services
-from .active import ActiveRun
+from . import active, leases, metrics, services
+from .active import ActiveRun, Delivery
+from .caretaker import Caretaker
 from .conf import conf
 from .executor import Executor
+from .keeper import RetentionThread
+from .limits import limits
+from .logs import set_worker
 from .models import RunRecord, WorkerRecord
+from .queue import QueueIsBusy
 from .recorder import Recorder
+from .room import Room
 from .status import Status
 
 __all__ = ["Worker"]
@@ -34,9 +41,9 @@ logger = logging.getLogger(__name__)
 DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is no kind of the first
 LOOK_SECONDS = 0.5  # how often a worker looks for work and for stops nobody told it of
 CLAIM_COUNT = 50  # runs in one claim
+BUSY_SECONDS = (0.002, 0.01)  # until it asks again while another worker chooses: from, to
 UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
 CANCEL_SECONDS = 5.0  # for the cancelled tasks
-TAKEOVER_SECONDS = 1.0  # how often it looks for neighbours that have vanished
 FENCE_SECONDS = 0.25  # how often it looks whether its own lease is about to end
 CLAIMS = "runs-claims"  # the name of the thread that claims
 
@@ -51,7 +58,8 @@ class Worker:
     def __init__(self, *, claims: bool = True) -> None:
         options = conf()
         self._claims = claims
-        self._capacity = options.max_concurrent
+        self._most = options.max_concurrent
+        self._room: Room | None = None  # of one that claims
         self._lease_seconds = float(options.lease_seconds)
         self._drain_seconds = float(options.drain_seconds)
         self._record: WorkerRecord | None = None
@@ -60,10 +68,12 @@ class Worker:
         self._work = threading.Condition()
         self._has_work = False
         self._look = threading.Event()
+        self._stops: queue.SimpleQueue[Collection[Delivery] | None] = queue.SimpleQueue()
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._renewed = 0.0
+        self._lease = Lease()
+        self._retention = RetentionThread()
         self._drain_lock = threading.Lock()
         self._is_drained = False
 
@@ -71,6 +81,16 @@ class Worker:
     def id(self) -> uuid.UUID:
         assert self._record is not None, "the worker has not been started"
         return self._record.pk
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether its lease is over, or about to be: it has stopped its own runs then."""
+        return self._lease.is_over
+
+    @property
+    def blocked_seconds(self) -> float:
+        """For how long an agent has kept the agents' loop from going round; 0 if none does."""
+        return self._executor.blocked_seconds
 
     async def start(self) -> None:
         """Register, take over what dead predecessors on this host left, and begin to claim."""
@@ -89,11 +109,16 @@ class Worker:
 
     def start_threads(self) -> None:
         """``start`` for hosts without an event loop (and without a channel layer to hear)."""
-        self._record = leases.register_worker(self._capacity, self._lease_seconds)
-        self._renewed = time.monotonic()
+        if self._claims:
+            self._room = Room(self._most)
+        self._register()
         self._recorder.start()
         self._executor.start()
-        targets = [(self._heart_main, "runs-heart"), (self._fence_main, "runs-fence")]
+        targets = [
+            (self._heart_main, "runs-heart"),
+            (self._fence_main, "runs-fence"),
+            (self._stops_main, "runs-stops"),
+        ]
         if self._claims:
             active.add_waker(self.wake)
             targets.append((self._claim_main, CLAIMS))
@@ -101,6 +126,8 @@ class Worker:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+        if self._claims:
+            self._retention.start()
         connection.close()
 
     def adopt(self, record: RunRecord) -> None:
@@ -116,6 +143,22 @@ class Worker:
     def look(self) -> None:
         """Some run of this worker may have been asked to stop. From any thread; never blocks."""
         self._look.set()
+
+    def hear_stops(self, deliveries: Collection[Delivery]) -> None:
+        """Runs of this worker were asked to stop. From any thread; never blocks."""
+        self._stops.put(deliveries)
+
+    def _stops_main(self) -> None:
+        """Trip tokens; not where messages arrive, since it may wait for a claim under way."""
+        while (deliveries := self._stops.get()) is not None:
+            try:
+                active.trip(deliveries)
+            except Exception:  # whatever it is, the next one is heard
+                logger.exception("a stop was heard and not passed on; the heart finds it")
+
+    def look_at_started(self, runs: Iterable[uuid.UUID]) -> None:
+        """Runs that were started from here may be over. From any thread; never blocks."""
+        self._executor.started.look(runs)
 
     # Claiming.
 
@@ -136,12 +179,27 @@ class Worker:
 
     def _claim_some(self) -> bool:
         """Claim what fits; return whether there may be more."""
-        count = min(CLAIM_COUNT, self._capacity - self._executor.root_count)
-        if count <= 0:
+        count = min(CLAIM_COUNT, self._room_left())
+        if count <= 0 or self._lease.is_over:  # what is claimed now could not call anything
             return False
-        records = leases.claim(self.id, count)
+        allowed = limits()
+        try:
+            with metrics.CLAIM_SECONDS.time():
+                records = leases.claim(self.id, count, allowed)
+        except QueueIsBusy:
+            self._draining.wait(random.uniform(*BUSY_SECONDS))  # noqa: S311
+            return True
         self._submit(records)
-        return len(records) == count
+        # Within limits a claim leaves out what may not begin, and looks no further that time.
+        return len(records) == count or bool(allowed and records)
+
+    def _room_left(self) -> int:
+        assert self._room is not None, "only a worker with room claims"
+        said = self._room.limited_by
+        left = self._room.left(self._executor.root_count)
+        if self._room.limited_by != said:
+            leases.note_limit(self.id, self._room.limited_by)
+        return left
 
     def _submit(self, records: Iterable[RunRecord]) -> None:
         for record in records:
@@ -154,7 +212,8 @@ class Worker:
     def _heart_main(self) -> None:
         renewal = self._lease_seconds / 3
         next_renewal = time.monotonic() + renewal
-        next_takeover = next_reaping = 0.0
+        caretaker = Caretaker(self._lease_seconds, lambda: self.id)
+        is_more = False
         while not self._stopping.is_set():
             now = time.monotonic()
             try:
@@ -163,19 +222,14 @@ class Worker:
                     self._renew()
                     if leases.recover_strays(self.id):
                         active.wake()
-                if now >= next_takeover:
-                    next_takeover = now + TAKEOVER_SECONDS
-                    found = leases.mark_vanished_neighbours(self.id)
-                    if now >= next_reaping:
-                        next_reaping = now + renewal
-                        found += leases.mark_lost_leases(timezone.now())
-                    self._recover(also=bool(found))
+                is_more = caretaker.tick()
                 self._meet_requests()
             except Exception as error:  # whatever it is, the worker goes on
                 _report("a heartbeat failed", error)
                 connection.close()
+                is_more = False
             reset_queries()
-            self._look.wait(LOOK_SECONDS)
+            self._look.wait(0 if is_more else LOOK_SECONDS)
             self._look.clear()
         connection.close()
 
@@ -186,29 +240,54 @@ class Worker:
 
     def _renew(self) -> None:
         began = time.monotonic()
-        if leases.renew(self.id, self._lease_seconds):
-            self._renewed = began
-            return
-        logger.error("worker %s was declared lost by others; its runs are stopped", self.id)
-        self._trip_all("the lease was lost")
-        self._register_anew()
+        is_draining = self._draining.is_set()
+        try:
+            is_renewed = leases.renew(self.id, self._lease_seconds, is_draining=is_draining)
+        except DATABASE_ERRORS:
+            metrics.LEASE_RENEWALS.labels("failed").inc()
+            raise
+        metrics.LEASE_RENEWALS.labels("ok" if is_renewed else "lost").inc()
+        if not is_renewed:
+            logger.error("worker %s was declared lost by others; its runs are stopped", self.id)
+            self._lease.end()
+            self._trip_all("the lease was lost")
+            self._register_anew()
+        elif not self._lease.extend(began + self._own_seconds()):
+            # Too late, though no other has noticed. What was refused meanwhile is over for good.
+            self._fence_if_late()
+            self._begin_lease(began)
 
     def _register_anew(self) -> None:
         """Go on as another worker: the old one's claims are gone for good."""
-        self._record = leases.register_worker(self._capacity, self._lease_seconds)
-        self._renewed = time.monotonic()
+        before = self.id
+        active.remove_worker(before)
+        self._register(instead_of=before)
+
+    def _register(self, *, instead_of: uuid.UUID | None = None) -> None:
+        began = time.monotonic()
+        room = self._room
+        self._record = leases.register_worker(
+            room.capacity if room else self._most,
+            self._lease_seconds,
+            limited_by=room.limited_by if room else "",
+            instead_of=instead_of,
+        )
+        self._begin_lease(began)
+        set_worker(self._record.pk)
+
+    def _begin_lease(self, began: float) -> None:
+        self._lease = Lease(began + self._own_seconds())
+        active.add_worker(self.id, self._lease)
+
+    def _own_seconds(self) -> float:
+        """Return for how long behind a renewal its own runs may go on: less than others wait."""
+        return self._lease_seconds - min(2.0, self._lease_seconds / 5)
 
     def _fence_if_late(self) -> None:
         """Stop the own runs before others may take the lease for over."""
-        margin = min(2.0, self._lease_seconds / 5)
-        if time.monotonic() - self._renewed > self._lease_seconds - margin:
+        if self._lease.is_over:
+            self._lease.end()
             self._trip_all("the lease could not be renewed in time")
-
-    def _recover(self, *, also: bool) -> None:
-        while leases.recover_runs():
-            also = True
-        if also:
-            active.wake()
 
     def _meet_requests(self) -> None:
         """Trip the tokens of runs whose stop was asked for in another process."""
@@ -231,11 +310,9 @@ class Worker:
     def _mine(self) -> list[ActiveRun]:
         return [entry for entry in active.all_runs() if entry.worker == self.id]
 
-    def _abandon(self, run: uuid.UUID) -> None:
+    def _abandon(self, entry: ActiveRun) -> None:
         """Others have taken a run over: whatever it still does here must end."""
-        entry = active.get(run)
-        if entry is not None:
-            entry.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
+        entry.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
 
     # The end.
 
@@ -276,6 +353,8 @@ class Worker:
             return
         self._stopping.set()
         self._look.set()
+        self._stops.put(None)
+        self._retention.close()
         for thread in self._threads:
             thread.join(5)
         if not self._recorder.close():
@@ -290,9 +369,11 @@ class Worker:
     def _retire(self) -> None:
         """Sign off, and end the records of runs that did not come back."""
         leases.retire(self.id)
-        leases.recover_runs(code="worker_shutdown", worker=self.id)
+        while leases.recover_runs(code="worker_shutdown", worker=self.id):
+            pass  # callers after their children
+        active.remove_worker(self.id)
         for entry in self._mine():
-            active.remove(entry.id)
+            active.remove(entry)
 
 
 def _report(what: str, error: Exception) -> None:

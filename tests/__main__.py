@@ -2,10 +2,14 @@
 
 The default is one process on SQLite with the in-memory layer, so that is what the suite runs on.
 Where DATABASE_URL or REDIS_URL say that the others are there, the tests that are marked for them
-run first, in a session of their own that has them as its settings. What is not there is not
-deselected: its tests are skipped, loudly, and REQUIRE_ALL=1 makes that a failure.
+run in a session of their own that has them as its settings. What is not there is not deselected:
+its tests are skipped, loudly, and REQUIRE_ALL=1 makes that a failure.
 
-The tests in a real browser are a session of their own, too, that runs beside the others.
+The tests in a real browser are a session of their own, too. Two sessions run at a time, since each
+mostly waits: the one on SQLite, and beside it the others in turn.
+
+With --everywhere as the first argument the whole suite, that in a browser left out, runs on
+PostgreSQL with Redis as well: twenty minutes more, for whoever changes what both have in common.
 """
 
 from __future__ import annotations
@@ -18,27 +22,48 @@ from collections.abc import Callable
 
 import pytest
 
+EVERYWHERE = "--everywhere"
+
+_Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
+
 
 def main(arguments: list[str]) -> int:
     """Run all sessions, and return the first failure's exit status."""
+    is_everywhere = arguments[:1] == [EVERYWHERE]
+    if is_everywhere:
+        arguments = arguments[1:]
     found = []
     if os.environ.get("DATABASE_URL", "").startswith("postgres"):
         found.append("postgres")
     if os.environ.get("REDIS_URL"):
         found.append("redis")
+    if is_everywhere and len(found) < 2:
+        print(f"{EVERYWHERE} needs DATABASE_URL=postgres://... and REDIS_URL=redis://...")
+        return pytest.ExitCode.USAGE_ERROR
     alone = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
-    # With arguments, somebody is looking at a few tests: in turn, and in plain sight.
-    beside = ["browser"] if not arguments else []
-    waits = [_begin(["-m", marker], alone) for marker in beside]
-    statuses = []
+    sessions: list[_Session] = []
+    elsewhere = []
     if found:
-        statuses.append(_pytest([*arguments, "-m", " or ".join(found)], dict(os.environ)))
-    elsewhere = [" or ".join(markers) for markers in (found, beside) if markers]
+        wanted = "not browser" if is_everywhere else " or ".join(found)
+        sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
+        elsewhere.append(" or ".join(found))
+    # With arguments, somebody is looking at a few tests: in turn, and in plain sight.
+    if not arguments:
+        sessions.append((["-m", "browser"], alone))
+        elsewhere.append("browser")
     # Before the arguments: a person's own -m wins.
     left_out = ["-m", " and ".join(f"not ({markers})" for markers in elsewhere)]
-    statuses.append(_pytest([*(left_out if elsewhere else []), *arguments], alone))
-    statuses += [wait() for wait in waits]
+    rest: _Session = ([*(left_out if elsewhere else []), *arguments], alone)
+
+    if arguments:
+        statuses = [_pytest(*session) for session in [*sessions, rest]]
+    elif found:
+        wait = _begin(*rest)
+        statuses = [*(_pytest(*session) for session in sessions), wait()]
+    else:  # the larger part in plain sight
+        wait = _begin(*sessions[0])
+        statuses = [_pytest(*rest), wait()]
 
     # With arguments, all that was asked for may be in one of them.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
@@ -50,10 +75,7 @@ def _pytest(arguments: list[str], environment: dict[str, str]) -> int:
 
 
 def _begin(arguments: list[str], environment: dict[str, str]) -> Callable[[], int]:
-    """Begin a session beside the others; returns what waits for it, and then shows its output.
-
-    A browser's tests mostly wait, for a browser and a server in processes of their own.
-    """
+    """Begin a session beside the others; returns what waits for it, and then shows its output."""
     output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed once it was read
     process = subprocess.Popen(
         _command(arguments), env=environment, stdout=output, stderr=subprocess.STDOUT

@@ -13,6 +13,7 @@ import pytest
 from django.conf import settings
 
 from tests.support.chromium import find_chromium
+from tests.support.services import *  # noqa: F403 - fixtures
 
 # For the processes that tests start. Ours has read its settings by now; `make test` sets it.
 os.environ.setdefault("DJANGO_DEBUG", "1")

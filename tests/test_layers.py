@@ -19,32 +19,59 @@ LAYERS = [
     ("runs.apps", "runs.management"),
     ("runs.admin",),  # above the pages: a run is shown there by their parts
     ("runs.pages",),  # above the API: its Stop is the API's, with another name for the door
-    ("runs.api", "runs.consumers", "runs.health", "runs.server", "runs.sockets"),
+    ("runs.api", "runs.consumers", "runs.health", "runs.scrape", "runs.server", "runs.sockets"),
     ("runs.templatetags",),
     # --- runs: what works
     ("runs.worker",),
-    ("runs.executor", "runs.recorder", "runs.watchdog"),
+    ("runs.caretaker",),
+    ("runs.executor", "runs.recorder", "runs.started", "runs.watchdog"),
     (
         "runs.services",
         "runs.stopping",
         "runs.store",
+        "runs.keeper",
         "runs.leases",
+        "runs.retention",
         "runs.endings",
         "runs.transitions",
+        "runs.queue",
+        "runs.limits",
     ),
     ("runs.feed",),
-    ("runs.active", "runs.events", "runs.live", "runs.presentation", "runs.relay", "runs.wire"),
+    (
+        "runs.active",
+        "runs.audience",
+        "runs.events",
+        "runs.live",
+        "runs.presentation",
+        "runs.relay",
+        "runs.wire",
+    ),
     # --- runs: what is
     ("runs.audit", "runs.operators"),
     (
         "runs.models",
         "runs.statements",
+        "runs.planning",
+        "runs.descriptors",
+        "runs.room",
         "runs.migrations",
         "runs.database",
         "runs.demo_users",
         "runs.checks",
     ),
-    ("runs", "runs.status", "runs.exceptions", "runs.conf", "runs.uuids", "runs.wording"),
+    (
+        "runs",
+        "runs.status",
+        "runs.processes",
+        "runs.exceptions",
+        "runs.conf",
+        "runs.uuids",
+        "runs.wording",
+        "runs.logs",
+        "runs.metrics",
+        "runs.probing",
+    ),
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),
     ("agents",),  # the names that an agent's author imports
@@ -52,7 +79,7 @@ LAYERS = [
     ("agents.tools",),
     ("agents.registry", "agents.signatures", "agents.guard", "agents.environment"),
     ("agents.trace", "agents.cancellation", "agents.output", "agents.redaction"),
-    ("agents.exceptions", "agents.jsonable", "agents.storable"),
+    ("agents.exceptions", "agents.jsonable", "agents.options", "agents.storable"),
 ]
 
 # What a module must not know, beside what is above it. Prefixes again, exceptions after them.

@@ -26,6 +26,8 @@ def _pytest(tmp_path: Path, *sources: str, **environment: str) -> subprocess.Com
         (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
     clean = {k: v for k, v in os.environ.items() if k not in {"REQUIRE_ALL", "PYTEST_ADDOPTS"}}
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    # A third of the start is plugins that have no say in this.
+    command += [f"-pno:{name}" for name in ("anyio", "hypothesispytest", "schemathesis")]
     return subprocess.run(
         [*command, "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)],
         cwd=ROOT,
@@ -103,7 +105,7 @@ class TestSessions:
         monkeypatch.setattr(
             runner,
             "_begin",
-            lambda arguments, _: begun.append(arguments) or (lambda: self.browser_status),
+            lambda arguments, _: begun.append(arguments) or (lambda: self.status_beside),
         )
         begun = self.begun = []
         monkeypatch.delenv("DATABASE_URL", raising=False)
@@ -112,7 +114,7 @@ class TestSessions:
         return ran
 
     statuses: list[int]
-    browser_status = 0
+    status_beside = 0
     begun: list[list[str]]
 
     def test_alone_there_is_one_session_that_deselects_nothing(self, sessions: list) -> None:
@@ -128,8 +130,22 @@ class TestSessions:
         assert [arguments for arguments, _ in sessions] == [["-m", "not (browser)"]]
 
     def test_a_failure_in_the_browser_is_a_failure(self, sessions: list) -> None:
-        self.statuses, self.browser_status = [0], 1
+        self.statuses, self.status_beside = [0], 1
         assert self.main([]) == 1
+
+    @pytest.mark.parametrize("failed", [0, 1, 2])
+    def test_on_all_there_is_the_one_on_sqlite_has_the_others_beside_it(
+        self, sessions: list, monkeypatch: pytest.MonkeyPatch, failed: int
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
+        monkeypatch.setenv("REDIS_URL", "redis://h")
+        *self.statuses, self.status_beside = (int(failed == number) for number in range(3))
+        assert self.main([]) == 1
+        (marked, with_both), (browser, alone) = sessions
+        assert (marked, browser) == (["-m", "postgres or redis"], ["-m", "browser"])
+        assert with_both["DATABASE_URL"] == "postgres://h/x"
+        assert "DATABASE_URL" not in alone
+        assert self.begun == [["-m", "not (postgres or redis) and not (browser)"]]
 
     def test_the_session_beside_shows_what_it_has_to_say(
         self, capsys: pytest.CaptureFixture[str]

@@ -33,6 +33,7 @@ from ..pages.fragments import receipt_context
 from ..pages.input_fields import input_fields
 from ..pages.run import run_context
 from ..presentation import in_zone
+from ..status import Status
 from .deleting import may_be_deleted
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def _all_facts(run: RunRecord) -> Iterator[Fact]:
     yield Fact(_("Asked for"), at=run.created_at)
     yield Fact(_("Started"), at=run.started_at)
     yield Fact(_("Finished"), at=run.finished_at)
+    if run.priority or run.status == Status.QUEUED:
+        yield Fact(_("Priority"), str(run.priority))
     if run.attempt:
         words = _("%(attempt)d of at most %(most)d")
         yield Fact(_("Attempt"), words % {"attempt": run.attempt, "most": run.max_attempts})

@@ -90,6 +90,11 @@ def in_flight(worker: WorkerRecord) -> SafeString | str:
     """Write how many runs it carries now, of how many; the number leads to them."""
     count: int = getattr(worker, "running_count", 0)
     words = _("%(count)d of %(capacity)d") % {"count": count, "capacity": worker.capacity}
+    if worker.limited_by and worker.lost_at is None:
+        words = _("%(words)s (limited by %(limit)s)") % {
+            "words": words,
+            "limit": worker.limited_by,
+        }
     if not count:
         return words
     runs = reverse("admin:runs_runrecord_changelist")

@@ -33,6 +33,7 @@ from ..exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
     ModeNotAvailable,
+    PriorityNotPermitted,
     RunAlreadyFinished,
     RunError,
     StopNotPermitted,
@@ -159,6 +160,7 @@ _RUN_ERRORS: dict[type[RunError], int] = {
     IdempotencyMismatch: 422,
     InputTooLarge: 413,
     ModeNotAvailable: 400,
+    PriorityNotPermitted: 403,
     RunAlreadyFinished: 409,
     StopNotPermitted: 403,
 }

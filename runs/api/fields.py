@@ -15,7 +15,14 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-__all__ = ["AnyJsonField", "InstantField", "StrictSerializer", "TextField", "UuidField"]
+__all__ = [
+    "AnyJsonField",
+    "InstantField",
+    "StrictSerializer",
+    "TextField",
+    "UuidField",
+    "WholeNumberField",
+]
 
 
 class TextField(serializers.CharField):
@@ -29,6 +36,15 @@ class TextField(serializers.CharField):
             self.fail("invalid")
         text: str = super().to_internal_value(data)
         return text
+
+
+class WholeNumberField(serializers.IntegerField):
+    """A JSON integer; not ``"1"``, ``1.5`` or ``true``."""
+
+    def to_internal_value(self, data: object) -> int:
+        if type(data) is not int:
+            self.fail("invalid")
+        return data
 
 
 class UuidField(serializers.UUIDField):

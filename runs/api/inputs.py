@@ -9,10 +9,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.cancellation import StopMode
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 from ..models import MAX_REASON_LENGTH
 from .errors import InvalidInput
-from .fields import AnyJsonField, StrictSerializer, TextField, UuidField
+from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
 from .filters import RunFilterSerializer
 
 __all__ = [
@@ -38,6 +39,13 @@ class StartSerializer(StrictSerializer):
 
     agent = TextField(help_text="A name from `GET /agents`.")
     input = _InputField(default=dict, help_text="As the agent's `input_schema` says.")
+    priority = WholeNumberField(
+        required=False,
+        min_value=LOWEST_PRIORITY,
+        max_value=HIGHEST_PRIORITY,
+        help_text="The agent's own unless given. Of what is waiting, the highest is begun first; "
+        "to go above the agent's own takes the permission `runs.prioritise_runrecord`.",
+    )
 
 
 class StopSerializer(StrictSerializer):

@@ -11,6 +11,7 @@ from typing import Any
 from rest_framework import serializers
 
 from agents.cancellation import StopMode
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 from ..models import MAX_REASON_LENGTH, RunEvent, RunRecord, StopVia
 from ..status import STOPPING, Status
@@ -120,6 +121,11 @@ class RunSerializer(serializers.Serializer):
     root = serializers.UUIDField(  # type: ignore[assignment]
         help_text="Its own id if nothing called it."
     )
+    priority = serializers.IntegerField(
+        min_value=LOWEST_PRIORITY,
+        max_value=HIGHEST_PRIORITY,
+        help_text="Of what is waiting, the highest is begun first.",
+    )
     attempt = serializers.IntegerField(min_value=0, help_text="0 until a worker has claimed it.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
@@ -127,6 +133,9 @@ class RunSerializer(serializers.Serializer):
     in_flight = CallSerializer(many=True)
     usage = UsageSerializer()
     last_seq = serializers.IntegerField(min_value=0, help_text="The number of its last event.")
+    log_removed_at = serializers.DateTimeField(
+        allow_null=True, help_text="Since then its events are gone; it had `last_seq` of them."
+    )
     worker = serializers.CharField(allow_null=True, help_text="The name of the worker that has it.")
     stop = ReceiptSerializer(allow_null=True)
 

@@ -76,9 +76,10 @@ class StopView(ApiView):
         parameters.refuse_unknown(request, {"wait"})
         wait = parameters.seconds(request, "wait", at_most=MOST_WAIT_SECONDS)
         body = bodies.read(request, inputs.StopSerializer)
-        if not RunRecord.objects.visible_to(self.user).filter(pk=run).exists():
-            raise Http404
-        result = services.request_stop(run, via=self.via, by=self.user, **body)
+        try:
+            result = services.request_stop(run, via=self.via, by=self.user, **body)
+        except RunRecord.DoesNotExist:
+            raise Http404 from None
         if wait is None:
             return Response(run_as_dict(result.run), status=202)
         is_over = wait_until_over(run, wait)

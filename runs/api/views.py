@@ -158,7 +158,11 @@ class RunsView(ApiView):
         key = read_idempotency_key(request)
         body = bodies.read(request, inputs.StartSerializer)
         run, is_new = services.start_run(
-            body["agent"], body["input"], owner=self.user, idempotency_key=key
+            body["agent"],
+            body["input"],
+            owner=self.user,
+            idempotency_key=key,
+            priority=body.get("priority"),
         )
         if not is_new:
             return Response(run_as_dict(get_for_wire(run.pk)))
@@ -233,13 +237,14 @@ class EventsView(ApiView):
         # The events before the record: what is written in between is missing from the page, and
         # last_seq then says so. The other way round, a page could claim to be the end too early.
         page = events.read(run, after=after, limit=limit)
-        record = runs.only("status", "last_seq").get()
+        record = runs.only("status", "last_seq", "log_removed_at").get()
         seen = page[-1].seq if page else after
         return Response(
             {
                 "results": [event.as_dict() for event in page],
                 "last_seq": record.last_seq,
-                "ended": record.is_terminal and seen >= record.last_seq,
+                "ended": record.is_terminal
+                and (seen >= record.last_seq or record.log_removed_at is not None),
             }
         )
 

@@ -28,6 +28,7 @@ from agents.trace import CallInfo, Event, current_trace
 from runs import active, events, live, services, wording
 from runs.conf import conf
 from runs.exceptions import RunAlreadyFinished, RunError
+from runs.limits import find_obstacle
 from runs.management.console import Console
 from runs.models import RunRecord, StopVia, WorkerRecord
 from runs.status import Status
@@ -251,8 +252,9 @@ class RunHere(Watch):
 class RunThere(Watch):
     """Queues the run for the workers, and follows it in the database."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, priority: int | None = None) -> None:
         super().__init__(*args)
+        self._priority = priority
         self._cursors: dict[uuid.UUID, int] = {}
         self._next_poll = 0.0
         self._is_told = False
@@ -262,7 +264,9 @@ class RunThere(Watch):
             stack.callback(self.console.close)
             stack.enter_context(self.signals())
             stack.enter_context(_logging_to(self))
-            record, _ = services.start_run(self.agent, self.input, owner=self.owner)
+            record, _ = services.start_run(
+                self.agent, self.input, owner=self.owner, priority=self._priority
+            )
             self.run_id = record.pk
             self.console.open()
             self.console.say(f"Queued as run {record.pk}.", "dim")
@@ -289,9 +293,9 @@ class RunThere(Watch):
                 self._asked(record)
             if record.pk == self.run_id:
                 self.is_over = record.is_terminal
-                self._tell_if_nobody_works(record)
+                self._tell_why_it_waits(record)
 
-    def _tell_if_nobody_works(self, record: RunRecord) -> None:
+    def _tell_why_it_waits(self, record: RunRecord) -> None:
         now = timezone.now()
         patience = timedelta(seconds=PATIENCE_SECONDS)
         if self._is_told or record.status != Status.QUEUED or now - record.created_at < patience:
@@ -302,6 +306,9 @@ class RunThere(Watch):
                 "It waits for a worker, and none is there: `manage.py runserver` starts one.",
                 "warning",
             )
+        elif obstacle := find_obstacle(record):
+            why = wording.queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
+            self.console.say(f"It waits: {why}", "dim")
 
     def _read(self, record: RunRecord) -> Iterator[dict[str, Any]]:
         while (after := self._cursors.get(record.pk, 0)) < record.last_seq:

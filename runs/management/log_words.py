@@ -58,7 +58,13 @@ def _ms(milliseconds: float | None) -> str:
     return wording.duration((milliseconds or 0) / 1000)
 
 
-_TOOLS = {"call_llm": "LLM", "http": "HTTP", "agents.call": "sub-agent"}
+_TOOLS = {
+    "call_llm": "LLM",
+    "http": "HTTP",
+    "agents.call": "sub-agent",
+    "agents.start": "starts sub-agent",
+    "agents.wait": "waits for sub-agent",
+}
 _STORE_VERBS = {
     "get": "looked up",
     "get_many": "looked up",
@@ -100,6 +106,8 @@ def _call(type: str, data: Mapping[str, Any]) -> str:
         case "http":
             status = data.get("status")
             parts = [f"HTTP {data.get('label')}", *([str(status)] if status else []), took]
+        case _ if data["tool"] == "agents.start":
+            parts = [f"sub-agent {data.get('label')} started"]
         case _:
             status = data.get("status")
             ended = f" {wording.look(status).label}" if status else ""

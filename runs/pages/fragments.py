@@ -13,9 +13,11 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from ..feed.reading import read_snapshots
+from ..limits import find_obstacle
 from ..models import RunEvent, RunRecord
 from ..presentation import Words
 from ..status import STOPPING, Status
+from ..wording import queued_text
 from .found import find_run
 from .input_fields import input_fields
 from .receipt import stop_facts
@@ -87,7 +89,7 @@ def _download(run: RunRecord, what: str) -> str:
 def _why_nothing(run: RunRecord) -> str:
     match run.shown_status:
         case Status.QUEUED:
-            return _("No result yet: it is waiting for a worker.")
+            return _("No result yet: %(why)s") % {"why": _why_queued(run)}
         case Status.RUNNING:
             return _("No result yet: it is still running.")
         case str(status) if status == STOPPING:
@@ -96,10 +98,19 @@ def _why_nothing(run: RunRecord) -> str:
             return _("There is no result: it was stopped before it had begun.")
         case Status.STOPPED:
             return _("It was stopped, and left no partial result.")
+        case Status.ERROR if run.started_at is None:
+            return _("There is no result: it had not begun.")
         case Status.ERROR:
             return _("It left no partial result.")
         case _:
             return _("It is done. It had nothing to return.")
+
+
+def _why_queued(run: RunRecord) -> str:
+    obstacle = find_obstacle(run)
+    if obstacle is None:
+        return queued_text()
+    return queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
 
 
 def _traceback(run: RunRecord) -> str:

@@ -20,6 +20,7 @@ def _ids(options: dict[str, Any], settings: Any) -> list[str | None]:
     "options",
     [
         {},
+        {"MAX_PER_OWNER": 3, "QUEUE_SECONDS": 0.5},
         {"LEASE_SECONDS": 3, "DRAIN_SECONDS": 0, "API_THROTTLE_RATE": None},
         {"LLM": {"BASE_URL": "https://api.example.org/v1", "API_KEY": "k", "MODEL": "m"}},
         {"LLM": {"BASE_URL": "http://127.0.0.1:11434/v1", "API_KEY": "k", "MODEL": "m"}},
@@ -40,6 +41,10 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"EMBEDDED_WORKER": "yes"}, "runs.E002"),
         ({"MAX_CONCURRENT": 0}, "runs.E002"),
         ({"MAX_CONCURRENT": True}, "runs.E002"),
+        ({"MAX_PER_OWNER": -1}, "runs.E002"),
+        ({"MAX_PER_OWNER": None}, "runs.E002"),
+        ({"QUEUE_SECONDS": -1}, "runs.E002"),
+        ({"QUEUE_SECONDS": 1e9}, "runs.E002"),
         ({"MAX_INPUT_BYTES": 1.5}, "runs.E002"),
         ({"LEASE_SECONDS": 0.5}, "runs.E002"),
         ({"LEASE_SECONDS": float("nan")}, "runs.E002"),

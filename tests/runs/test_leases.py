@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -20,7 +21,7 @@ from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
 from tests.support.rows import make_dead_worker, make_run, make_worker, requested
-from tests.support.running import together
+from tests.support.running import in_thread, together
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +90,7 @@ class TestNeighbours:
     def test_a_process_that_lives_is_left_alone(self, transactional_db: None) -> None:
         me, other = make_worker(), make_worker()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            started = leases._process_started(process.pid)
+            started = leases.process_started(process.pid)
             there = make_worker(pid=process.pid, pid_started=started)
             assert leases.mark_vanished_neighbours(me.pk) == []
             process.communicate(b"\n")
@@ -100,7 +101,7 @@ class TestNeighbours:
     def test_a_zombie_is_gone(self, transactional_db: None) -> None:
         me = make_worker()
         with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as process:
-            started = leases._process_started(process.pid)
+            started = leases.process_started(process.pid)
             zombie = make_worker(pid=process.pid, pid_started=started or 1)
             assert process.stdout is not None
             process.stdout.read()  # its end; nobody has waited for the process yet
@@ -177,6 +178,32 @@ class TestRecovery:
         assert untouched.status == "running"
         for run in (fails, asked, asked_too, used_up, nobodys):
             assert_consistent(run)
+
+    @pytest.mark.postgres
+    def test_does_not_wait_for_what_others_have_locked(self, alice: User) -> None:
+        lost = make_worker(lost_at=timezone.now())
+        runs = [make_run(alice, status=Status.RUNNING, worker=lost) for _ in range(3)]
+        is_locked, is_done = threading.Event(), threading.Event()
+
+        def hold() -> None:  # as a process that froze in the middle of writing
+            with transaction.atomic():
+                RunRecord.objects.select_for_update().get(pk=runs[1].pk)
+                is_locked.set()
+                assert is_done.wait(10)
+
+        with in_thread(hold):
+            assert is_locked.wait(10)
+            try:
+                assert leases.recover_runs() == 2
+            finally:
+                is_done.set()
+        assert leases.recover_runs() == 1
+
+    @pytest.mark.postgres
+    def test_locks_of_the_frozen_are_given_up(self, transactional_db: None) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone() == ("5s",)  # a third of a lease
 
     def test_children_end_before_their_root_which_starts_afresh(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())
@@ -290,7 +317,7 @@ def test_a_worker_says_where_it_is(transactional_db: None) -> None:
     worker = leases.register_worker(7, 15)
     stored = WorkerRecord.objects.get(pk=worker.pk)
     assert stored.pid == os.getpid()
-    assert stored.pid_started == leases._process_started(os.getpid())
+    assert stored.pid_started == leases.process_started(os.getpid())
     assert stored.host_identity == leases.host_identity() != ""
     assert (stored.capacity, stored.draining_at, stored.lost_at) == (7, None, None)
     leases.mark_draining(worker.pk)
@@ -298,3 +325,29 @@ def test_a_worker_says_where_it_is(transactional_db: None) -> None:
     stored.refresh_from_db()
     assert stored.draining_at is not None
     assert stored.lost_at is not None
+
+
+@pytest.mark.postgres
+def test_sessions_of_a_lost_worker_that_hold_its_runs_are_ended(alice: User) -> None:
+    lost = make_worker(lost_at=timezone.now())
+    run = make_run(alice, status=Status.RUNNING, worker=lost)
+    is_locked = threading.Event()
+    is_free = threading.Event()
+
+    def hold() -> None:  # as this very process, frozen; in the middle of something, never idle
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                RunRecord.objects.select_for_update().get(pk=run.pk)
+                is_locked.set()
+                cursor.execute("SELECT pg_sleep(30)")
+        except OperationalError:
+            is_free.set()
+
+    with in_thread(hold):
+        assert is_locked.wait(10)
+        assert leases.recover_runs() == 0
+        assert leases.free_runs(timezone.now() - timedelta(minutes=1)) == 0, "it may just be slow"
+        assert leases.free_runs(timezone.now() + timedelta(minutes=1)) == 1
+        assert is_free.wait(10)
+    assert leases.recover_runs() == 1
+    assert leases.free_runs(timezone.now() + timedelta(minutes=1)) == 0

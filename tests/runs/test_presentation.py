@@ -51,6 +51,7 @@ def test_a_run_that_nobody_wants_stopped() -> None:
         "status": {"label": "Running", "tone": "active"},
         "waiting": None,
         "silent": None,
+        "log_removed": None,
         "receipt": [],
         "usage": "2 LLM calls · 1k tokens",
     }
@@ -94,3 +95,11 @@ def test_instants_are_in_the_readers_time_zone(zone: str, clock: str) -> None:
 def test_what_is_no_time_zone() -> None:
     assert is_time_zone("Europe/Berlin")
     assert not is_time_zone("../../etc/passwd")
+
+
+def test_a_log_that_was_removed_is_said_to_be_gone() -> None:
+    gone = run("success") | {"log_removed_at": "2026-03-04T23:30:00+00:00"}
+    assert present(gone)["log_removed"] == "The log was removed on March 4, 2026."
+    assert (
+        present(gone, zone="Asia/Tokyo")["log_removed"] == "The log was removed on March 5, 2026."
+    )

@@ -269,7 +269,7 @@ class TestALostClaim:
         run = make()
         RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
         run.trace.emit("agent_start")
-        eventually(lambda: lost == [run.record.pk], "the loss is told")
+        eventually(lambda: [entry.id for entry in lost] == [run.record.pk], "the loss is told")
         run.trace.emit("log", {"level": "info", "message": "too late"})
         run.end()
         assert run.ended.wait(10)

@@ -31,6 +31,7 @@ from runs.management.console import Console, printable
 from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
 from runs.models import RunRecord
 from tests.support.consistency import assert_consistent
+from tests.support.processes import start_manage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_SECONDS = 40
@@ -465,6 +466,24 @@ def test_remote_queues_it_and_follows_it(demo: User, hire: Callable[..., Any]) -
     assert assert_consistent(_only_run()).worker_id == worker.id
 
 
+def test_remote_takes_a_priority(demo: User, hire: Callable[..., Any]) -> None:
+    @agent("plain")
+    async def plain(tools: Tools) -> None: ...
+
+    ran = Ran("plain", "--remote", "--priority", "1")
+    assert (ran.code, ran.refusal) == (2, "You may not start runs of a priority above 0.")
+    ran = Ran("plain", "--remote", "--priority", "-101")
+    assert ran.code == 2
+    assert "-100 to 100" in ran.refusal
+    ran = Ran("plain", "--priority", "-1")
+    assert ran.code == 2
+    assert "--remote" in ran.refusal
+    assert not RunRecord.objects.exists()
+    hire()
+    assert Ran("plain", "--remote", "--priority", "-3").code == 0
+    assert _only_run().priority == -3
+
+
 def test_a_stop_that_can_not_be_written_is_told_and_asked_for_again(
     demo: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,23 +532,21 @@ class Process:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.began = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=_environment(**environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        out, its_out = os.pipe()
+        err, its_err = os.pipe()
+        self._process = start_manage(
+            *arguments, environment=_environment(**environment), stdout=its_out, stderr=its_err
         )
+        os.close(its_out)
+        os.close(its_err)
+        self._out, self._err = open(out), open(err)  # noqa: SIM115 - closed by kill
         self.err = ""
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        for line in self._err:
             with self._news:
                 self.err += line
                 self._news.notify_all()
@@ -543,8 +560,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Return the exit code and standard output."""
-        assert self._process.stdout is not None
-        out = self._process.stdout.read()
+        out = self._out.read()
         code = self._process.wait(TIMEOUT_SECONDS)
         self._reader.join(TIMEOUT_SECONDS)
         assert "Traceback" not in self.err, self.err
@@ -554,9 +570,9 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(TIMEOUT_SECONDS)
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
+        self._reader.join(TIMEOUT_SECONDS)
+        self._out.close()
+        self._err.close()
 
 
 def _test_database_url() -> str:

@@ -24,6 +24,7 @@ from django.core.management import CommandError, call_command
 from runs.demo_users import DEMO_USERS, create_missing_demo_users, find_open_demo_users
 from runs.management.commands.runserver import _bind
 from runs.server import DrainingServer
+from tests.support.processes import Process, run_manage, start_manage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _TIMEOUT_SECONDS = 30
@@ -41,16 +42,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     for command in (["migrate", "-v0"], ["create_demo_users"]):
-        subprocess.run(
-            [sys.executable, "manage.py", *command], cwd=ROOT, env=environment, check=True
-        )
+        done = run_manage(*command, environment=environment)
+        assert done.returncode == 0, done.stderr
     return environment
 
 
 class Server:
     """A runserver process, and its output so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
         self.process = process
         self._log = log
 
@@ -77,15 +77,14 @@ class Server:
 @contextmanager
 def _runserver(*arguments: str, environment: dict[str, str], log: Path) -> Iterator[Server]:
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "runserver", *arguments],
-            cwd=ROOT,
-            env=environment,
+        # A group of its own, so that a signal to all of it is like Ctrl-C in its terminal.
+        process = start_manage(
+            "runserver",
+            *arguments,
+            environment=environment,
             stdout=out,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            # Its own group, so that a signal to all of it is like Ctrl-C in its terminal.
-            start_new_session=True,
+            new_session=True,
+            fresh="--noreload" not in arguments,  # as a newcomer starts it
         )
         try:
             yield Server(process, log)

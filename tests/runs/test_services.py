@@ -299,13 +299,28 @@ class TestWhoMayStop:
 
     def test_nobody_else(self, alice: User, bob: User) -> None:
         run = make_run(alice)
-        gone = User.objects.create_user("gone", is_active=False)
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
-        for user in (bob, gone, None):
+        for user in (bob, None):
             with pytest.raises(StopNotPermitted):
                 request_stop(run.pk, via="api", by=user)
         run.refresh_from_db()
         assert not run.stop_requested
+
+    @pytest.mark.parametrize("status", Status)
+    def test_what_may_not_be_seen_does_not_exist(
+        self, alice: User, bob: User, status: Status
+    ) -> None:
+        """Not even for who may stop, or when it is over; and nothing was written."""
+        run = make_run(alice, status=status)
+        gone = User.objects.create_user("gone", is_active=False)
+        blind = User.objects.create_user("blind")
+        blind.user_permissions.add(Permission.objects.get(codename="stop_runrecord"))
+        for user in (bob, gone, blind):
+            with pytest.raises(RunRecord.DoesNotExist):
+                request_stop(run.pk, via="api", by=user)
+        before = run.stop_requested_at
+        run.refresh_from_db()
+        assert (run.status, run.stop_requested_at) == (status, before)
 
     def test_the_system_asks_nobody(self, alice: User) -> None:
         run = make_run(alice)

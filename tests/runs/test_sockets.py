@@ -454,7 +454,7 @@ class TestClosing:
                 while asyncio.all_tasks() != before:
                     await asyncio.sleep(0.01)
             assert get_hub()._watchers == watchers
-            assert not get_hub()._trees
+            assert not get_hub()._catching_up.trees
 
 
 class TestList:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError, connection
+from django.db import DataError, OperationalError, connection
 
-from agents import Tools, agent
-from agents.cancellation import CancelToken
+from agents import AgentStopped, Tools, agent
+from agents.cancellation import Lease
 from agents.guard import Guard
 from agents.tools.data_store import DataStore, InvalidEntry
 from agents.trace import Trace
 from runs import store as store_module
+from runs.active import ActiveRun
 from runs.database import DatabaseThreads
 from runs.models import DataStoreEntry
 from runs.status import Status
@@ -23,6 +24,7 @@ from runs.store import OwnerStore
 from runs.worker import Worker
 from tests.support.agent_run import ListSink
 from tests.support.journal import Journal
+from tests.support.rows import make_run, make_worker
 from tests.support.running import Start
 
 on_both_databases = pytest.mark.usefixtures("on_both_databases")
@@ -36,8 +38,14 @@ def threads(transactional_db: None) -> Iterator[DatabaseThreads]:
 
 
 def store_of(owner: User, threads: DatabaseThreads) -> DataStore:
-    guard = Guard(CancelToken(), Trace("0" * 12, "t", ListSink()))
-    return DataStore(guard, OwnerStore(owner.pk, threads))
+    run = threads.submit(_claimed, owner).result()
+    guard = Guard(run.token, Trace("0" * 12, "t", ListSink()))
+    return DataStore(guard, OwnerStore(owner.pk, threads, run))
+
+
+def _claimed(owner: User) -> ActiveRun:
+    worker = make_worker()
+    return ActiveRun(make_run(owner, status=Status.RUNNING, worker=worker).pk, worker.pk)
 
 
 @pytest.fixture
@@ -110,7 +118,7 @@ async def test_many_are_written_all_or_none(
         if sql.startswith("INSERT"):
             seen += 1
             if seen == 3:
-                raise OperationalError("the disk is full")
+                raise DataError("out of range")
         return execute(sql, *arguments)
 
     set_many = OwnerStore._set_many
@@ -120,10 +128,61 @@ async def test_many_are_written_all_or_none(
             return set_many(self, *arguments)
 
     monkeypatch.setattr(OwnerStore, "_set_many", refused)
-    with pytest.raises(OperationalError):
+    with pytest.raises(DataError):
         await store.set_many({f"k{n}": n for n in range(9)})
     assert seen == 3
     assert await store.get_all() == {"k0": "before"}
+
+
+class TestADatabaseThatIsAway:
+    @pytest.fixture
+    def away(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Be away for as many calls as the list says."""
+        left = [0]
+
+        def under_claim(self: OwnerStore, work: Any) -> int:
+            if left[0]:
+                left[0] -= 1
+                raise OperationalError("no connection")
+            return before(self, work)
+
+        before = OwnerStore._under_claim
+        monkeypatch.setattr(OwnerStore, "_under_claim", under_claim)
+        monkeypatch.setattr(store_module, "RETRY_SECONDS", 0.001)
+        return left
+
+    async def test_is_waited_for(self, store: DataStore, away: list[int]) -> None:
+        away[0] = 5
+        await store.set("x", 1)
+        assert away[0] == 0
+        assert await store.get("x") == 1
+
+    async def test_is_not_waited_for_without_end(
+        self, store: DataStore, away: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+        away[0] = 10**9
+        with pytest.raises(OperationalError):
+            await store.set("x", 1)
+
+    @pytest.mark.parametrize("end", ["a stop", "the end of the lease"])
+    async def test_is_not_waited_for_beyond(
+        self, alice: User, threads: DatabaseThreads, away: list[int], end: str
+    ) -> None:
+        run = threads.submit(_claimed, alice).result()
+        run.token.lease = Lease()
+        away[0] = 10**9
+        writing = asyncio.create_task(
+            OwnerStore(alice.pk, threads, run).set_many("default", {"x": 1}, None)
+        )
+        while away[0] == 10**9:
+            await asyncio.sleep(0.001)
+        if end == "a stop":
+            run.token.request(reason="enough")
+        else:
+            run.token.lease.end()
+        with pytest.raises(AgentStopped):
+            await asyncio.wait_for(writing, 10)
 
 
 async def test_deleting_tells_what_was_there(store: DataStore) -> None:

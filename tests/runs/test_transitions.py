@@ -13,9 +13,8 @@ from django.utils import timezone
 from runs import transitions
 from runs.models import RunRecord
 from runs.status import ACTIVE, STOPPING, TERMINAL, TRANSITIONS, Status
-from runs.transitions import Change, claim_queued, note_progress
+from runs.transitions import Change, note_progress
 from tests.support.rows import make_run, make_worker, requested
-from tests.support.running import together
 
 pytestmark = pytest.mark.django_db
 
@@ -122,48 +121,3 @@ def test_progress_of_runs_with_and_without_a_receipt_is_written_together(alice: 
             assert run.last_seq == seq
         assert stopping.stop_acknowledged_at == stopping.stop_observed_at == now
     assert note_progress([]) == transitions.apply([]) == 0
-
-
-class TestClaims:
-    def test_the_oldest_come_first_and_no_more_than_asked_for(self, alice: User) -> None:
-        runs = [make_run(alice, created_at=timezone.now()) for _ in range(5)]
-        worker = make_worker()
-        now = timezone.now()
-        assert set(claim_queued(worker.pk, 2, now)) == {run.pk for run in runs[:2]}
-        assert set(claim_queued(worker.pk, 10, now)) == {run.pk for run in runs[2:]}
-        assert list(claim_queued(worker.pk, 10, now)) == []
-        claimed = RunRecord.objects.get(pk=runs[0].pk)
-        assert (claimed.status, claimed.attempt, claimed.worker_id) == ("running", 1, worker.pk)
-        assert claimed.started_at == now
-
-    def test_only_queued_runs_are_claimed(self, alice: User) -> None:
-        worker = make_worker()
-        for status in Status:
-            if status != Status.QUEUED:
-                make_run(alice, status=status)
-        assert list(claim_queued(worker.pk, 10, timezone.now())) == []
-
-    @pytest.mark.parametrize("state", ["draining_at", "lost_at"])
-    def test_a_worker_that_is_going_or_gone_gets_none(self, state: str, alice: User) -> None:
-        make_run(alice)
-        worker = make_worker(**{state: timezone.now()})
-        assert list(claim_queued(worker.pk, 10, timezone.now())) == []
-
-
-@pytest.mark.usefixtures("on_both_databases")
-def test_claims_by_many_at_once_give_each_run_once(alice: User) -> None:
-    ids = {make_run(alice).pk for _ in range(100)}
-    workers = [make_worker() for _ in range(8)]
-
-    def claim(worker: Any) -> list[Any]:
-        mine: list[Any] = []
-        while len(found := list(claim_queued(worker.pk, 3, timezone.now()))):
-            assert len(found) <= 3
-            mine += found
-        return mine
-
-    shares = together(*[partial(claim, worker) for worker in workers])
-    claimed = list(itertools.chain.from_iterable(shares))
-    assert len(claimed) == len(ids)
-    assert set(claimed) == ids
-    assert set(RunRecord.objects.values_list("attempt", flat=True)) == {1}

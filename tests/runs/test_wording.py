@@ -155,6 +155,8 @@ def test_the_long_form_says_what_and_how_long() -> None:
         ([_call("data_store.set", "a/b")], "after current data store call completes"),
         ([_call("http", "GET x")], "after current HTTP request completes"),
         ([_call("agents.call", "merge-notes")], "after sub-agent merge-notes stops"),
+        ([_call("agents.wait", "merge-notes")], "after sub-agent merge-notes stops"),
+        ([_call("agents.start", "merge-notes")], "after sub-agent merge-notes is queued"),
         ([_call("mine.do")], "after current call completes"),
         ([_call("call_llm"), _call("call_llm")], "after 2 current LLM calls complete"),
         ([_call("agents.call", "a"), _call("agents.call", "b")], "after 2 sub-agents stop"),
@@ -192,6 +194,11 @@ def test_once_observed_it_cleans_up_and_calls_made_for_that_hold_nothing_up() ->
 def test_a_parallel_call_is_awaited_also_after_the_stop_was_observed() -> None:
     run = _stopping(_call("call_llm", started=0.5), observed_at=_at(1))
     assert wording.waiting_for(run) == "after current LLM call completes"
+
+
+def test_a_sub_agent_is_awaited_also_when_the_code_is_over() -> None:
+    run = _stopping(_call("agents.wait", "merge-notes", started=2), observed_at=_at(1))
+    assert wording.waiting_for(run) == "after sub-agent merge-notes stops"
 
 
 def test_a_stop_that_nobody_has_taken_up_waits_for_a_worker() -> None:
@@ -336,3 +343,21 @@ def test_a_worker_is_as_its_heartbeat_and_its_marks_say(fields: dict[str, str], 
     worker = {"lost_at": None, "draining_at": None, "heartbeat_at": _at(0), **fields}
     now = datetime.fromisoformat(_at(0))
     assert wording.worker_look(worker, now=now, renewed_every_seconds=5).label == label
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "it is waiting for a worker."),
+        (
+            {"of": "agent", "taken": 3, "limit": 3},
+            "3 of 3 runs of this agent are going on.",
+        ),
+        (
+            {"of": "owner", "taken": 2, "limit": 1},
+            "2 of 1 runs of this owner are going on.",
+        ),
+    ],
+)
+def test_what_a_queued_run_waits_for(given: Any, said: str) -> None:
+    assert wording.queued_text(**given) == said

@@ -58,6 +58,8 @@ def make_run(
     if status == Status.STOPPED:
         values["stop_requested_at"] = now
     run = RunRecord.objects.create(**{**values, **fields})
+    if parent is not None:
+        RunRecord.objects.filter(pk=parent.pk).update(has_children=True)
     RunInput.objects.create(run=run, value={})
     return run
 

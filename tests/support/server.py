@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from .processes import Process, run_manage, start_manage
 
 __all__ = ["Installation", "Server", "eventually"]
 
@@ -81,15 +81,7 @@ class Installation:
 
     def manage(self, *arguments: str) -> str:
         """Run a management command to its end, and return what it printed."""
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        done = run_manage(*arguments, environment=self.environment, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -106,15 +98,33 @@ class Installation:
 
         ``port`` is for a server that takes a dead one's place; 0 is any that is free.
         """
+        command = ("runserver", f"127.0.0.1:{port}", "--noreload")
+        with self._running(*command, **environment) as server:
+            yield server
+
+    @contextmanager
+    def working(
+        self, *arguments: str, descriptors: int | None = None, **environment: str
+    ) -> Iterator[Server]:
+        """Have a worker process until the block ends; its client reaches its health alone.
+
+        It may open ``descriptors`` files, as under ``ulimit -n``.
+        """
+        with self._running("runworker", *arguments, descriptors=descriptors, **environment) as it:
+            yield it
+
+    @contextmanager
+    def _running(
+        self, *command: str, descriptors: int | None = None, **environment: str
+    ) -> Iterator[Server]:
         self._count += 1
-        log = self.folder / f"server-{self._count}.log"
+        log = self.folder / f"{command[0]}-{self._count}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"],
-                cwd=ROOT,
-                env=self.environment | environment,
+            process = start_manage(
+                *command,
+                environment=self.environment | environment,
                 stdout=out,
-                stderr=subprocess.STDOUT,
+                descriptors=descriptors,
             )
         client = httpx.Client(headers={"Authorization": f"Token {self.token}"}, timeout=30)
         try:
@@ -129,7 +139,7 @@ class Installation:
 class Server:
     """A serving process, and a client that is signed in as ``demo``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, client: httpx.Client) -> None:
+    def __init__(self, process: Process, log: Path, client: httpx.Client) -> None:
         self.process = process
         self.client = client
         self._log = log

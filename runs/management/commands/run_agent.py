@@ -15,9 +15,10 @@ from django.db import DatabaseError
 
 from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs import wording
 from runs.conf import conf
-from runs.exceptions import InputTooLarge
+from runs.exceptions import InputTooLarge, PriorityNotPermitted
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere, Watch
 from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
@@ -57,6 +58,13 @@ class Command(BaseCommand):
             action="store_true",
             help="queue it for the workers, and follow it, instead of running it in this process",
         )
+        parser.add_argument(
+            "--priority",
+            type=int,
+            metavar="NUMBER",
+            help=f"with --remote: {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, the highest is begun "
+            "first; above the agent's own, its user needs runs.prioritise_runrecord",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         # The streams as they are now: while runs go on, others stand in their place.
@@ -64,15 +72,22 @@ class Command(BaseCommand):
         stderr: TextIO = options.get("stderr") or sys.stderr
         try:
             owner = find_user(options["user"] or _default_user())
+            if options["priority"] is not None and not options["remote"]:
+                raise CommandError(
+                    "Without --remote it is begun at once: --priority says nothing.",
+                    returncode=USAGE,
+                )
             agent, input = _read(options)
             console = Console(stderr, verbosity=options["verbosity"])
-            watch: Watch = (RunThere if options["remote"] else RunHere)(
-                console, agent, input, owner
-            )
+            watch: Watch
+            if options["remote"]:
+                watch = RunThere(console, agent, input, owner, priority=options["priority"])
+            else:
+                watch = RunHere(console, agent, input, owner)
             record = watch.run()
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had begun.", returncode=STOPPED) from None
-        except InputTooLarge as error:
+        except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
             raise CommandError(str(error), returncode=USAGE) from None
         except DatabaseError as error:
             raise CommandError(

@@ -57,7 +57,9 @@ def data_of(page: str) -> dict[str, Any]:
 
 class TestWhatItShows:
     def test_of_a_running_run(self, desk: Client, alice: User) -> None:
-        run = running(alice, llm_calls=2, input_tokens=12_000, output_tokens=400, max_attempts=3)
+        run = running(
+            alice, llm_calls=2, input_tokens=12_000, output_tokens=400, max_attempts=3, priority=-4
+        )
         RunInput.objects.filter(run=run).update(value={"document": "A page."}, size_bytes=24)
         page = page_of(desk, run)
         assert 'data-status="running"' in page
@@ -68,6 +70,7 @@ class TestWhatItShows:
         facts = part(page, "facts")
         assert f"Id {run.pk} " in facts
         assert "Owner alice" in facts
+        assert "Priority -4" in facts
         assert "Attempt 1 of at most 3" in facts
         assert f"Worker {run.worker.name}" in facts  # type: ignore[union-attr]
 

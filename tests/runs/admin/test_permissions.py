@@ -35,12 +35,13 @@ class TestTheGroup:
         create_missing_group(apps.get_app_config("runs"), using="default", apps=apps)
         return Group.objects.get(name=GROUP_NAME)
 
-    def test_may_view_and_stop_and_nothing_else(self) -> None:
+    def test_may_view_stop_and_prioritise_and_nothing_else(self) -> None:
         Group.objects.filter(name=GROUP_NAME).delete()
         codenames = self.make().permissions.values_list("codename", flat=True)
         assert set(codenames) == {
             "view_runrecord",
             "stop_runrecord",
+            "prioritise_runrecord",
             "view_workerrecord",
             "view_datastoreentry",
         }

@@ -63,6 +63,13 @@ class TestTheList:
         assert f'?worker={worker.pk}&status=active">2 of 10<' in cell(desk, worker, "in_flight")
         assert cell(desk, other, "in_flight") == "0 of 10"
 
+    def test_says_what_keeps_a_worker_from_more(self, desk: Client) -> None:
+        worker = make_worker(limited_by="1,024 file descriptors")
+        expected = "0 of 10 (limited by 1,024 file descriptors)"
+        assert cell(desk, worker, "in_flight") == expected
+        gone = make_worker(limited_by="1,024 file descriptors", lost_at=timezone.now())
+        assert cell(desk, gone, "in_flight", presence="all") == "0 of 10"
+
     def test_leaves_out_the_gone_until_they_are_asked_for(self, desk: Client) -> None:
         alive, gone = make_worker(), make_worker(lost_at=timezone.now())
         found = {

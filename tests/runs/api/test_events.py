@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs.models import RunEvent
+from runs.models import RunEvent, RunRecord
 
 pytestmark = pytest.mark.django_db
 
@@ -106,3 +107,14 @@ def test_what_is_neither_json_nor_a_stream_is_not_acceptable(api: APIClient, run
     response = api.get(f"/runs/{runs.queued().pk}/events", HTTP_ACCEPT="text/csv")
     assert response.status_code == 406
     assert response.json()["code"] == "not_acceptable"
+
+
+def test_a_log_that_was_removed_has_an_end(api: APIClient, runs: Any) -> None:
+    run = runs.end(runs.tell(runs.running(), 2))
+    at = timezone.now()
+    RunEvent.objects.filter(run=run).delete()
+    RunRecord.objects.filter(pk=run.pk).update(log_removed_at=at)
+    for after in (0, 2, 3, 99):
+        answer = api.get(f"/runs/{run.pk}/events?after={after}")
+        assert answer.json() == {"results": [], "last_seq": 3, "ended": True}
+    assert api.get(f"/runs/{run.pk}").json()["log_removed_at"] == at.isoformat()

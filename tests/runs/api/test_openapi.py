@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from rest_framework.test import APIClient
 
 from runs import services
 from runs.wire import get_for_wire, run_as_dict
+from tests.support.browser import launch
 
 pytestmark = pytest.mark.django_db
 
@@ -170,10 +170,7 @@ class TestDocs:
     def test_a_browser_shows_every_operation_without_a_complaint(self, address: str) -> None:
         complaints: list[str] = []
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
-                args=["--no-sandbox"],
-            )
+            browser = launch(playwright)
             page = browser.new_page()
             page.on("console", lambda line: complaints.append(line.text))
             page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -1,11 +1,12 @@
 """Schemathesis on the whole OpenAPI document: no server error, no answer that isn't described.
 
 Against the ASGI application on a real uvicorn, in a thread of this process, so that it has the
-tests' database. Nobody runs the runs.
+tests' database. Nobody runs the runs. ``SCHEMA_EXAMPLES=500`` tries for longer.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events
 
 from agents import Tools, agent
+
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES") or 20)  # of requests to each operation
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -35,8 +38,8 @@ def test_the_api_keeps_what_its_document_promises(address: str, alice: User, set
         {
             "headers": {"Authorization": f"Token {Token.objects.create(user=alice).key}"},
             "seed": 1,
-            "generation": {"max-examples": 60, "deterministic": True},
-            "phases": {"stateful": {"generation": {"max-examples": 15}}},
+            "generation": {"max-examples": EXAMPLES, "deterministic": True},
+            "phases": {"stateful": {"generation": {"max-examples": EXAMPLES // 4}}},
             # Whether there is an agent of that name, and an input that fits, no schema can say.
             "checks": {"positive_data_acceptance": {"enabled": False}},
         }

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.asgi import get_asgi_application
 from rest_framework.test import APIClient
 
+from agents import Tools, agent
 from runs.models import RunRecord
 
 pytestmark = pytest.mark.django_db
@@ -54,6 +55,7 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
         "owner": "alice",
         "parent": None,
         "root": run["id"],
+        "priority": 0,
         "attempt": 0,
         "created_at": created_at.isoformat(),
         "started_at": None,
@@ -61,6 +63,7 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
         "in_flight": [],
         "usage": {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False},
         "last_seq": 0,
+        "log_removed_at": None,
         "worker": None,
         "stop": None,
     }
@@ -86,6 +89,12 @@ def test_the_input_may_be_left_out(api: APIClient) -> None:
         ({"agent": "ec\0ho"}, {"agent"}),
         ({"agent": "echo", "inputs": {}}, {"inputs"}),
         ({"agent": "echo", "owner": "bob", "status": "success"}, {"owner", "status"}),
+        ({"agent": "echo", "priority": "1"}, {"priority"}),
+        ({"agent": "echo", "priority": -1.0}, {"priority"}),
+        ({"agent": "echo", "priority": False}, {"priority"}),
+        ({"agent": "echo", "priority": None}, {"priority"}),
+        ({"agent": "echo", "priority": 101}, {"priority"}),
+        ({"agent": "echo", "priority": -101}, {"priority"}),
         ({"agent": "echo", "input": None}, {"input"}),
         ({"agent": "echo", "input": []}, {"input"}),
         ({"agent": "echo", "input": "text"}, {"input"}),
@@ -132,6 +141,42 @@ def test_ordinary_unicode_and_big_numbers_come_back_as_they_were(api: APIClient)
     run = api.post("/runs", {"agent": "anything", "input": {"value": value}}).json()
     assert run["input"]["value"] == value
     assert api.get(f"/runs/{run['id']}").json()["input"]["value"] == value
+
+
+class TestPriority:
+    def test_a_lower_one_is_everybodys_to_choose(self, api: APIClient) -> None:
+        response = api.post("/runs", {"agent": "echo", "priority": -7})
+        assert (response.status_code, response.json()["priority"]) == (201, -7)
+        assert RunRecord.objects.get().priority == -7
+
+    def test_a_higher_one_takes_the_permission(
+        self, api: APIClient, alice: User, client_of: Callable[[User], APIClient]
+    ) -> None:
+        body = {"agent": "echo", "priority": 1}
+        response = api.post("/runs", body)
+        assert (response.status_code, response.json()["code"]) == (403, "permission_denied")
+        assert not RunRecord.objects.exists()
+        alice.user_permissions.add(Permission.objects.get(codename="prioritise_runrecord"))
+        response = client_of(alice).post("/runs", body)
+        assert (response.status_code, response.json()["priority"]) == (201, 1)
+
+    def test_without_one_it_has_its_agents(self, api: APIClient) -> None:
+        @agent("urgent", priority=5)
+        async def urgent(tools: Tools) -> None: ...
+
+        priorities = [
+            api.post("/runs", {"agent": "urgent", **body}).json()["priority"]
+            for body in ({}, {"priority": 5}, {"priority": 1})
+        ]
+        assert priorities == [5, 5, 1]
+
+    def test_it_is_part_of_what_a_key_stands_for(self, api: APIClient) -> None:
+        body = {"agent": "echo"}
+        status = [
+            api.post("/runs", each, HTTP_IDEMPOTENCY_KEY="k").status_code
+            for each in (body, body, {**body, "priority": 0}, {**body, "priority": -1})
+        ]
+        assert status == [201, 200, 422, 422]
 
 
 class TestSize:

@@ -340,6 +340,7 @@ class TestResult:
             (Status.STOPPED, {}, "It was stopped, and left no partial result."),
             (Status.STOPPED, {"started_at": None}, "it was stopped before it had begun"),
             (Status.ERROR, {}, "It left no partial result."),
+            (Status.ERROR, {"started_at": None}, "There is no result: it had not begun."),
         ],
     )
     def test_an_empty_panel_says_why(
@@ -348,6 +349,14 @@ class TestResult:
         run = make_run(alice, status=status, **fields)
         assert words in page_of(alices, run, "result")
         assert words in page_of(alices, run)
+
+    def test_a_run_that_waits_for_a_limit_says_so(self, alices: Client, alice: User) -> None:
+        @agent("made", max_concurrent=1)
+        async def made(tools: Tools) -> None: ...
+
+        make_run(alice, status=Status.RUNNING)
+        page = page_of(alices, make_run(alice))
+        assert "No result yet: 1 of 1 runs of this agent are going on." in page
 
     def test_markdown_is_formatted_and_can_be_seen_raw(self, alices: Client, alice: User) -> None:
         panel = page_of(alices, make_run(alice, status=Status.SUCCESS, result="**a**"), "result")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 
-from agents import SyncTools, Tools, agent, check_should_stop
+from django.conf import settings
 
-from . import forms, watch  # noqa: F401  register their agents
+from agents import SyncTools, Tools, agent, check_should_stop
+from runs import worker
+
+from . import forms, starters, watch, witnesses  # noqa: F401  register their agents
+
+if settings.LOOK_SECONDS:
+    worker.LOOK_SECONDS = settings.LOOK_SECONDS
 
 
 @agent("site-trivial")
@@ -58,6 +64,29 @@ async def tree(tools: Tools, width: int = 2) -> list[str]:
     return [call.result() for call in calls]
 
 
+@agent("site-relay", on_worker_loss="requeue", max_attempts=5)
+async def relay(tools: Tools, seconds: float = 3.0) -> str:
+    """Start two others on whatever workers there are, and chat beside them."""
+    children = [await tools.agents.start("site-chat", {"seconds": seconds}) for _ in range(2)]
+    await _chat(tools, seconds)
+    for child in children:
+        await child
+    return "done"
+
+
+@agent("site-chat", on_worker_loss="requeue", max_attempts=5)
+async def chat(tools: Tools, seconds: float = 3.0) -> None:
+    await _chat(tools, seconds)
+
+
+async def _chat(tools: Tools, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        tools.log("and so on")
+        await asyncio.sleep(0.03)
+        check_should_stop()
+
+
 @agent("site-brief")
 async def brief(tools: Tools, seconds: float = 0.5) -> str:
     await asyncio.sleep(seconds)
@@ -82,3 +111,16 @@ def compute(tools: SyncTools, seconds: float = 2.0) -> int:
     while time.monotonic() < end:
         count += 1
     return count
+
+
+@agent("site-hold")
+async def hold(tools: Tools, url: str, count: int = 1) -> int:
+    """Have so many requests under way at a time; fail with the first that does."""
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(tools.http.get(url, timeout=60)) for _ in range(count)]
+    return sum(call.result().status_code == 200 for call in calls)
+
+
+@agent("site-hold-in-thread")
+def hold_in_thread(tools: SyncTools, url: str) -> int:
+    return tools.http.get(url, timeout=60).status_code

@@ -1,6 +1,9 @@
 """The project's settings, and the agents of this app."""
 
+import os
+
 from project.settings import *  # noqa: F403
+from project.settings import CHANNEL_LAYERS as _LAYERS
 from project.settings import INSTALLED_APPS as _APPS
 
 INSTALLED_APPS = [*_APPS, "tests.support.site"]
@@ -8,3 +11,14 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 # Nobody edits a style sheet while a test runs: looked up once, not for each of a page's files.
 WHITENOISE_AUTOREFRESH = False
+
+# Where agents leave word outside of the program's own books; see witnesses.py.
+WITNESS_FILE = os.environ.get("WITNESS_FILE", "")
+
+# The share of messages between processes that are lost; as many are told twice. See lossy.py.
+LOST_MESSAGES = float(os.environ.get("LOST_MESSAGES") or 0)
+if LOST_MESSAGES:
+    _LAYERS["default"]["BACKEND"] = "tests.support.site.lossy.LossyLayer"
+
+# How often workers look for work and stops that nobody told them of; see agents.py.
+LOOK_SECONDS = float(os.environ.get("LOOK_SECONDS") or 0)

@@ -1,0 +1,77 @@
+"""How this process's log reads: which run a line is about, which worker and process wrote it.
+
+``settings.LOGGING`` names what is here. A line about a run says so by ``extra={"run": id}``; where
+code runs on behalf of a run, its trace says it. Secrets that the process knows are taken out.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from agents.redaction import redact, redact_value
+from agents.trace import current_trace
+
+from .processes import process_name
+
+__all__ = ["Facts", "JsonLines", "PlainLines", "process_name", "set_worker"]
+
+_worker = ""
+
+
+def set_worker(id: uuid.UUID) -> None:
+    """Say which worker this process is from now on."""
+    global _worker
+    _worker = str(id)
+
+
+class Facts(logging.Filter):
+    """Adds ``run`` and ``worker``, where there is one, and the process to each record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        run: object = getattr(record, "run", None)
+        if run is None and (trace := current_trace()) is not None:
+            run = trace.run
+        if run is not None:
+            record.run = str(run)
+        if _worker:
+            record.worker = _worker
+        record.host_process = process_name()
+        return True
+
+
+class PlainLines(logging.Formatter):
+    """A line for people; the run is added unless the text names it already."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {levelname} {name} {message}", style="{")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        run = getattr(record, "run", None)
+        return line if run is None or run in line else f"{line} [run {run}]"
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class JsonLines(JsonFormatter):
+    """An object for each line: time (UTC), level, logger, message, process, and run and worker."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger", "host_process": "process"},
+            # Objects that libraries attach: their text is long, and says who asked for what.
+            reserved_attrs=[*RESERVED_ATTRS, "color_message", "request", "websocket"],
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        cleaned: dict[str, Any] = redact_value(super().process_log_record(log_data))
+        return cleaned

@@ -1,0 +1,138 @@
+"""What this process counts and measures, for Prometheus. Scraped in ``scrape``.
+
+Each thing is counted once, by the process that did it: an ending by whoever wrote it, a claim by
+the worker. To count takes about a microsecond, and it is done per batch where there are batches.
+This module knows no record: it can be used from every layer of ``runs``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+__all__ = [
+    "CLAIM_SECONDS",
+    "EVENTS",
+    "LEASE_RENEWALS",
+    "RECORDER_EVENTS",
+    "RECORDER_SECONDS",
+    "REGISTRY",
+    "RUNS_CLAIMED",
+    "RUNS_FINISHED",
+    "RUNS_RECOVERED",
+    "WORKERS_REAPED",
+    "observe_claim",
+    "observe_start",
+    "observe_stop",
+]
+
+REGISTRY = CollectorRegistry()
+# A series more for each: when it began is when the process did.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+
+RUNS_CLAIMED = Counter(
+    "halting_runs_claimed", "Runs taken from the queue by this process.", registry=REGISTRY
+)
+RUNS_FINISHED = Counter(
+    "halting_runs_finished",
+    "Runs whose ending this process wrote.",
+    ["status", "agent"],
+    registry=REGISTRY,
+)
+RUNS_RECOVERED = Counter(
+    "halting_runs_recovered",
+    "Runs of lost workers that this process dealt with; queued are those handed back.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+WORKERS_REAPED = Counter(
+    "halting_workers_reaped",
+    "Workers that this process declared lost.",
+    ["reason"],  # lease: it ran out; vanished: a neighbour whose process is gone
+    registry=REGISTRY,
+)
+LEASE_RENEWALS = Counter(
+    "halting_lease_renewals",
+    "Tries to prolong the lease of this process's worker.",
+    ["outcome"],  # ok; lost: others took its runs over; failed: the database didn't answer
+    registry=REGISTRY,
+)
+EVENTS = Counter("halting_events_written", "Events that this process committed.", registry=REGISTRY)
+CLAIM_SECONDS = Histogram(
+    "halting_claim_seconds",
+    "How long it took to look for runs in the queue, and to claim them.",
+    buckets=_MOMENTS,
+    registry=REGISTRY,
+)
+RECORDER_EVENTS = Histogram(
+    "halting_recorder_batch_events",
+    "Events in one transaction of the recorder.",
+    buckets=_COUNTS,
+    registry=REGISTRY,
+)
+RECORDER_SECONDS = Histogram(
+    "halting_recorder_write_seconds",
+    "How long a transaction of the recorder took, its repetitions included.",
+    buckets=_MOMENTS,
+    registry=REGISTRY,
+)
+_QUEUE_WAIT = Histogram(
+    "halting_queue_wait_seconds",
+    "From a run's birth to its first claim.",
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+_START = Histogram(
+    "halting_start_seconds",
+    "From a run's birth to its first execution.",
+    buckets=_WAITS,
+    registry=REGISTRY,
+)
+_STOP = Histogram(
+    "halting_stop_seconds",
+    "From the request of a stop to: its token tripped, the agent met it, the run's ending. "
+    "Of runs that were being executed.",
+    ["until"],
+    buckets=_MOMENTS,
+    registry=REGISTRY,
+)
+
+
+def observe_claim(created_at: datetime, started_at: datetime | None, attempt: int) -> None:
+    """Note how long a run waited in the queue; not when it was handed back meanwhile."""
+    RUNS_CLAIMED.inc()
+    if attempt == 1 and started_at is not None:
+        _QUEUE_WAIT.observe(_seconds(created_at, started_at))
+
+
+def observe_start(created_at: datetime, now: datetime, attempt: int) -> None:
+    """Note that the execution of a run begins ``now``."""
+    if attempt == 1:
+        _START.observe(_seconds(created_at, now))
+
+
+def observe_stop(
+    requested_at: datetime,
+    *,
+    acknowledged_at: datetime | None,
+    observed_at: datetime | None,
+    finished_at: datetime | None,
+) -> None:
+    """Note how long a stop took, at the end of its run."""
+    for until, at in (
+        ("acknowledged", acknowledged_at),
+        ("observed", observed_at),
+        ("finished", finished_at),
+    ):
+        if at is not None:
+            _STOP.labels(until).observe(_seconds(requested_at, at))
+
+
+def _seconds(since: datetime, until: datetime) -> float:
+    """Return what lies between; two hosts' clocks may have the second instant before the first."""
+    return max(0.0, (until - since).total_seconds())

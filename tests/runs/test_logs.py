@@ -1,0 +1,106 @@
+"""The process's log: which run a line is about, as JSON and in plain lines, and no secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import redaction
+from runs import logs
+from tests.support.server import Installation, eventually
+
+RUN = "01890b6f-6b7f-7cc3-a1b2-8a5d3a1c9f10"
+
+
+@pytest.fixture(params=[logs.JsonLines, logs.PlainLines])
+def written(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Log to here, with the logger ``tests.logs``; gives what was written."""
+    logger, stream = logging.getLogger("tests.logs"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(logs.Facts())
+    handler.setFormatter(request.param())
+    logger.addHandler(handler)
+    yield stream.getvalue
+    logger.removeHandler(handler)
+
+
+logger = logging.getLogger("tests.logs")
+
+
+class TestALine:
+    def test_names_its_run_once(self, written: Callable[[], str]) -> None:
+        logger.warning("it is late", extra={"run": uuid.UUID(RUN)})
+        logger.warning("run %s is late", RUN, extra={"run": RUN})
+        first, second = written().splitlines()
+        assert first.count(RUN) == 1
+        assert second.count(RUN) == (2 if second.startswith("{") else 1)
+
+    def test_on_behalf_of_a_run_names_it_by_itself(
+        self, written: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class FakeTrace:
+            run = RUN
+
+        monkeypatch.setattr(logs, "current_trace", FakeTrace)
+        logger.warning("a connection was refused")
+        assert written().count(RUN) == 1
+
+    def test_shows_no_secret_that_is_known(self, written: Callable[[], str]) -> None:
+        redaction.add_secret("correct horse battery")
+        try:
+            raise ValueError("correct horse battery")
+        except ValueError:
+            logger.exception("it said: %s", "correct horse battery")
+        assert "horse" not in written()
+        assert "ValueError" in written()
+        assert redaction.REDACTED in written()
+
+
+def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = uuid.uuid4()
+    monkeypatch.setattr(logs, "_worker", str(worker))
+    record = logging.makeLogRecord(
+        {"name": "runs.x", "levelname": "WARNING", "msg": "two\nlines", "run": RUN}
+        | {"request": object(), "color_message": "x"}
+    )
+    assert logs.Facts().filter(record)
+    line = logs.JsonLines().format(record)
+    assert "\n" not in line
+    data: dict[str, Any] = json.loads(line)
+    assert datetime.fromisoformat(data.pop("time")).utcoffset() is not None
+    assert data == {
+        "level": "WARNING",
+        "logger": "runs.x",
+        "message": "two\nlines",
+        "run": RUN,
+        "worker": str(worker),
+        "process": logs.process_name(),
+    }
+
+
+@pytest.mark.slow
+def test_all_that_a_process_logs_is_json(tmp_path: Path) -> None:
+    site = Installation(tmp_path, LOG_FORMAT="json", RUNS_DRAIN_SECONDS="1")
+    with site.serving() as server:
+        run = server.start("site-block", seconds=1.0)
+        lines = eventually(lambda: [line for line in server.output.splitlines() if run in line])
+        server.until(run, "success")
+        server.terminate()
+        assert server.process.wait(30) == 0
+        said = [json.loads(x) for x in server.output.splitlines() if x.startswith("{")]
+    blocked = json.loads(lines[0])
+    assert (blocked["run"], blocked["logger"]) == (run, "runs.watchdog")
+    assert uuid.UUID(blocked["worker"])
+    assert any("draining" in line["message"] for line in said)
+    # What is no object is the greeting, for whoever has started it by hand.
+    assert all(
+        line.startswith(("{", "Halting is at", "  ")) for line in server.output.splitlines()
+    ), server.output

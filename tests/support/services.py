@@ -1,0 +1,311 @@
+"""A PostgreSQL and a Redis of the tests' own, to be stopped, restarted and frozen.
+
+The servers at DATABASE_URL and REDIS_URL are everybody's, so nothing may happen to them. These are
+made once for a session, in a second or two, and keep nothing safe from a power cut: no fsync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from .server import eventually
+
+__all__ = [
+    "PrivatePostgres",
+    "PrivateRedis",
+    "_postgres_server",
+    "_redis_server",
+    "private_postgres",
+    "private_redis",
+]
+
+WITHIN_SECONDS = 20.0
+_POSTGRES_PROGRAMS = "/usr/lib/postgresql/*/bin"  # Debian's, which are not in the PATH
+
+
+class _Server:
+    """A process that listens on a port of its own, which stays the same over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_paused = False
+
+    def command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Tell whether it serves."""
+        raise NotImplementedError
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Begin to serve; return when it does. Nothing happens if it runs already."""
+        self.resume()
+        if self.is_running:
+            return
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=_unprivileged(),
+                group=_unprivileged(),
+                extra_groups=[] if _unprivileged() else None,
+            )
+        eventually(self._is_up, f"{self.command()[0]} serves", WITHIN_SECONDS)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it, at once by default, and all its connections with it. SIGKILL crashes it."""
+        self.resume()
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(WITHIN_SECONDS)
+
+    def restart(self, how: signal.Signals = signal.SIGINT) -> None:
+        self.stop(how)
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, new ones are taken, and nothing is ever answered."""
+        self._signal_all(signal.SIGSTOP)
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Let it go on behind a pause."""
+        if self._is_paused:
+            self._is_paused = False
+            self._signal_all(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    @contextlib.contextmanager
+    def away(self, how: signal.Signals = signal.SIGINT) -> Iterator[None]:
+        """Stop it for as long as the block takes."""
+        self.stop(how)
+        try:
+            yield
+        finally:
+            self.start()
+
+    def _is_up(self) -> bool:
+        assert self.is_running, (self.folder / "log").read_text()
+        return self.answers()
+
+    def _signal_all(self, what: signal.Signals) -> None:
+        assert self._process is not None
+        for pid in [self._process.pid, *_children(self._process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
+
+
+class PrivatePostgres(_Server):
+    """A cluster without passwords, in a folder that must be empty."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        _give_away(folder)
+        subprocess.run(
+            [
+                *(_program("initdb"), "--pgdata", "data", "--username", "postgres"),
+                *("--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync"),
+            ],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=_unprivileged(),
+            group=_unprivileged(),
+            extra_groups=[] if _unprivileged() else None,
+        )
+
+    def command(self) -> Sequence[str]:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "32MB",
+            "max_connections": 300,
+        }
+        given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return [_program("postgres"), "-D", "data", *given]
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        """Return a DATABASE_URL."""
+        return f"postgres://postgres@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, template: str = "template1") -> str:
+        """Make a database, as a copy of ``template`` that nobody is connected to; return its URL.
+
+        A copy of a database with all tables takes a tenth of what migrating does.
+        """
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        name = url.rpartition("/")[2]
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def break_connections(self) -> None:
+        """Cut all connections to all databases, as a failover or an administrator does."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+
+
+class PrivateRedis(_Server):
+    """A Redis that keeps nothing over a restart."""
+
+    def command(self) -> Sequence[str]:
+        return [
+            *(_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--save", "", "--appendonly", "no"),
+        ]
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """A REDIS_URL."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@pytest.fixture(scope="session")
+def _postgres_server() -> Iterator[PrivatePostgres]:
+    _skip_without("initdb", "postgres")
+    with _folder() as folder, contextlib.closing(_Stopping(PrivatePostgres(folder))) as stopping:
+        yield stopping.server
+
+
+@pytest.fixture(scope="session")
+def _redis_server() -> Iterator[PrivateRedis]:
+    _skip_without("redis-server")
+    with _folder() as folder, contextlib.closing(_Stopping(PrivateRedis(folder))) as stopping:
+        yield stopping.server
+
+
+@pytest.fixture
+def private_postgres(_postgres_server: PrivatePostgres) -> PrivatePostgres:
+    """A PostgreSQL that may be stopped; it runs, whatever an earlier test has done to it."""
+    _postgres_server.start()
+    return _postgres_server
+
+
+@pytest.fixture
+def private_redis(_redis_server: PrivateRedis) -> PrivateRedis:
+    """A Redis that may be stopped; it runs, whatever an earlier test has done to it."""
+    _redis_server.start()
+    return _redis_server
+
+
+class _Stopping:
+    def __init__(self, server: PrivatePostgres | PrivateRedis) -> None:
+        self.server = server
+
+    def close(self) -> None:
+        if self.server.is_running:
+            self.server.stop(signal.SIGQUIT if _is_postgres(self.server) else signal.SIGKILL)
+
+
+def _is_postgres(server: object) -> bool:
+    return isinstance(server, PrivatePostgres)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    # Not pytest's: those are closed to all users but this one, and may be kept.
+    with tempfile.TemporaryDirectory(prefix="private-", ignore_cleanup_errors=True) as name:
+        _give_away(Path(name))
+        yield Path(name)
+
+
+def _give_away(folder: Path) -> None:
+    if _unprivileged():
+        shutil.chown(folder, _unprivileged(), _unprivileged())
+
+
+def _unprivileged() -> str | None:
+    """Whom the servers run as: PostgreSQL refuses to be root's."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def _find_program(name: str) -> str | None:
+    debian = os.pathsep.join(str(path) for path in Path("/").glob(_POSTGRES_PROGRAMS[1:]))
+    return shutil.which(name) or shutil.which(name, path=debian)
+
+
+def _program(name: str) -> str:
+    path = _find_program(name)
+    assert path is not None, f"{name} is not installed"
+    return path
+
+
+def _skip_without(*programs: str) -> None:
+    missing = [name for name in programs if _find_program(name) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}, to be started and stopped by the tests")
+
+
+def _free_port() -> int:
+    """Find a port that no outgoing connection is given while its server is away."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that ``pid`` has begun (PostgreSQL has one for each connection)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:  # ppid, the fourth of proc_pid_stat(5)
+                found.append(int(path.parent.name))
+    return found
