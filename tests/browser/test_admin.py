@@ -47,7 +47,8 @@ def insert(
         "requeue_on_loss": 0, "in_flight": "[]", "last_seq": 0, "llm_calls": 0, "input_tokens": 0,
         "output_tokens": 0, "usage_estimated": 0, "idempotency_digest": "", "stop_mode": "",
         "stop_reason": "", "stop_via": "", "stop_finished_first": 0, "stop_abandoned": 0,
-        "stop_calls_started_after_acknowledgement": 0,
+        "stop_calls_started_after_acknowledgement": 0, "priority": 0, "turn": 0, "holds_slot": 1,
+        "has_children": 0,
     }  # fmt: skip
     at = str(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).replace(tzinfo=None))
     is_over = status == "success"
@@ -75,7 +76,8 @@ def _insert_worker(connection: sqlite3.Connection) -> str:
     id, now, later = uuid.uuid4().hex, "2026-01-02 03:04:05", "2100-01-01 00:00:00"
     connection.execute(
         "INSERT INTO runs_workerrecord (id, name, host_identity, pid, pid_started, capacity,"
-        " started_at, heartbeat_at, lease_until) VALUES (?, ?, ?, 1, 1, 1, ?, ?, ?)",
+        " started_at, heartbeat_at, lease_until, limited_by)"
+        " VALUES (?, ?, ?, 1, 1, 1, ?, ?, ?, '')",
         (id, "elsewhere", "another host", now, now, later),
     )
     return id

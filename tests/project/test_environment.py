@@ -104,3 +104,10 @@ def test_values_are_read() -> None:
     assert database["ENGINE"] == "django.db.backends.postgresql"
     assert (database["HOST"], database["PORT"], database["NAME"]) == ("db", 5433, "halting")
     assert (database["USER"], database["PASSWORD"]) == ("me", "p@ss")
+
+
+def test_a_choice_is_one_of_what_there_is_and_the_first_by_default() -> None:
+    assert Environment({}).choice("X", ("line", "json")) == "line"
+    assert Environment({"X": "JSON"}).choice("X", ("line", "json")) == "json"
+    with pytest.raises(ImproperlyConfigured, match="line or json"):
+        Environment({"X": "xml"}).choice("X", ("line", "json"))

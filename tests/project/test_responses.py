@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.test import AsyncClient, Client
+from django.db import OperationalError
+from django.http import HttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+
+from project import errors
 
 JSON = {"accept": "application/json"}
 HTML = {"accept": "text/html,*/*;q=0.8"}
@@ -84,10 +88,11 @@ class TestHealth:
         assert response.status_code == 200
         assert response.json() == {
             "status": "ready",
-            "checks": {"database": "ok", "cache": "ok", "worker": "ok"},
+            "degraded": False,
+            "checks": {"database": "ok", "cache": "ok", "worker": "none", "agents": "none"},
         }
 
-    def test_ready_is_503_without_a_cache(self, client: Client, settings: Any) -> None:
+    def test_without_a_cache_it_is_ready_all_the_same(self, client: Client, settings: Any) -> None:
         settings.CACHES = {
             "default": {
                 "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -95,7 +100,8 @@ class TestHealth:
             }
         }
         response = client.get("/health/ready")
-        assert response.status_code == 503
+        assert response.status_code == 200
+        assert response.json()["degraded"] is True
         assert response.json()["checks"]["cache"] == "away"
 
 
@@ -119,3 +125,38 @@ def test_a_page_without_an_icon_of_its_own_gets_ours(client: Client) -> None:
     assert icon["Content-Type"] == "image/svg+xml"
     assert icon["Cache-Control"] == "max-age=0, public"
     icon.close()
+
+
+class TestADatabaseThatIsAway:
+    """Met by a view in debug and outside, and by a middleware: Django hands that to handler500."""
+
+    AWAY = OperationalError("no connection")
+
+    @pytest.mark.parametrize(
+        ("path", "type"), [("/app/", "text/html; charset=utf-8"), ("/runs", "application/json")]
+    )
+    @pytest.mark.parametrize("where", ["view", "middleware"])
+    def test_is_503_and_to_be_tried_again(
+        self, rf: RequestFactory, path: str, type: str, where: str
+    ) -> None:
+        request = rf.get(path, headers={"Accept": "text/html"})
+        try:
+            raise self.AWAY
+        except OperationalError as error:
+            if where == "view":
+                middleware = errors.UnavailableMiddleware(lambda _: HttpResponse())
+                response = middleware.process_exception(request, error)
+            else:
+                response = errors.server_error(request)
+        assert response is not None
+        assert (response.status_code, response["Retry-After"]) == (503, "1")
+        assert response["Content-Type"] == type
+        assert b"The database does not answer" in response.content
+
+    def test_and_a_bug_is_a_bug(self, rf: RequestFactory) -> None:
+        middleware = errors.UnavailableMiddleware(lambda _: HttpResponse())
+        assert middleware.process_exception(rf.get("/app/"), ValueError("x")) is None
+        try:
+            raise ValueError("x")
+        except ValueError:
+            assert errors.server_error(rf.get("/app/")).status_code == 500

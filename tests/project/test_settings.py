@@ -96,6 +96,18 @@ def test_postgresql_is_pooled() -> None:
     assert isinstance(database, dict)
     assert database["CONN_MAX_AGE"] == 0
     assert database["OPTIONS"]["pool"]["max_size"] > 1
+    assert database["CONN_HEALTH_CHECKS"] is True
+    # Its own pauses between two tries double: the longer an outage, the longer what comes after.
+    assert database["OPTIONS"]["pool"]["reconnect_timeout"] <= 2
+
+
+def test_options_in_the_address_of_the_database_win() -> None:
+    address = PRODUCTION["DATABASE_URL"] + "?connect_timeout=2&sslmode=require"
+    database = _settings("s.DATABASES['default']", DATABASE_URL=address)
+    assert isinstance(database, dict)
+    options = database["OPTIONS"]
+    assert (str(options["connect_timeout"]), options["sslmode"]) == ("2", "require")
+    assert "pool" in options
 
 
 @pytest.mark.parametrize(("url", "expected"), [("", "InMemory"), ("redis://r:6379", "PubSub")])

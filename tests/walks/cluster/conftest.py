@@ -1,0 +1,1 @@
+from tests.support.cluster import *  # noqa: F403

@@ -1,0 +1,62 @@
+"""What health and metrics of real processes say while PostgreSQL or Redis is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.cluster import MakeCluster, Node
+from tests.support.server import eventually
+
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+
+
+def _ready(url: str) -> tuple[int, dict[str, Any]]:
+    answer = httpx.get(f"{url}/health/ready", timeout=20)
+    return answer.status_code, answer.json()
+
+
+def _says(url: str, status: int, **checks: str) -> bool:
+    code, said = _ready(url)
+    return code == status and checks.items() <= said["checks"].items()
+
+
+def _health_of(worker: Node) -> str:
+    return worker.output.partition("health at ")[2].partition("/health/")[0]
+
+
+def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    (web,), (worker,) = cluster.launch(webs=1, workers=1)
+    both = [web.url, _health_of(worker)]
+
+    cluster.redis.stop()
+    for url in both:
+        eventually(lambda url=url: _says(url, 200, cache="away", database="ok"))
+        assert _ready(url)[1]["degraded"] is True
+        assert httpx.get(f"{url}/health/live").status_code == 200
+    run = web.start("site-trivial", number=4)  # nobody can be told of it, and it is found
+    assert web.until(run, "success")["result"] == 4
+    cluster.redis.start()
+    for url in both:
+        eventually(lambda url=url: _says(url, 200, cache="ok"))
+
+    cluster.postgres.stop()
+    late = cluster._worker({})  # one that is started before its database
+    for url in both:
+        eventually(lambda url=url: _says(url, 503, database="away"))
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        scraped = httpx.get(f"{url}/metrics", timeout=20)
+        assert scraped.status_code == 200
+        assert "halting_database_up 0.0" in scraped.text
+    eventually(lambda: "waiting for it" in late.output, "it says what it waits for")
+    cluster.postgres.start()
+    for url in both:
+        eventually(lambda url=url: _says(url, 200, database="ok"))
+    # At once, and on a connection that the pool has from before.
+    assert web.client.get("/runs").status_code == 200
+    late.until_ready()
+    run = web.start("site-trivial", number=5)
+    assert web.until(run, "success")["result"] == 5

@@ -1,0 +1,75 @@
+"""A worker is frozen for longer than its lease, and goes on: what it still does counts nowhere."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from runs.models import DataStoreEntry
+from tests.support.audit import assert_books_balance
+from tests.support.cluster import Cluster, MakeCluster, Worker
+from tests.support.ear import Ear
+from tests.support.server import eventually
+
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+
+
+def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(RUNS_LEASE_SECONDS="3")
+    with Ear() as ear:
+        (web,), (zombie,) = cluster.launch(webs=1, workers=1)
+        mix: list[tuple[str, dict[str, Any]]] = [
+            *[("witness-caller", {"url": ear.url})] * 15,
+            *[("witness-caller-again", {"url": ear.url})] * 10,
+            *[("witness-thread", {})] * 3,
+            *[("witness-swallower", {})] * 5,
+            *[("witness-talker", {"pause": 0.02})] * 5,
+            *[("witness-tree", {})] * 4,
+        ]
+        with ThreadPoolExecutor(8) as pool:
+            started = list(pool.map(lambda run: web.start(run[0], **run[1]), mix))
+            eventually(lambda: cluster.begun() >= set(started), "all have begun")
+            rescuer = pool.submit(cluster.worker).result()
+
+        zombie.pause()
+        _until_nothing_is_left_to(cluster, zombie)
+        again = set(started[15:25])
+        cluster.eventually(
+            lambda: again <= {q["run"] for q in ear.heard if q["pid"] == str(rescuer.pid)},
+            "those that may be run again have begun again",
+        )
+        resumed_at = time.time()
+        zombie.resume()
+
+        cluster.until_quiet()
+        # It has noticed by now, and lives on as a new worker.
+        cluster.until_worker("pid = %s AND lost_at IS NULL", zombie.pid)
+        rescuer.kill()
+        last = web.start("witness-once")
+        web.until(last, "success")
+
+        late = [q for q in ear.heard if q["pid"] == str(zombie.pid)]
+        assert [q for q in late if float(q["at"]) > resumed_at] == []
+        records = assert_books_balance(cluster, started=[*started, last])
+        with cluster.books():
+            entries = list(DataStoreEntry.objects.values_list("value", flat=True))
+        written = [e for e in entries if isinstance(e, dict) and e["pid"] == zombie.pid]
+        assert [e for e in written if e["at"] > resumed_at] == []
+    kept = {str(r.pk): r for r in records if r.parent_id is None}
+    assert {kept[id].status for id in again} == {"success"}
+    assert min(kept[id].attempt for id in again) == 2
+    others = set(started) - again
+    assert {kept[id].status for id in others} == {"error"}
+    codes = [record.error["code"] for record in records if record.error is not None]
+    assert set(codes) == {"worker_lost"}
+
+
+def _until_nothing_is_left_to(cluster: Cluster, worker: Worker) -> None:
+    held = "SELECT count(*) FROM runs_runrecord WHERE status = 'running' AND worker_id = %s"
+    id = worker.id
+    cluster.eventually(lambda: cluster.execute(held, id)[0][0] == 0, "others have taken over", 20)
