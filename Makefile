@@ -14,11 +14,12 @@ DEV_STAMP := .venv/.installed-dev
 LAYER_TEST := tests/test_layers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test check format lock bench clean
+.PHONY: help run venv test test-everywhere check format lock bench clean
 
 help:
 	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
 	@echo "make test    every test; ARGS=... goes to pytest; REQUIRE_ALL=1 makes a skipped test a failure"
+	@echo "make test-everywhere   the whole suite on PostgreSQL and Redis, too"
 	@echo "make check   format, lint, types, missing migrations, layers"
 	@echo "make format  put the code into shape"
 	@echo "make bench   measure"
@@ -38,6 +39,11 @@ venv: $(DEV_STAMP)
 test: export DJANGO_DEBUG = 1
 test: $(DEV_STAMP)
 	@exec $(PY) -m tests $(ARGS)
+
+# The whole suite on PostgreSQL and Redis, too: DATABASE_URL and REDIS_URL say where they are.
+test-everywhere: export DJANGO_DEBUG = 1
+test-everywhere: $(DEV_STAMP)
+	@exec $(PY) -m tests --everywhere $(ARGS)
 
 check: export DJANGO_DEBUG = 1
 check: $(DEV_STAMP)

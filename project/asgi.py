@@ -16,6 +16,7 @@ _http = get_asgi_application()
 from project.body_limit import BodyLimit  # noqa: E402
 from project.lifespan import Lifespan  # noqa: E402
 from project.patience import Patience  # noqa: E402
+from project.probes import Probes  # noqa: E402
 from runs.conf import conf  # noqa: E402
 from runs.consumers import RunConsumer, RunListConsumer  # noqa: E402
 from runs.sockets import refuse_unknown_address  # noqa: E402
@@ -33,7 +34,9 @@ application = Lifespan(
     ProtocolTypeRouter(
         {
             # The API refuses exactly at the limit; beyond this nobody means well.
-            "http": BodyLimit(Patience(_http), lambda: conf().max_input_bytes + 1024 * 1024),
+            "http": BodyLimit(
+                Probes(Patience(_http)), lambda: conf().max_input_bytes + 1024 * 1024
+            ),
             # Who may come in, and from where, is asked in runs/sockets.py.
             "websocket": _sockets,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -72,6 +72,13 @@ class Environment:
         if not math.isfinite(number) or number < at_least:
             raise _wrong(name, value, f"a number of seconds, at least {at_least:g}")
         return number
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """Read one of ``choices``, in any case; the first one is the default."""
+        value = self.text(name, choices[0]).lower()
+        if value not in choices:
+            raise _wrong(name, value, " or ".join(choices))
+        return value
 
     def words(self, name: str) -> list[str]:
         """Read a list that is separated by commas."""

@@ -7,6 +7,7 @@ exactly these are what is broken.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from django.conf import settings
@@ -16,8 +17,11 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.deprecation import MiddlewareMixin
 
+from runs.database import is_away
+
 __all__ = [
     "NotFoundMiddleware",
+    "UnavailableMiddleware",
     "bad_request",
     "csrf_failure",
     "no_such_address",
@@ -40,6 +44,15 @@ class NotFoundMiddleware(MiddlewareMixin):
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
         return not_found(request, exception) if isinstance(exception, Http404) else None
+
+
+class UnavailableMiddleware(MiddlewareMixin):
+    """Answer 503 where a view finds the database away; in debug, too."""
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        return unavailable(request) if is_away(exception) else None
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
@@ -86,10 +99,25 @@ def no_such_address(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    """Answer 500; what happened is in the log."""
+    """Answer 500; what happened is in the log. Or 503, if it is only that the database is away."""
+    error = sys.exc_info()[1]
+    if error is not None and is_away(error):  # met by a middleware
+        return unavailable(request)
     if _is_for_a_program(request):
         return _json(500, "server_error", "The server failed; its log says why.")
     return _page(500, "500")
+
+
+def unavailable(request: HttpRequest) -> HttpResponseBase:
+    """Answer 503: the same may work in a moment."""
+    response: HttpResponse
+    if _is_for_a_program(request):
+        detail = "The database does not answer. Nothing was changed; try again."
+        response = _json(503, "unavailable", detail)
+    else:
+        response = _page(503, "503")
+    response.headers["Retry-After"] = "1"
+    return response
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:

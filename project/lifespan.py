@@ -1,4 +1,4 @@
-"""Host the embedded worker for as long as the ASGI server lives.
+"""Host the worker of this process for as long as the ASGI server lives.
 
 ProtocolTypeRouter raises on lifespan events, so this is the outermost ASGI application. A server
 that can do better than "close all sockets, then shut down" (ours, runs/server.py) finds this
@@ -19,6 +19,7 @@ from django.urls import get_resolver
 from runs.conf import conf
 
 if TYPE_CHECKING:
+    from runs.caretaker import CaretakerThread
     from runs.worker import Worker
 
 __all__ = ["Lifespan"]
@@ -35,15 +36,22 @@ logger = logging.getLogger(__name__)
 class Lifespan:
     """ASGI wrapper that starts, drains and stops the worker of this process.
 
+    Args:
+        is_worker: this process is there to run agents, whatever RUNS_EMBEDDED_WORKER says.
+        urlconf: whose views it serves; the site's by default.
+
     ``worker`` is None before start-up, and where RUNS_EMBEDDED_WORKER is off.
     ``is_draining`` turns true once, and readiness (runs/health.py) says no from then on.
     """
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: _App, *, is_worker: bool = False, urlconf: str | None = None) -> None:
         self._app = app
+        self._is_worker = is_worker
+        self._urlconf = urlconf
         self.worker: Worker | None = None
         self.is_draining = False
         self._is_drained = False
+        self._caretaker: CaretakerThread | None = None
         self._listener: asyncio.Task[None] | None = None  # hears of work and of stops elsewhere
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -81,7 +89,7 @@ class Lifespan:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        """Start the embedded worker, if this process is to have one.
+        """Start the worker, if this process is to have one.
 
         Raises:
             ImproperlyConfigured: sessions and tokens would be signed with a published key.
@@ -91,8 +99,8 @@ class Lifespan:
                 "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
             )
         # All views, now: else the first request imports them, for a second, on the server's loop.
-        await asyncio.to_thread(lambda: get_resolver().url_patterns)
-        if conf().embedded_worker:
+        await asyncio.to_thread(lambda: get_resolver(self._urlconf).url_patterns)
+        if self._is_worker or conf().embedded_worker:
             # Not at the top: models can only be imported once Django is set up, and a web
             # process without a worker has no use for the agents' libraries.
             from runs.consumers import listen
@@ -101,6 +109,11 @@ class Lifespan:
             self.worker = Worker()
             await self.worker.start()
             self._listener = asyncio.create_task(listen(self.worker))
+        else:
+            from runs.caretaker import CaretakerThread
+
+            self._caretaker = CaretakerThread(conf().lease_seconds)
+            self._caretaker.start()
 
     async def drain(self) -> None:
         """Claim no more runs, and return when those of this process are over. May be repeated."""
@@ -121,6 +134,8 @@ class Lifespan:
             await asyncio.wait((self._listener,), timeout=2)
         if self.worker is not None:
             await self.worker.stop()
+        if self._caretaker is not None:
+            await asyncio.to_thread(self._caretaker.close)
 
 
 async def _close_feeds() -> None:

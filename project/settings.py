@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from project.environment import Environment
+from runs.processes import own_session_name
 
 _env = Environment(os.environ)
 
@@ -28,11 +29,13 @@ ALLOWED_HOSTS = _env.words("DJANGO_ALLOWED_HOSTS")
 
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
+WORKER_ASGI_APPLICATION = "project.worker_asgi.application"
 
 INSTALLED_APPS = [
-    # Before staticfiles: both have a runserver, and the first one wins.
     "agents",
     "agents.samples",
+    # Before staticfiles and channels: they have a runserver and a runworker, too, and the first
+    # one wins.
     "runs",
     "channels",
     "rest_framework",
@@ -58,6 +61,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "project.errors.NotFoundMiddleware",
+    "project.errors.UnavailableMiddleware",
 ]
 
 TEMPLATES = [
@@ -104,21 +108,49 @@ else:
     # The pool and persistent connections exclude each other, hence CONN_MAX_AGE 0. Under ASGI
     # every request has a thread of its own: without a pool each would open a connection.
     _database["CONN_MAX_AGE"] = 0
-    _database.setdefault("OPTIONS", {}).setdefault(
-        "pool", {"min_size": 1, "max_size": 20, "timeout": 10}
-    )
+    # The pool asks each connection whether it still works before it hands it out (a tenth of a
+    # millisecond): after a restart of the server all that it has are dead.
+    _database["CONN_HEALTH_CHECKS"] = True
+    # A process that freezes in the middle of a transaction keeps its locks, and whoever finds its
+    # runs would wait for it: longer than a third of a lease nobody does, or hearts miss a beat.
+    _idle_seconds = max(1.0, _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0) / 3)
+    _settings_of_sessions = f"-c idle_in_transaction_session_timeout={_idle_seconds * 1000:.0f}"
+    _database["OPTIONS"] = {
+        "pool": {
+            "min_size": 1,
+            # A worker's threads alone hold eight.
+            "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
+            # So long a request waits for a connection. The pool's own tries to make one pause for
+            # twice as long after each failure: after an outage of 45 s the first came 9.5 s late.
+            # Where it gives up after a second, whoever wants one next has it try anew: 0.1 s.
+            "timeout": 5,
+            "reconnect_timeout": 1,
+        },
+        # A server whose machine vanished says nothing, not even that it is gone. (libpq's names.)
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,  # milliseconds
+        "options": _settings_of_sessions,
+        # By this name others find the sessions of a process that is lost and holds locks.
+        "application_name": own_session_name(),
+        **_database.get("OPTIONS", {}),
+    }
 DATABASES = {"default": _database}
 
 _redis_url = _env.redis_url("REDIS_URL")
 CHANNEL_LAYERS: dict[str, Any]
 CACHES: dict[str, Any]
 if _redis_url:
+    # A Redis that swallows packets must not hold up requests, which it serves only by the way.
+    _patience = {"socket_connect_timeout": 0.5, "socket_timeout": 0.5}
     # Pub/sub rather than the list-based layer: messages here only save time (the database is the
     # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [_redis_url], "prefix": "halting"},
+            "CONFIG": {"hosts": [{"address": _redis_url, **_patience}], "prefix": "halting"},
         }
     }
     CACHES = {
@@ -126,6 +158,7 @@ if _redis_url:
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": _redis_url,
             "KEY_PREFIX": "halting",
+            "OPTIONS": _patience,
         }
     }
 else:
@@ -137,6 +170,11 @@ else:
 RUNS: dict[str, Any] = {
     "EMBEDDED_WORKER": _env.switch("RUNS_EMBEDDED_WORKER", default=True),
     "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1),
+    "MAX_PER_OWNER": _env.whole_number("RUNS_MAX_PER_OWNER", 0, at_least=0),
+    "KEEP_DAYS": _env.whole_number("RUNS_KEEP_DAYS", 0, at_least=0),
+    "KEEP_LOGS_DAYS": _env.whole_number("RUNS_KEEP_LOGS_DAYS", 0, at_least=0),
+    "QUEUE_SECONDS": _env.seconds("RUNS_QUEUE_SECONDS", 0, at_least=0),
+    "WORKER_LISTEN": _env.text("RUNS_WORKER_LISTEN", "127.0.0.1:0"),
     "LEASE_SECONDS": _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0),
     "DRAIN_SECONDS": _env.seconds("RUNS_DRAIN_SECONDS", 20, at_least=0),
     "MAX_INPUT_BYTES": _env.whole_number("RUNS_MAX_INPUT_BYTES", 8 * 1024 * 1024, at_least=1),
@@ -148,12 +186,19 @@ RUNS: dict[str, Any] = {
     },
 }
 
+# --- For operators ------------------------------------------------------------------------------
+
+# Who may scrape /metrics; without one it isn't there, outside debug.
+METRICS_TOKEN = _env.text("METRICS_TOKEN")
+
 # --- Security -----------------------------------------------------------------------------------
 
 # TLS, and the redirect to it, belong to the proxy; behind it plain HTTP must answer.
 SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^health/"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# The proxies whose X-Forwarded-For says who the client is; runs/server.py hands them to uvicorn.
+FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
@@ -240,10 +285,16 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"},
+        "line": {"()": "runs.logs.PlainLines"},
+        "json": {"()": "runs.logs.JsonLines"},
     },
+    "filters": {"facts": {"()": "runs.logs.Facts"}},
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": _env.choice("LOG_FORMAT", ("line", "json")),
+            "filters": ["facts"],
+        },
     },
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {

@@ -8,7 +8,7 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from project import errors
-from runs import health
+from project.probe_urls import probes
 from runs.pages.signing import SignInView, SignOutView
 
 handler400 = errors.bad_request
@@ -21,8 +21,8 @@ urlpatterns = [
     path("app/", include("runs.pages.urls")),
     # For pages that name no icon of their own: browsers ask for it all the same.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    re_path(r"^health/live/?$", health.live, name="health-live"),
-    re_path(r"^health/ready/?$", health.ready, name="health-ready"),
+    # As a rule answered before they come here: project/probes.py.
+    *probes,
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
