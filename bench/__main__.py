@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import admin, feed, guards, latency, many
+from . import admin, cluster, cluster_feed, cluster_stop, feed, guards, latency, many, queue
 from .measure import Figure, as_json, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,17 +25,34 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "5000": many.measure_5000,
     "feed": feed.measure,
     "admin": admin.measure,
+    "queue": queue.measure,
+}
+#: With workers in processes of their own; they need DATABASE_URL and REDIS_URL.
+CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {
+    "cluster-queue": queue.measure_postgres,
+    "cluster-throughput": cluster.measure_throughput,
+    "cluster-events": cluster.measure_events,
+    "cluster-10000": cluster.measure_10000,
+    "cluster-latency": cluster_stop.measure_latency,
+    "cluster-feed": cluster_feed.measure_feed,
+    "cluster-retention": cluster_feed.measure_retention,
+    "cluster-latency-load": cluster_stop.measure_latency_under_load,
 }
 
 
 def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHMARKS]
+    known = BENCHMARKS | CLUSTER
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
+    if not names:
+        names = list(known if _has_cluster() else BENCHMARKS)
+        if not _has_cluster():
+            print(f"without DATABASE_URL and REDIS_URL: no {', '.join(CLUSTER)}", file=sys.stderr)
     figures: list[Figure] = []
     failed = []
-    for name in names or BENCHMARKS:
+    for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         found = _in_a_process_of_its_own(name)
         if found is None:
@@ -55,6 +72,10 @@ def main(names: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _has_cluster() -> bool:
+    return os.environ.get("DATABASE_URL", "").startswith("postgres") and "REDIS_URL" in os.environ
+
+
 def _in_a_process_of_its_own(name: str) -> list[Figure] | None:
     command = [sys.executable, "-m", "bench", "--one", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
@@ -65,7 +86,7 @@ def _in_a_process_of_its_own(name: str) -> list[Figure] | None:
 
 
 def one(name: str) -> None:
-    figures = list(BENCHMARKS[name]())
+    figures = list((BENCHMARKS | CLUSTER)[name]())
     print(json.dumps(json.loads(as_json(figures, {}))["figures"]))
 
 

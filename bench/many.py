@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from .measure import Figure, single
+from .processes import resident_kib
 from .site import fresh_site, register_agents, seconds_until
 
 __all__ = ["measure_1000", "measure_5000", "measure_events", "measure_trivial"]
@@ -37,7 +38,7 @@ def _in_flight(
             first, _ = services.start_run("bench-loop", {"pause": pause}, owner=user)
             seconds_until(lambda: _begun() == 1)
             gc.collect()
-            before = _resident_kib()
+            before = resident_kib(os.getpid())
             others = [
                 services.start_run("bench-loop", {"pause": pause}, owner=user)[0]
                 for _ in range(count - 1)
@@ -46,7 +47,7 @@ def _in_flight(
             seconds_until(lambda: _begun() == count)
             time.sleep(0.5)  # for the last starts to be written
             gc.collect()
-            per_run = (_resident_kib() - before) / (count - 1)
+            per_run = (resident_kib(os.getpid()) - before) / (count - 1)
             began = time.perf_counter()
             services.stop_many(ids, by=user, via=StopVia.API)
             asked = time.perf_counter() - began
@@ -132,10 +133,3 @@ def _begun() -> int:
     from runs import active
 
     return sum(entry.guard is not None for entry in active.all_runs())
-
-
-def _resident_kib() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return float(line.split()[1])
-    raise RuntimeError("no VmRSS: this benchmark needs Linux")

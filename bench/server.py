@@ -11,8 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from . import processes
 
 __all__ = ["Server", "serving"]
 
@@ -52,21 +53,13 @@ class Server:
         return dict(answer.raise_for_status().json())
 
     def resident_kib(self) -> float:
-        return self._status("VmRSS")
+        return processes.resident_kib(self.pid)
 
     def thread_count(self) -> float:
-        return self._status("Threads")
+        return processes.thread_count(self.pid)
 
     def processor_seconds(self) -> float:
-        """Return the processor time that the process has taken so far, of all its threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def _status(self, name: str) -> float:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return float(line.split()[1])
-        raise RuntimeError(f"no {name}: this benchmark needs Linux")
+        return processes.processor_seconds(self.pid)
 
 
 @contextlib.contextmanager

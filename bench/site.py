@@ -11,41 +11,77 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["MAX_IN_FLIGHT", "fresh_site", "register_agents", "seconds_until"]
+__all__ = ["MAX_IN_FLIGHT", "fresh_cluster", "fresh_site", "register_agents", "seconds_until"]
 
-MAX_IN_FLIGHT = 6_000
+MAX_IN_FLIGHT = 12_000
 
 
 @contextlib.contextmanager
 def fresh_site() -> Iterator[User]:
-    """Set Django up on a new database, as in production; yield a user to run things as."""
+    """Set Django up on a new SQLite file, in one process; yield a user to run things as."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        os.environ |= {
-            "DJANGO_SETTINGS_MODULE": "project.settings",
-            "DJANGO_DEBUG": "0",
-            "DJANGO_SECRET_KEY": "only for benchmarks: they are on loopback, and end by themselves",
-            "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
-            "DATABASE_URL": f"sqlite:///{Path(folder) / 'bench.sqlite3'}",
-            "RUNS_MAX_CONCURRENT": str(MAX_IN_FLIGHT),
-            "API_THROTTLE_RATE": "0",
-        }
         os.environ.pop("REDIS_URL", None)
-        import django
+        with _site(f"sqlite:///{Path(folder) / 'bench.sqlite3'}") as user:
+            yield user
 
-        django.setup()
-        from django.contrib.auth.models import User
-        from django.core.management import call_command
-        from django.db import connections
 
-        call_command("migrate", verbosity=0)
+@contextlib.contextmanager
+def fresh_cluster() -> Iterator[User]:
+    """Set Django up on a new database of PostgreSQL, with Redis, for many processes.
+
+    DATABASE_URL and REDIS_URL say where; the database that is named there is not touched.
+
+    Raises:
+        RuntimeError: one of them is not set.
+    """
+    server, redis = os.environ.get("DATABASE_URL", ""), os.environ.get("REDIS_URL", "")
+    if not server.startswith("postgres") or not redis:
+        raise RuntimeError("this one needs DATABASE_URL=postgres://... and REDIS_URL=redis://...")
+    import psycopg
+    from psycopg import sql
+
+    name = f"bench_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield User.objects.create_user("bench", password=None)
+            with _site(urlsplit(server)._replace(path=f"/{name}").geturl()) as user:
+                yield user
         finally:
-            connections.close_all()
+            connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+@contextlib.contextmanager
+def _site(database_url: str) -> Iterator[User]:
+    """Set Django up on an empty database, as in production."""
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "DJANGO_DEBUG": "0",
+        "DJANGO_SECRET_KEY": "only for benchmarks: they are on loopback, and end by themselves",
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+        "DATABASE_URL": database_url,
+        "RUNS_MAX_CONCURRENT": str(MAX_IN_FLIGHT),
+        "API_THROTTLE_RATE": "0",
+    }
+    import django
+
+    django.setup()
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+    from django.db import connections
+
+    call_command("migrate", verbosity=0)
+    try:
+        yield User.objects.create_user("bench", password=None)
+    finally:
+        connections.close_all()
+        getattr(connections["default"], "close_pool", lambda: None)()  # SQLite has none
 
 
 def register_agents() -> None:
@@ -111,13 +147,15 @@ def register_agents() -> None:
             await asyncio.sleep(pause)
 
 
-def seconds_until(is_so: Callable[[], bool], limit: float = 120.0) -> float:
-    """Return how long it took until ``is_so()``; looks every 2 ms."""
+def seconds_until(
+    is_so: Callable[[], bool], limit: float = 120.0, *, pause: float = 0.002
+) -> float:
+    """Return how long it took until ``is_so()``; looks every ``pause`` seconds."""
     began = time.perf_counter()
     while not is_so():
         if time.perf_counter() - began > limit:
             raise TimeoutError(f"still not so after {limit} s")
-        time.sleep(0.002)
+        time.sleep(pause)
     return time.perf_counter() - began
 
 

@@ -1,0 +1,29 @@
+"""What a process takes of the machine. Needs Linux."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["processor_seconds", "resident_kib", "thread_count"]
+
+
+def resident_kib(pid: int) -> float:
+    return _status(pid, "VmRSS")
+
+
+def thread_count(pid: int) -> float:
+    return _status(pid, "Threads")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that the process has taken so far, of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _status(pid: int, name: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return float(line.split()[1])
+    raise RuntimeError(f"no {name}: this benchmark needs Linux")
