@@ -4,8 +4,9 @@ Streamed text is stored nowhere, so only the process that runs an agent has it. 
 readers says every few seconds whose; the one that has the run sends the text there while it is
 asked for. Whoever ceases to ask is forgotten, so nobody has to say good-bye.
 
-All of it may be lost: a reader that finds a piece missing asks for the whole, and the committed
-event of a call has everything that was said in it.
+All of it may be lost: who says again what it watches is told how far each answer has come, a reader
+that finds a piece missing asks for the whole, and the committed event of a call has everything that
+was said in it.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class _Watch:
 
     until: float = 0.0
     is_anew: bool = True
+    is_due: bool = True  # has just said that it watches: it is told where each answer stands
     told: dict[str, int] = field(default_factory=dict)  # call -> so far it knows the answer
 
 
@@ -99,8 +101,8 @@ class _Audience:
                 watch = self._watches.setdefault(run, {}).setdefault(process, _Watch())
                 watch.until = until
                 watch.is_anew = watch.is_anew or is_anew
-                if watch.is_anew:
-                    self._fresh[run] = None
+                watch.is_due = True
+                self._fresh[run] = None
             if self._watches and not self._is_forgetting:
                 self._is_forgetting = True
                 relay.call_later(FORGET_SECONDS, self._forget)
@@ -165,6 +167,7 @@ def _pieces(run: str, watch: _Watch, room: int) -> tuple[list[Piece], bool]:
     if watch.is_anew:
         watch.is_anew = False
         watch.told.clear()
+    is_due, watch.is_due = watch.is_due, False
     pieces: list[Piece] = []
     told: dict[str, int] = {}  # of the calls that are going on
     is_all = True
@@ -173,7 +176,8 @@ def _pieces(run: str, watch: _Watch, room: int) -> tuple[list[Piece], bool]:
         is_all = is_all and len(piece) == len(text)
         room -= len(piece)
         told[call] = start + len(piece)
-        if piece:
+        # An empty piece says how far the answer has come, to whom the last one never came.
+        if piece or (is_due and start):
             pieces.append((run, trace.agent, call, start, piece))
     watch.told = told
     return pieces, is_all

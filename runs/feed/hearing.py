@@ -64,6 +64,7 @@ class Hearing:
         channel = await layer.new_channel()
         await layer.group_add(relay.FEED_GROUP, channel)
         await layer.group_add(audience.text_group(self._process), channel)
+        self._watching.begin_all()  # what was asked for before may have come already, to nobody
         while True:
             message = await layer.receive(channel)
             if message.get("from") != self._process:

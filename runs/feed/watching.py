@@ -36,6 +36,12 @@ class Watching:
         if self._timer is None:
             self._timer = self._loop.call_later(SOON_SECONDS, self._ask)
 
+    def begin_all(self) -> None:
+        """Ask for the text of all runs followed here of which the record is known."""
+        for tail in self._tails:
+            if tail.snapshot is not None:
+                self.begin(tail)
+
     async def renew(self) -> None:
         """Say what is watched here."""
         if _is_shared():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from agents.guard import Guard
 from agents.trace import Trace
 from runs import active, audience, live, relay
 from runs.active import ActiveRun
-from runs.feed import Hub, texts
+from runs.feed import Hub, hearing, texts, watching
 from runs.feed import tail as tail_module
 from runs.feed.tail import RunTail, model_call
 from tests.support.feeds import Client, Reader, Writer, settle, turns
@@ -230,6 +231,8 @@ class Post:
 
 
 class _Sink:
+    """Publishes the text of a trace, as a recorder does."""
+
     def event(self, event: Any) -> None: ...
 
     def activity(self, trace: Trace) -> None: ...
@@ -282,6 +285,8 @@ class TestAudience:
         post.do()
         assert post.texts("web") == [(call, 5, "upon a time")]  # in one piece
         _watch(trace, "web")  # renewed
+        post.do()
+        assert post.texts("web") == [(call, 16, "")], "so far it has come"
         post.do()
         assert post.texts("web") == []
         _watch(trace, "other")
@@ -340,6 +345,89 @@ class TestAudience:
         _watch(trace, "web")
         live.publish_progress([trace.run, str(uuid.uuid4())])
         assert told == [trace.run]
+
+
+class SlowLayer:
+    """A channel layer in which one is heard only some time after one has asked for it."""
+
+    def __init__(self) -> None:
+        self.subscribed = asyncio.Event()
+        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def new_channel(self) -> str:
+        return "channel"
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self.subscribed.wait()
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        return await self.messages.get()
+
+
+class TestBothEnds:
+    """The process that has the run and the one that watches it, with messages that get lost."""
+
+    @pytest.fixture
+    def layer(self, monkeypatch: pytest.MonkeyPatch) -> SlowLayer:
+        layer = SlowLayer()
+        for module in (hearing, watching):
+            monkeypatch.setattr(module, "get_channel_layer", lambda: layer)
+        return layer
+
+    @pytest.fixture
+    def call(self, writer: Writer, post: Post, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
+        """A run in another process, and a call in which its model has said something."""
+        run = writer.queue()
+        writer.begin(is_elsewhere=True)
+        call = writer.begin_call(run.pk)
+        writer.say(run.pk, "Once upon ")
+        writer.flush()
+        # Both processes are this one, in which the run is not among the active ones.
+        monkeypatch.setattr(audience, "_trace", lambda run: writer.held[uuid.UUID(run)].trace)
+        return run, call
+
+    async def pass_on(self, hub: Hub, post: Post, layer: SlowLayer, reader: Reader) -> None:
+        """Bring what is sent to either side until nothing is; to nobody who does not listen."""
+        for _ in range(5):
+            await settle(hub, reader)
+            await asyncio.sleep(2 * watching.SOON_SECONDS)
+            post.do()
+            sent, post.sent = post.sent, []
+            for _, message in sent:
+                if message["type"] == "feed.watch":
+                    audience.hear_of_watching(message)
+                elif layer.subscribed.is_set():
+                    layer.messages.put_nowait({**message, "from": "another"})
+
+    async def test_text_is_asked_for_again_by_who_begins_to_listen_only_later(
+        self, call: tuple[Any, str], hub: Hub, post: Post, layer: SlowLayer
+    ) -> None:
+        run, name = call
+        reader = Reader(Client(), hub, run, "socket")
+        await self.pass_on(hub, post, layer, reader)
+        assert reader.client.texts == {}, "it came to nobody"
+        layer.subscribed.set()
+        await self.pass_on(hub, post, layer, reader)
+        assert reader.client.texts == {name: "Once upon "}
+
+    async def test_text_that_was_lost_is_asked_for_again_although_nothing_follows(
+        self, writer: Writer, call: tuple[Any, str], hub: Hub, post: Post, layer: SlowLayer
+    ) -> None:
+        run, name = call
+        layer.subscribed.set()
+        reader = Reader(Client(), hub, run, "socket")
+        await self.pass_on(hub, post, layer, reader)
+        assert reader.client.texts == {name: "Once upon "}
+        writer.say(run.pk, "a time")
+        layer.subscribed.clear()
+        audience.note_text(str(run.pk))
+        await self.pass_on(hub, post, layer, reader)
+        layer.subscribed.set()
+        await self.pass_on(hub, post, layer, reader)
+        assert reader.client.texts == {name: "Once upon "}, "it was lost"
+        await hub._watching.renew()
+        await self.pass_on(hub, post, layer, reader)
+        assert reader.client.texts == {name: "Once upon a time"}
 
 
 def test_text_behind_a_position_is_what_was_said_since(alice: User) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 import httpx
@@ -48,13 +48,13 @@ class Watcher:
                 self.texts.clear()
                 frames = self._sse(web) if self.wire == "sse" else self._socket(web)
                 count = 0
-                with suppress(OSError, httpx.HTTPError, InvalidHandshake, ConnectionClosed):
-                    async for frame in frames:
-                        self._take(frame)
-                        count += 1
-                        if self.end is not None or (is_rash and count > 60):
-                            break
-                await frames.aclose()  # type: ignore[attr-defined]
+                async with aclosing(frames):
+                    with suppress(OSError, httpx.HTTPError, InvalidHandshake, ConnectionClosed):
+                        async for frame in frames:
+                            self._take(frame)
+                            count += 1
+                            if self.end is not None or (is_rash and count > 60):
+                                break
                 await asyncio.sleep(0.05)
 
     def _take(self, frame: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Watcher:
             case "end":
                 self.end = frame["run"]
 
-    async def _socket(self, web: Web) -> AsyncIterator[dict[str, Any]]:
+    async def _socket(self, web: Web) -> AsyncGenerator[dict[str, Any], None]:
         headers = {"Authorization": web.client.headers["Authorization"]}
         address = f"ws{web.url[4:]}/ws/runs/{self.run}?tree=1&cursor={self.cursor}"
         # Who breaks off in the middle of a burst does not wait for a farewell.
@@ -82,7 +82,7 @@ class Watcher:
             async for message in socket:
                 yield json.loads(message)
 
-    async def _sse(self, web: Web) -> AsyncIterator[dict[str, Any]]:
+    async def _sse(self, web: Web) -> AsyncGenerator[dict[str, Any], None]:
         headers = {
             "Authorization": web.client.headers["Authorization"],
             "Accept": "text/event-stream",
@@ -136,15 +136,15 @@ def test_text_and_what_is_in_flight_are_seen_wherever_one_reads(
     late = Watcher(webs[1:], run, "sse")
 
     async def story() -> None:
-        watching = asyncio.create_task(early.follow())
-        try:
+        async with asyncio.TaskGroup() as watching:
+            watching.create_task(early.follow())
             await _until(lambda: list(early.texts.values()), "text comes")
             begun = next(iter(early.texts.values()))
             assert 0 < len(begun) < len("".join(pieces))
             (call,) = early.runs[run]["in_flight"]
             assert call["tool"] == "call_llm"
             assert list(early.texts) == [call["call"]]
-            also = asyncio.create_task(late.follow())  # in the middle of the answer
+            watching.create_task(late.follow())  # in the middle of the answer
             await _until(lambda: late.texts == early.texts, "what was said so far, once")
             answer = await asyncio.to_thread(webs[1].client.post, f"/runs/{run}/stop")
             assert answer.status_code == 202
@@ -154,9 +154,6 @@ def test_text_and_what_is_in_flight_are_seen_wherever_one_reads(
                 await _until(lambda s=shown: s[run]["stop"]["acknowledged_at"], "that is known")
                 assert shown[run]["in_flight"] == [call], "what the stop waits for"
             await asyncio.to_thread(llm_server.release)
-            await asyncio.gather(watching, also)
-        finally:
-            watching.cancel()
 
     asyncio.run(story())
     for watcher in (early, late):
