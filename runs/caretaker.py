@@ -55,11 +55,11 @@ class Caretaker:
         self._next_look = now + NEIGHBOURS_SECONDS
         found = leases.mark_vanished_neighbours(self._me() if self._me else None)
         if now >= self._next_reaping:
-            found += leases.mark_lost_leases(timezone.now())
+            found += leases.mark_lost_leases()
             self._next_reaping = now + self._reaping_seconds
         recovered = leases.recover_runs()
         if not recovered:
-            leases.free_runs(timezone.now())
+            leases.free_runs()
         if found or recovered:  # what was handed back is to be claimed
             live.wake_workers()
         is_more = recovered + queue.end_overdue(timezone.now()) > 0

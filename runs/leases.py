@@ -3,6 +3,9 @@
 A lease is the worker's: one row, renewed by one write. Whoever finds it over sets ``lost_at`` by a
 conditional UPDATE (one winner); from then on the worker claims and renews nothing, and its runs are
 ended or handed back, each fenced by its attempt.
+
+Leases are written and compared by the database's clock: those of hosts may be wrong. A worker that
+stops its own runs in time (``agents.cancellation.Lease``) measures how long ago it has renewed.
 """
 
 from __future__ import annotations
@@ -12,13 +15,13 @@ import logging
 import os
 import socket
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from agents.cancellation import CancelToken
@@ -67,20 +70,21 @@ def register_worker(
     ``instead_of`` is the one that it was before it lost its lease: whoever told that one to take
     no more runs meant the process.
     """
-    now = timezone.now()
     before = WorkerRecord.objects.filter(pk=instead_of).first() if instead_of else None
-    return WorkerRecord.objects.create(
+    worker = WorkerRecord.objects.create(
         name=process_name(),
         host_identity=host_identity(),
         pid=os.getpid(),
         pid_started=process_started(os.getpid()) or 0,
         capacity=capacity,
         limited_by=limited_by,
-        started_at=now,
-        heartbeat_at=now,
-        lease_until=now + timedelta(seconds=lease_seconds),
+        started_at=Now(),
+        heartbeat_at=Now(),
+        lease_until=Now() + timedelta(seconds=lease_seconds),
         draining_at=before.draining_at if before else None,
     )
+    worker.refresh_from_db()
+    return worker
 
 
 def note_limit(worker: uuid.UUID, limited_by: str) -> None:
@@ -94,13 +98,12 @@ def renew(worker: uuid.UUID, lease_seconds: float, *, is_draining: bool = False)
     A process that shuts down says so (``is_draining``) each time: an operator who has not seen it
     may have asked the worker to take runs again.
     """
-    now = timezone.now()
     fields: dict[str, Any] = {
-        "heartbeat_at": now,
-        "lease_until": now + timedelta(seconds=lease_seconds),
+        "heartbeat_at": Now(),
+        "lease_until": Now() + timedelta(seconds=lease_seconds),
     }
     if is_draining:
-        fields["draining_at"] = Coalesce("draining_at", now)
+        fields["draining_at"] = Coalesce("draining_at", Now())
     return bool(WorkerRecord.objects.filter(pk=worker, lost_at=None).update(**fields))
 
 
@@ -172,10 +175,11 @@ def adopt(caller: active.ActiveRun, run: uuid.UUID) -> tuple[RunRecord, active.A
     return record, entry
 
 
-def mark_lost_leases(now: datetime) -> list[WorkerRecord]:
+def mark_lost_leases() -> list[WorkerRecord]:
     """Declare workers lost whose lease is over; return those that this call declared."""
-    over = WorkerRecord.objects.filter(lost_at=None, lease_until__lt=now)
-    return [w for w in over if _declare_lost(w, "lease", Q(lease_until__lt=now))]
+    is_over = Q(lease_until__lt=Now())
+    workers = WorkerRecord.objects.filter(is_over, lost_at=None)
+    return [worker for worker in workers if _declare_lost(worker, "lease", is_over)]
 
 
 def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
@@ -238,11 +242,12 @@ def _recover_all(runs: RunQuerySet, code: str) -> int:
     return sum(_recover(id, code, Q()) is not None for id in ids)
 
 
-def free_runs(now: datetime) -> int:
+def free_runs(*, stuck_seconds: float = 1.0) -> int:
     """End the database sessions of lost workers that keep others from their runs; return how many.
 
     A process that freezes in the middle of a transaction keeps its locks for as long as it is
     frozen. To be called after ``recover_runs``: that leaves what is locked, or waits for children.
+    A transaction that is younger than ``stuck_seconds`` may just be slow.
     """
     if not connection.features.has_select_for_update_skip_locked:
         return 0  # nobody can be frozen while others go on
@@ -257,24 +262,24 @@ def free_runs(now: datetime) -> int:
         )
     holders = WorkerRecord.objects.filter(runs__in=locked).distinct()
     names = [session_name(worker.name, worker.pid_started) for worker in holders]
-    return sum(_end_sessions(name, now - STUCK) for name in names)
+    return sum(_end_sessions(name, stuck_seconds) for name in names)
 
 
-def _end_sessions(name: str, before: datetime) -> int:
-    """End what has been in a transaction since ``before``. Of a process that is back, only that."""
+def _end_sessions(name: str, stuck_seconds: float) -> int:
+    """End what has been in a transaction for so long. Of a process that is back, only that."""
     with connection.cursor() as cursor:
-        cursor.execute(_END_SESSIONS, [name, before])
+        cursor.execute(_END_SESSIONS, [name, stuck_seconds])
         count = len(cursor.fetchall())
     if count:
         logger.warning("%d sessions of %s were ended: they held locks", count, name)
     return count
 
 
-STUCK = timedelta(seconds=1)
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
-    AND application_name = %s AND xact_start < %s AND pid <> pg_backend_pid()
+    AND application_name = %s AND pid <> pg_backend_pid()
+    AND xact_start < clock_timestamp() - make_interval(secs => %s)
 """
 
 

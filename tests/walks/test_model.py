@@ -173,7 +173,7 @@ class World(RuleBasedStateMachine):
         process = self.some("up")
 
         def tick() -> None:
-            leases.mark_lost_leases(timezone.now())
+            leases.mark_lost_leases()
             leases.recover_runs()
             queue.end_overdue(timezone.now())
 
@@ -207,7 +207,7 @@ class World(RuleBasedStateMachine):
         process = self.some("up")
         past = timezone.now() - timedelta(seconds=1)
         WorkerRecord.objects.filter(pk=process.worker.id).update(lease_until=past)
-        self.attempt(lambda: leases.mark_lost_leases(timezone.now()), None)
+        self.attempt(leases.mark_lost_leases, None)
         self.attempt(leases.recover_runs, None)
         if is_found_by_itself:
             self.do(process, process.worker._renew, None)
@@ -421,7 +421,7 @@ class World(RuleBasedStateMachine):
             process.worker._fence_if_late()
             process.worker._renew()
             leases.recover_strays(process.worker.id)
-            leases.mark_lost_leases(timezone.now())
+            leases.mark_lost_leases()
             leases.recover_runs()
             process.worker._meet_requests()
             process.worker._claim_some()
