@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import get_resolver
 
 from runs.conf import conf
+from runs.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from runs.caretaker import CaretakerThread
@@ -130,8 +131,7 @@ class Lifespan:
         self.is_draining = True
         await _close_feeds()
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait((self._listener,), timeout=2)
+            await cancel_and_wait((self._listener,))
         if self.worker is not None:
             await self.worker.stop()
         if self._caretaker is not None:

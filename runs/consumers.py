@@ -27,6 +27,7 @@ from .feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
 from .feed.follower import STUCK_SECONDS
 from .feed.frames import as_page_message, as_socket_messages
 from .live import WORKERS_GROUP, worker_group
+from .tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -90,7 +91,7 @@ async def listen(worker: Worker) -> None:
             await asyncio.sleep(pause)
         finally:
             if joining is not None:
-                joining.cancel()
+                await cancel_and_wait((joining,))
 
 
 async def _join_as_it_is_called(layer: Any, channel: str, worker: Worker) -> None:

@@ -71,6 +71,7 @@ LAYERS = [
         "runs.logs",
         "runs.metrics",
         "runs.probing",
+        "runs.tasks",
     ),
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from .. import audience, live
 from ..database import DatabaseThreads
+from ..tasks import cancel_and_wait
 from . import rights
 from .catching_up import LIST_LOOK_SECONDS, CatchingUp, TreeFollower
 from .hearing import Ear, Hearing
@@ -141,7 +142,7 @@ class Hub:
         live.remove_listener(self._ear)
         for watcher in list(self._watchers):
             _dismiss(watcher, RightLost("restart"))
-        await _cancel(self._tasks)
+        await cancel_and_wait(self._tasks)
         await asyncio.gather(*self._pages.reading.values(), return_exceptions=True)
         self._watching.close()
         self._tails.close()
@@ -189,15 +190,6 @@ class Hub:
                     logger.warning("the feed can't read (%s); trying again", type(error).__name__)
                 self._catching_up.try_again()
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again and again, since redis may swallow one."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.5)
 
 
 def _dismiss(watcher: Watcher, why: RightLost) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from channels.layers import InMemoryChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from project.asgi import application
 from project.body_limit import BodyLimit
 from project.lifespan import Lifespan
 from runs.feed import get_hub
+from runs.live import WORKERS_GROUP
 
 
 async def test_an_unknown_socket_is_told_so_where_the_server_can() -> None:
@@ -47,7 +50,13 @@ class FakeWorker:
     """Writes down what was asked of it."""
 
     def __init__(self) -> None:
+        self.id = uuid.uuid4()
         self.calls: list[str] = []
+
+    def wake(self) -> None:
+        """Whoever listens for it does this by the way."""
+
+    look = wake
 
     async def start(self) -> None:
         self.calls.append("start")
@@ -128,6 +137,38 @@ async def test_a_worker_that_does_not_start_fails_the_start_up(
     answer = await server.receive_output(1)
     assert answer == {"type": "lifespan.startup.failed", "message": "no threads left"}
     assert "start-up failed" in caplog.text
+
+
+class SwallowingLayer(InMemoryChannelLayer):
+    """Loses the first cancellation that meets a call, as Redis' layer may: see runs/tasks.py."""
+
+    async def receive(self, channel: str) -> Any:
+        await _once_cancelled()
+        return await super().receive(channel)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        if group != WORKERS_GROUP:
+            await _once_cancelled()
+        await super().group_add(group, channel)
+
+
+async def _once_cancelled() -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def test_nobody_listens_any_more_though_a_cancellation_was_lost(
+    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = SwallowingLayer()
+    monkeypatch.setattr("runs.consumers.get_channel_layer", lambda: layer)
+    others = asyncio.all_tasks()
+    lifespan = Lifespan(_nothing)
+    await lifespan.start()
+    while len(asyncio.all_tasks() - others) < 2:  # one listens, one joins the worker's group
+        await asyncio.sleep(0)
+    await lifespan.stop()
+    assert not asyncio.all_tasks() - others
 
 
 async def _reads_all(scope: Any, receive: Any, send: Any) -> None:
