@@ -10,7 +10,7 @@ changed nothing. An entry must belong to a user: stops without one (the command 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -19,7 +19,7 @@ from django.utils import timezone
 from agents.cancellation import StopMode
 
 from .models import RunRecord, StopVia
-from .statements import Expression, insert_rows
+from .statements import Expression, Insertion, insert_rows
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -53,12 +53,13 @@ def log_stops(
     )
 
 
-def stop_entry(by: User, *, via: StopVia, mode: StopMode, reason: str) -> dict[str, Any]:
+def stop_entry(by: User, *, via: StopVia, mode: StopMode, reason: str) -> Insertion:
     """Return the entry for one run, to be inserted by the statement that updates it."""
     kind = ContentType.objects.get_for_model(RunRecord).pk
     name = Expression("agent || ' ' || CAST(id AS text)")  # as str(run) has it
     values = (timezone.now(), by.pk, kind, Expression("CAST(id AS text)"), name, CHANGE)
-    return dict(zip(_FIELDS, (*values, stop_message(via, mode, reason)), strict=True))
+    row = dict(zip(_FIELDS, (*values, stop_message(via, mode, reason)), strict=True))
+    return Insertion(LogEntry, row)
 
 
 def stop_message(via: StopVia, mode: StopMode, reason: str) -> str:

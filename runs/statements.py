@@ -20,6 +20,7 @@ from django.db.models.expressions import Col
 
 __all__ = [
     "Expression",
+    "Insertion",
     "insert",
     "insert_rows",
     "read_keys",
@@ -37,6 +38,17 @@ class Expression:
 
     sql: str
     arguments: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """A row for another table than the one that is updated.
+
+    Values that are an ``Expression`` without arguments may name columns of the updated row.
+    """
+
+    into: type[models.Model]
+    row: Mapping[str, Any]
 
 
 def insert(instance: models.Model, **computed: Expression) -> None:
@@ -103,15 +115,9 @@ def update_and_read(
 
     They are as they stand behind the update. ``arguments`` are the parameters of the condition.
     """
-    sql, fields = _update_statement(model, tuple(values), condition)
-    # In the order of the model's own, as from_db() takes them.
-    wanted = [field for field in model._meta.concrete_fields if field.name in names]
-    columns = ", ".join(f'"{field.column}"' for field in wanted)
+    sql, fields, wanted = _update_and_read_statement(model, tuple(values), condition, names)
     parameters = [*_prepared(fields, list(values.values())), *map(_prepared_key, arguments)]
-    with connection.cursor() as cursor:
-        cursor.execute(f"{sql} RETURNING {columns}", parameters)
-        row = cursor.fetchone()
-    return None if row is None else _instance(model, wanted, row)
+    return _read_one(model, wanted, sql, parameters)
 
 
 def update_insert_and_read(
@@ -120,42 +126,38 @@ def update_insert_and_read(
     values: Mapping[str, Any],
     arguments: Sequence[Any],
     names: tuple[str, ...],
-    *,
-    into: type[models.Model],
-    row: Mapping[str, Any],
+    insertion: Insertion,
 ) -> M | None:
     """As ``update_and_read``, and insert a row into another table if a row was updated.
 
-    One statement, and so one transaction if the caller has none: PostgreSQL's alone. Values of
-    ``row`` that are an ``Expression`` may name columns of the updated row.
+    One statement, and so one transaction if the caller has none: PostgreSQL's alone.
     """
-    sql, fields = _update_statement(model, tuple(values), condition)
-    wanted = [field for field in model._meta.concrete_fields if field.name in names]
-    columns = ", ".join(f'"{field.column}"' for field in wanted)
-    targets = _columns(into, tuple(row))
-    target_columns = ", ".join(f'"{field.column}"' for field in targets)
-    places = ", ".join(v.sql if isinstance(v, Expression) else "%s" for v in row.values())
+    update, fields, wanted = _update_and_read_statement(model, tuple(values), condition, names)
+    row = insertion.row
+    places = tuple(v.sql if isinstance(v, Expression) else "%s" for v in row.values())
+    insert, targets = _insert_selected_statement(insertion.into, tuple(row), places, "updated")
+    given = zip(targets, row.values(), strict=True)
     parameters = [
         *_prepared(fields, list(values.values())),
         *arguments,
         *[
             field.get_db_prep_save(value, connection)
-            for field, value in zip(targets, row.values(), strict=True)
+            for field, value in given
             if not isinstance(value, Expression)
         ],
     ]
-    text = (
-        f"WITH updated AS ({sql} RETURNING {columns}), inserted AS ("  # noqa: S608
-        f'INSERT INTO "{into._meta.db_table}" ({target_columns}) SELECT {places} FROM updated'
-        ") SELECT * FROM updated"
-    )
+    text = f"WITH updated AS ({update}), inserted AS ({insert}) SELECT * FROM updated"  # noqa: S608
+    return _read_one(model, wanted, text, parameters)
+
+
+def _read_one(
+    model: type[M], fields: Sequence[models.Field], sql: str, parameters: Sequence[Any]
+) -> M | None:
     with connection.cursor() as cursor:
-        cursor.execute(text, parameters)
-        found = cursor.fetchone()
-    return None if found is None else _instance(model, wanted, found)
-
-
-def _instance(model: type[M], fields: Sequence[models.Field], row: Sequence[Any]) -> M:
+        cursor.execute(sql, parameters)
+        row = cursor.fetchone()
+    if row is None:
+        return None
     read = [_read(field, value) for field, value in zip(fields, row, strict=True)]
     return model.from_db(connection.alias, [field.attname for field in fields], read)
 
@@ -233,3 +235,25 @@ def _update_statement(
     fields = _columns(model, names)
     assignments = ", ".join(f'"{field.column}" = %s' for field in fields)
     return f'UPDATE "{model._meta.db_table}" SET {assignments} WHERE {condition}', fields  # noqa: S608
+
+
+@functools.cache
+def _update_and_read_statement(
+    model: type[models.Model], values: tuple[str, ...], condition: str, names: tuple[str, ...]
+) -> tuple[str, tuple[models.Field, ...], tuple[models.Field, ...]]:
+    update, fields = _update_statement(model, values, condition)
+    # In the order of the model's own, as from_db() takes them.
+    wanted = tuple(field for field in model._meta.concrete_fields if field.name in names)
+    columns = ", ".join(f'"{field.column}"' for field in wanted)
+    return f"{update} RETURNING {columns}", fields, wanted
+
+
+@functools.cache
+def _insert_selected_statement(
+    model: type[models.Model], names: tuple[str, ...], places: tuple[str, ...], source: str
+) -> tuple[str, tuple[models.Field, ...]]:
+    fields = _columns(model, names)
+    columns = ", ".join(f'"{field.column}"' for field in fields)
+    selected = ", ".join(places)
+    table = model._meta.db_table
+    return f'INSERT INTO "{table}" ({columns}) SELECT {selected} FROM {source}', fields  # noqa: S608

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.contrib.admin.models import LogEntry
 from django.db import connection, transaction
 from django.db.models import F, Q
 from django.utils import timezone
@@ -170,8 +169,7 @@ class _Wish:
             self._values(self.via, run),
             [run, self.by.pk],
             ("id", *_STOP_READS),
-            into=LogEntry,
-            row=audit.stop_entry(self.by, via=self.via, mode=self.mode, reason=self.reason),
+            audit.stop_entry(self.by, via=self.via, mode=self.mode, reason=self.reason),
         )
         if record is None:
             return False
