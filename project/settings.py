@@ -149,8 +149,8 @@ if _redis_url:
     # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
     CHANNEL_LAYERS = {
         "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [{"address": _redis_url, **_patience}], "prefix": "halting"},
+            "BACKEND": "runs.redis_layer.RedisLayer",
+            "CONFIG": {"host": {"address": _redis_url, **_patience}, "prefix": "halting"},
         }
     }
     CACHES = {

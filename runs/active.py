@@ -31,6 +31,7 @@ __all__ = [
     "remove",
     "remove_worker",
     "trip",
+    "trip_unless_claiming",
     "wake",
 ]
 
@@ -204,6 +205,15 @@ def remove(run: ActiveRun | uuid.UUID) -> None:
         event.set()
 
 
+def trip_unless_claiming(deliveries: Collection[Delivery]) -> bool:
+    """As ``trip``; but trip nothing, and return False, if a claim must be waited for."""
+    with _lock:
+        here, may_be_on_its_way = _find(deliveries)
+    if not may_be_on_its_way:
+        _meet(here)
+    return not may_be_on_its_way
+
+
 def trip(deliveries: Collection[Delivery]) -> set[uuid.UUID]:
     """Trip the tokens of the runs that are in this process; return which those are.
 
@@ -217,13 +227,17 @@ def trip(deliveries: Collection[Delivery]) -> set[uuid.UUID]:
     if may_be_on_its_way:
         with _claiming, _lock:
             here, _ = _find(deliveries)
+    _meet(here)
+    return {entry.id for entry, _ in here}
+
+
+def _meet(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
     for entry, _ in here:
         entry.tell()
     tokens = {entry.token for entry, _ in here}
     for entry, request in here:
         if tokens.isdisjoint(entry.token.ancestors()):
             entry.meet(request)
-    return {entry.id for entry, _ in here}
 
 
 def _find(deliveries: Collection[Delivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:

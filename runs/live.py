@@ -125,7 +125,7 @@ def wake_workers() -> None:
     """Tell all workers that a run was queued: those here directly, the others by message."""
     active.wake()
     if relay.is_shared(get_channel_layer()):
-        relay.send(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True, is_urgent=True)
+        relay.send_at_once(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True)
 
 
 def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
@@ -145,4 +145,4 @@ def send_stops(deliveries: Iterable[Delivery]) -> None:
             stops.setdefault(delivery.worker, []).append(delivery)
     for worker, mine in stops.items():
         message = {"type": "run.stop", "stops": [delivery.as_message() for delivery in mine]}
-        relay.send(worker_group(worker), message, is_urgent=True)
+        relay.send_at_once(worker_group(worker), message)

@@ -1,10 +1,12 @@
-"""Sends what other processes are to hear, by the channel layer, in a thread of its own.
+"""Sends what other processes are to hear, by the channel layer.
 
-Stops and wake-ups leave at once, one after the other. News of runs for feeds are collected for a
-moment, and say only that there are some: who cares reads the table. So a message is small, many
-news fit into one, and it does not matter in which order they come or whether they come at all.
+Stops and wake-ups leave at once, in the thread of whoever has asked for them. The rest leaves in a
+thread of its own: news of runs for feeds are collected for a moment, and say only that there are
+some: who cares reads the table. So a message is small, many news fit into one, and it does not
+matter in which order they come or whether they come at all.
 
-Nobody waits for a message. What can't be sent is given up: all who listen also look by themselves.
+Nobody waits for a layer that fails. What can't be sent is given up: all who listen also look by
+themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from redis.exceptions import RedisError
+
+from .redis_layer import RedisLayer
 
 __all__ = [
     "FEED_GROUP",
@@ -25,6 +30,7 @@ __all__ = [
     "dropped_count",
     "is_shared",
     "send",
+    "send_at_once",
     "tell_of_change",
     "tell_of_log",
 ]
@@ -39,7 +45,6 @@ COLLECT_SECONDS = 0.02
 SEND_SECONDS = 2.0
 MOST_RUNS = 500  # in one message; what is beyond is found by the others' looks
 MOST_WAITING = 1_000  # messages
-MAKE_WAY_SECONDS = 0.005
 
 
 def is_shared(layer: Any) -> bool:
@@ -47,21 +52,30 @@ def is_shared(layer: Any) -> bool:
     return layer is not None and not isinstance(layer, InMemoryChannelLayer)
 
 
-def send(
-    group: str, message: dict[str, Any], *, is_repeated: bool = False, is_urgent: bool = False
-) -> None:
-    """Send ``message`` at once. From any thread; never waits.
+def send(group: str, message: dict[str, Any], *, is_repeated: bool = False) -> None:
+    """Send ``message`` soon. From any thread; never waits.
 
     With ``is_repeated`` it says nothing that one to the same group which has not left yet does not
-    say, and is left out. With ``is_urgent`` the caller makes way for it, a few milliseconds at most
-    and none while messages fail; not from an event loop.
+    say, and is left out.
     """
-    left = threading.Event() if is_urgent and not _relay.is_failing else None
-    _relay.send(group, message, is_repeated, left)
-    if left is not None:
-        # Whoever has asked goes on to compute an answer, and would keep the interpreter, and the
-        # message with it, for up to Python's switch interval.
-        left.wait(MAKE_WAY_SECONDS)
+    _relay.send(group, message, is_repeated)
+
+
+def send_at_once(group: str, message: dict[str, Any], *, is_repeated: bool = False) -> None:
+    """Send ``message`` before this returns, if the layer can; else, or if it fails, as ``send``.
+
+    For what somebody waits for: a change of thread takes half a millisecond where processors are
+    busy. From any thread but an event loop's.
+    """
+    layer = get_channel_layer()
+    if isinstance(layer, RedisLayer) and not _relay.is_failing:
+        try:
+            layer.group_send_now(group, message)
+        except (RedisError, OSError):
+            pass  # the relay tries again, and says so if that fails, too
+        else:
+            return
+    _relay.send(group, message, is_repeated)
 
 
 def tell_of_change(run: uuid.UUID, root: uuid.UUID) -> None:
@@ -84,8 +98,8 @@ def dropped_count() -> int:
     return _relay.dropped_count
 
 
-#: To which group, what, and what to set once it has left.
-_Message = tuple[str, dict[str, Any], threading.Event | None]
+#: To which group, and what.
+_Message = tuple[str, dict[str, Any]]
 
 
 class _Relay:
@@ -102,21 +116,13 @@ class _Relay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_failing = False
 
-    def send(
-        self,
-        group: str,
-        message: dict[str, Any],
-        is_repeated: bool = False,
-        left: threading.Event | None = None,
-    ) -> None:
+    def send(self, group: str, message: dict[str, Any], is_repeated: bool = False) -> None:
         with self._lock:
             key: object = group if is_repeated else object()
             if key in self._waiting or len(self._waiting) >= MOST_WAITING:
                 self.dropped_count += key not in self._waiting
-                if left is not None:
-                    left.set()
                 return
-            self._waiting[key] = (group, message, left)
+            self._waiting[key] = (group, message)
             if self._is_sending:
                 return
             self._is_sending = True
@@ -177,11 +183,8 @@ class _Relay:
                 if not self._waiting:
                     self._is_sending = False
                     return
-                group, message, left = self._waiting.pop(next(iter(self._waiting)))
-            is_sent = await self._send(group, message)
-            if left is not None:
-                left.set()
-            if not is_sent:
+                group, message = self._waiting.pop(next(iter(self._waiting)))
+            if not await self._send(group, message):
                 # A layer that does not answer would keep each of them waiting in its turn.
                 with self._lock:
                     self.dropped_count += len(self._waiting) + 1

@@ -42,6 +42,7 @@ DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is no kind of th
 LOOK_SECONDS = 0.5  # how often a worker looks for work and for stops nobody told it of
 CLAIM_COUNT = 50  # runs in one claim
 BUSY_SECONDS = (0.002, 0.01)  # until it asks again while another worker chooses: from, to
+MOST_MET_AT_ONCE = 10  # stops: each takes a tenth of a millisecond
 UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
 CANCEL_SECONDS = 5.0  # for the cancelled tasks
 FENCE_SECONDS = 0.25  # how often it looks whether its own lease is about to end
@@ -145,11 +146,15 @@ class Worker:
         self._look.set()
 
     def hear_stops(self, deliveries: Collection[Delivery]) -> None:
-        """Runs of this worker were asked to stop. From any thread; never blocks."""
-        self._stops.put(deliveries)
+        """Runs of this worker were asked to stop. From any thread; never blocks.
+
+        A few are met here. Many, and those for which a claim under way must be waited for, have a
+        thread.
+        """
+        if len(deliveries) > MOST_MET_AT_ONCE or not active.trip_unless_claiming(deliveries):
+            self._stops.put(deliveries)
 
     def _stops_main(self) -> None:
-        """Trip tokens; not where messages arrive, since it may wait for a claim under way."""
         while (deliveries := self._stops.get()) is not None:
             try:
                 active.trip(deliveries)

@@ -56,7 +56,7 @@ def _what_is_missing() -> dict[str, str]:
     missing = {}
     if not settings.DATABASES["default"]["ENGINE"].endswith("postgresql"):
         missing["postgres"] = "needs PostgreSQL: set DATABASE_URL=postgres://..."
-    if "channels_redis" not in settings.CHANNEL_LAYERS["default"]["BACKEND"]:
+    if "InMemory" in settings.CHANNEL_LAYERS["default"]["BACKEND"]:
         missing["redis"] = "needs Redis: set REDIS_URL=redis://..."
     if find_chromium() is None:
         missing["browser"] = "needs an installed Chromium"

@@ -44,6 +44,7 @@ LAYERS = [
         "runs.events",
         "runs.live",
         "runs.presentation",
+        "runs.redis_layer",
         "runs.relay",
         "runs.wire",
     ),

@@ -121,6 +121,28 @@ def test_of_another_attempt_or_worker_it_is_not_believed(
     log.over(run)
 
 
+@pytest.mark.parametrize("others", [0, 100])
+def test_a_few_stops_are_met_where_they_are_heard_and_many_in_a_thread(
+    others: int, hire: Any, start: Start, log: Journal, gate: Gate, elsewhere: Any, monkeypatch: Any
+) -> None:
+    _waits(gate)
+    worker = hire()
+    _deaf(worker, monkeypatch)
+    run = start("waits")
+    gate.until_arrived()
+    [delivery] = elsewhere(run)
+    entry = active.get(run.pk)
+    assert entry is not None
+    met_by: list[threading.Thread] = []
+    entry.token.add_callback(lambda _: met_by.append(threading.current_thread()))
+    elsewhere_too = [replace(delivery, run=uuid7(), worker=run.pk) for _ in range(others)]
+    worker.hear_stops([delivery, *elsewhere_too])
+    _until_tripped(entry)
+    assert (met_by == [threading.current_thread()]) is (others == 0)
+    gate.open()
+    log.over(run)
+
+
 def test_a_claim_under_way_holds_up_neither_the_messages_nor_other_stops(
     hire: Any, start: Start, log: Journal, gate: Gate, elsewhere: Any, monkeypatch: Any
 ) -> None:

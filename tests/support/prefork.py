@@ -33,7 +33,7 @@ from typing import Any, TypedDict
 # which keeps the state of its random numbers over a fork.
 LIBRARIES = """
     channels.auth channels.db channels.generic.websocket channels.routing
-    channels.security.websocket channels_redis.core django.contrib.admin.options
+    channels.security.websocket channels_redis.pubsub django.contrib.admin.options
     django.contrib.sessions.middleware django.contrib.staticfiles.finders
     django.core.checks.security.base django.core.handlers.asgi django.core.management
     django.core.management.commands.runserver django.db.backends.postgresql.base
