@@ -121,6 +121,7 @@ def _web(user: User) -> Iterator[Server]:
     from rest_framework.authtoken.models import Token
 
     os.environ["RUNS_EMBEDDED_WORKER"] = "0"
+    os.environ["API_THROTTLE_RATE"] = "600/min"  # as it is unless somebody says otherwise
     with serving(Token.objects.create(user=user).key) as server:
         yield server
 

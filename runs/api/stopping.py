@@ -16,6 +16,7 @@ from ..wire import get_for_wire, run_as_dict
 from . import bodies, inputs, parameters, schema
 from .filters import filter_runs
 from .serializers import RunSerializer
+from .throttling import StopThrottle
 from .views import ID, ApiView, read_id
 from .waiting import wait_until_over
 
@@ -27,6 +28,7 @@ MOST_WAIT_SECONDS = 60
 class StopView(ApiView):
     #: The door that the receipt will name.
     via = StopVia.API
+    throttle_classes = [StopThrottle]
 
     @extend_schema(
         operation_id="stop_run",
@@ -87,6 +89,8 @@ class StopView(ApiView):
 
 
 class StopManyView(ApiView):
+    throttle_classes = [StopThrottle]
+
     @extend_schema(
         operation_id="stop_runs",
         summary="Stop many runs",

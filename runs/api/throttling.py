@@ -14,7 +14,7 @@ from ..conf import conf
 if TYPE_CHECKING:
     from rest_framework.views import APIView  # which imports us, by the settings
 
-__all__ = ["ApiThrottle"]
+__all__ = ["ApiThrottle", "StopThrottle"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,14 @@ class ApiThrottle(SimpleRateThrottle):
     """
 
     scope = "api"
+    counted = "user"  # what a user's calls are counted as
 
     def get_rate(self) -> str | None:
         return conf().api_throttle_rate
 
     def get_cache_key(self, request: Request, view: APIView) -> str:
         if request.user.is_authenticated:
-            return f"throttle:user:{request.user.pk}"
+            return f"throttle:{self.counted}:{request.user.pk}"
         return f"throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
@@ -53,3 +54,9 @@ class ApiThrottle(SimpleRateThrottle):
     def wait(self) -> float:
         # DRF knows no answer when the rate was lowered meanwhile.
         return super().wait() or 1.0
+
+
+class StopThrottle(ApiThrottle):
+    """Counts a user's stops by themselves: whoever has asked too much else can still stop."""
+
+    counted = "stops"
