@@ -42,7 +42,9 @@ THREAD_COUNT = 4
 # Classes of SQLSTATE (PostgreSQL, appendix A): connections; conflicts with other transactions;
 # resources (a full disk, too many connections); locks; an administrator, a shutdown; the system.
 _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
-_READ_ONLY = "25006"  # a standby, until it is promoted
+# And of a class that is of bugs otherwise: a standby, until it is promoted; a transaction that the
+# server gave up because we stood still in the middle of it (``settings``).
+_PASSING_STATES = frozenset({"25006", "25P03"})
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
 
@@ -55,7 +57,7 @@ def is_away(error: BaseException) -> bool:
     """
     state = _sqlstate(error)
     if state:
-        return state[:2] in _PASSING or state == _READ_ONLY
+        return state[:2] in _PASSING or state in _PASSING_STATES
     return isinstance(error, OperationalError | InterfaceError)
 
 

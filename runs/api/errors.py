@@ -29,6 +29,7 @@ from agents.exceptions import InvalidInput as InvalidAgentInput
 from agents.jsonable import child_path, clean_text
 
 from ..conf import conf
+from ..database import is_away
 from ..exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
@@ -211,7 +212,7 @@ def _translate_api_exception(exc: exceptions.APIException) -> _Answer:
 
 def _unavailable(exc: Exception) -> _Answer:
     """The database refused. Each service is one transaction, so nothing was half done."""
-    if isinstance(exc, (db.OperationalError, db.InterfaceError)):
+    if is_away(exc):
         logger.warning("the database does not answer (%s)", type(exc).__name__)
     else:
         logger.error("the database refused a statement", exc_info=exc)

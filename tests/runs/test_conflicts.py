@@ -28,7 +28,9 @@ WAIT_SECONDS = 20
 
 class TestWhatIsAway:
     PASSING = ["08006", "40001", "40P01", "53100", "53300", "55P03", "57P01", "57014", "25006"]
+    PASSING += ["25P03"]
     FOR_EVER = ["54000", "54001", "54023", "22001", "22P05", "23505", "23514", "42P01", "0A000"]
+    FOR_EVER += ["25P02"]
 
     @pytest.mark.postgres
     @pytest.mark.parametrize("state", PASSING + FOR_EVER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import DataError, InterfaceError, OperationalError
+from django.db import DataError, InterfaceError, OperationalError, connection
 
 from agents import Tools, agent
 from agents.guard import Guard
@@ -150,6 +151,40 @@ def test_a_broken_connection_neither_loses_nor_doubles(
             assert (record.status, record.result) == (Status.SUCCESS, "done")
             assert [ended.status for ended in run.ends if ended] == [Status.SUCCESS]
             assert_consistent(record)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("when", ["before its log", "before the commit"])
+def test_a_process_that_froze_in_the_middle_of_writing_writes_it_when_it_goes_on(
+    when: str, make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is good, but PostgreSQL has given up its transaction, for the locks."""
+    append = events.append
+    freezes = iter([_until_the_session_is_ended])
+
+    def freeze_and_append(rows: Any) -> None:
+        freeze = next(freezes, lambda: None)
+        if when == "before its log":
+            freeze()
+        append(rows)
+        if when == "before the commit":
+            freeze()
+
+    run = make()
+    monkeypatch.setattr(events, "append", freeze_and_append)
+    run.trace.emit("agent_start", {"attempt": 1})
+    record = run.end().wait()
+    assert next(freezes, None) is None, "it was frozen"
+    assert (record.status, record.result) == (Status.SUCCESS, "done")
+    assert record.events.get(seq=1).data == {"attempt": 1}
+    assert_consistent(record)
+
+
+def _until_the_session_is_ended() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 1")
+    goodbye, _, _ = select.select([connection.connection], [], [], 10)
+    assert goodbye, "the server says that it is over"
 
 
 @pytest.mark.usefixtures("on_both_databases")
