@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 COUNT = int(os.environ.get("QUEUED_RUNS") or 2_000)
 WORKERS = 6
+# Django puts a statement together for so long that a server which gives up idle transactions may
+# give up this one, beside six workers that look for something to do.
+_BATCH_SIZE = 100
 
 
 def test_six_workers_execute_each_queued_run_once(make_cluster: MakeCluster) -> None:
@@ -49,8 +52,8 @@ def _queue(cluster: Cluster, count: int) -> list[str]:
         ids = [uuid7() for _ in range(count)]
         RunRecord.objects.bulk_create(
             [RunRecord(id=id, root_id=id, agent="witness-once", owner=owner) for id in ids],
-            batch_size=2_000,
+            batch_size=_BATCH_SIZE,
         )
         inputs = [RunInput(run_id=id, value={}) for id in ids]
-        RunInput.objects.bulk_create(inputs, batch_size=5_000)
+        RunInput.objects.bulk_create(inputs, batch_size=_BATCH_SIZE)
     return [str(id) for id in ids]
