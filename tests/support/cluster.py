@@ -192,6 +192,7 @@ class Cluster:
             node.process.wait(10)
             if isinstance(node, Web):
                 node.client.close()
+        self.postgres.start()  # whoever has stopped it may have failed before it was to come back
         self.postgres.drop_database(self.url)
 
     def launch(

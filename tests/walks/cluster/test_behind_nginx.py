@@ -37,6 +37,7 @@ class Reader:
         self.end: dict[str, Any] | None = None
         self.comings = 0
         self._follow = follow
+        self._is_leaving = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
         self._thread.start()
 
@@ -44,9 +45,14 @@ class Reader:
         self._thread.join(PATIENCE_SECONDS)
         assert self.end is not None, "its feed has no end"
 
+    def leave(self) -> None:
+        """Follow no more, whatever there is; for when the proxy has ended what was open."""
+        self._is_leaving.set()
+        self._thread.join(PATIENCE_SECONDS)
+
     def _main(self) -> None:
         give_up = time.monotonic() + 3 * PATIENCE_SECONDS
-        while self.end is None and time.monotonic() < give_up:
+        while self.end is None and time.monotonic() < give_up and not self._is_leaving.is_set():
             self.comings += 1
             # Whoever comes just as a process goes is sent away again, one way or the other.
             with contextlib.suppress(httpx.TransportError, WebSocketException, OSError, EOFError):
@@ -118,7 +124,8 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
     folder.mkdir()
     cluster = make_cluster(**PRODUCTION)
     webs, _ = cluster.launch(webs=2, workers=1)
-    with proxying(folder, [web.port for web in webs]) as proxy:
+    ports = [web.port for web in webs]
+    with contextlib.ExitStack() as leaving, proxying(folder, ports) as proxy:
         site = client(proxy, cluster.token)
         _looks_right_from_outside(site, proxy)
         run = _start(site, "site-loop")
@@ -126,6 +133,8 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
             Reader(_socket(proxy, cluster.token, run)),
             Reader(_stream(client(proxy, cluster.token), run)),
         ]
+        for reader in readers:
+            leaving.callback(reader.leave)
         for reader in readers:  # while it runs: nothing is held back
             eventually(lambda reader=reader: len(reader.seqs) >= 2, "its first events are there")
         for web in webs:
