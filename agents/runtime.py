@@ -165,6 +165,7 @@ async def _settle(guard: Guard) -> None:
         await settle_started(guard)
         await close_clients(guard)  # what may be in flight now are responses that nobody reads
         await guard.settle()
+        await settle_started(guard)  # by a call that was in flight in a thread, left behind as well
         await close_clients(guard)
     finally:
         guard.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +23,7 @@ from agents import (
 )
 from agents.environment import ChildEnd
 from agents.exceptions import AgentNotFound, InvalidInput
-from agents.testing import Run, running
+from agents.testing import Run, observed_run, running
 from agents.tools.agent_client import AgentClient
 from tests.support.agent_run import AgentRun, turn_loop, within
 
@@ -360,6 +362,35 @@ async def test_a_stop_before_the_functions_end_stops_both(
     assert result.calls_started_after_stop == 0
     left = [event.data for event in result.events if event.type == "agent_call"][-2:]
     assert all(data["cleanup"] for data in left), "the runtime's own waits, after the stop"
+
+
+async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_well(
+    opened: Callable[[], asyncio.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_start = asyncio.Event()
+    queue = observed_run._Caller.queue
+
+    async def slow(self: Any, name: str, input: object) -> Any:
+        await may_start.wait()
+        return await queue(self, name, input)
+
+    monkeypatch.setattr(observed_run._Caller, "queue", slow)
+
+    @agent("caller")
+    def caller(tools: SyncTools) -> str:
+        threading.Thread(target=tools.agents.start, args=["worker"], daemon=True).start()
+        while not run.in_flight:
+            time.sleep(0.001)
+        return "done"
+
+    async with running(caller) as run:
+        while run._guard._idle is None:  # it is over, and the call in flight is waited for
+            await asyncio.sleep(0.001)
+        may_start.set()
+        result = await run.result()
+        child = await ended_child(run)
+    assert (result.status, child.status) == ("success", "stopped")
+    assert child.events[-1].ts <= result.events[-1].ts
 
 
 async def test_what_does_not_fit_is_refused_and_nothing_is_begun(
