@@ -79,6 +79,8 @@ class AgentHandle:
     async def _ended(self) -> ChildEnd | None:
         if self._end is None:
             self._end = await self._child.wait()
+            if self._end is not None:  # nothing is left to be settled, and its result may be large
+                _started.get(self._guard, {}).pop(self, None)
         return self._end
 
     async def _settle(self) -> None:
@@ -117,12 +119,13 @@ def result_of(guard: Guard, tool: str, agent: str, run: str, end: ChildEnd | Non
     raise SubAgentStopped(f"{agent} was stopped", agent=agent, run=run)
 
 
-_started: dict[Guard, list[AgentHandle]] = {}  # of the runs going on; used on their loop only
+#: What the runs going on have started, as far as it may go on; in order. Used on their loop only.
+_started: dict[Guard, dict[AgentHandle, None]] = {}
 
 
 def note_started(guard: Guard, handle: AgentHandle) -> None:
-    """Remember a handle until its caller's code is over."""
-    _started.setdefault(guard, []).append(handle)
+    """Remember a handle until its end is known, or its caller's code is over."""
+    _started.setdefault(guard, {})[handle] = None
 
 
 def forget_started(guard: Guard) -> None:
@@ -135,11 +138,7 @@ async def settle_started(guard: Guard) -> None:
 
     What was neither waited for nor left is asked to stop. To cancel this gives up the waiting.
     """
-    waiting = [
-        guard.create_task(handle._settle())
-        for handle in _started.pop(guard, ())
-        if handle._end is None
-    ]
+    waiting = [guard.create_task(handle._settle()) for handle in _started.pop(guard, ())]
     if not waiting:
         return
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +27,7 @@ from agents.environment import ChildEnd
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.testing import Run, observed_run, running
 from agents.tools.agent_client import AgentClient
+from agents.tools.agent_handle import settle_started
 from tests.support.agent_run import AgentRun, turn_loop, within
 
 SECONDS = 10.0
@@ -215,6 +218,24 @@ async def test_a_child_that_nobody_will_know_of_is_stopped(
     await turn_loop()
     assert len(caller.child.asked) == 1
     assert run.only("agent_call")["run"] == "child-1"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_only_what_may_go_on_is_remembered(
+    run: AgentRun, caller: Caller, client: AgentClient, ended: bool
+) -> None:
+    handle = await within(SECONDS, run.task(client.start("other")))
+    if ended:
+        caller.child.end(result="done")
+        await within(SECONDS, run.task(handle.wait()))
+    remembered = weakref.ref(handle)
+    del handle
+    gc.collect()
+    assert (remembered() is None) is ended
+    if not ended:
+        caller.child.end("stopped")
+    await within(SECONDS, run.task(settle_started(run.guard)))
+    assert caller.child.asked == ([] if ended else ["its caller did not wait for it"])
 
 
 # --- the caller's end, through the kit that everybody tests agents with -----------------------
