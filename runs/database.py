@@ -18,7 +18,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -30,7 +30,12 @@ from django.db import (
     transaction,
 )
 
-__all__ = ["DatabaseThreads", "in_transaction", "is_away"]
+__all__ = [
+    "DatabaseThreads",
+    "in_transaction",
+    "is_away",
+    "patiently",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,8 @@ _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
 _PASSING_STATES = frozenset({"25006", "25P03"})
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
+PATIENCE_SECONDS = 60.0  # for a database that is away
+RETRY_SECONDS = 0.2
 
 
 def is_away(error: BaseException) -> bool:
@@ -80,6 +87,23 @@ def in_transaction(work: Callable[[], T]) -> T:
             logger.info("a conflict with another transaction (%s), again", _sqlstate(error))
         time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - not to meet again
         tries += 1
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], *, go_on: Callable[[], object]) -> T:
+    """Await ``ask()``; again and again while the database is away, for a minute.
+
+    For what may be repeated also where only the answer was lost.
+    ``go_on`` is called before each repetition, and raises what is to come out instead.
+    """
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await ask()
+        except Exception as error:
+            if not is_away(error) or time.monotonic() > end:
+                raise
+        go_on()
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def _sqlstate(error: BaseException) -> str:

@@ -6,8 +6,6 @@ go on for a moment, and must not overwrite what the next attempt, or another run
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +17,7 @@ from django.utils import timezone
 from agents.cancellation import StopCause
 
 from .active import ActiveRun
-from .database import DatabaseThreads, in_transaction, is_away
+from .database import DatabaseThreads, in_transaction, patiently
 from .exceptions import LeaseLost
 from .models import DataStoreEntry, RunRecord
 from .planning import by_key
@@ -27,8 +25,6 @@ from .planning import by_key
 __all__ = ["OwnerStore"]
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 60.0  # for a database that is away
-RETRY_SECONDS = 0.2
 _CHUNK = 500  # keys in one statement: databases bound the number of parameters
 
 
@@ -73,15 +69,10 @@ class OwnerStore:
         All that a store does may be repeated, even where only the answer was lost. It ends with the
         lease, at the latest; and where a stop was asked for, that is what the agent learns.
         """
-        end = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return await self._database.run(work)
-            except Exception as error:
-                if not is_away(error) or time.monotonic() > end:
-                    raise
-            self._run.token.admit("data_store")
-            await asyncio.sleep(RETRY_SECONDS)
+        return await patiently(
+            partial(self._database.run, work),
+            go_on=partial(self._run.token.admit, "data_store"),
+        )
 
     async def _write(self, work: Callable[[], int]) -> int:
         try:

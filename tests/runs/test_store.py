@@ -15,6 +15,7 @@ from agents.cancellation import Lease
 from agents.guard import Guard
 from agents.tools.data_store import DataStore, InvalidEntry
 from agents.trace import Trace
+from runs import database
 from runs import store as store_module
 from runs.active import ActiveRun
 from runs.database import DatabaseThreads
@@ -148,7 +149,7 @@ class TestADatabaseThatIsAway:
 
         before = OwnerStore._under_claim
         monkeypatch.setattr(OwnerStore, "_under_claim", under_claim)
-        monkeypatch.setattr(store_module, "RETRY_SECONDS", 0.001)
+        monkeypatch.setattr(database, "RETRY_SECONDS", 0.001)
         return left
 
     async def test_is_waited_for(self, store: DataStore, away: list[int]) -> None:
@@ -160,7 +161,7 @@ class TestADatabaseThatIsAway:
     async def test_is_not_waited_for_without_end(
         self, store: DataStore, away: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.05)
+        monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.05)
         away[0] = 10**9
         with pytest.raises(OperationalError):
             await store.set("x", 1)
