@@ -13,17 +13,16 @@ import importlib
 import logging
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 from django.utils import timezone
 
 from agents import output, redaction, registry
 from agents.cancellation import CancelToken, StopCause
-from agents.environment import ChildEnd, Environment
+from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard
 from agents.registry import AgentDefinition
@@ -32,16 +31,15 @@ from agents.tools.llm import Model
 from agents.tools.pools import Transports
 from agents.trace import Trace, Usage
 
-from . import active, metrics, services
+from . import active, metrics
 from .active import ActiveRun, StopRequest
+from .children import Children
 from .conf import conf
 from .database import DatabaseThreads
 from .endings import Ended
-from .exceptions import InputTooLarge, ParentIsStopping, RunAlreadyFinished
-from .models import RunRecord, StopVia
+from .models import RunRecord
 from .recorder import Recorder
-from .started import Started, StartedRuns
-from .status import Status
+from .started import StartedRuns
 from .store import OwnerStore
 from .watchdog import Watchdog
 
@@ -49,11 +47,8 @@ __all__ = ["Executor"]
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
 SWITCH_SECONDS = 0.001  # Python's default is 0.005
 LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
-GAVE_UP = "its caller does not wait for it any longer"
 
 
 class Executor:
@@ -99,7 +94,7 @@ class Executor:
         return self._watchdog.blocked_seconds
 
     def submit(self, record: RunRecord, entry: ActiveRun) -> None:
-        """Begin with a claimed run. From any thread; ``record`` has its owner and input loaded."""
+        """Begin with a claimed run. From any thread; ``record`` came with its input."""
         with self._empty:
             self._root_count += 1
         self._loop.call_soon_threadsafe(self._begin, record, entry)
@@ -220,16 +215,16 @@ class Executor:
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
         if job.stop is not None:  # asked for between the claim and now
             entry.meet(job.stop)
-        children = _Children(self, entry, guard)
+        children = Children(entry, guard, self._database, self.started, self._spawn)
         try:
             outcome = await self._run(job, children, guard)
-            await self.started.end_attempt(entry, children.started)
+            await self.started.end_attempt(entry)
             ended = await self._write_end(trace, outcome)
         finally:
             active.remove(entry)
         return ended
 
-    async def _run(self, job: _Job, children: _Children, guard: Guard) -> Outcome:
+    async def _run(self, job: _Job, children: Children, guard: Guard) -> Outcome:
         try:
             definition = registry.get(job.agent)
             arguments = await self._arguments(definition, job)
@@ -254,7 +249,7 @@ class Executor:
         definition: AgentDefinition,
         arguments: dict[str, Any],
         owner_id: Any,
-        children: _Children,
+        children: Children,
         guard: Guard,
     ) -> Outcome:
         model, transports = self._tools()
@@ -278,66 +273,6 @@ class Executor:
             except asyncio.CancelledError:
                 logger.debug("cancelled while the end of run %s is being written", trace.run)
         return waiting.result()
-
-    async def start_child(
-        self, parent: ActiveRun, guard: Guard, name: str, input: object
-    ) -> _Child:
-        """Begin a run below ``parent``; see ``agents.environment.AgentCaller.start``."""
-        record, entry = await self._born(
-            services.start_child, "agents.call", parent, guard, name, input
-        )
-        return _Child(self, entry, self._spawn(record, entry))
-
-    async def queue_child(
-        self, parent: ActiveRun, guard: Guard, name: str, input: object
-    ) -> Started:
-        """Queue a run below ``parent``; see ``agents.environment.AgentCaller.queue``."""
-        record = await self._born(services.queue_child, "agents.start", parent, guard, name, input)
-        return Started(self.started, parent, record)
-
-    async def _born(
-        self,
-        bear: Callable[[ActiveRun, str, object], T],
-        tool: str,
-        parent: ActiveRun,
-        guard: Guard,
-        name: str,
-        input: object,
-    ) -> T:
-        try:
-            return await self._begun(bear, parent, name, input)
-        except ParentIsStopping:
-            await self._database.run(services.meet_request, parent)
-            guard.token.refuse(tool, name)
-        except InputTooLarge as error:
-            raise _TooLarge(str(error)) from error
-
-    async def _begun(self, start: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``start`` in a database thread; once it has begun, wait for it come what may.
-
-        A caller that is cancelled meanwhile would otherwise leave a committed run behind that
-        nobody executes. It gets the child all the same, and gives it up.
-        """
-        begun = self._database.submit(start, *args, **kwargs)
-        waiting = asyncio.wrap_future(begun)
-        while not waiting.done():
-            try:
-                await asyncio.wait((waiting,))
-            except asyncio.CancelledError:
-                if begun.cancel():
-                    raise
-        return waiting.result()
-
-    def give_up(self, run: uuid.UUID) -> None:
-        """Ask a called run to stop because its caller does not wait any longer."""
-        asked = self._database.submit(
-            services.request_stop,
-            run,
-            via=StopVia.PARENT,
-            reason=GAVE_UP,
-            check_permission=False,
-        )
-        asked.add_done_callback(_log_failure)
 
 
 @dataclass(slots=True)
@@ -370,71 +305,9 @@ class _Job:
         )
 
 
-class _TooLarge(AgentError):
-    """The input of a called agent has too many bytes."""
-
-    code = InputTooLarge.code
-
-
-class _Children:
-    """Starts agents below one run: an ``agents.environment.AgentCaller``."""
-
-    def __init__(self, executor: Executor, parent: ActiveRun, guard: Guard) -> None:
-        self._executor = executor
-        self.parent = parent
-        self._guard = guard
-        self.started: list[Started] = []
-
-    async def start(self, name: str, input: object) -> _Child:
-        return await self._executor.start_child(self.parent, self._guard, name, input)
-
-    async def queue(self, name: str, input: object) -> Started:
-        child = await self._executor.queue_child(self.parent, self._guard, name, input)
-        if not self.started:
-            self.parent.token.add_callback(self._leave)
-        self.started.append(child)
-        return child
-
-    def _leave(self, token: CancelToken) -> None:
-        if token.cause is StopCause.SHUTDOWN:
-            self._executor.started.leave(self.parent)
-
-
-class _Child:
-    """A called run: an ``agents.environment.ChildRun``."""
-
-    def __init__(
-        self, executor: Executor, entry: ActiveRun, task: asyncio.Task[Ended | None]
-    ) -> None:
-        self.id = str(entry.id)
-        self._executor = executor
-        self._entry = entry
-        self._task = task
-
-    async def wait(self) -> ChildEnd:
-        ended = await asyncio.shield(self._task)
-        match ended:
-            case Ended(status=Status.SUCCESS | Status.ERROR | Status.STOPPED as status):
-                return ChildEnd(cast(Any, status.value), ended.result, ended.error)
-            case _:  # the claim was lost, and the caller's with it
-                return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
-
-    def give_up(self) -> None:
-        # A shutdown reaches it through its token, and is nobody's wish: the first child to fail by
-        # it makes a TaskGroup give up the others.
-        if not self._entry.token.stopped:
-            self._executor.give_up(self._entry.id)
-
-
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
     if token.cause is StopCause.WISH:
         entry.tell()
     else:
         trace.emit("log", {"level": "warning", "message": token.reason})
-
-
-def _log_failure(asked: Future[Any]) -> None:
-    error = asked.exception()
-    if error is not None and not isinstance(error, RunAlreadyFinished):
-        logger.error("a called run could not be asked to stop: %r", error)

@@ -14,25 +14,27 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 from django.db import DatabaseError, InterfaceError
 
 from agents import registry
-from agents.cancellation import StopCause
+from agents.cancellation import CancelToken, StopCause
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.trace import CallInfo, Event
 
-from . import active, leases, live, services
+from . import leases, live, services
 from .active import ActiveRun
 from .database import DatabaseThreads
 from .exceptions import RunAlreadyFinished
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import TERMINAL, Status
+from .stopping import stop_children
 
-__all__ = ["Started", "StartedRuns"]
+__all__ = ["Started", "StartedRuns", "is_leaving"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,6 @@ class Started:
         self.end: ChildEnd | None = None
         self.queued_at = time.monotonic()
         self.is_running = False
-        self.is_asked = False  # to stop, its caller's process going away
         #: Who waits, and whether also while the process goes away.
         self.waiting: dict[asyncio.Future[ChildEnd | None], bool] = {}
         self._runs = runs
@@ -84,12 +85,21 @@ class StartedRuns:
         self._loop = loop
         self._database = database
         self._begin = begin
+        self._going_on: dict[ActiveRun, dict[uuid.UUID, Started]] = {}  # by caller
         self._awaited: dict[uuid.UUID, Started] = {}
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._is_failing = False
+
+    def add(self, caller: ActiveRun, run: RunRecord) -> Started:
+        """Take on a run that ``caller`` has started, until both are over."""
+        if caller not in self._going_on:
+            self._going_on[caller] = {}
+            caller.token.add_callback(partial(self._hear_of_stop, caller))
+        child = self._going_on[caller][run.pk] = Started(self, caller, run)
+        return child
 
     async def wait(self, child: Started, *, to_the_end: bool = False) -> ChildEnd | None:
         """Return how a run has ended, once it has; None when the caller's process goes away.
@@ -129,9 +139,9 @@ class StartedRuns:
 
         await self._database.run(ask)
 
-    async def end_attempt(self, caller: ActiveRun, children: Collection[Started]) -> None:
+    async def end_attempt(self, caller: ActiveRun) -> None:
         """Stop what ``caller`` has started, whose process goes away, and wait for that a while."""
-        going_on = [child for child in children if child.end is None]
+        going_on = self._going_on.pop(caller, {}).values()
         is_cut = caller.guard is not None and caller.guard.host_cancelled
         if not going_on or not is_leaving(caller) or is_cut:
             return
@@ -140,10 +150,6 @@ class StartedRuns:
                 await asyncio.gather(*[self.wait(child, to_the_end=True) for child in going_on])
         except (TimeoutError, asyncio.CancelledError):
             logger.info("run %s goes away before those that it has started", caller.id)
-
-    def leave(self, caller: ActiveRun) -> None:
-        """Let nobody wait any longer for what ``caller`` has started. From any thread."""
-        self._loop.call_soon_threadsafe(self._leave, caller)
 
     def look(self, runs: Iterable[uuid.UUID]) -> None:
         """Look soon whether these are over. From any thread."""
@@ -161,6 +167,11 @@ class StartedRuns:
     def text(self, run: str, agent: str, call: str, text: str) -> None: ...
 
     def activity(self, run: str, in_flight: list[CallInfo]) -> None: ...
+
+    def _hear_of_stop(self, caller: ActiveRun, token: CancelToken) -> None:
+        """Let nobody wait any longer for what a caller has started whose process goes away."""
+        if token.cause is StopCause.SHUTDOWN:
+            self._loop.call_soon_threadsafe(self._leave, caller)
 
     # On the loop:
 
@@ -211,11 +222,11 @@ class StartedRuns:
                 if child.end is not None:
                     continue
                 child.is_running = rows[child.run][1] == Status.RUNNING
-                if _must_be_stopped(child):
-                    await self.ask_to_stop(child, leases.CALLER_LOST)
-                    child.is_asked = True
-                elif not child.is_running and self._may_adopt(child):
+                if not child.is_running and self._may_adopt(child):
                     await self._adopt(child)
+            for caller in {child.caller for child in children if child.end is None}:
+                if is_leaving(caller):
+                    await self._stop_children(caller)
             self._is_failing = False
         except Exception as error:
             if not isinstance(error, DatabaseError | InterfaceError):
@@ -237,9 +248,14 @@ class StartedRuns:
         for caller in {child.caller for child in stopped if not child.caller.token.stopped}:
             await self._database.run(services.meet_request, caller)
 
+    async def _stop_children(self, caller: ActiveRun) -> None:
+        reason, here = leases.CALLER_LOST, caller.worker
+        await self._database.run(stop_children, caller.id, reason=reason, but_on=here)
+
     def _tell(self, child: Started, row: Row) -> None:
         _, status, result, error = row
         child.end = ChildEnd(cast(Any, status), result, error)
+        self._going_on.get(child.caller, {}).pop(child.run, None)  # its result may be large
         for future in child.waiting:
             if not future.done():
                 future.set_result(child.end)
@@ -292,18 +308,6 @@ def _is_limited(agent: str) -> bool:
         return registry.get(agent).options.max_concurrent is not None
     except AgentError:
         return False
-
-
-def _must_be_stopped(child: Started) -> bool:
-    """Tell whether a run has to be asked to stop because its caller's process goes away.
-
-    One that is in the same process is being ended there already, and by nobody's wish; it is asked
-    if it was handed back to the queue.
-    """
-    if child.is_asked or not is_leaving(child.caller):
-        return False
-    entry = active.get(child.run)
-    return entry is None or entry.worker != child.caller.worker
 
 
 def is_leaving(caller: ActiveRun) -> bool:

@@ -361,13 +361,16 @@ def stop_many(
     return [BulkOutcome(str(id), outcome) for id, outcome in outcomes.items()]
 
 
-def stop_children(run: uuid.UUID, *, reason: str) -> int:
+def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = None) -> int:
     """Ask what a run has started, and goes on elsewhere, to stop on its behalf; return how many.
 
-    What was in the hands of a worker that is lost is left to those who find it.
+    What was in the hands of a worker that is lost is left to those who find it, and what is
+    ``but_on`` a worker that goes away is being ended there, by nobody's wish. To be repeated:
+    either may hand a run back to the queue.
     """
     wish = _Wish(StopMode.GRACEFUL, reason, StopVia.PARENT, None)
-    elsewhere = Q(status=Status.QUEUED) | Q(worker__isnull=False, worker__lost_at=None)
+    held = Q(worker__isnull=False, worker__lost_at=None) & ~Q(worker=but_on)
+    elsewhere = Q(status=Status.QUEUED) | held
     children = RunRecord.objects.active().filter(elsewhere, parent=run, stop_requested_at=None)
     ids = list(children.values_list("pk", flat=True))
 

@@ -24,7 +24,8 @@ LAYERS = [
     # --- runs: what works
     ("runs.worker",),
     ("runs.caretaker",),
-    ("runs.executor", "runs.recorder", "runs.started", "runs.watchdog"),
+    ("runs.executor", "runs.recorder", "runs.watchdog"),
+    ("runs.children", "runs.started"),
     (
         "runs.services",
         "runs.stopping",

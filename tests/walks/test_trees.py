@@ -22,8 +22,8 @@ from agents import (
     cancellation,
 )
 from runs import active, services, stopping
+from runs.children import GAVE_UP
 from runs.exceptions import RunAlreadyFinished
-from runs.executor import GAVE_UP
 from runs.models import RunRecord
 from runs.services import StopResult
 from runs.status import Status
