@@ -7,10 +7,11 @@ and is looked after by ``started``.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from agents.environment import ChildEnd
@@ -19,11 +20,11 @@ from agents.guard import Guard
 
 from . import services
 from .active import ActiveRun
-from .database import DatabaseThreads
+from .database import DatabaseThreads, NothingWritten, patiently
 from .endings import Ended
-from .exceptions import InputTooLarge, ParentIsStopping, RunAlreadyFinished
-from .models import RunRecord, StopVia
-from .started import Started, StartedRuns
+from .exceptions import InputTooLarge, ParentIsStopping
+from .models import RunRecord
+from .started import Started, StartedRuns, ask_to_stop
 from .status import Status
 
 __all__ = ["Children"]
@@ -42,7 +43,7 @@ class Children:
         begin: begins with a called run.
     """
 
-    __slots__ = ("_begin", "_database", "_guard", "_started", "parent")
+    __slots__ = ("_begin", "_database", "_giving_up", "_guard", "_started", "parent")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Children:
         self._database = database
         self._started = started
         self._begin = begin
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     async def start(self, name: str, input: object) -> _Called:
         record, entry = await self._born(services.start_child, "agents.call", name, input)
@@ -68,21 +70,28 @@ class Children:
 
     def give_up(self, run: uuid.UUID) -> None:
         """Ask a called run to stop because nobody waits for it any longer."""
-        asked = self._database.submit(
-            services.request_stop,
-            run,
-            via=StopVia.PARENT,
-            reason=GAVE_UP,
-            check_permission=False,
+        # In a context of its own: it is no task of the agent's, and outlives what it did.
+        giving_up = asyncio.get_running_loop().create_task(
+            ask_to_stop(self._database, self.parent, run, GAVE_UP), context=contextvars.Context()
         )
-        asked.add_done_callback(_log_failure)
+        self._giving_up.add(giving_up)
+        giving_up.add_done_callback(self._has_given_up)
+
+    def _has_given_up(self, task: asyncio.Task[None]) -> None:
+        self._giving_up.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a called run could not be asked to stop: %r", error)
 
     async def _born(
         self, bear: Callable[[ActiveRun, str, object], T], tool: str, name: str, input: object
     ) -> T:
         parent, token = self.parent, self._guard.token
         try:
-            return await self._begun(bear, parent, name, input)
+            return await patiently(
+                partial(self._begun, bear, parent, name, input),
+                go_on=partial(token.admit, tool, name, in_cleanup=False),
+                may_repeat=lambda error: isinstance(error, NothingWritten),
+            )
         except ParentIsStopping:
             await self._database.run(services.meet_request, parent)
             token.refuse(tool, name)
@@ -136,9 +145,3 @@ class _TooLarge(AgentError):
     """The input of a called agent has too many bytes."""
 
     code = InputTooLarge.code
-
-
-def _log_failure(asked: Future[Any]) -> None:
-    error = asked.exception()
-    if error is not None and not isinstance(error, RunAlreadyFinished):
-        logger.error("a called run could not be asked to stop: %r", error)

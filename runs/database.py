@@ -18,7 +18,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -32,9 +32,11 @@ from django.db import (
 
 __all__ = [
     "DatabaseThreads",
+    "NothingWritten",
     "in_transaction",
     "is_away",
     "patiently",
+    "whole_or_not_at_all",
 ]
 
 logger = logging.getLogger(__name__)
@@ -89,10 +91,38 @@ def in_transaction(work: Callable[[], T]) -> T:
         tries += 1
 
 
-async def patiently(ask: Callable[[], Awaitable[T]], *, go_on: Callable[[], object]) -> T:
+class NothingWritten(OperationalError):
+    """The database went away before the commit: what was to be written may be tried again."""
+
+
+@contextlib.contextmanager
+def whole_or_not_at_all() -> Iterator[None]:
+    """Open a transaction for what must not be done twice.
+
+    Raises:
+        NothingWritten: the database is away, and nothing is there of what the body wrote. Any other
+            error by which it is away came with the commit: then nobody knows.
+    """
+    is_whole = False
+    try:
+        with transaction.atomic():
+            yield
+            is_whole = True
+    except Exception as error:
+        if is_whole or not is_away(error):
+            raise
+        raise NothingWritten(str(error)) from error
+
+
+async def patiently(
+    ask: Callable[[], Awaitable[T]],
+    *,
+    go_on: Callable[[], object],
+    may_repeat: Callable[[BaseException], bool] = is_away,
+) -> T:
     """Await ``ask()``; again and again while the database is away, for a minute.
 
-    For what may be repeated also where only the answer was lost.
+    For what may be repeated also where only the answer was lost, unless ``may_repeat`` tells.
     ``go_on`` is called before each repetition, and raises what is to come out instead.
     """
     end = time.monotonic() + PATIENCE_SECONDS
@@ -100,7 +130,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], *, go_on: Callable[[], obje
         try:
             return await ask()
         except Exception as error:
-            if not is_away(error) or time.monotonic() > end:
+            if not may_repeat(error) or time.monotonic() > end:
                 raise
         go_on()
         await asyncio.sleep(RETRY_SECONDS)

@@ -26,6 +26,7 @@ from agents.registry import AgentDefinition
 
 from . import active, live
 from .conf import conf
+from .database import whole_or_not_at_all
 from .exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
@@ -121,10 +122,11 @@ def start_child(
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
         ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        NothingWritten: the database is away; it may be tried again.
     """
     definition, encoded = _validated(agent, input)
     with active.claiming():
-        with transaction.atomic():
+        with whole_or_not_at_all():
             run = _new_child(parent, definition, is_called=True)
             _claimed_at_birth(run, parent.worker)
             _insert(run, input, len(encoded))
@@ -142,9 +144,10 @@ def queue_child(parent: active.ActiveRun, agent: str, input: object) -> RunRecor
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
         ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        NothingWritten: the database is away; it may be tried again.
     """
     definition, encoded = _validated(agent, input)
-    with transaction.atomic():
+    with whole_or_not_at_all():
         run = _new_child(parent, definition, is_called=False)
         _insert(run, input, len(encoded))
     live.wake_workers()

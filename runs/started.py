@@ -28,13 +28,13 @@ from agents.trace import CallInfo, Event
 
 from . import leases, live, services
 from .active import ActiveRun
-from .database import DatabaseThreads
-from .exceptions import RunAlreadyFinished
+from .database import DatabaseThreads, patiently
+from .exceptions import LeaseLost, RunAlreadyFinished
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import TERMINAL, Status
 from .stopping import stop_children
 
-__all__ = ["Started", "StartedRuns", "is_leaving"]
+__all__ = ["Started", "StartedRuns", "ask_to_stop", "is_leaving"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,35 @@ class Started:
     async def ask_to_stop(self, reason: str) -> None:
         if self.end is None:
             await self._runs.ask_to_stop(self, reason)
+
+
+async def ask_to_stop(
+    database: DatabaseThreads, caller: ActiveRun, run: uuid.UUID, reason: str
+) -> None:
+    """Ask a run to stop on its caller's behalf; does nothing if it is over.
+
+    Nobody else would, so it is repeated while the database is away.
+
+    Raises:
+        LeaseLost: the caller's lease is over, and whoever has the claim next sees to it.
+    """
+
+    def ask() -> None:
+        try:
+            services.request_stop(
+                run,
+                via=StopVia.PARENT,
+                reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
+                check_permission=False,
+            )
+        except RunAlreadyFinished:
+            logger.debug("run %s was over when its caller asked it to stop", run)
+
+    def go_on() -> None:
+        if caller.token.lease.is_over:
+            raise LeaseLost("the lease was over before a sub-agent could be asked to stop")
+
+    await patiently(partial(database.run, ask), go_on=go_on)
 
 
 class StartedRuns:
@@ -124,20 +153,7 @@ class StartedRuns:
                 self._awaited.pop(child.run, None)
 
     async def ask_to_stop(self, child: Started, reason: str) -> None:
-        """Ask one run to stop on its caller's behalf."""
-
-        def ask() -> None:
-            try:
-                services.request_stop(
-                    child.run,
-                    via=StopVia.PARENT,
-                    reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
-                    check_permission=False,
-                )
-            except RunAlreadyFinished:
-                logger.debug("run %s was over when its caller asked it to stop", child.id)
-
-        await self._database.run(ask)
+        await ask_to_stop(self._database, child.caller, child.run, reason)
 
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Stop what ``caller`` has started, whose process goes away, and wait for that a while."""

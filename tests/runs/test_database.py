@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.contrib.auth.models import User
+from django.db import DataError, InterfaceError, OperationalError, connection
 
-from runs.database import DatabaseThreads
+from runs.database import DatabaseThreads, NothingWritten, whole_or_not_at_all
 from runs.models import RunRecord
+from tests.support.rows import make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,3 +45,34 @@ def test_a_connection_that_failed_is_not_used_again(threads: DatabaseThreads) ->
     with pytest.raises(OperationalError):
         threads.submit(fail).result(5)
     assert threads.submit(lambda: connection.connection is None).result(5)
+
+
+class TestWholeOrNotAtAll:
+    @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+    def test_before_the_commit_nothing_is_there(self, alice: User, error: type[Exception]) -> None:
+        def be_born() -> None:
+            with whole_or_not_at_all():
+                make_run(alice)
+                raise error("the connection is broken")
+
+        with pytest.raises(NothingWritten, match="broken"):
+            be_born()
+        assert not RunRecord.objects.exists()
+
+    def test_with_the_commit_nobody_knows(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def commit() -> None:
+            committed()
+            raise OperationalError("the connection is broken")
+
+        committed = connection._commit
+        monkeypatch.setattr(connection, "_commit", commit)
+        with pytest.raises(OperationalError) as raised, whole_or_not_at_all():
+            make_run(alice)
+        assert not isinstance(raised.value, NothingWritten)
+        assert RunRecord.objects.exists()
+
+    def test_what_is_refused_would_be_refused_again(self, alice: User) -> None:
+        with pytest.raises(DataError), whole_or_not_at_all():
+            raise DataError("too long")

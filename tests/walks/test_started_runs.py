@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from agents import SubAgentFailed, SubAgentStopped, SyncTools, Tools, agent
 from agents.runtime import Outcome
 from agents.trace import Usage
-from runs import leases, started, stopping, transitions
+from runs import database, leases, services, started, stopping, transitions
 from runs.consumers import AgentConsumer
 from runs.endings import Ending, News, record_news
 from runs.models import RunRecord, WorkerRecord
@@ -340,6 +341,118 @@ def test_a_shutdown_ends_what_was_started_before_its_caller(
         assert_consistent(run)
     else:
         assert (run.status, run.holds_slot, run.in_flight) == (Status.QUEUED, True, [])
+
+
+def test_what_a_shutdown_hands_back_is_stopped_with_its_caller(
+    hire: Hire, start: Start, log: Journal, gate: Gate
+) -> None:
+    @agent("again", on_worker_loss="requeue")
+    async def again(tools: Tools) -> None:
+        gate.arrive()
+        while True:
+            await tools.data_store.get("x")
+            await asyncio.sleep(0.002)
+
+    @agent("caller")
+    async def caller(tools: Tools) -> None:
+        await (await tools.agents.start("again"))
+
+    worker = hire()
+    run = start("caller")
+    gate.until_arrived()
+    worker.stop_threads()
+    record = assert_consistent(run)
+    child = record.children.get()
+    assert (record.error["code"], child.status) == ("worker_shutdown", Status.STOPPED)
+    assert (child.stop_via, child.stop_reason) == ("parent", leases.CALLER_LOST)
+
+
+class TestADatabaseThatIsAway:
+    """For a moment: so long agents go on."""
+
+    @pytest.fixture
+    def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+        """Be away for some calls of what is in services; the list has them."""
+
+        def break_off(service: str, when: str = "before", times: int = 2) -> list[str]:
+            original = getattr(services, service)
+            broken: list[str] = []
+
+            def breaking(*arguments: Any, **options: Any) -> Any:
+                if len(broken) == times:
+                    return original(*arguments, **options)
+                broken.append(service)
+                if when == "after":
+                    original(*arguments, **options)
+                raise OperationalError("the connection is broken")
+
+            monkeypatch.setattr(services, service, breaking)
+            return broken
+
+        monkeypatch.setattr(database, "RETRY_SECONDS", 0.01)
+        return break_off
+
+    @pytest.mark.parametrize("tool", ["call", "start"])
+    def test_calls_of_others_wait_for_it(
+        self, tool: str, worker: Worker, start: Start, log: Journal, away: Any
+    ) -> None:
+        @agent("caller")
+        async def caller(tools: Tools) -> int:
+            if tool == "call":
+                return int(await tools.agents.call("double", {"n": 4}))
+            return int(await (await tools.agents.start("double", {"n": 4})))
+
+        broken = away("_new_child")
+        run = start("caller")
+        assert log.over(run).result == 8
+        assert len(broken) == 2
+        assert assert_consistent(run).children.count() == 1
+
+    def test_a_stop_is_not_kept_waiting(
+        self, worker: Worker, start: Start, stop: Any, log: Journal, away: Any
+    ) -> None:
+        @agent("caller")
+        async def caller(tools: Tools) -> None:
+            await tools.agents.call("double", {"n": 4})
+
+        broken = away("_new_child", times=10**9)
+        run = start("caller")
+        eventually(lambda: len(broken) > 0, "the call has failed")
+        stop(run)
+        assert log.over(run).status == Status.STOPPED
+        assert not assert_consistent(run).children.exists()
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_what_was_not_waited_for_is_asked_to_stop_all_the_same(
+        self, when: str, worker: Worker, start: Start, log: Journal, away: Any
+    ) -> None:
+        @agent("caller")
+        async def caller(tools: Tools) -> str:
+            await tools.agents.start("endless")
+            return "done"
+
+        broken = away("request_stop", when)
+        run = start("caller")
+        record = log.over(run)
+        assert (record.status, record.result) == (Status.SUCCESS, "done")
+        assert broken
+        assert assert_consistent(run).children.get().status == Status.STOPPED
+
+    def test_a_called_one_that_nobody_waits_for_is_asked_to_stop_all_the_same(
+        self, worker: Worker, start: Start, log: Journal, away: Any
+    ) -> None:
+        @agent("caller")
+        async def caller(tools: Tools) -> str:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await tools.agents.call("endless")
+            return "went on"
+
+        broken = away("request_stop")
+        run = start("caller")
+        assert log.over(run).result == "went on"
+        assert len(broken) == 2
+        assert assert_consistent(run).children.get().status == Status.STOPPED
 
 
 def test_nothing_is_born_below_a_run_whose_worker_was_lost(
