@@ -28,6 +28,7 @@ __all__ = [
     "all_runs",
     "claiming",
     "get",
+    "lease_of",
     "remove",
     "remove_worker",
     "trip",
@@ -137,10 +138,6 @@ class ActiveRun:
     #: Whether the log has the ``stop_requested`` event already.
     stop_told: bool = False
     _telling: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        if self.token.parent is None:  # else it has its caller's
-            self.token.lease = _workers.get(self.worker, self.token.lease)
 
     def meet(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""
@@ -262,6 +259,15 @@ def add_worker(worker: uuid.UUID, lease: Lease) -> None:
     """
     with _lock:
         _workers[worker] = lease
+
+
+def lease_of(worker: uuid.UUID) -> Lease:
+    """Return what runs of a worker are claimed under now; without end for one that is not here.
+
+    To be asked for before the claim: others may declare the worker lost behind it, and it is not
+    here any more when the claim is registered.
+    """
+    return _workers.get(worker) or Lease()
 
 
 def remove_worker(worker: uuid.UUID) -> None:

@@ -53,9 +53,10 @@ class Caretaker:
         if now < self._next_look:
             return False
         self._next_look = now + NEIGHBOURS_SECONDS
-        found = leases.mark_vanished_neighbours(self._me() if self._me else None)
+        me = self._me() if self._me else None
+        found = leases.mark_vanished_neighbours(me)
         if now >= self._next_reaping:
-            found += leases.mark_lost_leases()
+            found += leases.mark_lost_leases(me)
             self._next_reaping = now + self._reaping_seconds
         recovered = leases.recover_runs()
         if not recovered:

@@ -135,6 +135,7 @@ def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[Run
     Raises:
         QueueIsBusy: nothing was claimed; try again in a moment.
     """
+    lease = active.lease_of(worker)
     with active.claiming():
         with transaction.atomic():  # a claim whose records can't be read is none
             ids = queue.claim(worker, count, timezone.now(), limits)
@@ -147,7 +148,8 @@ def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[Run
             )
             records.sort(key=lambda record: (-record.priority, record.turn, record.created_at))
         for record in records:
-            active.add(active.ActiveRun(record.pk, worker, record.attempt))
+            token = CancelToken(lease=lease)
+            active.add(active.ActiveRun(record.pk, worker, record.attempt, token))
     live.publish_changes((record.pk, record.root_id) for record in records)
     for record in records:
         metrics.observe_claim(record.created_at, record.started_at, record.attempt)
@@ -175,10 +177,13 @@ def adopt(caller: active.ActiveRun, run: uuid.UUID) -> tuple[RunRecord, active.A
     return record, entry
 
 
-def mark_lost_leases() -> list[WorkerRecord]:
-    """Declare workers lost whose lease is over; return those that this call declared."""
+def mark_lost_leases(me: uuid.UUID | None = None) -> list[WorkerRecord]:
+    """Declare workers lost whose lease is over; return those that this call declared.
+
+    But not ``me``: who can ask can renew, and does when it is time.
+    """
     is_over = Q(lease_until__lt=Now())
-    workers = WorkerRecord.objects.filter(is_over, lost_at=None)
+    workers = WorkerRecord.objects.filter(is_over, ~Q(pk=me), lost_at=None)
     return [worker for worker in workers if _declare_lost(worker, "lease", is_over)]
 
 

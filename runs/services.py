@@ -94,14 +94,16 @@ def start_run(
     run = _new_run(definition, owner, idempotency_key=idempotency_key, idempotency_digest=digest)
     if priority is not None:
         run.priority = priority
+    token = CancelToken()
     if worker is not None:
         _claimed_at_birth(run, worker)
+        token.lease = active.lease_of(worker)
     try:
         with active.claiming() if worker else nullcontext():
             with transaction.atomic():
                 _insert(run, input, len(encoded))
             if worker is not None:
-                active.add(active.ActiveRun(run.pk, worker))
+                active.add(active.ActiveRun(run.pk, worker, token=token))
     except IntegrityError:
         if idempotency_key and (known := _known(owner, idempotency_key, digest)):
             return known, False  # somebody was faster by a moment

@@ -74,6 +74,7 @@ class Worker:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lease = Lease()
+        self._next_renewal = 0.0
         self._retention = RetentionThread()
         self._drain_lock = threading.Lock()
         self._is_drained = False
@@ -215,18 +216,11 @@ class Worker:
     # The heart.
 
     def _heart_main(self) -> None:
-        renewal = self._lease_seconds / 3
-        next_renewal = time.monotonic() + renewal
         caretaker = Caretaker(self._lease_seconds, lambda: self.id)
         is_more = False
         while not self._stopping.is_set():
-            now = time.monotonic()
             try:
-                if now >= next_renewal:
-                    next_renewal = now + renewal
-                    self._renew()
-                    if leases.recover_strays(self.id):
-                        active.wake()
+                self._renew_if_due()
                 is_more = caretaker.tick()
                 self._meet_requests()
             except Exception as error:  # whatever it is, the worker goes on
@@ -243,6 +237,16 @@ class Worker:
         while not self._stopping.wait(FENCE_SECONDS):
             self._fence_if_late()
 
+    def _renew_if_due(self) -> None:
+        """Renew every third of the lease; what fails is tried again at the next look."""
+        now = time.monotonic()
+        if now < self._next_renewal:
+            return
+        self._renew()
+        self._next_renewal = now + self._lease_seconds / 3
+        if leases.recover_strays(self.id):
+            active.wake()
+
     def _renew(self) -> None:
         began = time.monotonic()
         is_draining = self._draining.is_set()
@@ -254,8 +258,7 @@ class Worker:
         metrics.LEASE_RENEWALS.labels("ok" if is_renewed else "lost").inc()
         if not is_renewed:
             logger.error("worker %s was declared lost by others; its runs are stopped", self.id)
-            self._lease.end()
-            self._trip_all("the lease was lost")
+            _end(self._lease, "the lease was lost")
             self._register_anew()
         elif not self._lease.extend(began + self._own_seconds()):
             # Too late, though no other has noticed. What was refused meanwhile is over for good.
@@ -282,6 +285,7 @@ class Worker:
 
     def _begin_lease(self, began: float) -> None:
         self._lease = Lease(began + self._own_seconds())
+        self._next_renewal = began + self._lease_seconds / 3
         active.add_worker(self.id, self._lease)
 
     def _own_seconds(self) -> float:
@@ -290,9 +294,9 @@ class Worker:
 
     def _fence_if_late(self) -> None:
         """Stop the own runs before others may take the lease for over."""
-        if self._lease.is_over:
-            self._lease.end()
-            self._trip_all("the lease could not be renewed in time")
+        lease = self._lease  # the heart may begin another one meanwhile
+        if lease.is_over:
+            _end(lease, "the lease could not be renewed in time")
 
     def _meet_requests(self) -> None:
         """Trip the tokens of runs whose stop was asked for in another process."""
@@ -307,10 +311,6 @@ class Worker:
             entry = active.get(id)
             if entry is not None and entry.token.cause is not StopCause.WISH:
                 services.meet_request(entry)
-
-    def _trip_all(self, reason: str) -> None:
-        for entry in self._mine():
-            entry.token.request(reason=reason, cause=StopCause.SHUTDOWN)
 
     def _mine(self) -> list[ActiveRun]:
         return [entry for entry in active.all_runs() if entry.worker == self.id]
@@ -344,7 +344,8 @@ class Worker:
         if self._executor.wait_until_empty(self._drain_seconds):
             return
         logger.info("the drain time is over, unwinding %d runs", self._executor.root_count)
-        self._trip_all("the worker is shutting down")
+        for entry in self._mine():
+            entry.token.request(reason="the worker is shutting down", cause=StopCause.SHUTDOWN)
         if self._executor.wait_until_empty(UNWIND_SECONDS):
             return
         self._executor.cancel_all()
@@ -379,6 +380,14 @@ class Worker:
         active.remove_worker(self.id)
         for entry in self._mine():
             active.remove(entry)
+
+
+def _end(lease: Lease, reason: str) -> None:
+    """End a lease, and stop the runs that were claimed under it; from any thread."""
+    lease.end()
+    for entry in active.all_runs():
+        if entry.token.lease is lease:
+            entry.token.request(reason=reason, cause=StopCause.SHUTDOWN)
 
 
 def _report(what: str, error: Exception) -> None:
