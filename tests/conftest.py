@@ -7,6 +7,7 @@ the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The lifespan refuses to serve with the published key outside debug, and under pytest-django
     # DEBUG is always off.
     settings.SECRET_KEY = "only for tests, and long enough for every check of Django's"
+    # A script's background job has SIGINT ignored, and so would be every process that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A fraction of a second per user, otherwise.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     config.pluginmanager.register(_SkipWatch(), "skip-watch")

@@ -9,6 +9,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from tests.support.databases import drop_database
 from tests.support.services import PrivatePostgres, PrivateRedis
 
 
@@ -28,7 +29,7 @@ def test_postgres_goes_and_comes_back(private_postgres: PrivatePostgres) -> None
     with psycopg.connect(copy) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     for one in (copy, url):
-        private_postgres.drop_database(one)
+        drop_database(one)
 
 
 def test_postgres_freezes_with_all_its_connections(private_postgres: PrivatePostgres) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import uuid
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.support.browser import Complaints
+from tests.support.databases import Database
 from tests.support.llm_server import LLMServer
 from tests.support.server import Installation, Server
 
@@ -41,44 +40,44 @@ def insert(
     installation: Installation, count: int, *, agent: str = "inserted", status: str = "success"
 ) -> list[str]:
     """Put runs of ``demo`` into the table behind everybody's back, as if from long ago."""
-    ids = [uuid.uuid4().hex for _ in range(count)]
+    ids = [uuid.uuid4() for _ in range(count)]
     defaults = {
         "depth": 0, "result": "null", "partial_result": "null", "attempt": 1, "max_attempts": 1,
-        "requeue_on_loss": 0, "in_flight": "[]", "last_seq": 0, "llm_calls": 0, "input_tokens": 0,
-        "output_tokens": 0, "usage_estimated": 0, "idempotency_digest": "", "stop_mode": "",
-        "stop_reason": "", "stop_via": "", "stop_finished_first": 0, "stop_abandoned": 0,
-        "stop_calls_started_after_acknowledgement": 0, "priority": 0, "turn": 0, "holds_slot": 1,
-        "has_children": 0,
+        "requeue_on_loss": False, "in_flight": "[]", "last_seq": 0, "llm_calls": 0,
+        "input_tokens": 0, "output_tokens": 0, "usage_estimated": False,
+        "idempotency_digest": "", "stop_mode": "", "stop_reason": "", "stop_via": "",
+        "stop_finished_first": False, "stop_abandoned": False,
+        "stop_calls_started_after_acknowledgement": 0, "priority": 0, "turn": 0, "holds_slot": True,
+        "has_children": False,
     }  # fmt: skip
     at = str(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).replace(tzinfo=None))
     is_over = status == "success"
     values = {**defaults, "agent": agent, "status": status, "created_at": at, "started_at": at}
     if is_over:
         values["finished_at"] = at
-    with closing(sqlite3.connect(installation.database, timeout=20)) as connection:
-        if not is_over:  # held by a worker elsewhere, or the reaper ends them
-            values["worker_id"] = _insert_worker(connection)
-        columns = ", ".join(["id", "root_id", "owner_id", *values])
-        places = ", ".join([*"??", OWNER, *["?"] * len(values)])
-        connection.executemany(
-            f"INSERT INTO runs_runrecord ({columns}) VALUES ({places})",
-            [(id, id, *values.values()) for id in ids],
-        )
-        connection.executemany(
-            "INSERT INTO runs_runinput (run_id, value, size_bytes) VALUES (?, '{}', 2)",
-            [(id,) for id in ids],
-        )
-        connection.commit()
-    return [str(uuid.UUID(id)) for id in ids]
+    database = installation.database
+    if not is_over:  # held by a worker elsewhere, or the reaper ends them
+        values["worker_id"] = _insert_worker(database)
+    columns = ", ".join(["id", "root_id", "owner_id", *values])
+    places = ", ".join(["%s", "%s", OWNER, *["%s"] * len(values)])
+    database.execute_many(
+        f"INSERT INTO runs_runrecord ({columns}) VALUES ({places})",
+        [(id, id, *values.values()) for id in ids],
+    )
+    database.execute_many(
+        "INSERT INTO runs_runinput (run_id, value, size_bytes) VALUES (%s, '{}', 2)",
+        [(id,) for id in ids],
+    )
+    return [str(id) for id in ids]
 
 
-def _insert_worker(connection: sqlite3.Connection) -> str:
-    id, now, later = uuid.uuid4().hex, "2026-01-02 03:04:05", "2100-01-01 00:00:00"
-    connection.execute(
+def _insert_worker(database: Database) -> uuid.UUID:
+    id, now, later = uuid.uuid4(), "2026-01-02 03:04:05", "2100-01-01 00:00:00"
+    database.execute(
         "INSERT INTO runs_workerrecord (id, name, host_identity, pid, pid_started, capacity,"
         " started_at, heartbeat_at, lease_until, limited_by)"
-        " VALUES (?, ?, ?, 1, 1, 1, ?, ?, ?, '')",
-        (id, "elsewhere", "another host", now, now, later),
+        " VALUES (%s, %s, %s, 1, 1, 1, %s, %s, %s, '')",
+        *(id, "elsewhere", "another host", now, now, later),
     )
     return id
 
@@ -220,12 +219,12 @@ def test_all_across_the_pages_are_stopped(
     expect(desk.locator(".outcome-counts")).to_contain_text("600 accepted")
     expect(desk.locator(".stop-page")).to_contain_text("... and 300 more, in the file below.")
     asked = "SELECT count(*) FROM runs_runrecord WHERE agent = 'across' AND stop_via = 'admin'"
-    assert installation.execute(asked) == [(600,)]
+    assert installation.database.execute(asked) == [(600,)]
     with desk.expect_download() as download:
         desk.get_by_role("button", name="Download all outcomes").click()
     assert len(download.value.path().read_text().splitlines()) == 601
     # Nobody works on these, and the next test's runs would wait behind them.
-    installation.execute(
+    installation.database.execute(
         "UPDATE runs_runrecord SET status = 'stopped', finished_at = started_at"
         " WHERE agent = 'across'"
     )

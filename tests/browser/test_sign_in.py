@@ -76,10 +76,10 @@ def test_a_run_of_somebody_else_does_not_exist(
     page.goto(f"/app/runs/{id}/")
     expect(page.locator(f"main[data-run='{id}']")).to_be_visible()
 
-    installation.execute(
+    installation.database.execute(
         "UPDATE runs_runrecord SET owner_id = (SELECT id FROM auth_user WHERE username = 'admin')"
-        " WHERE id = ?",
-        id.replace("-", ""),
+        " WHERE id = %s",
+        uuid.UUID(id),
     )
     complaints.expect(rf"status 404: GET .*{id}", rf"status of 404.*{id}")
     page.goto(f"/app/runs/{id}/")

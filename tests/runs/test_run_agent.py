@@ -589,7 +589,6 @@ def _environment(**changes: str) -> dict[str, str]:
         "DATABASE_URL": _test_database_url(),
         "DJANGO_DEBUG": "1",
         "DJANGO_SETTINGS_MODULE": "project.settings",
-        "REDIS_URL": "",
         "LLM_BASE_URL": "",
         "LLM_API_KEY": "",
         **changes,

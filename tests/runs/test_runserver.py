@@ -24,27 +24,23 @@ from django.core.management import CommandError, call_command
 from runs.demo_users import DEMO_USERS, create_missing_demo_users, find_open_demo_users
 from runs.management.commands.runserver import _bind
 from runs.server import DrainingServer
-from tests.support.processes import Process, run_manage, start_manage
+from tests.support.processes import Process, start_manage
+from tests.support.server import Installation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _TIMEOUT_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    folder = tmp_path_factory.mktemp("runserver")
+    return Installation(folder, DJANGO_SETTINGS_MODULE="project.settings")
+
+
+@pytest.fixture(scope="module")
+def environment(installation: Installation) -> dict[str, str]:
     """Return the environment of a fresh, migrated debug installation with the demo users."""
-    database = tmp_path_factory.mktemp("runserver") / "db.sqlite3"
-    environment = os.environ | {
-        "DATABASE_URL": f"sqlite:///{database}",
-        "DJANGO_DEBUG": "1",
-        "REDIS_URL": "",
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        "PYTHONUNBUFFERED": "1",
-    }
-    for command in (["migrate", "-v0"], ["create_demo_users"]):
-        done = run_manage(*command, environment=environment)
-        assert done.returncode == 0, done.stderr
-    return environment
+    return installation.environment
 
 
 class Server:

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import connection
 
+from tests.support.databases import new_database
 from tests.support.processes import run_manage
 from tests.support.server import Installation, Server, eventually
 
@@ -24,8 +26,7 @@ def site(tmp_path: Path) -> Installation:
 
 def _refusal(*arguments: str, **environment: str) -> str:
     """Call a runworker that is to refuse, and return what it says."""
-    clean = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
-    done = run_manage("runworker", *arguments, environment=clean | environment)
+    done = run_manage("runworker", *arguments, environment=os.environ | environment)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -40,8 +41,10 @@ def test_a_site_without_a_worker_queues_and_a_worker_runs(site: Installation) ->
         assert checks["worker"] == "none"
         with site.working("--max-concurrent", "7") as worker:
             said = worker.output
-            assert re.search(r"Worker \S+:\d+ takes up to 7 runs \(database SQLite", said)
-            assert "finds new runs and stops by looking" in said  # there is no Redis
+            engine = connection.display_name
+            assert re.search(rf"Worker \S+:\d+ takes up to 7 runs \(database {engine}", said)
+            has_redis = bool(os.environ.get("REDIS_URL"))
+            assert ("finds new runs and stops by looking" in said) is not has_redis
             assert server.until(run, "success")["result"] == 3
             loop = server.start("site-loop")
             server.until_it_works(loop)
@@ -82,7 +85,8 @@ def test_it_serves_its_health_by_any_name_and_nothing_else(site: Installation) -
 
 
 def test_it_refuses_a_database_without_tables(tmp_path: Path) -> None:
-    said = _refusal(DATABASE_URL=f"sqlite:///{tmp_path}/empty.sqlite3", DJANGO_DEBUG="1")
+    database = new_database(tmp_path / "empty.sqlite3")
+    said = _refusal(DATABASE_URL=database.url, DJANGO_DEBUG="1")
     assert "manage.py migrate" in said
 
 
@@ -100,5 +104,5 @@ def test_it_refuses_a_database_without_tables(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_in_a_line(
     arguments: list[str], environment: dict[str, str], expected: str, site: Installation
 ) -> None:
-    given = {"DATABASE_URL": f"sqlite:///{site.database}", "DJANGO_DEBUG": "1", **environment}
+    given = {"DATABASE_URL": site.database.url, "DJANGO_DEBUG": "1", **environment}
     assert expected in _refusal(*arguments, **given)

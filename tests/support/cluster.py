@@ -25,6 +25,7 @@ import psycopg
 import pytest
 from django.db import connection
 
+from .databases import drop_database
 from .processes import Process, start_manage
 from .server import ROOT, Server, eventually
 from .services import PrivatePostgres, PrivateRedis
@@ -193,7 +194,7 @@ class Cluster:
             if isinstance(node, Web):
                 node.client.close()
         self.postgres.start()  # whoever has stopped it may have failed before it was to come back
-        self.postgres.drop_database(self.url)
+        drop_database(self.url)
 
     def launch(
         self, *, webs: int = 0, workers: int = 0, **environment: str

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from .databases import Database, new_database
 from .processes import Process, run_manage, start_manage
 
 __all__ = ["Installation", "Server", "eventually"]
@@ -32,34 +32,22 @@ def eventually(is_so: Callable[[], Any], what: str = "", within: float = PATIENC
     return answer
 
 
-class _Template:
-    """A new database, to be copied: one is like the other, and making one takes seconds."""
-
-    def __init__(self, database: Path, token: str) -> None:
-        self._content = database.read_bytes()  # whole: the last one to leave has emptied the WAL
-        self._token = token
-
-    def copy_to(self, database: Path) -> str:
-        """Write a copy; return its user's token."""
-        database.write_bytes(self._content)
-        return self._token
-
-
-_templates: dict[str, _Template] = {}  # for each settings module
+_templates: dict[str, tuple[Database, str]] = {}
+"""For each settings module, a new installation's database, to be copied, and its user's token."""
 
 
 class Installation:
-    """A database with a user, and the environment of the processes that use it."""
+    """A database with a user, and the environment of the processes that use it.
+
+    Its engine is this session's, and if there is a Redis, its processes have it, too.
+    """
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.database = folder / "db.sqlite3"
         self.folder = folder
         self._count = 0
         self.environment = os.environ | {
-            "DATABASE_URL": f"sqlite:///{self.database}",
             "DJANGO_SETTINGS_MODULE": "tests.support.site.settings",
             "DJANGO_DEBUG": "1",
-            "REDIS_URL": "",
             "LLM_BASE_URL": "",
             "LLM_API_KEY": "",
             "API_THROTTLE_RATE": "0",
@@ -68,29 +56,26 @@ class Installation:
         }
         settings = self.environment["DJANGO_SETTINGS_MODULE"]
         if settings not in _templates:
-            self._make()
-            _templates[settings] = _Template(self.database, self.token)
-        else:
-            self.token = _templates[settings].copy_to(self.database)
+            _templates[settings] = self._make()
+        template, self.token = _templates[settings]
+        self._use(template.copy(folder / "db.sqlite3"))
 
-    def _make(self) -> None:
-        """Make the database as one does by hand: three processes, and some seconds."""
+    def _make(self) -> tuple[Database, str]:
+        """Make a database as one does by hand: three processes, and some seconds."""
+        self._use(new_database(self.folder / "template.sqlite3"))
         self.manage("migrate", "-v0")
         self.manage("create_demo_users")
-        self.token = self.manage("drf_create_token", "demo").split()[2]
+        return self.database, self.manage("drf_create_token", "demo").split()[2]
+
+    def _use(self, database: Database) -> None:
+        self.database = database
+        self.environment["DATABASE_URL"] = database.url
 
     def manage(self, *arguments: str) -> str:
         """Run a management command to its end, and return what it printed."""
         done = run_manage(*arguments, environment=self.environment, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-    def execute(self, sql: str, *parameters: Any) -> list[Any]:
-        """Look into, or meddle with, the database behind everybody's back."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
-            rows = connection.execute(sql, parameters).fetchall()
-            connection.commit()
-            return rows
 
     @contextmanager
     def serving(self, port: int = 0, **environment: str) -> Iterator[Server]:

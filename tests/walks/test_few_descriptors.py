@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runs.models import RunRecord
 from tests.support.server import Installation, Server, eventually
 
 pytestmark = pytest.mark.slow
@@ -74,31 +76,29 @@ class Holder:
 
 
 def statuses(site: Installation) -> dict[str, int]:
-    rows = site.execute("SELECT status, COUNT(*) FROM runs_runrecord GROUP BY status")
+    rows = site.database.execute("SELECT status, COUNT(*) FROM runs_runrecord GROUP BY status")
     return dict(rows)
 
 
 def queue_many(site: Installation, server: Server, agent: str, copies: int, **input: Any) -> None:
     """Start one run by its door, and put copies of it behind it."""
-    first = server.start(agent, **input)
-    columns = [row[1] for row in site.execute("PRAGMA table_info(runs_runrecord)")]
-    others = [name for name in columns if name not in ("id", "root_id")]
-    site.execute(
-        "CREATE TABLE copies AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
-        f" LIMIT {copies - 1}) SELECT lower(hex(randomblob(16))) AS id FROM n"
+    first = uuid.UUID(server.start(agent, **input))
+    ids = [uuid.uuid4() for _ in range(copies - 1)]
+    others = ", ".join(
+        field.column
+        for field in RunRecord._meta.concrete_fields
+        if field.column not in ("id", "root_id")
     )
-    site.execute(
-        "INSERT INTO runs_runinput (run_id, value, size_bytes) SELECT copies.id, value, size_bytes"
-        " FROM copies, runs_runinput WHERE run_id = ?",
-        first.replace("-", ""),
+    site.database.execute_many(
+        f"INSERT INTO runs_runrecord (id, root_id, {others})"
+        f" SELECT %s, %s, {others} FROM runs_runrecord WHERE id = %s",
+        [(id, id, first) for id in ids],
     )
-    site.execute(
-        f"INSERT INTO runs_runrecord (id, root_id, {', '.join(others)})"
-        f" SELECT copies.id, copies.id, {', '.join('runs_runrecord.' + o for o in others)}"
-        " FROM copies, runs_runrecord WHERE runs_runrecord.id = ?",
-        first.replace("-", ""),
+    site.database.execute_many(
+        "INSERT INTO runs_runinput (run_id, value, size_bytes)"
+        " SELECT %s, value, size_bytes FROM runs_runinput WHERE run_id = %s",
+        [(id, first) for id in ids],
     )
-    site.execute("DROP TABLE copies")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_it_takes_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> No
         loop = server.start("site-loop")
         queue_many(site, server, agent, limit // 2, url=holder.url)
         with site.working(descriptors=limit) as worker:
-            ((capacity, limited_by),) = site.execute(
+            ((capacity, limited_by),) = site.database.execute(
                 "SELECT capacity, limited_by FROM runs_workerrecord WHERE lost_at IS NULL"
             )
             assert limited_by == f"{limit:,} file descriptors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,9 @@ def test_sigterm_ends_or_hands_back_what_does_not_finish_in_time(tmp_path: Path)
         assert server.process.wait(60) == 0, server.output
         assert "Traceback" not in server.output
 
-    ended = dict(site.execute("SELECT id, status FROM runs_runrecord"))
-    assert ended.pop(again.replace("-", "")) == "queued"
+    rows = site.database.execute("SELECT id, status FROM runs_runrecord")
+    ended = {uuid.UUID(str(id)): status for id, status in rows}
+    assert ended.pop(uuid.UUID(again)) == "queued"
     assert "running" not in ended.values()
 
     with site.serving() as server:
@@ -126,7 +128,7 @@ def test_after_a_kill_the_next_process_takes_over_at_once(tmp_path: Path) -> Non
         assert server.client.post(f"/runs/{deaf}/stop", json={"reason": "mine"}).status_code == 202
         server.kill()
 
-    left = site.execute("SELECT count(*) FROM runs_runrecord WHERE status = 'running'")
+    left = site.database.execute("SELECT count(*) FROM runs_runrecord WHERE status = 'running'")
     assert left[0][0] == 6  # the truth that nobody has told yet
 
     with site.serving() as server:
@@ -152,6 +154,6 @@ def test_after_a_kill_on_another_host_the_lease_decides(tmp_path: Path) -> None:
         run = server.start("site-loop")
         server.until_it_works(run)
         server.kill()
-    site.execute("UPDATE runs_workerrecord SET host_identity = 'elsewhere'")
+    site.database.execute("UPDATE runs_workerrecord SET host_identity = 'elsewhere'")
     with site.serving() as server:
         assert server.until(run, "error", within=20)["error"]["code"] == "worker_lost"

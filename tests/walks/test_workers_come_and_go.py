@@ -17,7 +17,7 @@ def test_when_the_only_worker_is_killed_the_site_tells_the_truth(tmp_path: Path)
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_LEASE_SECONDS="3")
     with site.serving() as server:
         with site.working() as worker:
-            site.execute("UPDATE runs_workerrecord SET host_identity = 'elsewhere'")
+            site.database.execute("UPDATE runs_workerrecord SET host_identity = 'elsewhere'")
             loop = server.start("site-loop")
             stopping = server.start("site-deaf")
             tree = server.start("site-tree")
@@ -49,7 +49,7 @@ def test_a_killed_neighbour_is_found_by_the_site_without_waiting(tmp_path: Path)
 
 
 def test_a_tree_over_two_processes_is_stopped_from_below(tmp_path: Path) -> None:
-    """On SQLite, without messages: the site runs the root, a worker what it has started."""
+    """The site runs the root, a worker what it has started."""
     site = Installation(tmp_path, RUNS_LEASE_SECONDS="3")
     with site.serving(RUNS_MAX_CONCURRENT="1") as server:
         agents = ["site-loop", "site-brief", "site-loop"]
