@@ -14,10 +14,18 @@ from ..environment import DataStoreBackend
 from ..exceptions import AgentError
 from ..guard import Guard
 
-__all__ = ["DEFAULT_NAMESPACE", "MAX_KEY_LENGTH", "DataStore", "InvalidEntry"]
+__all__ = [
+    "DEFAULT_NAMESPACE",
+    "MAX_KEY_LENGTH",
+    "MAX_PLACE_BYTES",
+    "DataStore",
+    "InvalidEntry",
+]
 
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_LENGTH = 500  # characters, of keys and of namespaces
+#: Of a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
+MAX_PLACE_BYTES = 2_600
 T = TypeVar("T")
 
 
@@ -30,8 +38,8 @@ class InvalidEntry(AgentError):
 class DataStore:
     """Entries of the run's owner, in one namespace at a time.
 
-    Keys are text of 1 to 500 characters; values and metadata are anything that JSON can hold (a
-    NUL character in them becomes U+FFFD).
+    Keys are text of 1 to 500 characters; with its namespace a key has at most 2,600 bytes of UTF-8.
+    Values and metadata are anything that JSON can hold (a NUL character in them becomes U+FFFD).
 
     Raises:
         AgentStopped: from every method but ``use_namespace``: a stop was asked for.
@@ -57,7 +65,7 @@ class DataStore:
 
     async def set(self, key: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
         """Write ``value`` under ``key``, in place of what was there."""
-        key = _checked_key(key)
+        key = _checked_place(self._namespace, key)
         values = {key: _checked_value(value, key)}
         about = _checked_value(dict(metadata), "metadata") if metadata is not None else None
         await self._one(
@@ -81,7 +89,10 @@ class DataStore:
 
     async def set_many(self, mapping: Mapping[str, Any]) -> int:
         """Write all entries or none; return how many."""
-        values = {_checked_key(key): _checked_value(value, key) for key, value in mapping.items()}
+        values = {
+            _checked_place(self._namespace, key): _checked_value(value, key)
+            for key, value in mapping.items()
+        }
         return await self._many(
             "set_many",
             len(values),
@@ -142,6 +153,17 @@ def _checked_key(key: object, what: str = "key") -> str:
         raise InvalidEntry(f"a {what} has 1 to {MAX_KEY_LENGTH} characters, not {len(key)}")
     if storable.check(key):
         raise InvalidEntry(f"a {what} must not have NUL characters or lone surrogates")
+    return key
+
+
+def _checked_place(namespace: str, key: object) -> str:
+    """Check a key that is to be written."""
+    key = _checked_key(key)
+    size = len(namespace.encode()) + len(key.encode())
+    if size > MAX_PLACE_BYTES:
+        raise InvalidEntry(
+            f"a namespace and a key have at most {MAX_PLACE_BYTES:,} bytes together, not {size:,}"
+        )
     return key
 
 

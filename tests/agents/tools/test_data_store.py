@@ -12,7 +12,7 @@ import pytest
 from agents import AgentStopped
 from agents.exceptions import AgentError
 from agents.testing import MemoryDataStore
-from agents.tools.data_store import MAX_KEY_LENGTH, DataStore, InvalidEntry
+from agents.tools.data_store import MAX_KEY_LENGTH, MAX_PLACE_BYTES, DataStore, InvalidEntry
 from tests.support.agent_run import AgentRun, within
 
 SECONDS = 10.0
@@ -143,6 +143,19 @@ async def test_the_longest_key_is_held(store: DataStore) -> None:
     assert await store.list_keys(key) == [key]
     with pytest.raises(InvalidEntry, match="prefix"):
         await store.list_keys(key + "x")
+
+
+async def test_a_key_and_its_namespace_have_a_length_together(store: DataStore) -> None:
+    store.use_namespace("☃" * MAX_KEY_LENGTH)
+    longest = "☃" * 350 + "x" * (MAX_PLACE_BYTES - 3 * MAX_KEY_LENGTH - 3 * 350)
+    await store.set(longest, 1)
+    too_long = f"{longest}x"
+    with pytest.raises(InvalidEntry, match="2,600 bytes together, not 2,601"):
+        await store.set(too_long, 1)
+    with pytest.raises(InvalidEntry, match="2,600 bytes together, not 2,601"):
+        await store.set_many({"a": 1, too_long: 2})
+    assert await store.get_all() == {longest: 1}
+    assert await store.get(too_long) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {"deep": {1: object}}, (n for n in [])])
