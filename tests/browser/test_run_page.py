@@ -46,6 +46,7 @@ class TestHead:
         announcement = held.page.locator("#announcement")
         expect(announcement).to_have_text("")
         held.stop.click()
+        held.expect_stopping()
         model.release()
         expect(announcement).to_contain_text("Stopped by demo at")
 
