@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 
+import django
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.core.asgi import get_asgi_application
 from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
 # Before anything that imports models.
-_http = get_asgi_application()
+django.setup(set_prefix=False)
 
 from project.body_limit import BodyLimit  # noqa: E402
+from project.handler import Handler  # noqa: E402
 from project.lifespan import Lifespan  # noqa: E402
 from project.patience import Patience  # noqa: E402
 from project.probes import Probes  # noqa: E402
@@ -35,7 +36,7 @@ application = Lifespan(
         {
             # The API refuses exactly at the limit; beyond this nobody means well.
             "http": BodyLimit(
-                Probes(Patience(_http)), lambda: conf().max_input_bytes + 1024 * 1024
+                Probes(Patience(Handler())), lambda: conf().max_input_bytes + 1024 * 1024
             ),
             # Who may come in, and from where, is asked in runs/sockets.py.
             "websocket": _sockets,

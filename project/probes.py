@@ -11,7 +11,9 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.asgi import ASGIRequest
+
+from .handler import Handler
 
 __all__ = ["ProbeHandler", "Probes"]
 
@@ -25,7 +27,7 @@ class _ProbeRequest(ASGIRequest):
         return "probe"
 
 
-class ProbeHandler(ASGIHandler):
+class ProbeHandler(Handler):
     """Django, with no other addresses than those of ``project.probe_urls``."""
 
     request_class = _ProbeRequest

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 from django.http import HttpResponse
-from django.test import AsyncClient, Client, RequestFactory
+from django.test import Client, RequestFactory
 
 from project import errors
 
@@ -63,18 +63,6 @@ def test_a_form_without_its_csrf_token_is_refused() -> None:
     response = client.post("/accounts/login/", {"username": "x"}, headers=JSON)
     assert response.status_code == 403
     assert response.json()["code"] == "csrf_failed"
-
-
-async def test_a_static_file_is_streamed_without_blocking(async_client: AsyncClient) -> None:
-    response = await async_client.get("/static/admin/css/base.css")
-    assert response.status_code == 200
-    body = b"".join([chunk async for chunk in response])
-    assert len(body) == int(response.headers["Content-Length"]) > 10_000
-    response.close()
-
-
-async def test_a_missing_static_file_is_404(async_client: AsyncClient) -> None:
-    assert (await async_client.get("/static/nothing.css")).status_code == 404
 
 
 @pytest.mark.django_db
