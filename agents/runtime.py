@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from . import jsonable, output, redaction
 from .cancellation import StopCause, bind_token, leave_cleanup
@@ -81,6 +81,8 @@ async def run_agent(
     value: Any = None
     error: BaseException | None = None
     guard.trace.emit("agent_start", {"title": definition.title})
+    # Behind its first event: a watchdog may tell of this task at any instant.
+    cast(AgentTask, asyncio.current_task()).guard = guard
     try:
         guard.token.admit("agent", definition.name, in_cleanup=False)
         value = await _call(definition, arguments, environment)

@@ -26,7 +26,7 @@ from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard
 from agents.registry import AgentDefinition
-from agents.runtime import AgentTask, Outcome, describe_error, run_agent, task_factory
+from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.llm import Model
 from agents.tools.pools import Transports
 from agents.trace import Trace, Usage
@@ -208,7 +208,6 @@ class Executor:
             usage=job.usage,
         )
         guard = Guard(entry.token, trace)
-        cast(AgentTask, asyncio.current_task()).guard = guard
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on a stop is told in this log
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))

@@ -6,9 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from agents import SyncTools, Tools, agent, check_should_stop
 from runs import watchdog
@@ -16,7 +17,7 @@ from runs.status import Status
 from runs.watchdog import Watchdog
 from runs.worker import Worker
 from tests.support.consistency import assert_consistent
-from tests.support.journal import Journal
+from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
 
@@ -58,6 +59,29 @@ def test_a_blocking_agent_is_named_in_its_own_log_while_it_blocks(
     assert not log.of(other, "loop_blocked")
     assert len(log.of(run, "loop_blocked")) == 2
     assert_consistent(run)
+
+
+def test_what_blocks_before_an_agent_begins_is_not_told_of_it(
+    worker: Worker, start: Start, log: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+
+    def read(number: int) -> int:
+        if threading.current_thread().name == "runs-agents":
+            gate.wait_here()
+        return number
+
+    @agent("slow-to-begin")
+    async def slow_to_begin(tools: Tools, number: Annotated[int, AfterValidator(read)]) -> int:
+        return number
+
+    run = start("slow-to-begin", number=7)
+    gate.until_arrived()
+    eventually(lambda: "the agent loop" in caplog.text, "the watchdog has seen it")
+    gate.open()
+    assert log.over(run).result == 7
+    assert [event.type for event in log.of(run)] == ["agent_start", "agent_end"]
+    assert "blocked by no run that is known" in caplog.text
 
 
 def test_a_blocked_loop_holds_up_no_stop_request_and_no_heartbeat(
