@@ -69,11 +69,13 @@ async def listen(worker: Worker) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
+    channel: str | None = None
     failures = 0
     while True:
         joining: asyncio.Task[None] | None = None
         try:
-            channel = await layer.new_channel()
+            # The same one again: the layer would fill one that nobody listens to any more.
+            channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
                 audience.ask_who_watches()
@@ -120,7 +122,12 @@ async def _hand_over(consumer: AgentConsumer, message: dict[str, Any]) -> None:
     if handler is None:
         logger.warning("a message of an unknown type: %r", message.get("type"))
         return
-    await handler(message)
+    try:
+        await handler(message)
+    except (
+        Exception
+    ) as error:  # it is of another release, say; what it tells of is found by looking
+        logger.warning("a message of type %r can't be understood (%r)", message["type"], error)
 
 
 # Close codes: 1000 and 1012 are RFC 6455's, from 4000 on they are the application's own.

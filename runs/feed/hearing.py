@@ -6,6 +6,7 @@ Neither is relied on: what nobody told of is found by looking (``catching_up``).
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import uuid
 from collections import deque
@@ -23,6 +24,8 @@ from .watching import Watching
 
 __all__ = ["Ear", "Hearing"]
 
+logger = logging.getLogger(__name__)
+
 
 class Hearing:
     """Takes in news, on the hub's loop."""
@@ -32,6 +35,7 @@ class Hearing:
         self._catching_up = catching_up
         self._watching = watching
         self._process = relay.PROCESS  # whose news the ear hears
+        self._channel: str | None = None
 
     def event(self, event: Event) -> None:
         tail = self._tails.named(event.run)
@@ -61,14 +65,21 @@ class Hearing:
         if layer is None or not relay.is_shared(layer):
             await asyncio.Event().wait()
             return
-        channel = await layer.new_channel()
+        # The same one again: the layer would fill one that nobody listens to any more.
+        channel = self._channel = self._channel or await layer.new_channel()
         await layer.group_add(relay.FEED_GROUP, channel)
         await layer.group_add(audience.text_group(self._process), channel)
         self._watching.begin_all()  # what was asked for before may have come already, to nobody
         while True:
             message = await layer.receive(channel)
             if message.get("from") != self._process:
-                await self._take(message)
+                await self._understand(message)
+
+    async def _understand(self, message: dict[str, Any]) -> None:
+        try:
+            await self._take(message)
+        except Exception as error:  # it is of another release, say; all of it is found by looking
+            logger.warning("news can't be understood (%r)", error)
 
     async def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
