@@ -10,13 +10,10 @@ stops its own runs in time (``agents.cancellation.Lease``) measures how long ago
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import socket
 import uuid
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from django.db import connection, transaction
@@ -30,7 +27,7 @@ from . import active, live, metrics, queue
 from .endings import Ended, end_without_worker, has_active_children, note_unheld
 from .limits import NO_LIMITS, Limits
 from .models import RunQuerySet, RunRecord, WorkerRecord
-from .processes import process_name, process_started, session_name
+from .processes import host_identity, is_gone, process_name, process_started, session_name
 from .status import Status
 from .stopping import stop_children
 from .transitions import claim_one
@@ -39,7 +36,6 @@ __all__ = [
     "adopt",
     "claim",
     "free_runs",
-    "host_identity",
     "mark_draining",
     "mark_lost_leases",
     "mark_taking",
@@ -190,8 +186,8 @@ def mark_lost_leases(me: uuid.UUID | None = None) -> list[WorkerRecord]:
 def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
     """Declare workers lost whose process, on this same host, is gone.
 
-    Only where it can be known for certain: same boot, same process-id namespace, and no process of
-    that id that began when the worker's did. In doubt the lease decides.
+    Only where it can be known for certain: same boot, same process-id namespace, and a process that
+    is gone. In doubt the lease decides.
     """
     here = host_identity()
     if not here:
@@ -201,7 +197,7 @@ def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
         worker
         for worker in neighbours
         if worker.pk != me
-        and process_started(worker.pid) != worker.pid_started
+        and is_gone(worker.pid, worker.pid_started)
         and _declare_lost(worker, "vanished", Q())
     ]
 
@@ -339,17 +335,3 @@ def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
 def _is_held(record: RunRecord) -> bool:
     worker = record.worker_id
     return worker is not None and WorkerRecord.objects.filter(pk=worker, lost_at=None).exists()
-
-
-@functools.cache
-def host_identity() -> str:
-    """Return what tells this host, its boot and its process-id namespace apart from all others.
-
-    Empty where the system does not say; then nobody can take over by process id.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-    return f"{socket.gethostname()} {boot} {namespace}"

@@ -18,7 +18,7 @@ from agents.trace import current_trace
 
 from .processes import process_name
 
-__all__ = ["Facts", "JsonLines", "PlainLines", "process_name", "set_worker"]
+__all__ = ["Facts", "JsonLines", "PlainLines", "set_worker"]
 
 _worker = ""
 

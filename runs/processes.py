@@ -1,15 +1,23 @@
-"""What tells this process from others: its name, when it began, and what its sessions are called.
+"""What tells processes apart: host, name, when they began, and what their sessions are called.
 
 Settings need it, so this module knows nothing of Django.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from pathlib import Path
 
-__all__ = ["own_session_name", "process_name", "process_started", "session_name"]
+__all__ = [
+    "host_identity",
+    "is_gone",
+    "own_session_name",
+    "process_name",
+    "process_started",
+    "session_name",
+]
 
 _LONGEST = 63  # bytes that PostgreSQL keeps of an application_name
 
@@ -19,17 +27,56 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def process_started(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot; None if there is none, or only a zombie.
+@functools.cache
+def host_identity() -> str:
+    """Return what tells this host, its boot and its process-id namespace apart from all others.
 
-    Fields 3 (state) and 22 (starttime) of proc_pid_stat(5).
+    Empty where the system does not say; then nobody can take over by process id.
     """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def process_started(pid: int) -> int | None:
+    """Return when a process began, in ticks since boot; None if there is none, or only a zombie."""
+    stat = _stat(pid)
+    return None if stat is None or stat[0] in _DEAD else stat[1]
+
+
+def is_gone(pid: int, started: int) -> bool:
+    """Tell whether the process of that id which began at ``started`` is there no more, for certain.
+
+    /proc may hide what belongs to another user (hidepid=, systemd's ProtectProc=): who can't be
+    seen may be alive.
+    """
+    stat = _stat(pid)
+    if stat is not None:
+        state, began = stat
+        return state in _DEAD or began != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
+
+
+_DEAD = "ZX"  # a zombie, and on its way out
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """Return fields 3 (state) and 22 (starttime) of proc_pid_stat(5); None if it can't be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return fields[0], int(fields[19])
 
 
 def session_name(name: str, started: int) -> str:

@@ -16,7 +16,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from runs import active, leases
+from runs import active, leases, processes
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
@@ -112,7 +112,7 @@ class TestNeighbours:
     def test_a_process_that_lives_is_left_alone(self, transactional_db: None) -> None:
         me, other = make_worker(), make_worker()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            started = leases.process_started(process.pid)
+            started = processes.process_started(process.pid)
             there = make_worker(pid=process.pid, pid_started=started)
             assert leases.mark_vanished_neighbours(me.pk) == []
             process.communicate(b"\n")
@@ -123,12 +123,30 @@ class TestNeighbours:
     def test_a_zombie_is_gone(self, transactional_db: None) -> None:
         me = make_worker()
         with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as process:
-            started = leases.process_started(process.pid)
+            started = processes.process_started(process.pid)
             zombie = make_worker(pid=process.pid, pid_started=started or 1)
             assert process.stdout is not None
             process.stdout.read()  # its end; nobody has waited for the process yet
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [zombie.pk]
+
+    def test_a_process_that_is_hidden_is_left_alone(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As with hidepid=: another user's are not in /proc, alive or not."""
+
+        def kill(pid: int, signal: int) -> None:
+            if pid == 1:
+                raise PermissionError  # as for anybody but root
+            real_kill(pid, signal)
+
+        real_kill = os.kill
+        monkeypatch.setattr(os, "kill", kill)
+        monkeypatch.setattr(processes, "_stat", lambda pid: None)
+        me, there, dead = make_worker(), make_worker(pid=1, pid_started=7), make_dead_worker()
+        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [dead.pk]
+        there.refresh_from_db()
+        assert there.lost_at is None
 
     def test_another_host_is_left_to_its_lease(self, transactional_db: None) -> None:
         me = make_worker()
@@ -339,8 +357,8 @@ def test_a_worker_says_where_it_is(transactional_db: None) -> None:
     worker = leases.register_worker(7, 15)
     stored = WorkerRecord.objects.get(pk=worker.pk)
     assert stored.pid == os.getpid()
-    assert stored.pid_started == leases.process_started(os.getpid())
-    assert stored.host_identity == leases.host_identity() != ""
+    assert stored.pid_started == processes.process_started(os.getpid())
+    assert stored.host_identity == processes.host_identity() != ""
     assert (stored.capacity, stored.draining_at, stored.lost_at) == (7, None, None)
     leases.mark_draining(worker.pk)
     leases.retire(worker.pk)

@@ -16,13 +16,13 @@ from django.core.management.base import BaseCommand
 from django.db import connection
 
 from runs.conf import conf, override
-from runs.logs import process_name
 from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import (
     await_database,
     require_migrations,
     require_production_settings,
 )
+from runs.processes import process_name
 from runs.relay import is_shared
 from runs.server import configuration, serve
 
