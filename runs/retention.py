@@ -158,15 +158,17 @@ class Sweep:
     def _remove(self, roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
         """Remove what there is to remove of some trees; return the roots of those that are done."""
         trees = _trees(roots)
-        for ids in _portions(member for members in trees.values() for member in members):
-            with transaction.atomic():
-                if not self._may_go_on():
-                    return set()
-                self.removed.events += _remove_logs(ids)
+        below = [m for root, members in trees.items() for m in members if m.id != root]
+        freed = self._remove_logs(below)
+        left = {m.root_id for m in below if m.log_removed_at is None and m.id not in freed}
+        # A root's own log is the last of its tree: by that the tree is known to be done.
+        last = [m for root, members in trees.items() for m in members if m.id == root]
+        freed |= self._remove_logs(m for m in last if m.id not in left)
         if self.policy.what == "logs":
-            self.removed.trees += len(trees)
-            self.removed.runs += sum(map(len, trees.values()))
-            return set(trees)
+            gone = {m.id for m in last if m.log_removed_at is not None or m.id in freed}
+            self.removed.trees += len(gone)
+            self.removed.runs += len(freed)
+            return gone
         with transaction.atomic():
             if not self._may_go_on():
                 return set()
@@ -174,6 +176,18 @@ class Sweep:
         self.removed.trees += len(gone)
         self.removed.runs += sum(len(trees[root]) for root in gone)
         return gone
+
+    def _remove_logs(self, members: Iterable[_Member]) -> set[uuid.UUID]:
+        """Remove the logs of runs, some at a time; return those whose log that has taken."""
+        freed: set[uuid.UUID] = set()
+        for ids in _portions(members):
+            with transaction.atomic():
+                if not self._may_go_on():
+                    break
+                gone, count = _remove_logs(ids)
+            freed |= gone
+            self.removed.events += count
+        return freed
 
     def _may_go_on(self) -> bool:
         if not self.is_alone or connection.vendor != "postgresql":
@@ -223,14 +237,17 @@ def _portions(members: Iterable[_Member]) -> Iterator[list[uuid.UUID]]:
         yield part
 
 
-def _remove_logs(ids: Collection[uuid.UUID]) -> int:
-    """Remove the logs of runs that are over, and say so in the records; return how many events."""
-    free = _lock(Q(pk__in=ids, status__in=TERMINAL, log_removed_at=None), is_for_key=False)
+def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
+    """Remove the logs of runs that are over, and say so in the records.
+
+    Returns those that nobody else holds, whose logs are gone now, and how many events these had.
+    """
+    free = set(_lock(Q(pk__in=ids, status__in=TERMINAL, log_removed_at=None), is_for_key=False))
     if not free:
-        return 0
+        return free, 0
     count = RunEvent.objects.filter(run__in=free)._raw_delete(DEFAULT_DB_ALIAS)
     RunRecord.objects.filter(pk__in=free).update(log_removed_at=timezone.now())
-    return count
+    return free, count
 
 
 def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:

@@ -155,7 +155,7 @@ class TestLogs:
         update = retention._remove_logs
         calls = []
 
-        def dies(ids: Any) -> int:
+        def dies(ids: Any) -> Any:
             if len(calls) == 2:
                 raise OperationalError("gone")
             calls.append(len(ids))
@@ -202,6 +202,34 @@ class TestOthers:
         _sweep("runs")
         assert _left() == set()
         assert free.pk not in _left()
+
+    @pytest.mark.parametrize("which", ["root", "child"])
+    def test_who_hold_a_run_do_not_save_its_log(self, alice: User, which: str) -> None:
+        root = _aged(alice, 99)
+        child = _aged(alice, 99, parent=root)
+        is_held, may_go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with transaction.atomic():
+                held = {"root": root, "child": child}[which]
+                RunRecord.objects.select_for_update(no_key=True).get(pk=held.pk)
+                is_held.set()
+                may_go.wait(30)
+            connection.close()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        try:
+            assert is_held.wait(10)
+            sweep = _sweep("logs")
+            assert sweep.removed.trees == 0
+            assert sweep.resume is not None
+            assert sweep.resume[0] < root.created_at, "it is for a later one"
+        finally:
+            may_go.set()
+            holder.join(10)
+        _sweep("logs")
+        assert not RunEvent.objects.exists()
 
     def test_who_sweep_as_well_share_the_work(self, alice: User) -> None:
         for _ in range(40):
