@@ -1,4 +1,4 @@
-"""What has to be looked after while anybody is there: lost workers, and runs that wait too long.
+"""What is looked after while anybody is there: lost workers, runs that wait too long, old records.
 
 A worker's heart does it. A process that has no worker does it in a thread of its own, or nobody
 would tell the truth about the runs of the last worker when that one is killed. Many may do it at
@@ -23,6 +23,7 @@ __all__ = ["Caretaker", "CaretakerThread"]
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS_SECONDS = 1.0  # how often it looks for neighbours that have vanished
+FORGET_SECONDS = 3600.0  # how often it removes the records of workers that are long gone
 REAPINGS = 3  # looks for leases that are over, in the time of one
 
 
@@ -39,6 +40,7 @@ class Caretaker:
         self._me = me
         self._next_look = 0.0
         self._next_reaping = 0.0
+        self._next_forgetting = 0.0
 
     def tick(self) -> bool:
         """Do what is due; return whether there is more of it, to be done without a pause.
@@ -63,6 +65,9 @@ class Caretaker:
             leases.free_runs()
         if found or recovered:  # what was handed back is to be claimed
             live.wake_workers()
+        if now >= self._next_forgetting:
+            leases.forget_workers()
+            self._next_forgetting = now + FORGET_SECONDS
         is_more = recovered + queue.end_overdue(timezone.now()) > 0
         if is_more:
             self._next_look = now

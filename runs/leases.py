@@ -16,7 +16,7 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -35,6 +35,7 @@ from .transitions import claim_one
 __all__ = [
     "adopt",
     "claim",
+    "forget_workers",
     "free_runs",
     "mark_draining",
     "mark_lost_leases",
@@ -51,6 +52,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CALLER_LOST = "the worker of its caller went away"
+GONE_FOR = timedelta(days=7)  # until then people may look for it in the admin
 
 
 def register_worker(
@@ -121,6 +123,18 @@ def mark_taking(worker: uuid.UUID) -> bool:
 def retire(worker: uuid.UUID) -> None:
     """Say that the worker has ended by itself."""
     WorkerRecord.objects.filter(pk=worker, lost_at=None).update(lost_at=timezone.now())
+
+
+def forget_workers(*, gone_for: timedelta = GONE_FOR, limit: int = 1000) -> int:
+    """Remove the records of workers that have long been gone and that no run names; say how many.
+
+    Each start of a process makes one. Those that runs name go when retention has removed the runs.
+    """
+    named = RunRecord.objects.filter(worker=OuterRef("pk"))
+    gone = WorkerRecord.objects.filter(~Exists(named), lost_at__lt=Now() - gone_for)
+    ids = list(gone.values_list("pk", flat=True)[:limit])
+    # Not by the collector, which would look for their runs once more: nothing names them again.
+    return WorkerRecord.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
 
 
 def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[RunRecord]:

@@ -17,6 +17,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from runs import active, leases, processes
+from runs.caretaker import Caretaker
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
@@ -160,6 +161,36 @@ class TestNeighbours:
         me = make_worker()
         make_dead_worker()
         assert leases.mark_vanished_neighbours(me.pk) == []
+
+
+class TestForgetting:
+    @pytest.mark.usefixtures("on_both_databases")
+    def test_takes_those_that_are_long_gone_and_that_no_run_names(self, alice: User) -> None:
+        now = timezone.now()
+        old, young = now - timedelta(days=8), now - timedelta(days=6)
+        make_worker(lost_at=old)
+        kept = [make_worker(), make_worker(started_at=old), make_worker(lost_at=young)]
+        named = make_worker(lost_at=old)
+        run = make_run(alice, status=Status.SUCCESS, worker=named)
+        assert leases.forget_workers() == 1
+        assert set(WorkerRecord.objects.all()) == {*kept, named}
+        run.refresh_from_db()
+        assert run.worker == named
+        run.delete()
+        assert leases.forget_workers() == 1
+
+    def test_is_done_by_the_caretaker_now_and_then(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caretaker = Caretaker(15)
+        for _ in range(2):
+            make_worker(lost_at=timezone.now() - timedelta(days=8))
+            caretaker.tick()
+            caretaker._next_look = 0.0
+        assert WorkerRecord.objects.count() == 1, "not at each look"
+        caretaker._next_forgetting = 0.0
+        caretaker.tick()
+        assert not WorkerRecord.objects.exists()
 
 
 class TestDraining:
