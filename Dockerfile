@@ -6,7 +6,7 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
-RUN useradd --system --uid 10001 --no-create-home halting
+RUN useradd --uid 10001 --no-create-home halting
 WORKDIR /opt/halting
 
 COPY requirements.txt .

@@ -42,9 +42,14 @@ def _seconds(text: str) -> int:
 class TestCompose:
     def test_has_three_web_processes_four_workers_and_what_they_need(self) -> None:
         services = COMPOSE["services"]
-        assert {"web1", "web2", "web3", "worker", "migrate"} == set(OURS)
-        assert services["worker"]["deploy"]["replicas"] == 4
+        webs = {"web1", "web2", "web3"}
+        workers = {"worker1", "worker2", "worker3", "worker4"}
+        assert webs | workers | {"migrate"} == set(OURS)
         assert {"postgres", "redis", "nginx"} <= set(services)
+
+    def test_has_the_image_made_once_and_pulls_none_of_that_name(self) -> None:
+        assert [name for name, service in OURS.items() if "build" in service] == ["migrate"]
+        assert {service["pull_policy"] for service in OURS.values()} == {"never"}
 
     @pytest.mark.parametrize("name", OURS)
     def test_names_variables_and_commands_that_there_are(self, name: str) -> None:
@@ -60,7 +65,7 @@ class TestCompose:
         compile(service["healthcheck"]["test"][-1], "healthcheck", "exec")
         assert service["environment"]["RUNS_EMBEDDED_WORKER"] == "0"
         assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
-        if name == "worker":
+        if name.startswith("worker"):
             drain = float(service["environment"]["RUNS_DRAIN_SECONDS"])
             assert _seconds(service["stop_grace_period"]) > drain + END_SECONDS
 
