@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -55,6 +56,9 @@ class PlainLines(logging.Formatter):
         run = getattr(record, "run", None)
         return line if run is None or run in line else f"{line} [run {run}]"
 
+    def formatException(self, ei: Any) -> str:
+        return _without_quotes(super().formatException(ei), ei[1])
+
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
@@ -72,6 +76,33 @@ class JsonLines(JsonFormatter):
             reserved_attrs=[*RESERVED_ATTRS, "color_message", "request", "websocket"],
         )
 
+    def formatException(self, ei: Any) -> str:
+        return _without_quotes(str(super().formatException(ei)), ei[1])
+
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         cleaned: dict[str, Any] = redact_value(super().process_log_record(log_data))
         return cleaned
+
+
+def _without_quotes(text: str, error: BaseException | None) -> str:
+    """Return a traceback with no more of a database's errors than their first lines.
+
+    Behind that PostgreSQL quotes the statement, the row or the JSON that it does not like.
+    """
+    for one in _chain(error):
+        if any(_is_of_a_database(kind) for kind in type(one).__mro__):
+            said = str(one)
+            text = text.replace(said, said.partition("\n")[0])
+    return text
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_a_database(kind: type) -> bool:
+    return kind.__module__ == "django.db.utils" or kind.__module__.partition(".")[0] == "psycopg"

@@ -11,12 +11,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from django.contrib.auth.models import User
+from django.db import DatabaseError, DataError
 
 from agents import redaction
-from runs import logs
+from runs import logs, processes
+from runs.models import RunRecord
+from tests.support.rows import make_run
 from tests.support.server import Installation, eventually
 
+REFUSED = """unsupported Unicode escape sequence
+LINE 1: UPDATE runs_runrecord SET result = '{"a": "a patient of 41...
+                                           ^
+DETAIL:  \\u0000 cannot be converted to text.
+CONTEXT:  JSON data, line 1: {"a": "a patient of 41 \\u0000..."""
 RUN = "01890b6f-6b7f-7cc3-a1b2-8a5d3a1c9f10"
 
 
@@ -63,6 +73,35 @@ class TestALine:
         assert "ValueError" in written()
         assert redaction.REDACTED in written()
 
+    def test_shows_nothing_that_a_database_quotes(self, written: Callable[[], str]) -> None:
+        refused = DataError(REFUSED)
+        refused.__cause__ = psycopg.DataError(REFUSED)
+        try:
+            try:
+                raise refused
+            except DataError:
+                raise LookupError("not stored\nat all") from refused
+        except LookupError:
+            logger.exception("it can't be written")
+        said = written().replace("\\n", "\n")
+        assert "a patient of 41" not in said
+        assert said.count("unsupported Unicode escape sequence") == 2
+        assert "psycopg.DataError" in said
+        assert "LookupError: not stored\nat all" in said, "whole, if it is none of a database's"
+
+    @pytest.mark.postgres
+    def test_shows_nothing_of_a_row_that_was_refused(
+        self, written: Callable[[], str], transactional_db: None, alice: User
+    ) -> None:
+        run = make_run(alice)
+        result = f"a patient of {41}"  # the traceback shows the line below
+        try:
+            RunRecord.objects.filter(pk=run.pk).update(status="success", result=result)
+        except DatabaseError:
+            logger.exception("it can't be written")
+        assert "run_finished_at_iff_terminal" in written()
+        assert "a patient of 41" not in written()
+
 
 def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = uuid.uuid4()
@@ -82,7 +121,7 @@ def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> 
         "message": "two\nlines",
         "run": RUN,
         "worker": str(worker),
-        "process": logs.process_name(),
+        "process": processes.process_name(),
     }
 
 
