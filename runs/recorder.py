@@ -182,11 +182,12 @@ class Recorder:
             recorded = self._record(batch)
         metrics.RECORDER_EVENTS.observe(sum(len(news.events) for news in batch))
         reset_queries()
-        live.publish_events(recorded.log)
-        live.publish_changes(recorded.changed)
-        for worker, runs in recorded.callers.items():
-            live.send_ended(worker, runs)
-        live.publish_progress(book.trace.run for book in books)
+        try:
+            _publish(recorded, books)
+        except (
+            Exception
+        ):  # whatever it is: it is committed, and whoever waits for an end hears of it
+            logger.exception("news of %d runs can't be passed on", len(books))
         gone = recorded.gone
         for book, news in zip(books, batch, strict=True):
             if news.run not in gone:
@@ -277,6 +278,14 @@ class Recorder:
                 run = batch[0].run
                 logger.exception("news of run %s can't be written", run, extra={"run": run})
                 return self._record([_blanked(batch[0])], blanked=True)
+
+
+def _publish(recorded: Recorded, books: list[_Book]) -> None:
+    live.publish_events(recorded.log)
+    live.publish_changes(recorded.changed)
+    for worker, runs in recorded.callers.items():
+        live.send_ended(worker, runs)
+    live.publish_progress(book.trace.run for book in books)
 
 
 def _blanked(news: News) -> News:

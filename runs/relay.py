@@ -122,15 +122,16 @@ class _Relay:
             if key in self._waiting or len(self._waiting) >= MOST_WAITING:
                 self.dropped_count += key not in self._waiting
                 return
+            loop = self._running_loop()
             self._waiting[key] = (group, message)
             if self._is_sending:
                 return
             self._is_sending = True
-            loop = self._running_loop()
         loop.call_soon_threadsafe(self._begin)
 
     def put(self, run: str, root: str) -> None:
         with self._lock:
+            loop = self._running_loop()
             if root:
                 self._changed[run] = root
             else:
@@ -138,7 +139,6 @@ class _Relay:
             if self._is_collecting:
                 return
             self._is_collecting = True
-            loop = self._running_loop()
         loop.call_soon_threadsafe(loop.call_later, COLLECT_SECONDS, self._hand_in_news)
 
     def call_later(self, seconds: float, work: Callable[[], None]) -> None:
@@ -148,10 +148,16 @@ class _Relay:
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(
-                target=self._main, args=(self._loop,), name="runs-relay", daemon=True
-            ).start()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(
+                target=self._main, args=(loop,), name="runs-relay", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, for now
+                loop.close()
+                raise
+            self._loop = loop
         return self._loop
 
     def _main(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -16,7 +16,7 @@ from agents import Tools, agent
 from agents.guard import Guard
 from agents.runtime import Outcome
 from agents.trace import Trace
-from runs import events, recorder
+from runs import events, live, recorder
 from runs.active import ActiveRun
 from runs.endings import Ended, record_news
 from runs.models import RunRecord, WorkerRecord
@@ -346,8 +346,6 @@ class TestALostClaim:
 def test_a_listener_that_fails_fails_nobody(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runs import live
-
     class Broken:
         def event(self, event: Any) -> None:
             raise RuntimeError("broken")
@@ -365,6 +363,18 @@ def test_a_listener_that_fails_fails_nobody(
         assert log.over(start("quick")).result == "done"
     finally:
         live.remove_listener(broken)
+
+
+def test_news_that_can_not_be_passed_on_keep_nobody_waiting(
+    make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(runs: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(live, "publish_changes", fail)
+    for _ in range(2):
+        assert make().end().wait().status == Status.SUCCESS
+    assert "can't be passed on" in caplog.text
 
 
 def test_result_and_terminal_status_appear_together_with_the_whole_log(

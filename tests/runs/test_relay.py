@@ -54,6 +54,25 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> NotingLayer:
     return layer
 
 
+def test_a_process_that_has_no_more_threads_for_a_while_sends_when_it_has(
+    layer: NotingLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(relay, "_relay", relay._Relay())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            relay.tell_of_log("lost")
+        with pytest.raises(RuntimeError):
+            relay.send(relay.FEED_GROUP, {"changed": [], "logs": ["lost"]})
+    relay.tell_of_log("told")
+    layer.until(lambda: "told" in layer.logs())
+    relay.send(relay.FEED_GROUP, {"changed": [], "logs": ["sent"]})
+    layer.until(lambda: "sent" in layer.logs())
+
+
 def test_many_news_are_one_message(layer: NotingLayer) -> None:
     runs = [(uuid.uuid4(), uuid.uuid4()) for _ in range(100)]
     for run, root in runs:
