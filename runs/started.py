@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import time
 import uuid
 from collections import Counter
@@ -59,6 +60,7 @@ class Started:
         self.end: ChildEnd | None = None
         self.queued_at = time.monotonic()
         self.is_running = False
+        self.is_adopted = False
         #: Who waits, and whether also while the process goes away.
         self.waiting: dict[asyncio.Future[ChildEnd | None], bool] = {}
         self._runs = runs
@@ -117,6 +119,7 @@ class StartedRuns:
         self._going_on: dict[ActiveRun, dict[uuid.UUID, Started]] = {}  # by caller
         self._awaited: dict[uuid.UUID, Started] = {}
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
+        self._freed_at: dict[ActiveRun, float] = {}  # by caller: when one of its last left a slot
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -158,6 +161,7 @@ class StartedRuns:
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Stop what ``caller`` has started, whose process goes away, and wait for that a while."""
         going_on = self._going_on.pop(caller, {}).values()
+        self._freed_at.pop(caller, None)
         is_cut = caller.guard is not None and caller.guard.host_cancelled
         if not going_on or not is_leaving(caller) or is_cut:
             return
@@ -234,13 +238,13 @@ class StartedRuns:
             await self._meet_requests_of_callers(over, rows)
             for child in over:
                 self._tell(child, rows.get(child.run, _GONE))
-            for child in children:
-                if child.end is not None:
-                    continue
+            going_on = [child for child in children if child.end is None]
+            for child in going_on:
                 child.is_running = rows[child.run][1] == Status.RUNNING
+            for child in going_on:  # behind all marks: what becomes of one is up to the others
                 if not child.is_running and self._may_adopt(child):
                     await self._adopt(child)
-            for caller in {child.caller for child in children if child.end is None}:
+            for caller in {child.caller for child in going_on}:
                 if is_leaving(caller):
                     await self._stop_children(caller)
             self._is_failing = False
@@ -271,7 +275,10 @@ class StartedRuns:
     def _tell(self, child: Started, row: Row) -> None:
         _, status, result, error = row
         child.end = ChildEnd(cast(Any, status), result, error)
-        self._going_on.get(child.caller, {}).pop(child.run, None)  # its result may be large
+        if (siblings := self._going_on.get(child.caller)) is not None:
+            siblings.pop(child.run, None)  # its result may be large
+            if not child.is_adopted:
+                self._freed_at[child.caller] = time.monotonic()
         for future in child.waiting:
             if not future.done():
                 future.set_result(child.end)
@@ -288,7 +295,12 @@ class StartedRuns:
         )
 
     def _is_getting_on(self, caller: ActiveRun) -> bool:
-        """Tell whether anything that ``caller`` waits for is running."""
+        """Tell whether anything that ``caller`` waits for is running, or about to.
+
+        Between two that come in turn by the queue there is a moment when none of them is.
+        """
+        if time.monotonic() - self._freed_at.get(caller, -math.inf) < ADOPT_SECONDS:
+            return True
         return any(c.is_running for c in self._awaited.values() if c.caller is caller)
 
     async def _adopt(self, child: Started) -> None:
@@ -305,7 +317,7 @@ class StartedRuns:
             self._hinted.update(self._awaited)  # another one may be adopted now
             self._hint.set()
 
-        child.is_running = True
+        child.is_running = child.is_adopted = True
         self._begin(*adopted).add_done_callback(on_end)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -651,3 +652,58 @@ def test_a_limit_is_kept_as_long_as_something_gets_on(
     log.over(run)
     assert max(most) == (4 if limit is None else 1)
     assert_consistent(run)
+
+
+def test_what_others_are_to_have_next_is_not_adopted(
+    options: Any, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a limited agent: not beside one that was claimed just now, nor before the next one is."""
+    far = make_worker(name="far")
+    looks: list[int] = []
+    read = started._read
+
+    def read_and_note(ids: list[Any]) -> Any:
+        if len(ids) == 3 and 3 not in looks:
+            # The last, so that the others are gone through before it.
+            assert transitions.claim_one(far.pk, ids[-1], timezone.now()) == 1
+            monkeypatch.setattr(started, "ADOPT_SECONDS", 0)
+        rows = read(ids)
+        looks.append(len(ids))
+        return rows
+
+    monkeypatch.setattr(started, "_read", read_and_note)
+    monkeypatch.setattr(started, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(started, "ADOPT_SECONDS", 3600)
+
+    @agent("limited", max_concurrent=1)
+    async def limited(tools: Tools) -> str:
+        return "adopted"
+
+    @agent("caller")
+    async def caller(tools: Tools) -> list[str]:
+        handles = [await tools.agents.start("limited") for _ in range(3)]
+        return list(await asyncio.gather(*handles))
+
+    def look_on() -> None:
+        before = len(looks)
+        eventually(lambda: len(looks) >= before + 3, "it has looked again")
+
+    options(MAX_CONCURRENT=1)
+    worker = hire()
+    run = start("caller")
+    eventually(lambda: 3 in looks, "it waits for all of them")
+    look_on()
+    claimed = run.children.exclude(status=Status.QUEUED).get()
+    assert claimed.worker_id == far.pk
+
+    monkeypatch.setattr(started, "ADOPT_SECONDS", 3600)
+    for child in worker._executor.started._awaited.values():
+        child.queued_at = -math.inf
+    ending = Ending(Outcome("success", result="far"), False, 0, 0)
+    record_news([News(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])
+    log.until_event(run, "agent_call", tool="agents.wait")
+    look_on()
+    assert run.children.filter(status=Status.QUEUED).count() == 2
+
+    monkeypatch.setattr(started, "ADOPT_SECONDS", 0)  # nobody has taken them
+    assert sorted(log.over(run).result) == ["adopted", "adopted", "far"]
