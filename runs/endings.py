@@ -353,7 +353,7 @@ def _finish(
         )
     seq += 1
     fields["last_seq"] = seq
-    fields["finished_at"] = timezone.now()
+    fields["finished_at"] = _not_before(timezone.now(), record, fields)
     data: dict[str, Any] = {"status": status, "outcome": status, "started": True}
     if status is Status.ERROR:
         data["error"] = fields["error"]
@@ -365,6 +365,17 @@ def _finish(
     change = Change(record.pk, status, (record.worker_id, record.attempt), fields)
     ended = Ended(record.pk, status, fields.get("result"), fields.get("error"))
     return _Last(record, ended, change, log)
+
+
+def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:
+    """Return the instant of an ending: none that it follows is later, by whichever host's clock."""
+    before = (
+        record.started_at,
+        record.stop_requested_at,
+        fields.get("stop_acknowledged_at"),
+        fields.get("stop_observed_at"),
+    )
+    return max(now, *(instant for instant in before if instant is not None))
 
 
 def _may_be_handed_back(record: RunRecord) -> bool:

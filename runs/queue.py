@@ -185,7 +185,8 @@ def end_overdue(now: datetime, limit: int = 100) -> int:
             end = events.system_event(
                 record, record.last_seq + 1, "agent_end", {**data, "error": error}
             )
-            fields = {"error": error, "finished_at": end.ts, "last_seq": end.seq}
+            at = max(end.ts, record.created_at)  # the clocks of two hosts
+            fields = {"error": error, "finished_at": at, "last_seq": end.seq}
             changes.append(Change(record.pk, Status.ERROR, None, fields))
             log.append(end)
         done = apply(changes)

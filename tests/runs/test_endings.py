@@ -310,6 +310,30 @@ def test_log_and_status_appear_together_or_not_at_all(
     assert assert_consistent(run).result == 1
 
 
+@on_both_databases
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("by", ["its worker", "whoever finds it"])
+def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
+    by: str, hours: int, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_to_stop(run)
+    now = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
+    if by == "its worker":
+        met = timezone.now()
+        news = news_of(
+            run, *MET, acknowledged_at=met, observed_at=met, ending=ending("stopped", told=True)
+        )
+        record_news([news])
+    else:
+        WorkerRecord.objects.update(lost_at=timezone.now())
+        endings.end_without_worker(run, code="worker_lost")
+    run.refresh_from_db()
+    at = (run.started_at, run.stop_requested_at, run.stop_acknowledged_at, run.finished_at)
+    known = [instant for instant in at if instant is not None]
+    assert known == sorted(known)
+
+
 class TestARunWithoutItsWorker:
     def test_ends_as_an_error(self, run: RunRecord) -> None:
         endings.end_without_worker(run, code="worker_lost")

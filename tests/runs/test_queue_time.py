@@ -83,6 +83,12 @@ class TestEnd:
         assert (event.type, event.data["started"]) == ("agent_end", False)
         assert event.data["error"] == QUEUE_TIMEOUT
 
+    def test_is_not_before_the_birth_of_which_another_host_says_when(self, alice: User) -> None:
+        run = overdue(alice, created_at=timezone.now() + timedelta(hours=1))
+        assert queue.end_overdue(timezone.now()) == 1
+        run.refresh_from_db()
+        assert run.finished_at == run.created_at
+
     def test_is_only_for_those_whose_time_is_over(self, alice: User) -> None:
         make_run(alice, queue_until=timezone.now() + timedelta(seconds=60))
         make_run(alice)
