@@ -147,6 +147,20 @@ class TestSessions:
         assert "DATABASE_URL" not in alone
         assert self.begun == [["-m", "not (postgres or redis) and not (browser)"]]
 
+    def test_everywhere_is_nothing_left_out(
+        self, sessions: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.main(["--everywhere"]) == pytest.ExitCode.USAGE_ERROR
+        monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
+        monkeypatch.setenv("REDIS_URL", "redis://h")
+        self.statuses = [0, 0]
+        assert self.main(["--everywhere"]) == 0
+        (everything, with_both), (browser, alone) = sessions
+        assert (everything, browser) == (["-m", ""], ["-m", "browser"])
+        assert with_both["REDIS_URL"] == "redis://h"
+        assert "REDIS_URL" not in alone
+        assert self.begun == [["-m", "not (postgres or redis) and not (browser)"]]
+
     def test_the_session_beside_shows_what_it_has_to_say(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
