@@ -63,6 +63,7 @@ def test_pages_come_back_after_a_restart_and_tell_the_truth(
     for screen in (lost, again):
         screen.expect_status("running", "Running")
         expect(screen.line("Started")).to_be_visible()
+    mortal.server.until_it_has_called(again_id, "data_store.set")
 
     mortal.server.kill()
     for screen in (lost, again):

@@ -164,6 +164,13 @@ class Server:
         """Wait until a run's agent has begun."""
         eventually(lambda: self.run(id)["last_seq"] >= 1, f"run {id} begins")
 
+    def until_it_has_called(self, id: str, tool: str) -> None:
+        """Wait until a run's log has a call of this tool."""
+        eventually(
+            lambda: any(event["data"].get("tool") == tool for event in self.events(id)),
+            f"run {id} has called {tool}",
+        )
+
     def events(self, id: str) -> list[dict[str, Any]]:
         return list(self.client.get(f"/runs/{id}/events", params={"limit": 500}).json()["results"])
 

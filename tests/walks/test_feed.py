@@ -134,7 +134,7 @@ def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
     with installation.serving() as server:
         port = server.port
         run = server.start("site-again", key=f"restart-{time.time()}")
-        server.until_it_works(run)
+        server.until_it_has_called(run, "data_store.set")
         seqs, codes, sse = asyncio.run(_watch_until_sent_away(server, run))
         assert codes == [1012, 1012]
         assert sse == "ended"

@@ -32,8 +32,9 @@ def test_sigterm_ends_or_hands_back_what_does_not_finish_in_time(tmp_path: Path)
         partial = server.start("site-partial")
         again = server.start("site-again", key="sigterm")
         tree = server.start("site-tree")
-        for run in (brief, loop, partial, again, tree):
+        for run in (brief, loop, partial, tree):
             server.until_it_works(run)
+        server.until_it_has_called(again, "data_store.set")
         server.terminate()
         assert server.process.wait(60) == 0, server.output
         assert "Traceback" not in server.output
@@ -118,8 +119,9 @@ def test_after_a_kill_the_next_process_takes_over_at_once(tmp_path: Path) -> Non
         tree = server.start("site-tree")
         again = server.start("site-again", key="sigkill")
         deaf = server.start("site-deaf")
-        for run in (loop, tree, again, deaf):
+        for run in (loop, tree, deaf):
             server.until_it_works(run)
+        server.until_it_has_called(again, "data_store.set")
         eventually(
             lambda: len(server.client.get("/runs", params={"parent": tree}).json()["results"]) == 2
         )

@@ -22,8 +22,9 @@ def test_when_the_only_worker_is_killed_the_site_tells_the_truth(tmp_path: Path)
             stopping = server.start("site-deaf")
             tree = server.start("site-tree")
             again = server.start("site-again", key="killed")
-            for run in (loop, stopping, tree, again):
+            for run in (loop, stopping, tree):
                 server.until_it_works(run)
+            server.until_it_has_called(again, "data_store.set")
             assert server.client.post(f"/runs/{stopping}/stop").status_code == 202
             worker.kill()
         # The lease, and a third of it between two looks; the rest is for a busy machine.

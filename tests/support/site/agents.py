@@ -48,7 +48,7 @@ async def deaf(tools: Tools) -> str:
 
 @agent("site-again", on_worker_loss="requeue", max_attempts=3)
 async def again(tools: Tools, key: str) -> str:
-    """Loop in the first attempt, end in the second."""
+    """Loop in the first attempt, once it has called data_store.set, and end in the second."""
     if await tools.data_store.get(key):
         return "second attempt"
     await tools.data_store.set(key, True)
