@@ -176,9 +176,8 @@ class Executor:
         try:
             task = self._spawn(record, entry)
             metrics.observe_start(record.created_at, timezone.now(), record.attempt)
-        except Exception:  # half of the record is missing, say; it is found as a stray, and ended
+        except Exception:
             logger.exception("run %s can't be begun", entry.id, extra={"run": entry.id})
-            active.remove(entry)
             self._leave()
             return
         task.add_done_callback(lambda _: self._leave())
@@ -190,12 +189,25 @@ class Executor:
         self._on_idle()
 
     def _spawn(self, record: RunRecord, entry: ActiveRun) -> asyncio.Task[Ended | None]:
+        try:
+            job = _Job.of(record)
+        except Exception:  # half of the record is missing, say; it is found as a stray, and ended
+            active.remove(entry)
+            raise
         task: asyncio.Task[Ended | None] = self._loop.create_task(
-            self._execute(_Job.of(record), entry), context=contextvars.Context()
+            self._execute(job, entry), context=contextvars.Context()
         )
         self._tasks[entry] = task
-        task.add_done_callback(lambda _: self._tasks.pop(entry, None))
+        task.add_done_callback(lambda task: self._forget(entry, task))
         return task
+
+    def _forget(self, entry: ActiveRun, task: asyncio.Task[Any]) -> None:
+        """Let go of a run whose task is over; if its ending was not written, it is a stray now."""
+        self._tasks.pop(entry, None)
+        active.remove(entry)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            run = entry.id
+            logger.error("run %s broke off", run, exc_info=error, extra={"run": run})
 
     async def _execute(self, job: _Job, entry: ActiveRun) -> Ended | None:
         """Run one claimed run, and write its ending; None when the claim was lost meanwhile."""
@@ -215,13 +227,9 @@ class Executor:
         if job.stop is not None:  # asked for between the claim and now
             entry.meet(job.stop)
         children = Children(entry, guard, self._database, self.started, self._spawn)
-        try:
-            outcome = await self._run(job, children, guard)
-            await self.started.end_attempt(entry)
-            ended = await self._write_end(trace, outcome)
-        finally:
-            active.remove(entry)
-        return ended
+        outcome = await self._run(job, children, guard)
+        await self.started.end_attempt(entry)
+        return await self._write_end(trace, outcome)
 
     async def _run(self, job: _Job, children: Children, guard: Guard) -> Outcome:
         try:

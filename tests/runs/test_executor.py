@@ -13,13 +13,13 @@ from typing import Any
 import pydantic
 import pytest
 from django.contrib.auth.models import User
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
-from agents import AgentStopped, SyncTools, Tools, agent, cleanup, should_stop
+from agents import AgentStopped, SubAgentFailed, SyncTools, Tools, agent, cleanup, should_stop
 from runs import active, executor, leases, services, stopping
 from runs import worker as worker_module
-from runs.models import DataStoreEntry, RunRecord, WorkerRecord
+from runs.models import DataStoreEntry, RunInput, RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import Worker
 from tests.support.consistency import assert_all_consistent, assert_consistent
@@ -199,6 +199,46 @@ class TestAgentsThatMisbehave:
         hire()
         assert log.over(run).error["code"] == "worker_lost"
         assert "can't be begun" in caplog.text
+        assert_consistent(run)
+        assert log.over(start("quick")).result == "done"
+
+    def test_a_run_without_its_input_that_another_takes_for_itself_is_one_too(
+        self, options: Any, start: Start, hire: Any, log: Journal
+    ) -> None:
+        options(LEASE_SECONDS=1.5, MAX_CONCURRENT=1)
+
+        @agent("quick")
+        async def quick(tools: Tools) -> str:
+            return "done"
+
+        @agent("caller")
+        async def caller(tools: Tools) -> str:
+            handle = await tools.agents.start("quick")
+            await asyncio.to_thread(_delete_input, handle.run)
+            try:
+                return str(await handle)
+            except SubAgentFailed as error:
+                return str(error.error["code"])
+
+        hire()
+        run = start("caller")
+        assert log.over(run).result == "worker_lost"
+        assert_consistent(run)
+
+    def test_a_run_whose_beginning_fails_is_ended(
+        self, options: Any, start: Start, hire: Any, log: Journal, monkeypatch: Any
+    ) -> None:
+        options(LEASE_SECONDS=1.5)
+
+        @agent("quick")
+        async def quick(tools: Tools) -> str:
+            return "done"
+
+        worker: Worker = hire()
+        with monkeypatch.context() as patch:
+            patch.setattr(worker._recorder, "open", lambda *_: 1 / 0)
+            run = start("quick")
+            assert log.over(run).error["code"] == "worker_lost"
         assert_consistent(run)
         assert log.over(start("quick")).result == "done"
 
@@ -765,3 +805,8 @@ def no_lost_exceptions(caplog: pytest.LogCaptureFixture) -> Any:
             told = record.getMessage()
             assert "never retrieved" not in told
             assert record.name != "asyncio" or record.levelno < logging.ERROR, told
+
+
+def _delete_input(run: str) -> None:
+    RunInput.objects.filter(run=run).delete()
+    connection.close()
