@@ -631,7 +631,8 @@ def test_news_of_the_process_bring_the_look_forward(
 def test_a_limit_is_kept_as_long_as_something_gets_on(
     limit: int | None, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started, "ADOPT_SECONDS", 0.1)
+    monkeypatch.setattr(started, "ADOPT_SECONDS", 10)  # the queue is quicker than that
+    together = asyncio.Barrier(limit or 4)
     most = []
     going_on = 0
 
@@ -640,6 +641,9 @@ def test_a_limit_is_kept_as_long_as_something_gets_on(
         nonlocal going_on
         going_on += 1
         most.append(going_on)
+        for child in worker._executor.started._awaited.values():
+            child.queued_at = -math.inf
+        await together.wait()
         await asyncio.sleep(0.3)
         going_on -= 1
 
@@ -647,7 +651,7 @@ def test_a_limit_is_kept_as_long_as_something_gets_on(
     async def caller(tools: Tools) -> None:
         await asyncio.gather(*[await tools.agents.start("limited") for _ in range(4)])
 
-    hire()
+    worker = hire()
     run = start("caller")
     log.over(run)
     assert max(most) == (4 if limit is None else 1)
