@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import uvicorn
 from django.contrib.auth.models import Permission, User
-from django.core.asgi import get_asgi_application
 from django.core.cache import cache
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
@@ -20,6 +19,7 @@ from rest_framework.test import APIClient
 from agents import Tools, agent, registry
 from agents.runtime import Outcome
 from agents.trace import Event
+from project.handler import Handler
 from runs import active, endings, leases, services
 from runs.models import RunRecord, WorkerRecord
 
@@ -174,7 +174,7 @@ def address(settings: Any) -> Iterator[str]:
     """Serve the application on a real uvicorn, in a thread, and give its address."""
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     config = uvicorn.Config(
-        get_asgi_application(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
+        Handler(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")

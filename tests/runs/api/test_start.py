@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.core.asgi import get_asgi_application
 from rest_framework.test import APIClient
 
 from agents import Tools, agent
+from project.handler import Handler
 from runs.models import RunRecord
 
 pytestmark = pytest.mark.django_db
@@ -247,7 +247,7 @@ def _post_in_chunks(api: APIClient, body: bytes) -> int:
                 (b"transfer-encoding", b"chunked"),
             ],
         }
-        await get_asgi_application()(scope, receive, send)
+        await Handler()(scope, receive, send)
 
     asyncio.run(call())
     return int(sent[0]["status"])
