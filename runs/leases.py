@@ -24,7 +24,7 @@ from django.utils import timezone
 from agents.cancellation import CancelToken
 
 from . import active, live, metrics, queue
-from .endings import Ended, end_without_worker, has_active_children, note_unheld
+from .endings import Ended, end_without_worker, note_unheld, with_active_children
 from .limits import NO_LIMITS, Limits
 from .models import RunQuerySet, RunRecord, WorkerRecord
 from .processes import host_identity, is_gone, process_name, process_started, session_name
@@ -325,7 +325,7 @@ def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
     """
     with transaction.atomic():
         record = (
-            # Nothing joined: see endings. What is locked by others is found the next time: one that
+            # Nothing joined: see news. What is locked by others is found the next time: one that
             # froze in a transaction must not keep everybody's heart waiting.
             RunRecord.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(stray, pk=run, status=Status.RUNNING)
@@ -334,7 +334,7 @@ def _recover(run: uuid.UUID, code: str, stray: Q) -> Ended | None:
         if record is None or (not stray and _is_held(record)):
             return None
         ended = None
-        if not has_active_children(run):
+        if not with_active_children([run]):
             ended = end_without_worker(record, code=code)
         elif record.in_flight:  # no live lease covers it
             note_unheld(record)

@@ -24,7 +24,8 @@ from agents.trace import Event, Trace
 from . import live, metrics
 from .active import ActiveRun
 from .database import is_away
-from .endings import Ended, Ending, News, Recorded, record_news
+from .endings import Ended, Ending
+from .news import News, Recorded, record_news
 
 __all__ = ["Recorder"]
 

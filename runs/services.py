@@ -2,7 +2,7 @@
 
 Each function commits before it tells anybody. Who may do it is asked here; how an answer looks is
 the door's business. What a stop takes is in ``stopping``; the worker's own writes are in ``leases``
-(claims, losses) and ``endings`` (log, receipt, final status).
+(claims, losses), ``news`` (log, receipt) and ``endings`` (final status).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def _check_permission(record: RunRecord, by: User | None) -> None:
 def _locked(ids: Sequence[uuid.UUID]) -> RunQuerySet:
     return (
         # no_key: else a child that is being born below one of these waits for us with its caller's
-        # row locked, and we for that. Prefetched, not joined: see endings.
+        # row locked, and we for that. Prefetched, not joined: see news.
         RunRecord.objects.select_for_update(no_key=True)
         .prefetch_related("stop_requested_by")
         .filter(pk__in=ids)

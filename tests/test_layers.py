@@ -34,6 +34,7 @@ LAYERS = [
         "runs.leases",
         "runs.retention",
         "runs.endings",
+        "runs.news",
         "runs.transitions",
         "runs.queue",
         "runs.limits",

@@ -18,8 +18,9 @@ from agents.runtime import Outcome
 from agents.trace import Trace
 from runs import events, live, recorder
 from runs.active import ActiveRun
-from runs.endings import Ended, record_news
+from runs.endings import Ended
 from runs.models import RunRecord, WorkerRecord
+from runs.news import record_news
 from runs.recorder import Recorder
 from runs.status import Status
 from runs.worker import Worker

@@ -12,8 +12,9 @@ from django.utils import timezone
 from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import active, events, leases, stopping
-from runs.endings import Ending, News, record_news
+from runs.endings import Ending
 from runs.models import RunRecord, WorkerRecord
+from runs.news import News, record_news
 from runs.status import Status
 from tests.support.consistency import assert_consistent
 from tests.support.rows import make_run, make_worker, requested

@@ -16,9 +16,10 @@ from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import active, leases, services
 from runs.active import ActiveRun
-from runs.endings import Ending, News, record_news
+from runs.endings import Ending
 from runs.exceptions import ParentIsStopping, RunAlreadyFinished
 from runs.models import RunRecord, WorkerRecord
+from runs.news import News, record_news
 from runs.status import ACTIVE, TERMINAL, Status
 from tests.support.rows import make_run, make_worker
 

@@ -17,8 +17,9 @@ from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import database, leases, services, started, stopping, transitions
 from runs.consumers import AgentConsumer
-from runs.endings import Ending, News, record_news
+from runs.endings import Ending
 from runs.models import RunRecord, WorkerRecord
+from runs.news import News, record_news
 from runs.status import Status
 from runs.worker import Worker
 from tests.support.consistency import assert_consistent

@@ -20,8 +20,10 @@ from agents import Tools, agent, registry
 from agents.runtime import Outcome
 from agents.trace import Event
 from project.handler import Handler
-from runs import active, endings, leases, services
+from runs import active, leases, services
+from runs.endings import Ending
 from runs.models import RunRecord, WorkerRecord
+from runs.news import News, record_news
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +137,7 @@ class Runs:
             for seq in range(run.last_seq + 1, run.last_seq + count + 1)
         ]  # fmt: skip
         last_seq = run.last_seq + count
-        endings.record_news([self._news(run, events=log, last_seq=last_seq, **news)])
+        record_news([self._news(run, events=log, last_seq=last_seq, **news)])
         assert self._again(run).last_seq == last_seq
         return run
 
@@ -143,16 +145,16 @@ class Runs:
         self, run: RunRecord, kind: Any = "success", told: bool = True, **outcome: Any
     ) -> RunRecord:
         run.refresh_from_db()
-        ending = endings.Ending(Outcome(kind, **outcome), told, 0, 0)
-        endings.record_news([self._news(run, ending=ending, last_seq=run.last_seq)])
+        ending = Ending(Outcome(kind, **outcome), told, 0, 0)
+        record_news([self._news(run, ending=ending, last_seq=run.last_seq)])
         active.remove(run.pk)
         return self._again(run)
 
     def success(self, result: Any = "done", **arguments: Any) -> RunRecord:
         return self.end(self.running(**arguments), result=result)
 
-    def _news(self, run: RunRecord, **news: Any) -> endings.News:
-        return endings.News(run.pk, self.worker.pk, run.attempt, **news)
+    def _news(self, run: RunRecord, **news: Any) -> News:
+        return News(run.pk, self.worker.pk, run.attempt, **news)
 
     def _again(self, run: RunRecord) -> RunRecord:
         run.refresh_from_db()
