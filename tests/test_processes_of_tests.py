@@ -88,6 +88,17 @@ def test_one_in_a_session_of_its_own_leads_it(environment: dict[str, str], tmp_p
     assert looks["session"] == looks["group"] != os.getsid(0)
 
 
+def test_its_session_is_there_when_its_pid_is_known(environment: dict[str, str]) -> None:
+    """Whoever kills all of its group at once would kill us otherwise, and who has started us."""
+    for _ in range(5):
+        with open(os.devnull, "wb") as out:
+            process = start_manage("check", environment=environment, stdout=out, new_session=True)
+        group = os.getpgid(process.pid)
+        process.kill()
+        process.wait(20)
+        assert group == process.pid
+
+
 def test_output_and_errors_are_apart_and_a_status_comes_back(environment: dict[str, str]) -> None:
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)"
     done = run_manage("shell", "--no-imports", "-c", code, environment=environment)

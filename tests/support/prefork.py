@@ -90,8 +90,11 @@ class Server:
             request: Request = json.load(file)
         pid = os.fork()
         if not pid:
-            answers.close()
+            if request["new_session"]:
+                os.setsid()
             self._forget()
+            _tell(answers, os.getpid())  # not before: who knows it may end all of its group
+            answers.close()
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
         for stream in streams:
@@ -99,7 +102,6 @@ class Server:
         if not pid:
             return request
         self._children[pid] = answers
-        _tell(answers, pid)
         return None
 
     def _forget(self) -> None:
@@ -134,8 +136,6 @@ def _become(request: Request, bytecode: str) -> None:
         # Said of the folders of sources, no doubt; compiling ours is half of what is left.
         sys.dont_write_bytecode = False
         sys.pycache_prefix = bytecode
-    if request["new_session"]:
-        os.setsid()
     if request["descriptors"]:
         limit = request["descriptors"]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
