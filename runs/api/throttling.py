@@ -27,14 +27,13 @@ class ApiThrottle(SimpleRateThrottle):
     """
 
     scope = "api"
-    counted = "user"  # what a user's calls are counted as
 
     def get_rate(self) -> str | None:
         return conf().api_throttle_rate
 
-    def get_cache_key(self, request: Request, view: APIView) -> str:
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if request.user.is_authenticated:
-            return f"throttle:{self.counted}:{request.user.pk}"
+            return f"throttle:user:{request.user.pk}"
         return f"throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
@@ -57,6 +56,9 @@ class ApiThrottle(SimpleRateThrottle):
 
 
 class StopThrottle(ApiThrottle):
-    """Counts a user's stops by themselves: whoever has asked too much else can still stop."""
+    """Refuses no user a stop: neither those who have asked too much else, nor one stop too many."""
 
-    counted = "stops"
+    def get_cache_key(self, request: Request, view: APIView) -> str | None:
+        if request.user.is_authenticated:
+            return None  # not counted at all
+        return super().get_cache_key(request, view)
