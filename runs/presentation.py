@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from django.utils import timezone
 
-from . import wording
+from . import receipts, wording
 from .status import STOPPING
 
 __all__ = ["StatusWords", "WaitingWords", "Words", "in_zone", "is_time_zone", "present"]
@@ -58,13 +58,13 @@ def present(
     """Return what a screen says of ``run``, a run as it goes over the wire.
 
     ``zone`` is the reader's IANA time zone, else the site's is used. ``waited_for``: see
-    ``wording.receipt_sentences``. ``lease_seconds``: its worker gives no sign of life, and its
+    ``receipts.sentences``. ``lease_seconds``: its worker gives no sign of life, and its
     lease ends in so many.
     """
     look = wording.look(run["status"])
     is_stopping = run["status"] == STOPPING
     with in_zone(zone):
-        receipt = wording.receipt_sentences(
+        receipt = receipts.sentences(
             run,
             waited_for=waited_for,
             # While stopping this would also put in for how long by now, and nobody makes it tick.

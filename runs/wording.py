@@ -1,12 +1,14 @@
 """What people read about a run: one source for the page, the admin and the command line.
 
+What there is to say about its stop is in ``receipts``.
+
 Pure functions over a run as it goes over the wire (or any mapping of that shape; instants may be
 ISO 8601 text or aware datetimes). No HTML here, no colours, no database: doors dress the words up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +18,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .status import STOPPING, TERMINAL, Status
+from .status import STOPPING, Status
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -25,15 +27,18 @@ __all__ = [
     "LOOKS",
     "STAND_IN_NOTE",
     "WORKER_LOOKS",
+    "Call",
+    "Instant",
     "Look",
+    "Run",
     "Tone",
-    "calls_waited_for",
+    "as_datetime",
+    "call_kind",
     "clock",
     "duration",
     "look",
     "oldest_awaited",
     "queued_text",
-    "receipt_sentences",
     "seconds_between",
     "stopping_text",
     "tokens",
@@ -128,7 +133,7 @@ def usage_text(usage: Mapping[str, Any]) -> str:
 
 def clock(at: Instant, *, now: datetime | None = None) -> str:
     """Return ``14:03:22`` in the current time zone; with the date if ``now`` is on another day."""
-    local = timezone.localtime(_instant(at))
+    local = timezone.localtime(as_datetime(at))
     if now is not None and timezone.localtime(now).date() != local.date():
         return f"{local:%Y-%m-%d %H:%M:%S}"
     return f"{local:%H:%M:%S}"
@@ -136,7 +141,7 @@ def clock(at: Instant, *, now: datetime | None = None) -> str:
 
 def seconds_between(earlier: Instant, later: Instant) -> float:
     """Return how many seconds lie between two instants."""
-    return (_instant(later) - _instant(earlier)).total_seconds()
+    return (as_datetime(later) - as_datetime(earlier)).total_seconds()
 
 
 def _short(count: int) -> str:
@@ -146,7 +151,8 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _instant(at: Instant) -> datetime:
+def as_datetime(at: Instant) -> datetime:
+    """Return an instant that may be ISO 8601 text."""
     return at if isinstance(at, datetime) else datetime.fromisoformat(at)
 
 
@@ -188,7 +194,7 @@ def waiting_for(run: Run, now: datetime | None = None) -> str:
         return _("cleaning up") if stop.get("observed_at") else _("before its next call")
     kinds: dict[str, list[Call]] = {}
     for call in calls:
-        kinds.setdefault(_kind(call), []).append(call)
+        kinds.setdefault(call_kind(call), []).append(call)
     clauses = [_clause(kind, some) for kind, some in kinds.items()]
     words = _("after %(what)s") % {"what": _(" and ").join(clauses)}
     detail = waiting_detail(run, now) if now is not None else ""
@@ -213,8 +219,8 @@ def oldest_awaited(run: Run) -> tuple[str, Instant] | None:
     calls = _awaited(run)
     if not calls or not (run.get("stop") or {}).get("acknowledged_at"):
         return None
-    oldest = min(calls, key=lambda call: _instant(call["started_at"]))
-    named_already = _kind(oldest) == "agents" and len(calls) == 1
+    oldest = min(calls, key=lambda call: as_datetime(call["started_at"]))
+    named_already = call_kind(oldest) == "agents" and len(calls) == 1
     return "" if named_already else oldest["label"], oldest["started_at"]
 
 
@@ -240,7 +246,7 @@ def worker_silent(lease_seconds: float) -> str:
 
 def log_removed(at: str) -> str:
     """Say since when a run's log is gone; ``at`` as it goes over the wire."""
-    day = date_format(timezone.localtime(_instant(at)), "DATE_FORMAT")
+    day = date_format(timezone.localtime(as_datetime(at)), "DATE_FORMAT")
     return _("The log was removed on %(day)s.") % {"day": day}
 
 
@@ -250,15 +256,17 @@ def _awaited(run: Run) -> list[Call]:
     observed_at = (run.get("stop") or {}).get("observed_at")
     if not observed_at:
         return list(calls)
+    met = as_datetime(observed_at)
     return [
         call
         for call in calls
         # When the code is over, the runtime waits for the sub-agents that it has started.
-        if call["tool"] == "agents.wait" or _instant(call["started_at"]) <= _instant(observed_at)
+        if call["tool"] == "agents.wait" or as_datetime(call["started_at"]) <= met
     ]
 
 
-def _kind(call: Call) -> str:
+def call_kind(call: Call) -> str:
+    """Return what a call is called by: ``call_llm``, ``data_store``, ``http``, ``agents``, ..."""
     tool = str(call["tool"])
     return tool if tool in ("call_llm", "http", "agents.start") else tool.partition(".")[0]
 
@@ -289,178 +297,3 @@ def _clause(kind: str, calls: Sequence[Call]) -> str:
         case _:
             words = ngettext("current call completes", "%(count)d current calls complete", count)
     return words % {"count": count, "name": calls[0]["label"]}
-
-
-# The receipt.
-
-
-def receipt_sentences(
-    run: Run,
-    *,
-    waited_for: Iterable[Call] = (),
-    now: datetime | None = None,
-    result_below: bool = True,
-) -> list[str]:
-    """Return what there is to say about a run's stop, as a person would say it.
-
-    Empty if nobody asked for one. ``waited_for`` are the calls that were in flight when the stop
-    came (see ``calls_waited_for``); ``now`` puts dates to times of other days; ``result_below``:
-    the partial result, if there is one, is shown below these sentences.
-    """
-    stop = run.get("stop")
-    if not stop:
-        return []
-    at = clock(stop["requested_at"], now=now)
-    if run["status"] not in TERMINAL:
-        sentences = [_asked(stop, at), _escalation(stop, now), f"{stopping_text(run, now)}."]
-    elif run["status"] != Status.STOPPED:
-        sentences = [_finished_first(run, stop, at)]
-    else:
-        sentences = [
-            _stopped(run, stop, at),
-            _escalation(stop, now),
-            _effect(run, stop, list(waited_for)),
-            _started_after(stop),
-            _cleanup_error(stop),
-            _abandoned(stop),
-            _kept(run, result_below),
-        ]
-    return [sentence for sentence in sentences if sentence]
-
-
-def calls_waited_for(events: Iterable[Mapping[str, Any]], stop: Mapping[str, Any]) -> list[Call]:
-    """Return those calls of a run's log that were in flight when its stop was acknowledged.
-
-    They are what the stop waited for; each comes as the ``data`` of its event.
-    """
-    acknowledged_at = stop.get("acknowledged_at")
-    if not acknowledged_at:
-        return []
-    at = _instant(acknowledged_at)
-    return [
-        event["data"]
-        for event in events
-        if "started_at" in event["data"]
-        and _instant(event["data"]["started_at"]) <= at < _instant(event["ts"])
-    ]
-
-
-def _by(stop: Mapping[str, Any]) -> str:
-    """Say who asked, by what way; with a blank before it, or nothing if that can't be known."""
-    name = stop.get("requested_by")
-    match stop.get("via"):
-        case "cli":
-            way = _("from the command line")
-        case "admin":
-            way = _("in the admin")
-        case "api":
-            way = _("through the API")
-        case _:
-            way = ""
-    who = _("by %(name)s") % {"name": name} if name else ""
-    return "".join(f" {words}" for words in (who, way) if words)
-
-
-def _because(stop: Mapping[str, Any]) -> str:
-    reason = str(stop.get("reason") or "").strip()
-    return _(" (reason: %(reason)s)") % {"reason": reason} if reason else ""
-
-
-def _asked(stop: Mapping[str, Any], at: str) -> str:
-    words = {"at": at, "by": _by(stop), "because": _because(stop)}
-    return _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-
-
-def _finished_first(run: Run, stop: Mapping[str, Any], at: str) -> str:
-    if run["status"] == Status.SUCCESS:
-        but = _("but the run had already done its work")
-    else:
-        but = _("but the run had already ended in an error")
-    words = {"at": at, "by": _by(stop), "because": _because(stop), "but": but}
-    return _("A stop was asked for at %(at)s%(by)s%(because)s, %(but)s.") % words
-
-
-def _stopped(run: Run, stop: Mapping[str, Any], at: str) -> str:
-    words = {"at": at, "by": _by(stop), "because": _because(stop)}
-    if stop.get("via") == "budget":
-        return _("Stopped by its budget at %(at)s%(because)s.") % words
-    if stop.get("via") == "parent":
-        if stop.get("root_request") in (None, run["id"]):
-            return _("Stopped by the run that called it at %(at)s%(because)s.") % words
-        return _("Stopped%(by)s with the run that called it at %(at)s%(because)s.") % words
-    return _("Stopped%(by)s at %(at)s%(because)s.") % words
-
-
-def _escalation(stop: Mapping[str, Any], now: datetime | None) -> str:
-    if not stop.get("escalated_at"):
-        return ""
-    at = clock(stop["escalated_at"], now=now)
-    by = _(" by %(name)s") % {"name": stop["escalated_by"]} if stop.get("escalated_by") else ""
-    words = {"mode": stop["mode"], "at": at, "by": by}
-    return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
-
-
-def _effect(run: Run, stop: Mapping[str, Any], waited_for: list[Call]) -> str:
-    if not run.get("started_at"):
-        return _("It had not begun.")
-    if not stop.get("observed_at"):
-        return _("Its worker was gone; the run was ended without it.")
-    later = duration(seconds_between(stop["requested_at"], stop["observed_at"]))
-    if not waited_for:
-        return _("It took effect %(later)s later.") % {"later": later}
-    words = {"later": later, "what": _in_flight_words(waited_for)}
-    return _("It took effect %(later)s later, after %(what)s.") % words
-
-
-def _in_flight_words(calls: list[Call]) -> str:
-    if len(calls) > 1:
-        return _("the %(count)d calls in flight had completed") % {"count": len(calls)}
-    match _kind(calls[0]):
-        case "call_llm":
-            return _("the LLM call in flight had completed")
-        case "data_store":
-            return _("the data store call in flight had completed")
-        case "http":
-            return _("the HTTP request in flight had completed")
-        case "agents":
-            return _("the sub-agent %(name)s had stopped") % {"name": calls[0]["label"]}
-        case "agents.start":
-            return _("the sub-agent %(name)s was queued") % {"name": calls[0]["label"]}
-        case _:
-            return _("the call in flight had completed")
-
-
-def _started_after(stop: Mapping[str, Any]) -> str:
-    if not stop.get("observed_at"):
-        return ""  # it had not begun, or nobody was left to count
-    count = stop.get("calls_started_after_acknowledgement") or 0
-    if not count:
-        return _("Nothing was started after that.")
-    words = ngettext(
-        "%(count)d call was started all the same.",
-        "%(count)d calls were started all the same.",
-        count,
-    )
-    return words % {"count": count}
-
-
-def _cleanup_error(stop: Mapping[str, Any]) -> str:
-    error = stop.get("cleanup_error")
-    if not error:
-        return ""
-    words = {"type": error["type"], "message": error["message"]}
-    return _("While cleaning up it failed with %(type)s: %(message)s") % words
-
-
-def _abandoned(stop: Mapping[str, Any]) -> str:
-    if not stop.get("abandoned"):
-        return ""
-    return _("Its code may still be running; whatever it does is kept from the records.")
-
-
-def _kept(run: Run, result_below: bool) -> str:
-    if run.get("partial_result") is None:
-        return _("It left no partial result.") if run.get("started_at") else ""
-    if result_below:
-        return _("What it had so far is kept below.")
-    return _("What it had so far is kept.")

@@ -70,6 +70,7 @@ LAYERS = [
         "runs.exceptions",
         "runs.conf",
         "runs.uuids",
+        "runs.receipts",
         "runs.wording",
         "runs.logs",
         "runs.metrics",

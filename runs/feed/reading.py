@@ -11,7 +11,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from .. import wording
+from .. import receipts
 from ..conf import conf
 from ..models import RunEvent, RunInput, RunQuerySet, RunRecord
 from ..presentation import Words, present
@@ -130,7 +130,7 @@ def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
     behind = RunEvent.objects.filter(run=record, ts__gt=record.stop_acknowledged_at)
     log = [event.as_dict() for event in behind.order_by("seq")[:_WAITED_FOR_COUNT]]
     stop = {"acknowledged_at": record.stop_acknowledged_at}
-    return tuple(dict(call) for call in wording.calls_waited_for(log, stop))
+    return tuple(dict(call) for call in receipts.calls_waited_for(log, stop))
 
 
 def _silent_seconds(record: RunRecord) -> int | None:

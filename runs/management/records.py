@@ -10,7 +10,7 @@ from django.db.models import IntegerField, Max, Sum
 from django.db.models.functions import Cast
 from django.utils import timezone
 
-from runs import wording
+from runs import receipts
 from runs.models import RunEvent, RunRecord
 from runs.wire import run_as_dict
 
@@ -56,7 +56,7 @@ def receipt_of(record: RunRecord, *, result_below: bool) -> list[str]:
     later = RunEvent.objects.filter(
         run=record, type__in=_CALLS, ts__gte=record.stop_acknowledged_at or record.created_at
     )
-    waited_for = wording.calls_waited_for((event.as_dict() for event in later), run["stop"])
-    return wording.receipt_sentences(
+    waited_for = receipts.calls_waited_for((event.as_dict() for event in later), run["stop"])
+    return receipts.sentences(
         run, waited_for=waited_for, now=timezone.now(), result_below=result_below
     )
