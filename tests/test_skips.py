@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.suite import run_suite
 
 _SKIPS = {
     "mark": "@pytest.mark.skip(reason='some reason')\ndef test_it(): pass",
@@ -20,27 +18,8 @@ _SKIPS = {
 }
 
 
-def _pytest(tmp_path: Path, *sources: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a suite of one file per source, under our conftest and configuration."""
-    for number, source in enumerate(sources):
-        (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
-    clean = {k: v for k, v in os.environ.items() if k not in {"REQUIRE_ALL", "PYTEST_ADDOPTS"}}
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
-    # A third of the start is plugins that have no say in this.
-    command += [f"-pno:{name}" for name in ("anyio", "hypothesispytest", "schemathesis")]
-    return subprocess.run(
-        [*command, "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=ROOT,
-        env=clean | {"DATABASE_URL": "", "REDIS_URL": ""} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_any_skip_is_named_loudly(tmp_path: Path) -> None:
-    done = _pytest(tmp_path, "def test_ok(): pass", *_SKIPS.values())
+    done = run_suite(tmp_path, "def test_ok(): pass", *_SKIPS.values())
     assert f"{len(_SKIPS)} skipped, NOT TESTED" in done.stdout
     assert done.stdout.count("some reason") == len(_SKIPS)
     assert done.returncode == 0
@@ -48,7 +27,7 @@ def test_any_skip_is_named_loudly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [_SKIPS["mark"], _SKIPS["module"]], ids=["test", "module"])
 def test_a_skip_fails_when_all_is_required(tmp_path: Path, source: str) -> None:
-    done = _pytest(tmp_path, source, REQUIRE_ALL="1")
+    done = run_suite(tmp_path, source, REQUIRE_ALL="1")
     assert "1 skipped, and REQUIRE_ALL says that none may be" in done.stdout
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     # Whoever reads the end of the output finds pytest's own closing line there.
@@ -56,18 +35,18 @@ def test_a_skip_fails_when_all_is_required(tmp_path: Path, source: str) -> None:
 
 
 def test_without_a_skip_all_is_well(tmp_path: Path) -> None:
-    done = _pytest(tmp_path, "def test_it(): pass", REQUIRE_ALL="1")
+    done = run_suite(tmp_path, "def test_it(): pass", REQUIRE_ALL="1")
     assert done.returncode == 0, done.stdout
     assert "NOT TESTED" not in done.stdout
 
 
 def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
     source = "@pytest.mark.xfail\ndef test_it(): assert False"
-    assert _pytest(tmp_path, source, REQUIRE_ALL="1").returncode == 0
+    assert run_suite(tmp_path, source, REQUIRE_ALL="1").returncode == 0
 
 
 def test_a_failure_is_still_a_failure(tmp_path: Path) -> None:
-    done = _pytest(tmp_path, "def test_it(): assert False", _SKIPS["mark"], REQUIRE_ALL="1")
+    done = run_suite(tmp_path, "def test_it(): assert False", _SKIPS["mark"], REQUIRE_ALL="1")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
 
 
@@ -83,9 +62,9 @@ def test_a_marked_test_runs_where_its_server_is(
 ) -> None:
     source = f"@pytest.mark.{marker}\ndef test_it(): pass"
     assert f"needs {'PostgreSQL' if marker == 'postgres' else 'Redis'}" in (
-        _pytest(tmp_path, source).stdout
+        run_suite(tmp_path, source).stdout
     )
-    assert "1 passed" in _pytest(tmp_path, source, **environment).stdout
+    assert "1 passed" in run_suite(tmp_path, source, **environment).stdout
 
 
 class TestSessions:
