@@ -1,4 +1,4 @@
-"""What the whole suite shares: nothing is skipped silently, and the database is a real one.
+"""What the whole suite shares: no skip is silent, one failure is one, and the database is real.
 
 A test that needs PostgreSQL, Redis or Chromium is marked so, and is skipped where there is none;
 the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the session.
@@ -6,8 +6,10 @@ the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A fraction of a second per user, otherwise.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     config.pluginmanager.register(_SkipWatch(), "skip-watch")
+    config.pluginmanager.register(_Aftermath(), "aftermath")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,6 +104,33 @@ class _SkipWatch:
     def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         self._skips[report.nodeid] = str(reason).removeprefix("Skipped: ")
+
+
+class _Aftermath:
+    """Collects at once what a failed test has left behind, and says nothing about it.
+
+    Its frames, and with them its sockets, tasks and coroutines, would live until some later test.
+    Whoever warned of them then would fail that one, too.
+    """
+
+    _has_failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._has_failed = self._has_failed or report.failed
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self) -> Iterator[None]:
+        self._has_failed = False
+        outcome = yield
+        if self._has_failed:
+            for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+                vars(sys).pop(name, None)
+            hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+            try:
+                gc.collect()
+            finally:
+                sys.unraisablehook = hook
+        return outcome
 
 
 def _all_required() -> bool:
