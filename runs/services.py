@@ -43,6 +43,7 @@ from .stopping import (
     BulkWord,
     StopResult,
     meet_request,
+    meet_requests,
     request_stop,
     stop_many,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "BulkWord",
     "StopResult",
     "meet_request",
+    "meet_requests",
     "queue_child",
     "request_stop",
     "start_child",

@@ -39,6 +39,7 @@ __all__ = [
     "BulkWord",
     "StopResult",
     "meet_request",
+    "meet_requests",
     "request_stop",
     "stop_children",
     "stop_many",
@@ -398,6 +399,28 @@ def meet_request(run: active.ActiveRun) -> None:
     elif record.stop_requested:
         stopping = [record, *_stopping_in([record.root_id])]
         active.trip([Delivery.of(one) for one in stopping])
+
+
+def meet_requests(worker: uuid.UUID) -> None:
+    """Trip the tokens of a worker's runs that were asked to stop, and that nobody has told of it.
+
+    Of all in one go, however many they are: the heart that asks for it has a lease to renew.
+    """
+    asked = RunRecord.objects.filter(
+        worker=worker,
+        status=Status.RUNNING,
+        stop_requested_at__isnull=False,
+        stop_acknowledged_at=None,
+    )
+    unmet = {id for id in asked.values_list("pk", flat=True) if _has_met_none(id)}
+    if unmet:
+        records = asked.select_related("stop_requested_by").only(*_STOP_READS)
+        active.trip([Delivery.of(record) for record in records if record.pk in unmet])
+
+
+def _has_met_none(run: uuid.UUID) -> bool:
+    entry = active.get(run)
+    return entry is not None and entry.token.cause is not StopCause.WISH
 
 
 def _stopping_in(roots: Collection[uuid.UUID]) -> RunQuerySet:

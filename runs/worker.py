@@ -32,7 +32,6 @@ from .models import RunRecord, WorkerRecord
 from .queue import QueueIsBusy
 from .recorder import Recorder
 from .room import Room
-from .status import Status
 
 __all__ = ["Worker"]
 
@@ -300,17 +299,7 @@ class Worker:
 
     def _meet_requests(self) -> None:
         """Trip the tokens of runs whose stop was asked for in another process."""
-        waiting = RunRecord.objects.filter(
-            worker=self.id,
-            status=Status.RUNNING,
-            stop_requested_at__isnull=False,
-            stop_acknowledged_at=None,
-        )
-        # From above: a child that is stopped first looks to its caller as if it alone had been.
-        for id in waiting.order_by("depth").values_list("pk", flat=True):
-            entry = active.get(id)
-            if entry is not None and entry.token.cause is not StopCause.WISH:
-                services.meet_request(entry)
+        services.meet_requests(self.id)
 
     def _mine(self) -> list[ActiveRun]:
         return [entry for entry in active.all_runs() if entry.worker == self.id]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agents import Tools, agent
@@ -20,6 +21,7 @@ from runs.active import Delivery
 from runs.consumers import AgentConsumer
 from runs.models import RunRecord, uuid7
 from runs.worker import Worker
+from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal
 from tests.support.running import Gate, Start
 
@@ -98,6 +100,37 @@ def test_a_message_trips_the_token_without_the_database(
     assert ended.stop_acknowledged_at is not None
     told = [event.data for event in log.of(run) if event.type == "stop_requested"]
     assert told == [delivery.request.as_data()]
+
+
+@pytest.mark.usefixtures("on_both_databases")
+def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
+    hire: Any, start: Start, log: Journal, gate: Gate, monkeypatch: Any
+) -> None:
+    """It has a lease to renew meanwhile. Trees among them are told from above."""
+    _waits(gate)
+
+    @agent("calls")
+    async def calls(tools: Tools) -> None:
+        await tools.agents.call("waits")
+
+    worker = hire()
+    _deaf(worker, monkeypatch)
+    monkeypatch.setattr(stopping, "_deliver", lambda due: None)
+    runs = [start("waits") for _ in range(20)] + [start("calls") for _ in range(10)]
+    gate.until_arrived(30)
+    for run in runs:
+        services.request_stop(run.pk, via="api", check_permission=False)
+    with CaptureQueriesContext(connections["default"]) as queries:
+        services.meet_requests(worker.id)
+    assert len(queries) == 2
+    assert all(entry.token.cause is StopCause.WISH for entry in active.all_runs())
+    gate.open()
+    for run in runs:
+        log.over(run)
+        assert assert_consistent(run).status == "stopped"
+    with CaptureQueriesContext(connections["default"]) as queries:
+        services.meet_requests(worker.id)
+    assert len(queries) == 1, "what was told is told"
 
 
 def test_of_another_attempt_or_worker_it_is_not_believed(
