@@ -37,6 +37,7 @@ class Caretaker:
 
     def __init__(self, lease_seconds: float, me: Callable[[], uuid.UUID] | None = None) -> None:
         self._reaping_seconds = lease_seconds / REAPINGS
+        self._recovery_seconds = lease_seconds / 6  # a heart beats every third of it
         self._me = me
         self._next_look = 0.0
         self._next_reaping = 0.0
@@ -60,7 +61,7 @@ class Caretaker:
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(me)
             self._next_reaping = now + self._reaping_seconds
-        recovered = leases.recover_runs()
+        recovered = leases.recover_runs(seconds=self._recovery_seconds)
         if not recovered:
             leases.free_runs()
         if found or recovered:  # what was handed back is to be claimed

@@ -11,7 +11,9 @@ stops its own runs in time (``agents.cancellation.Lease``) measures how long ago
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -227,14 +229,20 @@ def _declare_lost(worker: WorkerRecord, reason: str, still: Q) -> bool:
 
 
 def recover_runs(
-    *, code: str = "worker_lost", worker: uuid.UUID | None = None, limit: int = 200
+    *,
+    code: str = "worker_lost",
+    worker: uuid.UUID | None = None,
+    limit: int = 200,
+    seconds: float = math.inf,
 ) -> int:
     """End or hand back runs whose worker (``worker``, or any) was lost; return how many.
 
     Children end before their root, so those with children that go on are left for later, and what
-    is on other workers is asked to stop. At most ``limit`` are returned: call it again until it
-    returns 0. Safe to be called by many at once, and again after a crash half-way.
+    is on other workers is asked to stop. At most ``limit`` are returned, and behind the first one
+    no more than there is time for in ``seconds``: call it again until it returns 0. Safe to be
+    called by many at once, and again after a crash half-way.
     """
+    until = time.monotonic() + seconds
     lost = RunRecord.objects.filter(status=Status.RUNNING)
     if worker is not None:
         lost = lost.filter(worker=worker, worker__lost_at__isnull=False)
@@ -246,15 +254,22 @@ def recover_runs(
     callers = lost.filter(Exists(children)).filter(Exists(unasked) | ~Q(in_flight=[]))
     # Those without: others may wait for long, and must not stand before them.
     free = lost.filter(~Exists(children)).order_by("-depth", "created_at")
-    count = _recover_all(callers[:limit], code)
-    while count < limit and (more := _recover_all(free[: limit - count], code)):
+    count = _recover_all(callers[:limit], code, until)
+    while count < limit and not (count and time.monotonic() >= until):
+        more = _recover_all(free[: limit - count], code, until)
+        if not more:
+            break
         count += more  # the next ones are those that called these
     return count
 
 
-def _recover_all(runs: RunQuerySet, code: str) -> int:
-    ids = list(runs.values_list("pk", flat=True))
-    return sum(_recover(id, code, Q()) is not None for id in ids)
+def _recover_all(runs: RunQuerySet, code: str, until: float) -> int:
+    count = 0
+    for id in list(runs.values_list("pk", flat=True)):
+        if count and time.monotonic() >= until:
+            break
+        count += _recover(id, code, Q()) is not None
+    return count
 
 
 def free_runs(*, stuck_seconds: float = 1.0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -74,12 +75,31 @@ def test_many_lost_runs_leave_time_for_a_heartbeat(
 ) -> None:
     runs = _of_a_dead_worker(alice, 3)
     real = leases.recover_runs
-    monkeypatch.setattr(leases, "recover_runs", lambda: real(limit=2))
+    monkeypatch.setattr(leases, "recover_runs", lambda **how: real(limit=2, **how))
     caretaker = Caretaker(LEASE_SECONDS)
     assert caretaker.tick() is True
     assert sorted(map(_status, runs)) == ["error", "error", "running"]
     assert caretaker.tick() is True
     assert [_status(run) for run in runs] == ["error"] * 3
+    assert caretaker.tick() is False
+
+
+def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
+    transactional_db: None, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a few dozen took longer than the lease of who recovered them."""
+    runs = _of_a_dead_worker(alice, 3)
+    real = leases._recover
+
+    def recover(*what: Any) -> Any:
+        threading.Event().wait(0.02)
+        return real(*what)
+
+    monkeypatch.setattr(leases, "_recover", recover)
+    caretaker = Caretaker(lease_seconds=0.06)
+    for left in (2, 1, 0):
+        assert caretaker.tick() is True
+        assert sorted(map(_status, runs)) == ["error"] * (3 - left) + ["running"] * left
     assert caretaker.tick() is False
 
 
