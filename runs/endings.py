@@ -208,12 +208,8 @@ def _finish(
 
 def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:
     """Return the instant of an ending: none that it follows is later, by whichever host's clock."""
-    before = (
-        record.started_at,
-        record.stop_requested_at,
-        fields.get("stop_acknowledged_at"),
-        fields.get("stop_observed_at"),
-    )
+    names = ("started_at", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
+    before = (fields.get(name, getattr(record, name)) for name in names)
     return max(now, *(instant for instant in before if instant is not None))
 
 
