@@ -209,8 +209,8 @@ def _finish(
 def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:
     """Return the instant of an ending: none that it follows is later, by whichever host's clock."""
     names = ("started_at", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
-    before = (fields.get(name, getattr(record, name)) for name in names)
-    return max(now, *(instant for instant in before if instant is not None))
+    before: list[datetime | None] = [fields.get(name, getattr(record, name)) for name in names]
+    return max([now, *filter(None, before)])
 
 
 def _may_be_handed_back(record: RunRecord) -> bool:

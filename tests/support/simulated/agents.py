@@ -1,0 +1,466 @@
+"""Agents that do one thing at a time, when they are told to, behind the real guard and token."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, cast
+
+from django.db import OperationalError
+
+from agents import AgentError, AgentStopped, cleanup, registry
+from agents.cancellation import bind_token
+from agents.environment import ChildEnd
+from agents.guard import Call, Guard
+from agents.runtime import _outcome
+from agents.tools.agent_handle import AgentHandle, result_of
+from agents.trace import Trace
+from runs import active, services
+from runs.active import ActiveRun
+from runs.children import GAVE_UP
+from runs.endings import Ended
+from runs.exceptions import LeaseLost, ParentIsStopping
+from runs.executor import _Job, _tell_stop
+from runs.models import DataStoreEntry, RunRecord
+from runs.started import ask_to_stop, is_leaving
+from runs.status import TERMINAL, Status
+from runs.store import OwnerStore
+
+from .faults import looking_on
+
+if TYPE_CHECKING:
+    from .processes import Process
+
+__all__ = ["SEEN", "Attempt"]
+
+SEEN: Counter[str] = Counter()  # how often what was reached, to tell whether all of it was
+
+KEYS = ("one", "two")
+MOST_DEEP = 2
+MOST_CHILDREN = 2  # of each kind
+
+
+class Line:
+    """Code of an agent that goes on beside its other code, from one wait to the next."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], context: Context) -> None:
+        self._work = work
+        self._context = context
+        self._waits_for: asyncio.Future[Any] | None = None
+
+    @property
+    def may_go_on(self) -> bool:
+        return self._waits_for is None or self._waits_for.done()
+
+    def go_on(self, *, cut: bool = False) -> bool:
+        """Go on to the next wait, or meet a cancellation; True once it is over."""
+        try:
+            if cut:
+                self._waits_for = self._context.run(self._work.throw, asyncio.CancelledError())
+            else:
+                self._waits_for = self._context.run(self._work.send, None)
+        except StopIteration:
+            return True
+        return False
+
+    def drop(self) -> None:
+        """Be gone with the process, and not whenever the garbage collector comes."""
+        self._context.run(self._work.close)
+
+
+class Attempt:
+    """An agent's code, as far as it has come.
+
+    Attributes:
+        lines: what goes on beside each other: waits for others, uses of the data store.
+        called: the agents that it has called, each with the call that waits for it.
+        handles: of those that it has started.
+        phase: new, going on, settling (its code is over, and what it has started is waited for),
+            returning (its ending is to be written), written (or given up, the claim being lost).
+    """
+
+    def __init__(self, process: Process, record: RunRecord, entry: ActiveRun) -> None:
+        self.process = process
+        self.entry = entry
+        self.job = _Job.of(record)
+        self.definition = registry.get(record.agent)
+        self.guard = Guard(entry.token, self._trace())
+        self.context = Context()
+        self.context.run(bind_token, entry.token)
+        self.store = WatchedStore(self.job.owner_id, process.database, entry)
+        self.calls: list[Call] = []
+        self.lines: list[Line] = []
+        self.called: dict[Attempt, Call] = {}
+        self.handles: list[AgentHandle] = []
+        self.parent: Attempt | None = None
+        self.takes_slot = entry.token.parent is None
+        self.phase = "new"
+        self.is_refused = False  # the agent's code has met AgentStopped
+        self.error: BaseException | None = None  # that has come out of the agent's code
+        self.kind: str | None = None
+        self.ended: Ended | None = None
+        self.on_end: list[Callable[[Any], None]] = []
+        SEEN["attempts"] += 1
+        process.attempts.append(self)
+        process.history.append(self)
+
+    def _trace(self) -> Trace:
+        job = self.job
+        return Trace(
+            str(self.entry.id),
+            job.agent,
+            self.process.recorder,
+            depth=job.depth,
+            last_seq=job.last_seq,
+            usage=job.usage,
+        )
+
+    def __repr__(self) -> str:
+        facts = [
+            f"{self.job.agent} {self.entry.id}/{self.entry.attempt} of {self.entry.worker}",
+            f"{self.phase} as {self.kind}, {len(self.calls)} calls, {len(self.lines)} lines",
+            f"called {list(self.called)}, started {[handle.run for handle in self.handles]}",
+            f"{self.entry.token!r}, refused {self.is_refused}",
+        ]
+        return f"<{'; '.join(facts)}>"
+
+    def drop(self) -> None:
+        """Be gone with the process."""
+        for line in self.lines:
+            line.drop()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """As of the task that it would be."""
+        self.on_end.append(callback)
+
+    @property
+    def may_step(self) -> bool:
+        return self.phase in ("new", "going on", "settling")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the agent's own code is."""
+        return self.phase not in ("new", "going on")
+
+    def step(self, chance: random.Random) -> None:
+        """Do the next thing, whatever that is."""
+        if self.phase == "new":
+            self._begin()
+        elif self.guard.host_cancelled and self.lines:
+            self._go_on(self.lines[0], cut=True)
+        elif self.phase == "settling":
+            self._settle(chance)
+        elif self.process.is_winding_down:
+            self._wind_down(chance)
+        else:
+            chance.choice(self._choices(chance))()
+
+    def _choices(self, chance: random.Random) -> list[Callable[[], None]]:
+        able = [line for line in self.lines if line.may_go_on]
+        choices: list[Callable[[], None]] = [self._log, lambda: self._return(chance)]
+        choices += [lambda line=line: self._go_on(line) for line in able] * 2  # type: ignore[misc]
+        if self.calls:
+            choices += [self._end_call] * 3
+        if self.handles:
+            choices.append(lambda: self._leave_or_stop(chance.choice(self.handles), chance))
+        if self.is_refused and chance.random() < 0.3:
+            choices.append(self._clean_up)
+        if not self.is_refused or chance.random() < 0.3:  # some swallow what they meet
+            choices += [
+                self._begin_call,
+                self._look,
+                lambda: self._use_store(chance),
+                lambda: self._call_agent(chance),
+                lambda: self._give_up(chance),
+                lambda: self._start_agent(chance),
+                lambda: self._wait(chance),
+            ]
+        return choices
+
+    def _wind_down(self, chance: random.Random) -> None:
+        able = [line for line in self.lines if line.may_go_on]
+        if self.calls:
+            self._end_call()
+        elif able:
+            self._go_on(able[0])
+        else:
+            self._return(chance)
+
+    # What ``Executor._execute`` and ``run_agent`` do before an agent's first line.
+
+    def _begin(self) -> None:
+        entry, guard, recorder = self.entry, self.guard, self.process.recorder
+        recorder.open(entry, guard.trace)
+        entry.guard = guard
+        entry.token.add_callback(lambda token: _tell_stop(token, entry, guard.trace))
+        entry.token.add_callback(lambda _: recorder.activity(guard.trace))
+        if self.job.stop is not None:
+            entry.meet(self.job.stop)
+        self.phase = "going on"
+        guard.trace.emit("agent_start", {"title": self.definition.title})
+        self._guarded(lambda: guard.token.admit("agent", self.job.agent, in_cleanup=False))
+
+    # What an agent may do.
+
+    def _log(self) -> None:
+        self.guard.trace.emit("log", {"message": "a line"}, source="agent")
+
+    def _look(self) -> None:
+        if self.guard.token.stopped:  # should_stop() says so
+            self.guard.token.observe("should_stop")
+
+    def _begin_call(self) -> None:
+        call = self.guard.call("http", "GET somewhere", method="GET")
+        if self._starts(call):
+            self.calls.append(call)
+
+    def _end_call(self) -> None:
+        self.calls.pop(0).finish()
+
+    def _use_store(self, chance: random.Random) -> None:
+        key, value = chance.choice(KEYS), f"{self.entry.id}/{self.entry.attempt}"
+        store = self.store
+        uses: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "set": lambda: store.set_many("default", {key: value}, None),
+            "set_many": lambda: store.set_many("default", dict.fromkeys(KEYS, value), None),
+            "delete": lambda: store.delete_many("default", [key]),
+            "clear": lambda: store.clear("default"),
+            "get_all": lambda: store.get_all("default"),
+        }
+        name = chance.choice([*uses, "set"])
+
+        async def use() -> None:
+            call = self.guard.call(f"data_store.{name}", "default", namespace="default")
+            with _Watched(self, call):
+                await uses[name]()
+
+        self._begin_line(use())
+
+    def _clean_up(self) -> None:
+        """Save something while the stop is on its way."""
+
+        async def save() -> None:
+            with cleanup(5), self.guard.call("data_store.set", "default", namespace="default"):
+                await self.store.set_many("default", {"saved": str(self.entry.id)}, None)
+
+        self._begin_line(save())
+
+    def _call_agent(self, chance: random.Random) -> None:
+        if self.job.depth >= MOST_DEEP or len(self.called) >= MOST_CHILDREN:
+            return
+        call = self.guard.call("agents.call", "child", in_cleanup=False)
+        if not self._starts(call):
+            return
+        try:
+            record, entry = services.start_child(self.entry, chance.choice(["plain", "again"]), {})
+        except ParentIsStopping:
+            self._is_refused_a_child("agents.call")
+            call.finish()
+            return
+        except BaseException:
+            call.finish()
+            raise
+        call.data["run"] = str(record.pk)
+        child = Attempt(self.process, record, entry)
+        child.parent = self
+        self.called[child] = call
+
+    def _give_up(self, chance: random.Random) -> None:
+        """Wait no longer for an agent that it has called; the call ends with it all the same."""
+        if self.called and chance.random() < 0.3:
+            child = chance.choice(list(self.called)).entry
+            if not child.token.stopped:
+                self.process.asked.add(child.id)
+                work = ask_to_stop(self.process.database, self.entry, child.id, GAVE_UP)
+                self._begin_line(work)
+
+    def _start_agent(self, chance: random.Random) -> None:
+        if self.job.depth >= MOST_DEEP or len(self.handles) >= MOST_CHILDREN:
+            return
+        call = self.guard.call("agents.start", "child", in_cleanup=False)
+        if not self._starts(call):
+            return
+        name = chance.choice(["plain", "again", "limited", "hasty"])
+        try:
+            record = services.queue_child(self.entry, name, {})
+        except ParentIsStopping:
+            self._is_refused_a_child("agents.start")
+            return
+        finally:
+            call.finish()
+        call.data["run"] = str(record.pk)
+        child = self.process.started.add(self.entry, record)
+        self.handles.append(AgentHandle(self.guard, name, child))
+
+    def _is_refused_a_child(self, tool: str) -> None:
+        services.meet_request(self.entry)
+        self._guarded(lambda: self.guard.token.refuse(tool, "child"))
+
+    def _wait(self, chance: random.Random) -> None:
+        if self.handles:
+            self._begin_line(chance.choice(self.handles).wait())
+
+    def _leave_or_stop(self, handle: AgentHandle, chance: random.Random) -> None:
+        if chance.random() < 0.5:
+            handle.leave()
+        elif chance.random() < 0.5:
+            self.process.asked.add(uuid.UUID(handle.run))
+            self._begin_line(handle.stop("not needed"))
+
+    def _begin_line(self, work: Coroutine[Any, Any, Any]) -> None:
+        line = Line(work, self.context.copy())
+        self.lines.append(line)
+        self._go_on(line)
+
+    def _go_on(self, line: Line, *, cut: bool = False) -> None:
+        try:
+            if line.go_on(cut=cut):
+                self.lines.remove(line)
+        except AgentStopped:
+            self.lines.remove(line)
+            self.is_refused = True
+        except (AgentError, LeaseLost, OperationalError):  # that it has met, and made the best of
+            self.lines.remove(line)
+        except asyncio.CancelledError as error:
+            self.lines.remove(line)
+            self.error = error
+
+    def _starts(self, call: Call) -> bool:
+        was_stopped = self.guard.token.stopped
+        if not self._guarded(call.start):
+            return False
+        self.assert_may_call(was_stopped)
+        return True
+
+    def _guarded(self, admit: Callable[[], Any]) -> bool:
+        try:
+            admit()
+        except AgentStopped:
+            self.is_refused = True
+            return False
+        return True
+
+    def assert_may_call(self, was_stopped: bool) -> None:
+        assert not was_stopped, "a call has begun behind the acknowledgement"
+        if self.process.keeps_time:
+            assert self.store.is_covered(), "a call has begun that no live lease covers"
+
+    # The end, as ``run_agent`` and ``Executor._execute`` have it.
+
+    def _return(self, chance: random.Random) -> None:
+        """Let the agent's code be over, if nothing goes on that it would wait for."""
+        if self.calls or self.called or self.lines:
+            return
+        if self.is_refused and chance.random() < 0.7:
+            self.error = self.error or AgentStopped("met before")
+        elif chance.random() < 0.2:
+            self.error = self.error or ValueError("as it may")
+        self.guard.close()
+        self.phase = "settling"
+        for handle in self.handles:
+            if handle._end is None:
+                self.process.asked.add(uuid.UUID(handle.run))
+                self._begin_line(handle._settle())
+
+    def _settle(self, chance: random.Random) -> None:
+        able = [line for line in self.lines if line.may_go_on]
+        if able:
+            self._go_on(chance.choice(able))
+        elif not self.lines and not self._waits_for_started(chance):
+            self._end()
+
+    def _waits_for_started(self, chance: random.Random) -> bool:
+        """As ``StartedRuns.end_attempt``: whose process goes away waits a while."""
+        if not is_leaving(self.entry) or self.guard.host_cancelled or chance.random() < 0.3:
+            return False
+        runs = [handle.run for handle in self.handles if handle._end is None]
+        return RunRecord.objects.active().filter(pk__in=runs).exists()
+
+    def _end(self) -> None:
+        self.process.started._going_on.pop(self.entry, None)
+        self.process.started._freed_at.pop(self.entry, None)
+        value = f"attempt {self.entry.attempt}"
+        outcome = _outcome(self.definition, self.guard, value, self.error)
+        self.phase = "returning"
+        self.kind = outcome.kind
+        self.process.recorder.end(self.guard.trace, outcome, self._on_written)
+
+    def _on_written(self, ended: Ended | None) -> None:
+        self.phase = "written"
+        self.ended = ended
+        active.remove(self.entry)
+        self.process.attempts.remove(self)
+        for callback in self.on_end:
+            callback(self)
+        if self.parent is not None:
+            self.parent._has_called(self)
+
+    def _has_called(self, child: Attempt) -> None:
+        """Learn how an agent that it has called has ended: ``AgentClient.call``."""
+        call = self.called.pop(child)
+        end = _child_end(child.ended)
+        call.data["status"] = end.status
+        try:
+            result_of(self.guard, "agents.call", child.job.agent, str(child.entry.id), end)
+        except AgentStopped as error:
+            self.is_refused = True
+            call.finish(error)
+        except AgentError as error:
+            call.finish(error)
+        else:
+            call.finish()
+
+
+def _child_end(ended: Ended | None) -> ChildEnd:
+    """As ``_Child.wait``."""
+    if ended is None or ended.status not in TERMINAL:
+        return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
+    return ChildEnd(cast(Any, ended.status.value), ended.result, ended.error)
+
+
+class _Watched:
+    """A guarded call of a line, held against what somebody who sees everything knows."""
+
+    def __init__(self, attempt: Attempt, call: Call) -> None:
+        self._attempt = attempt
+        self._call = call
+
+    def __enter__(self) -> None:
+        was_stopped = self._attempt.guard.token.stopped
+        self._call.__enter__()
+        self._attempt.assert_may_call(was_stopped)
+
+    def __exit__(self, *error: Any) -> None:
+        self._call.__exit__(*error)
+
+
+class WatchedStore(OwnerStore):
+    """The data store of a run; a write under a claim that is lost has to change nothing."""
+
+    def is_covered(self) -> bool:
+        """Tell whether a live lease covers the run, as it is claimed here."""
+        with looking_on():
+            mine = RunRecord.objects.filter(pk=self._run.id, status=Status.RUNNING)
+            mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
+            return mine.filter(worker__lost_at=None).exists()
+
+    def _under_claim(self, work: Callable[[], int]) -> int:
+        before, is_covered = self._all(), self.is_covered()
+        is_taken = False
+        try:
+            count = super()._under_claim(work)
+            is_taken = True
+        finally:
+            SEEN["writes refused" if not is_covered else "writes"] += 1
+            if not is_covered:
+                assert not is_taken, "a write under a lost claim was taken"
+                assert self._all() == before, "a write under a lost claim has changed something"
+        return count
+
+    def _all(self) -> list[Any]:
+        with looking_on():
+            return list(DataStoreEntry.objects.order_by("pk").values_list("owner", "key", "value"))

@@ -1,0 +1,313 @@
+"""What somebody who sees everything knows, and what must be true of the records after each step."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from agents import registry
+from runs.conf import conf
+from runs.leases import CALLER_LOST
+from runs.limits import limits
+from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
+from runs.started import is_leaving
+from runs.status import ACTIVE, TERMINAL, Status
+
+from .agents import SEEN, Attempt
+from .clock import CLOCK
+from .processes import Process
+
+__all__ = ["Books"]
+
+Row = dict[str, Any]
+Rows = dict[uuid.UUID, Row]
+MOMENT = timedelta(seconds=0.5)  # what may lie between an instant and our seeing it
+REMOVED_LOG = {"log_removed_at"}
+
+
+class Books:
+    """The records as they are, held against what has been done.
+
+    Args:
+        most_skew: how far two clocks are apart; limits in time are as exact as they are.
+
+    Attributes:
+        started: the roots that people have started, with their agents.
+        asked: the runs that somebody has asked to stop, be it that the answer was lost.
+        accepted: those of which it was said that they will.
+    """
+
+    def __init__(self, most_skew: timedelta) -> None:
+        self.started: dict[uuid.UUID, str] = {}
+        self.asked: set[uuid.UUID] = set()
+        self.accepted: set[uuid.UUID] = set()
+        self._slack = most_skew + MOMENT
+        self._attempts: dict[tuple[uuid.UUID, int], list[Attempt]] = {}
+        self._ended: Rows = {}
+        self._ended_at: dict[uuid.UUID, datetime] = {}  # by the true time
+        self._queued_at: dict[tuple[uuid.UUID, int], datetime] = {}
+
+    def note_attempts(self, process: Process) -> None:
+        for attempt in process.history:
+            key = (attempt.entry.id, attempt.entry.attempt)
+            self._attempts.setdefault(key, []).append(attempt)
+        process.history.clear()
+
+    def note_queued(self) -> None:
+        queued = RunRecord.objects.filter(status=Status.QUEUED)
+        for key in queued.values_list("id", "attempt"):
+            self._queued_at.setdefault(key, CLOCK.time)
+
+    def rows(self) -> Rows:
+        return {row["id"]: row for row in RunRecord.objects.order_by("created_at").values()}
+
+    # What is true after every step.
+
+    def check(self) -> None:
+        rows = self.rows()
+        self._check_removed(rows)
+        assert {id for id, row in rows.items() if row["parent_id"] is None} == set(self.started)
+        alive = _alive_workers()
+        self._check_logs(rows)
+        self._check_limits(rows.values())
+        for row in rows.values():
+            try:
+                self._check_row(row, rows, alive)
+            except AssertionError as error:
+                log = "\n".join(map(str, RunEvent.objects.filter(run=row["id"]).values_list()))
+                error.add_note(f"{row}\n{self._attempts_of(row)}\n{log}")
+                raise
+        for attempts in self._attempts.values():
+            assert len(attempts) == 1, "one claim is executed once"
+
+    def _check_row(self, row: Row, rows: Rows, alive: set[Any]) -> None:
+        parent = rows.get(row["parent_id"])
+        if parent is not None and parent["status"] in TERMINAL:
+            assert row["status"] in TERMINAL, "a child outlives its caller"
+        assert row["attempt"] <= row["max_attempts"]
+        assert row["stop_calls_started_after_acknowledgement"] == 0
+        if row["status"] == "queued":
+            assert row["in_flight"] == []
+            assert row["stop_requested_at"] is None, "nothing is begun that is to stop"
+            self._check_taken_away(row, alive)
+        elif row["id"] in self._ended:
+            self._check_unchanged(row)
+        elif row["status"] in TERMINAL:
+            self._check_ending(row, alive)
+            self._ended[row["id"]] = row
+            self._ended_at[row["id"]] = CLOCK.time
+
+    def _attempts_of(self, row: Row) -> list[Attempt]:
+        """Return those of its last claim: one, or none where nobody has come to begin it."""
+        return self._attempts.get((row["id"], row["attempt"]), [])
+
+    def _check_unchanged(self, row: Row) -> None:
+        before = self._ended[row["id"]]
+        changed = {name for name in row if row[name] != before[name]}
+        assert changed <= REMOVED_LOG, "what is over stays as it is"
+        self._ended[row["id"]] = row
+
+    def _check_logs(self, rows: Rows) -> None:
+        logs: dict[uuid.UUID, list[tuple[int, str]]] = {id: [] for id in rows}
+        for id, seq, type in RunEvent.objects.order_by("seq").values_list("run", "seq", "type"):
+            logs[id].append((seq, type))
+        for id, row in rows.items():
+            if row["log_removed_at"] is not None:
+                assert logs[id] == [], "a log goes as a whole"
+                continue
+            assert [seq for seq, _ in logs[id]] == list(range(1, row["last_seq"] + 1))
+            ends = [seq for seq, type in logs[id] if type == "agent_end"]
+            assert ends == ([row["last_seq"]] if row["status"] in TERMINAL else [])
+
+    def _check_limits(self, rows: Iterable[Row]) -> None:
+        allowed = limits()
+        by_agent, by_owner = _taken(rows)
+        for agent, limit in allowed.of_agents.items():
+            assert by_agent[agent] <= limit, "the limit of an agent"
+        if allowed.per_owner:
+            assert max(by_owner.values(), default=0) <= allowed.per_owner, "the limit of an owner"
+
+    def _check_ending(self, row: Row, alive: set[Any]) -> None:
+        attempts = self._attempts_of(row)
+        for attempt in attempts:
+            is_over = attempt.is_over or attempt.process.state == "dead"
+            # The one of this attempt: a run that was handed back may be over without another.
+            assert is_over or attempt.entry.worker not in alive, "over, and its code goes on"
+        kinds = {attempt.kind for attempt in attempts}
+        if row["status"] == "success":
+            assert kinds == {"success"}, "a success that was none"
+            assert row["result"] == f"attempt {row['attempt']}"
+        elif row["status"] == "stopped":
+            assert self._was_asked(row), "nobody has asked for this stop"
+        else:
+            code = row["error"]["code"]
+            if code == "unhandled_exception":
+                assert kinds == {"error"}
+            elif code == "queue_timeout":
+                self._check_queue_timeout(row)
+            else:
+                assert code in {"worker_lost", "worker_shutdown"}
+                self._check_taken_away(row, alive)
+            SEEN[code] += 1
+        SEEN[row["status"]] += 1
+
+    def _check_taken_away(self, row: Row, alive: set[Any]) -> None:
+        """Check a run that was ended, or handed back, without regard to what its code has done."""
+        for attempt in self._attempts_of(row):
+            is_gone = attempt.process.state == "dead" or attempt.entry.worker not in alive
+            # A stop of its process that it met, or that came before its children were over.
+            assert is_gone or is_leaving(attempt.entry), "its code had its own end"
+            drains = attempt.process.worker._draining.is_set()
+            is_shutdown = row["status"] == "error" and row["error"]["code"] == "worker_shutdown"
+            assert drains or not is_shutdown, "no worker was shut down"
+
+    def _was_asked(self, row: Row) -> bool:
+        return row["stop_reason"] == CALLER_LOST or row["stop_root_request"] in self.asked
+
+    def check_accepted(self, run: uuid.UUID, process: Process | None) -> None:
+        """Check a stop that was just answered; ``process`` is where somebody has asked for it."""
+        row = RunRecord.objects.get(pk=run)
+        assert row.stop_requested
+        assert row.status != "queued", "a queued run is over when the answer leaves"
+        if process is None:
+            return
+        for attempt in process.attempts:
+            if (attempt.entry.id, attempt.entry.attempt) == (run, row.attempt):
+                assert attempt.entry.token.stopped, "the token is tripped when the answer leaves"
+
+    # The queue.
+
+    def _check_queue_timeout(self, row: Row) -> None:
+        limit = _queue_seconds(row["agent"])
+        assert limit is not None, "there is no time limit"
+        waited = CLOCK.time - self._queued_at[row["id"], row["attempt"]]
+        assert waited + self._slack >= timedelta(seconds=limit), "it had time left"
+
+    def check_claims(self, process: Process, before: Rows) -> None:
+        """Check what a process has claimed, all that there was for it."""
+        rows = self.rows()
+        claimed = [
+            row
+            for id, row in rows.items()
+            if row["status"] == "running" and before[id]["status"] == "queued"
+        ]
+        for row in claimed:
+            waited = CLOCK.time - self._queued_at.get((row["id"], row["attempt"] - 1), CLOCK.time)
+            limit = _queue_seconds(row["agent"])
+            assert limit is None or waited <= timedelta(seconds=limit) + self._slack, (
+                "begun too late"
+            )
+        SEEN["claims"] += len(claimed)
+        if not self._takes_runs(process):
+            return
+        SEEN["waits for a limit"] += any(
+            row["status"] == "queued" and not self._may_begin(row, rows) for row in rows.values()
+        )
+        waiting = [row for row in rows.values() if self._may_begin(row, rows)]
+        if process.worker._room_left() > 0:
+            assert not waiting, "a slot is free, and somebody waits for it"
+        first = max((row["priority"] for row in waiting), default=None)
+        assert first is None or all(row["priority"] >= first for row in claimed), "out of order"
+
+    def _takes_runs(self, process: Process) -> bool:
+        taking = WorkerRecord.objects.filter(pk=process.worker.id, lost_at=None, draining_at=None)
+        return taking.exists() and not process.worker.is_fenced
+
+    def _may_begin(self, row: Row, rows: Rows) -> bool:
+        if row["status"] != "queued" or _is_overdue(row, CLOCK.time + self._slack):
+            return False
+        allowed = limits()
+        by_agent, by_owner = _taken(rows.values())
+        limit = allowed.of_agents.get(row["agent"])
+        if limit is not None and by_agent[row["agent"]] >= limit:
+            return False
+        return not allowed.per_owner or by_owner[row["owner_id"]] < allowed.per_owner
+
+    # What is true once somebody has looked after all.
+
+    def check_looked_after(self) -> None:
+        """Check what nothing has kept anybody from finding."""
+        rows = self.rows()
+        alive = _alive_workers()
+        for row in rows.values():
+            if row["status"] == "queued":
+                is_overdue = _is_overdue(row, CLOCK.time - self._slack)
+                assert not is_overdue, "it has waited for too long, and goes on waiting"
+            if row["status"] != "running" or row["worker_id"] in alive:
+                continue
+            assert row["in_flight"] == [], "in flight, and no live lease covers it"
+            below = [r for r in rows.values() if r["parent_id"] == row["id"]]
+            going_on = [r for r in below if r["status"] in ACTIVE]
+            assert going_on, "its worker was lost, and it is left as it was"
+            for child in going_on:
+                is_asked = child["stop_requested_at"] is not None
+                assert is_asked or child["worker_id"] not in alive, (
+                    "its caller was lost, and it goes on"
+                )
+
+    def check_writes(self, process: Process, before: Rows) -> None:
+        """Check that a recorder has written of its own claims only."""
+        claims = {
+            (id, attempt.entry.worker, attempt.entry.attempt)
+            for (id, _), attempts in self._attempts.items()
+            for attempt in attempts
+            if attempt.process is process
+        }
+        for id, row in self.rows().items():
+            if row != before[id]:
+                held = (id, before[id]["worker_id"], before[id]["attempt"])
+                assert held in claims, "a stranger has written"
+                assert before[id]["status"] == "running"
+
+    # Retention.
+
+    def _check_removed(self, rows: Rows) -> None:
+        """Check that only what is old enough is gone: whole trees, and logs."""
+        options = conf()
+        gone = [row for id, row in self._ended.items() if id not in rows]
+        for row in gone:
+            root = row["root_id"]
+            assert root not in rows, "a part of a tree is gone"
+            assert self._is_older(root, options.keep_days), "a run was removed too early"
+        SEEN["runs removed"] += len(gone)
+        for row in gone:
+            del self._ended[row["id"]]
+            self.started.pop(row["id"], None)
+        for row in rows.values():
+            if row["log_removed_at"] is not None:
+                SEEN["logs removed"] += self._ended[row["id"]]["log_removed_at"] is None
+                days = min(options.keep_logs_days or 1e6, options.keep_days or 1e6)
+                assert self._is_older(row["root_id"], days), "a log was removed too early"
+
+    def _is_older(self, run: uuid.UUID, days: float) -> bool:
+        age = CLOCK.time - self._ended_at[run]
+        return age + self._slack >= timedelta(days=days)
+
+    def check_nothing_is_left(self) -> None:
+        """Check that retention has removed everything but the data store."""
+        assert not RunRecord.objects.exists()
+        assert not RunEvent.objects.exists()
+        assert not RunInput.objects.exists()
+
+    def entries(self) -> list[Any]:
+        return list(DataStoreEntry.objects.order_by("pk").values_list())
+
+
+def _alive_workers() -> set[Any]:
+    return set(WorkerRecord.objects.filter(lost_at=None).values_list("pk", flat=True))
+
+
+def _taken(rows: Iterable[Row]) -> tuple[Counter[str], Counter[Any]]:
+    holding = [row for row in rows if row["status"] == "running" and row["holds_slot"]]
+    return Counter(row["agent"] for row in holding), Counter(row["owner_id"] for row in holding)
+
+
+def _queue_seconds(agent: str) -> float | None:
+    return registry.get(agent).options.queue_seconds
+
+
+def _is_overdue(row: Row, at: datetime) -> bool:
+    return row["queue_until"] is not None and row["queue_until"] <= at

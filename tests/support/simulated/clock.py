@@ -1,0 +1,108 @@
+"""The time of a simulated world, and what each of its hosts takes it for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.db.models import DateTimeField, Value
+from django.utils import timezone
+
+from agents import cancellation, guard, trace
+from runs import caretaker, database, events, leases, services, started, worker
+from runs.models import RunRecord, WorkerRecord
+
+__all__ = ["CLOCK", "Clock", "Host"]
+
+TICK = timedelta(microseconds=1)
+
+
+class Clock:
+    """Goes on when it is told to, and by a microsecond whenever it is read.
+
+    Ids are its business, too, since they are made of the time: so that the same steps make the
+    same world.
+    """
+
+    def __init__(self) -> None:
+        self.time = datetime(2030, 1, 1, tzinfo=UTC)
+        self._ids = 0
+
+    def pass_by(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+    def now(self, tz: object = None) -> datetime:
+        """Return what the host that asks takes the time for."""
+        self.time += TICK
+        return self.time + Host.here.skew
+
+    def monotonic(self) -> float:
+        """Return the seconds that have passed, which all hosts agree about."""
+        self.time += TICK
+        return self.time.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.pass_by(seconds)
+
+    def database_now(self) -> Value:
+        self.time += TICK
+        return Value(self.time, DateTimeField())
+
+    def make_id(self) -> uuid.UUID:
+        """Return an id that sorts behind those before, as a UUIDv7 does."""
+        self._ids += 1
+        return uuid.UUID(int=(7 << 76) | self._ids)
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Have the program go by this clock."""
+        patch.setattr(timezone, "now", self.now)
+        patch.setattr(leases, "Now", self.database_now)
+        for module in (cancellation, guard, worker, caretaker, started, database):
+            patch.setattr(module, "time", self)
+        for told in (cancellation, guard, trace, events):
+            patch.setattr(told, "datetime", _Datetime)
+        patch.setattr(services, "uuid7", self.make_id)
+        for model, name, default in (
+            (RunRecord, "created_at", self.now),
+            (WorkerRecord, "id", self.make_id),
+        ):
+            patch.setattr(model._meta.get_field(name), "_get_default", default)
+
+
+CLOCK = Clock()
+
+
+class _Datetime(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return CLOCK.now()
+
+
+class Host:
+    """A machine, with a clock of its own.
+
+    Attributes:
+        here: where the code that is running now runs.
+        skew: how far its clock is ahead.
+    """
+
+    here: ClassVar[Host]
+
+    def __init__(self, name: str, skew_seconds: float = 0.0) -> None:
+        self.name = name
+        self.skew = timedelta(seconds=skew_seconds)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        before, Host.here = Host.here, self
+        try:
+            yield
+        finally:
+            Host.here = before
+
+
+Host.here = Host("nowhere")

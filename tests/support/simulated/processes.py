@@ -1,0 +1,231 @@
+"""Worker processes: a memory, a host, a worker whose threads are never started."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import coroutine
+from typing import Any, TypeVar
+
+from runs import active
+from runs.active import ActiveRun, Delivery
+from runs.caretaker import Caretaker
+from runs.database import _call
+from runs.keeper import Keeper
+from runs.models import RunRecord, WorkerRecord
+from runs.recorder import Recorder
+from runs.started import StartedRuns
+from runs.worker import Worker
+
+from .agents import SEEN, Attempt
+from .clock import Host
+from .faults import looking_on
+
+__all__ = ["LEASE_SECONDS", "Process", "SimulatedExecutor"]
+
+T = TypeVar("T")
+LEASE_SECONDS = 15.0
+_MEMORY = ("_runs", "_workers", "_wakers", "_waiting")
+_NO_PID = {"pid": 2**22 + 1, "pid_started": 1}
+
+
+class Process(Host):
+    """A worker process. ``state`` is up, frozen or dead.
+
+    Attributes:
+        keeps_time: its lease ends for itself before others may take it for over. Not if somebody
+            has put that off by force.
+        asked: runs that its agents have asked to stop.
+    """
+
+    def __init__(
+        self,
+        chance: random.Random,
+        loop: asyncio.AbstractEventLoop,
+        name: str = "here",
+        skew_seconds: float = 0.0,
+        capacity: int = 100,
+    ) -> None:
+        super().__init__(name, skew_seconds)
+        self.chance = chance
+        self.loop = loop
+        self.state = "up"
+        self.keeps_time = True
+        self.is_winding_down = False  # its agents begin nothing new
+        self.attempts: list[Attempt] = []  # that are under way
+        self.history: list[Attempt] = []  # begun since somebody has looked
+        self.asked: set[uuid.UUID] = set()
+        self.inbox: list[list[Delivery]] = []  # messages that have come
+        self.ids: set[uuid.UUID] = set()  # of the workers that it has been
+        self.memory: dict[str, Any] = {
+            "_runs": {},
+            "_workers": {},
+            "_wakers": [],
+            "_waiting": {},
+        }
+        self.database = _Database()
+        self.started = StartedRuns(_Loop(loop), self.database, self._adopt)  # type: ignore[arg-type]
+        self.started._looking = loop.create_future()  # type: ignore[assignment]  # see look_at_started
+        self.keeper = Keeper()
+        self.worker = Worker()
+        self.recorder = self.worker._recorder
+        executor: Any = self.worker._executor
+        executor.process = self
+        self.recorder.close = self._close_recorder  # type: ignore[method-assign]
+        self.caretaker = Caretaker(LEASE_SECONDS, lambda: self.worker.id)
+        self.worker._room = _Room(capacity)  # type: ignore[assignment]
+        with self.current():
+            self.worker._register()
+
+    def __repr__(self) -> str:
+        return f"<{self.state} on {self.name}, {sorted(map(str, self.ids))}, {self.attempts}>"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Be the process that the code runs in."""
+        before = {name: getattr(active, name) for name in _MEMORY}
+        for name, value in self.memory.items():
+            setattr(active, name, value)
+        try:
+            with super().current():
+                yield
+        finally:
+            for name, value in before.items():
+                setattr(active, name, value)
+            if self.worker._record is not None:
+                self.ids.add(self.worker.id)
+
+    def die(self) -> None:
+        self.state = "dead"
+        for attempt in self.attempts:
+            attempt.drop()
+        with looking_on():
+            WorkerRecord.objects.filter(pk__in=self.ids).update(**_NO_PID)
+
+    # What its threads do.
+
+    def step_some_agent(self) -> None:
+        able = [attempt for attempt in self.attempts if attempt.may_step]
+        if able:
+            self.chance.choice(able).step(self.chance)
+
+    def flush(self) -> None:
+        """Do what the recorder's thread does when it is time."""
+        if self.recorder._changed:
+            self.recorder._due = 0.0
+            books = self.recorder._next()
+            assert books is not None
+            self.recorder._write(books)
+
+    def hear(self) -> None:
+        if self.inbox:
+            self.worker.hear_stops(self.inbox.pop(0))
+        while not self.worker._stops.empty():
+            active.trip(self.worker._stops.get() or ())
+
+    def claim(self) -> None:
+        while self.worker._claim_some():
+            pass
+
+    def beat(self) -> None:
+        """One round of the heart."""
+        self.worker._renew_if_due()
+        self.caretaker.tick()
+        self.worker._meet_requests()
+
+    def look_at_started(self) -> None:
+        """What ``StartedRuns._look_on`` does twice a second."""
+        awaited = list(self.started._awaited.values())
+        if awaited:
+            _run(self.started._look(awaited))
+
+    def _adopt(self, record: RunRecord, entry: ActiveRun) -> Any:
+        SEEN["adopted"] += 1
+        return Attempt(self, record, entry)
+
+    def _close_recorder(self, timeout: float = 10.0) -> bool:
+        self.flush()
+        return True
+
+
+class SimulatedExecutor:
+    """Takes the place of ``runs.executor.Executor`` in a worker whose threads are not started."""
+
+    process: Process
+
+    def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
+        self.recorder = recorder
+
+    @property
+    def root_count(self) -> int:
+        return sum(attempt.takes_slot for attempt in self.process.attempts)
+
+    def submit(self, record: RunRecord, entry: ActiveRun) -> None:
+        Attempt(self.process, record, entry)
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Let agents go on for a little."""
+        for _ in range(self.process.chance.randrange(8)):
+            self.process.step_some_agent()
+            self.process.look_at_started()
+            self.process.flush()
+        return not self.process.attempts
+
+    def cancel_all(self) -> None:
+        """Cancel the tasks: calls are cut, and whoever waits for one meets the cancellation."""
+        for attempt in list(self.process.attempts):
+            attempt.guard.host_cancelled = True
+
+    def close(self, timeout: float = 5.0) -> None:
+        pass
+
+
+class _Database:
+    """In place of the threads: who asks goes on when it is told to, and not at once."""
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        await _pause()
+        return _call(partial(work, *arguments))
+
+
+@coroutine
+def _pause() -> Iterator[None]:
+    yield
+
+
+def _run(work: Any) -> None:
+    """Go on with a coroutine until it is over."""
+    try:
+        while True:
+            work.send(None)
+    except StopIteration:
+        return
+
+
+class _Loop:
+    """What ``StartedRuns`` needs of the agents' loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return self._loop.create_future()
+
+    def call_soon_threadsafe(self, function: Callable[..., Any], *arguments: Any) -> None:
+        function(*arguments)
+
+
+class _Room:
+    """Room for so many: how much a machine has is another matter."""
+
+    limited_by = ""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def left(self, root_count: int) -> int:
+        return max(0, self.capacity - root_count)
