@@ -412,10 +412,11 @@ def meet_requests(worker: uuid.UUID) -> None:
         stop_requested_at__isnull=False,
         stop_acknowledged_at=None,
     )
-    unmet = {id for id in asked.values_list("pk", flat=True) if _has_met_none(id)}
-    if unmet:
-        records = asked.select_related("stop_requested_by").only(*_STOP_READS)
-        active.trip([Delivery.of(record) for record in records if record.pk in unmet])
+    roots = {root for id, root in asked.values_list("pk", "root_id") if _has_met_none(id)}
+    if roots:
+        stopping = _stopping_in(roots).only(*_STOP_READS)
+        # Those that are here: for others trip() would wait for a claim under way.
+        active.trip([Delivery.of(one) for one in stopping if active.get(one.pk) is not None])
 
 
 def _has_met_none(run: uuid.UUID) -> bool:

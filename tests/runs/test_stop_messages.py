@@ -133,6 +133,36 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
     assert len(queries) == 1, "what was told is told"
 
 
+def test_what_is_below_a_run_that_nobody_has_told_of_is_told_with_it(
+    hire: Any, start: Start, log: Journal, gate: Gate, monkeypatch: Any
+) -> None:
+    """Its own record may say that it knows: a shutdown has tripped its token before."""
+    _waits(gate)
+
+    @agent("calls")
+    async def calls(tools: Tools) -> None:
+        await tools.agents.call("waits")
+
+    worker = hire()
+    _deaf(worker, monkeypatch)
+    monkeypatch.setattr(stopping, "_deliver", lambda due: None)
+    run = start("calls")
+    gate.until_arrived()
+    child = RunRecord.objects.get(parent=run)
+    services.request_stop(run.pk, via="api", check_permission=False)
+    RunRecord.objects.filter(pk=child.pk).update(stop_acknowledged_at=timezone.now())
+    services.meet_requests(worker.id)
+    entry = active.get(child.pk)
+    assert entry is not None
+    assert entry.stop is not None
+    assert entry.stop.root_request == run.pk
+    gate.open()
+    log.over(run)
+    [told] = [event for event in log.of(child) if event.type == "stop_requested"]
+    [observed] = [event for event in log.of(child) if event.type == "stop_observed"]
+    assert told.seq < observed.seq
+
+
 def test_of_another_attempt_or_worker_it_is_not_believed(
     hire: Any, start: Start, log: Journal, gate: Gate, elsewhere: Any, monkeypatch: Any
 ) -> None:
