@@ -123,13 +123,13 @@ class Lifespan:
             await self.worker.drain()
         # Now, and not in stop(): servers wait for their connections before they end the lifespan,
         # and a feed would never end by itself. Until here pages could watch their runs.
-        await _close_feeds()
+        await _send_away()
         self._is_drained = True
 
     async def stop(self) -> None:
         """Release everything. May be repeated."""
         self.is_draining = True
-        await _close_feeds()
+        await _send_away()
         if self._listener is not None:
             await cancel_and_wait((self._listener,))
         if self.worker is not None:
@@ -138,7 +138,11 @@ class Lifespan:
             await asyncio.to_thread(self._caretaker.close)
 
 
-async def _close_feeds() -> None:
-    from runs.feed import close_hub  # not at the top: it imports models
+async def _send_away() -> None:
+    """Let nobody wait for anything here any longer: readers, and requests that wait for an end."""
+    # Not at the top: they import models.
+    from runs.api.waiting import let_go
+    from runs.feed import close_hub
 
+    let_go()
     await close_hub()

@@ -32,8 +32,9 @@ _HURRY_SECONDS = 2.0
 # After an orderly shutdown: threads that nobody can end (an agent stuck in C) get this long.
 _LINGER_SECONDS = 3.0
 _FORCED_LINGER_SECONDS = 0.3
-# Open sockets and event streams would hold the exit up for ever.
-_GRACEFUL_SECONDS = 3
+# For requests in flight, each of which may wait five seconds for the database. Readers of feeds
+# were sent away before, and one who does not read that must not hold the exit up for ever.
+_GRACEFUL_SECONDS = 8
 # Of one message from a client. Nothing that it could say is of interest.
 _MOST_SOCKET_BYTES = 4096
 

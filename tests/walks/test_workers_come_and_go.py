@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,23 @@ def test_a_killed_neighbour_is_found_by_the_site_without_waiting(tmp_path: Path)
         server.until_it_works(run)
         worker.kill()
         assert server.until(run, "error")["error"]["code"] == "worker_lost"
+
+
+def test_who_waits_for_an_end_is_told_how_it_stands_when_the_site_goes_away(
+    tmp_path: Path,
+) -> None:
+    site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0")
+    with site.serving() as server, site.working():
+        run = server.start("site-deaf")
+        server.until_it_works(run)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(server.client.post, f"/runs/{run}/stop", params={"wait": 60})
+            eventually(lambda: server.run(run)["status"] == "stopping", "the stop is asked for")
+            server.terminate()
+            answer = waiting.result()
+        assert (answer.status_code, answer.json()["status"]) == (202, "stopping")
+        assert server.process.wait(20) == 0, server.output
+        assert "Cancel" not in server.output
 
 
 def test_a_tree_over_two_processes_is_stopped_from_below(tmp_path: Path) -> None:

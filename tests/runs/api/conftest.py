@@ -21,6 +21,7 @@ from agents.runtime import Outcome
 from agents.trace import Event
 from project.handler import Handler
 from runs import active, leases, services
+from runs.api import waiting
 from runs.endings import Ending
 from runs.models import RunRecord, WorkerRecord
 from runs.news import News, record_news
@@ -49,6 +50,12 @@ def agents() -> Iterator[None]:
 def unthrottled(settings: Any) -> None:
     settings.RUNS = {**settings.RUNS, "API_THROTTLE_RATE": None}
     cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests have had this process drained."""
+    monkeypatch.setattr(waiting, "_leaving", threading.Event())
 
 
 @pytest.fixture

@@ -245,6 +245,15 @@ class TestWait:
         assert len(looks) <= 6
 
     @pytest.mark.django_db(transaction=True)
+    def test_a_process_that_goes_away_lets_go(self, runs: Any) -> None:
+        run = runs.running()
+        with in_thread(waiting.wait_until_over, run.pk, 60) as is_over:
+            _until(lambda: run.pk in active._waiting)
+            waiting.let_go()
+            assert is_over() is False
+        assert waiting.wait_until_over(run.pk, 60) is False, "who comes later does not wait at all"
+
+    @pytest.mark.django_db(transaction=True)
     def test_it_holds_no_connection_while_it_waits(
         self, runs: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
