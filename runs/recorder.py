@@ -82,11 +82,15 @@ class Recorder:
     def open(self, entry: ActiveRun, trace: Trace) -> None:
         """Take on a run, before its first event.
 
-        An attempt whose claim was lost may still unwind when this very worker has claimed the run
-        again: nothing of it counts any more.
+        An attempt whose claim was lost may still unwind, or not even have begun, when this very
+        worker has claimed the run again: nothing of it counts any more.
         """
         with self._condition:
             before = self._books.get(trace.run)
+        if before is not None and before.entry.attempt > entry.attempt:
+            trace.close()
+            self._on_lost(entry)
+            return
         if before is not None:
             before.trace.close()  # no event of its comes after that; not under our lock: it has one
         with self._condition:

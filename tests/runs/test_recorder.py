@@ -343,6 +343,36 @@ class TestALostClaim:
             assert beside.end().wait().status == Status.SUCCESS
         assert run.ends == [None]
 
+    @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+    def test_by_this_very_worker_only_the_last_attempt_counts(
+        self, order: tuple[int, int], make: Callable[[], Run], writer: Recorder, lost: list[Any]
+    ) -> None:
+        """Whichever of them comes first to be written about."""
+        run = make()
+        RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
+        traces, ends, entries = {}, {}, {}
+        for attempt in order:
+            entries[attempt] = ActiveRun(run.record.pk, run.entry.worker, attempt)
+            traces[attempt] = Trace(run.trace.run, "made", writer)
+            writer.open(entries[attempt], traces[attempt])
+        over = threading.Event()
+        for attempt in order:
+            traces[attempt].emit("log", {"level": "info", "message": f"attempt {attempt}"})
+
+            def on_end(ended: Ended | None, attempt: int = attempt) -> None:
+                ends[attempt] = ended
+                if len(ends) == 2:
+                    over.set()
+
+            writer.end(traces[attempt], Outcome("success", result=attempt), on_end)
+        assert over.wait(10)
+        run.record.refresh_from_db()
+        assert run.record.result == 2
+        assert [e.data["message"] for e in run.record.events.filter(type="log")] == ["attempt 2"]
+        assert ends[1] is None
+        assert entries[1] in lost
+        assert entries[2] not in lost
+
 
 def test_a_listener_that_fails_fails_nobody(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
