@@ -45,12 +45,12 @@ def await_database(
     has_said = False
     while (error := _complaint()) is not None:
         if time.monotonic() >= end:
-            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {error}")
+            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {_one_line(error)}")
         if not has_said:
             has_said = True
             say(
                 f"The database (DATABASE_URL) doesn't answer yet; "
-                f"waiting for it, for at most {patience_seconds:g} s."
+                f"waiting for it, for at most {patience_seconds:g} s: {_one_line(error)}"
             )
         time.sleep(PAUSE_SECONDS)
 
@@ -74,12 +74,19 @@ def require_migrations() -> None:
         )
 
 
+def _one_line(error: DatabaseError) -> str:
+    return " ".join(str(error).split())
+
+
 def _complaint() -> DatabaseError | None:
+    # Without the pool, which would wait for five seconds and not say what was in its way.
+    alone = connection.copy()
+    alone.settings_dict["OPTIONS"].pop("pool", None)
     try:
-        with connection.cursor() as cursor:
+        with alone.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         return error
     finally:
-        connection.close()
+        alone.close()
     return None

@@ -19,14 +19,14 @@ def test_a_database_that_answers_is_not_spoken_of() -> None:
 
 
 def test_a_database_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [OperationalError("not yet"), OperationalError("not yet"), None]
+    answers = [OperationalError("not\nyet"), OperationalError("not yet"), None]
     monkeypatch.setattr(prerequisites, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(prerequisites, "_complaint", lambda: answers.pop(0))
     said: list[str] = []
     await_database(said.append)
     assert answers == []
     assert len(said) == 1
-    assert "waiting for it" in said[0]
+    assert "waiting for it, for at most 60 s: not yet" in said[0]
 
 
 def test_a_database_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
