@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from project.environment import Environment
+from runs import connecting
 from runs.processes import own_session_name
 
 _env = Environment(os.environ)
@@ -120,11 +121,12 @@ else:
             "min_size": 1,
             # A worker's threads alone hold eight.
             "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
-            # So long a request waits for a connection. The pool's own tries to make one pause for
-            # twice as long after each failure: after an outage of 45 s the first came 9.5 s late.
-            # Where it gives up after a second, whoever wants one next has it try anew: 0.1 s.
-            "timeout": 5,
+            # The pool's own tries to make a connection pause for twice as long after each failure:
+            # after an outage of 45 s the first came 9.5 s late. Where it gives up after a second,
+            # whoever wants one next has it try anew: 0.1 s.
+            "timeout": connecting.PATIENCE_SECONDS,
             "reconnect_timeout": 1,
+            "reconnect_failed": connecting.note_failure,
         },
         # A server whose machine vanished says nothing, not even that it is gone. (libpq's names.)
         "connect_timeout": 5,

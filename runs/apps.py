@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
 from agents import redaction
@@ -18,9 +19,11 @@ class RunsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers the system checks
+        from .connecting import note_connection
         from .operators import create_missing_group
 
         post_migrate.connect(create_missing_group, sender=self)
+        connection_created.connect(note_connection)
         redaction.add_secret(settings.SECRET_KEY)
         redaction.add_secret(settings.METRICS_TOKEN or None)
         for database in settings.DATABASES.values():

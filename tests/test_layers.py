@@ -69,6 +69,7 @@ LAYERS = [
         "runs.processes",
         "runs.exceptions",
         "runs.conf",
+        "runs.connecting",
         "runs.uuids",
         "runs.receipts",
         "runs.wording",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.cluster import MakeCluster, Node
+from runs.connecting import PATIENCE_SECONDS
+from tests.support.cluster import MakeCluster, Node, Web
 from tests.support.server import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
@@ -25,6 +27,12 @@ def _says(url: str, status: int, **checks: str) -> bool:
 
 def _health_of(worker: Node) -> str:
     return worker.output.partition("health at ")[2].partition("/health/")[0]
+
+
+def _refuses_soon(web: Web) -> bool:
+    began = time.monotonic()
+    assert web.client.get("/runs").status_code == 503
+    return time.monotonic() - began < PATIENCE_SECONDS / 2
 
 
 def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeCluster) -> None:
@@ -52,6 +60,9 @@ def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeClus
         assert scraped.status_code == 200
         assert "halting_database_up 0.0" in scraped.text
     eventually(lambda: "waiting for it" in late.output, "it says what it waits for")
+    assert "refused" in late.output
+    # It is known by now, so nobody is kept waiting: far below the patience with a restart.
+    eventually(lambda: _refuses_soon(web), "a request is refused at once")
     cluster.postgres.start()
     for url in both:
         eventually(lambda url=url: _says(url, 200, database="ok"))
