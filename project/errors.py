@@ -6,6 +6,7 @@ exactly these are what is broken.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from typing import Any
@@ -30,6 +31,8 @@ __all__ = [
     "server_error",
 ]
 
+logger = logging.getLogger(__name__)
+
 _API_PATH = re.compile(r"/(?:runs|agents|api|api-token|health)(?:/|$)")
 
 
@@ -52,7 +55,7 @@ class UnavailableMiddleware(MiddlewareMixin):
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        return unavailable(request) if is_away(exception) else None
+        return unavailable(request, exception) if is_away(exception) else None
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
@@ -102,14 +105,15 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
     """Answer 500; what happened is in the log. Or 503, if it is only that the database is away."""
     error = sys.exc_info()[1]
     if error is not None and is_away(error):  # met by a middleware
-        return unavailable(request)
+        return unavailable(request, error)
     if _is_for_a_program(request):
         return _json(500, "server_error", "The server failed; its log says why.")
     return _page(500, "500")
 
 
-def unavailable(request: HttpRequest) -> HttpResponseBase:
+def unavailable(request: HttpRequest, error: BaseException) -> HttpResponseBase:
     """Answer 503: the same may work in a moment."""
+    logger.warning("the database does not answer (%s)", type(error).__name__)
     response: HttpResponse
     if _is_for_a_program(request):
         detail = "The database does not answer. Nothing was changed; try again."

@@ -290,7 +290,11 @@ LOGGING = {
         "line": {"()": "runs.logs.PlainLines"},
         "json": {"()": "runs.logs.JsonLines"},
     },
-    "filters": {"facts": {"()": "runs.logs.Facts"}},
+    "filters": {
+        "facts": {"()": "runs.logs.Facts"},
+        "seldom": {"()": "runs.logs.Seldom"},
+        "no_503": {"()": "runs.logs.NotUnavailable"},
+    },
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
@@ -303,6 +307,9 @@ LOGGING = {
         # Django's own handlers would print the same lines a second time.
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        # An error for each request of an outage, and for each probe of a drain. Who answers so has
+        # said why.
+        "django.request": {"filters": ["no_503"]},
         # Six lines at every start and every reload say nothing that runserver hasn't said.
         "uvicorn.error": {"level": "WARNING" if DEBUG else "INFO"},
         # One line per request, probe and static file is the proxy's log, not ours.
@@ -310,5 +317,15 @@ LOGGING = {
         # At DEBUG these log whole requests, prompts included.
         **{name: {"level": "WARNING"} for name in ("httpx", "httpcore", "httpx2", "httpcore2")},
         "openai": {"level": "WARNING"},
+        # While Redis or PostgreSQL is away these say so with each try, or with each request; the
+        # first of them with a traceback, each second.
+        **{
+            name: {"filters": ["seldom"]}
+            for name in (
+                *("channels_redis.pubsub", "psycopg.pool", "project.errors"),
+                *("runs.api.errors", "runs.api.throttling", "runs.health"),
+                *("runs.consumers", "runs.recorder", "runs.worker"),
+            )
+        },
     },
 }

@@ -7,8 +7,10 @@ code runs on behalf of a run, its trace says it. Secrets that the process knows 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -19,7 +21,12 @@ from agents.trace import current_trace
 
 from .processes import process_name
 
-__all__ = ["Facts", "JsonLines", "PlainLines", "set_worker"]
+__all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
+
+SELDOM_SECONDS = 60.0
+_MOST_WORDS = (
+    100  # that are remembered; there are but a few, unless somebody puts numbers into them
+)
 
 _worker = ""
 
@@ -43,6 +50,39 @@ class Facts(logging.Filter):
             record.worker = _worker
         record.host_process = process_name()
         return True
+
+
+class Seldom(logging.Filter):
+    """Lets the same words of a logger pass once a minute, with how often they came since.
+
+    For what is said with each try, or with each request, while Redis or PostgreSQL is away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words, now = record.getMessage(), time.monotonic()
+        key = (record.name, record.levelno, words)
+        said_at, count = self._said.get(key, (-SELDOM_SECONDS, 0))
+        if now - said_at < SELDOM_SECONDS:
+            self._said[key] = (said_at, count + 1)
+            return False
+        if count:
+            record.msg = f"{words} ({count} times more in {now - said_at:.0f} s)"
+            record.args = ()
+        if len(self._said) >= _MOST_WORDS:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        return True
+
+
+class NotUnavailable(logging.Filter):
+    """Keeps back what Django says of answers with the status 503."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(record, "status_code", None) != HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class PlainLines(logging.Formatter):

@@ -125,6 +125,55 @@ def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
+class TestSeldom:
+    """An outage is no reason to fill a disk."""
+
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [1000.0]
+        monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+        return now
+
+    @pytest.fixture
+    def pass_on(self, now: list[float]) -> Callable[..., str | None]:
+        seldom = logs.Seldom()
+
+        def pass_on(words: str, *args: object, name: str = "a") -> str | None:
+            record = logging.LogRecord(name, logging.WARNING, "", 0, words, args, None)
+            return record.getMessage() if seldom.filter(record) else None
+
+        return pass_on
+
+    def test_the_same_words_pass_once_a_minute_and_say_how_often_they_came(
+        self, now: list[float], pass_on: Callable[..., str | None]
+    ) -> None:
+        assert pass_on("%s is away", "it") == "it is away"
+        for _ in range(3):
+            now[0] += 10
+            assert pass_on("%s is away", "it") is None
+        now[0] += 35
+        assert pass_on("%s is away", "it") == "it is away (3 times more in 65 s)"
+        now[0] += 61
+        assert pass_on("%s is away", "it") == "it is away"
+
+    def test_other_words_and_other_loggers_do_not_wait(
+        self, pass_on: Callable[..., str | None]
+    ) -> None:
+        assert pass_on("%s is away", "it")
+        assert pass_on("%s is away", "he")
+        assert pass_on("%s is away", "it", name="b")
+
+    def test_words_that_are_always_others_are_not_kept(
+        self, pass_on: Callable[..., str | None]
+    ) -> None:
+        passed = [pass_on("%d", number) for number in range(1000)]
+        assert None not in passed
+        seldom = logs.Seldom()
+        for number in range(1000):
+            seldom.filter(logging.LogRecord("a", 30, "", 0, str(number), (), None))
+        assert len(seldom._said) <= logs._MOST_WORDS
+
+
 @pytest.mark.slow
 def test_all_that_a_process_logs_is_json(tmp_path: Path) -> None:
     site = Installation(tmp_path, LOG_FORMAT="json", RUNS_DRAIN_SECONDS="1")
