@@ -102,6 +102,17 @@ _STOP = Histogram(
     registry=REGISTRY,
 )
 
+# All that there may be is there from the beginning, with 0: who asks for an increase doesn't see
+# the first time of what was not there before.
+for _outcome in ("ok", "failed", "lost"):
+    LEASE_RENEWALS.labels(_outcome)
+for _reason in ("lease", "vanished"):
+    WORKERS_REAPED.labels(_reason)
+for _outcome in ("queued", "stopped", "error"):
+    RUNS_RECOVERED.labels(_outcome)
+for _until in ("acknowledged", "observed", "finished"):
+    _STOP.labels(_until)
+
 
 def observe_claim(created_at: datetime, started_at: datetime | None, attempt: int) -> None:
     """Note how long a run waited in the queue; not when it was handed back meanwhile."""

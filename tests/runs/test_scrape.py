@@ -64,6 +64,17 @@ class TestDoor:
         assert "process_open_fds" in samples
 
 
+def test_the_first_time_of_anything_is_an_increase(client: Client, settings: Any) -> None:
+    settings.DEBUG = True
+    there = set(_samples(client.get("/metrics").content.decode()))
+    assert there > {
+        "halting_lease_renewals_total{outcome=lost}",
+        "halting_workers_reaped_total{reason=lease}",
+        "halting_runs_recovered_total{outcome=error}",
+        "halting_stop_seconds_count{until=acknowledged}",
+    }
+
+
 def _scrape(server: Server) -> dict[str, float]:
     answer = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
