@@ -130,9 +130,11 @@ async def patiently(
         try:
             return await ask()
         except Exception as error:
-            if not may_repeat(error) or time.monotonic() > end:
+            if not may_repeat(error):
                 raise
-        go_on()
+            go_on()  # before time is up, too: one try may have taken all of it
+            if time.monotonic() > end:
+                raise
         await asyncio.sleep(RETRY_SECONDS)
 
 

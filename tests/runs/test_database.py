@@ -9,7 +9,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import DataError, InterfaceError, OperationalError, connection
 
-from runs.database import DatabaseThreads, NothingWritten, whole_or_not_at_all
+from agents import AgentStopped
+from runs import database
+from runs.database import DatabaseThreads, NothingWritten, patiently, whole_or_not_at_all
 from runs.models import RunRecord
 from tests.support.rows import make_run
 
@@ -76,3 +78,21 @@ class TestWholeOrNotAtAll:
     def test_what_is_refused_would_be_refused_again(self, alice: User) -> None:
         with pytest.raises(DataError), whole_or_not_at_all():
             raise DataError("too long")
+
+
+async def test_who_may_go_on_no_more_hears_that_though_time_is_up_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A database that hangs takes all the time with the first try."""
+
+    async def hang() -> None:
+        raise OperationalError("at last")
+
+    def go_on() -> None:
+        raise AgentStopped
+
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", -1.0)
+    with pytest.raises(AgentStopped):
+        await patiently(hang, go_on=go_on)
+    with pytest.raises(OperationalError):
+        await patiently(hang, go_on=lambda: None)
