@@ -24,6 +24,7 @@ from typing import ParamSpec, TypeVar
 
 from django.db import (
     InterfaceError,
+    InternalError,
     OperationalError,
     connection,
     reset_queries,
@@ -52,6 +53,9 @@ _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
 # And of a class that is of bugs otherwise: a standby, until it is promoted; a transaction that the
 # server gave up because we stood still in the middle of it (``settings``).
 _PASSING_STATES = frozenset({"25006", "25P03"})
+# Without a word of the server's: psycopg's own. The last one is what it makes of a pooler that puts
+# its own error behind the server's: "received 2 results from command 'BEGIN'".
+_OF_CONNECTIONS = (OperationalError, InterfaceError, InternalError)
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
 PATIENCE_SECONDS = 60.0  # for a database that is away
@@ -67,7 +71,7 @@ def is_away(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state:
         return state[:2] in _PASSING or state in _PASSING_STATES
-    return isinstance(error, OperationalError | InterfaceError)
+    return isinstance(error, _OF_CONNECTIONS)
 
 
 def in_transaction(work: Callable[[], T]) -> T:
@@ -178,7 +182,7 @@ class DatabaseThreads:
 def _call(function: Callable[[], T]) -> T:
     try:
         return function()
-    except (OperationalError, InterfaceError):  # whatever is_away() says: it costs little
+    except _OF_CONNECTIONS:  # whatever is_away() says: it costs little
         connection.close()  # it may be broken; the next call opens another
         raise
     finally:

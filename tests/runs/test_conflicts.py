@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    transaction,
+)
 
 from agents.runtime import Outcome
 from agents.trace import Trace
@@ -40,7 +47,10 @@ class TestWhatIsAway:
             connection.cursor().execute(sql)
         assert is_away(refused.value) == (state in self.PASSING)
 
-    @pytest.mark.parametrize("error", [OperationalError("locked"), InterfaceError("closed")])
+    @pytest.mark.parametrize(
+        "error",
+        [OperationalError("locked"), InterfaceError("closed"), InternalError("received 2 results")],
+    )
     def test_without_a_word_it_is(self, error: Exception) -> None:
         assert is_away(error)
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of the tests' own, to be stopped, restarted and frozen.
+"""A PostgreSQL, a PgBouncer and a Redis of the tests' own, to be stopped, restarted and frozen.
 
 The servers at DATABASE_URL and REDIS_URL are everybody's, so nothing may happen to them. These are
 made once for a session, in a second or two, and keep nothing safe from a power cut: no fsync.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -24,16 +25,19 @@ from .databases import create_database
 from .server import eventually
 
 __all__ = [
+    "PrivatePgBouncer",
     "PrivatePostgres",
     "PrivateRedis",
     "_postgres_server",
     "_redis_server",
+    "private_pgbouncer",
     "private_postgres",
     "private_redis",
 ]
 
 WITHIN_SECONDS = 20.0
 _POSTGRES_PROGRAMS = "/usr/lib/postgresql/*/bin"  # Debian's, which are not in the PATH
+_POOLER_EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "pgbouncer.ini"
 
 
 class _Server:
@@ -180,6 +184,40 @@ class PrivatePostgres(_Server):
             )
 
 
+class PrivatePgBouncer(_Server):
+    """The example of deploy/pgbouncer.ini, in front of a private PostgreSQL."""
+
+    def __init__(self, folder: Path, postgres: PrivatePostgres) -> None:
+        super().__init__(folder)
+        example = _POOLER_EXAMPLE.read_text()
+        changes = {
+            r"^halting = .*$": f"* = host=127.0.0.1 port={postgres.port} user=postgres",
+            r"^listen_port = .*$": f"listen_port = {self.port}\nunix_socket_dir =",
+            r"^auth_type = .*$": "auth_type = any",
+            r"^auth_file = .*$": "",
+            # Each transaction gets another session, also while nobody else wants one.
+            r"^pool_mode = transaction$": "pool_mode = transaction\nserver_round_robin = 1",
+        }
+        for was, becomes in changes.items():
+            example, count = re.subn(was, becomes, example, flags=re.MULTILINE)
+            assert count == 1, was
+        (folder / "pgbouncer.ini").write_text(example)
+
+    def command(self) -> Sequence[str]:
+        return [_program("pgbouncer"), "pgbouncer.ini"]
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str) -> str:
+        """Return a DATABASE_URL for a database of its PostgreSQL."""
+        return f"postgres://postgres@127.0.0.1:{self.port}/{database}"
+
+
 class PrivateRedis(_Server):
     """A Redis that keeps nothing over a restart."""
 
@@ -231,8 +269,19 @@ def private_redis(_redis_server: PrivateRedis) -> PrivateRedis:
     return _redis_server
 
 
+@pytest.fixture
+def private_pgbouncer(private_postgres: PrivatePostgres) -> Iterator[PrivatePgBouncer]:
+    """A PgBouncer in front of ``private_postgres``, as deploy/ has it."""
+    _skip_without("pgbouncer")
+    with _folder() as folder:
+        server = PrivatePgBouncer(folder, private_postgres)
+        with contextlib.closing(_Stopping(server)):
+            server.start()
+            yield server
+
+
 class _Stopping:
-    def __init__(self, server: PrivatePostgres | PrivateRedis) -> None:
+    def __init__(self, server: _Server) -> None:
         self.server = server
 
     def close(self) -> None:
@@ -263,7 +312,8 @@ def _unprivileged() -> str | None:
 
 
 def _find_program(name: str) -> str | None:
-    debian = os.pathsep.join(str(path) for path in Path("/").glob(_POSTGRES_PROGRAMS[1:]))
+    folders = ["/usr/sbin", *map(str, Path("/").glob(_POSTGRES_PROGRAMS[1:]))]
+    debian = os.pathsep.join(folders)
     return shutil.which(name) or shutil.which(name, path=debian)
 
 
