@@ -24,9 +24,7 @@ from .processes import process_name
 __all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
 
 SELDOM_SECONDS = 60.0
-_MOST_WORDS = (
-    100  # that are remembered; there are but a few, unless somebody puts numbers into them
-)
+_MOST_WORDS = 100  # remembered: there are but a few, unless somebody puts numbers into them
 
 _worker = ""
 
