@@ -58,6 +58,7 @@ class TestItsLease:
         worker = Worker(claims=False)
         worker._register()
         yield worker
+        worker._executor._loop.close()
         active.remove_worker(worker.id)
         active._runs.clear()
 
