@@ -7,7 +7,7 @@ from .cancellation import check_should_stop, cleanup, should_stop
 from .exceptions import AgentError, AgentStopped, SubAgentFailed, SubAgentStopped
 from .registry import agent
 from .tools import AgentHandle, LLMReply, SyncAgentHandle, SyncTools, Tools
-from .tools.http import guarded_transport
+from .tools.http.client import guarded_transport
 
 __all__ = [
     "AgentError",

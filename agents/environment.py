@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from .guard import Guard
-    from .tools.http import Transports
-    from .tools.llm import Model
+    from .tools.http.client import Transports
+    from .tools.llm.client import Model
 
 __all__ = [
     "MAX_DEPTH",

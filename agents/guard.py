@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from . import jsonable
 from .cancellation import CancelToken, StopMode, has_cleanup, is_in_cleanup
 from .exceptions import AgentStopped, RunIsOver
 from .trace import Trace
+from .values import jsonable
 
 __all__ = ["Call", "Guard", "current_call", "current_guard"]
 

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from . import jsonable
 from .trace import Trace, current_trace
+from .values import jsonable
 
 __all__ = ["capturing", "flush", "install", "uninstall"]
 

@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 
 from . import signatures
 from .exceptions import AgentNotFound, InvalidInput, InvalidOutput
-from .jsonable import clean_text, error_text, let_signals_pass
 from .options import OnWorkerLoss, Options
+from .values.jsonable import clean_text, error_text, let_signals_pass
 
 __all__ = [
     "AgentDefinition",

@@ -16,16 +16,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
-from . import jsonable, output, redaction
+from . import output
 from .cancellation import StopCause, bind_token, leave_cleanup
 from .environment import Environment
 from .exceptions import AgentError, AgentStopped, InvalidOutput
 from .guard import Guard, bind_guard, current_guard, guard_in
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
-from .tools.agent_handle import forget_started, settle_started
-from .tools.http import close_clients
+from .tools.agents.handle import forget_started, settle_started
+from .tools.http.client import close_clients
 from .trace import bind_trace
+from .values import jsonable, redaction
 
 __all__ = ["AgentTask", "ErrorInfo", "Outcome", "describe_error", "run_agent", "task_factory"]
 

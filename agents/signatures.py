@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # typing's own only from Python 3.12, says pydantic
 
-from . import jsonable
+from .values import jsonable
 
 __all__ = ["CannotDescribe", "Signature", "local_names", "read", "where"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypedDict
 
-from . import jsonable, redaction
+from .values import jsonable, redaction
 
 __all__ = [
     "EVENT_TYPES",

@@ -68,14 +68,14 @@ def _times(call: Callable[[], Any]) -> list[float]:
 
 
 def _stop_many(user: Any) -> Figure:
-    from runs import services
+    from runs.actions import stopping
     from runs.models import RunRecord, StopVia
 
     runs = RunRecord.objects.filter(status="running", stop_requested_at=None)
     ids = list(runs.values_list("pk", flat=True)[:BULK])
     assert len(ids) == BULK, len(ids)
     began = time.perf_counter()
-    outcomes = services.stop_many(ids, by=user, via=StopVia.ADMIN, reason="bench")
+    outcomes = stopping.stop_many(ids, by=user, via=StopVia.ADMIN, reason="bench")
     took = time.perf_counter() - began
     assert {one.outcome for one in outcomes} == {"accepted"}
     return single(f"stop {BULK:,} runs by the admin's action", "s", took, count=BULK, target=30)
@@ -87,7 +87,7 @@ def _fill(user: Any) -> None:
 
     from django.contrib.auth.models import User
 
-    from runs import leases
+    from runs.actions import leases
     from runs.models import RunInput, RunRecord, uuid7
 
     worker = leases.register_worker(capacity=BULK * 2, lease_seconds=3600)

@@ -61,7 +61,7 @@ def measure_10000() -> Iterator[Figure]:
     """So many in flight in one worker's process; then all are stopped by another."""
     with fresh_cluster() as user, working(1) as (worker,):
         register_agents()
-        from runs import services
+        from runs.actions import stopping
         from runs.models import RunRecord, StopVia
 
         _queue(user, "bench-loop", 1, pause=1.0)
@@ -81,7 +81,7 @@ def measure_10000() -> Iterator[Figure]:
         )
         ids = list(RunRecord.objects.values_list("pk", flat=True))
         began = time.perf_counter()
-        services.stop_many(ids, by=user, via=StopVia.API)
+        stopping.stop_many(ids, by=user, via=StopVia.API)
         yield single("stop all of 10,000: asked and committed", "s", time.perf_counter() - began)
         seconds_until(lambda: not _active().exists(), pause=0.02)
         yield single(
@@ -95,9 +95,9 @@ def measure_10000() -> Iterator[Figure]:
 
 
 def _queue(user: User, agent: str, runs: int, **input: Any) -> list[Any]:
-    from runs import services
+    from runs.actions import starting
 
-    return [services.start_run(agent, input, owner=user)[0].pk for _ in range(runs)]
+    return [starting.start_run(agent, input, owner=user)[0].pk for _ in range(runs)]
 
 
 def _active() -> Any:

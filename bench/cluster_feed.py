@@ -152,12 +152,12 @@ def _old_count() -> int:
 
 
 def _brief(user: User, name: str) -> Figure:
-    from runs import services
+    from runs.actions import starting
     from runs.models import RunRecord
 
     spans: list[Any] = []
     for number in range(BRIEF_RUNS):
-        run, _ = services.start_run("bench-trivial", {"number": number}, owner=user)
+        run, _ = starting.start_run("bench-trivial", {"number": number}, owner=user)
         while not (ended := RunRecord.objects.filter(pk=run.pk).get().finished_at):
             time.sleep(0.001)
         spans.append((ended - run.created_at).total_seconds() * 1e3)

@@ -42,11 +42,11 @@ def measure_latency_under_load() -> Iterator[Figure]:
     """The same worker has a thousand runs in flight, and fifty more are started each second."""
     with fresh_cluster() as user, _web(user) as server, working(1):
         register_agents()
-        from runs import services
+        from runs.actions import starting
         from runs.models import RunRecord
 
         for _ in range(IN_FLIGHT):
-            services.start_run("bench-loop", {"pause": 1.0}, owner=user)
+            starting.start_run("bench-loop", {"pause": 1.0}, owner=user)
         begun = RunRecord.objects.filter(status="running", last_seq__gte=1)
         seconds_until(lambda: begun.count() == IN_FLIGHT, pause=0.1)
         with _starting():
@@ -54,11 +54,11 @@ def measure_latency_under_load() -> Iterator[Figure]:
 
 
 def _starts(user: User, server: Server) -> Iterator[Figure]:
-    from runs import services
+    from runs.actions import starting
 
     def by_service() -> float:
         began = time.perf_counter()
-        run, _ = services.start_run("bench-first-line", {}, owner=user)
+        run, _ = starting.start_run("bench-first-line", {}, owner=user)
         return float(over(run.pk).result - began)
 
     def by_post() -> float:
@@ -71,13 +71,13 @@ def _starts(user: User, server: Server) -> Iterator[Figure]:
 
 
 def _stops(user: User, server: Server, load: str) -> Iterator[Figure]:
-    from runs import services
+    from runs.actions import stopping
     from runs.models import StopVia
 
     ends: list[float] = []
 
     def ask_service(run: Any) -> None:
-        services.request_stop(run, via=StopVia.API, by=user)
+        stopping.request_stop(run, via=StopVia.API, by=user)
 
     def ask_post(run: Any) -> None:
         server.client.post(f"/runs/{run}/stop").raise_for_status()
@@ -101,10 +101,10 @@ def _stops(user: User, server: Server, load: str) -> Iterator[Figure]:
 
 
 def _one_that_loops(user: User) -> Any:
-    from runs import services
+    from runs.actions import starting
     from runs.models import RunRecord
 
-    run, _ = services.start_run("bench-loop", {}, owner=user)
+    run, _ = starting.start_run("bench-loop", {}, owner=user)
     begun = RunRecord.objects.filter(pk=run.pk, last_seq__gte=1)
     seconds_until(begun.exists)
     time.sleep(random.uniform(0.005, 0.015))
@@ -146,12 +146,12 @@ def _start_on_and_on() -> None:
     register_agents()
     from django.contrib.auth.models import User
 
-    from runs import services
+    from runs.actions import starting
 
     user = User.objects.get(username="bench")
     due = time.monotonic()
     while True:
-        services.start_run("bench-trivial", {}, owner=user)
+        starting.start_run("bench-trivial", {}, owner=user)
         due += 1 / STARTS_PER_SECOND
         time.sleep(max(0.0, due - time.monotonic()))
 

@@ -22,9 +22,9 @@ def measure_service() -> Iterator[Figure]:
     """By the service functions, in the worker's process."""
     with fresh_site() as user:
         register_agents()
-        from runs import services
+        from runs.actions import starting, stopping
         from runs.models import StopVia
-        from runs.worker import Worker
+        from runs.worker.worker import Worker
 
         worker = Worker()
         worker.start_threads()
@@ -32,12 +32,12 @@ def measure_service() -> Iterator[Figure]:
         try:
             for number in range(COUNT + WARM_UP):
                 began = time.perf_counter()
-                run, _ = services.start_run("bench-first-line", {}, owner=user)
+                run, _ = starting.start_run("bench-first-line", {}, owner=user)
                 start = over(run.pk).result - began
-                run, _ = services.start_run("bench-loop", {}, owner=user)
+                run, _ = starting.start_run("bench-loop", {}, owner=user)
                 _until_started(run.pk)
                 began = time.perf_counter()
-                services.request_stop(run.pk, via=StopVia.API, by=user)
+                stopping.request_stop(run.pk, via=StopVia.API, by=user)
                 record = over(run.pk)
                 ended = time.perf_counter()
                 assert record.status == "stopped", record.status
@@ -124,9 +124,9 @@ def _over_by_rest(client: Any, run: str) -> Any:
 
 
 def _until_started(run: Any) -> None:
-    from runs import active
+    from runs.delivery import local_runs
 
-    while (entry := active.get(run)) is None or entry.guard is None:
+    while (entry := local_runs.get(run)) is None or entry.guard is None:
         time.sleep(0.0005)
     time.sleep(0.003)  # into its loop
 

@@ -28,19 +28,20 @@ def _in_flight(
     pause = count / 10_000  # seconds: 10,000 awaits end each second, however many runs there are
     with fresh_site() as user:
         register_agents()
-        from runs import active, services
+        from runs.actions import starting, stopping
+        from runs.delivery import local_runs
         from runs.models import RunRecord, StopVia
-        from runs.worker import Worker
+        from runs.worker.worker import Worker
 
         worker = Worker()
         worker.start_threads()
         try:
-            first, _ = services.start_run("bench-loop", {"pause": pause}, owner=user)
+            first, _ = starting.start_run("bench-loop", {"pause": pause}, owner=user)
             seconds_until(lambda: _begun() == 1)
             gc.collect()
             before = resident_kib(os.getpid())
             others = [
-                services.start_run("bench-loop", {"pause": pause}, owner=user)[0]
+                starting.start_run("bench-loop", {"pause": pause}, owner=user)[0]
                 for _ in range(count - 1)
             ]
             ids = [run.pk for run in (first, *others)]
@@ -49,13 +50,13 @@ def _in_flight(
             gc.collect()
             per_run = (resident_kib(os.getpid()) - before) / (count - 1)
             began = time.perf_counter()
-            services.stop_many(ids, by=user, via=StopVia.API)
+            stopping.stop_many(ids, by=user, via=StopVia.API)
             asked = time.perf_counter() - began
             seconds_until(lambda: not RunRecord.objects.active().exists())
             took = time.perf_counter() - began
             stopped = RunRecord.objects.filter(status="stopped").count()
             assert stopped == count, f"{stopped} of {count} are stopped"
-            seconds_until(lambda: not active.all_runs())
+            seconds_until(lambda: not local_runs.all_runs())
         finally:
             worker.stop_threads()
         yield single(
@@ -82,19 +83,19 @@ def measure_trivial() -> Iterator[Figure]:
     count = 2_000
     with fresh_site() as user:
         register_agents()
-        from runs import services
+        from runs.actions import starting
         from runs.models import RunEvent, RunRecord
-        from runs.worker import Worker
+        from runs.worker.worker import Worker
 
         worker = Worker()
         worker.start_threads()
         try:
             for number in range(50):
-                services.start_run("bench-trivial", {"number": number}, owner=user)
+                starting.start_run("bench-trivial", {"number": number}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
             began = time.perf_counter()
             for number in range(count):
-                services.start_run("bench-trivial", {"number": number}, owner=user)
+                starting.start_run("bench-trivial", {"number": number}, owner=user)
             started = time.perf_counter() - began
             seconds_until(lambda: not RunRecord.objects.active().exists())
             took = time.perf_counter() - began
@@ -109,18 +110,18 @@ def measure_events() -> Iterator[Figure]:
     count, runs = 9_000, 5
     with fresh_site() as user:
         register_agents()
-        from runs import services
+        from runs.actions import starting
         from runs.models import RunEvent, RunRecord
-        from runs.worker import Worker
+        from runs.worker.worker import Worker
 
         worker = Worker()
         worker.start_threads()
         try:
-            services.start_run("bench-events", {"count": 10}, owner=user)
+            starting.start_run("bench-events", {"count": 10}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
             began = time.perf_counter()
             for _ in range(runs):
-                services.start_run("bench-events", {"count": count}, owner=user)
+                starting.start_run("bench-events", {"count": count}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
             took = time.perf_counter() - began
             assert RunEvent.objects.filter(type="log").count() == count * runs + 10
@@ -130,6 +131,6 @@ def measure_events() -> Iterator[Figure]:
 
 
 def _begun() -> int:
-    from runs import active
+    from runs.delivery import local_runs
 
-    return sum(entry.guard is not None for entry in active.all_runs())
+    return sum(entry.guard is not None for entry in local_runs.all_runs())

@@ -16,7 +16,7 @@ from .site import fresh_cluster, fresh_site
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-    from runs.limits import Limits
+    from runs.queue.limits import Limits
 
 __all__ = ["fill", "measure", "measure_postgres"]
 
@@ -35,7 +35,7 @@ def measure() -> Iterator[Figure]:
 def measure_postgres() -> Iterator[Figure]:
     """On PostgreSQL, in all the situations that its planner may be in."""
     with fresh_cluster() as user:
-        from runs.limits import NO_LIMITS
+        from runs.queue.limits import NO_LIMITS
 
         fill(user, 10, status="success")
         _execute("ALTER TABLE runs_runrecord SET (autovacuum_enabled = off)")
@@ -47,7 +47,7 @@ def measure_postgres() -> Iterator[Figure]:
 
 
 def _measure(user: User, where: str) -> Iterator[Figure]:
-    from runs.limits import Limits, limits
+    from runs.queue.limits import Limits, limits
 
     several = Limits({"bench-trivial": QUEUED, "another": 5}, per_owner=QUEUED)
     yield from _claims(user, f"{where}, {QUEUED:,} queued", limits())
@@ -65,7 +65,7 @@ def _claims(
 ) -> Iterator[Figure]:
     from django.utils import timezone
 
-    from runs import queue
+    from runs.queue import claims
 
     worker = _worker()
     if full:
@@ -76,7 +76,7 @@ def _claims(
         times = []
         for _ in range(CLAIMS):
             began = time.perf_counter()
-            taken = queue.claim(worker, size, timezone.now(), allowed)
+            taken = claims.claim(worker, size, timezone.now(), allowed)
             times.append((time.perf_counter() - began) * 1000)
             assert len(taken) == size
         claims = distribution(f"{where}: a claim of {size}", "ms", times)
@@ -167,7 +167,7 @@ def _pattern(user: User) -> str:
 
 
 def _worker() -> Any:
-    from runs import leases
+    from runs.actions import leases
     from runs.models import WorkerRecord
 
     known = WorkerRecord.objects.first()

@@ -68,7 +68,7 @@ def _work() -> None:
 
     django.setup()
     register_agents()
-    from runs import descriptors
+    from runs.worker import descriptors
 
     descriptors.PER_RUN = 1  # the agents here open no connections, and limits are often 20,000
     call_command("runworker")

@@ -20,7 +20,7 @@ from project.patience import Patience  # noqa: E402
 from project.probes import Probes  # noqa: E402
 from runs.conf import conf  # noqa: E402
 from runs.consumers import RunConsumer, RunListConsumer  # noqa: E402
-from runs.sockets import refuse_unknown_address  # noqa: E402
+from runs.web.sockets import refuse_unknown_address  # noqa: E402
 
 _sockets = URLRouter(
     [
@@ -38,7 +38,7 @@ application = Lifespan(
             "http": BodyLimit(
                 Probes(Patience(Handler())), lambda: conf().max_input_bytes + 1024 * 1024
             ),
-            # Who may come in, and from where, is asked in runs/sockets.py.
+            # Who may come in, and from where, is asked in runs/web/sockets.py.
             "websocket": _sockets,
         }
     )

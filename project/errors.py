@@ -18,7 +18,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.deprecation import MiddlewareMixin
 
-from runs.database import is_away
+from runs.db.transactions import is_away
 
 __all__ = [
     "NotFoundMiddleware",

@@ -1,7 +1,7 @@
 """Host the worker of this process for as long as the ASGI server lives.
 
 ProtocolTypeRouter raises on lifespan events, so this is the outermost ASGI application. A server
-that can do better than "close all sockets, then shut down" (ours, runs/server.py) finds this
+that can do better than "close all sockets, then shut down" (ours, runs/ops/serving.py) finds this
 object in the lifespan state and starts the drain while HTTP is still being served.
 """
 
@@ -20,8 +20,8 @@ from runs.conf import conf
 from runs.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
-    from runs.caretaker import CaretakerThread
-    from runs.worker import Worker
+    from runs.worker.reaper import CaretakerThread
+    from runs.worker.worker import Worker
 
 __all__ = ["Lifespan"]
 
@@ -42,7 +42,7 @@ class Lifespan:
         urlconf: whose views it serves; the site's by default.
 
     ``worker`` is None before start-up, and where RUNS_EMBEDDED_WORKER is off.
-    ``is_draining`` turns true once, and readiness (runs/health.py) says no from then on.
+    ``is_draining`` turns true once, and readiness (runs/ops/health.py) says no from then on.
     """
 
     def __init__(self, app: _App, *, is_worker: bool = False, urlconf: str | None = None) -> None:
@@ -105,13 +105,13 @@ class Lifespan:
             # Not at the top: models can only be imported once Django is set up, and a web
             # process without a worker has no use for the agents' libraries.
             from runs.consumers import listen
-            from runs.worker import Worker
+            from runs.worker.worker import Worker
 
             self.worker = Worker()
             await self.worker.start()
             self._listener = asyncio.create_task(listen(self.worker))
         else:
-            from runs.caretaker import CaretakerThread
+            from runs.worker.reaper import CaretakerThread
 
             self._caretaker = CaretakerThread(conf().lease_seconds)
             self._caretaker.start()
@@ -141,8 +141,8 @@ class Lifespan:
 async def _send_away() -> None:
     """Let nobody wait for anything here any longer: readers, and requests that wait for an end."""
     # Not at the top: they import models.
-    from runs.api.waiting import let_go
-    from runs.feed import close_hub
+    from runs.web.api.waiting import let_go
+    from runs.web.feed import close_hub
 
     let_go()
     await close_hub()

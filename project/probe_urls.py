@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import re_path
 
 from project import errors
-from runs import health, scrape
+from runs.ops import health, scrape
 
 __all__ = ["probes", "urlpatterns"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from project.environment import Environment
-from runs import connecting
+from runs.db import connecting
 from runs.processes import own_session_name
 
 _env = Environment(os.environ)
@@ -151,7 +151,7 @@ if _redis_url:
     # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
     CHANNEL_LAYERS = {
         "default": {
-            "BACKEND": "runs.redis_layer.RedisLayer",
+            "BACKEND": "runs.delivery.redis_layer.RedisLayer",
             "CONFIG": {"host": {"address": _redis_url, **_patience}, "prefix": "halting"},
         }
     }
@@ -199,7 +199,7 @@ METRICS_TOKEN = _env.text("METRICS_TOKEN")
 SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^health/"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-# The proxies whose X-Forwarded-For says who the client is; runs/server.py hands them to uvicorn.
+# The proxies whose X-Forwarded-For says who the client is; runs/ops/serving.py hands them to uvicorn.
 FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
@@ -254,7 +254,7 @@ WHITENOISE_ALLOW_ALL_ORIGINS = False
 REST_FRAMEWORK = {
     # The first one decides the WWW-Authenticate header of a 401.
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        # The API's views name their own, stricter ones (runs/api/views.py): those describe
+        # The API's views name their own, stricter ones (runs/web/api/views.py): those describe
         # themselves to drf-spectacular, which can't be imported while DRF reads this.
         "rest_framework.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
@@ -262,9 +262,9 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_THROTTLE_CLASSES": ["runs.api.throttling.ApiThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["runs.web.api.throttling.ApiThrottle"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "runs.api.errors.exception_handler",
+    "EXCEPTION_HANDLER": "runs.web.api.errors.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 
@@ -287,13 +287,13 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"()": "runs.logs.PlainLines"},
-        "json": {"()": "runs.logs.JsonLines"},
+        "line": {"()": "runs.ops.logs.PlainLines"},
+        "json": {"()": "runs.ops.logs.JsonLines"},
     },
     "filters": {
-        "facts": {"()": "runs.logs.Facts"},
-        "seldom": {"()": "runs.logs.Seldom"},
-        "no_503": {"()": "runs.logs.NotUnavailable"},
+        "facts": {"()": "runs.ops.logs.Facts"},
+        "seldom": {"()": "runs.ops.logs.Seldom"},
+        "no_503": {"()": "runs.ops.logs.NotUnavailable"},
     },
     "handlers": {
         "console": {
@@ -323,8 +323,8 @@ LOGGING = {
             name: {"filters": ["seldom"]}
             for name in (
                 *("channels_redis.pubsub", "psycopg.pool", "project.errors"),
-                *("runs.api.errors", "runs.api.throttling", "runs.health"),
-                *("runs.consumers", "runs.recorder", "runs.worker"),
+                *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
+                *("runs.consumers", "runs.worker.recorder", "runs.worker.worker"),
             )
         },
     },

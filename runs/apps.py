@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
-from agents import redaction
+from agents.values import redaction
 
 __all__ = ["RunsConfig"]
 
@@ -18,9 +18,10 @@ class RunsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from runs.db.connecting import note_connection
+        from runs.ops.operators import create_missing_group
+
         from . import checks  # noqa: F401 - registers the system checks
-        from .connecting import note_connection
-        from .operators import create_missing_group
 
         post_migrate.connect(create_missing_group, sender=self)
         connection_created.connect(note_connection)

@@ -21,16 +21,18 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from . import audience, feed, relay, sockets
-from .active import Delivery
-from .feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
-from .feed.follower import STUCK_SECONDS
-from .feed.frames import as_page_message, as_socket_messages
-from .live import WORKERS_GROUP, worker_group
+from runs.delivery import audience, relay
+from runs.delivery.local_runs import Delivery
+from runs.delivery.notify import WORKERS_GROUP, worker_group
+from runs.web import feed, sockets
+from runs.web.feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
+from runs.web.feed.follower import STUCK_SECONDS
+from runs.web.feed.frames import as_page_message, as_socket_messages
+
 from .tasks import cancel_and_wait
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from runs.worker.worker import Worker
 
 __all__ = ["AgentConsumer", "RunConsumer", "RunListConsumer", "listen"]
 

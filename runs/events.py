@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agents.trace import Event
+from runs.db.statements import insert_rows
 
 from .models import RunEvent, RunRecord
-from .statements import insert_rows
 
 __all__ = ["append", "has_stop_requested", "read", "system_event"]
 

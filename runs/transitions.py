@@ -15,9 +15,10 @@ from typing import Any
 
 from django.db import connection
 
+from runs.db.query_plans import by_key
+from runs.db.statements import update_rows
+
 from .models import RunRecord
-from .planning import by_key
-from .statements import update_rows
 from .status import TERMINAL, TRANSITIONS, Status
 
 __all__ = ["Change", "apply", "claim_one", "claim_queued", "note_progress"]

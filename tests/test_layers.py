@@ -15,84 +15,45 @@ PACKAGES = ("project", "runs", "agents")
 # decides, so a package stands for all that is in it unless a row names one of its modules.
 LAYERS = [
     ("project",),
-    # --- runs: the doors
+    # --- runs: the ways in
     ("runs.apps", "runs.management"),
     ("runs.admin",),  # above the pages: a run is shown there by their parts
-    ("runs.pages",),  # above the API: its Stop is the API's, with another name for the door
-    ("runs.api", "runs.consumers", "runs.health", "runs.scrape", "runs.server", "runs.sockets"),
-    ("runs.templatetags",),
-    # --- runs: what works
+    ("runs.ops.scrape",),  # above the feed, whose readers it counts
+    ("runs.consumers",),
+    ("runs.web.sockets",),
+    ("runs.web.pages",),  # above the API: its Stop is the API's, with another name for the door
+    ("runs.web.api",),
+    ("runs.web.feed",),
+    ("runs.web", "runs.templatetags"),
+    # --- runs: a process that executes agents
     ("runs.worker",),
-    ("runs.caretaker",),
-    ("runs.executor", "runs.recorder", "runs.watchdog"),
-    ("runs.children", "runs.started"),
-    (
-        "runs.services",
-        "runs.stopping",
-        "runs.store",
-        "runs.keeper",
-        "runs.leases",
-        "runs.retention",
-        "runs.endings",
-        "runs.news",
-        "runs.transitions",
-        "runs.queue",
-        "runs.limits",
-    ),
-    ("runs.feed",),
-    (
-        "runs.active",
-        "runs.audience",
-        "runs.events",
-        "runs.live",
-        "runs.presentation",
-        "runs.redis_layer",
-        "runs.relay",
-        "runs.wire",
-    ),
-    # --- runs: what is
-    ("runs.audit", "runs.operators"),
-    (
-        "runs.models",
-        "runs.statements",
-        "runs.planning",
-        "runs.descriptors",
-        "runs.room",
-        "runs.migrations",
-        "runs.database",
-        "runs.demo_users",
-        "runs.checks",
-    ),
-    (
-        "runs",
-        "runs.status",
-        "runs.processes",
-        "runs.exceptions",
-        "runs.conf",
-        "runs.connecting",
-        "runs.uuids",
-        "runs.receipts",
-        "runs.wording",
-        "runs.logs",
-        "runs.metrics",
-        "runs.probing",
-        "runs.tasks",
-    ),
+    ("runs.ops",),
+    # --- runs: every write to a run
+    ("runs.actions",),
+    ("runs.queue",),
+    ("runs.delivery",),
+    # --- runs: what a run is, and how it reads
+    ("runs.wording",),
+    ("runs.wire", "runs.transitions", "runs.events"),
+    ("runs.models", "runs.migrations"),
+    ("runs.db", "runs.checks"),
+    ("runs.conf", "runs.exceptions", "runs.metrics", "runs.processes", "runs.status", "runs.tasks"),
+    ("runs",),
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),
     ("agents",),  # the names that an agent's author imports
     ("agents.runtime",),
     ("agents.tools",),
     ("agents.registry", "agents.signatures", "agents.guard", "agents.environment"),
-    ("agents.trace", "agents.cancellation", "agents.output", "agents.redaction"),
-    ("agents.exceptions", "agents.jsonable", "agents.options", "agents.storable"),
+    ("agents.trace", "agents.cancellation", "agents.output"),
+    ("agents.exceptions", "agents.options", "agents.values"),
 ]
 
 # What a module must not know, beside what is above it. Prefixes again, exceptions after them.
 STRANGERS = [
     ("agents", ("django", "channels", "rest_framework"), ("agents.apps", "agents.checks",
                                                           "agents.samples.apps")),
-    ("runs.executor", ("channels",), ()),
+    ("runs.worker.executor", ("channels",), ()),
 ]  # fmt: skip
 
 _ROWS = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -14,7 +14,7 @@ import httpx
 
 from agents import guarded_transport
 from agents.exceptions import DocumentError
-from agents.tools.http import public_only
+from agents.tools.http.client import public_only
 
 from .html_text import html_to_text
 from .pdf_text import pdf_to_text

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import httpx2
 
-from ..tools.http import Transports
+from agents.tools.http.client import Transports
 
 __all__ = ["AnsweredRequests", "Handler", "MemoryDataStore"]
 

@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agents.tools.llm.client import Model
+from agents.tools.llm.stand_in import StandIn
+
 from .. import output, registry
 from ..cancellation import CancelToken, StopMode
 from ..environment import MAX_DEPTH, ChildEnd, Environment
@@ -19,8 +22,6 @@ from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
 from ..registry import AgentDefinition
 from ..runtime import ErrorInfo, Outcome, run_agent, task_factory
-from ..tools.llm import Model
-from ..tools.stand_in import StandIn
 from ..trace import CallInfo, Event, Trace, Usage
 from .in_memory import AnsweredRequests, Handler, MemoryDataStore
 

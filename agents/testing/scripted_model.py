@@ -7,10 +7,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from agents.tools.llm.client import Model
+from agents.tools.llm.reply import PartialReply
+
 from ..exceptions import AgentError
 from ..guard import Guard
-from ..tools.llm import Model
-from ..tools.reply import PartialReply
 
 __all__ = ["Replies", "Reply", "ScriptedModel"]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..environment import Environment
 from ..trace import Trace
-from .agent_client import AgentClient
-from .agent_handle import AgentHandle
+from .agents.client import AgentClient
+from .agents.handle import AgentHandle
 from .data_store import DataStore
-from .http import open_client, open_sync_client
-from .llm import LLMReply, call_llm
+from .http.client import open_client, open_sync_client
+from .llm.client import LLMReply, call_llm
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from .. import jsonable, storable
+from agents.values import jsonable, storable
+
 from ..environment import DataStoreBackend
 from ..exceptions import AgentError
 from ..guard import Guard

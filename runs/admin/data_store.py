@@ -19,8 +19,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from runs.web.pages.values.rendering import as_text, show
+
 from ..models import DataStoreEntry
-from ..pages.rendering import as_text, show
 from ..templatetags.runs_pages import instant
 from .list_filters import OwnerFilter
 from .search import contains_json, owners_named

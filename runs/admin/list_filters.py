@@ -20,9 +20,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from agents import registry
+from runs.wording.phrases import LOOKS
 
 from ..models import RunRecord, WorkerRecord
-from ..wording import LOOKS
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList

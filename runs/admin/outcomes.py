@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, get_args
 from django.http import HttpResponse
 from django.utils.translation import gettext_lazy as _
 
-from .. import services
+from runs.actions import stopping
+
 from ..models import RunRecord
 from . import signed
 from .rows import for_rows
@@ -26,9 +27,9 @@ __all__ = ["OUTCOME_WORDS", "Line", "Outcomes"]
 
 MOST_LISTED = 300
 _PURPOSE = "outcomes"
-_NAMES: tuple[services.BulkWord, ...] = get_args(services.BulkWord)
+_NAMES: tuple[stopping.BulkWord, ...] = get_args(stopping.BulkWord)
 
-OUTCOME_WORDS: dict[services.BulkWord, StrOrPromise] = {
+OUTCOME_WORDS: dict[stopping.BulkWord, StrOrPromise] = {
     "accepted": _("accepted"),
     "already_stopping": _("was already stopping"),
     "already_finished": _("had finished"),
@@ -54,12 +55,12 @@ class Outcomes:
         over_unlisted: so many more had finished before, and are told of by their number only.
     """
 
-    outcomes: Sequence[tuple[uuid.UUID, services.BulkWord]]
+    outcomes: Sequence[tuple[uuid.UUID, stopping.BulkWord]]
     over_unlisted: int = 0
 
     @classmethod
-    def of(cls, snapshot: Snapshot, stopped: Sequence[services.BulkOutcome]) -> Outcomes:
-        found: list[tuple[uuid.UUID, services.BulkWord]] = [
+    def of(cls, snapshot: Snapshot, stopped: Sequence[stopping.BulkOutcome]) -> Outcomes:
+        found: list[tuple[uuid.UUID, stopping.BulkWord]] = [
             (uuid.UUID(one.id), one.outcome) for one in stopped
         ]
         found += [(id, "already_finished") for id in snapshot.over]

@@ -20,7 +20,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from .. import wording
+from runs.wording import phrases
+
 from ..models import RunRecord
 from ..status import STOPPING
 from ..templatetags.runs_pages import chip, instant, sign
@@ -66,8 +67,8 @@ def started(run: RunRecord) -> SafeString:
 def duration(run: RunRecord) -> SafeString | str:
     if run.started_at is None:
         return ""
-    seconds = wording.seconds_between(run.started_at, run.finished_at or timezone.now())
-    text = wording.duration(seconds)
+    seconds = phrases.seconds_between(run.started_at, run.finished_at or timezone.now())
+    text = phrases.duration(seconds)
     return text if run.is_terminal else _ticking(run.started_at, text)
 
 
@@ -76,7 +77,7 @@ def tokens(run: RunRecord) -> str:
     if not run.llm_calls:
         return ""
     count = run.input_tokens + run.output_tokens
-    return wording.tokens(count, estimated=run.usage_estimated)
+    return phrases.tokens(count, estimated=run.usage_estimated)
 
 
 @admin.display(description=gettext_lazy("Worker"))
@@ -90,13 +91,13 @@ def waiting(run: RunRecord) -> SafeString | str:
     if run.shown_status != STOPPING:
         return ""
     said = _as_wording_reads_it(run)
-    oldest = wording.oldest_awaited(said)
+    oldest = phrases.oldest_awaited(said)
     if oldest is None:
-        return wording.waiting_for(said)
+        return phrases.waiting_for(said)
     label, since = oldest
     began = since if isinstance(since, datetime) else datetime.fromisoformat(since)
-    ticks = _ticking(began, wording.waiting_detail(said, timezone.now()), label)
-    return format_html("{} {}", wording.waiting_for(said), ticks)
+    ticks = _ticking(began, phrases.waiting_detail(said, timezone.now()), label)
+    return format_html("{} {}", phrases.waiting_for(said), ticks)
 
 
 def stop_column(user: User | AnonymousUser) -> Column:

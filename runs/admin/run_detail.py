@@ -25,14 +25,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from .. import wording
-from ..feed.reading import read_snapshots
+from runs.web.feed.reading import read_snapshots
+from runs.web.pages.found import find_run
+from runs.web.pages.fragments import receipt_context
+from runs.web.pages.run import run_context
+from runs.web.pages.values.input_fields import input_fields
+from runs.wording import phrases
+from runs.wording.presentation import in_zone
+
 from ..models import RunRecord
-from ..pages.found import find_run
-from ..pages.fragments import receipt_context
-from ..pages.input_fields import input_fields
-from ..pages.run import run_context
-from ..presentation import in_zone
 from ..status import Status
 from .deleting import may_be_deleted
 
@@ -220,8 +221,8 @@ def _branch(run: RunRecord, shown: RunRecord) -> Branch:
     took = ""
     if run.started_at:
         end = run.finished_at or timezone.now()
-        took = wording.duration(wording.seconds_between(run.started_at, end))
-    usage = wording.usage_text(_usage(run))
+        took = phrases.duration(phrases.seconds_between(run.started_at, end))
+    usage = phrases.usage_text(_usage(run))
     return Branch(run, min(run.depth, DEEPEST), run.pk == shown.pk, took, usage)
 
 

@@ -24,8 +24,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agents.cancellation import StopMode
+from runs.actions import stopping
 
-from .. import services
 from ..exceptions import RunAlreadyFinished, StopNotPermitted
 from ..models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .outcomes import Outcomes
@@ -53,8 +53,8 @@ class StopForm(forms.Form):
 
     mode = forms.ChoiceField(
         label=gettext_lazy("How"),
-        choices=[(str(mode), _MODE_WORDS[mode]) for mode in services.AVAILABLE_MODES],
-        initial=str(services.AVAILABLE_MODES[0]),
+        choices=[(str(mode), _MODE_WORDS[mode]) for mode in stopping.AVAILABLE_MODES],
+        initial=str(stopping.AVAILABLE_MODES[0]),
         widget=forms.RadioSelect,
     )
     reason = forms.CharField(
@@ -96,7 +96,7 @@ def stop_one(desk: RunRecordAdmin, request: HttpRequest, id: uuid.UUID) -> HttpR
     if run is None:
         raise Http404
     try:
-        services.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=_reason(request))
+        stopping.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=_reason(request))
         status, code, said = 202, "accepted", _("%(run)s is asked to stop.")
     except StopNotPermitted:
         raise PermissionDenied from None
@@ -120,7 +120,7 @@ def _reason(request: HttpRequest) -> str:
         except ValueError as error:
             raise BadRequest("The body is not JSON.") from error
     reason = given.get("reason", "") if isinstance(given, Mapping) else None
-    form = StopForm({"mode": services.AVAILABLE_MODES[0], "reason": reason})
+    form = StopForm({"mode": stopping.AVAILABLE_MODES[0], "reason": reason})
     if not isinstance(reason, str) or not form.is_valid():
         raise BadRequest("The reason is no text of at most 500 characters.")
     return str(form.cleaned_data["reason"])
@@ -198,7 +198,7 @@ def _ask(
 
 def _only_mode() -> tuple[str, StrOrPromise] | None:
     """Return the mode that needs no question, while there is no other."""
-    modes: tuple[StopMode, ...] = services.AVAILABLE_MODES
+    modes: tuple[StopMode, ...] = stopping.AVAILABLE_MODES
     return None if len(modes) > 1 else (str(modes[0]), _MODE_WORDS[modes[0]])
 
 
@@ -219,7 +219,7 @@ def stop_shown(desk: RunRecordAdmin, request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return _ask(desk, request, form, snapshot, {})
     given = form.cleaned_data
-    stopped = services.stop_many(
+    stopped = stopping.stop_many(
         snapshot.runs, by=user, via=StopVia.ADMIN, mode=given["mode"], reason=given["reason"]
     )
     outcomes = Outcomes.of(snapshot, stopped)

@@ -23,7 +23,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .. import leases, wording
+from runs.actions import leases
+from runs.wording import phrases
+
 from ..conf import conf
 from ..models import RunRecord, WorkerRecord
 from ..status import Status
@@ -67,7 +69,7 @@ class PresenceFilter(admin.SimpleListFilter):
 @admin.display(description=gettext_lazy("Status"))
 def status(worker: WorkerRecord) -> SafeString:
     """Draw sign and word, as ``wording`` has them."""
-    look = wording.worker_look(
+    look = phrases.worker_look(
         {
             "lost_at": worker.lost_at,
             "draining_at": worker.draining_at,
@@ -105,8 +107,8 @@ def in_flight(worker: WorkerRecord) -> SafeString | str:
 def heartbeat(worker: WorkerRecord) -> str:
     if worker.lost_at is not None:
         return str(instant(worker.heartbeat_at, "day"))
-    seconds = wording.seconds_between(worker.heartbeat_at, timezone.now())
-    return _("%(time)s ago") % {"time": wording.duration(max(0.0, seconds))}
+    seconds = phrases.seconds_between(worker.heartbeat_at, timezone.now())
+    return _("%(time)s ago") % {"time": phrases.duration(max(0.0, seconds))}
 
 
 @admin.display(description=gettext_lazy("Started"), ordering="started_at")

@@ -21,9 +21,9 @@ from django.utils import timezone
 from rich.live import Live
 from rich.text import Text
 
-from runs import wording
 from runs.management.log_words import event_lines, progress_bar, progress_words, tool_words
 from runs.status import STOPPING, TERMINAL, Status
+from runs.wording import phrases
 
 __all__ = ["Console", "printable"]
 
@@ -269,8 +269,8 @@ class Console:
             case "agent_end":
                 took = ""
                 if run.started_at is not None:
-                    since = wording.seconds_between(run.started_at, event["ts"])
-                    took = f" · {wording.duration(since)}"
+                    since = phrases.seconds_between(run.started_at, event["ts"])
+                    took = f" · {phrases.duration(since)}"
                 for line, tone in event_lines(event):
                     yield f"{line}{took}", tone
             case _:
@@ -302,7 +302,7 @@ class Console:
     def _print_of(self, run: _Shown, at: datetime | str, line: str, tone: str) -> None:
         """Print a line of a run, under its name if another one had the word before."""
         indent = "  " * run.depth
-        clock = wording.clock(at)
+        clock = phrases.clock(at)
         if self._speaker != run.id:
             self._speaker = run.id
             self._print(Text(f"{clock}  {indent}▸ {run.name}", style="bold"))
@@ -314,7 +314,7 @@ class Console:
         """Say what stopping runs wait for: a line for each change of it."""
         now = time.monotonic()
         for run in self._stopping():
-            words = wording.stopping_text(run.as_wire())
+            words = phrases.stopping_text(run.as_wire())
             if words == run.stop_told:
                 continue
             if not run.in_flight and run.stop_told:
@@ -331,8 +331,8 @@ class Console:
 
     def _stopping_line(self, run: _Shown) -> str:
         wire = run.as_wire()
-        detail = wording.waiting_detail(wire, timezone.now())
-        words = wording.stopping_text(wire)
+        detail = phrases.waiting_detail(wire, timezone.now())
+        words = phrases.stopping_text(wire)
         return f"{words} {detail}" if detail else words
 
     # What is going on now.
@@ -353,11 +353,11 @@ class Console:
 
     def _now(self, run: _Shown, now: datetime) -> Iterator[Text]:
         indent = "  " * run.depth
-        look = wording.look(STOPPING if run.stop is not None else run.status)
-        since = wording.seconds_between(run.started_at, now) if run.started_at else 0
+        look = phrases.look(STOPPING if run.stop is not None else run.status)
+        since = phrases.seconds_between(run.started_at, now) if run.started_at else 0
         line = Text(f"{indent}{look.sign} ", style=_STYLES[look.tone])
         line.append(run.name, style="bold")
-        line.append(f"  {wording.duration(since)}", style="dim")
+        line.append(f"  {phrases.duration(since)}", style="dim")
         if run.progress is not None:
             line.append(f"  {progress_bar(run.progress)}{printable(progress_words(run.progress))}")
         yield line
@@ -367,7 +367,7 @@ class Console:
             yield self._call_now(run, call, indent, now)
 
     def _call_now(self, run: _Shown, call: Mapping[str, Any], indent: str, now: datetime) -> Text:
-        since = wording.duration(wording.seconds_between(call["started_at"], now))
+        since = phrases.duration(phrases.seconds_between(call["started_at"], now))
         words = printable(f"{indent}    {tool_words(call['tool'])} {call['label']}  {since}")
         line = Text(words, style="dim")
         writing = run.writing.get(call["call"])

@@ -25,15 +25,18 @@ from django.utils import timezone
 
 from agents.cancellation import StopMode
 from agents.trace import CallInfo, Event, current_trace
-from runs import active, events, live, services, wording
+from runs import events
+from runs.actions import starting, stopping
 from runs.conf import conf
+from runs.delivery import local_runs, notify
 from runs.exceptions import RunAlreadyFinished, RunError
-from runs.limits import find_obstacle
 from runs.management.console import Console
 from runs.models import RunRecord, StopVia, WorkerRecord
+from runs.queue.limits import find_obstacle
 from runs.status import Status
 from runs.wire import for_wire
-from runs.worker import Worker
+from runs.wording import phrases
+from runs.worker.worker import Worker
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -152,7 +155,7 @@ class Watch:
     def _ask(self, mode: StopMode) -> None:
         assert self.run_id is not None
         try:
-            result = services.request_stop(self.run_id, via=StopVia.CLI, by=self.owner, mode=mode)
+            result = stopping.request_stop(self.run_id, via=StopVia.CLI, by=self.owner, mode=mode)
         except RunAlreadyFinished:
             return  # the news of it are on their way
         except (RunError, DatabaseError) as error:
@@ -192,10 +195,10 @@ class RunHere(Watch):
             self.worker.start_threads()
             stack.callback(self.worker.stop_threads)
             listener = _Listener(self)
-            live.add_listener(listener)
-            stack.callback(live.remove_listener, listener)
+            notify.add_listener(listener)
+            stack.callback(notify.remove_listener, listener)
             record = self._start()
-            over = stack.enter_context(active.watching(record.pk))
+            over = stack.enter_context(local_runs.watching(record.pk))
             threading.Thread(target=self._wait_for, args=(over,), daemon=True).start()
             self.console.open()
             self.worker.adopt(record)
@@ -207,7 +210,7 @@ class RunHere(Watch):
         self._close.close()
 
     def _start(self) -> RunRecord:
-        record, _ = services.start_run(
+        record, _ = starting.start_run(
             self.agent, self.input, owner=self.owner, worker=self.worker.id
         )
         self.run_id = record.pk
@@ -221,7 +224,7 @@ class RunHere(Watch):
         self.is_over = True
 
     def on_second_ctrl_c(self) -> None:
-        if StopMode.ABORT in services.AVAILABLE_MODES:
+        if StopMode.ABORT in stopping.AVAILABLE_MODES:
             self.ask_to_stop(StopMode.ABORT)
             return
         self.console.say(
@@ -244,7 +247,7 @@ class RunHere(Watch):
             self.exit_code = STOPPED if self._is_asked else ERROR
             self.leave_at_once()
         seconds = conf().drain_seconds
-        left = f"has {wording.duration(seconds)} left" if seconds else "ends with it"
+        left = f"has {phrases.duration(seconds)} left" if seconds else "ends with it"
         self.console.say(f"This process is to end, and the run {left}.", "warning")
         threading.Thread(target=self.worker.drain_threads, name="drain", daemon=True).start()
 
@@ -264,7 +267,7 @@ class RunThere(Watch):
             stack.callback(self.console.close)
             stack.enter_context(self.signals())
             stack.enter_context(_logging_to(self))
-            record, _ = services.start_run(
+            record, _ = starting.start_run(
                 self.agent, self.input, owner=self.owner, priority=self._priority
             )
             self.run_id = record.pk
@@ -307,7 +310,7 @@ class RunThere(Watch):
                 "warning",
             )
         elif obstacle := find_obstacle(record):
-            why = wording.queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
+            why = phrases.queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
             self.console.say(f"It waits: {why}", "dim")
 
     def _read(self, record: RunRecord) -> Iterator[dict[str, Any]]:
@@ -381,6 +384,6 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # What blocks the agents' loop is in its run's log.
-        if current_trace() is None and record.name != "runs.watchdog":
+        if current_trace() is None and record.name != "runs.worker.watchdog":
             line = f"{record.levelname.lower()}: {record.name}: {record.getMessage()}"
             self._watch.todo.put(lambda: self._watch.console.say(line, "warning"))

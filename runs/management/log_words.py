@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runs import wording
+from runs.wording import phrases
 
 __all__ = ["event_lines", "progress_bar", "progress_words", "tool_words"]
 
@@ -46,7 +46,7 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[Line]:
         case "truncated":
             yield "the log is full; what follows is left out", "warning"
         case "agent_end":
-            look = wording.look(data["status"])
+            look = phrases.look(data["status"])
             yield f"{look.sign} {look.label}", look.tone
 
 
@@ -55,7 +55,7 @@ def _tone_of(data: Mapping[str, Any]) -> str:
 
 
 def _ms(milliseconds: float | None) -> str:
-    return wording.duration((milliseconds or 0) / 1000)
+    return phrases.duration((milliseconds or 0) / 1000)
 
 
 _TOOLS = {
@@ -110,7 +110,7 @@ def _call(type: str, data: Mapping[str, Any]) -> str:
             parts = [f"sub-agent {data.get('label')} started"]
         case _:
             status = data.get("status")
-            ended = f" {wording.look(status).label}" if status else ""
+            ended = f" {phrases.look(status).label}" if status else ""
             if status == "stopped":
                 outcome = []  # said already
             parts = [f"sub-agent {data.get('label')}{ended}", took]

@@ -10,9 +10,9 @@ from django.db.models import IntegerField, Max, Sum
 from django.db.models.functions import Cast
 from django.utils import timezone
 
-from runs import receipts
 from runs.models import RunEvent, RunRecord
 from runs.wire import run_as_dict
+from runs.wording import receipts
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User

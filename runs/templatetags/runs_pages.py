@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..wording import clock, look
+from runs.wording.phrases import clock, look
 
 register = template.Library()
 

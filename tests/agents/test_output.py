@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from agents import output, redaction
+from agents import output
+from agents.values import redaction
 from tests.support.agent_run import AgentRun, within
 
 SECONDS = 20.0

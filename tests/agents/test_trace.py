@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import redaction
 from agents.trace import EVENT_TYPES, MAX_DATA, MAX_LABEL, MAX_STRING, Event, Trace
+from agents.values import redaction
 
 SECONDS = 10.0
 SECRET = "correct-horse-battery-staple"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from runs import wording
+from runs.wording import phrases
 from tests.support.frames import at, event, run_frame
 from tests.support.site.watch import HOSTILE, LONG_WORD
 
@@ -237,7 +237,7 @@ def test_durations_are_written_as_the_server_writes_them(page: Page) -> None:
         }""",
         seconds,
     )
-    assert written == [wording.duration(one) for one in seconds]
+    assert written == [phrases.duration(one) for one in seconds]
 
 
 def test_an_empty_log_says_what_it_waits_for(page: Page) -> None:

@@ -17,8 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from project.asgi import application
 from project.body_limit import BodyLimit
 from project.lifespan import Lifespan
-from runs.feed import get_hub
-from runs.live import WORKERS_GROUP
+from runs.delivery.notify import WORKERS_GROUP
+from runs.web.feed import get_hub
 
 
 async def test_an_unknown_socket_is_told_so_where_the_server_can() -> None:
@@ -71,7 +71,7 @@ class FakeWorker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     worker = FakeWorker()
-    monkeypatch.setattr("runs.worker.Worker", lambda: worker)
+    monkeypatch.setattr("runs.worker.worker.Worker", lambda: worker)
     return worker
 
 
@@ -131,7 +131,7 @@ async def test_a_worker_that_does_not_start_fails_the_start_up(
         async def start(self) -> None:
             raise OSError("no threads left")
 
-    monkeypatch.setattr("runs.worker.Worker", Broken)
+    monkeypatch.setattr("runs.worker.worker.Worker", Broken)
     server = ApplicationCommunicator(Lifespan(_nothing), {"type": "lifespan"})
     await server.send_input({"type": "lifespan.startup"})
     answer = await server.receive_output(1)

@@ -111,7 +111,7 @@ class TestNginx:
         assert servers == [("web1", "8000"), ("web2", "8000"), ("web3", "8000")]
 
     def test_an_idle_connection_is_let_go_before_the_server_closes_it(self) -> None:
-        from runs.server import configuration
+        from runs.ops.serving import configuration
 
         for name in ("halting.conf", "compose.conf"):
             example = (DEPLOY / "nginx" / name).read_text()

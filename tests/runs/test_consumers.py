@@ -11,10 +11,10 @@ import pytest
 from channels.layers import InMemoryChannelLayer
 
 from runs import consumers
-from runs.feed import hearing
-from runs.live import WORKERS_GROUP
+from runs.delivery.notify import WORKERS_GROUP
 from runs.models import uuid7
 from runs.tasks import cancel_and_wait
+from runs.web.feed import hearing
 from tests.support.agent_run import turn_loop, within
 
 SECONDS = 10.0

@@ -20,18 +20,19 @@ from django.db import connection, transaction
 from agents.guard import Guard
 from agents.runtime import Outcome
 from agents.trace import Trace
-from runs import active, leases, live, services
-from runs.active import ActiveRun, StopRequest
-from runs.endings import end_without_worker
-from runs.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
-from runs.feed import hub as hub_module
-from runs.feed import tail as tail_module
-from runs.feed import texts as texts_module
-from runs.feed.frames import as_page_message, as_server_sent, as_socket_messages
+from runs.actions import leases, stopping
+from runs.actions.finishing import end_without_worker
+from runs.delivery import local_runs, notify
+from runs.delivery.local_runs import ActiveRun, StopRequest
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
-from runs.recorder import Recorder
 from runs.status import Status
+from runs.web.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
+from runs.web.feed import hub as hub_module
+from runs.web.feed import tail as tail_module
+from runs.web.feed import texts as texts_module
+from runs.web.feed.frames import as_page_message, as_server_sent, as_socket_messages
 from runs.wire import get_for_wire, run_as_dict
+from runs.worker.recorder import Recorder
 from tests.support.rows import make_run, make_worker
 
 __all__ = [
@@ -64,7 +65,7 @@ class Writer:
 
     def queue(self, **fields: Any) -> RunRecord:
         run = make_run(self.owner, requeue_on_loss=True, max_attempts=9, **fields)
-        live.publish_changes([(run.pk, run.root_id)])
+        notify.publish_changes([(run.pk, run.root_id)])
         return run
 
     def begin(self, *, is_elsewhere: bool = False) -> None:
@@ -84,15 +85,15 @@ class Writer:
             )
         live_tell = [] if above.is_elsewhere else [(run.pk, run.root_id)]
         if not above.is_elsewhere:
-            active.add(ActiveRun(run.pk, self.worker.pk))
+            local_runs.add(ActiveRun(run.pk, self.worker.pk))
         self._open(run, above.is_elsewhere)
-        live.publish_changes(live_tell)
+        notify.publish_changes(live_tell)
         return run
 
     def _open(self, record: RunRecord, is_elsewhere: bool) -> None:
-        entry = active.get(record.pk) or ActiveRun(record.pk, self.worker.pk, record.attempt)
+        entry = local_runs.get(record.pk) or ActiveRun(record.pk, self.worker.pk, record.attempt)
         if is_elsewhere:
-            active.remove(record.pk)
+            local_runs.remove(record.pk)
         trace = Trace(
             str(record.pk), record.agent, self.recorder, record.depth, last_seq=record.last_seq
         )
@@ -134,7 +135,7 @@ class Writer:
             held.trace.emit("llm_call", {"call": call, "tool": "call_llm", "outcome": "ok"})
 
     def request_stop(self, run: uuid.UUID, by: User | None = None) -> None:
-        services.request_stop(
+        stopping.request_stop(
             run, via=StopVia.API, by=by or self.owner, reason="enough", check_permission=False
         )
         for id, held in self.held.items():
@@ -174,14 +175,14 @@ class Writer:
             self.recorder.end(held.trace, Outcome(kind, **given, **outcome), lambda ended: None)
         self.flush()
         del self.held[run]
-        active.remove(run)
+        local_runs.remove(run)
 
     def lose(self, run: uuid.UUID) -> None:
         """Let the worker be lost that has a root: it is handed back, or ends."""
         held = self.held.pop(run)
         self.recorder._books.pop(str(run), None)
         self.recorder._changed.pop(str(run), None)
-        active.remove(run)
+        local_runs.remove(run)
         with _unheard(held.is_elsewhere), transaction.atomic():
             record = RunRecord.objects.select_for_update(no_key=True).get(pk=run)
             end_without_worker(record, code="worker_lost")
@@ -192,7 +193,7 @@ class Writer:
 
     def close(self) -> None:
         for run in list(self.held):
-            active.remove(run)
+            local_runs.remove(run)
 
 
 class _Held:
@@ -208,13 +209,13 @@ class _Held:
 @contextlib.contextmanager
 def _unheard(is_elsewhere: bool) -> Iterator[None]:
     """Let nobody in this process hear what is told meanwhile."""
-    kept = list(live._listeners)
+    kept = list(notify._listeners)
     if is_elsewhere:
-        live._listeners.clear()
+        notify._listeners.clear()
     try:
         yield
     finally:
-        live._listeners[:] = kept
+        notify._listeners[:] = kept
 
 
 class Ear:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from runs import wording
+from runs.wording import phrases
 
 __all__ = ["BEGIN", "at", "event", "run_frame"]
 
@@ -29,7 +29,7 @@ def run_frame(
     **words: Any,
 ) -> Frame:
     """Return a snapshot of a run that was created and started ``began`` seconds in."""
-    look = wording.look(status)
+    look = phrases.look(status)
     run = {
         "id": id,
         "agent": agent,

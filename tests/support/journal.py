@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from agents.trace import CallInfo, Event
-from runs import live
+from runs.delivery import notify
 from runs.models import RunRecord
 
 WAIT_SECONDS = 10.0
@@ -96,11 +96,11 @@ class Journal:
 @contextmanager
 def journal() -> Iterator[Journal]:
     listener = Journal()
-    live.add_listener(listener)
+    notify.add_listener(listener)
     try:
         yield listener
     finally:
-        live.remove_listener(listener)
+        notify.remove_listener(listener)
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:

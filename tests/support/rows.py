@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from runs import leases
+from runs.actions import leases
 from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
 from runs.status import ACTIVE, Status
 

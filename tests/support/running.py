@@ -17,9 +17,10 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 
 from agents import registry
-from runs import active, services
+from runs.actions import starting, stopping
+from runs.delivery import local_runs
 from runs.models import RunRecord
-from runs.worker import Worker
+from runs.worker.worker import Worker
 
 from .journal import Journal, journal
 from .llm_server import LLMServer
@@ -113,7 +114,7 @@ def hire(transactional_db: None, options: Any, log: Journal) -> Iterator[Callabl
     finally:
         with ThreadPoolExecutor(8) as pool:  # a drain can take seconds; they don't wait in turn
             list(pool.map(Worker.stop_threads, workers))
-        left, active._runs = dict(active._runs), {}
+        left, local_runs._runs = dict(local_runs._runs), {}
         assert not left, "runs were left behind in this process"
         names = {thread.name for thread in threading.enumerate()}
         assert "runs-recorder" not in names, "a recorder was left behind"
@@ -137,18 +138,18 @@ def start(alice: User) -> Start:
     """Start a run of Alice's: ``start("agent", n=3)``."""
 
     def start_run(agent: str, *, owner: User = alice, **input: Any) -> RunRecord:
-        return services.start_run(agent, input, owner=owner)[0]
+        return starting.start_run(agent, input, owner=owner)[0]
 
     return start_run
 
 
 @pytest.fixture
-def stop(alice: User) -> Callable[..., services.StopResult]:
+def stop(alice: User) -> Callable[..., stopping.StopResult]:
     """Ask a run of Alice's to stop."""
 
-    def request_stop(run: RunRecord, **arguments: Any) -> services.StopResult:
+    def request_stop(run: RunRecord, **arguments: Any) -> stopping.StopResult:
         given = {"via": "api", "by": alice, "reason": "enough", **arguments}
-        return services.request_stop(run.pk, **given)
+        return stopping.request_stop(run.pk, **given)
 
     return request_stop
 

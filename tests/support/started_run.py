@@ -13,7 +13,7 @@ from agents import agent, registry
 from agents.environment import Environment
 from agents.runtime import Outcome, run_agent
 from agents.testing import MemoryDataStore, ScriptedModel
-from agents.tools.http import Transports
+from agents.tools.http.client import Transports
 from tests.support.agent_run import AgentRun, within
 
 __all__ = ["MESSAGES", "SECONDS", "MockTransports", "SlowStore", "Started", "ended", "turns"]

@@ -10,10 +10,11 @@ import pytest
 from django.contrib.auth.models import User
 
 from agents import Tools, agent
-from runs import active, wire
-from runs.feed import Hub, close_hub, get_hub
+from runs import wire
+from runs.delivery import local_runs
 from runs.models import RunEvent
-from runs.worker import Worker
+from runs.web.feed import Hub, close_hub, get_hub
+from runs.worker.worker import Worker
 from tests.support.feeds import Client, Reader, in_database
 from tests.support.llm_server import Answer, LLMServer
 from tests.support.running import Start
@@ -37,7 +38,7 @@ async def _until(condition: Any) -> None:
 @pytest.fixture
 def letting_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """These readers have no token that could be looked up."""
-    monkeypatch.setattr("runs.feed.rights.find_lost", lambda viewers: {})
+    monkeypatch.setattr("runs.web.feed.rights.find_lost", lambda viewers: {})
 
 
 @pytest.mark.usefixtures("letting_in")
@@ -122,7 +123,7 @@ async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
     run = await in_database(start, "teller")
 
     def said() -> str:
-        entry = active.get(run.pk)
+        entry = local_runs.get(run.pk)
         texts = entry.guard.trace.texts_so_far() if entry and entry.guard else {}
         return "".join(texts.values())
 
@@ -134,4 +135,4 @@ async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
     llm_server.release()
     await _until(lambda: reader.client.is_ended)
     assert list(reader.client.texts.values()) == ["".join(pieces)]
-    assert active.get(run.pk) is None
+    assert local_runs.get(run.pk) is None

@@ -17,11 +17,13 @@ import pytest
 from django.db import IntegrityError, connection
 
 from agents import Tools, agent
-from runs import events, recorder, stopping
+from runs import events
+from runs.actions import stopping
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunRecord
 from runs.status import Status
-from runs.worker import Worker
+from runs.worker import recorder
+from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal
 from tests.support.running import Gate, Start, in_thread

@@ -39,12 +39,15 @@ from hypothesis.stateful import (
 )
 
 from agents import AgentError, agent
-from runs import database, leases, live, recorder, services, started, worker
-from runs.active import Delivery
-from runs.caretaker import Caretaker
+from runs.actions import leases, starting, stopping
+from runs.db import transactions
+from runs.delivery import notify
+from runs.delivery.local_runs import Delivery
 from runs.exceptions import IdempotencyMismatch, RunAlreadyFinished
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.status import ACTIVE
+from runs.worker import recorder, started_runs, worker
+from runs.worker.reaper import Caretaker
 from tests.support.consistency import assert_all_consistent
 from tests.support.simulated.agents import SEEN
 from tests.support.simulated.books import Books
@@ -105,7 +108,7 @@ class World(RuleBasedStateMachine):
         self.processes.append(self.new_process())
         for _ in range(self.chance.randrange(MOST_RUNS - 2)):
             name = self.chance.choice(["plain", "again", "again", "limited"])
-            run, _ = services.start_run(name, {}, owner=self.chance.choice(self.owners))
+            run, _ = starting.start_run(name, {}, owner=self.chance.choice(self.owners))
             self.books.started[run.pk] = name
 
     # What people do. They speak to a web process, or to one that has a worker inside.
@@ -125,7 +128,7 @@ class World(RuleBasedStateMachine):
 
         def start() -> None:
             try:
-                run, is_new = services.start_run(
+                run, is_new = starting.start_run(
                     name, {}, owner=self.owners[owner], idempotency_key=key, priority=priority
                 )
             except IdempotencyMismatch:
@@ -149,7 +152,7 @@ class World(RuleBasedStateMachine):
 
         def stop() -> None:
             try:
-                services.request_stop(id, via="api", by=by, reason="enough")  # type: ignore[arg-type]
+                stopping.request_stop(id, via="api", by=by, reason="enough")  # type: ignore[arg-type]
             except RunAlreadyFinished:
                 return
             self.books.accepted.add(id)
@@ -166,7 +169,7 @@ class World(RuleBasedStateMachine):
         some = self.chance.sample(ids, min(len(ids), self.chance.choice([2, 3, 100])))
         by = self.chance.choice(self.owners)
         self.books.asked.update(some)
-        self.somewhere(lambda: services.stop_many(some, by=by, via="admin"), fault)  # type: ignore[arg-type]
+        self.somewhere(lambda: stopping.stop_many(some, by=by, via="admin"), fault)  # type: ignore[arg-type]
 
     # What a worker's threads do.
 
@@ -452,10 +455,10 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     CLOCK.install(monkeypatch)
     monkeypatch.setattr(leases, "host_identity", lambda: Host.here.name)
     monkeypatch.setattr(worker, "Executor", SimulatedExecutor)
-    monkeypatch.setattr(live, "send_stops", _send_stops)
+    monkeypatch.setattr(notify, "send_stops", _send_stops)
     monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.0,))
-    monkeypatch.setattr(database, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(started, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 0.0)
     World.loop = asyncio.new_event_loop()  # whose futures are used; it never runs
     yield
     World.loop.close()

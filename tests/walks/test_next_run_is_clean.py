@@ -16,9 +16,9 @@ from agents import SyncTools, Tools, agent, cleanup, should_stop
 from agents.cancellation import current_token, is_in_cleanup
 from agents.guard import current_guard
 from agents.trace import current_trace
-from runs import active
+from runs.delivery import local_runs
 from runs.status import Status
-from runs.worker import Worker
+from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Start
@@ -76,7 +76,7 @@ def test_the_next_run_starts_with_a_clean_token_and_context(
 
     first = start(f"first-{kind}")
     log.until_event(first, "log", message="at work")
-    token = active.get(first.pk).token  # type: ignore[union-attr]
+    token = local_runs.get(first.pk).token  # type: ignore[union-attr]
     stop(first)
     assert log.over(first).status == Status.STOPPED
     second = start(f"second-{kind}")
@@ -127,7 +127,7 @@ def test_nothing_of_a_run_stays_in_the_process(start: Start, stop: Any, log: Jou
     for run in runs:
         stop(run)
     log.until_over(*runs)
-    eventually(lambda: not active.all_runs(), "the runs are forgotten")
+    eventually(lambda: not local_runs.all_runs(), "the runs are forgotten")
     assert _thread_count() <= threads
 
 

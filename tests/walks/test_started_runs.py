@@ -15,13 +15,16 @@ from django.utils import timezone
 from agents import SubAgentFailed, SubAgentStopped, SyncTools, Tools, agent
 from agents.runtime import Outcome
 from agents.trace import Usage
-from runs import database, leases, services, started, stopping, transitions
+from runs import transitions
+from runs.actions import leases, starting, stopping
+from runs.actions.finishing import Ending
+from runs.actions.progress import News, record_news
 from runs.consumers import AgentConsumer
-from runs.endings import Ending
+from runs.db import transactions
 from runs.models import RunRecord, WorkerRecord
-from runs.news import News, record_news
 from runs.status import Status
-from runs.worker import Worker
+from runs.worker import started_runs
+from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.rows import make_worker
@@ -374,10 +377,11 @@ class TestADatabaseThatIsAway:
 
     @pytest.fixture
     def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-        """Be away for some calls of what is in services; the list has them."""
+        """Be away for some calls of what starts and stops runs; the list has them."""
 
         def break_off(service: str, when: str = "before", times: int = 2) -> list[str]:
-            original = getattr(services, service)
+            module = stopping if hasattr(stopping, service) else starting
+            original = getattr(module, service)
             broken: list[str] = []
 
             def breaking(*arguments: Any, **options: Any) -> Any:
@@ -388,10 +392,10 @@ class TestADatabaseThatIsAway:
                     original(*arguments, **options)
                 raise OperationalError("the connection is broken")
 
-            monkeypatch.setattr(services, service, breaking)
+            monkeypatch.setattr(module, service, breaking)
             return broken
 
-        monkeypatch.setattr(database, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.01)
         return break_off
 
     @pytest.mark.parametrize("tool", ["call", "start"])
@@ -486,7 +490,7 @@ class TestAChildElsewhere:
 
     @pytest.fixture
     def look_seconds(self) -> float:
-        return started.LOOK_SECONDS
+        return started_runs.LOOK_SECONDS
 
     @pytest.fixture
     def run(
@@ -499,16 +503,16 @@ class TestAChildElsewhere:
         monkeypatch: pytest.MonkeyPatch,
     ) -> RunRecord:
         self.looked = threading.Event()
-        read = started._read
+        read = started_runs._read
 
         def noting(ids: Any) -> Any:
             rows = read(ids)
             self.looked.set()
             return rows
 
-        monkeypatch.setattr(started, "_read", noting)
-        monkeypatch.setattr(started, "LOOK_SECONDS", look_seconds)
-        monkeypatch.setattr(started, "ADOPT_SECONDS", 3600)
+        monkeypatch.setattr(started_runs, "_read", noting)
+        monkeypatch.setattr(started_runs, "LOOK_SECONDS", look_seconds)
+        monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
         monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)  # only what is tested
 
         @agent("caller")
@@ -589,7 +593,7 @@ class TestAChildElsewhere:
     def test_a_shutdown_does_not_wait_for_it_for_ever_and_writes_no_end_before_its(
         self, run: RunRecord, far: WorkerRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(started, "LEAVE_SECONDS", 0.2)
+        monkeypatch.setattr(started_runs, "LEAVE_SECONDS", 0.2)
         child = self._claim(run, far)
         self.worker.stop_threads()
         child.refresh_from_db()
@@ -619,7 +623,7 @@ class TestAChildElsewhere:
 def test_news_of_the_process_bring_the_look_forward(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started, "LOOK_SECONDS", 3600)
+    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 3600)
 
     @agent("caller")
     async def caller(tools: Tools) -> list[Any]:
@@ -632,7 +636,7 @@ def test_news_of_the_process_bring_the_look_forward(
 def test_a_limit_is_kept_as_long_as_something_gets_on(
     limit: int | None, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started, "ADOPT_SECONDS", 10)  # the queue is quicker than that
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 10)  # the queue is quicker than that
     together = asyncio.Barrier(limit or 4)
     most = []
     going_on = 0
@@ -665,20 +669,20 @@ def test_what_others_are_to_have_next_is_not_adopted(
     """Of a limited agent: not beside one that was claimed just now, nor before the next one is."""
     far = make_worker(name="far")
     looks: list[int] = []
-    read = started._read
+    read = started_runs._read
 
     def read_and_note(ids: list[Any]) -> Any:
         if len(ids) == 3 and 3 not in looks:
             # The last, so that the others are gone through before it.
             assert transitions.claim_one(far.pk, ids[-1], timezone.now()) == 1
-            monkeypatch.setattr(started, "ADOPT_SECONDS", 0)
+            monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)
         rows = read(ids)
         looks.append(len(ids))
         return rows
 
-    monkeypatch.setattr(started, "_read", read_and_note)
-    monkeypatch.setattr(started, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(started, "ADOPT_SECONDS", 3600)
+    monkeypatch.setattr(started_runs, "_read", read_and_note)
+    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
 
     @agent("limited", max_concurrent=1)
     async def limited(tools: Tools) -> str:
@@ -701,7 +705,7 @@ def test_what_others_are_to_have_next_is_not_adopted(
     claimed = run.children.exclude(status=Status.QUEUED).get()
     assert claimed.worker_id == far.pk
 
-    monkeypatch.setattr(started, "ADOPT_SECONDS", 3600)
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
     for child in worker._executor.started._awaited.values():
         child.queued_at = -math.inf
     ending = Ending(Outcome("success", result="far"), False, 0, 0)
@@ -710,5 +714,5 @@ def test_what_others_are_to_have_next_is_not_adopted(
     look_on()
     assert run.children.filter(status=Status.QUEUED).count() == 2
 
-    monkeypatch.setattr(started, "ADOPT_SECONDS", 0)  # nobody has taken them
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)  # nobody has taken them
     assert sorted(log.over(run).result) == ["adopted", "adopted", "far"]

@@ -21,13 +21,14 @@ from agents import (
     agent,
     cancellation,
 )
-from runs import active, services, stopping
-from runs.children import GAVE_UP
+from runs.actions import starting, stopping
+from runs.actions.stopping import StopResult
+from runs.delivery import local_runs
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunRecord
-from runs.services import StopResult
 from runs.status import Status
-from runs.worker import Worker
+from runs.worker.agent_caller import GAVE_UP
+from runs.worker.worker import Worker
 from tests.support.consistency import assert_all_consistent, assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start, in_thread, together
@@ -196,7 +197,7 @@ def test_a_caller_that_gives_up_while_its_child_is_being_born_leaves_none_behind
 ) -> None:
     ran: list[str] = []
     born, gave_up = threading.Event(), threading.Event()
-    begin = services.start_child
+    begin = starting.start_child
 
     def start_slowly(*arguments: Any) -> Any:
         result = begin(*arguments)  # committed, and its caller does not know yet
@@ -204,7 +205,7 @@ def test_a_caller_that_gives_up_while_its_child_is_being_born_leaves_none_behind
         assert gave_up.wait(15)
         return result
 
-    monkeypatch.setattr(services, "start_child", start_slowly)
+    monkeypatch.setattr(starting, "start_child", start_slowly)
 
     @agent("unwanted")
     async def unwanted(tools: Tools) -> None:
@@ -288,7 +289,7 @@ class TestAChildThatIsBeingStarted:
             with in_thread(stop, run) as answer:
                 if above == "grandparent":  # on PostgreSQL it holds that row, and wants the next
                     threading.Event().wait(0.2)
-                assert not active.get(run.pk).token.stopped  # type: ignore[union-attr]
+                assert not local_runs.get(run.pk).token.stopped  # type: ignore[union-attr]
                 go_on.set()
                 assert answer().outcome == "accepted"
             record = log.over(run)
@@ -347,7 +348,7 @@ class _Family:
     @contextmanager
     def _held(self, name: str, before: bool) -> Iterator[tuple[threading.Event, threading.Event]]:
         waiting, go_on = threading.Event(), threading.Event()
-        original = getattr(services, name)
+        original = getattr(starting, name)
 
         def hold() -> None:
             waiting.set()
@@ -366,7 +367,7 @@ class _Family:
             return result
 
         with self._monkeypatch.context() as patch:
-            patch.setattr(services, name, held)
+            patch.setattr(starting, name, held)
             try:
                 yield waiting, go_on
             finally:

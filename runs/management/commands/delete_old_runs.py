@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from django.utils import timezone
 
-from runs.retention import BATCH_COUNT, Policy, Sweep
+from runs.ops.retention import BATCH_COUNT, Policy, Sweep
 from runs.status import TERMINAL
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}

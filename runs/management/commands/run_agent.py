@@ -16,7 +16,6 @@ from django.db import DatabaseError
 from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
-from runs import wording
 from runs.conf import conf
 from runs.exceptions import InputTooLarge, PriorityNotPermitted
 from runs.management.console import Console, printable
@@ -25,6 +24,7 @@ from runs.management.input_arguments import UnreadableInput, read_input, read_js
 from runs.management.records import find_user, receipt_of, usage_of_tree
 from runs.models import RunRecord
 from runs.status import Status
+from runs.wording import phrases
 
 
 class Command(BaseCommand):
@@ -138,14 +138,14 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     """Print how a run has ended, and return the exit code for it."""
-    look = wording.look(record.shown_status)
+    look = phrases.look(record.shown_status)
     took = ""
     if record.started_at is not None and record.finished_at is not None:
         seconds = (record.finished_at - record.started_at).total_seconds()
-        took = f" in {wording.duration(seconds)}"
+        took = f" in {phrases.duration(seconds)}"
     parts = [
         f"{look.sign} {look.label}{took}",
-        wording.usage_text(usage_of_tree(record)),
+        phrases.usage_text(usage_of_tree(record)),
         f"run {record.pk}",
     ]
     console.say(" · ".join(part for part in parts if part), look.tone)

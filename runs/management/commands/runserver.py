@@ -16,10 +16,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
 
 from runs.conf import conf
-from runs.demo_users import DemoUser, find_open_demo_users
 from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import await_database, require_production_settings
-from runs.server import ReloadingSupervisor, configuration, serve, serve_reloaded
+from runs.ops.demo_users import DemoUser, find_open_demo_users
+from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_reloaded
 
 
 class Command(BaseCommand):

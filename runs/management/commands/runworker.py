@@ -16,15 +16,15 @@ from django.core.management.base import BaseCommand
 from django.db import connection
 
 from runs.conf import conf, override
+from runs.delivery.relay import is_shared
 from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import (
     await_database,
     require_migrations,
     require_production_settings,
 )
+from runs.ops.serving import configuration, serve
 from runs.processes import process_name
-from runs.relay import is_shared
-from runs.server import configuration, serve
 
 
 class Command(BaseCommand):

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from agents import AgentError, AgentStopped, SyncTools, Tools, redaction, runtime, should_stop
+from agents import AgentError, AgentStopped, SyncTools, Tools, runtime, should_stop
 from agents.cancellation import current_token
 from agents.guard import current_guard
 from agents.runtime import Outcome, task_factory
 from agents.trace import current_trace
+from agents.values import redaction
 from tests.support.started_run import SECONDS, MockTransports, Started, ended, turns
 
 

@@ -16,7 +16,7 @@ from agents.cancellation import CancelToken, bind_token
 from agents.exceptions import AddressRefused, DocumentError
 from agents.samples import documents
 from agents.samples.documents import read_document
-from agents.tools.http import public_only
+from agents.tools.http.client import public_only
 from tests.support.pdfs import as_data_url, make_pdf
 
 PUBLIC = "93.184.215.14"

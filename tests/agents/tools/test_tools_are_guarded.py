@@ -16,9 +16,9 @@ from agents.environment import ChildEnd, Environment
 from agents.exceptions import RunIsOver
 from agents.testing import ScriptedModel
 from agents.tools import SyncAgentClient, SyncDataStore
-from agents.tools.agent_client import AgentClient
+from agents.tools.agents.client import AgentClient
 from agents.tools.data_store import DataStore
-from agents.tools.http import Transports
+from agents.tools.http.client import Transports
 from tests.support.agent_run import AgentRun, within
 
 SECONDS = 10.0

@@ -12,8 +12,8 @@ from django.db import DatabaseError, transaction
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from runs import services
-from runs.audit import stop_message
+from runs.actions import stopping
+from runs.actions.audit import stop_message
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
 from runs.models import RunRecord, StopVia
 from runs.status import Status
@@ -33,7 +33,7 @@ def running(owner: User, **fields: Any) -> RunRecord:
 @pytest.mark.parametrize("via", [StopVia.API, StopVia.PAGE, StopVia.ADMIN, StopVia.CLI])
 def test_a_stop_is_logged_whatever_door_it_comes_through(via: StopVia, alice: User) -> None:
     run = running(alice)
-    services.request_stop(run.pk, via=via, by=alice, reason="wrong document")
+    stopping.request_stop(run.pk, via=via, by=alice, reason="wrong document")
     (entry,) = entries()
     assert entry.user == alice
     assert entry.get_edited_object() == run
@@ -46,7 +46,7 @@ def test_a_stop_is_logged_whatever_door_it_comes_through(via: StopVia, alice: Us
 
 
 def test_a_reason_that_looks_like_the_admins_own_json_is_kept_as_it_is(alice: User) -> None:
-    said = stop_message(StopVia.API, services.AVAILABLE_MODES[0], '[{"added": {}}]')
+    said = stop_message(StopVia.API, stopping.AVAILABLE_MODES[0], '[{"added": {}}]')
     entry = LogEntry(change_message=said)
     assert entry.get_change_message() == said
 
@@ -54,31 +54,31 @@ def test_a_reason_that_looks_like_the_admins_own_json_is_kept_as_it_is(alice: Us
 def test_a_repeat_is_not_logged(alice: User) -> None:
     run = running(alice)
     for _ in range(3):
-        services.request_stop(run.pk, via=StopVia.API, by=alice)
+        stopping.request_stop(run.pk, via=StopVia.API, by=alice)
     assert len(entries()) == 1
 
 
 def test_a_refused_stop_is_not_logged(alice: User) -> None:
     over, others = make_run(alice, status=Status.SUCCESS), running(alice)
     with pytest.raises(RunAlreadyFinished):
-        services.request_stop(over.pk, via=StopVia.API, by=alice)
+        stopping.request_stop(over.pk, via=StopVia.API, by=alice)
     with pytest.raises(StopNotPermitted):
-        services.request_stop(others.pk, via=StopVia.API, by=None)
+        stopping.request_stop(others.pk, via=StopVia.API, by=None)
     with pytest.raises(RunRecord.DoesNotExist):
-        services.request_stop(others.pk, via=StopVia.API, by=User.objects.create_user("bob"))
+        stopping.request_stop(others.pk, via=StopVia.API, by=User.objects.create_user("bob"))
     assert entries() == []
 
 
 def test_runs_below_are_not_logged_by_themselves(alice: User) -> None:
     root = running(alice)
     running(alice, parent=root)
-    services.request_stop(root.pk, via=StopVia.API, by=alice)
+    stopping.request_stop(root.pk, via=StopVia.API, by=alice)
     assert [uuid.UUID(entry.object_id or "") for entry in entries()] == [root.pk]
 
 
 def test_a_stop_without_a_person_is_on_the_receipt_only(alice: User) -> None:
     run = running(alice)
-    services.request_stop(run.pk, via=StopVia.CLI, check_permission=False)
+    stopping.request_stop(run.pk, via=StopVia.CLI, check_permission=False)
     run.refresh_from_db()
     assert run.stop_requested
     assert entries() == []
@@ -88,11 +88,11 @@ def test_many_stops_are_logged_with_one_statement(
     alice: User, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     runs = [running(alice) for _ in range(20)]
-    stopping = running(alice, **requested(alice))
+    asked = running(alice, **requested(alice))
     over = make_run(alice, status=Status.SUCCESS)
     with django_assert_max_num_queries(20):
-        services.stop_many(
-            [run.pk for run in [*runs, stopping, over]], by=alice, via=StopVia.ADMIN, reason="all"
+        stopping.stop_many(
+            [run.pk for run in [*runs, asked, over]], by=alice, via=StopVia.ADMIN, reason="all"
         )
     assert {entry.object_id for entry in entries()} == {str(run.pk) for run in runs}
 
@@ -101,17 +101,17 @@ def test_the_entry_and_the_request_are_one_transaction(
     alice: User, operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = running(alice)
-    monkeypatch.setattr("runs.audit.CHANGE", -1)  # the database refuses it
+    monkeypatch.setattr("runs.actions.audit.CHANGE", -1)  # the database refuses it
     for user in (alice, operator):  # an owner's stop is written by a statement of its own
         with pytest.raises(DatabaseError), transaction.atomic():
-            services.request_stop(run.pk, via=StopVia.API, by=user)
+            stopping.request_stop(run.pk, via=StopVia.API, by=user)
         run.refresh_from_db()
         assert not run.stop_requested
 
 
 def test_the_history_of_a_run_tells_of_its_stop(desk: Client, alice: User) -> None:
     run = running(alice)
-    services.request_stop(run.pk, via=StopVia.API, by=alice, reason="<b>wrong</b>")
+    stopping.request_stop(run.pk, via=StopVia.API, by=alice, reason="<b>wrong</b>")
     page = desk.get(f"/admin/runs/runrecord/{run.pk}/history/").content.decode()
     assert "Via: api." in page
     assert "Reason: &lt;b&gt;wrong&lt;/b&gt;" in page

@@ -17,18 +17,19 @@ from agents.cancellation import bind_token
 from agents.environment import ChildEnd
 from agents.guard import Call, Guard
 from agents.runtime import _outcome
-from agents.tools.agent_handle import AgentHandle, result_of
+from agents.tools.agents.handle import AgentHandle, result_of
 from agents.trace import Trace
-from runs import active, services
-from runs.active import ActiveRun
-from runs.children import GAVE_UP
-from runs.endings import Ended
+from runs.actions import starting, stopping
+from runs.actions.finishing import Ended
+from runs.delivery import local_runs
+from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, ParentIsStopping
-from runs.executor import _Job, _tell_stop
 from runs.models import DataStoreEntry, RunRecord
-from runs.started import ask_to_stop, is_leaving
 from runs.status import TERMINAL, Status
-from runs.store import OwnerStore
+from runs.worker.agent_caller import GAVE_UP
+from runs.worker.data_store import OwnerStore
+from runs.worker.executor import _Job, _tell_stop
+from runs.worker.started_runs import ask_to_stop, is_leaving
 
 from .faults import looking_on
 
@@ -256,7 +257,7 @@ class Attempt:
         if not self._starts(call):
             return
         try:
-            record, entry = services.start_child(self.entry, chance.choice(["plain", "again"]), {})
+            record, entry = starting.start_child(self.entry, chance.choice(["plain", "again"]), {})
         except ParentIsStopping:
             self._is_refused_a_child("agents.call")
             call.finish()
@@ -286,7 +287,7 @@ class Attempt:
             return
         name = chance.choice(["plain", "again", "limited", "hasty"])
         try:
-            record = services.queue_child(self.entry, name, {})
+            record = starting.queue_child(self.entry, name, {})
         except ParentIsStopping:
             self._is_refused_a_child("agents.start")
             return
@@ -297,7 +298,7 @@ class Attempt:
         self.handles.append(AgentHandle(self.guard, name, child))
 
     def _is_refused_a_child(self, tool: str) -> None:
-        services.meet_request(self.entry)
+        stopping.meet_request(self.entry)
         self._guarded(lambda: self.guard.token.refuse(tool, "child"))
 
     def _wait(self, chance: random.Random) -> None:
@@ -392,7 +393,7 @@ class Attempt:
     def _on_written(self, ended: Ended | None) -> None:
         self.phase = "written"
         self.ended = ended
-        active.remove(self.entry)
+        local_runs.remove(self.entry)
         self.process.attempts.remove(self)
         for callback in self.on_end:
             callback(self)

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agents import registry
+from runs.actions.leases import CALLER_LOST
 from runs.conf import conf
-from runs.leases import CALLER_LOST
-from runs.limits import limits
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
-from runs.started import is_leaving
+from runs.queue.limits import limits
 from runs.status import ACTIVE, TERMINAL, Status
+from runs.worker.started_runs import is_leaving
 
 from .agents import SEEN, Attempt
 from .clock import CLOCK

@@ -13,8 +13,11 @@ from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
 from agents import cancellation, guard, trace
-from runs import caretaker, database, events, leases, services, started, worker
+from runs import events
+from runs.actions import leases, starting
+from runs.db import transactions
 from runs.models import RunRecord, WorkerRecord
+from runs.worker import reaper, started_runs, worker
 
 __all__ = ["CLOCK", "Clock", "Host"]
 
@@ -61,11 +64,11 @@ class Clock:
         """Have the program go by this clock."""
         patch.setattr(timezone, "now", self.now)
         patch.setattr(leases, "Now", self.database_now)
-        for module in (cancellation, guard, worker, caretaker, started, database):
+        for module in (cancellation, guard, worker, reaper, started_runs, transactions):
             patch.setattr(module, "time", self)
         for told in (cancellation, guard, trace, events):
             patch.setattr(told, "datetime", _Datetime)
-        patch.setattr(services, "uuid7", self.make_id)
+        patch.setattr(starting, "uuid7", self.make_id)
         for model, name, default in (
             (RunRecord, "created_at", self.now),
             (WorkerRecord, "id", self.make_id),

@@ -11,15 +11,15 @@ from functools import partial
 from types import coroutine
 from typing import Any, TypeVar
 
-from runs import active
-from runs.active import ActiveRun, Delivery
-from runs.caretaker import Caretaker
-from runs.database import _call
-from runs.keeper import Keeper
+from runs.db.transactions import _call
+from runs.delivery import local_runs
+from runs.delivery.local_runs import ActiveRun, Delivery
 from runs.models import RunRecord, WorkerRecord
-from runs.recorder import Recorder
-from runs.started import StartedRuns
-from runs.worker import Worker
+from runs.worker.keeper import Keeper
+from runs.worker.reaper import Caretaker
+from runs.worker.recorder import Recorder
+from runs.worker.started_runs import StartedRuns
+from runs.worker.worker import Worker
 
 from .agents import SEEN, Attempt
 from .clock import Host
@@ -87,15 +87,15 @@ class Process(Host):
     @contextmanager
     def current(self) -> Iterator[None]:
         """Be the process that the code runs in."""
-        before = {name: getattr(active, name) for name in _MEMORY}
+        before = {name: getattr(local_runs, name) for name in _MEMORY}
         for name, value in self.memory.items():
-            setattr(active, name, value)
+            setattr(local_runs, name, value)
         try:
             with super().current():
                 yield
         finally:
             for name, value in before.items():
-                setattr(active, name, value)
+                setattr(local_runs, name, value)
             if self.worker._record is not None:
                 self.ids.add(self.worker.id)
 
@@ -125,7 +125,7 @@ class Process(Host):
         if self.inbox:
             self.worker.hear_stops(self.inbox.pop(0))
         while not self.worker._stops.empty():
-            active.trip(self.worker._stops.get() or ())
+            local_runs.trip(self.worker._stops.get() or ())
 
     def claim(self) -> None:
         while self.worker._claim_some():

@@ -8,7 +8,7 @@ import time
 from django.conf import settings
 
 from agents import SyncTools, Tools, agent, check_should_stop
-from runs import worker
+from runs.worker import worker
 
 from . import forms, starters, watch, witnesses  # noqa: F401  register their agents
 

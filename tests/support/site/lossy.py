@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from runs.redis_layer import RedisLayer
+from runs.delivery.redis_layer import RedisLayer
 
 __all__ = ["LossyLayer"]
 

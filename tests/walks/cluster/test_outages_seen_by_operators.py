@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runs.connecting import PATIENCE_SECONDS
+from runs.db.connecting import PATIENCE_SECONDS
 from tests.support.cluster import MakeCluster, Node, Web
 from tests.support.server import eventually
 

@@ -1,0 +1,106 @@
+"""``tools.agents``: one agent calls another, or starts it and goes on.
+
+Each is a run of its own, with a log of its own, below the caller's. A stop of the caller reaches
+it; a stop of the called run alone comes back as ``SubAgentStopped``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agents.environment import AgentCaller, ChildEnd, ChildRun, StartedRun
+from agents.guard import Call, Guard
+
+from .handle import NOT_WAITED_FOR, AgentHandle, note_started, result_of
+
+__all__ = ["AgentClient"]
+
+
+class AgentClient:
+    """Calls agents by name, as sub-agents of this run."""
+
+    def __init__(self, guard: Guard, caller: AgentCaller) -> None:
+        self._guard = guard
+        self._caller = caller
+
+    async def call(self, name: str, input: object = None) -> Any:
+        """Run agent ``name`` on ``input`` (its parameters by name) and return its result.
+
+        The result is JSON, as the child's record has it. When this run is asked to stop, the child
+        is too, and ``AgentStopped`` comes out here once it has ended. A caller that stops waiting
+        (a time limit, a cancelled task) stops the child and waits for its end all the same.
+
+        Raises:
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            SubAgentFailed: the child ended in an error.
+            SubAgentStopped: the child was stopped, this run was not.
+            AgentStopped: this run was asked to stop.
+        """
+        guard = self._guard
+        with guard.call("agents.call", str(name), in_cleanup=False, agent=str(name)) as call:
+            child = await self._start(call, name, {} if input is None else input)
+            end = await self._end_of(call, child)
+            call.data["status"] = end.status
+            return result_of(guard, "agents.call", str(name), child.id, end)
+
+    async def start(self, name: str, input: object = None) -> AgentHandle:
+        """Begin a run of agent ``name`` beside this one, and return a handle to it.
+
+        Any worker may take it. When this agent's function has returned, what it has started and
+        neither waited for nor left is asked to stop; this run is over when all of them are.
+
+        Raises:
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            AgentStopped: this run was asked to stop.
+        """
+        guard = self._guard
+        handles: list[AgentHandle] = []
+        with guard.call("agents.start", str(name), in_cleanup=False, agent=str(name)) as call:
+
+            def record(child: StartedRun) -> None:
+                call.data["run"] = child.id
+                handles.append(AgentHandle(guard, str(name), child))
+                note_started(guard, handles[0])
+
+            work = self._caller.queue(name, {} if input is None else input)
+            try:
+                await call.uninterrupted(work, record)
+            except asyncio.CancelledError:
+                for handle in handles:  # it came into being, and its caller will not know of it
+                    guard.create_task(handle.stop(NOT_WAITED_FOR))
+                raise
+        return handles[0]
+
+    async def _start(self, call: Call, name: str, input: object) -> ChildRun:
+        started: list[ChildRun] = []
+
+        def record(child: ChildRun) -> None:
+            started.append(child)
+            call.data["run"] = child.id
+
+        try:
+            return await call.uninterrupted(self._caller.start(name, input), record)
+        except asyncio.CancelledError:
+            for child in started:  # it came into being while its caller was cancelled
+                child.give_up()
+                await self._end_of(call, child)
+            raise
+
+    async def _end_of(self, call: Call, child: ChildRun) -> ChildEnd:
+        waiting = self._guard.create_task(child.wait())
+        interruption: asyncio.CancelledError | None = None
+        while not waiting.done():
+            try:
+                await asyncio.wait((waiting,))
+            except asyncio.CancelledError as error:
+                interruption = error
+                if not self._guard.host_cancelled:  # else the host has cancelled the child, too
+                    child.give_up()
+        if interruption is None:
+            return waiting.result()
+        if not waiting.cancelled():
+            waiting.exception()  # seen, but the cancellation goes first
+        if self._guard.token.stopped:  # cut by a TaskGroup, because another branch met the stop
+            self._guard.token.refuse("agents.call", call.label)
+        raise interruption

@@ -1,0 +1,206 @@
+"""Calls to a model: guarded, shown as they come, counted, and finished once they have begun."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx2
+
+from agents.exceptions import AgentError, LLMError
+from agents.guard import Guard
+from agents.tools.http.pools import Transports
+from agents.values import redaction
+
+from .reply import LLMReply, PartialReply, TokenUsage, ToolCall, characters_of
+from .stand_in import STAND_IN, StandIn
+
+__all__ = ["LLMReply", "Model", "TokenUsage", "ToolCall", "call_llm"]
+
+OPENAI_URL = "https://api.openai.com/v1"
+STAND_IN_URL = "http://stand-in.invalid/v1"  # never looked up: the stand-in has no network
+
+
+class Model:
+    """The endpoint that the runs of one agent loop share.
+
+    Args:
+        base_url: any endpoint that speaks the OpenAI protocol, with its ``/v1``; "" is OpenAI's.
+        api_key: "" sends none. With neither address nor key the model is the stand-in.
+        default_model: asked when a call names none.
+        timeout: seconds that the endpoint may be silent, also between two pieces of a reply.
+        total_timeout: seconds that a call may take in all, retries included.
+        max_retries: of requests that the endpoint refused for the moment, by the SDK.
+        transports: connections to share; otherwise it has its own.
+        transport: what carries the requests instead of the network, such as a ``StandIn`` that is
+            in more of a hurry.
+
+    Attributes:
+        is_stand_in: no endpoint was configured.
+        label: what to call it before people.
+
+    Raises:
+        ValueError: the address or the key can't be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "",
+        api_key: str = "",
+        default_model: str = "",
+        *,
+        timeout: float = 120.0,
+        total_timeout: float = 600.0,
+        max_retries: int = 2,
+        transports: Transports | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        from .endpoint import Endpoint  # imports the SDK, which takes half a second
+
+        base_url, api_key = base_url.strip(), api_key.strip()
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ValueError("the API key has characters that no key has")
+        if base_url and not base_url.startswith(("http://", "https://")):
+            raise ValueError("the model's address must begin with http:// or https://")
+        redaction.add_secret(api_key)
+        self.is_stand_in = not base_url and not api_key
+        self.default_model = STAND_IN if self.is_stand_in else default_model
+        self.total_timeout = total_timeout
+        self._own_transports: Transports | None = None
+        if self.is_stand_in:
+            base_url, transport = STAND_IN_URL, transport or StandIn()
+        if transport is None:
+            if transports is None:
+                transports = self._own_transports = Transports()
+            transport = transports.httpx2_async()
+        self._endpoint = Endpoint(
+            base_url or OPENAI_URL,
+            api_key,
+            transport,
+            read_seconds=timeout,
+            max_retries=max_retries,
+        )
+        host = self._endpoint.host
+        self.label = STAND_IN if self.is_stand_in else f"{default_model or 'a model'} at {host}"
+
+    def name(self, asked: str | None = None) -> str:
+        """Return the name of the model that a call goes to.
+
+        Raises:
+            AgentError: none was asked for, and there is no default.
+        """
+        name = STAND_IN if self.is_stand_in else asked or self.default_model
+        if not name:
+            raise AgentError("no model was named, and no default model is set")
+        return name
+
+    async def converse(
+        self, guard: Guard, call: str, body: dict[str, Any], reply: PartialReply
+    ) -> None:
+        """Send a request that is a part of the guarded ``call``, and add what comes to ``reply``.
+
+        Raises:
+            LLMError: the endpoint refused or failed, or took too long.
+            AgentStopped: a stop was asked for, and a retry refused.
+        """
+
+        def show(piece: str) -> None:
+            if piece:
+                guard.trace.text(call, piece)
+
+        try:
+            async with asyncio.timeout(self.total_timeout):
+                await self._endpoint.converse(body, reply, show)
+        except TimeoutError as error:
+            raise LLMError(f"the model took more than {self.total_timeout:g} s") from error
+
+    async def aclose(self) -> None:
+        await self._endpoint.aclose()
+        if self._own_transports is not None:
+            await self._own_transports.aclose()
+
+
+async def call_llm(
+    guard: Guard,
+    model: Model,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    model_name: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **parameters: Any,
+) -> LLMReply:
+    """Ask a model, and return its whole reply; its text is shown as it comes.
+
+    ``parameters`` go into the request as they are. ``stream=False`` asks for no stream;
+    ``timeout``, ``extra_headers``, ``extra_query`` and ``extra_body`` mean what they do in the SDK.
+    A reply that broke off, or was cut, counts with an estimate of what has come of it; a call that
+    failed before counts for nothing.
+
+    Raises:
+        AgentStopped: a stop was asked for.
+        LLMError: the endpoint refused or failed, after the SDK's retries.
+        AgentError: the messages are none; nothing was sent.
+    """
+    name = model.name(model_name)
+    body = _body(name, messages, tools, parameters)
+    with guard.call("call_llm", name, model=name) as call:
+        partial = PartialReply(name, characters_of(messages))
+
+        def record(reply: LLMReply) -> None:
+            call.data.update(
+                model=reply.model,
+                text=reply.text,
+                tool_calls=reply.tool_calls,
+                finish_reason=reply.finish_reason,
+                input_tokens=reply.usage.input_tokens,
+                output_tokens=reply.usage.output_tokens,
+                estimated=reply.usage.estimated,
+            )
+            guard.trace.add_usage(
+                reply.usage.input_tokens,
+                reply.usage.output_tokens,
+                estimated=reply.usage.estimated,
+            )
+
+        async def work() -> LLMReply:
+            try:
+                await model.converse(guard, call.id, body, partial)
+                return partial.finish()
+            except BaseException:
+                if partial.has_begun:
+                    record(partial.so_far())
+                raise
+
+        return await call.uninterrupted(work(), record)
+
+
+def _body(
+    name: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the request's body, having looked whether it is one."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise AgentError(
+            'call_llm() takes a list of messages, such as [{"role": "user", "content": "..."}],'
+            f" not {type(messages).__name__}"
+        )
+    if not messages:
+        raise AgentError("call_llm() takes at least one message")
+    for place, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise AgentError(
+                f"message {place} is not an object with a role, such as"
+                ' {"role": "user", "content": "..."}'
+            )
+    body: dict[str, Any] = {"stream": True, **parameters, "model": name, "messages": list(messages)}
+    if tools:
+        body["tools"] = list(tools)
+    try:
+        json.dumps({k: v for k, v in body.items() if k != "timeout"}, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise AgentError(f"the request to the model is not JSON: {error}") from error
+    return body

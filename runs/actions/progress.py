@@ -1,0 +1,189 @@
+"""How a run's record follows its agent: log, calls in flight, receipt, and its ending.
+
+These are the writes of a worker. All of one run's news is written in one transaction with the
+fence: a result, its terminal status and the whole log before it appear together or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from django.db import transaction
+
+from agents.trace import CallInfo, Event, Source, Usage
+from runs import events, metrics, transitions
+from runs.db.statements import read_keys
+from runs.models import RunRecord
+from runs.status import Status
+from runs.transitions import note_progress
+
+from .finishing import Ended, Ending, Last, end, put_off, with_active_children
+
+__all__ = ["News", "Recorded", "record_news"]
+
+
+@dataclass(slots=True)
+class News:
+    """What has happened in one run since the last write."""
+
+    run: uuid.UUID
+    worker: uuid.UUID
+    attempt: int
+    events: list[Event] = field(default_factory=list)
+    last_seq: int = 0
+    in_flight: list[CallInfo] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    acknowledged_at: datetime | None = None
+    observed_at: datetime | None = None
+    ending: Ending | None = None
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What came of writing a batch.
+
+    Attributes:
+        gone: has the runs that are not this worker's any more: how each ended just now, or None
+            when its claim was lost and nothing of it was written.
+        log: the events that are committed, and of which nobody was told yet.
+        changed: the runs, each with its root, whose status or receipt reads otherwise now.
+        callers: workers elsewhere, with those of these runs that are over and were started there.
+    """
+
+    gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
+    log: list[Event] = field(default_factory=list)
+    changed: list[tuple[uuid.UUID, uuid.UUID]] = field(default_factory=list)
+    callers: dict[uuid.UUID, list[uuid.UUID]] = field(default_factory=dict)
+
+
+_NOT_LOST = "SELECT id FROM runs_workerrecord WHERE id IN {} AND lost_at IS NULL"
+
+
+def record_news(batch: Sequence[News]) -> Recorded:
+    """Write the news of many runs in one transaction."""
+    recorded = Recorded()
+    lasts: list[Last] = []
+    with transaction.atomic():
+        held = _held(batch, recorded)
+        # What has been committed before, by a try whose answer was lost, is not written again.
+        new = [e for news, record in held for e in news.events if e.seq > record.last_seq]
+        recorded.log += [event for news, _ in held for event in news.events]
+        progress = []
+        early = with_active_children([r.pk for n, r in held if n.ending and r.has_children])
+        for news, record in held:
+            fields = _progress(news, record)
+            if news.ending is None:
+                if record.stop_requested and _has_receipt_news(news, record):
+                    recorded.changed.append((record.pk, record.root_id))
+            elif news.run in early:
+                recorded.gone[news.run] = None
+                fields |= put_off(record, news.ending)
+            else:
+                last = end(record, news.ending, fields)
+                lasts.append(last)
+                recorded.changed.append((record.pk, record.root_id))
+                recorded.gone[news.run] = last.ended
+                recorded.log += last.words
+                new += last.words
+                continue
+            progress.append((news.run, (news.worker, news.attempt), fields))
+        written = note_progress(progress) + transitions.apply([last.change for last in lasts])
+        assert written == len(held), "the rows are locked, and their claims were compared"
+        events.append(new)
+        started = [r for n, r in held if n.ending and r.parent_id and r.holds_slot]
+        recorded.callers = _callers_elsewhere(started)
+    metrics.EVENTS.inc(len(new))
+    for last in lasts:
+        last.count()
+    return recorded
+
+
+def _held(batch: Sequence[News], recorded: Recorded) -> list[tuple[News, RunRecord]]:
+    """Lock the runs, and return those that are still this worker's; the others are ``gone``."""
+    records = {
+        record.pk: record
+        # Nothing joined: PostgreSQL reads a row anew that it had to wait for, and not what was
+        # joined to what the row was before.
+        for record in RunRecord.objects.select_for_update(no_key=True)
+        .filter(pk__in=[news.run for news in batch])
+        .order_by("depth", "pk")  # everybody locks callers before called
+    }
+    # Asked behind the locks: whoever declares a worker lost deals with its runs after that, and
+    # waits for us.
+    good = {worker for (worker,) in read_keys(_NOT_LOST, {news.worker for news in batch})}
+    held: list[tuple[News, RunRecord]] = []
+    for news in batch:
+        record = records.get(news.run)
+        if record is None or (record.worker_id, record.attempt) != (news.worker, news.attempt):
+            recorded.gone[news.run] = None
+        elif record.is_terminal:
+            recorded.gone[news.run] = _as_it_stands(record)
+            recorded.log += _untold(news, record)
+        elif news.worker not in good:
+            recorded.gone[news.run] = None
+        else:
+            held.append((news, record))
+    return held
+
+
+def _callers_elsewhere(records: Sequence[RunRecord]) -> dict[uuid.UUID, list[uuid.UUID]]:
+    """Map the workers of those that have started these runs to them, where it is another one."""
+    found: dict[uuid.UUID, list[uuid.UUID]] = {}
+    if records:
+        callers = RunRecord.objects.filter(pk__in={record.parent_id for record in records})
+        workers = dict(callers.values_list("pk", "worker_id"))
+        for record in records:
+            worker = workers.get(cast(uuid.UUID, record.parent_id))
+            if worker is not None and worker != record.worker_id:
+                found.setdefault(worker, []).append(record.pk)
+    return found
+
+
+def _as_it_stands(record: RunRecord) -> Ended:
+    return Ended(record.pk, Status(record.status), record.result, record.error)
+
+
+def _untold(news: News, record: RunRecord) -> list[Event]:
+    """Return what the log of a run that is over has behind what was told of it."""
+    after = news.events[0].seq - 1 if news.events else record.last_seq - 1
+    return [
+        Event(str(e.run_id), e.seq, e.ts, e.type, e.agent, e.depth, cast(Source, e.source), e.data)
+        for e in events.read(record.pk, after=after, limit=record.last_seq)
+    ]
+
+
+def _progress(news: News, record: RunRecord) -> dict[str, Any]:
+    return {
+        "last_seq": max(news.last_seq, record.last_seq),
+        "in_flight": news.in_flight,
+        "llm_calls": news.usage.llm_calls,
+        "input_tokens": news.usage.input_tokens,
+        "output_tokens": news.usage.output_tokens,
+        "usage_estimated": news.usage.estimated,
+        **_receipt(news, record),
+    }
+
+
+def _receipt(news: News, record: RunRecord) -> dict[str, Any]:
+    if not record.stop_requested:
+        return {}  # the token was tripped by a shutdown, which is nobody's wish
+    return {
+        "stop_acknowledged_at": record.stop_acknowledged_at or _since(news.acknowledged_at, record),
+        "stop_observed_at": record.stop_observed_at or _since(news.observed_at, record),
+    }
+
+
+def _has_receipt_news(news: News, record: RunRecord) -> bool:
+    return (news.acknowledged_at is not None and record.stop_acknowledged_at is None) or (
+        news.observed_at is not None and record.stop_observed_at is None
+    )
+
+
+def _since(instant: datetime | None, record: RunRecord) -> datetime | None:
+    """Count what a shutdown had brought about before the request from the request on."""
+    assert record.stop_requested_at is not None
+    return None if instant is None else max(instant, record.stop_requested_at)

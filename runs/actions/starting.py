@@ -1,0 +1,261 @@
+"""Start a run, start a child below one, ask runs to stop: what the doors call.
+
+Each function commits before it tells anybody. Who may do it is asked here; how an answer looks is
+the door's business. What a stop takes is in ``stopping``; the worker's own writes are in ``leases``
+(claims, losses), ``news`` (log, receipt) and ``endings`` (final status).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+
+from agents import registry
+from agents.cancellation import CancelToken
+from agents.environment import MAX_DEPTH
+from agents.exceptions import AgentCallTooDeep, InvalidInput
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from agents.registry import AgentDefinition
+from runs.conf import conf
+from runs.db.statements import insert
+from runs.db.transactions import whole_or_not_at_all
+from runs.delivery import local_runs, notify
+from runs.exceptions import (
+    IdempotencyMismatch,
+    InputTooLarge,
+    ParentIsStopping,
+    PriorityNotPermitted,
+)
+from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
+from runs.queue.claims import deadline, next_turn
+from runs.status import Status
+
+from .stopping import (
+    AVAILABLE_MODES,
+    BulkOutcome,
+    BulkWord,
+    StopResult,
+    meet_request,
+    meet_requests,
+    request_stop,
+    stop_many,
+)
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+__all__ = [
+    "AVAILABLE_MODES",
+    "BulkOutcome",
+    "BulkWord",
+    "StopResult",
+    "meet_request",
+    "meet_requests",
+    "queue_child",
+    "request_stop",
+    "start_child",
+    "start_run",
+    "stop_many",
+]
+
+
+def start_run(
+    agent: str,
+    input: object,
+    *,
+    owner: User,
+    idempotency_key: str | None = None,
+    priority: int | None = None,
+    worker: uuid.UUID | None = None,
+) -> tuple[RunRecord, bool]:
+    """Queue a run of ``agent`` and wake the workers; return it and whether it is new.
+
+    The same ``idempotency_key`` of the same owner with the same agent, input and priority returns
+    the run that there is. Without ``priority`` it has its agent's; a lower one is everybody's to
+    choose. With ``worker`` (the command line, which runs it itself) it is claimed at once.
+
+    Raises:
+        AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
+            for a priority that none is.
+        PriorityNotPermitted: above the agent's own, and ``owner`` may not.
+        InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
+        IdempotencyMismatch: the key was used for something else.
+    """
+    definition, encoded = _validated(agent, input)
+    _check_priority(priority, definition, owner)
+    digest = _digest(agent, encoded, priority) if idempotency_key else ""
+    if idempotency_key and (known := _known(owner, idempotency_key, digest)):
+        return known, False
+    run = _new_run(definition, owner, idempotency_key=idempotency_key, idempotency_digest=digest)
+    if priority is not None:
+        run.priority = priority
+    token = CancelToken()
+    if worker is not None:
+        _claimed_at_birth(run, worker)
+        token.lease = local_runs.lease_of(worker)
+    try:
+        with local_runs.claiming() if worker else nullcontext():
+            with transaction.atomic():
+                _insert(run, input, len(encoded))
+            if worker is not None:
+                local_runs.add(local_runs.ActiveRun(run.pk, worker, token=token))
+    except IntegrityError:
+        if idempotency_key and (known := _known(owner, idempotency_key, digest)):
+            return known, False  # somebody was faster by a moment
+        raise
+    if worker is None:
+        transaction.on_commit(notify.wake_workers, robust=True)
+    transaction.on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
+    return run, True
+
+
+def start_child(
+    parent: local_runs.ActiveRun, agent: str, input: object
+) -> tuple[RunRecord, local_runs.ActiveRun]:
+    """Begin a run below ``parent``, in the parent's process and under its claim.
+
+    Returns the record and the active entry, whose token is a child of the parent's.
+
+    Raises:
+        AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
+        ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        NothingWritten: the database is away; it may be tried again.
+    """
+    definition, encoded = _validated(agent, input)
+    with local_runs.claiming():
+        with whole_or_not_at_all():
+            run = _new_child(parent, definition, is_called=True)
+            _claimed_at_birth(run, parent.worker)
+            _insert(run, input, len(encoded))
+        entry = local_runs.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
+        local_runs.add(entry)
+    notify.publish_changes([(run.pk, run.root_id)])
+    return run, entry
+
+
+def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunRecord:
+    """Queue a run below ``parent``, for whichever worker takes it, and wake the workers.
+
+    It has the parent's priority.
+
+    Raises:
+        AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
+        ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        NothingWritten: the database is away; it may be tried again.
+    """
+    definition, encoded = _validated(agent, input)
+    with whole_or_not_at_all():
+        run = _new_child(parent, definition, is_called=False)
+        _insert(run, input, len(encoded))
+    notify.wake_workers()
+    notify.publish_changes([(run.pk, run.root_id)])
+    return run
+
+
+def _new_child(
+    parent: local_runs.ActiveRun, definition: AgentDefinition, *, is_called: bool
+) -> RunRecord:
+    """Return a run below ``parent``, whose row is locked until the transaction's end.
+
+    That lock decides between a stop of the tree and this birth: either the stop sees the child, or
+    the child sees the stop. Likewise for the parent's ending, which waits for all its children; so
+    nothing is born any more below a run whose worker was lost.
+    """
+    alive = WorkerRecord.objects.filter(pk=OuterRef("worker"), lost_at=None)
+    above = (
+        RunRecord.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("owner")
+        .filter(Exists(alive), pk=parent.id, worker=parent.worker, attempt=parent.attempt)
+        .filter(status=Status.RUNNING)
+        .first()
+    )
+    if above is None or above.stop_requested:
+        raise ParentIsStopping(f"Run {parent.id} was asked to stop.")
+    if above.depth + 1 >= MAX_DEPTH:
+        raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
+    if not above.has_children:
+        RunRecord.objects.filter(pk=above.pk).update(has_children=True)
+    return _new_run(definition, above.owner, parent=above, is_called=is_called)
+
+
+def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
+    definition = registry.get(agent)
+    definition.validate_input(input)
+    text = json.dumps(input, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    encoded = text.encode()
+    limit = conf().max_input_bytes
+    if len(encoded) > limit:
+        raise InputTooLarge(f"The input has {len(encoded):,} bytes; {limit:,} is the limit.")
+    return definition, encoded
+
+
+def _check_priority(priority: int | None, definition: AgentDefinition, owner: User) -> None:
+    if priority is None:
+        return
+    if type(priority) is not int or not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        message = f"A whole number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} is expected."
+        raise InvalidInput(f"priority: {message}", {"priority": [message]})
+    own = definition.options.priority
+    if priority > own and not owner.has_perm("runs.prioritise_runrecord"):
+        raise PriorityNotPermitted(f"You may not start runs of a priority above {own}.")
+
+
+def _digest(agent: str, encoded: bytes, priority: int | None) -> str:
+    chosen = "" if priority is None else f"\0{priority}"
+    return hashlib.sha256(f"{agent}\0".encode() + encoded + chosen.encode()).hexdigest()
+
+
+def _new_run(
+    definition: AgentDefinition,
+    owner: User,
+    *,
+    parent: RunRecord | None = None,
+    is_called: bool = False,
+    **fields: Any,
+) -> RunRecord:
+    id = uuid7()
+    options = definition.options
+    return RunRecord(
+        id=id,
+        agent=definition.name,
+        owner=owner,
+        parent=parent,
+        root_id=parent.root_id if parent else id,
+        depth=parent.depth + 1 if parent else 0,
+        # A called run is never run again by itself: its caller is gone, and starts it afresh.
+        requeue_on_loss=options.on_worker_loss == "requeue" and not is_called,
+        max_attempts=1 if is_called else options.max_attempts,
+        priority=options.priority if parent is None else parent.priority,
+        **fields,
+    )
+
+
+def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
+    run.status = Status.RUNNING
+    run.worker_id = worker
+    run.attempt = 1
+    run.holds_slot = False  # it is no part of any queue
+    run.started_at = timezone.now()
+
+
+def _insert(run: RunRecord, input: object, size_bytes: int) -> None:
+    if run.status == Status.QUEUED:
+        run.queue_until = deadline(run.agent, run.created_at)
+        insert(run, turn=next_turn(run))
+    else:
+        insert(run)
+    insert(RunInput(run=run, value=input, size_bytes=size_bytes))
+
+
+def _known(owner: User, key: str, digest: str) -> RunRecord | None:
+    run = RunRecord.objects.filter(owner=owner, idempotency_key=key).first()
+    if run is not None and run.idempotency_digest != digest:
+        raise IdempotencyMismatch("This Idempotency-Key was used before, with another body.")
+    return run

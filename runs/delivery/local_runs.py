@@ -1,0 +1,310 @@
+"""The runs of this process: the direct way for a stop, a wake-up, and the news of an end.
+
+Services look here after they have committed; what is not here is in another process and is reached
+by message or by its worker's heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+from agents.cancellation import CancelToken, Lease, StopCause, StopMode
+from agents.guard import Guard
+from runs.models import RunRecord
+
+__all__ = [
+    "ActiveRun",
+    "Delivery",
+    "StopRequest",
+    "add",
+    "add_worker",
+    "all_runs",
+    "claiming",
+    "get",
+    "lease_of",
+    "remove",
+    "remove_worker",
+    "trip",
+    "trip_unless_claiming",
+    "wake",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """What the receipt of a run says of the request; goes into its ``stop_requested`` event."""
+
+    mode: StopMode
+    reason: str
+    via: str
+    requested_by: str | None  # username
+    requested_at: datetime
+    root_request: uuid.UUID
+
+    @classmethod
+    def of(cls, record: RunRecord) -> StopRequest:
+        """Return the request that a record carries."""
+        assert record.stop_requested_at is not None
+        by = record.stop_requested_by
+        return cls(
+            StopMode(record.stop_mode),
+            record.stop_reason,
+            record.stop_via,
+            by.get_username() if by is not None else None,
+            record.stop_requested_at,
+            record.stop_root_request or record.pk,
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "mode": str(self.mode),
+            "reason": self.reason,
+            "via": self.via,
+            "requested_by": self.requested_by,
+            "requested_at": self.requested_at.isoformat(),
+            "root_request": str(self.root_request),
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            StopMode(data["mode"]),
+            data["reason"],
+            data["via"],
+            data["requested_by"],
+            datetime.fromisoformat(data["requested_at"]),
+            uuid.UUID(data["root_request"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A committed request to stop, on its way to the run as it is claimed.
+
+    It has all that tripping a token takes, so that a worker need not ask the database.
+    """
+
+    run: uuid.UUID
+    worker: uuid.UUID | None  # None: nobody holds it
+    attempt: int
+    request: StopRequest
+
+    @classmethod
+    def of(cls, record: RunRecord, request: StopRequest | None = None) -> Self:
+        """Address ``request``, or the one that the record carries, to whoever holds the run."""
+        return cls(
+            record.pk,
+            record.worker_id,
+            record.attempt,
+            request or StopRequest.of(record),
+        )
+
+    def as_message(self) -> dict[str, Any]:
+        """Return it as it goes to another process."""
+        return {
+            "run": str(self.run),
+            "worker": str(self.worker),
+            "attempt": self.attempt,
+            "request": self.request.as_data(),
+        }
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Self:
+        return cls(
+            uuid.UUID(message["run"]),
+            uuid.UUID(message["worker"]),
+            message["attempt"],
+            StopRequest.from_data(message["request"]),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class ActiveRun:
+    """A claimed run in this process, from its claim until its record is final."""
+
+    id: uuid.UUID
+    worker: uuid.UUID
+    attempt: int = 1
+    token: CancelToken = field(default_factory=CancelToken)
+    guard: Guard | None = None  # once the executor has begun with it
+    stop: StopRequest | None = None
+    #: Whether the log has the ``stop_requested`` event already.
+    stop_told: bool = False
+    _telling: threading.Lock = field(default_factory=threading.Lock)
+
+    def meet(self, request: StopRequest) -> None:
+        """Trip the token for a committed request."""
+        if self.stop is None:
+            self.stop = request
+        self.tell()
+        self.token.request(request.mode, request.reason, cause=StopCause.WISH)
+
+    def tell(self) -> None:
+        """Write the request into the run's log, once; later, if the run has not begun."""
+        with self._telling:
+            if self.stop is not None and self.guard is not None and not self.stop_told:
+                self.guard.trace.emit("stop_requested", self.stop.as_data())
+
+
+_runs: dict[uuid.UUID, ActiveRun] = {}
+_workers: dict[uuid.UUID, Lease] = {}
+_wakers: list[Callable[[], None]] = []
+_waiting: dict[uuid.UUID, list[threading.Event]] = {}
+_lock = threading.Lock()  # of the four above; held for a moment only
+_claiming = threading.RLock()  # held while a claim waits for the database
+
+
+@contextlib.contextmanager
+def claiming() -> Iterator[None]:
+    """Make a claim and its ``add`` one step for ``trip``.
+
+    A stop that commits right behind the claim would otherwise find nothing here to trip, and answer
+    before the token knows of it. The agent loop never waits here.
+    """
+    with _claiming:
+        yield
+
+
+def add(run: ActiveRun) -> None:
+    with _lock:
+        _runs[run.id] = run
+
+
+def get(run: uuid.UUID) -> ActiveRun | None:
+    return _runs.get(run)
+
+
+def all_runs() -> list[ActiveRun]:
+    with _lock:
+        return list(_runs.values())
+
+
+def remove(run: ActiveRun | uuid.UUID) -> None:
+    """Forget a run whose record is final (or handed back), and tell whoever waits for that.
+
+    Of an entry only itself is forgotten: an attempt whose claim was lost may come to its end when
+    the next one has begun here.
+    """
+    with _lock:
+        id = run if isinstance(run, uuid.UUID) else run.id
+        if isinstance(run, ActiveRun) and _runs.get(id) is not run:
+            return
+        _runs.pop(id, None)
+        waiting = _waiting.pop(id, ())
+    for event in waiting:
+        event.set()
+
+
+def trip_unless_claiming(deliveries: Collection[Delivery]) -> bool:
+    """As ``trip``; but trip nothing, and return False, if a claim must be waited for."""
+    with _lock:
+        here, may_be_on_its_way = _find(deliveries)
+    if not may_be_on_its_way:
+        _meet(here)
+    return not may_be_on_its_way
+
+
+def trip(deliveries: Collection[Delivery]) -> set[uuid.UUID]:
+    """Trip the tokens of the runs that are in this process; return which those are.
+
+    A run that has meanwhile been claimed anew is left alone. The requests are in all logs before
+    the first token trips: a run further down may meet the stop before the last token's callbacks
+    ran. From above, for the same reason: a child that is stopped first looks to its caller as if it
+    alone had been. What has its caller in another process is at the top here.
+    """
+    with _lock:
+        here, may_be_on_its_way = _find(deliveries)
+    if may_be_on_its_way:
+        with _claiming, _lock:
+            here, _ = _find(deliveries)
+    _meet(here)
+    return {entry.id for entry, _ in here}
+
+
+def _meet(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
+    for entry, _ in here:
+        entry.tell()
+    tokens = {entry.token for entry, _ in here}
+    for entry, request in here:
+        if tokens.isdisjoint(entry.token.ancestors()):
+            entry.meet(request)
+
+
+def _find(deliveries: Collection[Delivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
+    """Return whom to trip, each with its request set, and whether a claim must be waited for."""
+    found = []
+    is_missing = False
+    for delivery in deliveries:
+        entry = _runs.get(delivery.run)
+        if entry is None:
+            is_missing = is_missing or delivery.worker in _workers
+        elif (entry.worker, entry.attempt) == (delivery.worker, delivery.attempt):
+            if entry.stop is None:
+                entry.stop = delivery.request
+            found.append((entry, delivery.request))
+    return found, is_missing
+
+
+def add_worker(worker: uuid.UUID, lease: Lease) -> None:
+    """Say that a worker is in this process, and what its runs are claimed under from now on.
+
+    A stop of its runs waits for a claim under way.
+    """
+    with _lock:
+        _workers[worker] = lease
+
+
+def lease_of(worker: uuid.UUID) -> Lease:
+    """Return what runs of a worker are claimed under now; without end for one that is not here.
+
+    To be asked for before the claim: others may declare the worker lost behind it, and it is not
+    here any more when the claim is registered.
+    """
+    return _workers.get(worker) or Lease()
+
+
+def remove_worker(worker: uuid.UUID) -> None:
+    with _lock:
+        _workers.pop(worker, None)
+
+
+def add_waker(waker: Callable[[], None]) -> None:
+    """Register a worker of this process: ``waker()`` is called when there may be work."""
+    with _lock:
+        _wakers.append(waker)
+
+
+def remove_waker(waker: Callable[[], None]) -> None:
+    with _lock:
+        if waker in _wakers:
+            _wakers.remove(waker)
+
+
+def wake() -> bool:
+    """Tell this process's workers that a run was queued; return whether there is one."""
+    for waker in list(_wakers):
+        waker()
+    return bool(_wakers)
+
+
+@contextlib.contextmanager
+def watching(run: uuid.UUID) -> Iterator[threading.Event]:
+    """Give an event that is set when ``run`` ends in this process."""
+    event = threading.Event()
+    with _lock:
+        _waiting.setdefault(run, []).append(event)
+    try:
+        yield event
+    finally:
+        with _lock:
+            events = _waiting.get(run, [])
+            if event in events:
+                events.remove(event)
+            if not events:
+                _waiting.pop(run, None)

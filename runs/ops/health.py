@@ -1,0 +1,111 @@
+"""Health, for a load balancer or an orchestrator. Neither answer needs an identity.
+
+GET /health/live   200 while the process can answer at all; no database, so that a database
+                   that is away doesn't get every process restarted
+GET /health/ready  200 {status: "ready", degraded, checks: {database, cache, worker, agents}}, or
+                   503 with status "not ready": the database is away, the process is draining, or
+                   its worker's lease has run out
+
+What is away and can be done without makes a process ``degraded``, not unready. Without Redis stops
+and runs work (the database is the truth), and it is away for all processes at once: a balancer that
+took them all out would have nobody left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.core.cache import cache
+from django.db import DatabaseError, InterfaceError, connection
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from .probing import ask
+
+if TYPE_CHECKING:
+    from runs.worker.worker import Worker
+
+__all__ = ["live", "ready"]
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 2.0  # what doesn't answer in so long is away
+BLOCKED_SECONDS = 10.0  # an agent that keeps the agents' loop for so long is worth a word
+
+_UNREADY = frozenset({("database", "away"), ("worker", "draining"), ("worker", "lost")})
+_FINE = frozenset({"ok", "none"})
+
+
+@require_safe
+@never_cache
+def live(request: HttpRequest) -> JsonResponse:
+    """Say that the process is alive."""
+    return JsonResponse({"status": "alive"})
+
+
+@require_safe
+@never_cache
+def ready(request: HttpRequest) -> JsonResponse:
+    """Say whether requests should be sent here."""
+    lifespan = getattr(request, "scope", {}).get("state", {}).get("lifespan")
+    worker: Worker | None = getattr(lifespan, "worker", None)
+    checks = {
+        "database": "ok" if _answers("database", _ask_database) else "away",
+        "cache": "ok" if _answers("cache", _ask_cache) else "away",
+        "worker": _worker_word(worker, is_draining=getattr(lifespan, "is_draining", False)),
+        "agents": _agents_word(worker),
+    }
+    is_ready = not _UNREADY.intersection(checks.items())
+    return JsonResponse(
+        {
+            "status": "ready" if is_ready else "not ready",
+            "degraded": is_ready and not _FINE.issuperset(checks.values()),
+            "checks": checks,
+        },
+        status=200 if is_ready else 503,
+    )
+
+
+def _worker_word(worker: Worker | None, *, is_draining: bool) -> str:
+    if is_draining:  # also where there is no worker: the process is about to end
+        return "draining"
+    if worker is None:
+        return "none"
+    return "lost" if worker.is_fenced else "ok"
+
+
+def _agents_word(worker: Worker | None) -> str:
+    """Tell whether an agent holds up the others: no reason to send requests elsewhere."""
+    if worker is None:
+        return "none"
+    seconds = worker.blocked_seconds
+    return "ok" if seconds < BLOCKED_SECONDS else f"blocked for {seconds:.0f} s"
+
+
+def _ask_database() -> None:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connection.close()
+
+
+def _ask_cache() -> None:
+    cache.get("health")
+
+
+def _answers(name: str, question: Callable[[], None]) -> bool:
+    try:
+        ask(question, CHECK_SECONDS)
+    except TimeoutError:
+        logger.warning("the %s has not answered for %g s", name, CHECK_SECONDS)
+        return False
+    except Exception as error:
+        # Each database and each cache has errors of its own.
+        is_known = isinstance(error, DatabaseError | InterfaceError | OSError)
+        logger.warning("the %s doesn't answer (%s)", name, error if is_known else repr(error))
+        return False
+    return True

@@ -1,0 +1,145 @@
+"""How this process's log reads: which run a line is about, which worker and process wrote it.
+
+``settings.LOGGING`` names what is here. A line about a run says so by ``extra={"run": id}``; where
+code runs on behalf of a run, its trace says it. Secrets that the process knows are taken out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from agents.trace import current_trace
+from agents.values.redaction import redact, redact_value
+from runs.processes import process_name
+
+__all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
+
+SELDOM_SECONDS = 60.0
+_MOST_WORDS = 100  # remembered: there are but a few, unless somebody puts numbers into them
+
+_worker = ""
+
+
+def set_worker(id: uuid.UUID) -> None:
+    """Say which worker this process is from now on."""
+    global _worker
+    _worker = str(id)
+
+
+class Facts(logging.Filter):
+    """Adds ``run`` and ``worker``, where there is one, and the process to each record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        run: object = getattr(record, "run", None)
+        if run is None and (trace := current_trace()) is not None:
+            run = trace.run
+        if run is not None:
+            record.run = str(run)
+        if _worker:
+            record.worker = _worker
+        record.host_process = process_name()
+        return True
+
+
+class Seldom(logging.Filter):
+    """Lets the same words of a logger pass once a minute, with how often they came since.
+
+    For what is said with each try, or with each request, while Redis or PostgreSQL is away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words, now = record.getMessage(), time.monotonic()
+        key = (record.name, record.levelno, words)
+        said_at, count = self._said.get(key, (-SELDOM_SECONDS, 0))
+        if now - said_at < SELDOM_SECONDS:
+            self._said[key] = (said_at, count + 1)
+            return False
+        if count:
+            record.msg = f"{words} ({count} times more in {now - said_at:.0f} s)"
+            record.args = ()
+        if len(self._said) >= _MOST_WORDS:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        return True
+
+
+class NotUnavailable(logging.Filter):
+    """Keeps back what Django says of answers with the status 503."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(record, "status_code", None) != HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class PlainLines(logging.Formatter):
+    """A line for people; the run is added unless the text names it already."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {levelname} {name} {message}", style="{")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        run = getattr(record, "run", None)
+        return line if run is None or run in line else f"{line} [run {run}]"
+
+    def formatException(self, ei: Any) -> str:
+        return _without_quotes(super().formatException(ei), ei[1])
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class JsonLines(JsonFormatter):
+    """An object for each line: time (UTC), level, logger, message, process, and run and worker."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger", "host_process": "process"},
+            # Objects that libraries attach: their text is long, and says who asked for what.
+            reserved_attrs=[*RESERVED_ATTRS, "color_message", "request", "websocket"],
+        )
+
+    def formatException(self, ei: Any) -> str:
+        return _without_quotes(str(super().formatException(ei)), ei[1])
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        cleaned: dict[str, Any] = redact_value(super().process_log_record(log_data))
+        return cleaned
+
+
+def _without_quotes(text: str, error: BaseException | None) -> str:
+    """Return a traceback with no more of a database's errors than their first lines.
+
+    Behind that PostgreSQL quotes the statement, the row or the JSON that it does not like.
+    """
+    for one in _chain(error):
+        if any(_is_of_a_database(kind) for kind in type(one).__mro__):
+            said = str(one)
+            text = text.replace(said, said.partition("\n")[0])
+    return text
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_a_database(kind: type) -> bool:
+    return kind.__module__ == "django.db.utils" or kind.__module__.partition(".")[0] == "psycopg"

@@ -1,0 +1,142 @@
+"""GET /metrics, for Prometheus: what this process counted, and how the records stand.
+
+It names agents and how much they are used, and each scrape asks the database. So it wants
+``Authorization: Bearer`` with METRICS_TOKEN, and where none is set it isn't there, outside debug.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count, Min
+from django.http import Http404, HttpRequest, HttpResponse
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from runs.delivery import local_runs, relay
+from runs.metrics import REGISTRY
+from runs.models import RunRecord, WorkerRecord
+from runs.status import STOPPING, Status
+from runs.web import feed
+
+from .probing import ask
+
+__all__ = ["metrics"]
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 3.0  # of the database; a scrape has ten as a rule
+FRESH_SECONDS = 5.0  # how long an answer is good for
+
+
+@require_safe
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Answer a scrape."""
+    if not settings.METRICS_TOKEN and not settings.DEBUG:
+        raise Http404
+    if settings.METRICS_TOKEN and not _is_permitted(request):
+        return HttpResponse(
+            "METRICS_TOKEN is wanted.\n",
+            status=401,
+            content_type="text/plain",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return HttpResponse(encode(REGISTRY), content_type=content_type)
+
+
+def _is_permitted(request: HttpRequest) -> bool:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
+
+
+class _Process(Collector):
+    """What this process holds right now; nobody has to count it up and down."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "halting_runs_in_flight", "Runs that this process executes.", len(local_runs.all_runs())
+        )
+        yield GaugeMetricFamily(
+            "halting_feeds_open",
+            "Sockets and event streams of readers of this process.",
+            feed.open_count(),
+        )
+        yield CounterMetricFamily(
+            "halting_messages_dropped",
+            "Messages and news for other processes that were not sent: those look by themselves.",
+            relay.dropped_count(),
+        )
+
+
+class _Records(Collector):
+    """How the records stand: the same from each process, so to be aggregated by ``max``."""
+
+    def __init__(self) -> None:
+        self._read_at = float("-inf")
+        self._metrics: list[Metric] = []
+
+    def collect(self) -> Iterator[Metric]:
+        is_up = True
+        try:
+            yield from ask(self._read, ANSWER_SECONDS)
+        except Exception as error:  # each database has errors of its own
+            logger.warning("the records can't be counted (%r)", error)
+            is_up = False
+        yield GaugeMetricFamily("halting_database_up", "Whether the database answered.", is_up)
+
+    def _read(self) -> Iterable[Metric]:
+        now = time.monotonic()
+        if now - self._read_at > FRESH_SECONDS:
+            try:
+                self._metrics = [*_runs(), _workers()]
+            finally:
+                connection.close()
+            self._read_at = now
+        return self._metrics
+
+
+def _runs() -> Iterator[Metric]:
+    # One query for each status: only then the indexes of just these rows serve.
+    queued = RunRecord.objects.filter(status=Status.QUEUED).order_by()
+    waiting = queued.aggregate(count=Count("pk"), oldest=Min("created_at"))
+    running = RunRecord.objects.filter(status=Status.RUNNING).order_by()
+    working = running.aggregate(count=Count("pk"), stopping=Count("stop_requested_at"))
+    runs = GaugeMetricFamily("halting_runs", "Runs that are not over.", labels=["status"])
+    runs.add_metric([Status.QUEUED.value], waiting["count"])
+    runs.add_metric([Status.RUNNING.value], working["count"] - working["stopping"])
+    runs.add_metric([STOPPING], working["stopping"])
+    yield runs
+    oldest = waiting["oldest"]
+    yield GaugeMetricFamily(
+        "halting_queue_oldest_seconds",
+        "How long the oldest queued run has been waiting.",
+        0 if oldest is None else max(0.0, (timezone.now() - oldest).total_seconds()),
+    )
+
+
+def _workers() -> Metric:
+    workers = GaugeMetricFamily("halting_workers", "Workers that are there.", labels=["state"])
+    there = WorkerRecord.objects.filter(lost_at=None).order_by()
+    counts = there.aggregate(count=Count("pk"), draining=Count("draining_at"))
+    workers.add_metric(["taking"], counts["count"] - counts["draining"])
+    workers.add_metric(["draining"], counts["draining"])
+    return workers
+
+
+REGISTRY.register(_Process())
+REGISTRY.register(_Records())
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)

@@ -1,0 +1,124 @@
+"""How many runs may go on at a time: of one agent, of one owner, in the whole installation.
+
+What counts are the running ones that hold a slot: those that were claimed from the queue. An agent
+that another calls in its own process holds none, or the two could wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from django.db import connection
+
+from agents import registry
+from runs.conf import conf
+from runs.models import RunRecord
+
+__all__ = [
+    "NO_LIMITS",
+    "Limits",
+    "Obstacle",
+    "Slots",
+    "find_obstacle",
+    "limits",
+    "taken_slots",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is allowed; none at all is false.
+
+    Attributes:
+        of_agents: for the agents that have a limit.
+        per_owner: for each owner; 0 is none.
+    """
+
+    of_agents: Mapping[str, int] = field(default_factory=dict)
+    per_owner: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.of_agents) or self.per_owner > 0
+
+
+NO_LIMITS = Limits()
+
+
+def limits() -> Limits:
+    """Return the limits as this process's agents and settings have them."""
+    options = {definition.name: definition.options for definition in registry.all()}
+    of_agents = {
+        name: given.max_concurrent
+        for name, given in options.items()
+        if given.max_concurrent is not None
+    }
+    return Limits(of_agents, conf().max_per_owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a queued run can't begin, whatever workers there are: so many of so many go on."""
+
+    of: Literal["agent", "owner"]
+    taken: int
+    limit: int
+
+
+@dataclass(slots=True)
+class Slots:
+    """How many slots were taken at one moment, by agent and by owner."""
+
+    limits: Limits
+    by_agent: Counter[str] = field(default_factory=Counter)
+    by_owner: Counter[Any] = field(default_factory=Counter)
+
+    def obstacle(self, agent: str, owner_id: Any) -> Obstacle | None:
+        """Say what keeps a run of that agent and owner from taking a slot."""
+        limit, taken = self.limits.of_agents.get(agent), self.by_agent[agent]
+        if limit is not None and taken >= limit:
+            return Obstacle("agent", taken, limit)
+        limit, taken = self.limits.per_owner, self.by_owner[owner_id]
+        if limit and taken >= limit:
+            return Obstacle("owner", taken, limit)
+        return None
+
+    def take(self, agent: str, owner_id: Any) -> None:
+        self.by_agent[agent] += 1
+        self.by_owner[owner_id] += 1
+
+    def full_agents(self) -> list[str]:
+        of_agents = self.limits.of_agents
+        return [name for name, limit in of_agents.items() if self.by_agent[name] >= limit]
+
+    def full_owners(self) -> list[Any]:
+        limit = self.limits.per_owner
+        return [owner for owner, taken in self.by_owner.items() if limit and taken >= limit]
+
+
+# Words, not parameters, in the condition: SQLite has to see that the partial index has it all.
+_TAKEN = """
+SELECT owner_id, agent, COUNT(*) FROM runs_runrecord
+WHERE status = 'running' AND holds_slot GROUP BY owner_id, agent
+"""
+
+
+def taken_slots(limits: Limits) -> Slots:
+    """Count what is going on now; of one index alone."""
+    slots = Slots(limits)
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKEN)
+        for owner_id, agent, count in cursor.fetchall():
+            slots.by_agent[agent] += count
+            slots.by_owner[owner_id] += count
+    return slots
+
+
+def find_obstacle(run: RunRecord) -> Obstacle | None:
+    """Say which limit keeps a queued run waiting now; None if it just waits for a worker."""
+    allowed = limits()
+    if not allowed or not run.holds_slot:
+        return None
+    return taken_slots(allowed).obstacle(run.agent, run.owner_id)

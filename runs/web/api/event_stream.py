@@ -1,0 +1,194 @@
+"""A run's log as server-sent events (WHATWG HTML, section 9.2), by the feed's one cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
+from rest_framework.authtoken.models import Token
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+
+from runs.web import feed
+from runs.web.feed import (
+    Batch,
+    Cursor,
+    Follower,
+    InvalidCursor,
+    RightLost,
+    RunIsGone,
+    View,
+    Viewer,
+    rights,
+)
+from runs.web.feed.follower import STUCK_SECONDS
+from runs.web.feed.frames import as_server_sent
+
+from .errors import InvalidFilter
+from .requests import parameters
+from .waiting import release_connection
+
+__all__ = [
+    "PARAMETERS",
+    "RESPONSE",
+    "ServerSentEventRenderer",
+    "is_wanted",
+    "refuse_in_json",
+    "respond",
+]
+
+MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold it back
+
+#: A second, not the browsers' three: a deploy shows as a short pause.
+_OPENING = b"retry: 1000\n\n"
+
+PARAMETERS = [
+    OpenApiParameter(
+        "tree",
+        {"type": "integer", "enum": [0, 1], "default": 0},
+        description="Of a stream: 1 adds all runs below this one.",
+    ),
+    OpenApiParameter(
+        "cursor", str, description="Of a stream: the `id` of a tree's event, behind which to begin."
+    ),
+    OpenApiParameter(
+        "Last-Event-ID",
+        str,
+        OpenApiParameter.HEADER,
+        description="Of a stream: where an earlier one broke off. Goes before `after`.",
+    ),
+]
+
+RESPONSE = OpenApiResponse(
+    str,
+    "Frames: `trace` (an event, with its `id`), `run` (the run, whenever its status or receipt"
+    " changes), `activity` (what is in flight), `text` (a model's answer as it comes), and `end`"
+    " (the final run), with which it closes. Comments are heartbeats.",
+    [
+        OpenApiExample(
+            "A stream",
+            'event: activity\ndata: {"in_flight": []}\n\n',
+            media_type=MEDIA_TYPE,
+        )
+    ],
+)
+
+
+class ServerSentEventRenderer(BaseRenderer):
+    """Lets the content negotiation choose a stream; ``respond`` writes it."""
+
+    media_type = MEDIA_TYPE
+    format = "event-stream"
+    charset = "utf-8"
+
+    def render(self, data: Any, *args: Any) -> bytes:
+        raise NotImplementedError("a stream is not rendered in one piece")
+
+
+def is_wanted(request: Request) -> bool:
+    """Tell whether the client prefers a stream."""
+    return isinstance(request.accepted_renderer, ServerSentEventRenderer)
+
+
+def refuse_in_json(request: Request) -> None:
+    """Let an error be JSON also where a stream was asked for."""
+    if isinstance(getattr(request, "accepted_renderer", None), ServerSentEventRenderer):
+        request.accepted_renderer = JSONRenderer()
+        request.accepted_media_type = JSONRenderer.media_type
+
+
+def respond(request: Request, run: uuid.UUID) -> HttpResponseBase:
+    """Answer with a stream that ends behind the run's last event.
+
+    Raises:
+        Http404, InvalidFilter: see the view.
+    """
+    parameters.refuse_unknown(request, {"after", "cursor", "tree"})
+    is_tree = parameters.switch(request, "tree")
+    cursor = _cursor(request, run)
+    viewer = _viewer(request, run)
+    if request.method == "HEAD":
+        return HttpResponse(content_type=MEDIA_TYPE, headers=_HEADERS)
+    release_connection()  # else it would be held for as long as the stream
+    return StreamingHttpResponse(
+        _stream(viewer, cursor, is_tree), content_type=MEDIA_TYPE, headers=_HEADERS
+    )
+
+
+async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterator[bytes]:
+    yield _OPENING
+    follower = Follower(feed.get_hub(), viewer, cursor, is_tree=is_tree, view=View())
+    try:
+        async with aclosing(follower.batches()) as batches:
+            async for batch in batches:
+                with _unless_stuck(batches):
+                    yield as_server_sent(batch)
+    except (RightLost, RunIsGone):
+        return  # a client that comes back is told why
+
+
+@contextmanager
+def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
+    """Cancel the task that is sending if it does not come back for the next piece.
+
+    Django closes its own wrapper around the stream then. The stream in it would be closed by the
+    garbage collector, whenever that comes by; so the reader is sent away from here.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    loop = task.get_loop()
+
+    def close(_: object) -> None:
+        closing = loop.create_task(batches.aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+
+    def let_go() -> None:
+        task.add_done_callback(close)
+        task.cancel()
+
+    timer = loop.call_later(STUCK_SECONDS, let_go)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+_closing: set[asyncio.Task[None]] = set()  # a loop alone keeps no task alive
+
+
+def _cursor(request: Request, run: uuid.UUID) -> Cursor:
+    given = {
+        "Last-Event-ID": request.headers.get("Last-Event-ID", ""),
+        "cursor": request.query_params.get("cursor", ""),
+        "after": request.query_params.get("after", ""),
+    }
+    name, text = next(((name, text) for name, text in given.items() if text), ("after", "0"))
+    try:
+        return Cursor.read(text, run)
+    except InvalidCursor as error:
+        raise InvalidFilter({name: [f"{str(error).capitalize()}."]}) from error
+
+
+def _viewer(request: Request, run: uuid.UUID) -> Viewer:
+    """Return who follows, by the proof that came with this request."""
+    user = request.user
+    assert isinstance(user, User), "permissions have made sure of that"
+    is_token = isinstance(request.auth, Token)
+    try:
+        return rights.let_in(
+            run,
+            user=user,
+            token=request.auth.key if is_token else "",
+            session_key="" if is_token else request.session.session_key or "",
+        )
+    except RightLost as error:
+        raise Http404 from error

@@ -1,0 +1,51 @@
+"""The view that trades a password for a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import authenticate
+from drf_spectacular.utils import OpenApiExample, extend_schema
+from rest_framework.authtoken.models import Token
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from . import schema
+from .requests import bodies, inputs
+from .views import ApiView
+
+__all__ = ["TokenView"]
+
+
+class TokenView(ApiView):
+    authentication_classes: Any = []
+    permission_classes: Any = [AllowAny]
+
+    def get_authenticate_header(self, request: Request) -> str:
+        return "Token"
+
+    @extend_schema(
+        operation_id="obtain_token",
+        summary="Get a token",
+        tags=["identity"],
+        auth=[],
+        parameters=schema.ERROR_HEADERS,
+        request=inputs.CredentialsSerializer,
+        responses={
+            200: schema.TokenSerializer,
+            **schema.problems(401, 413, 415, wrong=["invalid_json", "invalid_input"]),
+        },
+        examples=[
+            OpenApiExample("Demo", {"username": "demo", "password": "demo"}, request_only=True)
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Trade a username and a password for the user's token, which is always the same."""
+        credentials = bodies.read(request, inputs.CredentialsSerializer)
+        user = authenticate(request._request, **credentials)
+        if user is None:
+            raise AuthenticationFailed("Username or password is wrong, or the user is not active.")
+        token, _ = Token.objects.get_or_create(user=user)
+        return Response({"token": token.key})

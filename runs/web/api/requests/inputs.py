@@ -1,0 +1,121 @@
+"""What clients may send: the bodies of requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from agents.cancellation import StopMode
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from runs.models import MAX_REASON_LENGTH
+from runs.web.api.errors import InvalidInput
+
+from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
+from .filters import RunFilterSerializer
+
+__all__ = [
+    "MOST_IDS",
+    "CredentialsSerializer",
+    "StartSerializer",
+    "StopByFilterSerializer",
+    "StopByIdsSerializer",
+    "StopSerializer",
+    "stop_many_serializer",
+]
+
+MOST_IDS = 10_000
+
+
+@extend_schema_field(OpenApiTypes.OBJECT)
+class _InputField(AnyJsonField):
+    """Checked against the agent's own schema, by the service."""
+
+
+class StartSerializer(StrictSerializer):
+    """What to run."""
+
+    agent = TextField(help_text="A name from `GET /agents`.")
+    input = _InputField(default=dict, help_text="As the agent's `input_schema` says.")
+    priority = WholeNumberField(
+        required=False,
+        min_value=LOWEST_PRIORITY,
+        max_value=HIGHEST_PRIORITY,
+        help_text="The agent's own unless given. Of what is waiting, the highest is begun first; "
+        "to go above the agent's own takes the permission `runs.prioritise_runrecord`.",
+    )
+
+
+class StopSerializer(StrictSerializer):
+    """How to stop, and why."""
+
+    mode = serializers.ChoiceField(
+        [str(mode) for mode in StopMode],
+        required=False,
+        allow_null=True,
+        help_text="`graceful` unless given: the call in flight is finished, the next one refused.",
+    )
+    reason = TextField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=MAX_REASON_LENGTH,
+        help_text="Goes into the receipt.",
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Let null be the same as nothing."""
+        return {name: value for name, value in attrs.items() if value is not None}
+
+
+@extend_schema_field(
+    {
+        "type": "array",
+        "items": {"type": "string", "format": "uuid"},
+        "minItems": 1,
+        "maxItems": MOST_IDS,
+    }
+)
+class _IdsField(serializers.ListField):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(child=UuidField(), allow_empty=False, max_length=MOST_IDS, **options)
+
+
+class StopByIdsSerializer(StopSerializer):
+    """Which runs to stop, one by one."""
+
+    ids = _IdsField()
+
+
+class StopByFilterSerializer(StopSerializer):
+    """Which runs to stop: those that are not over and that the filter finds."""
+
+    filter = RunFilterSerializer(help_text="As in `GET /runs`, and not empty.")
+
+    def validate_filter(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        if not wanted:
+            raise serializers.ValidationError(
+                "An empty filter would stop everything: say which runs."
+            )
+        return wanted
+
+
+def stop_many_serializer(body: dict[str, Any]) -> type[StopSerializer]:
+    """Choose the shape that a body is meant to have.
+
+    Raises:
+        InvalidInput: it has both ids and filter, or neither.
+    """
+    if ("ids" in body) == ("filter" in body):
+        message = "Either ids or filter is expected, and not both."
+        raise InvalidInput({"ids": [message], "filter": [message]})
+    return StopByIdsSerializer if "ids" in body else StopByFilterSerializer
+
+
+class CredentialsSerializer(StrictSerializer):
+    """Who wants a token."""
+
+    username = TextField(max_length=254)
+    password = TextField(max_length=4096, style={"input_type": "password"})

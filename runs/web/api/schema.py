@@ -1,0 +1,264 @@
+"""What OpenAPI says beside the serializers: errors, headers, pages, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    PolymorphicProxySerializer,
+)
+from rest_framework import serializers
+
+from .errors import CODES
+from .requests.inputs import StopByFilterSerializer, StopByIdsSerializer
+from .requests.pagination import MOST_PAGE_SIZE, PAGE_SIZE
+from .serializers import AgentSerializer, EventSerializer, RunSerializer
+
+__all__ = [
+    "CURSOR",
+    "ERROR_HEADERS",
+    "IDEMPOTENCY_KEY",
+    "IDEMPOTENCY_KEY_PATTERN",
+    "PAGE_SIZE_PARAMETER",
+    "STOP_MANY",
+    "AgentListSerializer",
+    "EventPageSerializer",
+    "FinishedErrorSerializer",
+    "RunPageSerializer",
+    "StopManyResultSerializer",
+    "TokenSerializer",
+    "example_of_run",
+    "problems",
+]
+
+IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
+
+_MEANINGS = {
+    400: "Something in the request is wrong; `fields` says where.",
+    401: "Nobody is logged in, or the token is wrong.",
+    403: "You may see this, but not do it; or the CSRF token is missing.",
+    404: "There is no such thing, or none that you may see.",
+    406: "The API answers in JSON only.",
+    409: "The run is over. `run` is how it ended.",
+    413: "The body, or the input in it, is too large.",
+    415: "The body is not declared as `application/json`.",
+    422: "The `Idempotency-Key` was used before, with another body.",
+    429: "Too many requests; `Retry-After` says when to come back.",
+    503: "The database does not answer. Nothing was changed.",
+}
+
+
+class ErrorSerializer(serializers.Serializer):
+    """What went wrong."""
+
+    code = serializers.ChoiceField(
+        sorted({code for codes in CODES.values() for code in codes}),
+        help_text="Stable: what programs may rely on.",
+    )
+    detail = serializers.CharField(help_text="For people; may change.")
+    fields = serializers.DictField(  # type: ignore[assignment]
+        child=serializers.ListField(child=serializers.CharField()),
+        required=False,
+        help_text="Path of what is wrong (`input.document`) to messages.",
+    )
+
+
+class FinishedErrorSerializer(ErrorSerializer):
+    """A stop of a run that was over."""
+
+    run = RunSerializer()
+
+
+class AgentListSerializer(serializers.Serializer):
+    results = AgentSerializer(many=True)
+
+
+class RunPageSerializer(serializers.Serializer):
+    results = RunSerializer(many=True)
+    next = serializers.URLField(allow_null=True, help_text="The address of older runs.")
+    previous = serializers.URLField(allow_null=True, help_text="The address of newer runs.")
+
+
+class EventPageSerializer(serializers.Serializer):
+    results = EventSerializer(many=True)
+    last_seq = serializers.IntegerField(min_value=0, help_text="Of the run, so far.")
+    ended = serializers.BooleanField(help_text="The run is over, and nothing follows this page.")
+
+
+class OutcomeSerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    outcome = serializers.ChoiceField(
+        ["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
+    )
+
+
+class CountsSerializer(serializers.Serializer):
+    accepted = serializers.IntegerField(min_value=0)
+    already_stopping = serializers.IntegerField(min_value=0)
+    already_finished = serializers.IntegerField(min_value=0)
+    not_permitted = serializers.IntegerField(min_value=0)
+    not_found = serializers.IntegerField(min_value=0)
+
+
+class StopManyResultSerializer(serializers.Serializer):
+    outcomes = OutcomeSerializer(many=True)
+    counts = CountsSerializer()
+
+
+class TokenSerializer(serializers.Serializer):
+    token = serializers.CharField(help_text="To be sent as `Authorization: Token <token>`.")
+
+
+def problems(*statuses: int, wrong: Sequence[str] = ()) -> dict[int, OpenApiResponse]:
+    """Describe the errors of an operation; those that any may have come with them.
+
+    ``wrong`` has the codes of its 400s.
+    """
+    codes: dict[int, Sequence[str]] = {
+        status: CODES[status] for status in (*statuses, 406, 429, 503)
+    }
+    if wrong:
+        codes[400] = wrong
+    return {
+        status: OpenApiResponse(
+            FinishedErrorSerializer if status == 409 else ErrorSerializer,
+            description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
+            examples=[_EXAMPLE_OF_400] if "invalid_input" in some else [],
+        )
+        for status, some in sorted(codes.items())
+    }
+
+
+_EXAMPLE_OF_400 = OpenApiExample(
+    "Wrong fields",
+    {
+        "code": "invalid_input",
+        "detail": "input.document: This field is required. (and 1 more)",
+        "fields": {
+            "input.document": ["This field is required."],
+            "input.words": ["Input should be a valid integer"],
+        },
+    },
+    response_only=True,
+)
+
+STOP_MANY = PolymorphicProxySerializer(
+    component_name="StopMany",
+    serializers=[StopByIdsSerializer, StopByFilterSerializer],
+    resource_type_field_name=None,
+)
+
+
+ERROR_HEADERS = [
+    OpenApiParameter(
+        "WWW-Authenticate",
+        OpenApiTypes.STR,
+        OpenApiParameter.HEADER,
+        response=[401],
+        description="`Token`",
+    ),
+    OpenApiParameter(
+        "Retry-After",
+        OpenApiTypes.INT,
+        OpenApiParameter.HEADER,
+        response=[429, 503],
+        description="In seconds.",
+    ),
+]
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": IDEMPOTENCY_KEY_PATTERN,
+    },
+    OpenApiParameter.HEADER,
+    description=(
+        "Makes it safe to send this again: the same key and body give the run that there is. "
+        "Printable ASCII. Keys are yours alone, and live as long as the run."
+    ),
+)
+
+CURSOR = OpenApiParameter(
+    "cursor", str, description="From `next` or `previous`; nothing to make up."
+)
+
+PAGE_SIZE_PARAMETER = OpenApiParameter(
+    "page_size",
+    {"type": "integer", "minimum": 1, "default": PAGE_SIZE},
+    description=f"More than {MOST_PAGE_SIZE} is cut to that.",
+)
+
+
+def example_of_run(*, stopping: bool = False) -> OpenApiExample:
+    """Return a run that was just begun, or one that was just asked to stop."""
+    id = "01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"
+    run: dict[str, Any] = {
+        "id": id,
+        "agent": "summarise",
+        "input": {"document": "It was the best of times ...", "words": 100},
+        "status": "queued",
+        "result": None,
+        "partial_result": None,
+        "error": None,
+        "owner": "demo",
+        "parent": None,
+        "root": id,
+        "attempt": 0,
+        "created_at": "2026-01-31T12:00:00.123456+00:00",
+        "started_at": None,
+        "finished_at": None,
+        "in_flight": [],
+        "usage": {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False},
+        "last_seq": 0,
+        "worker": None,
+        "stop": None,
+    }
+    if stopping:
+        run |= {
+            "status": "stopping",
+            "attempt": 1,
+            "started_at": "2026-01-31T12:00:00.125000+00:00",
+            "in_flight": [
+                {
+                    "call": "3",
+                    "tool": "call_llm",
+                    "label": "llama3",
+                    "started_at": "2026-01-31T12:00:41.200000+00:00",
+                }
+            ],
+            "usage": {
+                "llm_calls": 2,
+                "input_tokens": 5120,
+                "output_tokens": 210,
+                "estimated": False,
+            },
+            "last_seq": 7,
+            "worker": "host:4711",
+            "stop": {
+                "mode": "graceful",
+                "reason": "The wrong document.",
+                "via": "api",
+                "requested_by": "demo",
+                "requested_at": "2026-01-31T12:00:42.000000+00:00",
+                "escalated_by": None,
+                "escalated_at": None,
+                "acknowledged_at": None,
+                "observed_at": None,
+                "finished_first": False,
+                "calls_started_after_acknowledgement": 0,
+                "root_request": id,
+                "abandoned": False,
+                "cleanup_error": None,
+            },
+        }
+    return OpenApiExample(
+        "A run that is stopping" if stopping else "A run", run, response_only=True
+    )

@@ -1,0 +1,135 @@
+"""The views that stop runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import get_args
+
+from django.http import Http404
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from runs.actions import stopping
+from runs.models import RunRecord, StopVia
+from runs.wire import get_for_wire, run_as_dict
+
+from . import schema
+from .requests import bodies, inputs, parameters
+from .requests.filters import filter_runs
+from .serializers import RunSerializer
+from .throttling import StopThrottle
+from .views import ID, ApiView, read_id
+from .waiting import wait_until_over
+
+__all__ = ["StopManyView", "StopView"]
+
+MOST_WAIT_SECONDS = 60
+
+
+class StopView(ApiView):
+    #: The door that the receipt will name.
+    via = StopVia.API
+    throttle_classes = [StopThrottle]
+
+    @extend_schema(
+        operation_id="stop_run",
+        summary="Stop a run",
+        tags=["stopping"],
+        parameters=[
+            ID,
+            OpenApiParameter(
+                "wait",
+                {"type": "number", "minimum": 0},
+                description=(
+                    "Answer when the run is over, or after this many seconds. "
+                    f"More than {MOST_WAIT_SECONDS} is cut to that."
+                ),
+            ),
+            *schema.ERROR_HEADERS,
+        ],
+        request=inputs.StopSerializer,
+        responses={
+            202: OpenApiResponse(
+                RunSerializer,
+                "The request to stop is committed, or was before.",
+                [schema.example_of_run(stopping=True)],
+            ),
+            200: OpenApiResponse(RunSerializer, "It was waited for, and the run is over."),
+            **schema.problems(
+                401,
+                403,
+                404,
+                409,
+                413,
+                415,
+                wrong=["invalid_json", "invalid_input", "invalid_filter", "mode_not_available"],
+            ),
+        },
+        examples=[
+            OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True),
+        ],
+    )
+    def post(self, request: Request, id: str) -> Response:
+        """Ask a run, and all that it has called, to stop.
+
+        The call in flight is finished and recorded, the next one is refused. A second request is
+        accepted, too, and changes neither who asked nor why.
+        """
+        run = read_id(id)
+        parameters.refuse_unknown(request, {"wait"})
+        wait = parameters.seconds(request, "wait", at_most=MOST_WAIT_SECONDS)
+        body = bodies.read(request, inputs.StopSerializer)
+        try:
+            result = stopping.request_stop(run, via=self.via, by=self.user, **body)
+        except RunRecord.DoesNotExist:
+            raise Http404 from None
+        if wait is None:
+            return Response(run_as_dict(result.run), status=202)
+        is_over = wait_until_over(run, wait)
+        return Response(run_as_dict(get_for_wire(run)), status=200 if is_over else 202)
+
+
+class StopManyView(ApiView):
+    throttle_classes = [StopThrottle]
+
+    @extend_schema(
+        operation_id="stop_runs",
+        summary="Stop many runs",
+        tags=["stopping"],
+        parameters=schema.ERROR_HEADERS,
+        request=schema.STOP_MANY,
+        responses={
+            202: schema.StopManyResultSerializer,
+            **schema.problems(
+                401, 403, 413, 415, wrong=["invalid_json", "invalid_input", "mode_not_available"]
+            ),
+        },
+        examples=[
+            OpenApiExample(
+                "By filter",
+                {"filter": {"agent": "summarise", "status": ["running"]}, "reason": "Enough."},
+                request_only=True,
+            ),
+            OpenApiExample(
+                "By id", {"ids": ["01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"]}, request_only=True
+            ),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Ask many runs to stop; one outcome for each. To send it again does no harm."""
+        body = bodies.read(request, inputs.stop_many_serializer)
+        ids = body.pop("ids", None)
+        wanted = body.pop("filter", None)
+        if wanted is not None:
+            active = RunRecord.objects.visible_to(self.user).active()
+            ids = list(filter_runs(active, wanted).values_list("pk", flat=True))
+        outcomes = stopping.stop_many(ids, by=self.user, via=StopVia.API, **body)
+        counts = Counter(one.outcome for one in outcomes)
+        return Response(
+            {
+                "outcomes": [{"id": one.id, "outcome": one.outcome} for one in outcomes],
+                "counts": {word: counts[word] for word in get_args(stopping.BulkWord)},
+            },
+            status=202,
+        )

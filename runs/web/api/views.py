@@ -1,0 +1,279 @@
+"""The views of the REST API. Each reads a request, asks a service, and writes down the answer."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from types import SimpleNamespace
+from typing import Any, cast
+
+from django.contrib.auth.models import User
+from django.http import Http404
+from django.http.response import HttpResponseBase
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.exceptions import APIException
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+from rest_framework.views import APIView
+
+from agents import registry
+from runs import events
+from runs.actions import starting
+from runs.models import RunRecord
+from runs.wire import for_wire, get_for_wire, run_as_dict
+
+from . import event_stream, schema
+from .authentication import SessionAuthentication, TokenAuthentication
+from .errors import InvalidInput
+from .event_stream import ServerSentEventRenderer
+from .requests import bodies, inputs, parameters
+from .requests.filters import RunFilterSerializer, filter_runs
+from .requests.pagination import PAGE_PARAMETERS, page_as_dict, read_page
+from .serializers import AgentSerializer, RunSerializer
+
+__all__ = [
+    "ID",
+    "AgentsView",
+    "ApiView",
+    "EventsView",
+    "RunView",
+    "RunsView",
+    "read_id",
+    "read_idempotency_key",
+]
+
+EVENT_COUNT = 500
+MOST_EVENTS = 10_000  # as many as a run keeps: a whole log fits in one answer
+LARGEST_SEQ = 2**31 - 1
+
+ID = OpenApiParameter("id", uuid.UUID, OpenApiParameter.PATH)
+_KEY = re.compile(schema.IDEMPOTENCY_KEY_PATTERN)
+
+
+class _ByAcceptAlone(DefaultContentNegotiation):
+    """Without DRF's ``?format=``, which is an unknown parameter like any other."""
+
+    settings: Any = SimpleNamespace(URL_FORMAT_OVERRIDE=None)
+
+
+class ApiView(APIView):
+    """What the views have in common."""
+
+    authentication_classes: Any = [TokenAuthentication, SessionAuthentication]
+    content_negotiation_class: Any = _ByAcceptAlone
+
+    # DRF counts requests only after it has let them in: tokens could be guessed for free.
+
+    def perform_authentication(self, request: Request) -> None:
+        try:
+            super().perform_authentication(request)
+        except APIException:
+            self.check_throttles(request)
+            raise
+
+    def check_permissions(self, request: Request) -> None:
+        try:
+            super().check_permissions(request)
+        except APIException:
+            self.check_throttles(request)
+            raise
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    @property
+    def user(self) -> User:
+        """Who is asking: permissions have made sure that somebody is."""
+        return cast(User, self.request.user)
+
+
+class AgentsView(ApiView):
+    @extend_schema(
+        operation_id="list_agents",
+        summary="List the agents",
+        tags=["agents"],
+        parameters=schema.ERROR_HEADERS,
+        responses={200: schema.AgentListSerializer, **schema.problems(401)},
+    )
+    def get(self, request: Request) -> Response:
+        """All agents that can be run, by name, with the schemas of what they take and give."""
+        return Response({"results": AgentSerializer(registry.all(), many=True).data})
+
+
+class RunsView(ApiView):
+    @extend_schema(
+        operation_id="list_runs",
+        summary="List runs",
+        tags=["runs"],
+        parameters=[
+            RunFilterSerializer,
+            schema.CURSOR,
+            schema.PAGE_SIZE_PARAMETER,
+            *schema.ERROR_HEADERS,
+        ],
+        responses={200: schema.RunPageSerializer, **schema.problems(401, wrong=["invalid_filter"])},
+    )
+    def get(self, request: Request) -> Response:
+        """The runs that you may see, newest first. Pages stay put while new runs come in."""
+        parameters.refuse_unknown(request, {*RunFilterSerializer().fields, *PAGE_PARAMETERS})
+        wanted = parameters.run_filter(request)
+        runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
+        page = read_page(request, for_wire(runs))
+        return Response(page_as_dict(page, [run_as_dict(run) for run in page.runs]))
+
+    @extend_schema(
+        operation_id="start_run",
+        summary="Start a run",
+        tags=["runs"],
+        parameters=[
+            schema.IDEMPOTENCY_KEY,
+            OpenApiParameter(
+                "Location",
+                str,
+                OpenApiParameter.HEADER,
+                response=[201],
+                description="The address of the run.",
+            ),
+            *schema.ERROR_HEADERS,
+        ],
+        request=inputs.StartSerializer,
+        responses={
+            201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
+            200: OpenApiResponse(RunSerializer, "The run that this key has begun before."),
+            **schema.problems(401, 403, 413, 415, 422, wrong=["invalid_json", "invalid_input"]),
+        },
+        examples=[
+            OpenApiExample(
+                "Summarise",
+                {"agent": "summarise", "input": {"document": "It was ...", "words": 100}},
+                request_only=True,
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Queue a run of an agent, for the next worker that is free."""
+        key = read_idempotency_key(request)
+        body = bodies.read(request, inputs.StartSerializer)
+        run, is_new = starting.start_run(
+            body["agent"],
+            body["input"],
+            owner=self.user,
+            idempotency_key=key,
+            priority=body.get("priority"),
+        )
+        if not is_new:
+            return Response(run_as_dict(get_for_wire(run.pk)))
+        location = reverse("api-run", kwargs={"id": run.pk}, request=request)
+        return Response(run_as_dict(run), status=201, headers={"Location": location})
+
+
+class RunView(ApiView):
+    @extend_schema(
+        operation_id="get_run",
+        summary="Look at a run",
+        tags=["runs"],
+        parameters=[ID, *schema.ERROR_HEADERS],
+        responses={
+            200: OpenApiResponse(RunSerializer, examples=[schema.example_of_run(stopping=True)]),
+            **schema.problems(401, 404),
+        },
+    )
+    def get(self, request: Request, id: str) -> Response:
+        """The run, with its stop receipt once somebody wanted it stopped."""
+        runs = for_wire(RunRecord.objects.visible_to(self.user))
+        return Response(run_as_dict(runs.get(pk=read_id(id))))
+
+
+class EventsView(ApiView):
+    renderer_classes: Any = [JSONRenderer, ServerSentEventRenderer]
+
+    @extend_schema(
+        operation_id="list_events",
+        summary="Read a run's log, or follow it",
+        tags=["runs"],
+        parameters=[
+            ID,
+            OpenApiParameter(
+                "after",
+                {"type": "integer", "minimum": 0, "default": 0},
+                description="The `seq` behind which to begin.",
+            ),
+            *event_stream.PARAMETERS,
+            OpenApiParameter(
+                "limit",
+                {"type": "integer", "minimum": 1, "default": EVENT_COUNT},
+                description=f"More than {MOST_EVENTS} is cut to that.",
+            ),
+            *schema.ERROR_HEADERS,
+        ],
+        responses={
+            (200, "application/json"): schema.EventPageSerializer,
+            (200, "text/event-stream"): event_stream.RESPONSE,
+            **schema.problems(401, 404, wrong=["invalid_filter"]),
+        },
+    )
+    def get(self, request: Request, id: str) -> HttpResponseBase:
+        """The events behind `after`, in order. Ask again behind the last one until `ended`.
+
+        With `Accept: text/event-stream` the answer goes on until the run is over: what there is,
+        then what comes, each event once. `Last-Event-ID` resumes a stream that broke off.
+        """
+        run = read_id(id)
+        if event_stream.is_wanted(request):
+            return event_stream.respond(request, run)
+        parameters.refuse_unknown(request, {"after", "limit"})
+        after = parameters.whole_number(
+            request, "after", default=0, at_least=0, at_most=LARGEST_SEQ
+        )
+        limit = parameters.whole_number(
+            request, "limit", default=EVENT_COUNT, at_least=1, at_most=MOST_EVENTS
+        )
+        runs = RunRecord.objects.visible_to(self.user).filter(pk=run)
+        if not runs.exists():
+            raise Http404
+        # The events before the record: what is written in between is missing from the page, and
+        # last_seq then says so. The other way round, a page could claim to be the end too early.
+        page = events.read(run, after=after, limit=limit)
+        record = runs.only("status", "last_seq", "log_removed_at").get()
+        seen = page[-1].seq if page else after
+        return Response(
+            {
+                "results": [event.as_dict() for event in page],
+                "last_seq": record.last_seq,
+                "ended": record.is_terminal
+                and (seen >= record.last_seq or record.log_removed_at is not None),
+            }
+        )
+
+    def handle_exception(self, exc: Exception) -> Response:
+        event_stream.refuse_in_json(self.request)
+        return super().handle_exception(exc)
+
+
+def read_id(text: str) -> uuid.UUID:
+    """Read an id of an address; what can't be one is an address where nothing is."""
+    try:
+        id = uuid.UUID(text)
+    except ValueError:
+        raise Http404 from None
+    if str(id) != text.lower():
+        raise Http404
+    return id
+
+
+def read_idempotency_key(request: Request) -> str | None:
+    """Return the request's Idempotency-Key, None if it has none.
+
+    Raises:
+        InvalidInput: it is empty, too long, or has characters that headers should not have.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        message = "1 to 255 printable ASCII characters are expected."
+        raise InvalidInput({"Idempotency-Key": [message]})
+    return key

@@ -1,0 +1,51 @@
+"""Wait for a run to be over; it wears out no database and keeps no process from leaving."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+from django.db import connection
+
+from runs.delivery import local_runs
+from runs.models import RunRecord
+from runs.status import TERMINAL
+
+__all__ = ["let_go", "release_connection", "wait_until_over"]
+
+LOOK_SECONDS = 0.3  # for runs of other processes, of which nobody tells us
+
+_leaving = threading.Event()
+
+
+def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
+    """Block until ``run`` is over, for ``seconds`` at most; return whether it is.
+
+    Shorter if this process goes away: whoever waits is told how the run stands, and may ask again.
+    Holds no database connection meanwhile: a pool of twenty would be gone with twenty waiting
+    clients.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        # Watched before the look, so that an end in between is not missed; and anew each time,
+        # because a run that is handed back sets the event as well.
+        with local_runs.watching(run) as ended:
+            if RunRecord.objects.filter(pk=run, status__in=TERMINAL).exists():
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0 or _leaving.is_set():
+                return False
+            release_connection()
+            ended.wait(min(left, LOOK_SECONDS))
+
+
+def let_go() -> None:
+    """Let nobody wait here any longer: this process goes away."""
+    _leaving.set()
+
+
+def release_connection() -> None:
+    """Give back the database connection of a request that will be long."""
+    if not connection.in_atomic_block:  # as in tests
+        connection.close()

@@ -1,0 +1,216 @@
+"""What the feed reads of the database. Plain functions; the hub calls them in its own threads."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from runs.conf import conf
+from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord
+from runs.status import TERMINAL, Status
+from runs.wire import for_wire, run_as_dict
+from runs.wording import receipts
+from runs.wording.presentation import Words, present
+
+from .frames import to_json
+from .rights import Viewer
+
+__all__ = [
+    "PAGE_COUNT",
+    "Fingerprint",
+    "Snapshot",
+    "active_runs",
+    "fingerprints",
+    "read_active",
+    "read_events",
+    "read_inputs",
+    "read_snapshots",
+    "read_trees",
+]
+
+PAGE_COUNT = 500  # events that are read at a time
+MOST_CHARACTERS = 4_000_000  # of events that are read at a time
+_READ_COUNT = 100  # events that are in memory at once as rows
+LATE_SECONDS = 2.0  # a heartbeat may be late by this without its worker being called silent
+_WAITED_FOR_COUNT = 50  # events behind a stop that are searched for what it waited for
+
+_RECEIPT = (
+    *("status", "attempt", "worker_id"),
+    *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
+)
+_ACTIVITY = ("llm_calls", "input_tokens", "output_tokens", "usage_estimated")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells whether there is something new about a run."""
+
+    receipt: tuple[Any, ...]
+    activity: tuple[Any, ...] = ()
+    last_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run's record at one moment.
+
+    Attributes:
+        run: as it goes over the wire, without its input.
+        waited_for: the calls that its stop had to wait for, once it is over.
+        silent_seconds: in how long the lease ends of a worker that gives no sign of life.
+    """
+
+    id: uuid.UUID
+    root: uuid.UUID
+    owner_id: Any
+    run: dict[str, Any]
+    waited_for: tuple[dict[str, Any], ...] = ()
+    silent_seconds: int | None = None
+
+    @property
+    def last_seq(self) -> int:
+        return int(self.run["last_seq"])
+
+    @property
+    def has_log(self) -> bool:
+        """Whether its events are still there."""
+        return self.run["log_removed_at"] is None
+
+    @property
+    def is_over(self) -> bool:
+        return self.run["status"] in TERMINAL
+
+    def says_the_same_as(self, other: Snapshot | None) -> bool:
+        """Tell whether the two differ in nothing but what other frames tell."""
+        return (
+            other is not None
+            and self.silent_seconds == other.silent_seconds
+            and _apart_from_frames(self.run) == _apart_from_frames(other.run)
+        )
+
+    def words(self, zone: str, run: Mapping[str, Any] | None = None) -> Words:
+        """Return what a screen says of it, or of ``run``, which is what it has become since."""
+        return present(
+            run or self.run,
+            zone=zone,
+            waited_for=self.waited_for,
+            lease_seconds=self.silent_seconds,
+        )
+
+
+def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in run.items() if k not in {"last_seq", "in_flight", "usage"}}
+
+
+def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
+    """Return the runs that there are, as they are now."""
+    runs = for_wire(RunRecord.objects.filter(pk__in=ids), with_input=False)
+    return {run.pk: _snapshot(run) for run in runs}
+
+
+def _snapshot(record: RunRecord) -> Snapshot:
+    return Snapshot(
+        record.pk,
+        record.root_id,
+        record.owner_id,
+        run_as_dict(record, with_input=False),
+        _waited_for(record),
+        _silent_seconds(record),
+    )
+
+
+def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
+    if record.status != Status.STOPPED or record.stop_acknowledged_at is None:
+        return ()
+    behind = RunEvent.objects.filter(run=record, ts__gt=record.stop_acknowledged_at)
+    log = [event.as_dict() for event in behind.order_by("seq")[:_WAITED_FOR_COUNT]]
+    stop = {"acknowledged_at": record.stop_acknowledged_at}
+    return tuple(dict(call) for call in receipts.calls_waited_for(log, stop))
+
+
+def _silent_seconds(record: RunRecord) -> int | None:
+    """Return in how long the lease of a stopping run's worker ends, if that one doesn't answer."""
+    if not record.stop_requested or record.is_terminal or record.worker is None:
+        return None
+    now = timezone.now()
+    if (now - record.worker.heartbeat_at).total_seconds() < conf().lease_seconds / 3 + LATE_SECONDS:
+        return None
+    return max(0, int((record.worker.lease_until - now).total_seconds()))
+
+
+def read_active(viewer: Viewer, limit: int) -> list[Snapshot]:
+    """Return the runs that ``viewer`` may see and that are not over, the oldest first."""
+    runs = RunRecord.objects.active()
+    if not viewer.sees_all:
+        runs = runs.filter(owner=viewer.user_id)
+    newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
+    return [_snapshot(run) for run in reversed(newest)]
+
+
+def read_inputs(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Return the inputs of runs as JSON."""
+    rows = RunInput.objects.filter(pk__in=ids).values_list("pk", "value")
+    return {id: to_json(value) for id, value in rows}
+
+
+def read_events(id: uuid.UUID, first: int, last: int) -> list[str]:
+    """Return the events ``first`` to ``last`` of a run as JSON, as far as there are any.
+
+    Fewer, if they are very large; at least one.
+    """
+    rows = RunEvent.objects.filter(run=id, seq__lte=last).order_by("seq")
+    found: list[str] = []
+    room = MOST_CHARACTERS
+    # A few at a time, by their numbers and not by a cursor of PostgreSQL: that asks three times,
+    # and is lost where a pooler (PgBouncer) gives each transaction another session.
+    while room > 0:
+        some = list(rows.filter(seq__gte=first)[:_READ_COUNT])
+        for row in some:
+            if room > 0:
+                found.append(to_json(row.as_dict()))
+                room -= len(found[-1])
+        if len(some) < _READ_COUNT:
+            break
+        first += _READ_COUNT  # seq has no gaps
+    return found
+
+
+def fingerprints(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Fingerprint]:
+    """Return what tells whether there is something new about a run, for many at once."""
+    found = {}
+    columns = ("pk", "last_seq", "in_flight", *_RECEIPT, *_ACTIVITY)
+    for id, last_seq, in_flight, *rest in RunRecord.objects.filter(pk__in=ids).values_list(
+        *columns
+    ):
+        receipt, activity = rest[: len(_RECEIPT)], rest[len(_RECEIPT) :]
+        found[id] = Fingerprint(tuple(receipt), (repr(in_flight), *activity), last_seq)
+    return found
+
+
+def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, uuid.UUID | None]]:
+    """Return the runs of whole trees, each with its caller: root -> {run: parent}."""
+    trees: dict[uuid.UUID, dict[uuid.UUID, uuid.UUID | None]] = {root: {} for root in roots}
+    rows = RunRecord.objects.filter(root__in=roots).values_list("root_id", "pk", "parent_id")
+    for root, id, parent in rows.order_by("depth", "pk"):
+        trees[root][id] = parent
+    return trees
+
+
+def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
+    """Return what tells whether something is new about runs that are not over, or are young."""
+    names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
+    rows: dict[uuid.UUID, Fingerprint] = {}
+    queries: Iterable[RunQuerySet | QuerySet[RunRecord]] = (
+        RunRecord.objects.active(),
+        RunRecord.objects.filter(created_at__gte=since),
+    )
+    for query in queries:
+        for id, *rest in query.order_by("-created_at", "-id").values_list("pk", *names)[:limit]:
+            rows[id] = Fingerprint(tuple(rest))
+    return rows

@@ -1,0 +1,132 @@
+"""Who is watching, and whether they still may.
+
+The same rule lets a reader in and is asked again every few seconds: a session that ended, a
+token that was deleted, a user who was switched off or lost a permission stops receiving.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.auth.models import AnonymousUser, User
+from rest_framework.authtoken.models import Token
+
+from runs.models import RunQuerySet, RunRecord
+
+__all__ = ["RightLost", "Viewer", "find_lost", "identify", "let_in"]
+
+Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many"]
+
+
+class RightLost(Exception):
+    """A reader may not go on; ``why`` says for which reason."""
+
+    def __init__(self, why: Why) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who watches, by which proof, and what: one run, or the list (``run`` is None).
+
+    ``sees_all``: other people's runs, too.
+    """
+
+    user_id: Any
+    session_key: str = ""
+    token: str = ""
+    run: uuid.UUID | None = None
+    sees_all: bool = False
+
+
+class _Look(dict[str, Any]):
+    """What a session holds; looking changes nothing.
+
+    ``get_user`` would end a session whose password has changed, and give one that was signed with
+    an older SECRET_KEY another key, of which a socket can't tell the browser.
+    """
+
+    def flush(self) -> None: ...
+
+    def cycle_key(self) -> None: ...
+
+
+def identify(*, session_key: str = "", token: str = "") -> User | None:
+    """Return the active user whom a session or a token stands for."""
+    if token:
+        found = Token.objects.select_related("user").filter(key=token).first()
+        return found.user if found is not None and found.user.is_active else None
+    if not session_key:
+        return None
+    engine = import_module(settings.SESSION_ENGINE)
+    request: Any = SimpleNamespace(session=_Look(engine.SessionStore(session_key).load()))
+    user = get_user(request)  # compares the password's hash, as every request does
+    return None if isinstance(user, AnonymousUser) else user
+
+
+def let_in(
+    run: uuid.UUID | None, *, session_key: str = "", token: str = "", user: User | None = None
+) -> Viewer:
+    """Return the viewer of a run, or of the list.
+
+    ``user`` has been identified before, by whoever asks.
+
+    Raises:
+        RightLost: nobody is signed in, or there is nothing that they may see.
+    """
+    user = user or identify(session_key=session_key, token=token)
+    if user is None:
+        raise RightLost("not_authenticated")
+    viewer = Viewer(user.pk, session_key, token, run, _sees_all(user))
+    if run is not None and not RunRecord.objects.visible_to(user).filter(pk=run).exists():
+        raise RightLost("not_found")
+    return viewer
+
+
+def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
+    """Return those who may not watch any longer, with the reason.
+
+    Few queries for each proof, however many runs are watched by it.
+    """
+    lost: dict[Viewer, RightLost] = {}
+    users: dict[tuple[str, str], User | None] = {}
+    of_runs: dict[tuple[str, str], list[Viewer]] = {}
+    for viewer in viewers:
+        proof = (viewer.session_key, viewer.token)
+        if proof not in users:
+            users[proof] = identify(session_key=viewer.session_key, token=viewer.token)
+        user = users[proof]
+        if user is None or user.pk != viewer.user_id:
+            lost[viewer] = RightLost("not_authenticated")
+        elif viewer.run is not None:
+            of_runs.setdefault(proof, []).append(viewer)
+        elif viewer.sees_all and not _sees_all(user):
+            lost[viewer] = RightLost("not_found")
+    hidden = []
+    for proof, some in of_runs.items():
+        user = users[proof]
+        assert user is not None, "it was looked at above"
+        visible = _ids(RunRecord.objects.visible_to(user), some)
+        hidden += [viewer for viewer in some if viewer.run not in visible]
+    there = _ids(RunRecord.objects.all(), hidden) if hidden else set()
+    return lost | {
+        viewer: RightLost("not_found" if viewer.run in there else "gone") for viewer in hidden
+    }
+
+
+def _ids(runs: RunQuerySet, viewers: Collection[Viewer]) -> set[uuid.UUID]:
+    """Return which of the runs that are watched are among ``runs``."""
+    watched = {viewer.run for viewer in viewers if viewer.run is not None}
+    return set(runs.filter(pk__in=watched).values_list("pk", flat=True))
+
+
+def _sees_all(user: User) -> bool:
+    return user.has_perm("runs.view_runrecord")

@@ -1,0 +1,176 @@
+"""The agents' data store on the ORM: the entries of one owner.
+
+What a run writes counts only while its claim is good: an agent whose worker was declared lost may
+go on for a moment, and must not overwrite what the next attempt, or another run, has written since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from django.db import connection
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from agents.cancellation import StopCause
+from runs.db.query_plans import by_key
+from runs.db.transactions import DatabaseThreads, in_transaction, patiently
+from runs.delivery.local_runs import ActiveRun
+from runs.exceptions import LeaseLost
+from runs.models import DataStoreEntry, RunRecord
+
+__all__ = ["OwnerStore"]
+
+T = TypeVar("T")
+_CHUNK = 500  # keys in one statement: databases bound the number of parameters
+
+
+class OwnerStore:
+    """A ``DataStoreBackend`` for one claimed run of an owner's.
+
+    A write under a claim that is not good any more changes nothing: the run's token is tripped, and
+    the write raises AgentStopped.
+    """
+
+    def __init__(self, owner_id: Any, database: DatabaseThreads, run: ActiveRun) -> None:
+        self._owner_id = owner_id
+        self._database = database
+        self._run = run
+
+    async def get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, Any]:
+        return await self._ask(partial(self._get_many, namespace, keys))
+
+    async def set_many(
+        self, namespace: str, values: Mapping[str, Any], metadata: Mapping[str, Any] | None
+    ) -> int:
+        return await self._write(partial(self._set_many, namespace, values, metadata))
+
+    async def delete_many(self, namespace: str, keys: Iterable[str]) -> int:
+        return await self._write(partial(self._delete_many, namespace, list(keys)))
+
+    async def list_keys(self, namespace: str, prefix: str) -> list[str]:
+        return await self._ask(partial(self._list_keys, namespace, prefix))
+
+    async def get_all(self, namespace: str) -> dict[str, Any]:
+        return await self._ask(partial(self._get_all, namespace))
+
+    async def clear(self, namespace: str) -> int:
+        return await self._write(partial(self._clear, namespace))
+
+    async def list_namespaces(self) -> list[str]:
+        return await self._ask(self._list_namespaces)
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        """Call ``work`` in a database thread; again and again while the database is away.
+
+        All that a store does may be repeated, even where only the answer was lost. It ends with the
+        lease, at the latest; and where a stop was asked for, that is what the agent learns.
+        """
+        return await patiently(
+            partial(self._database.run, work),
+            go_on=partial(self._run.token.admit, "data_store"),
+        )
+
+    async def _write(self, work: Callable[[], int]) -> int:
+        try:
+            return await self._ask(partial(self._under_claim, work))
+        except LeaseLost as lost:
+            token = self._run.token
+            token.request(reason=str(lost), cause=StopCause.SHUTDOWN)
+            token.refuse("data_store")
+
+    def _under_claim(self, work: Callable[[], int]) -> int:
+        def write() -> int:
+            count = work()
+            # Last, so that whoever writes the run's log waits for the commit only.
+            if not _holds(self._run):
+                raise LeaseLost("the claim was lost")
+            return count
+
+        return in_transaction(write)
+
+    def _entries(self, namespace: str) -> QuerySet[DataStoreEntry]:
+        return DataStoreEntry.objects.filter(owner=self._owner_id, namespace=namespace)
+
+    def _get_many(self, namespace: str, keys: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for chunk in _chunks(keys):
+            found.update(self._entries(namespace).filter(key__in=chunk).values_list("key", "value"))
+        return {key: found[key] for key in keys if key in found}
+
+    def _set_many(
+        self, namespace: str, values: Mapping[str, Any], metadata: Mapping[str, Any] | None
+    ) -> int:
+        now = timezone.now()
+        rows = [
+            DataStoreEntry(
+                owner_id=self._owner_id,
+                namespace=namespace,
+                key=key,
+                value=value,
+                metadata=metadata or {},
+                created_at=now,
+                updated_at=now,
+            )
+            # In one order, so that two writers of the same keys don't wait for each other.
+            for key, value in sorted(values.items())
+        ]
+        DataStoreEntry.objects.bulk_create(
+            rows,
+            batch_size=_CHUNK,
+            update_conflicts=True,
+            unique_fields=["owner", "namespace", "key"],
+            update_fields=["value", "metadata", "updated_at"],
+        )
+        return len(rows)
+
+    def _delete_many(self, namespace: str, keys: Sequence[str]) -> int:
+        return sum(
+            self._entries(namespace).filter(key__in=chunk).delete()[0]
+            for chunk in _chunks(sorted(set(keys)))
+        )
+
+    def _list_keys(self, namespace: str, prefix: str) -> list[str]:
+        keys = self._entries(namespace).values_list("key", flat=True)
+        # Not LIKE: SQLite's ignores case, and collations differ in what "begins with" means.
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def _get_all(self, namespace: str) -> dict[str, Any]:
+        return dict(sorted(self._entries(namespace).values_list("key", "value")))
+
+    def _clear(self, namespace: str) -> int:
+        return self._entries(namespace).delete()[0]
+
+    def _list_namespaces(self) -> list[str]:
+        mine = DataStoreEntry.objects.filter(owner=self._owner_id)
+        return sorted(mine.values_list("namespace", flat=True).distinct())
+
+
+def _chunks(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
+
+
+_HELD = """
+SELECT 1 FROM runs_runrecord AS run
+WHERE {held} AND EXISTS (
+    SELECT 1 FROM runs_workerrecord AS worker
+    WHERE worker.id = run.worker_id AND worker.lost_at IS NULL
+)
+"""
+_OF_ITS_CLAIM = by_key("worker_id = %s AND attempt = %s AND status = 'running'")
+
+
+def _holds(run: ActiveRun) -> bool:
+    """Tell whether the claim is good, and keep it so until the caller's transaction is over.
+
+    Who recovers a run locks its row, behind declaring its worker lost: it waits for us, or we see
+    it. On SQLite there is one writer at a time.
+    """
+    lock = "FOR SHARE" if connection.features.has_select_for_update else ""
+    key = RunRecord._meta.pk.get_db_prep_value
+    parameters = [key(run.id, connection), key(run.worker, connection), run.attempt]
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_HELD.format(held=_OF_ITS_CLAIM)} {lock}", parameters)
+        return cursor.fetchone() is not None

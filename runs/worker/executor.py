@@ -1,0 +1,322 @@
+"""The agent thread: an event loop of its own on which a worker's runs are tasks.
+
+An agent that blocks its loop holds up other agents, and nothing else: requests, heartbeats and the
+log have threads of their own. The executor knows nothing of Channels, claims or leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, cast
+
+from django.utils import timezone
+
+from agents import output, registry
+from agents.cancellation import CancelToken, StopCause
+from agents.environment import Environment
+from agents.exceptions import AgentError
+from agents.guard import Guard
+from agents.registry import AgentDefinition
+from agents.runtime import Outcome, describe_error, run_agent, task_factory
+from agents.tools.http.pools import Transports
+from agents.tools.llm.client import Model
+from agents.trace import Trace, Usage
+from agents.values import redaction
+from runs import metrics
+from runs.actions.finishing import Ended
+from runs.conf import conf
+from runs.db.transactions import DatabaseThreads
+from runs.delivery import local_runs
+from runs.delivery.local_runs import ActiveRun, StopRequest
+from runs.models import RunRecord
+
+from .agent_caller import Children
+from .data_store import OwnerStore
+from .recorder import Recorder
+from .started_runs import StartedRuns
+from .watchdog import Watchdog
+
+__all__ = ["Executor"]
+
+logger = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.001  # Python's default is 0.005
+LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
+
+
+class Executor:
+    """Runs claimed runs on a thread of its own, and writes how they end.
+
+    Args:
+        recorder: gets the events and the endings.
+        on_idle: called in the agent thread whenever a run has ended and left its place.
+    """
+
+    def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
+        self._recorder = recorder
+        self._on_idle = on_idle
+        self._database = DatabaseThreads()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(cast(Any, task_factory))
+        self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
+        self._watchdog = Watchdog(self._loop, self._thread)
+        self._tasks: dict[ActiveRun, asyncio.Task[Any]] = {}
+        self.started = StartedRuns(self._loop, self._database, self._spawn)
+        self._root_count = 0
+        self._empty = threading.Condition()
+        self._model: Model | None = None
+        self._transports: Transports | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        output.install()
+        # An agent that computes holds the interpreter for up to this long whenever another thread
+        # wants it; a request wants it back after each of its queries.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.freeze()  # what is there now stays: no need to look through it again and again
+        self._loop.call_soon(self._watchdog.start)  # not before the loop runs
+        self._thread.start()
+
+    @property
+    def root_count(self) -> int:
+        """How many claimed runs are here; called agents take no place of their own."""
+        return self._root_count
+
+    @property
+    def blocked_seconds(self) -> float:
+        return self._watchdog.blocked_seconds
+
+    def submit(self, record: RunRecord, entry: ActiveRun) -> None:
+        """Begin with a claimed run. From any thread; ``record`` came with its input."""
+        with self._empty:
+            self._root_count += 1
+        self._loop.call_soon_threadsafe(self._begin, record, entry)
+
+    def wait_until_empty(self, timeout: float) -> bool:
+        """Wait until no run is here, for at most ``timeout`` seconds."""
+        with self._empty:
+            return self._empty.wait_for(lambda: self._root_count == 0, timeout)
+
+    def cancel_all(self) -> None:
+        """Cancel the tasks of all runs: the process is going away, calls in flight are cut."""
+
+        def cancel() -> None:
+            for entry, task in list(self._tasks.items()):
+                if entry.guard is not None:
+                    entry.guard.host_cancelled = True
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread. What still runs on it is left where it is."""
+        self._watchdog.close()
+        if self._thread.is_alive():
+            closing = asyncio.run_coroutine_threadsafe(self._close_tools(), self._loop)
+            try:
+                closing.result(timeout)
+            except Exception as error:
+                logger.warning("the agents' connections were not closed: %r", error)
+            self._loop.call_soon_threadsafe(self._end_loop)
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("an agent blocks its loop for good; its thread is left behind")
+        else:
+            self._database.close()
+        output.uninstall()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        # The SDK takes half a second to import, which the first run would do on the loop of all.
+        importlib.import_module("agents.tools.llm.endpoint")
+        while not self._closing:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # A task that an agent made has raised it, and asyncio lets it through. It ends
+                # that task; the loop belongs to all runs.
+                logger.warning("an agent tried to end the process")
+        leftover = asyncio.all_tasks(self._loop)
+        for task in leftover:
+            task.cancel()
+        if leftover:
+            self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _end_loop(self) -> None:
+        self._closing = True
+        self._loop.stop()
+
+    async def _close_tools(self) -> None:
+        if self._model is not None:
+            await self._model.aclose()
+        if self._transports is not None:
+            await self._transports.aclose()
+
+    def _tools(self) -> tuple[Model, Transports]:
+        if self._model is None or self._transports is None:
+            options = conf().llm
+            if options.api_key:
+                redaction.add_secret(options.api_key)
+            self._model = Model(
+                base_url=options.base_url, api_key=options.api_key, default_model=options.model
+            )
+            self._transports = Transports()
+        return self._model, self._transports
+
+    def _begin(self, record: RunRecord, entry: ActiveRun) -> None:
+        try:
+            task = self._spawn(record, entry)
+            metrics.observe_start(record.created_at, timezone.now(), record.attempt)
+        except Exception:
+            logger.exception("run %s can't be begun", entry.id, extra={"run": entry.id})
+            self._leave()
+            return
+        task.add_done_callback(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        with self._empty:
+            self._root_count -= 1
+            self._empty.notify_all()
+        self._on_idle()
+
+    def _spawn(self, record: RunRecord, entry: ActiveRun) -> asyncio.Task[Ended | None]:
+        try:
+            job = _Job.of(record)
+        except Exception:  # half of the record is missing, say; it is found as a stray, and ended
+            local_runs.remove(entry)
+            raise
+        task: asyncio.Task[Ended | None] = self._loop.create_task(
+            self._execute(job, entry), context=contextvars.Context()
+        )
+        self._tasks[entry] = task
+        task.add_done_callback(lambda task: self._forget(entry, task))
+        return task
+
+    def _forget(self, entry: ActiveRun, task: asyncio.Task[Any]) -> None:
+        """Let go of a run whose task is over; if its ending was not written, it is a stray now."""
+        self._tasks.pop(entry, None)
+        local_runs.remove(entry)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            run = entry.id
+            logger.error("run %s broke off", run, exc_info=error, extra={"run": run})
+
+    async def _execute(self, job: _Job, entry: ActiveRun) -> Ended | None:
+        """Run one claimed run, and write its ending; None when the claim was lost meanwhile."""
+        trace = Trace(
+            str(entry.id),
+            job.agent,
+            self._recorder,
+            depth=job.depth,
+            last_seq=job.last_seq,
+            usage=job.usage,
+        )
+        guard = Guard(entry.token, trace)
+        self._recorder.open(entry, trace)
+        entry.guard = guard  # from here on a stop is told in this log
+        entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
+        entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
+        if job.stop is not None:  # asked for between the claim and now
+            entry.meet(job.stop)
+        children = Children(entry, guard, self._database, self.started, self._spawn)
+        outcome = await self._run(job, children, guard)
+        await self.started.end_attempt(entry)
+        return await self._write_end(trace, outcome)
+
+    async def _run(self, job: _Job, children: Children, guard: Guard) -> Outcome:
+        try:
+            definition = registry.get(job.agent)
+            arguments = await self._arguments(definition, job)
+            return await self._call(definition, arguments, job.owner_id, children, guard)
+        except AgentError as error:  # the code has changed since the run was queued
+            return Outcome("error", error=describe_error(error))
+        except asyncio.CancelledError:
+            return Outcome("interrupted")
+        except BaseException as error:  # a run that is not ended here would never end
+            run = guard.trace.run
+            logger.exception("run %s could not be executed", run, extra={"run": run})
+            return Outcome("error", error=describe_error(error))
+
+    async def _arguments(self, definition: AgentDefinition, job: _Job) -> dict[str, Any]:
+        value, job.input = job.input, None  # an agent that is done with its document is rid of it
+        if job.input_bytes < LARGE_BYTES:
+            return definition.validate_input(value)
+        return await self._database.run(definition.validate_input, value)
+
+    async def _call(
+        self,
+        definition: AgentDefinition,
+        arguments: dict[str, Any],
+        owner_id: Any,
+        children: Children,
+        guard: Guard,
+    ) -> Outcome:
+        model, transports = self._tools()
+        environment = Environment(
+            guard,
+            model,
+            OwnerStore(owner_id, self._database, children.parent),
+            children,
+            transports,
+        )
+        return await run_agent(definition, arguments, environment)
+
+    async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
+        """Hand the ending to the recorder and wait until it is committed, come what may."""
+        written: Future[Ended | None] = Future()
+        self._recorder.end(trace, outcome, written.set_result)
+        waiting = asyncio.wrap_future(written)
+        while not waiting.done():
+            try:
+                await asyncio.wait((waiting,))
+            except asyncio.CancelledError:
+                logger.debug("cancelled while the end of run %s is being written", trace.run)
+        return waiting.result()
+
+
+@dataclass(slots=True)
+class _Job:
+    """What is needed of a claimed record while it runs: there are thousands of them at a time."""
+
+    agent: str
+    owner_id: Any
+    depth: int
+    last_seq: int
+    usage: Usage  # of earlier attempts: it was paid for
+    stop: StopRequest | None
+    input: Any
+    input_bytes: int
+
+    @classmethod
+    def of(cls, record: RunRecord) -> _Job:
+        """Read a record that came with its input, and with whoever wants it stopped."""
+        return cls(
+            record.agent,
+            record.owner_id,
+            record.depth,
+            record.last_seq,
+            Usage(
+                record.llm_calls, record.input_tokens, record.output_tokens, record.usage_estimated
+            ),
+            StopRequest.of(record) if record.stop_requested else None,
+            record.input_record.value,
+            record.input_record.size_bytes,
+        )
+
+
+def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
+    """Write into a run's log why its token was tripped."""
+    if token.cause is StopCause.WISH:
+        entry.tell()
+    else:
+        trace.emit("log", {"level": "warning", "message": token.reason})

@@ -1,0 +1,313 @@
+"""The thread that writes what the runs of one worker do, many at a time.
+
+Traces hand their events over from any thread and never wait. The recorder collects for at most 50
+ms (or 500 events), then writes everything in one transaction. An ending does not wait, and
+a stop that was heard hardly: people look at it, but most agents end at once, and then both are one
+transaction instead of one behind the other.
+While the database can't be reached it keeps what it has and tries again; nothing is written twice,
+because a batch is one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from django.db import connection, reset_queries
+
+from agents.runtime import ErrorInfo, Outcome
+from agents.trace import Event, Trace
+from runs import metrics
+from runs.actions.finishing import Ended, Ending
+from runs.actions.progress import News, Recorded, record_news
+from runs.db.transactions import is_away
+from runs.delivery import notify
+from runs.delivery.local_runs import ActiveRun
+
+__all__ = ["Recorder"]
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_SECONDS = 0.05
+STOP_SECONDS = 0.002
+MAX_COUNT = 500
+MAX_RUNS = 200  # runs in one transaction
+RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+OnEnd = Callable[["Ended | None"], None]
+
+
+@dataclass(slots=True)
+class _Book:
+    """One run, as the recorder knows it."""
+
+    entry: ActiveRun
+    trace: Trace
+    events: list[Event] = field(default_factory=list)
+    outcome: Outcome | None = None
+    on_end: OnEnd | None = None
+
+
+class Recorder:
+    """Writes the news of one worker's runs. A ``TraceSink``.
+
+    Args:
+        on_lost: called with a run that turned out not to be this worker's any more.
+    """
+
+    def __init__(self, on_lost: Callable[[ActiveRun], None]) -> None:
+        self._on_lost = on_lost
+        self._books: dict[str, _Book] = {}
+        self._changed: dict[str, _Book] = {}  # in the order of their oldest change
+        self._count = 0
+        self._due = 0.0  # when to write what has changed
+        self._closing = False
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._main, name="runs-recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what is left and end; return whether that was done within ``timeout`` seconds."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def open(self, entry: ActiveRun, trace: Trace) -> None:
+        """Take on a run, before its first event.
+
+        An attempt whose claim was lost may still unwind, or not even have begun, when this very
+        worker has claimed the run again: nothing of it counts any more.
+        """
+        with self._condition:
+            before = self._books.get(trace.run)
+        if before is not None and before.entry.attempt > entry.attempt:
+            trace.close()
+            self._on_lost(entry)
+            return
+        if before is not None:
+            before.trace.close()  # no event of its comes after that; not under our lock: it has one
+        with self._condition:
+            if before is not None:
+                self._changed.pop(trace.run, None)
+            self._books[trace.run] = _Book(entry, trace)
+        if before is not None:
+            self._on_lost(before.entry)
+            self._tell_end(before, None)
+
+    def end(self, trace: Trace, outcome: Outcome, on_end: OnEnd) -> None:
+        """Write a run's ending with all that is left of its log.
+
+        ``on_end`` is called in the recorder's thread once it is committed, with how the record
+        stands, or None when the claim was lost. The trace is closed.
+        """
+        trace.close()
+        with self._condition:
+            book = self._book_of(trace)
+            if book is not None:
+                book.outcome, book.on_end = outcome, on_end
+                self._note(book, within=0.0)
+                return
+        on_end(None)  # others have taken the run over, and the log was closed then
+
+    # A TraceSink:
+
+    def event(self, event: Event) -> None:
+        with self._condition:
+            book = self._books.get(event.run)
+            if book is None:
+                return
+            book.events.append(event)
+            self._count += 1
+            is_stop = event.type == "stop_requested"
+            if is_stop:
+                book.entry.stop_told = True
+            within = STOP_SECONDS if is_stop else MAX_AGE_SECONDS
+            self._note(book, within=0.0 if self._count >= MAX_COUNT else within)
+
+    def activity(self, trace: Trace) -> None:
+        with self._condition:
+            book = self._book_of(trace)
+            # A token may still trip while the ending is being written, which is to be told once.
+            if book is not None and book.outcome is None:
+                self._note(book, within=MAX_AGE_SECONDS)
+        if book is not None:  # else others have the run, and tell of it
+            notify.publish_activity(trace)
+
+    def text(self, trace: Trace, call: str, text: str) -> None:
+        if self._book_of(trace) is not None:
+            notify.publish_text(trace.run, trace.agent, call, text)
+
+    def _book_of(self, trace: Trace) -> _Book | None:
+        book = self._books.get(trace.run)
+        return book if book is not None and book.trace is trace else None
+
+    def _note(self, book: _Book, *, within: float) -> None:
+        due = time.monotonic() + within
+        if not self._changed or due < self._due:
+            self._due = due
+            self._condition.notify()
+        self._changed.setdefault(book.trace.run, book)
+
+    def _main(self) -> None:
+        try:
+            while (books := self._next()) is not None:
+                for start in range(0, len(books), MAX_RUNS):
+                    self._write(books[start : start + MAX_RUNS])
+        finally:
+            connection.close()
+
+    def _next(self) -> list[_Book] | None:
+        """Wait for something to write; None at the end."""
+        with self._condition:
+            while True:
+                if not self._changed:
+                    if self._closing:
+                        return None
+                    self._condition.wait()
+                    continue
+                left = self._due - time.monotonic()
+                if self._closing or left <= 0:
+                    break
+                self._condition.wait(left)
+            books = list(self._changed.values())
+            self._changed.clear()
+            self._count = 0
+            return books
+
+    def _write(self, books: list[_Book]) -> None:
+        batch = [self._news(book) for book in books]
+        with metrics.RECORDER_SECONDS.time():
+            recorded = self._record(batch)
+        metrics.RECORDER_EVENTS.observe(sum(len(news.events) for news in batch))
+        reset_queries()
+        try:
+            _publish(recorded, books)
+        except (
+            Exception
+        ):  # whatever it is: it is committed, and whoever waits for an end hears of it
+            logger.exception("news of %d runs can't be passed on", len(books))
+        gone = recorded.gone
+        for book, news in zip(books, batch, strict=True):
+            if news.run not in gone:
+                continue
+            book.trace.close()  # first: events know only their run, and it may have a new book soon
+            with self._condition:
+                if self._books.get(book.trace.run) is book:
+                    del self._books[book.trace.run]
+            if news.ending is not None:
+                self._tell_end(book, gone[news.run])
+            else:
+                self._on_lost(book.entry)
+
+    def _tell_end(self, book: _Book, ended: Ended | None) -> None:
+        """Tell who waits for the end of a run, once; nobody may as yet."""
+        with self._condition:
+            on_end, book.on_end = book.on_end, None
+        if on_end is not None:
+            try:
+                on_end(ended)
+            except Exception:
+                run = book.trace.run
+                logger.exception("the end of run %s can't be passed on", run, extra={"run": run})
+
+    def _news(self, book: _Book) -> News:
+        """Take what has happened in a run since the last write."""
+        entry, trace = book.entry, book.trace
+        with self._condition:
+            events, book.events = book.events, []
+            outcome = book.outcome
+            # Nothing comes after an ending; what was noted meanwhile is in here.
+            if outcome is not None and self._changed.get(trace.run) is book:
+                del self._changed[trace.run]
+        token, guard = entry.token, entry.guard
+        news = News(
+            entry.id,
+            entry.worker,
+            entry.attempt,
+            events,
+            last_seq=events[-1].seq if events else 0,
+            in_flight=trace.in_flight() if outcome is None else [],
+            usage=trace.usage,
+            acknowledged_at=token.acknowledged_at,
+            observed_at=token.observed_at,
+        )
+        if outcome is not None:
+            late = guard.calls_started_after_acknowledgement if guard is not None else 0
+            news.ending = Ending(
+                outcome,
+                entry.stop_told,
+                late,
+                trace.dropped_count,
+                is_fenced=token.lease.is_over,
+            )
+        return news
+
+    def _record(self, batch: list[News], *, blanked: bool = False) -> Recorded:
+        """Write a batch, whatever it takes."""
+        tries = 0
+        while True:
+            try:
+                return record_news(batch)
+            except Exception as error:
+                _reconnect()
+                if is_away(error):
+                    pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
+                    tries += 1
+                    why = type(error).__name__
+                    logger.warning("the log can't be written (%s), trying again", why)
+                    time.sleep(pause)
+                    if self._closing and tries > 2 * len(RETRY_SECONDS):
+                        return Recorded()
+                    continue
+                if len(batch) > 1:  # find the one that can't be written
+                    whole = Recorded()
+                    for news in batch:
+                        part = self._record([news])
+                        whole.gone |= part.gone
+                        whole.log += part.log
+                        whole.changed += part.changed
+                        for worker, runs in part.callers.items():
+                            whole.callers.setdefault(worker, []).extend(runs)
+                    return whole
+                if blanked:
+                    run = batch[0].run
+                    logger.exception("run %s can't be written at all", run, extra={"run": run})
+                    return Recorded(gone={batch[0].run: None})
+                run = batch[0].run
+                logger.exception("news of run %s can't be written", run, extra={"run": run})
+                return self._record([_blanked(batch[0])], blanked=True)
+
+
+def _publish(recorded: Recorded, books: list[_Book]) -> None:
+    notify.publish_events(recorded.log)
+    notify.publish_changes(recorded.changed)
+    for worker, runs in recorded.callers.items():
+        notify.send_ended(worker, runs)
+    notify.publish_progress(book.trace.run for book in books)
+
+
+def _blanked(news: News) -> News:
+    """Return news without what the database may have refused: the log keeps its numbers."""
+    blanks = [replace(event, data={"not_recorded": True}) for event in news.events]
+    if news.ending is None:
+        return replace(news, events=blanks)
+    error = ErrorInfo(
+        code="not_recorded",
+        type="DatabaseError",
+        message="What the run returned, or a part of its log, could not be stored.",
+    )
+    kind = news.ending.outcome.kind
+    outcome = Outcome("error" if kind == "success" else kind, error=error)
+    return replace(news, events=blanks, ending=replace(news.ending, outcome=outcome))
+
+
+def _reconnect() -> None:
+    """Drop a connection that may be broken; the next query opens another."""
+    connection.close()

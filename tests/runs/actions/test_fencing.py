@@ -1,0 +1,314 @@
+"""A worker whose claim is not good any more changes nothing, and its agents can call nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from agents import AgentStopped, Tools, agent, cleanup
+from agents.cancellation import StopCause
+from runs.actions import leases, starting, stopping
+from runs.db.transactions import DatabaseThreads
+from runs.delivery import local_runs
+from runs.delivery.local_runs import ActiveRun
+from runs.exceptions import ParentIsStopping
+from runs.models import DataStoreEntry, RunRecord, WorkerRecord
+from runs.status import Status
+from runs.worker import data_store as store_module
+from runs.worker.data_store import OwnerStore
+from runs.worker.worker import Worker
+from tests.support.consistency import assert_consistent
+from tests.support.journal import Journal
+from tests.support.rows import make_run, make_worker
+from tests.support.running import Gate, Start, in_thread
+from tests.support.server import eventually
+
+on_both_databases = pytest.mark.usefixtures("on_both_databases")
+
+
+def declare_lost(worker: Any) -> None:
+    WorkerRecord.objects.filter(pk=worker).update(lost_at=timezone.now())
+
+
+@pytest.fixture
+def held(alice: User) -> ActiveRun:
+    worker = make_worker()
+    run = make_run(
+        alice, status=Status.RUNNING, worker=worker, requeue_on_loss=True, max_attempts=3
+    )
+    return ActiveRun(run.pk, worker.pk)
+
+
+@pytest.fixture
+def threads(transactional_db: None) -> Iterator[DatabaseThreads]:
+    threads = DatabaseThreads(2)
+    yield threads
+    threads.close()
+
+
+class TestTheDataStore:
+    LOSSES: dict[str, Callable[[ActiveRun], Any]] = {
+        "the worker was declared lost": lambda run: declare_lost(run.worker),
+        "the run is over": lambda run: RunRecord.objects.filter(pk=run.id).update(
+            status="success", finished_at=timezone.now()
+        ),
+        "the run was claimed anew": lambda run: RunRecord.objects.filter(pk=run.id).update(
+            attempt=2
+        ),
+        "another worker has it": lambda run: RunRecord.objects.filter(pk=run.id).update(
+            worker=make_worker()
+        ),
+    }
+
+    @on_both_databases
+    @pytest.mark.parametrize("loss", LOSSES)
+    async def test_refuses_every_write_of_a_claim_that_is_lost(
+        self, held: ActiveRun, alice: User, threads: DatabaseThreads, loss: str
+    ) -> None:
+        store = OwnerStore(alice.pk, threads, held)
+        await store.set_many("default", {"kept": 1}, None)
+        await threads.run(self.LOSSES[loss], held)
+        writes: list[Callable[[], Any]] = [
+            lambda: store.set_many("default", {"kept": 2, "new": 2}, None),
+            lambda: store.delete_many("default", ["kept"]),
+            lambda: store.clear("default"),
+        ]
+        for write in writes:
+            with pytest.raises(AgentStopped, match="claim was lost"):
+                await write()
+            assert await store.get_all("default") == {"kept": 1}
+        assert held.token.cause is StopCause.SHUTDOWN
+
+    @on_both_databases
+    def test_write_and_recovery_meet_at_the_run(
+        self, held: ActiveRun, alice: User, threads: DatabaseThreads, monkeypatch: Any
+    ) -> None:
+        """The write was there first: the run is not recovered until that is committed."""
+        store = OwnerStore(alice.pk, threads, held)
+        gate = Gate()
+        checked = store_module._holds
+
+        def holds(run: ActiveRun) -> bool:
+            answer = checked(run)
+            gate.wait_here()
+            return answer
+
+        monkeypatch.setattr(store_module, "_holds", holds)
+        writing = threads.submit(
+            store._under_claim, lambda: store._set_many("default", {"x": 1}, None)
+        )
+        gate.until_arrived()
+        order: list[str] = []
+
+        def recover() -> None:
+            declare_lost(held.worker)
+            # What is locked is passed over, where there are locks of rows.
+            assert eventually(leases.recover_runs) == 1
+            order.append("recovered")
+
+        with in_thread(recover):
+            time.sleep(0.1)  # it can't be seen that somebody waits in the other order
+            order.append("written")
+            gate.open()
+            assert writing.result(10) == 1
+        assert order == ["written", "recovered"]
+        assert DataStoreEntry.objects.count() == 1
+
+    @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even begin
+    def test_recovery_that_is_under_way_is_waited_for(
+        self, held: ActiveRun, alice: User, threads: DatabaseThreads
+    ) -> None:
+        """The recovery was there first: the write waits, and is refused."""
+        store = OwnerStore(alice.pk, threads, held)
+        with transaction.atomic():
+            run = RunRecord.objects.select_for_update(no_key=True).get(pk=held.id)
+            writing = threads.submit(
+                store._under_claim, lambda: store._set_many("default", {"x": 1}, None)
+            )
+            time.sleep(0.1)
+            assert not writing.done()
+            RunRecord.objects.filter(pk=run.pk).update(attempt=2)
+        with pytest.raises(store_module.LeaseLost):
+            writing.result(10)
+        assert not DataStoreEntry.objects.exists()
+
+    def test_an_agent_ends_as_by_a_lost_claim_and_not_by_a_tool(
+        self, hire: Any, options: Any, start: Start, log: Journal
+    ) -> None:
+        options(LEASE_SECONDS=60)
+        gate = Gate()
+        seen: list[BaseException] = []
+
+        @agent("writes")
+        async def writes(tools: Tools) -> None:
+            await gate.wait()
+            try:
+                await tools.data_store.set("x", 1)
+            except BaseException as error:
+                seen.append(error)
+                raise
+
+        worker = hire()
+        run = start("writes")
+        gate.until_arrived()
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        with local_runs.watching(run.pk) as gone:
+            declare_lost(worker.id)
+            leases.recover_runs()
+            gate.open()
+            assert gone.wait(10)
+        assert [type(error) for error in seen] == [AgentStopped]
+        assert entry.token.stopped
+        assert assert_consistent(run).error["code"] == "worker_lost"
+        assert not DataStoreEntry.objects.exists()
+
+
+class TestTheLog:
+    def test_a_run_that_unwinds_under_a_lost_lease_is_no_shutdown(
+        self, hire: Any, options: Any, start: Start, log: Journal
+    ) -> None:
+        """The worker has another id by then, and nobody has recovered its run yet."""
+        options(LEASE_SECONDS=60)
+        gate = Gate()
+
+        @agent("waits")
+        async def waits(tools: Tools) -> None:
+            await gate.wait()
+            await tools.data_store.get("x")
+
+        worker: Worker = hire()
+        run = start("waits")
+        gate.until_arrived()
+        with local_runs.watching(run.pk) as gone:
+            declare_lost(worker.id)
+            worker._renew()
+            gate.open()
+            assert gone.wait(10)
+        record = RunRecord.objects.get(pk=run.pk)
+        assert record.status in ("running", "error")  # the heart looks each second
+        leases.recover_runs()
+        assert assert_consistent(run).error["code"] == "worker_lost"
+
+
+class TestBirths:
+    def test_below_a_run_of_a_lost_worker_there_is_none(self, held: ActiveRun, alice: User) -> None:
+        @agent("child")
+        async def child(tools: Tools) -> None: ...
+
+        declare_lost(held.worker)
+        with pytest.raises(ParentIsStopping):
+            starting.start_child(held, "child", {})
+        assert RunRecord.objects.count() == 1
+        stopping.meet_request(held)
+        assert held.token.cause is StopCause.SHUTDOWN
+
+
+class TestTheLease:
+    @pytest.fixture
+    def frozen(self, hire: Any, options: Any, monkeypatch: Any) -> Worker:
+        """A worker that was frozen: no thread of its has come to notice how late it is."""
+        options(LEASE_SECONDS=60)
+        worker: Worker = hire()
+        monkeypatch.setattr(worker, "_fence_if_late", lambda: None)
+        monkeypatch.setattr(worker, "_renew", lambda: None)
+        return worker
+
+    @pytest.mark.parametrize("in_cleanup", [False, True])
+    def test_once_over_admits_no_call_of_a_zombie(
+        self, frozen: Worker, start: Start, log: Journal, in_cleanup: bool
+    ) -> None:
+        gate = Gate()
+        passed: list[str] = []
+
+        @agent("calls")
+        async def calls(tools: Tools) -> None:
+            await gate.wait()
+            if in_cleanup:
+                async with cleanup(30):
+                    await tools.data_store.set("x", 1)
+            else:
+                await tools.data_store.set("x", 1)
+            passed.append("a call")
+
+        run = start("calls")
+        gate.until_arrived()
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        assert entry.token.lease is frozen._lease
+        frozen._lease.until = time.monotonic()
+        assert not entry.token.stopped
+        gate.open()
+        record = log.over(run)
+        assert passed == []
+        assert not DataStoreEntry.objects.exists()
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
+        assert "out of touch" in record.error["message"]
+
+    def test_once_over_lets_no_run_be_claimed(
+        self, frozen: Worker, start: Start, log: Journal
+    ) -> None:
+        @agent("quick")
+        async def quick(tools: Tools) -> None: ...
+
+        frozen._lease.end()
+        run = start("quick")
+        assert frozen._claim_some() is False
+        assert RunRecord.objects.get(pk=run.pk).status == Status.QUEUED
+        frozen._begin_lease(time.monotonic())
+        frozen.wake()
+        assert log.over(run).status == Status.SUCCESS
+
+    def test_renewed_too_late_is_another_one(
+        self, hire: Any, options: Any, start: Start, log: Journal
+    ) -> None:
+        """Nobody has noticed; what was begun under it ends all the same, what comes is fine."""
+        options(LEASE_SECONDS=60)
+        gate = Gate()
+
+        @agent("waits")
+        async def waits(tools: Tools, wait: bool) -> None:
+            if wait:
+                await gate.wait()
+            await tools.data_store.get("x")
+
+        worker: Worker = hire()
+        run = start("waits", wait=True)
+        gate.until_arrived()
+        worker._lease.end()
+        worker._renew()
+        assert not worker.is_fenced
+        gate.open()
+        assert log.over(run).error["code"] == "worker_lost"
+        assert log.over(start("waits", wait=False)).status == Status.SUCCESS
+
+    def test_is_its_callers_for_a_called_agent(
+        self, frozen: Worker, start: Start, log: Journal
+    ) -> None:
+        found: list[Any] = []
+
+        @agent("child")
+        async def child(tools: Tools) -> None:
+            found.extend(entry.token.lease for entry in local_runs.all_runs())
+
+        @agent("caller")
+        async def caller(tools: Tools) -> None:
+            await tools.agents.call("child")
+
+        log.over(start("caller"))
+        assert found == [frozen._lease] * 2
+
+
+def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
+    hire: Any, options: Any, start: Start, log: Journal
+) -> None:
+    options(LEASE_SECONDS=60)
+    worker: Worker = hire()
+    assert worker._lease.until - time.monotonic() < 60 - 1.5
+    assert worker._lease.until - time.monotonic() > 60 - 10

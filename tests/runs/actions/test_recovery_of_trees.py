@@ -1,0 +1,226 @@
+"""Trees over several workers, one of which is lost: children end first, and nobody else waits."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from agents.runtime import Outcome
+from agents.trace import Usage
+from runs import events
+from runs.actions import leases, stopping
+from runs.actions.finishing import Ending
+from runs.actions.progress import News, record_news
+from runs.delivery import local_runs
+from runs.models import RunRecord, WorkerRecord
+from runs.status import Status
+from tests.support.consistency import assert_consistent
+from tests.support.rows import make_run, make_worker, requested
+from tests.support.running import together
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("forgetting")]
+IN_FLIGHT = [{"call": "1", "tool": "agents.wait", "label": "x", "started_at": "2026-01-01"}]
+
+
+@pytest.fixture
+def forgetting() -> Any:
+    yield
+    local_runs._runs.clear()
+
+
+@pytest.fixture
+def lost(alice: User) -> WorkerRecord:
+    return make_worker(lost_at=timezone.now())
+
+
+@pytest.fixture
+def fine(alice: User) -> WorkerRecord:
+    return make_worker()
+
+
+@pytest.fixture
+def make(alice: User) -> Any:
+    return partial(make_run, alice, status=Status.RUNNING)
+
+
+def finish(run: RunRecord) -> None:
+    """As its worker does at the end of a stop."""
+    run.refresh_from_db()
+    assert run.worker_id is not None
+    at = run.stop_requested_at
+    words = [
+        events.system_event(run, 1, "agent_start", {}),
+        events.system_event(run, 2, "stop_requested", local_runs.StopRequest.of(run).as_data()),
+        events.system_event(run, 3, "stop_observed", {}),
+    ]
+    news = News(
+        run.pk, run.worker_id, run.attempt, words, last_seq=3, usage=Usage(),
+        acknowledged_at=at, observed_at=at, ending=Ending(Outcome("stopped"), True, 0, 0),
+    )  # fmt: skip
+    assert record_news([news]).gone[run.pk] is not None
+
+
+def read(run: RunRecord) -> RunRecord:
+    return RunRecord.objects.get(pk=run.pk)
+
+
+@pytest.mark.parametrize("then", ["fails", "requeues", "was asked to stop"])
+def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
+    then: str, make: Any, lost: WorkerRecord, fine: WorkerRecord, alice: User
+) -> None:
+    options: dict[str, Any] = {
+        "fails": {},
+        "requeues": {"requeue_on_loss": True, "max_attempts": 2},
+        "was asked to stop": requested(alice),
+    }[then]
+    root = make(worker=lost, in_flight=IN_FLIGHT, **options)
+    far = make(worker=fine, parent=root)
+    queued = make_run(alice, parent=root)
+    assert leases.recover_runs() == 0
+    assert (read(root).status, read(root).in_flight) == (Status.RUNNING, [])
+    assert (read(far).stop_via, read(far).stop_reason) == ("parent", leases.CALLER_LOST)
+    assert assert_consistent(queued).status == Status.STOPPED
+    assert leases.recover_runs() == 0, "its child goes on"
+    finish(far)
+    assert leases.recover_runs() == 1
+    record = read(root)
+    if then == "requeues":
+        assert (record.status, record.holds_slot) == (Status.QUEUED, True)
+    elif then == "fails":
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
+    else:
+        assert record.status == Status.STOPPED
+
+
+def test_what_goes_on_far_below_is_over_first(
+    make: Any, lost: WorkerRecord, fine: WorkerRecord
+) -> None:
+    root = make(worker=lost)
+    called = make(worker=lost, parent=root, holds_slot=False)
+    far = make(worker=fine, parent=called)
+    assert leases.recover_runs() == 0
+    assert not read(called).stop_requested, "it was in the lost process itself"
+    finish(far)
+    assert leases.recover_runs() == 2
+    assert read(called).error["code"] == read(root).error["code"] == "worker_lost"
+
+
+@pytest.mark.usefixtures("on_both_databases")
+def test_those_that_wait_for_their_children_hold_nobody_up(
+    make: Any, lost: WorkerRecord, fine: WorkerRecord
+) -> None:
+    waiting = [make(worker=lost, in_flight=IN_FLIGHT) for _ in range(12)]
+    far = [make(worker=fine, parent=run) for run in waiting]
+    free = [make(worker=lost) for _ in range(12)]
+    rounds = [leases.recover_runs(limit=5) for _ in range(4)]
+    assert rounds == [5, 5, 2, 0]
+    assert {read(run).status for run in free} == {Status.ERROR}
+    assert {read(run).status for run in waiting} == {Status.RUNNING}
+    assert all(read(run).stop_requested for run in far)
+    assert all(read(run).in_flight == [] for run in waiting)
+    for run in far:
+        finish(run)
+    assert sum(together(*[leases.recover_runs for _ in range(4)])) == 12
+
+
+def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
+    make: Any, lost: WorkerRecord, fine: WorkerRecord
+) -> None:
+    root = make(worker=fine)
+    again = make(worker=lost, parent=root, requeue_on_loss=True, max_attempts=2)
+    fails = make(worker=lost, parent=root)
+    assert leases.recover_runs() == 2
+    assert read(again).status == Status.QUEUED
+    assert read(fails).error["code"] == "worker_lost"
+
+
+def test_a_lost_child_of_a_lost_caller_is_not_begun_again(make: Any, lost: WorkerRecord) -> None:
+    root = make(worker=lost, requeue_on_loss=True, max_attempts=2)
+    child = make(worker=lost, parent=root, requeue_on_loss=True, max_attempts=2)
+    assert leases.recover_runs() == 2
+    assert read(child).error["code"] == "worker_lost"
+    assert "used up" not in read(child).error["message"]
+    assert read(root).status == Status.QUEUED
+
+
+def test_a_stray_waits_for_its_children_too(make: Any, fine: WorkerRecord) -> None:
+    other = make_worker()
+    stray = make(worker=fine, in_flight=IN_FLIGHT)
+    far = make(worker=other, parent=stray)
+    assert leases.recover_strays(fine.pk) == 0
+    assert read(stray).in_flight == []
+    assert read(far).stop_requested
+    finish(far)
+    assert leases.recover_strays(fine.pk) == 1
+
+
+class TestAnEndingThatComesTooEarly:
+    """A process that goes away writes no end above children that go on."""
+
+    def end(self, run: RunRecord, outcome: Outcome) -> Any:
+        assert run.worker_id is not None
+        ending = Ending(outcome, False, 0, 0)
+        news = News(run.pk, run.worker_id, run.attempt, usage=Usage(), ending=ending)
+        return record_news([news]).gone
+
+    def test_is_left_to_those_who_find_it(self, make: Any, fine: WorkerRecord, alice: User) -> None:
+        root = make(worker=fine, in_flight=IN_FLIGHT)
+        far = make(worker=make_worker(), parent=root)
+        assert self.end(root, Outcome("interrupted", partial_result="half")) == {root.pk: None}
+        record = read(root)
+        assert (record.status, record.in_flight) == (Status.RUNNING, [])
+        leases.retire(fine.pk)
+        assert leases.recover_runs() == 0
+        finish(far)
+        assert leases.recover_runs() == 1
+        record = read(root)
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
+        assert record.partial_result == "half"
+
+    def test_of_a_stopped_one_is_stopped(self, make: Any, fine: WorkerRecord, alice: User) -> None:
+        root = make(worker=fine, **requested(alice))
+        far = make(worker=make_worker(), parent=root, **requested(alice, stop_via="parent"))
+        self.end(root, Outcome("interrupted", partial_result="half"))
+        leases.retire(fine.pk)
+        finish(far)
+        assert leases.recover_runs() == 1
+        record = read(root)
+        assert (record.status, record.error) == (Status.STOPPED, None)
+        assert record.partial_result == "half"
+
+    def test_a_run_that_begins_afresh_keeps_nothing_of_it(
+        self, make: Any, fine: WorkerRecord
+    ) -> None:
+        root = make(worker=fine, requeue_on_loss=True, max_attempts=2)
+        far = make(worker=make_worker(), parent=root)
+        self.end(root, Outcome("interrupted", partial_result="half"))
+        leases.retire(fine.pk)
+        leases.recover_runs()
+        finish(far)
+        assert leases.recover_runs() == 1
+        record = read(root)
+        assert (record.status, record.partial_result, record.error) == ("queued", None, None)
+
+    @pytest.mark.parametrize("kind", ["success", "error", "interrupted"])
+    def test_is_written_by_a_second_try_that_comes_late_enough(
+        self, make: Any, fine: WorkerRecord, kind: Any
+    ) -> None:
+        root = make(worker=fine)
+        far = make(worker=make_worker(), parent=root)
+        error: Any = {"code": "x", "type": "X", "message": "x"} if kind == "error" else None
+        outcome = Outcome(kind, result=1 if kind == "success" else None, error=error)
+        assert self.end(root, outcome)[root.pk] is None
+        stopping.stop_children(root.pk, reason="late")
+        finish(far)
+        self.end(root, outcome)
+        record = assert_consistent(root)
+        assert record.status == ("success" if kind == "success" else "error")
+
+    def test_is_written_when_they_are_over(self, make: Any, fine: WorkerRecord) -> None:
+        root = make(worker=fine)
+        make(worker=fine, parent=root, status=Status.SUCCESS)
+        assert self.end(root, Outcome("success", result=1))[root.pk].status == Status.SUCCESS

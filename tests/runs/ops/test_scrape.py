@@ -1,0 +1,140 @@
+"""/metrics: who may read it, and what real processes say of themselves there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.db import OperationalError
+from django.test import Client
+from prometheus_client.parser import text_string_to_metric_families
+
+from runs.ops import scrape
+from tests.support.server import Installation, Server, eventually
+
+TOKEN = "a token for Prometheus"
+
+
+def _samples(text: str) -> dict[str, float]:
+    """Map each sample, named as in a query, to its value."""
+    return {
+        sample.name
+        + "".join(f"{{{name}={value}}}" for name, value in sorted(sample.labels.items())): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+class TestDoor:
+    def test_without_a_token_it_is_not_there(self, client: Client, settings: Any) -> None:
+        settings.METRICS_TOKEN, settings.DEBUG = "", False
+        assert client.get("/metrics").status_code == 404
+        settings.DEBUG = True
+        assert client.get("/metrics").status_code == 200
+
+    @pytest.mark.parametrize("debug", [True, False])
+    def test_with_one_it_is_wanted(self, client: Client, settings: Any, debug: bool) -> None:
+        settings.METRICS_TOKEN, settings.DEBUG = TOKEN, debug
+        for header in (None, "Bearer", "Bearer wrong", f"Token {TOKEN}", f"Bearer {TOKEN}x"):
+            answer = client.get("/metrics", headers={"authorization": header} if header else {})
+            assert answer.status_code == 401
+            assert b"halting_" not in answer.content
+        answer = client.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200
+        assert answer["Content-Type"].startswith("text/plain; version=")
+
+    def test_without_a_database_a_scrape_says_what_it_can(
+        self, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> None:
+            raise OperationalError("away")
+
+        settings.DEBUG = True
+        monkeypatch.setattr(scrape, "_runs", refuse)
+        monkeypatch.setattr(scrape, "FRESH_SECONDS", -1)
+        samples = _samples(client.get("/metrics").content.decode())
+        assert samples["halting_database_up"] == 0
+        assert "halting_runs{status=queued}" not in samples
+        assert "halting_runs_in_flight" in samples
+        assert "process_open_fds" in samples
+
+
+def test_the_first_time_of_anything_is_an_increase(client: Client, settings: Any) -> None:
+    settings.DEBUG = True
+    there = set(_samples(client.get("/metrics").content.decode()))
+    assert there > {
+        "halting_lease_renewals_total{outcome=lost}",
+        "halting_workers_reaped_total{reason=lease}",
+        "halting_runs_recovered_total{outcome=error}",
+        "halting_stop_seconds_count{until=acknowledged}",
+    }
+
+
+def _scrape(server: Server) -> dict[str, float]:
+    answer = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200
+    return _samples(answer.text)
+
+
+@pytest.mark.slow
+def test_each_process_tells_what_it_did(tmp_path: Path) -> None:
+    site = Installation(
+        tmp_path, RUNS_EMBEDDED_WORKER="0", METRICS_TOKEN=TOKEN, RUNS_LEASE_SECONDS="3"
+    )
+    with site.serving() as server:
+        with site.working() as worker:
+            trivial = server.start("site-trivial", number=1)
+            server.until(trivial, "success")
+            stopped, running, stopping = (
+                server.start(f"site-{name}") for name in ("loop", "loop", "deaf")
+            )
+            for run in (stopped, running, stopping):
+                server.until_it_works(run)
+            server.client.post(f"/runs/{stopped}/stop")
+            server.client.post(f"/runs/{stopping}/stop")
+            server.until(stopped, "stopped")
+            _check_worker(eventually(lambda: _renewed(_scrape(worker)), "its lease is renewed"))
+            _check_site(_scrape(server))
+            worker.kill()
+        server.until(running, "error")
+        server.until(stopping, "stopped")
+        after = _scrape(server)
+    assert after["halting_workers_reaped_total{reason=vanished}"] == 1
+    assert after["halting_runs_recovered_total{outcome=error}"] == 1
+    assert after["halting_runs_recovered_total{outcome=stopped}"] == 1
+    assert after["halting_runs_finished_total{agent=site-loop}{status=error}"] == 1
+
+
+def _renewed(samples: dict[str, float]) -> dict[str, float] | None:
+    return samples if samples.get("halting_lease_renewals_total{outcome=ok}") else None
+
+
+def _check_worker(of_worker: dict[str, float]) -> None:
+    assert of_worker["halting_runs_claimed_total"] == 4
+    assert of_worker["halting_queue_wait_seconds_count"] == 4
+    assert of_worker["halting_start_seconds_count"] == 4
+    assert of_worker["halting_runs_in_flight"] == 2
+    assert of_worker["halting_runs_finished_total{agent=site-trivial}{status=success}"] == 1
+    assert of_worker["halting_runs_finished_total{agent=site-loop}{status=stopped}"] == 1
+    for until in ("acknowledged", "observed", "finished"):
+        assert of_worker[f"halting_stop_seconds_count{{until={until}}}"] == 1
+        assert of_worker[f"halting_stop_seconds_sum{{until={until}}}"] < 20
+    assert of_worker["halting_events_written_total"] >= 8
+    assert of_worker["halting_recorder_write_seconds_count"] >= 2
+    assert of_worker["halting_claim_seconds_count"] >= 4
+    assert of_worker["process_open_fds"] > 0
+
+
+def _check_site(of_site: dict[str, float]) -> None:
+    assert of_site["halting_runs_claimed_total"] == 0
+    assert of_site["halting_runs{status=running}"] == 1
+    assert of_site["halting_runs{status=stopping}"] == 1
+    assert of_site["halting_runs{status=queued}"] == 0
+    assert of_site["halting_workers{state=taking}"] == 1
+    assert of_site["halting_feeds_open"] == 0
+    assert of_site["halting_database_up"] == 1

@@ -1,0 +1,512 @@
+"""One reader: each event once and in order, states as they are, and nothing kept for the slow."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from runs.delivery import notify
+from runs.events import read as read_events
+from runs.ops.retention import Policy, Sweep
+from runs.web.feed import Hub, RightLost, RunIsGone, catching_up, follower, pages, reading
+from tests.support.feeds import Client, Reader, Wire, Writer, settle, turns
+
+
+def _watch(hub: Hub, run: Any, wire: Wire = "socket", **options: Any) -> Reader:
+    return Reader(Client(options.pop("start", 0)), hub, run, wire, **options)
+
+
+class TestOneRun:
+    @pytest.mark.parametrize("wire", ["socket", "page", "sse"])
+    async def test_is_told_from_its_beginning_to_its_end(
+        self, writer: Writer, hub: Hub, wire: Wire
+    ) -> None:
+        run = writer.queue()
+        reader = _watch(hub, run, wire)
+        await settle(hub, reader)
+        assert reader.client.types == ["run"]
+        writer.begin()
+        writer.log(run.pk, 3)
+        writer.flush()
+        await settle(hub, reader)
+        assert reader.client.runs[str(run.pk)]["status"] == "running"
+        writer.end(run.pk, result="done")
+        await settle(hub, reader)
+        client = reader.client
+        assert client.is_ended
+        assert client.seqs == {str(run.pk): 5}
+        client.wait_is_true(str(run.pk), with_input=wire != "page")
+        assert client.events[str(run.pk)] == [e.as_dict() for e in read_events(run.pk)]
+
+    async def test_that_is_over_is_told_from_anywhere(self, writer: Writer, hub: Hub) -> None:
+        run = _finished(writer, 1_200)
+        for after in (0, 1, 250, 499, 500, 501, 1_000, 1_201):
+            reader = _watch(hub, run, start=after)
+            await settle(hub, reader)
+            assert reader.client.is_ended
+            seqs = [event["seq"] for event in reader.client.events[str(run.pk)]]
+            assert seqs == list(range(after + 1, 1_203))
+            assert (reader.client.types[0], reader.client.types[-1]) == ("run", "end")
+        for after in (1_202, 1_203, 2**31 - 1):
+            reader = _watch(hub, run, start=after)
+            await settle(hub, reader)
+            assert reader.client.types == ["run", "end"]
+
+    async def test_replay_goes_over_into_what_comes(self, writer: Writer, hub: Hub) -> None:
+        run = writer.queue()
+        writer.begin()
+        writer.log(run.pk, 700)
+        writer.flush()
+        reader = _watch(hub, run, start=600)
+        for _ in range(20):
+            writer.log(run.pk, 7)
+            writer.flush()
+            await turns(3)
+        await settle(hub, reader)
+        assert reader.client.seqs[str(run.pk)] == 841
+
+    async def test_beyond_its_end_begins_there_when_it_is_reached(
+        self, writer: Writer, hub: Hub
+    ) -> None:
+        run = writer.queue()
+        writer.begin()
+        reader = _watch(hub, run, start=10)
+        writer.flush()
+        await settle(hub, reader)
+        assert reader.client.types == ["run"]
+        writer.log(run.pk, 11)
+        writer.flush()
+        await settle(hub, reader)
+        assert reader.client.events[str(run.pk)][0]["seq"] == 11
+
+    async def test_that_nobody_tells_of_is_found_by_looking(self, writer: Writer, hub: Hub) -> None:
+        run = writer.queue()
+        reader = _watch(hub, run)
+        await settle(hub, reader)
+        writer.begin(is_elsewhere=True)
+        writer.log(run.pk, 1_500)
+        writer.begin_call(run.pk)
+        writer.flush()
+        await settle(hub, reader)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
+        assert reader.client.seqs[str(run.pk)] == 1_501
+        writer.end(run.pk)
+        await settle(hub, reader)
+        assert reader.client.is_ended
+
+    async def test_tells_of_each_step_of_a_stop(
+        self, writer: Writer, hub: Hub, alice: User
+    ) -> None:
+        run = writer.queue()
+        writer.begin()
+        writer.begin_call(run.pk)
+        writer.flush()
+        reader = _watch(hub, run)
+        await settle(hub, reader)
+        seen: list[Any] = []
+
+        async def look() -> None:
+            await settle(hub, reader)
+            shown = reader.client.runs[str(run.pk)]
+            stop = shown["stop"] or {}
+            seen.append(
+                (shown["status"], bool(stop.get("acknowledged_at")), bool(stop.get("observed_at")))
+            )
+
+        await look()
+        writer.request_stop(run.pk)
+        await look()
+        writer.flush()  # while the call goes on
+        await look()
+        writer.end_call(run.pk)
+        writer.observe(run.pk)
+        writer.flush()
+        await look()
+        writer.end(run.pk, "stopped")
+        await look()
+        assert seen == [
+            ("running", False, False),
+            ("stopping", False, False),
+            ("stopping", True, False),
+            ("stopping", True, True),
+            ("stopped", True, True),
+        ]
+        assert reader.client.is_ended
+
+    async def test_that_was_deleted_is_gone(self, writer: Writer, hub: Hub) -> None:
+        run = writer.queue()
+        reader = _watch(hub, run)
+        await settle(hub, reader)
+        writer.delete(run.pk)
+        await settle(hub, reader)
+        assert isinstance(reader.error, RunIsGone)
+
+    async def test_handed_back_has_nothing_in_flight_any_more(
+        self, writer: Writer, hub: Hub
+    ) -> None:
+        """The end of its last call was not heard: it had left this process by then."""
+        run = writer.queue()
+        writer.begin()
+        writer.flush()
+        reader = _watch(hub, run)
+        await settle(hub, reader)
+        writer.begin_call(run.pk)
+        await turns(20)
+        assert reader.client.runs[str(run.pk)]["in_flight"]
+        writer.lose(run.pk)
+        await settle(hub, reader)
+        assert reader.client.runs[str(run.pk)]["status"] == "queued"
+        reader.client.wait_is_true(str(run.pk), with_input=True)
+        writer.begin()
+        writer.flush()
+        await settle(hub, reader)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
+        assert reader.client.runs[str(run.pk)]["attempt"] == 2
+
+    async def test_what_is_in_flight_here_is_found_by_looking_too(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = writer.queue()
+        writer.begin()
+        writer.flush()
+        reader = _watch(hub, run)
+        await settle(hub, reader)
+        monkeypatch.setattr(notify, "_listeners", [])
+        writer.begin_call(run.pk)
+        writer.flush()
+        await settle(hub, reader)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
+
+
+class TestRemovedLog:
+    """The record is still there, and says so."""
+
+    @pytest.mark.parametrize("wire", ["socket", "page", "sse"])
+    @pytest.mark.parametrize("start", [0, 2, 7, 99])
+    async def test_ends_at_once_wherever_one_begins(
+        self, writer: Writer, hub: Hub, wire: Wire, start: int
+    ) -> None:
+        run = _finished(writer, 5)
+        _remove_log(run)
+        reader = _watch(hub, run, wire, start=start)
+        await settle(hub, reader)
+        assert reader.client.types == ["run", "end"]
+        shown = reader.client.runs[str(run.pk)]
+        assert shown["last_seq"] == 7
+        assert shown["log_removed_at"]
+
+    async def test_below_a_run_does_not_keep_its_tree_open(self, writer: Writer, hub: Hub) -> None:
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.log(child.pk, 5)
+        writer.end(child.pk)
+        writer.end(root.pk)
+        for run in (root, child):
+            run.refresh_from_db()
+            _remove_log(run)
+        reader = _watch(hub, root, is_tree=True)
+        await settle(hub, reader)
+        assert reader.client.is_ended
+        assert reader.client.types.count("run") == 2
+
+    @pytest.mark.parametrize("removed", ["log", "run"])
+    async def test_while_it_is_read_ends_the_feed(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch, removed: str
+    ) -> None:
+        monkeypatch.setattr(follower, "_LOST_TRACK_SECONDS", 0.01)
+        run = _finished(writer, 1_500)
+        reader = _watch(hub, run)
+        async with asyncio.timeout(10):
+            while not reader.client.seqs:
+                await asyncio.sleep(0)
+            _remove_log(run)
+            if removed == "run":
+                writer.delete(run.pk)
+            await asyncio.gather(reader.task)
+        if removed == "run":
+            assert isinstance(reader.error, RunIsGone)
+        else:
+            assert reader.client.is_ended
+            assert reader.client.runs[str(run.pk)]["log_removed_at"]
+
+
+def _remove_log(run: Any) -> None:
+    before = timezone.now() + timedelta(hours=1)
+    sweep = Sweep(Policy("logs", before))
+    while sweep.step():
+        pass
+    assert not read_events(run.pk)
+
+
+class TestTree:
+    async def test_children_are_told_of_as_they_are_born(self, writer: Writer, hub: Hub) -> None:
+        root = writer.queue()
+        writer.begin()
+        reader = _watch(hub, root, is_tree=True)
+        await settle(hub, reader)
+        child = writer.bear(root.pk)
+        writer.log(child.pk, 5)
+        grandchild = writer.bear(child.pk)
+        writer.flush()
+        await settle(hub, reader)
+        for run in (root, child, grandchild):
+            reader.client.wait_is_true(str(run.pk), with_input=True)
+        for run in (grandchild, child, root):
+            writer.end(run.pk)
+        await settle(hub, reader)
+        assert reader.client.is_ended
+        for run in (root, child, grandchild):
+            reader.client.wait_is_true(str(run.pk), with_input=True)
+
+    async def test_of_a_child_is_what_is_below_it(self, writer: Writer, hub: Hub) -> None:
+        root = writer.queue()
+        writer.begin()
+        one, other = writer.bear(root.pk), writer.bear(root.pk)
+        below = writer.bear(one.pk)
+        writer.flush()
+        reader = _watch(hub, one, is_tree=True)
+        await settle(hub, reader)
+        assert reader.client.runs.keys() == {str(one.pk), str(below.pk)}
+        assert str(other.pk) not in reader.client.events
+
+    async def test_the_end_comes_behind_the_last_word_of_every_child(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its status is read while the reader asks for the last time who belongs to the tree."""
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.flush()
+        reader = _watch(hub, root, is_tree=True)
+        await settle(hub, reader)
+        writer.end(child.pk)
+        writer.end(root.pk)
+        snapshots = reading.read_snapshots
+        late = asyncio.Event()
+
+        async def read(work: Any, *args: Any) -> Any:
+            if work is snapshots and args[0] == [child.pk]:
+                await late.wait()
+            if work is reading.read_trees and reader.client.runs[str(root.pk)]["finished_at"]:
+                late.set()
+                await turns(20)
+            return work(*args)
+
+        monkeypatch.setattr(hub, "read", read)
+        monkeypatch.setattr(catching_up, "MOST_AT_ONCE", 1)
+        hub._catching_up.note(root.pk)
+        hub._catching_up.note(child.pk)
+        await turns(300)
+        late.set()
+        await settle(hub, reader)
+        assert reader.client.is_ended
+        reader.client.wait_is_true(str(child.pk), with_input=True)
+
+    async def test_a_deleted_child_does_not_keep_it_open(self, writer: Writer, hub: Hub) -> None:
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.flush()
+        reader = _watch(hub, root, is_tree=True)
+        await settle(hub, reader)
+        writer.end(child.pk)
+        writer.delete(child.pk)
+        writer.end(root.pk)
+        await settle(hub, reader)
+        assert reader.client.is_ended
+
+    async def test_who_leaves_at_once_still_knows_how_far_it_had_read_the_children(
+        self, writer: Writer, hub: Hub
+    ) -> None:
+        """Events of the root come before it is known who belongs to the tree."""
+        root = writer.queue()
+        writer.begin()
+        child = writer.bear(root.pk)
+        writer.log(child.pk, 5)
+        writer.flush()
+        client = Client()
+        reader = Reader(client, hub, root, "socket", is_tree=True)
+        await settle(hub, reader)
+        assert client.seqs[str(child.pk)] == 6
+        for moment in range(0, 60, 3):
+            reader.task.cancel()
+            await asyncio.gather(reader.task, return_exceptions=True)
+            reader.read()
+            writer.log(root.pk, 1)
+            writer.flush()
+            reader = Reader(client, hub, root, "socket", is_tree=True)
+            await turns(moment)
+        await settle(hub, reader)  # the client has looked for gaps and repetitions
+        assert client.seqs[str(root.pk)] == 21
+        assert client.seqs[str(child.pk)] == 6
+
+    @pytest.mark.parametrize("wire", ["page", "socket"])
+    async def test_a_page_s_frames_need_no_cursor_of_their_own(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch, wire: Wire
+    ) -> None:
+        """One names all runs of the tree; a page gets it once for each batch."""
+        root = writer.queue()
+        writer.begin()
+        children = [writer.bear(root.pk) for _ in range(5)]
+        writer.flush()
+        reader = _watch(hub, root, wire, is_tree=True)
+        seen: list[Any] = []
+        encode = reader._encode
+
+        def note(batch: Any) -> list[Any]:
+            seen.extend(messages := encode(batch))
+            return messages
+
+        monkeypatch.setattr(reader, "_encode", note)
+        await settle(hub, reader)
+        frames = [f for m in seen for f in m.get("frames", [m])]
+        traces = [frame for frame in frames if frame["type"] == "trace"]
+        assert len(traces) == len(children) + 1
+        assert all(("cursor" in frame) is (wire == "socket") for frame in traces)
+
+
+class TestHeartbeats:
+    async def test_come_when_there_is_nothing_to_tell(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.01)
+        reader = _watch(hub, writer.queue())
+        async with asyncio.timeout(10):
+            while reader.heartbeats < 3:
+                await asyncio.sleep(0.005)
+
+    async def test_come_also_when_there_is_news_of_no_interest(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a deleted child, say, each look finds out anew that it is gone."""
+        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.05)
+        reader = _watch(hub, writer.queue())
+        async with asyncio.timeout(10):
+            while reader.heartbeats < 3:
+                reader.follower.wake()
+                await asyncio.sleep(0.005)
+
+
+class TestSlowReaders:
+    async def test_make_nobody_hold_anything(
+        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = writer.queue()
+        writer.begin()
+        writer.flush()
+        viewer = _watch(hub, run)
+        slow = _watch(hub, run)
+        await settle(hub, viewer, slow)
+        gate = asyncio.Event()
+        held: list[int] = []
+        read_on = slow._encode
+
+        def encode(batch: Any) -> Any:
+            held.append(sum(len(frame.data) for frame in batch.frames))
+            return read_on(batch)
+
+        monkeypatch.setattr(slow, "_encode", encode)
+        sleep = asyncio.sleep
+
+        async def stuck(seconds: float) -> None:
+            if asyncio.current_task() is slow.task:
+                await gate.wait()
+            await sleep(seconds)
+
+        monkeypatch.setattr(asyncio, "sleep", stuck)
+        for _ in range(40):
+            writer.log(run.pk, 50, 20_000)
+            writer.flush()
+            await turns(50)
+        await settle(hub, viewer)
+        tail = hub._tails.get(run.pk)
+        assert tail is not None
+        assert viewer.client.seqs[str(run.pk)] == 2_001
+        assert slow.client.seqs.get(str(run.pk), 0) < 200
+        assert len(tail._events) <= 1_000
+        assert tail._characters == sum(map(len, tail._events)) <= 1_000_000
+        kept = hub._pages
+        assert kept._characters == sum(len(e) for p in kept._pages.values() for e in p)
+        assert kept._characters <= pages.MOST_PAGES_CHARACTERS
+        gate.set()
+        await settle(hub, slow)
+        assert slow.client.seqs[str(run.pk)] == 2_001
+        assert max(held) < follower.MOST_CHARACTERS + 25_000
+
+
+class TestLeaving:
+    async def test_at_any_moment_leaves_nothing_behind(self, writer: Writer, hub: Hub) -> None:
+        run = writer.queue()
+        writer.begin()
+        writer.bear(run.pk)
+        writer.log(run.pk, 600)
+        writer.flush()
+        first = _watch(hub, run)  # starts the hub's own tasks
+        await settle(hub, first)
+        tasks = asyncio.all_tasks()
+        for moment in range(0, 80, 2):
+            reader = _watch(hub, run, is_tree=True)
+            await turns(moment)
+            reader.task.cancel()
+            await asyncio.gather(reader.task, return_exceptions=True)
+            await turns(60)
+            assert hub._watchers == {first.follower}
+            assert not hub._catching_up.trees
+            assert not hub._pages.reading
+            assert asyncio.all_tasks() == tasks
+            followers = {tail.id: tail.followers for tail in hub._tails if tail.followers}
+            assert followers == {run.pk: {first.follower}}
+        for tail in hub._tails:
+            hub._tails.forget_if_alone(tail)  # as when it has lingered
+        assert [tail.id for tail in hub._tails] == [run.pk]
+        assert hub._tails._names.keys() == {str(run.pk)}
+
+    async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
+        reader = _watch(hub, writer.queue())
+        await settle(hub, reader)
+        await hub.close()
+        await turns(10)
+        assert isinstance(reader.error, RightLost)
+        assert reader.error.why == "restart"
+        late = _watch(hub, writer.queue())
+        await turns(10)
+        assert isinstance(late.error, RightLost)
+
+    @pytest.mark.parametrize("moment", [0, 2, 5, 9, 14, 20])
+    async def test_of_the_process_ends_a_feed_in_the_middle_of_its_replay(
+        self, writer: Writer, hub: Hub, moment: int
+    ) -> None:
+        run = _finished(writer, 3_000)
+        reader = _watch(hub, run)
+        await turns(moment)
+        await hub.close()
+        async with asyncio.timeout(10):
+            await asyncio.gather(reader.task, return_exceptions=True)
+        assert not reader.task.cancelled()
+        assert isinstance(reader.error, RightLost), reader.error
+        assert reader.error.why == "restart"
+
+
+def _finished(writer: Writer, count: int) -> Any:
+    """Return a run that is over, with ``count`` lines between its first and its last event."""
+    run = writer.queue()
+    writer.begin()
+    writer.log(run.pk, count)
+    writer.end(run.pk)
+    run.refresh_from_db()
+    return run
+
+
+def test_ids_of_runs_can_be_told_apart_by_their_ends() -> None:
+    """What a tree's cursor relies on."""
+    from runs.models import uuid7
+
+    ids: set[uuid.UUID] = {uuid7() for _ in range(10_000)}
+    assert len({id.bytes[-6:] for id in ids}) == 10_000

@@ -1,0 +1,161 @@
+"""One reader of the list: nothing old behind what is new, and no news lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+
+from runs.models import RunRecord
+from runs.web.feed import Hub, ListFollower, View, Viewer, listing, reading
+from tests.support.feeds import Writer, settle, turns
+
+
+class Reader:
+    def __init__(self, hub: Hub, owner: User, *, sees_all: bool = False) -> None:
+        viewer = Viewer(owner.pk, token="x", sees_all=sees_all)
+        self.follower = ListFollower(hub, viewer, view=View())
+        self.told: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for batch in self.follower.batches():
+            for frame in batch.frames:
+                self.told.append("reset" if frame.type == "reset" else json.loads(frame.data))
+            await self.gate.wait()
+
+    def statuses(self, run: RunRecord) -> list[str]:
+        return [t["status"] for t in self.told if t != "reset" and t["id"] == str(run.pk)]
+
+
+@pytest.fixture
+async def reader_of(hub: Hub) -> AsyncIterator[Callable[..., Reader]]:
+    readers: list[Reader] = []
+
+    def make(owner: User, **options: Any) -> Reader:
+        readers.append(Reader(hub, owner, **options))
+        return readers[-1]
+
+    yield make
+    for reader in readers:
+        reader.task.cancel()
+        await asyncio.gather(reader.task, return_exceptions=True)
+    assert not hub._catching_up.lists
+    assert not hub._watchers
+
+
+async def test_each_change_is_told_once(
+    writer: Writer, hub: Hub, alice: User, bob: User, reader_of: Callable[..., Reader]
+) -> None:
+    mine, others = reader_of(alice), reader_of(bob)
+    all_of_them = reader_of(bob, sees_all=True)
+    await settle(hub)
+    run = writer.queue()
+    await settle(hub)
+    writer.begin()
+    await settle(hub)
+    writer.request_stop(run.pk)
+    await settle(hub)
+    writer.flush()
+    await settle(hub)
+    writer.end(run.pk, "stopped")
+    await settle(hub)
+    expected = ["queued", "running", "stopping", "stopping", "stopped"]
+    assert mine.statuses(run) == all_of_them.statuses(run) == expected
+    assert others.told == []
+    assert mine.told[0]["input"] == {}
+
+
+async def test_what_nobody_tells_of_is_found(
+    writer: Writer, hub: Hub, alice: User, reader_of: Callable[..., Reader]
+) -> None:
+    run = writer.queue()
+    reader = reader_of(alice)
+    await settle(hub)
+    writer.begin(is_elsewhere=True)
+    await settle(hub)
+    writer.end(run.pk)
+    await settle(hub)
+    assert reader.statuses(run) == ["queued", "running", "success"]
+
+
+async def test_the_first_look_does_not_overtake_what_is_newer(
+    writer: Writer,
+    hub: Hub,
+    alice: User,
+    reader_of: Callable[..., Reader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = writer.queue()
+    go_on = asyncio.Event()
+
+    async def read(work: Any, *args: Any) -> Any:
+        found = work(*args)
+        if work is reading.read_active:
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(hub, "read", read)
+    reader = reader_of(alice)
+    await turns(20)
+    writer.begin()
+    writer.end(run.pk)
+    await settle(hub)
+    go_on.set()
+    await settle(hub)
+    assert reader.statuses(run)[-1] == "success"
+
+
+async def test_a_heartbeat_swallows_no_news(
+    writer: Writer,
+    hub: Hub,
+    alice: User,
+    reader_of: Callable[..., Reader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Inputs are read for so long that it is time for a sign of life."""
+    monkeypatch.setattr(listing, "HEARTBEAT_SECONDS", 0.05)
+    reader = reader_of(alice)
+    await settle(hub)
+
+    async def read(work: Any, *args: Any) -> Any:
+        if work is reading.read_inputs:
+            await asyncio.sleep(0.2)
+        return work(*args)
+
+    monkeypatch.setattr(hub, "read", read)
+    run = writer.queue()
+    async with asyncio.timeout(10):
+        while not reader.statuses(run):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_slow_reader_is_told_to_read_the_list_again(
+    writer: Writer,
+    hub: Hub,
+    alice: User,
+    reader_of: Callable[..., Reader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "MOST_PENDING", 5)
+    writer.queue()
+    reader = reader_of(alice)
+    await settle(hub)
+    reader.gate.clear()
+    for _ in range(3):
+        for _ in range(4):
+            writer.queue()
+        await settle(hub)
+    assert len(reader.follower._pending) <= 5
+    last = writer.queue()
+    reader.gate.set()
+    await settle(hub)
+    assert reader.told.count("reset") == 1
+    assert len(reader.told) < 13
+    assert reader.statuses(last)

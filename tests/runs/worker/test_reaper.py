@@ -1,0 +1,136 @@
+"""What is looked after although no worker is left; and what a worker that lost its lease stays."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import OperationalError
+from django.utils import timezone
+
+from runs.actions import leases
+from runs.models import RunRecord, WorkerRecord
+from runs.status import Status
+from runs.worker.reaper import Caretaker, CaretakerThread
+from runs.worker.worker import Worker
+from tests.support.rows import make_run, make_worker
+from tests.support.server import eventually
+
+LEASE_SECONDS = 3.0
+
+
+@pytest.fixture
+def caretaker(transactional_db: None) -> Iterator[CaretakerThread]:
+    thread = CaretakerThread(LEASE_SECONDS)
+    yield thread
+    thread.close()
+
+
+def _of_a_dead_worker(owner: User, count: int = 1) -> list[RunRecord]:
+    dead = make_worker(host_identity="elsewhere", lease_until=timezone.now() - timedelta(seconds=1))
+    return [make_run(owner, status=Status.RUNNING, worker=dead) for _ in range(count)]
+
+
+def _status(run: RunRecord) -> str:
+    return RunRecord.objects.get(pk=run.pk).status
+
+
+def test_without_a_worker_runs_of_a_dead_one_end(caretaker: CaretakerThread, alice: User) -> None:
+    (run,) = _of_a_dead_worker(alice)
+    caretaker.start()
+    eventually(lambda: _status(run) == "error")
+    assert RunRecord.objects.get(pk=run.pk).error["code"] == "worker_lost"
+
+
+def test_it_outlives_a_database_that_is_away(
+    caretaker: CaretakerThread,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (run,) = _of_a_dead_worker(alice)
+    real, failures = leases.mark_vanished_neighbours, [OperationalError("away")] * 2
+
+    def fail_at_first(me: Any) -> list[WorkerRecord]:
+        if failures:
+            raise failures.pop()
+        return real(me)
+
+    monkeypatch.setattr("runs.worker.reaper.NEIGHBOURS_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "mark_vanished_neighbours", fail_at_first)
+    with caplog.at_level(logging.WARNING, "runs.worker.reaper"):
+        caretaker.start()
+        eventually(lambda: _status(run) == "error")
+    said = [r for r in caplog.records if r.name == "runs.worker.reaper"]
+    assert len(said) == 1  # not one for each try
+
+
+def test_many_lost_runs_leave_time_for_a_heartbeat(
+    transactional_db: None, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = _of_a_dead_worker(alice, 3)
+    real = leases.recover_runs
+    monkeypatch.setattr(leases, "recover_runs", lambda **how: real(limit=2, **how))
+    caretaker = Caretaker(LEASE_SECONDS)
+    assert caretaker.tick() is True
+    assert sorted(map(_status, runs)) == ["error", "error", "running"]
+    assert caretaker.tick() is True
+    assert [_status(run) for run in runs] == ["error"] * 3
+    assert caretaker.tick() is False
+
+
+def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
+    transactional_db: None, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a few dozen took longer than the lease of who recovered them."""
+    runs = _of_a_dead_worker(alice, 3)
+    real = leases._recover
+
+    def recover(*what: Any) -> Any:
+        threading.Event().wait(0.02)
+        return real(*what)
+
+    monkeypatch.setattr(leases, "_recover", recover)
+    caretaker = Caretaker(lease_seconds=0.06)
+    for left in (2, 1, 0):
+        assert caretaker.tick() is True
+        assert sorted(map(_status, runs)) == ["error"] * (3 - left) + ["running"] * left
+    assert caretaker.tick() is False
+
+
+def _lose_lease(worker: Worker) -> None:
+    before = worker.id
+    WorkerRecord.objects.filter(pk=before).update(lost_at=timezone.now())
+    eventually(lambda: worker.id != before, "it goes on under another name")
+
+
+def test_a_drained_worker_that_loses_its_lease_stays_drained(
+    hire: Callable[..., Worker], options: Callable[..., None], alice: User
+) -> None:
+    options(LEASE_SECONDS=1)
+    drained, other = hire(), hire()
+    leases.mark_draining(drained.id)
+    _lose_lease(drained)
+    _lose_lease(other)
+    assert WorkerRecord.objects.get(pk=drained.id).draining_at is not None
+    assert WorkerRecord.objects.get(pk=other.id).draining_at is None
+
+
+def test_a_worker_that_shuts_down_says_so_again_when_it_is_told_to_take_runs(
+    transactional_db: None,
+) -> None:
+    worker = leases.register_worker(1, 30)
+    leases.mark_draining(worker.pk)
+    leases.mark_taking(worker.pk)
+    assert leases.renew(worker.pk, 30, is_draining=True)
+    worker.refresh_from_db()
+    since = worker.draining_at
+    assert since is not None
+    assert leases.renew(worker.pk, 30, is_draining=True)
+    worker.refresh_from_db()
+    assert worker.draining_at == since

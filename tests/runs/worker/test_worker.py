@@ -1,0 +1,141 @@
+"""A worker's lease and its end, also with a database that is not there for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import DatabaseError, InterfaceError, OperationalError
+from django.utils import timezone
+
+from agents import AgentStopped
+from agents.cancellation import CancelToken, Lease
+from runs.actions import leases
+from runs.delivery import local_runs
+from runs.delivery.local_runs import ActiveRun
+from runs.models import RunRecord, WorkerRecord, uuid7
+from runs.queue import claims
+from runs.status import Status
+from runs.worker.worker import Worker
+from tests.support.rows import make_run
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.mark.parametrize("error", [DatabaseError, InterfaceError])
+def test_it_drains_and_stops_although_it_can_tell_nobody(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error("gone")
+
+    worker = Worker(claims=False)
+    worker.start_threads()
+    monkeypatch.setattr(leases, "mark_draining", refuse)
+    monkeypatch.setattr(leases, "retire", refuse)
+    worker.drain_threads()
+    worker.stop_threads()
+    assert not any(thread.is_alive() for thread in worker._threads)
+
+
+def test_it_tells_the_truth_about_all_that_did_not_come_back(alice: User) -> None:
+    worker = Worker(claims=False)
+    worker.start_threads()
+    # More than are ended in one go; nothing here executes them.
+    for _ in range(205):
+        make_run(alice, status=Status.RUNNING, worker=worker._record)
+    worker.stop_threads()
+    ended = set(RunRecord.objects.values_list("status", "error__code"))
+    assert ended == {("error", "worker_shutdown")}
+
+
+class TestItsLease:
+    @pytest.fixture
+    def worker(self) -> Iterator[Worker]:
+        """Without threads: each step is the test's."""
+        worker = Worker(claims=False)
+        worker._register()
+        yield worker
+        worker._executor._loop.close()
+        local_runs.remove_worker(worker.id)
+        local_runs._runs.clear()
+
+    @staticmethod
+    def run_under(worker: Worker) -> ActiveRun:
+        run = ActiveRun(uuid7(), worker.id, token=CancelToken(lease=local_runs.lease_of(worker.id)))
+        local_runs.add(run)
+        return run
+
+    def test_a_renewal_that_failed_is_tried_again_at_the_next_look(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not a third of the lease later: the second failure would be the last one."""
+        renewed: list[bool] = []
+
+        def renew(*_: object, **__: object) -> bool:
+            renewed.append(len(renewed) > 0)
+            if not renewed[-1]:
+                raise OperationalError("the server is starting up")
+            return True
+
+        monkeypatch.setattr(leases, "renew", renew)
+        worker._renew_if_due()
+        assert renewed == [], "it has just begun"
+        worker._next_renewal = 0.0
+        with pytest.raises(OperationalError):
+            worker._renew_if_due()
+        worker._renew_if_due()
+        worker._renew_if_due()
+        assert renewed == [False, True]
+
+    def test_what_watches_it_does_not_end_the_next_one(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Lease and runs of a worker that was late, and that renews in the very same moment."""
+        late, runs = worker._lease, [self.run_under(worker)]
+        late.end()
+
+        def end(lease: Lease) -> None:
+            assert lease is late
+            worker._begin_lease(time.monotonic())
+            runs.append(self.run_under(worker))
+            really_end(lease)
+
+        really_end = Lease.end
+        monkeypatch.setattr(Lease, "end", end)
+        worker._fence_if_late()
+        assert not worker.is_fenced
+        assert [run.token.stopped for run in runs] == [True, False]
+
+    def test_is_not_given_up_by_the_worker_itself(self, worker: Worker) -> None:
+        """A machine that slept finds it over, by the clock of a database that slept as well."""
+        over = timezone.now() - timedelta(seconds=1)
+        WorkerRecord.objects.filter(pk=worker.id).update(lease_until=over)
+        assert leases.mark_lost_leases(worker.id) == []
+        worker._renew()
+        assert not worker.is_fenced
+        assert leases.mark_lost_leases() == []
+
+    def test_covers_what_is_claimed_while_it_is_lost(
+        self, worker: Worker, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The claim is committed; before it is registered the process is frozen for a while."""
+        run = make_run(alice)
+        claim = claims.claim
+
+        def claim_and_freeze(*arguments: Any) -> Any:
+            claimed = claim(*arguments)
+            worker._lease.end()
+            local_runs.remove_worker(worker.id)
+            return claimed
+
+        monkeypatch.setattr(claims, "claim", claim_and_freeze)
+        assert [record.pk for record in leases.claim(worker.id, 1)] == [run.pk]
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        with pytest.raises(AgentStopped):
+            entry.token.admit("http", "GET somewhere")
