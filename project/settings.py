@@ -199,7 +199,7 @@ METRICS_TOKEN = _env.text("METRICS_TOKEN")
 SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^health/"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-# The proxies whose X-Forwarded-For says who the client is; runs/ops/serving.py hands them to uvicorn.
+# The proxies whose X-Forwarded-For is believed; runs/ops/serving.py hands them to uvicorn.
 FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
