@@ -22,8 +22,8 @@ from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
 from runs.delivery import audience, relay
-from runs.delivery.local_runs import Delivery
 from runs.delivery.notify import WORKERS_GROUP, worker_group
+from runs.delivery.stop_message import StopDelivery
 from runs.web import feed, sockets
 from runs.web.feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
 from runs.web.feed.follower import STUCK_SECONDS
@@ -53,9 +53,9 @@ class AgentConsumer(AsyncConsumer):
     async def run_stop(self, message: dict[str, Any]) -> None:
         """Runs of this worker were asked to stop: {"type": "run.stop", "stops": [...]}.
 
-        Each of them as ``Delivery.as_message`` makes it.
+        Each of them as ``StopDelivery.as_message`` makes it.
         """
-        self.worker.hear_stops([Delivery.from_message(stop) for stop in message["stops"]])
+        self.worker.hear_stops([StopDelivery.from_message(stop) for stop in message["stops"]])
 
     async def run_ended(self, message: dict[str, Any]) -> None:
         """Runs are over that were started here: {"type": "run.ended", "runs": [id, ...]}."""

@@ -19,7 +19,7 @@ from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event
 from runs import events, metrics, transitions
 from runs.delivery import notify
-from runs.delivery.local_runs import StopRequest
+from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
 from runs.queue.claims import deadline
 from runs.status import Status

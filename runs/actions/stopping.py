@@ -23,7 +23,7 @@ from runs.db.query_plans import by_key
 from runs.db.statements import read_keys, update_and_read, update_insert_and_read
 from runs.db.transactions import in_transaction
 from runs.delivery import local_runs, notify
-from runs.delivery.local_runs import Delivery, StopRequest
+from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.models import MAX_REASON_LENGTH, RunQuerySet, RunRecord, StopVia
 from runs.status import Status
@@ -176,7 +176,7 @@ class _Wish:
         )
         if record is None:
             return False
-        delivery = Delivery.of(record, self._request(self.via, run))
+        delivery = StopDelivery.of(record, self._request(self.via, run))
         self._announce([delivery], [(run, record.root_id)])
         return True
 
@@ -191,10 +191,10 @@ class _Wish:
         outcomes: dict[uuid.UUID, Accepted] = {record.pk: "already_stopping" for record in again}
         # Who asked first may not have come to trip the token yet.
         before = [*again, *_stopping_in({record.root_id for record in again})] if again else []
-        due = {record.pk: Delivery.of(record) for record in before}
+        due = {record.pk: StopDelivery.of(record) for record in before}
         audit.log_stops(fresh, by=self.by, via=self.via, mode=self.mode, reason=self.reason)
         for record in fresh:
-            due[record.pk] = Delivery.of(record, self._request(self.via, record.pk))
+            due[record.pk] = StopDelivery.of(record, self._request(self.via, record.pk))
             outcomes[record.pk] = "accepted"
             self._written.append((record.pk, record.root_id))
         concerned = list(fresh)
@@ -209,23 +209,23 @@ class _Wish:
         return outcomes
 
     def _announce(
-        self, due: Collection[Delivery], written: Sequence[tuple[uuid.UUID, uuid.UUID]]
+        self, due: Collection[StopDelivery], written: Sequence[tuple[uuid.UUID, uuid.UUID]]
     ) -> None:
         transaction.on_commit(lambda: _deliver(due), robust=True)
         transaction.on_commit(lambda: notify.publish_changes(written), robust=True)
 
     def _write_below(
         self, below: Sequence[RunRecord], nearest: dict[uuid.UUID, uuid.UUID]
-    ) -> dict[uuid.UUID, Delivery]:
+    ) -> dict[uuid.UUID, StopDelivery]:
         """Write it into locked runs below those in ``nearest``; return what each is to hear."""
         due = {}
         fresh: dict[uuid.UUID | F, list[uuid.UUID]] = {}
         for record in below:
             ancestor = nearest[record.pk]
             if record.stop_requested:  # by itself, before
-                due[record.pk] = Delivery.of(record)
+                due[record.pk] = StopDelivery.of(record)
             else:
-                due[record.pk] = Delivery.of(record, self._request(StopVia.PARENT, ancestor))
+                due[record.pk] = StopDelivery.of(record, self._request(StopVia.PARENT, ancestor))
                 self._written.append((record.pk, record.root_id))
                 # Most are below a root that was stopped: all of these are one statement.
                 above = _ROOT if ancestor == record.root_id else ancestor
@@ -269,7 +269,7 @@ def _active_below(
     return found
 
 
-def _end_queued(records: Sequence[RunRecord], due: Mapping[uuid.UUID, Delivery]) -> None:
+def _end_queued(records: Sequence[RunRecord], due: Mapping[uuid.UUID, StopDelivery]) -> None:
     """Let runs that nobody has claimed be over at once."""
     log: list[Event] = []
     changes = []
@@ -294,7 +294,7 @@ def _end_queued(records: Sequence[RunRecord], due: Mapping[uuid.UUID, Delivery])
     transaction.on_commit(lambda: notify.publish_events(log), robust=True)
 
 
-def _deliver(due: Collection[Delivery]) -> None:
+def _deliver(due: Collection[StopDelivery]) -> None:
     """Trip the tokens of all runs concerned: here directly, elsewhere through their workers.
 
     Each worker is told of all that it has: a run's children may be on another than itself.
@@ -400,7 +400,7 @@ def meet_request(run: local_runs.ActiveRun) -> None:
         run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
     elif record.stop_requested:
         stopping = [record, *_stopping_in([record.root_id])]
-        local_runs.trip([Delivery.of(one) for one in stopping])
+        local_runs.trip([StopDelivery.of(one) for one in stopping])
 
 
 def meet_requests(worker: uuid.UUID) -> None:
@@ -419,7 +419,7 @@ def meet_requests(worker: uuid.UUID) -> None:
         stopping = _stopping_in(roots).only(*_STOP_READS)
         # Those that are here: for others trip() would wait for a claim under way.
         local_runs.trip(
-            [Delivery.of(one) for one in stopping if local_runs.get(one.pk) is not None]
+            [StopDelivery.of(one) for one in stopping if local_runs.get(one.pk) is not None]
         )
 
 

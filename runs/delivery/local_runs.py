@@ -11,17 +11,14 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Self
 
-from agents.cancellation import CancelToken, Lease, StopCause, StopMode
+from agents.cancellation import CancelToken, Lease, StopCause
 from agents.guard import Guard
-from runs.models import RunRecord
+
+from .stop_message import StopDelivery, StopRequest
 
 __all__ = [
     "ActiveRun",
-    "Delivery",
-    "StopRequest",
     "add",
     "add_worker",
     "all_runs",
@@ -34,94 +31,6 @@ __all__ = [
     "trip_unless_claiming",
     "wake",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequest:
-    """What the receipt of a run says of the request; goes into its ``stop_requested`` event."""
-
-    mode: StopMode
-    reason: str
-    via: str
-    requested_by: str | None  # username
-    requested_at: datetime
-    root_request: uuid.UUID
-
-    @classmethod
-    def of(cls, record: RunRecord) -> StopRequest:
-        """Return the request that a record carries."""
-        assert record.stop_requested_at is not None
-        by = record.stop_requested_by
-        return cls(
-            StopMode(record.stop_mode),
-            record.stop_reason,
-            record.stop_via,
-            by.get_username() if by is not None else None,
-            record.stop_requested_at,
-            record.stop_root_request or record.pk,
-        )
-
-    def as_data(self) -> dict[str, Any]:
-        return {
-            "mode": str(self.mode),
-            "reason": self.reason,
-            "via": self.via,
-            "requested_by": self.requested_by,
-            "requested_at": self.requested_at.isoformat(),
-            "root_request": str(self.root_request),
-        }
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Self:
-        return cls(
-            StopMode(data["mode"]),
-            data["reason"],
-            data["via"],
-            data["requested_by"],
-            datetime.fromisoformat(data["requested_at"]),
-            uuid.UUID(data["root_request"]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A committed request to stop, on its way to the run as it is claimed.
-
-    It has all that tripping a token takes, so that a worker need not ask the database.
-    """
-
-    run: uuid.UUID
-    worker: uuid.UUID | None  # None: nobody holds it
-    attempt: int
-    request: StopRequest
-
-    @classmethod
-    def of(cls, record: RunRecord, request: StopRequest | None = None) -> Self:
-        """Address ``request``, or the one that the record carries, to whoever holds the run."""
-        return cls(
-            record.pk,
-            record.worker_id,
-            record.attempt,
-            request or StopRequest.of(record),
-        )
-
-    def as_message(self) -> dict[str, Any]:
-        """Return it as it goes to another process."""
-        return {
-            "run": str(self.run),
-            "worker": str(self.worker),
-            "attempt": self.attempt,
-            "request": self.request.as_data(),
-        }
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Self:
-        return cls(
-            uuid.UUID(message["run"]),
-            uuid.UUID(message["worker"]),
-            message["attempt"],
-            StopRequest.from_data(message["request"]),
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +110,7 @@ def remove(run: ActiveRun | uuid.UUID) -> None:
         event.set()
 
 
-def trip_unless_claiming(deliveries: Collection[Delivery]) -> bool:
+def trip_unless_claiming(deliveries: Collection[StopDelivery]) -> bool:
     """As ``trip``; but trip nothing, and return False, if a claim must be waited for."""
     with _lock:
         here, may_be_on_its_way = _find(deliveries)
@@ -210,7 +119,7 @@ def trip_unless_claiming(deliveries: Collection[Delivery]) -> bool:
     return not may_be_on_its_way
 
 
-def trip(deliveries: Collection[Delivery]) -> set[uuid.UUID]:
+def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
     """Trip the tokens of the runs that are in this process; return which those are.
 
     A run that has meanwhile been claimed anew is left alone. The requests are in all logs before
@@ -236,7 +145,7 @@ def _meet(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
             entry.meet(request)
 
 
-def _find(deliveries: Collection[Delivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
+def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
     """Return whom to trip, each with its request set, and whether a claim must be waited for."""
     found = []
     is_missing = False

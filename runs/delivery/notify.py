@@ -16,7 +16,7 @@ from channels.layers import get_channel_layer
 from agents.trace import CallInfo, Event, Trace
 
 from . import audience, local_runs, relay
-from .local_runs import Delivery
+from .stop_message import StopDelivery
 
 __all__ = [
     "WORKERS_GROUP",
@@ -135,11 +135,11 @@ def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
         relay.send(worker_group(worker), message)
 
 
-def send_stops(deliveries: Iterable[Delivery]) -> None:
+def send_stops(deliveries: Iterable[StopDelivery]) -> None:
     """Tell the workers of other processes that runs of theirs were asked to stop."""
     if not relay.is_shared(get_channel_layer()):
         return  # nobody else could hear it
-    stops: dict[uuid.UUID, list[Delivery]] = {}
+    stops: dict[uuid.UUID, list[StopDelivery]] = {}
     for delivery in deliveries:
         if delivery.worker is not None:
             stops.setdefault(delivery.worker, []).append(delivery)

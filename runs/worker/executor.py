@@ -36,7 +36,8 @@ from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.db.transactions import DatabaseThreads
 from runs.delivery import local_runs
-from runs.delivery.local_runs import ActiveRun, StopRequest
+from runs.delivery.local_runs import ActiveRun
+from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
 
 from .agent_caller import Children

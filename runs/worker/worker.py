@@ -23,7 +23,8 @@ from runs import metrics
 from runs.actions import leases, stopping
 from runs.conf import conf
 from runs.delivery import local_runs
-from runs.delivery.local_runs import ActiveRun, Delivery
+from runs.delivery.local_runs import ActiveRun
+from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
 from runs.ops.logs import set_worker
 from runs.queue.claims import QueueIsBusy
@@ -70,7 +71,7 @@ class Worker:
         self._work = threading.Condition()
         self._has_work = False
         self._look = threading.Event()
-        self._stops: queue.SimpleQueue[Collection[Delivery] | None] = queue.SimpleQueue()
+        self._stops: queue.SimpleQueue[Collection[StopDelivery] | None] = queue.SimpleQueue()
         self._draining = threading.Event()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -147,7 +148,7 @@ class Worker:
         """Some run of this worker may have been asked to stop. From any thread; never blocks."""
         self._look.set()
 
-    def hear_stops(self, deliveries: Collection[Delivery]) -> None:
+    def hear_stops(self, deliveries: Collection[StopDelivery]) -> None:
         """Runs of this worker were asked to stop. From any thread; never blocks.
 
         A few are met here. Many, and those for which a claim under way must be waited for, have a

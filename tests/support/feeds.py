@@ -23,7 +23,8 @@ from agents.trace import Trace
 from runs.actions import leases, stopping
 from runs.actions.finishing import end_without_worker
 from runs.delivery import local_runs, notify
-from runs.delivery.local_runs import ActiveRun, StopRequest
+from runs.delivery.local_runs import ActiveRun
+from runs.delivery.stop_message import StopRequest
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.status import Status
 from runs.web.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub

@@ -42,7 +42,7 @@ from agents import AgentError, agent
 from runs.actions import leases, starting, stopping
 from runs.db import transactions
 from runs.delivery import notify
-from runs.delivery.local_runs import Delivery
+from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import IdempotencyMismatch, RunAlreadyFinished
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.status import ACTIVE
@@ -85,7 +85,7 @@ class World(RuleBasedStateMachine):
     owners: list[User]
     options: Callable[..., None]
     loop: asyncio.AbstractEventLoop
-    network: list[tuple[uuid.UUID, list[Delivery]]] = []  # messages on their way, to whom
+    network: list[tuple[uuid.UUID, list[StopDelivery]]] = []  # messages on their way, to whom
     complaints: list[str] = []  # of the recorder: what it could not write
     steps = 0
 
@@ -435,8 +435,8 @@ class World(RuleBasedStateMachine):
         return live_on
 
 
-def _send_stops(deliveries: Iterable[Delivery]) -> None:
-    stops: dict[uuid.UUID, list[Delivery]] = {}
+def _send_stops(deliveries: Iterable[StopDelivery]) -> None:
+    stops: dict[uuid.UUID, list[StopDelivery]] = {}
     for delivery in deliveries:
         if delivery.worker is not None:
             stops.setdefault(delivery.worker, []).append(delivery)

@@ -16,6 +16,7 @@ from runs.actions import leases, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import News, record_news
 from runs.delivery import local_runs
+from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
@@ -54,7 +55,7 @@ def finish(run: RunRecord) -> None:
     at = run.stop_requested_at
     words = [
         events.system_event(run, 1, "agent_start", {}),
-        events.system_event(run, 2, "stop_requested", local_runs.StopRequest.of(run).as_data()),
+        events.system_event(run, 2, "stop_requested", StopRequest.of(run).as_data()),
         events.system_event(run, 3, "stop_observed", {}),
     ]
     news = News(

@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 
 from runs.actions import stopping
 from runs.delivery import local_runs, notify
-from runs.delivery.local_runs import ActiveRun, Delivery
+from runs.delivery.local_runs import ActiveRun
+from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
@@ -35,7 +36,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, set[uuid.UUID]]:
     """What each worker elsewhere was told to stop."""
     sent: dict[uuid.UUID, set[uuid.UUID]] = {}
 
-    def send_stops(deliveries: Iterable[Delivery]) -> None:
+    def send_stops(deliveries: Iterable[StopDelivery]) -> None:
         for delivery in deliveries:
             if delivery.worker is not None:
                 sent.setdefault(delivery.worker, set()).add(delivery.run)

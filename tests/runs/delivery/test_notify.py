@@ -17,7 +17,7 @@ from agents import Tools, agent
 from agents.cancellation import StopMode
 from runs.actions import stopping
 from runs.delivery import local_runs, notify, relay
-from runs.delivery.local_runs import Delivery, StopRequest
+from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import RunEvent
 from runs.worker.worker import Worker
 from tests.support.journal import Journal
@@ -52,10 +52,10 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> NotingLayer:
     return layer
 
 
-def _delivery(worker: uuid.UUID | None) -> Delivery:
+def _delivery(worker: uuid.UUID | None) -> StopDelivery:
     run = uuid.uuid4()
     request = StopRequest(StopMode.GRACEFUL, "enough", "api", "alice", timezone.now(), run)
-    return Delivery(run, worker, 1, request)
+    return StopDelivery(run, worker, 1, request)
 
 
 def test_events_come_in_the_order_of_seq_and_once(
@@ -142,7 +142,7 @@ class TestMessages:
         assert all(message["type"] == "run.stop" for message in messages)
         # As JSON, or any other way that a layer packs its messages.
         heard = [json.loads(json.dumps(message))["stops"] for message in messages]
-        assert [[Delivery.from_message(stop) for stop in stops] for stops in heard] == [
+        assert [[StopDelivery.from_message(stop) for stop in stops] for stops in heard] == [
             mine,
             [others],
         ]

@@ -19,7 +19,7 @@ from agents.cancellation import StopCause, StopMode
 from runs.actions import stopping
 from runs.consumers import AgentConsumer
 from runs.delivery import local_runs, notify, relay
-from runs.delivery.local_runs import Delivery
+from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import RunRecord, uuid7
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
@@ -30,11 +30,11 @@ WAIT_SECONDS = 10
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunRecord], list[Delivery]]:
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunRecord], list[StopDelivery]]:
     """Ask a run to stop as another process would: nothing here hears of it but by message."""
-    sent: list[Delivery] = []
+    sent: list[StopDelivery] = []
 
-    def ask(run: RunRecord) -> list[Delivery]:
+    def ask(run: RunRecord) -> list[StopDelivery]:
         with monkeypatch.context() as patch:
             patch.setattr(local_runs, "trip", lambda due: set())
             patch.setattr(notify, "send_stops", sent.extend)
@@ -232,10 +232,8 @@ def test_a_claim_under_way_holds_up_neither_the_messages_nor_other_stops(
 def test_a_run_that_is_being_claimed_is_waited_for(worker: Worker, alice: Any) -> None:
     """Both orders: the message comes while the claim is committed and not registered yet."""
     entry = local_runs.ActiveRun(uuid7(), worker.id)
-    request = local_runs.StopRequest(
-        *(StopMode.GRACEFUL, "enough", "api", None, timezone.now(), entry.id)
-    )
-    delivery = Delivery(entry.id, worker.id, 1, request)
+    request = StopRequest(*(StopMode.GRACEFUL, "enough", "api", None, timezone.now(), entry.id))
+    delivery = StopDelivery(entry.id, worker.id, 1, request)
     with _claim_that_waits():
         worker.hear_stops([delivery])
         local_runs.add(entry)
@@ -265,7 +263,7 @@ class _claim_that_waits:
         self._thread.join()
 
 
-async def _handed_over(worker: Worker, delivery: Delivery) -> None:
+async def _handed_over(worker: Worker, delivery: StopDelivery) -> None:
     consumer = AgentConsumer()
     consumer.worker = worker
     await consumer.run_stop({"type": "run.stop", "stops": [delivery.as_message()]})

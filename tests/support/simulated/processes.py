@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from runs.db.transactions import _call
 from runs.delivery import local_runs
-from runs.delivery.local_runs import ActiveRun, Delivery
+from runs.delivery.local_runs import ActiveRun
+from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
 from runs.worker.keeper import Keeper
 from runs.worker.reaper import Caretaker
@@ -59,7 +60,7 @@ class Process(Host):
         self.attempts: list[Attempt] = []  # that are under way
         self.history: list[Attempt] = []  # begun since somebody has looked
         self.asked: set[uuid.UUID] = set()
-        self.inbox: list[list[Delivery]] = []  # messages that have come
+        self.inbox: list[list[StopDelivery]] = []  # messages that have come
         self.ids: set[uuid.UUID] = set()  # of the workers that it has been
         self.memory: dict[str, Any] = {
             "_runs": {},

@@ -1,0 +1,97 @@
+"""A stop request and its delivery: what travels from the process that asks to the run's worker."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from agents.cancellation import StopMode
+from runs.models import RunRecord
+
+__all__ = ["StopDelivery", "StopRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """One request to stop, as a run's receipt and its ``stop_requested`` event tell it."""
+
+    mode: StopMode
+    reason: str
+    via: str
+    requested_by: str | None  # username
+    requested_at: datetime
+    root_request: uuid.UUID  # the run on which it was asked
+
+    @classmethod
+    def of(cls, record: RunRecord) -> StopRequest:
+        """Return the request that a record carries."""
+        assert record.stop_requested_at is not None
+        by = record.stop_requested_by
+        return cls(
+            StopMode(record.stop_mode),
+            record.stop_reason,
+            record.stop_via,
+            by.get_username() if by is not None else None,
+            record.stop_requested_at,
+            record.stop_root_request or record.pk,
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as the event and the message carry it."""
+        return {
+            "mode": str(self.mode),
+            "reason": self.reason,
+            "via": self.via,
+            "requested_by": self.requested_by,
+            "requested_at": self.requested_at.isoformat(),
+            "root_request": str(self.root_request),
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        return cls(
+            StopMode(data["mode"]),
+            data["reason"],
+            data["via"],
+            data["requested_by"],
+            datetime.fromisoformat(data["requested_at"]),
+            uuid.UUID(data["root_request"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopDelivery:
+    """A committed stop request, addressed to one claim of one run.
+
+    It has all that tripping a token takes: the worker need not ask the database.
+    """
+
+    run: uuid.UUID
+    worker: uuid.UUID | None  # None: no worker has claimed the run
+    attempt: int
+    request: StopRequest
+
+    @classmethod
+    def of(cls, record: RunRecord, request: StopRequest | None = None) -> Self:
+        """Address ``request``, or the one that the record carries, to the claim of ``record``."""
+        return cls(record.pk, record.worker_id, record.attempt, request or StopRequest.of(record))
+
+    def as_message(self) -> dict[str, Any]:
+        """Return it as it goes to another process."""
+        return {
+            "run": str(self.run),
+            "worker": str(self.worker),
+            "attempt": self.attempt,
+            "request": self.request.as_data(),
+        }
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Self:
+        return cls(
+            uuid.UUID(message["run"]),
+            uuid.UUID(message["worker"]),
+            message["attempt"],
+            StopRequest.from_data(message["request"]),
+        )
