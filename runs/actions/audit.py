@@ -9,7 +9,6 @@ changed nothing. An entry must belong to a user: stops without one (the command 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -17,47 +16,32 @@ from django.contrib.contenttypes.models import ContentType
 from django.utils import timezone
 
 from agents.cancellation import StopMode
-from runs.db.statements import Expression, Insertion, insert_rows
+from runs.db.statements import Expression, Insertion, uuid_as_text
 from runs.models import RunRecord, StopVia
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["log_stops", "stop_entry", "stop_message"]
+__all__ = ["stop_entry", "stop_message"]
 
-_FIELDS = (
-    *("action_time", "user", "content_type", "object_id"),
-    *("object_repr", "action_flag", "change_message"),
-)
 _MOST_REPR_CHARACTERS = 200  # LogEntry's column
 
 
-def log_stops(
-    records: Sequence[RunRecord], *, by: User | None, via: StopVia, mode: StopMode, reason: str
-) -> None:
-    """Note that ``by`` asked each of these runs to stop; in the caller's transaction."""
-    if by is None or not records:
-        return
-    kind = ContentType.objects.get_for_model(RunRecord).pk
-    message = stop_message(via, mode, reason)
-    now = timezone.now()
-    # One statement for all: LogEntry's own manager saves each by itself, or asks for a queryset.
-    insert_rows(
-        LogEntry,
-        _FIELDS,
-        [
-            (now, by.pk, kind, str(run.pk), str(run)[:_MOST_REPR_CHARACTERS], CHANGE, message)
-            for run in records
-        ],
-    )
-
-
-def stop_entry(by: User, *, via: StopVia, mode: StopMode, reason: str) -> Insertion:
-    """Return the entry for one run, to be inserted by the statement that updates it."""
-    kind = ContentType.objects.get_for_model(RunRecord).pk
-    name = Expression("agent || ' ' || CAST(id AS text)")  # as str(run) has it
-    values = (timezone.now(), by.pk, kind, Expression("CAST(id AS text)"), name, CHANGE)
-    row = dict(zip(_FIELDS, (*values, stop_message(via, mode, reason)), strict=True))
+def stop_entry(by: User | None, via: StopVia, mode: StopMode, reason: str) -> Insertion | None:
+    """Return the entry that each run gets which ``by`` asked to stop; None without a person."""
+    if by is None:
+        return None
+    id = uuid_as_text("id")
+    row = {
+        "action_time": timezone.now(),
+        "user": by.pk,
+        "content_type": ContentType.objects.get_for_model(RunRecord).pk,
+        "object_id": Expression(id),
+        # As str(run) has it.
+        "object_repr": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {_MOST_REPR_CHARACTERS})"),
+        "action_flag": CHANGE,
+        "change_message": stop_message(via, mode, reason),
+    }
     return Insertion(LogEntry, row)
 
 

@@ -15,13 +15,21 @@ from typing import Any, cast
 from django.db import transaction
 
 from agents.trace import CallInfo, Event, Source, Usage
-from runs import events, metrics, transitions
+from runs import events, metrics
 from runs.db.statements import read_keys
 from runs.models import RunRecord
 from runs.status import Status
 from runs.transitions import note_progress
 
-from .finishing import Ended, Ending, Last, end, put_off, with_active_children
+from .finishing import (
+    Ended,
+    Ending,
+    Finish,
+    deferred_fields,
+    finish,
+    finish_reported,
+    with_active_children,
+)
 
 __all__ = ["News", "Recorded", "record_news"]
 
@@ -66,7 +74,7 @@ _NOT_LOST = "SELECT id FROM runs_workerrecord WHERE id IN {} AND lost_at IS NULL
 def record_news(batch: Sequence[News]) -> Recorded:
     """Write the news of many runs in one transaction."""
     recorded = Recorded()
-    lasts: list[Last] = []
+    finishes: list[Finish] = []
     with transaction.atomic():
         held = _held(batch, recorded)
         # What has been committed before, by a try whose answer was lost, is not written again.
@@ -81,24 +89,21 @@ def record_news(batch: Sequence[News]) -> Recorded:
                     recorded.changed.append((record.pk, record.root_id))
             elif news.run in early:
                 recorded.gone[news.run] = None
-                fields |= put_off(record, news.ending)
+                fields |= deferred_fields(record, news.ending)
             else:
-                last = end(record, news.ending, fields)
-                lasts.append(last)
+                end = finish_reported(record, news.ending, fields)
+                finishes.append(end)
                 recorded.changed.append((record.pk, record.root_id))
-                recorded.gone[news.run] = last.ended
-                recorded.log += last.words
-                new += last.words
+                recorded.gone[news.run] = end.ended
+                recorded.log += end.events
                 continue
             progress.append((news.run, (news.worker, news.attempt), fields))
-        written = note_progress(progress) + transitions.apply([last.change for last in lasts])
-        assert written == len(held), "the rows are locked, and their claims were compared"
-        events.append(new)
+        written = note_progress(progress)
+        assert written == len(progress), "the rows are locked, and their claims were compared"
+        finish(finishes, log=new, is_published=False)
         started = [r for n, r in held if n.ending and r.parent_id and r.holds_slot]
         recorded.callers = _callers_elsewhere(started)
-    metrics.EVENTS.inc(len(new))
-    for last in lasts:
-        last.count()
+    metrics.EVENTS.inc(len(new) + sum(len(end.events) for end in finishes))
     return recorded
 
 

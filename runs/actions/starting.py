@@ -34,35 +34,17 @@ from runs.exceptions import (
     PriorityNotPermitted,
 )
 from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
-from runs.queue.claims import deadline, next_turn
+from runs.queue.deadlines import deadline
+from runs.queue.turns import next_turn
 from runs.status import Status
-
-from .stopping import (
-    AVAILABLE_MODES,
-    BulkOutcome,
-    BulkWord,
-    StopResult,
-    meet_request,
-    meet_requests,
-    request_stop,
-    stop_many,
-)
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = [
-    "AVAILABLE_MODES",
-    "BulkOutcome",
-    "BulkWord",
-    "StopResult",
-    "meet_request",
-    "meet_requests",
     "queue_child",
-    "request_stop",
     "start_child",
     "start_run",
-    "stop_many",
 ]
 
 

@@ -20,12 +20,10 @@ from django.db.models.expressions import Col
 
 __all__ = [
     "Expression",
-    "Insertion",
     "insert",
     "insert_rows",
     "read_keys",
     "update_and_read",
-    "update_insert_and_read",
     "update_rows",
 ]
 
@@ -42,13 +40,21 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """A row for another table than the one that is updated.
+    """A row for another table, one for each row that a statement updates.
 
-    Values that are an ``Expression`` without arguments may name columns of the updated row.
+    A value that is an ``Expression`` without arguments may name columns of the updated row.
     """
 
     into: type[models.Model]
     row: Mapping[str, Any]
+
+
+def uuid_as_text(column: str) -> str:
+    """Return SQL for a key as ``str(uuid)`` writes it."""
+    if connection.features.has_native_uuid_field:
+        return f"CAST({column} AS text)"
+    parts = [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)]
+    return " || '-' || ".join(f"SUBSTR({column}, {start}, {count})" for start, count in parts)
 
 
 def insert(instance: models.Model, **computed: Expression) -> None:
@@ -108,58 +114,53 @@ def update_and_read(
     model: type[M],
     condition: str,
     values: Mapping[str, Any],
-    arguments: Sequence[uuid.UUID],
+    keys: Collection[uuid.UUID],
     names: tuple[str, ...],
-) -> M | None:
-    """Update the row that meets ``condition``, if one does; return the fields ``names`` of it.
+    *,
+    insertion: Insertion | None = None,
+) -> list[M]:
+    """Update the rows that meet ``condition``; return the fields ``names`` of them, as updated.
 
-    They are as they stand behind the update. ``arguments`` are the parameters of the condition.
+    ``keys`` are the parameters of the condition. A value that is an ``Expression`` without
+    arguments may name columns of the row. With ``insertion`` a row is inserted for each updated
+    one: by the same statement on PostgreSQL, else by a second one, in the caller's transaction.
     """
-    sql, fields, wanted = _update_and_read_statement(model, tuple(values), condition, names)
-    parameters = [*_prepared(fields, list(values.values())), *map(_prepared_key, arguments)]
-    return _read_one(model, wanted, sql, parameters)
-
-
-def update_insert_and_read(
-    model: type[M],
-    condition: str,
-    values: Mapping[str, Any],
-    arguments: Sequence[Any],
-    names: tuple[str, ...],
-    insertion: Insertion,
-) -> M | None:
-    """As ``update_and_read``, and insert a row into another table if a row was updated.
-
-    One statement, and so one transaction if the caller has none: PostgreSQL's alone.
-    """
-    update, fields, wanted = _update_and_read_statement(model, tuple(values), condition, names)
-    row = insertion.row
-    places = tuple(v.sql if isinstance(v, Expression) else "%s" for v in row.values())
-    insert, targets = _insert_selected_statement(insertion.into, tuple(row), places, "updated")
-    given = zip(targets, row.values(), strict=True)
-    parameters = [
-        *_prepared(fields, list(values.values())),
-        *arguments,
-        *[
-            field.get_db_prep_save(value, connection)
-            for field, value in given
-            if not isinstance(value, Expression)
-        ],
-    ]
-    text = f"WITH updated AS ({update}), inserted AS ({insert}) SELECT * FROM updated"  # noqa: S608
-    return _read_one(model, wanted, text, parameters)
-
-
-def _read_one(
-    model: type[M], fields: Sequence[models.Field], sql: str, parameters: Sequence[Any]
-) -> M | None:
+    computed, given = _split(values)
+    sql, fields, wanted = _update_and_read_statement(
+        model, tuple(values), condition, names, computed
+    )
+    parameters = [*_prepared(fields, given), *map(_prepared_key, keys)]
+    is_one = insertion is not None and connection.vendor == "postgresql"
     with connection.cursor() as cursor:
+        if insertion is not None and is_one:
+            into, more = _insertion(insertion, "updated")
+            sql = f"WITH updated AS ({sql}), inserted AS ({into}) SELECT * FROM updated"  # noqa: S608
+            parameters += more
         cursor.execute(sql, parameters)
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    read = [_read(field, value) for field, value in zip(fields, row, strict=True)]
-    return model.from_db(connection.alias, [field.attname for field in fields], read)
+        rows = cursor.fetchall()
+        attributes = [field.attname for field in wanted]
+        updated = [
+            model.from_db(connection.alias, attributes, [*map(_read, wanted, row)]) for row in rows
+        ]
+        if insertion is not None and not is_one and updated:
+            places = ", ".join(["%s"] * len(updated))
+            table = model._meta.db_table
+            into, more = _insertion(insertion, f'"{table}" WHERE id IN ({places})')
+            cursor.execute(into, [*more, *[_prepared_key(row.pk) for row in updated]])
+    return updated
+
+
+def _insertion(insertion: Insertion, source: str) -> tuple[str, list[Any]]:
+    """Return the INSERT of one row for each row of ``source``, and its parameters."""
+    computed, given = _split(insertion.row)
+    sql, fields = _insert_selected_statement(insertion.into, tuple(insertion.row), computed, source)
+    return sql, _prepared(fields, given)
+
+
+def _split(values: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], list[Any]]:
+    """Part the values that the database computes from those that are parameters."""
+    computed = tuple((name, v.sql) for name, v in values.items() if isinstance(v, Expression))
+    return computed, [v for v in values.values() if not isinstance(v, Expression)]
 
 
 def _read(field: models.Field, value: Any) -> Any:
@@ -228,32 +229,47 @@ def _insert_statement(
     return f'INSERT INTO "{model._meta.db_table}" ({columns}) VALUES ({places})', fields  # noqa: S608
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _update_statement(
-    model: type[models.Model], names: tuple[str, ...], condition: str
+    model: type[models.Model],
+    names: tuple[str, ...],
+    condition: str,
+    computed: tuple[tuple[str, str], ...] = (),
 ) -> tuple[str, tuple[models.Field, ...]]:
     fields = _columns(model, names)
-    assignments = ", ".join(f'"{field.column}" = %s' for field in fields)
-    return f'UPDATE "{model._meta.db_table}" SET {assignments} WHERE {condition}', fields  # noqa: S608
+    texts = dict(computed)
+    places = ", ".join(f'"{field.column}" = {texts.get(field.name, "%s")}' for field in fields)
+    given = tuple(field for field in fields if field.name not in texts)
+    return f'UPDATE "{model._meta.db_table}" SET {places} WHERE {condition}', given  # noqa: S608
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _update_and_read_statement(
-    model: type[models.Model], values: tuple[str, ...], condition: str, names: tuple[str, ...]
+    model: type[models.Model],
+    values: tuple[str, ...],
+    condition: str,
+    names: tuple[str, ...],
+    computed: tuple[tuple[str, str], ...],
 ) -> tuple[str, tuple[models.Field, ...], tuple[models.Field, ...]]:
-    update, fields = _update_statement(model, values, condition)
+    update, fields = _update_statement(model, values, condition, computed)
     # In the order of the model's own, as from_db() takes them.
-    wanted = tuple(field for field in model._meta.concrete_fields if field.name in names)
+    wanted = tuple(
+        field for field in model._meta.concrete_fields if field.name in names or field.primary_key
+    )
     columns = ", ".join(f'"{field.column}"' for field in wanted)
     return f"{update} RETURNING {columns}", fields, wanted
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _insert_selected_statement(
-    model: type[models.Model], names: tuple[str, ...], places: tuple[str, ...], source: str
+    model: type[models.Model],
+    names: tuple[str, ...],
+    computed: tuple[tuple[str, str], ...],
+    source: str,
 ) -> tuple[str, tuple[models.Field, ...]]:
     fields = _columns(model, names)
+    texts = dict(computed)
     columns = ", ".join(f'"{field.column}"' for field in fields)
-    selected = ", ".join(places)
-    table = model._meta.db_table
-    return f'INSERT INTO "{table}" ({columns}) SELECT {selected} FROM {source}', fields  # noqa: S608
+    places = ", ".join(texts.get(field.name, "%s") for field in fields)
+    given = tuple(field for field in fields if field.name not in texts)
+    return f'INSERT INTO "{model._meta.db_table}" ({columns}) SELECT {places} FROM {source}', given  # noqa: S608

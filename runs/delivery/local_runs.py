@@ -43,21 +43,21 @@ class ActiveRun:
     token: CancelToken = field(default_factory=CancelToken)
     guard: Guard | None = None  # once the executor has begun with it
     stop: StopRequest | None = None
-    #: Whether the log has the ``stop_requested`` event already.
-    stop_told: bool = False
-    _telling: threading.Lock = field(default_factory=threading.Lock)
+    _is_logged: bool = False
+    _logging: threading.Lock = field(default_factory=threading.Lock)
 
-    def meet(self, request: StopRequest) -> None:
+    def deliver(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""
         if self.stop is None:
             self.stop = request
-        self.tell()
+        self.log_stop()
         self.token.request(request.mode, request.reason, cause=StopCause.WISH)
 
-    def tell(self) -> None:
-        """Write the request into the run's log, once; later, if the run has not begun."""
-        with self._telling:
-            if self.stop is not None and self.guard is not None and not self.stop_told:
+    def log_stop(self) -> None:
+        """Write the request into the run's log, once; later, if the run has not started."""
+        with self._logging:
+            if self.stop is not None and self.guard is not None and not self._is_logged:
+                self._is_logged = True
                 self.guard.trace.emit("stop_requested", self.stop.as_data())
 
 
@@ -115,7 +115,7 @@ def trip_unless_claiming(deliveries: Collection[StopDelivery]) -> bool:
     with _lock:
         here, may_be_on_its_way = _find(deliveries)
     if not may_be_on_its_way:
-        _meet(here)
+        _deliver(here)
     return not may_be_on_its_way
 
 
@@ -132,17 +132,17 @@ def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
     if may_be_on_its_way:
         with _claiming, _lock:
             here, _ = _find(deliveries)
-    _meet(here)
+    _deliver(here)
     return {entry.id for entry, _ in here}
 
 
-def _meet(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
+def _deliver(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
     for entry, _ in here:
-        entry.tell()
+        entry.log_stop()
     tokens = {entry.token for entry, _ in here}
     for entry, request in here:
         if tokens.isdisjoint(entry.token.ancestors()):
-            entry.meet(request)
+            entry.deliver(request)
 
 
 def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:

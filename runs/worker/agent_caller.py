@@ -17,9 +17,10 @@ from typing import Any, TypeVar, cast
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.guard import Guard
-from runs.actions import starting, stopping
+from runs.actions import starting
 from runs.actions.finishing import Ended
 from runs.db.transactions import DatabaseThreads, NothingWritten, patiently
+from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping
 from runs.models import RunRecord
@@ -93,7 +94,7 @@ class Children:
                 may_repeat=lambda error: isinstance(error, NothingWritten),
             )
         except ParentIsStopping:
-            await self._database.run(stopping.meet_request, parent)
+            await self._database.run(stops.refresh_claim, parent)
             token.refuse(tool, name)
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error

@@ -228,7 +228,7 @@ class Executor:
         entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
         if job.stop is not None:  # asked for between the claim and now
-            entry.meet(job.stop)
+            entry.deliver(job.stop)
         children = Children(entry, guard, self._database, self.started, self._spawn)
         outcome = await self._run(job, children, guard)
         await self.started.end_attempt(entry)
@@ -318,6 +318,6 @@ class _Job:
 def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
     if token.cause is StopCause.WISH:
-        entry.tell()
+        entry.log_stop()
     else:
         trace.emit("log", {"level": "warning", "message": token.reason})

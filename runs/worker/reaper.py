@@ -16,9 +16,8 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import leases
+from runs.actions import leases, recovery
 from runs.delivery import notify
-from runs.queue import claims
 
 __all__ = ["Caretaker", "CaretakerThread"]
 
@@ -63,15 +62,15 @@ class Caretaker:
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(me)
             self._next_reaping = now + self._reaping_seconds
-        recovered = leases.recover_runs(seconds=self._recovery_seconds)
+        recovered = recovery.recover_runs(seconds=self._recovery_seconds)
         if not recovered:
-            leases.free_runs()
+            recovery.free_runs()
         if found or recovered:  # what was handed back is to be claimed
             notify.wake_workers()
         if now >= self._next_forgetting:
             leases.forget_workers()
             self._next_forgetting = now + FORGET_SECONDS
-        is_more = recovered + claims.end_overdue(timezone.now()) > 0
+        is_more = recovered + recovery.end_overdue(timezone.now()) > 0
         if is_more:
             self._next_look = now
         return is_more

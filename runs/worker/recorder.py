@@ -49,6 +49,7 @@ class _Book:
     events: list[Event] = field(default_factory=list)
     outcome: Outcome | None = None
     on_end: OnEnd | None = None
+    stop_recorded: bool = False  # its log has the stop_requested event
 
 
 class Recorder:
@@ -127,7 +128,7 @@ class Recorder:
             self._count += 1
             is_stop = event.type == "stop_requested"
             if is_stop:
-                book.entry.stop_told = True
+                book.stop_recorded = True
             within = STOP_SECONDS if is_stop else MAX_AGE_SECONDS
             self._note(book, within=0.0 if self._count >= MAX_COUNT else within)
 
@@ -242,7 +243,7 @@ class Recorder:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
             news.ending = Ending(
                 outcome,
-                entry.stop_told,
+                book.stop_recorded,
                 late,
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,

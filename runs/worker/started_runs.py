@@ -26,10 +26,10 @@ from agents.cancellation import CancelToken, StopCause
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.trace import CallInfo, Event
-from runs.actions import leases, stopping
+from runs.actions import leases, recovery, stopping
 from runs.actions.stopping import stop_children
 from runs.db.transactions import DatabaseThreads, patiently
-from runs.delivery import notify
+from runs.delivery import notify, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, RunAlreadyFinished
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
@@ -266,10 +266,10 @@ class StartedRuns:
         """
         stopped = (child for child in over if rows.get(child.run, _GONE)[1] == Status.STOPPED)
         for caller in {child.caller for child in stopped if not child.caller.token.stopped}:
-            await self._database.run(stopping.meet_request, caller)
+            await self._database.run(stops.refresh_claim, caller)
 
     async def _stop_children(self, caller: ActiveRun) -> None:
-        reason, here = leases.CALLER_LOST, caller.worker
+        reason, here = recovery.CALLER_LOST, caller.worker
         await self._database.run(stop_children, caller.id, reason=reason, but_on=here)
 
     def _tell(self, child: Started, row: Row) -> None:

@@ -20,9 +20,9 @@ from django.db import DatabaseError, InterfaceError, connection, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
-from runs.actions import leases, stopping
+from runs.actions import leases, recovery
 from runs.conf import conf
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
@@ -246,7 +246,7 @@ class Worker:
             return
         self._renew()
         self._next_renewal = now + self._lease_seconds / 3
-        if leases.recover_strays(self.id):
+        if recovery.recover_orphans(self.id):
             local_runs.wake()
 
     def _renew(self) -> None:
@@ -302,7 +302,7 @@ class Worker:
 
     def _meet_requests(self) -> None:
         """Trip the tokens of runs whose stop was asked for in another process."""
-        stopping.meet_requests(self.id)
+        stops.deliver_missed(self.id)
 
     def _mine(self) -> list[ActiveRun]:
         return [entry for entry in local_runs.all_runs() if entry.worker == self.id]
@@ -367,7 +367,7 @@ class Worker:
     def _retire(self) -> None:
         """Sign off, and end the records of runs that did not come back."""
         leases.retire(self.id)
-        while leases.recover_runs(code="worker_shutdown", worker=self.id):
+        while recovery.recover_runs(code="worker_shutdown", worker=self.id):
             pass  # callers after their children
         local_runs.remove_worker(self.id)
         for entry in self._mine():

@@ -172,7 +172,7 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
 
 
 def _hands_back(event: RunEvent) -> bool:
-    return event.type == "log" and str(event.data.get("message", "")).startswith("handed back")
+    return event.type == "log" and str(event.data.get("message", "")).startswith("requeued")
 
 
 def _check_usage(record: RunRecord, log: list[RunEvent]) -> None:

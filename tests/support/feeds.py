@@ -143,7 +143,7 @@ class Writer:
             record = RunRecord.objects.select_related("stop_requested_by").get(pk=id)
             if held.is_elsewhere and record.stop_requested and not record.is_terminal:
                 with _unheard(True):
-                    held.entry.meet(StopRequest.of(record))
+                    held.entry.deliver(StopRequest.of(record))
 
     def observe(self, run: uuid.UUID) -> None:
         held = self.held[run]

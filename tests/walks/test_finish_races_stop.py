@@ -18,7 +18,7 @@ from django.db import IntegrityError, connection
 
 from agents import Tools, agent
 from runs import events
-from runs.actions import stopping
+from runs.delivery import stops
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunRecord
 from runs.status import Status
@@ -142,7 +142,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
 ) -> None:
     """Nobody is told a lie: the stop was accepted, and the record says that the run was first."""
     monkeypatch.setattr(worker, "_meet_requests", lambda: None)  # it would find the stop by looking
-    deliver = stopping._deliver
+    deliver = stops.deliver
     for _ in range(20):
         committed = Gate()
 
@@ -153,7 +153,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
         run = start("racer")
         gate.until_arrived()
         with monkeypatch.context() as patch:
-            patch.setattr(stopping, "_deliver", held)
+            patch.setattr(stops, "deliver", held)
             with in_thread(stop, run) as answer:
                 committed.until_arrived()
                 gate.open()

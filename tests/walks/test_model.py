@@ -39,7 +39,7 @@ from hypothesis.stateful import (
 )
 
 from agents import AgentError, agent
-from runs.actions import leases, starting, stopping
+from runs.actions import leases, recovery, starting, stopping
 from runs.db import transactions
 from runs.delivery import notify
 from runs.delivery.stop_message import StopDelivery
@@ -297,7 +297,7 @@ class World(RuleBasedStateMachine):
         """Have it declared lost; perhaps it claims anew what it still executes."""
         self.pass_leases(but=process)
         self.attempt(leases.mark_lost_leases, None, at=self.web.current())
-        self.attempt(leases.recover_runs, None, at=self.web.current())
+        self.attempt(recovery.recover_runs, None, at=self.web.current())
         if self.chance.random() < 0.5:
             for name in ("beat", "claim", "agent", "agent", "agent"):
                 self.go_on(process, name)

@@ -16,11 +16,12 @@ from agents import SubAgentFailed, SubAgentStopped, SyncTools, Tools, agent
 from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import transitions
-from runs.actions import leases, starting, stopping
+from runs.actions import leases, recovery, starting, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import News, record_news
 from runs.consumers import AgentConsumer
 from runs.db import transactions
+from runs.delivery import stops
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import started_runs
@@ -369,7 +370,7 @@ def test_what_a_shutdown_hands_back_is_stopped_with_its_caller(
     record = assert_consistent(run)
     child = record.children.get()
     assert (record.error["code"], child.status) == ("worker_shutdown", Status.STOPPED)
-    assert (child.stop_via, child.stop_reason) == ("parent", leases.CALLER_LOST)
+    assert (child.stop_via, child.stop_reason) == ("parent", recovery.CALLER_LOST)
 
 
 class TestADatabaseThatIsAway:
@@ -581,7 +582,7 @@ class TestAChildElsewhere:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         child = self._claim(run, far)
-        monkeypatch.setattr(stopping, "_deliver", lambda due: None)
+        monkeypatch.setattr(stops, "deliver", lambda due: None)
         stop(run if of == "root" else child)
         self._end(child, Outcome("stopped"))
         record = log.over(run)
@@ -597,12 +598,12 @@ class TestAChildElsewhere:
         child = self._claim(run, far)
         self.worker.stop_threads()
         child.refresh_from_db()
-        assert (child.stop_via, child.stop_reason) == ("parent", leases.CALLER_LOST)
+        assert (child.stop_via, child.stop_reason) == ("parent", recovery.CALLER_LOST)
         run.refresh_from_db()
         assert (run.status, run.in_flight) == (Status.RUNNING, [])
-        assert leases.recover_runs() == 0
+        assert recovery.recover_runs() == 0
         self._end(child, Outcome("stopped"))
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
         run.refresh_from_db()
         assert (run.status, run.error["code"]) == (Status.ERROR, "worker_shutdown")
 

@@ -23,7 +23,7 @@ from agents import (
 )
 from runs.actions import starting, stopping
 from runs.actions.stopping import StopResult
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunRecord
 from runs.status import Status
@@ -536,14 +536,14 @@ class TestTwoStopsOfOneTree:
         self, monkeypatch: pytest.MonkeyPatch, stop: Any, run: RunRecord, reason: str
     ) -> Iterator[None]:
         gate = Gate()
-        deliver = stopping._deliver
+        deliver = stops.deliver
 
         def held(*arguments: Any) -> None:
             gate.wait_here()
             deliver(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stopping, "_deliver", held)
+            patch.setattr(stops, "deliver", held)
             with in_thread(partial(stop, run, reason=reason)):
                 gate.until_arrived()
                 patch.undo()
@@ -613,16 +613,16 @@ class TestTwoStopsOfOneTree:
         async def root(tools: Tools) -> None:
             await tools.agents.call("middle")
 
-        active_below = stopping._active_below
+        mark = stopping._mark
 
-        def held(*arguments: Any, **options: Any) -> Any:
-            found = active_below(*arguments, **options)
-            reading.wait_here()
-            return found
+        def held(request: Any, column: str, *rest: Any) -> Any:
+            if column == "parent_id":
+                reading.wait_here()
+            return mark(request, column, *rest)  # type: ignore[arg-type]
 
         run = start("root")
         bearing.until_arrived()
-        monkeypatch.setattr(stopping, "_active_below", held)
+        monkeypatch.setattr(stopping, "_mark", held)
         with in_thread(stop, run):
             reading.until_arrived()
             bearing.open()

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from agents import Tools, agent
-from runs.actions import leases
+from runs.actions import recovery
 from runs.models import WorkerRecord
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
@@ -43,7 +43,7 @@ def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
     run = start("again")
     gates[0].until_arrived()
     WorkerRecord.objects.filter(pk=worker.id).update(lost_at=timezone.now())
-    assert leases.recover_runs() == 1
+    assert recovery.recover_runs() == 1
     gates[1].until_arrived()  # the same process, as another worker
 
     first, second = gates if who_first == "old" else reversed(gates)

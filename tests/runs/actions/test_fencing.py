@@ -13,9 +13,9 @@ from django.utils import timezone
 
 from agents import AgentStopped, Tools, agent, cleanup
 from agents.cancellation import StopCause
-from runs.actions import leases, starting, stopping
+from runs.actions import recovery, starting
 from runs.db.transactions import DatabaseThreads
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import ParentIsStopping
 from runs.models import DataStoreEntry, RunRecord, WorkerRecord
@@ -109,7 +109,7 @@ class TestTheDataStore:
         def recover() -> None:
             declare_lost(held.worker)
             # What is locked is passed over, where there are locks of rows.
-            assert eventually(leases.recover_runs) == 1
+            assert eventually(recovery.recover_runs) == 1
             order.append("recovered")
 
         with in_thread(recover):
@@ -161,7 +161,7 @@ class TestTheDataStore:
         assert entry is not None
         with local_runs.watching(run.pk) as gone:
             declare_lost(worker.id)
-            leases.recover_runs()
+            recovery.recover_runs()
             gate.open()
             assert gone.wait(10)
         assert [type(error) for error in seen] == [AgentStopped]
@@ -193,7 +193,7 @@ class TestTheLog:
             assert gone.wait(10)
         record = RunRecord.objects.get(pk=run.pk)
         assert record.status in ("running", "error")  # the heart looks each second
-        leases.recover_runs()
+        recovery.recover_runs()
         assert assert_consistent(run).error["code"] == "worker_lost"
 
 
@@ -206,7 +206,7 @@ class TestBirths:
         with pytest.raises(ParentIsStopping):
             starting.start_child(held, "child", {})
         assert RunRecord.objects.count() == 1
-        stopping.meet_request(held)
+        stops.refresh_claim(held)
         assert held.token.cause is StopCause.SHUTDOWN
 
 
@@ -249,7 +249,7 @@ class TestTheLease:
         assert passed == []
         assert not DataStoreEntry.objects.exists()
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
-        assert "out of touch" in record.error["message"]
+        assert "could not renew its lease" in record.error["message"]
 
     def test_once_over_lets_no_run_be_claimed(
         self, frozen: Worker, start: Start, log: Journal

@@ -150,7 +150,7 @@ def test_a_run_whose_attempts_are_used_up_is_not_handed_back(
     ended = assert_consistent(run)
     assert ended.status == Status.ERROR
     assert ended.error["code"] == "worker_lost"
-    assert "2 times" in ended.error["message"]
+    assert "All 2 attempts" in ended.error["message"]
 
 
 def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
@@ -331,15 +331,22 @@ def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
         RunRecord.objects.filter(pk=run.pk).update(stop_acknowledged_at=now())
         WorkerRecord.objects.update(lost_at=timezone.now())
         run.refresh_from_db()
-        finishing.end_without_worker(run, code="worker_lost")
+        finish_lost(run)
     run.refresh_from_db()
     at = [run.started_at, run.stop_requested_at, run.stop_acknowledged_at, run.finished_at]
     assert at == sorted(at)  # type: ignore[type-var]
 
 
+def finish_lost(run: RunRecord) -> finishing.Ended:
+    """End a run as the recovery does when its worker was lost."""
+    end = finishing.finish_lost(run, code="worker_lost")
+    finishing.finish([end])
+    return end.ended
+
+
 class TestARunWithoutItsWorker:
     def test_ends_as_an_error(self, run: RunRecord) -> None:
-        finishing.end_without_worker(run, code="worker_lost")
+        finish_lost(run)
         record = assert_consistent(run)
         assert (record.status, record.error["code"]) == ("error", "worker_lost")
 
@@ -347,7 +354,7 @@ class TestARunWithoutItsWorker:
         record_news([news_of(run, "agent_start", "log")])
         ask_to_stop(run)
         WorkerRecord.objects.update(lost_at=timezone.now())
-        finishing.end_without_worker(run, code="worker_lost")
+        finish_lost(run)
         record = assert_consistent(run)
         assert (record.status, record.error) == ("stopped", None)
         assert not record.stop_finished_first
@@ -357,12 +364,12 @@ class TestARunWithoutItsWorker:
         record_news([news_of(run, "agent_start", "stop_requested")])
         run.refresh_from_db()
         WorkerRecord.objects.update(lost_at=timezone.now())
-        finishing.end_without_worker(run, code="worker_lost")
+        finish_lost(run)
         assert_consistent(run)
 
     def test_is_handed_back_if_its_agent_allows(self, run: RunRecord) -> None:
         run.requeue_on_loss, run.max_attempts = True, 2
-        ended = finishing.end_without_worker(run, code="worker_lost")
+        ended = finish_lost(run)
         assert ended.status == Status.QUEUED
         run.refresh_from_db()
         assert run.status == Status.QUEUED

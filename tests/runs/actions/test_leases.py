@@ -17,7 +17,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from runs import processes
-from runs.actions import leases
+from runs.actions import leases, recovery
 from runs.delivery import local_runs
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
@@ -239,8 +239,8 @@ class TestRecovery:
         untouched = make(worker=fine)
         for run in (asked, asked_too):
             RunRecord.objects.filter(pk=run.pk).update(stop_root_request=run.pk)
-        assert leases.recover_runs() == 6
-        assert leases.recover_runs() == 0
+        assert recovery.recover_runs() == 6
+        assert recovery.recover_runs() == 0
         for run in (fails, asked, asked_too, again, used_up, nobodys, untouched):
             run.refresh_from_db()
         assert (fails.status, fails.error["code"]) == ("error", "worker_lost")
@@ -267,10 +267,10 @@ class TestRecovery:
         with in_thread(hold):
             assert is_locked.wait(10)
             try:
-                assert leases.recover_runs() == 2
+                assert recovery.recover_runs() == 2
             finally:
                 is_done.set()
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
 
     @pytest.mark.postgres
     def test_locks_of_the_frozen_are_given_up(self, transactional_db: None) -> None:
@@ -284,7 +284,7 @@ class TestRecovery:
         root = make(requeue_on_loss=True, max_attempts=2)
         children = [make(parent=root) for _ in range(3)]
         grandchildren = [make(parent=child) for child in children]
-        assert leases.recover_runs() == 7
+        assert recovery.recover_runs() == 7
         ends = [RunRecord.objects.get(pk=run.pk).finished_at for run in (*grandchildren, *children)]
         assert ends == sorted(ends)  # type: ignore[type-var]
         for child in children:
@@ -298,14 +298,14 @@ class TestRecovery:
         make = partial(make_run, alice, status=Status.RUNNING, worker=lost)
         roots = [make() for _ in range(10)]
         children = [make(parent=root) for root in roots]
-        counts = together(*[leases.recover_runs for _ in range(6)])
+        counts = together(*[recovery.recover_runs for _ in range(6)])
         assert sum(counts) == len(roots) + len(children)
         for run in roots:
             assert_consistent(run)
 
     def test_leaves_alone_what_another_worker_has_claimed_meanwhile(self, alice: User) -> None:
         run = make_run(alice, status=Status.RUNNING, worker=make_worker(), attempt=2)
-        assert leases._recover(run.pk, "worker_lost", Q()) is None
+        assert recovery._recover(run.pk, "worker_lost", Q()) is None
         run.refresh_from_db()
         assert run.status == "running"
 
@@ -313,7 +313,7 @@ class TestRecovery:
         lost = make_worker(lost_at=timezone.now())
         root = make_run(alice, status=Status.RUNNING, worker=lost)
         child = make_run(alice, status=Status.RUNNING, worker=lost, parent=root)
-        assert leases.recover_runs(limit=1) == 1
+        assert recovery.recover_runs(limit=1) == 1
         child.refresh_from_db()
         root.refresh_from_db()
         assert (child.status, root.status) == ("error", "running")
@@ -322,7 +322,7 @@ class TestRecovery:
         one, two = make_worker(lost_at=timezone.now()), make_worker(lost_at=timezone.now())
         mine = make_run(alice, status=Status.RUNNING, worker=one)
         theirs = make_run(alice, status=Status.RUNNING, worker=two)
-        assert leases.recover_runs(code="worker_shutdown", worker=one.pk) == 1
+        assert recovery.recover_runs(code="worker_shutdown", worker=one.pk) == 1
         mine.refresh_from_db()
         theirs.refresh_from_db()
         assert (mine.error["code"], theirs.status) == ("worker_shutdown", "running")
@@ -334,8 +334,8 @@ class TestStrays:
         make = partial(make_run, alice, status=Status.RUNNING, worker=me)
         stray, again, at_work = make(), make(requeue_on_loss=True, max_attempts=2), make()
         local_runs.add(local_runs.ActiveRun(at_work.pk, me.pk))
-        assert leases.recover_strays(me.pk) == 2
-        assert leases.recover_strays(me.pk) == 0
+        assert recovery.recover_orphans(me.pk) == 2
+        assert recovery.recover_orphans(me.pk) == 0
         for run in (stray, again, at_work):
             run.refresh_from_db()
         assert (stray.status, stray.error["code"]) == ("error", "worker_lost")
@@ -351,7 +351,7 @@ class TestStrays:
             RunRecord.objects.filter(pk=id).update(attempt=2)
 
         monkeypatch.setattr(local_runs, "get", claimed_anew)
-        assert leases.recover_strays(me.pk) == 0
+        assert recovery.recover_orphans(me.pk) == 0
         run.refresh_from_db()
         assert run.status == "running"
 
@@ -418,9 +418,9 @@ def test_sessions_of_a_lost_worker_that_hold_its_runs_are_ended(alice: User) -> 
 
     with in_thread(hold):
         assert is_locked.wait(10)
-        assert leases.recover_runs() == 0
-        assert leases.free_runs(stuck_seconds=60) == 0, "it may just be slow"
-        assert leases.free_runs(stuck_seconds=0) == 1
+        assert recovery.recover_runs() == 0
+        assert recovery.free_runs(stuck_seconds=60) == 0, "it may just be slow"
+        assert recovery.free_runs(stuck_seconds=0) == 1
         assert is_free.wait(10)
-    assert leases.recover_runs() == 1
-    assert leases.free_runs(stuck_seconds=0) == 0
+    assert recovery.recover_runs() == 1
+    assert recovery.free_runs(stuck_seconds=0) == 0

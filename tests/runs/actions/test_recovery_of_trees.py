@@ -12,7 +12,7 @@ from django.utils import timezone
 from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import events
-from runs.actions import leases, stopping
+from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import News, record_news
 from runs.delivery import local_runs
@@ -81,13 +81,13 @@ def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
     root = make(worker=lost, in_flight=IN_FLIGHT, **options)
     far = make(worker=fine, parent=root)
     queued = make_run(alice, parent=root)
-    assert leases.recover_runs() == 0
+    assert recovery.recover_runs() == 0
     assert (read(root).status, read(root).in_flight) == (Status.RUNNING, [])
-    assert (read(far).stop_via, read(far).stop_reason) == ("parent", leases.CALLER_LOST)
+    assert (read(far).stop_via, read(far).stop_reason) == ("parent", recovery.CALLER_LOST)
     assert assert_consistent(queued).status == Status.STOPPED
-    assert leases.recover_runs() == 0, "its child goes on"
+    assert recovery.recover_runs() == 0, "its child goes on"
     finish(far)
-    assert leases.recover_runs() == 1
+    assert recovery.recover_runs() == 1
     record = read(root)
     if then == "requeues":
         assert (record.status, record.holds_slot) == (Status.QUEUED, True)
@@ -103,10 +103,10 @@ def test_what_goes_on_far_below_is_over_first(
     root = make(worker=lost)
     called = make(worker=lost, parent=root, holds_slot=False)
     far = make(worker=fine, parent=called)
-    assert leases.recover_runs() == 0
+    assert recovery.recover_runs() == 0
     assert not read(called).stop_requested, "it was in the lost process itself"
     finish(far)
-    assert leases.recover_runs() == 2
+    assert recovery.recover_runs() == 2
     assert read(called).error["code"] == read(root).error["code"] == "worker_lost"
 
 
@@ -117,7 +117,7 @@ def test_those_that_wait_for_their_children_hold_nobody_up(
     waiting = [make(worker=lost, in_flight=IN_FLIGHT) for _ in range(12)]
     far = [make(worker=fine, parent=run) for run in waiting]
     free = [make(worker=lost) for _ in range(12)]
-    rounds = [leases.recover_runs(limit=5) for _ in range(4)]
+    rounds = [recovery.recover_runs(limit=5) for _ in range(4)]
     assert rounds == [5, 5, 2, 0]
     assert {read(run).status for run in free} == {Status.ERROR}
     assert {read(run).status for run in waiting} == {Status.RUNNING}
@@ -125,7 +125,7 @@ def test_those_that_wait_for_their_children_hold_nobody_up(
     assert all(read(run).in_flight == [] for run in waiting)
     for run in far:
         finish(run)
-    assert sum(together(*[leases.recover_runs for _ in range(4)])) == 12
+    assert sum(together(*[recovery.recover_runs for _ in range(4)])) == 12
 
 
 def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
@@ -134,7 +134,7 @@ def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
     root = make(worker=fine)
     again = make(worker=lost, parent=root, requeue_on_loss=True, max_attempts=2)
     fails = make(worker=lost, parent=root)
-    assert leases.recover_runs() == 2
+    assert recovery.recover_runs() == 2
     assert read(again).status == Status.QUEUED
     assert read(fails).error["code"] == "worker_lost"
 
@@ -142,7 +142,7 @@ def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
 def test_a_lost_child_of_a_lost_caller_is_not_begun_again(make: Any, lost: WorkerRecord) -> None:
     root = make(worker=lost, requeue_on_loss=True, max_attempts=2)
     child = make(worker=lost, parent=root, requeue_on_loss=True, max_attempts=2)
-    assert leases.recover_runs() == 2
+    assert recovery.recover_runs() == 2
     assert read(child).error["code"] == "worker_lost"
     assert "used up" not in read(child).error["message"]
     assert read(root).status == Status.QUEUED
@@ -152,11 +152,11 @@ def test_a_stray_waits_for_its_children_too(make: Any, fine: WorkerRecord) -> No
     other = make_worker()
     stray = make(worker=fine, in_flight=IN_FLIGHT)
     far = make(worker=other, parent=stray)
-    assert leases.recover_strays(fine.pk) == 0
+    assert recovery.recover_orphans(fine.pk) == 0
     assert read(stray).in_flight == []
     assert read(far).stop_requested
     finish(far)
-    assert leases.recover_strays(fine.pk) == 1
+    assert recovery.recover_orphans(fine.pk) == 1
 
 
 class TestAnEndingThatComesTooEarly:
@@ -175,9 +175,9 @@ class TestAnEndingThatComesTooEarly:
         record = read(root)
         assert (record.status, record.in_flight) == (Status.RUNNING, [])
         leases.retire(fine.pk)
-        assert leases.recover_runs() == 0
+        assert recovery.recover_runs() == 0
         finish(far)
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
         record = read(root)
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
         assert record.partial_result == "half"
@@ -188,7 +188,7 @@ class TestAnEndingThatComesTooEarly:
         self.end(root, Outcome("interrupted", partial_result="half"))
         leases.retire(fine.pk)
         finish(far)
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
         record = read(root)
         assert (record.status, record.error) == (Status.STOPPED, None)
         assert record.partial_result == "half"
@@ -200,9 +200,9 @@ class TestAnEndingThatComesTooEarly:
         far = make(worker=make_worker(), parent=root)
         self.end(root, Outcome("interrupted", partial_result="half"))
         leases.retire(fine.pk)
-        leases.recover_runs()
+        recovery.recover_runs()
         finish(far)
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
         record = read(root)
         assert (record.status, record.partial_result, record.error) == ("queued", None, None)
 

@@ -19,7 +19,7 @@ from agents.exceptions import AgentCallTooDeep, AgentNotFound, InvalidInput
 from runs.actions import starting, stopping
 from runs.actions.starting import start_run
 from runs.actions.stopping import BulkOutcome, request_stop, stop_many
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
@@ -652,7 +652,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
-        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)
         stop(run, reason="from afar")
         record = log.over(run)
         assert (record.finished_at - record.stop_requested_at).total_seconds() < 3
@@ -669,7 +669,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
-        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)
         for child in run.children.all():
             stop(child)
         assert log.over(run).result == ", ".join(["SubAgentStopped"] * 3)
@@ -687,7 +687,7 @@ class TestAStopFromElsewhere:
 
         run = start("caller")
         gate.until_arrived()
-        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)
         monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
         stop(run)
         gate.open()

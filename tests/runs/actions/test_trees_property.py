@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agents.runtime import Outcome
 from agents.trace import Usage
-from runs.actions import leases, starting, stopping
+from runs.actions import leases, recovery, starting, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import News, record_news
 from runs.delivery import local_runs
@@ -112,9 +112,9 @@ class World:
         self.workers.append(make_worker().pk)
 
     def recover(self) -> None:
-        leases.recover_runs(limit=self.random.choice([1, 2, 200]))
+        recovery.recover_runs(limit=self.random.choice([1, 2, 200]))
         for worker in self.workers:
-            leases.recover_strays(worker)
+            recovery.recover_orphans(worker)
 
     def check(self) -> None:
         records = {record.pk: record for record in RunRecord.objects.all()}

@@ -18,7 +18,7 @@ from agents import Tools, agent
 from agents.cancellation import StopCause, StopMode
 from runs.actions import stopping
 from runs.consumers import AgentConsumer
-from runs.delivery import local_runs, notify, relay
+from runs.delivery import local_runs, notify, relay, stops
 from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import RunRecord, uuid7
 from runs.worker.worker import Worker
@@ -116,13 +116,13 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
 
     worker = hire()
     _deaf(worker, monkeypatch)
-    monkeypatch.setattr(stopping, "_deliver", lambda due: None)
+    monkeypatch.setattr(stops, "deliver", lambda due: None)
     runs = [start("waits") for _ in range(20)] + [start("calls") for _ in range(10)]
     gate.until_arrived(30)
     for run in runs:
         stopping.request_stop(run.pk, via="api", check_permission=False)
     with CaptureQueriesContext(connections["default"]) as queries:
-        stopping.meet_requests(worker.id)
+        stops.deliver_missed(worker.id)
     assert len(queries) == 2
     assert all(entry.token.cause is StopCause.WISH for entry in local_runs.all_runs())
     gate.open()
@@ -130,7 +130,7 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
         log.over(run)
         assert assert_consistent(run).status == "stopped"
     with CaptureQueriesContext(connections["default"]) as queries:
-        stopping.meet_requests(worker.id)
+        stops.deliver_missed(worker.id)
     assert len(queries) == 1, "what was told is told"
 
 
@@ -146,13 +146,13 @@ def test_what_is_below_a_run_that_nobody_has_told_of_is_told_with_it(
 
     worker = hire()
     _deaf(worker, monkeypatch)
-    monkeypatch.setattr(stopping, "_deliver", lambda due: None)
+    monkeypatch.setattr(stops, "deliver", lambda due: None)
     run = start("calls")
     gate.until_arrived()
     child = RunRecord.objects.get(parent=run)
     stopping.request_stop(run.pk, via="api", check_permission=False)
     RunRecord.objects.filter(pk=child.pk).update(stop_acknowledged_at=timezone.now())
-    stopping.meet_requests(worker.id)
+    stops.deliver_missed(worker.id)
     entry = local_runs.get(child.pk)
     assert entry is not None
     assert entry.stop is not None

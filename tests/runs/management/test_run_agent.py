@@ -655,7 +655,7 @@ def test_sigterm_drains_and_is_nobodys_stop(demo: User, document: str) -> None:
         process.send(signal.SIGTERM)
         code, out = process.end()
     assert (code, out) == (1, "")
-    assert "handed back" in process.err
+    assert "requeued" in process.err
     assert "Stopping..." not in process.err
     run = _only_run()
     assert (run.status, run.stop_requested, run.attempt) == ("queued", False, 1)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runs import transitions
 from runs.db.statements import insert
 from runs.models import RunRecord, WorkerRecord, uuid7
-from runs.queue import claims
+from runs.queue import claims, turns
 from runs.status import Status
 from runs.transitions import Change
 from tests.support.rows import make_run, make_worker
@@ -30,7 +30,7 @@ def enqueue(owner: User, priority: int = 0, **fields: Any) -> RunRecord:
     """Queue a run, as ``services.start_run`` does, of no agent in particular."""
     id = uuid7()
     run = RunRecord(id=id, root_id=id, owner=owner, agent="made", priority=priority, **fields)
-    insert(run, turn=claims.next_turn(run))
+    insert(run, turn=turns.next_turn(run))
     run.refresh_from_db()
     return run
 

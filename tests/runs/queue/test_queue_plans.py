@@ -16,7 +16,7 @@ from runs import transitions
 from runs.db.statements import insert
 from runs.delivery import local_runs
 from runs.models import RunRecord, uuid7
-from runs.queue import claims
+from runs.queue import claims, turns
 from runs.queue.limits import Limits
 from runs.status import Status
 from runs.transitions import Change
@@ -107,7 +107,7 @@ def test_dealing_a_turn_asks_each_index_for_one_row(alice: User) -> None:
     id = uuid7()
     run = RunRecord(id=id, root_id=id, owner=alice, agent="made")
     with plans() as found:
-        insert(run, turn=claims.next_turn(run))
+        insert(run, turn=turns.next_turn(run))
     (plan,) = found
     assert "Sort" not in plan, plan
     assert "Aggregate" not in plan, plan

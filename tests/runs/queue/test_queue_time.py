@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from agents import Tools, agent
 from runs import transitions
-from runs.actions import leases, starting, stopping
+from runs.actions import recovery, starting, stopping
 from runs.delivery import local_runs
 from runs.exceptions import RunAlreadyFinished
 from runs.models import RunEvent, RunRecord
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("on_both_databases", "transactional_db")
 QUEUE_TIMEOUT = {
     "code": "queue_timeout",
     "type": "QueueTimeout",
-    "message": "No worker took it within 60 s.",
+    "message": "No worker claimed it within 60 s.",
 }
 
 
@@ -79,7 +79,7 @@ class TestBirth:
 class TestEnd:
     def test_is_an_error_with_its_reason_in_record_and_log(self, alice: User) -> None:
         run = overdue(alice)
-        assert claims.end_overdue(timezone.now()) == 1
+        assert recovery.end_overdue(timezone.now()) == 1
         record = assert_consistent(run)
         assert (record.status, record.error, record.attempt) == ("error", QUEUE_TIMEOUT, 0)
         event = RunEvent.objects.get()
@@ -88,7 +88,7 @@ class TestEnd:
 
     def test_is_not_before_the_birth_of_which_another_host_says_when(self, alice: User) -> None:
         run = overdue(alice, created_at=timezone.now() + timedelta(hours=1))
-        assert claims.end_overdue(timezone.now()) == 1
+        assert recovery.end_overdue(timezone.now()) == 1
         run.refresh_from_db()
         assert run.finished_at == run.created_at
 
@@ -97,23 +97,23 @@ class TestEnd:
         make_run(alice)
         overdue(alice, status=Status.RUNNING, worker=make_worker())
         overdue(alice, status=Status.SUCCESS)
-        assert claims.end_overdue(timezone.now()) == 0
+        assert recovery.end_overdue(timezone.now()) == 0
         assert not RunEvent.objects.exists()
 
     def test_comes_in_small_batches_the_longest_overdue_first(self, alice: User) -> None:
         until = timezone.now() - timedelta(seconds=5)
         runs = [overdue(alice, queue_until=until - timedelta(seconds=n)) for n in (3, 2, 1)]
-        assert claims.end_overdue(timezone.now(), limit=2) == 2
+        assert recovery.end_overdue(timezone.now(), limit=2) == 2
         left = RunRecord.objects.get(status=Status.QUEUED)
         assert left == runs[-1]
-        assert claims.end_overdue(timezone.now(), limit=2) == 1
-        assert claims.end_overdue(timezone.now(), limit=2) == 0
+        assert recovery.end_overdue(timezone.now(), limit=2) == 1
+        assert recovery.end_overdue(timezone.now(), limit=2) == 0
         assert_all_consistent()
 
     def test_by_many_at_once_is_one(self, alice: User) -> None:
         for _ in range(20):
             overdue(alice)
-        counts = together(*[partial(claims.end_overdue, timezone.now()) for _ in range(6)])
+        counts = together(*[partial(recovery.end_overdue, timezone.now()) for _ in range(6)])
         assert sum(counts) == 20
         assert_all_consistent()
 
@@ -140,7 +140,7 @@ class TestEnd:
         first, second = assert_all_consistent()
         assert first.status == "success"
         assert second.error is not None
-        assert second.error["message"] == "No worker took it within 0.2 s."
+        assert second.error["message"] == "No worker claimed it within 0.2 s."
 
 
 class TestRaces:
@@ -149,7 +149,7 @@ class TestRaces:
         run = overdue(alice)
         worker = make_worker()
         assert claims.claim(worker.pk, 10, timezone.now(), allowed) == {}
-        assert claims.end_overdue(timezone.now()) == 1
+        assert recovery.end_overdue(timezone.now()) == 1
         assert claims.claim(worker.pk, 10, timezone.now(), allowed) == {}
         assert_consistent(run)
 
@@ -164,19 +164,19 @@ class TestRaces:
         worker = make_worker()
         in_time = timezone.now() - timedelta(seconds=30)
         assert set(claims.claim(worker.pk, 1, in_time)) == {run.pk}
-        assert claims.end_overdue(timezone.now()) == 0
+        assert recovery.end_overdue(timezone.now()) == 0
         run.refresh_from_db()
         assert run.status == "running"
 
     def test_a_stop_that_comes_first_makes_it_stopped(self, alice: User) -> None:
         run = overdue(alice)
         stopping.request_stop(run.pk, via="api", by=alice)
-        assert claims.end_overdue(timezone.now()) == 0
+        assert recovery.end_overdue(timezone.now()) == 0
         assert assert_consistent(run).status == "stopped"
 
     def test_a_stop_that_comes_second_finds_it_over(self, alice: User) -> None:
         run = overdue(alice)
-        assert claims.end_overdue(timezone.now()) == 1
+        assert recovery.end_overdue(timezone.now()) == 1
         with pytest.raises(RunAlreadyFinished):
             stopping.request_stop(run.pk, via="api", by=alice)
         record = assert_consistent(run)
@@ -187,7 +187,7 @@ class TestRaces:
         run, other = overdue(alice), overdue(alice)
         with transaction.atomic():
             stopping.request_stop(run.pk, via="api", by=alice)
-            with in_thread(claims.end_overdue, timezone.now()) as ended:
+            with in_thread(recovery.end_overdue, timezone.now()) as ended:
                 assert ended() == 1  # and does not wait
         assert assert_consistent(run).status == "stopped"
         assert assert_consistent(other).status == "error"
@@ -200,7 +200,7 @@ class TestRaces:
             stopped, claimed, ended = together(
                 partial(stopping.request_stop, run.pk, via="api", by=alice),
                 partial(claims.claim, worker.pk, 1, in_time),
-                partial(claims.end_overdue, timezone.now()),
+                partial(recovery.end_overdue, timezone.now()),
             )
             record = RunRecord.objects.get(pk=run.pk)
             assert bool(claimed) + bool(ended) + (record.status == Status.STOPPED) == 1
@@ -218,14 +218,14 @@ class TestHandingBack:
         run = overdue(
             alice, status=Status.RUNNING, worker=lost, turn=7, requeue_on_loss=True, max_attempts=2
         )
-        assert leases.recover_runs() == 1
+        assert recovery.recover_runs() == 1
         run.refresh_from_db()
         assert run.queue_until is not None
         assert (run.status, run.turn) == ("queued", 7)
         left = (run.queue_until - timezone.now()).total_seconds()
         assert 30 < left <= 60
         later = timezone.now() + timedelta(seconds=61)
-        assert claims.end_overdue(later) == 1
+        assert recovery.end_overdue(later) == 1
         run.refresh_from_db()
         assert run.error is not None
-        assert run.error["message"] == ("It was handed back, and no worker took it again in time.")
+        assert run.error["message"] == ("It was requeued, and no worker claimed it again in time.")

@@ -17,8 +17,8 @@ from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from agents import AgentStopped, SubAgentFailed, SyncTools, Tools, agent, cleanup, should_stop
-from runs.actions import leases, starting, stopping
-from runs.delivery import local_runs
+from runs.actions import leases, recovery, starting, stopping
+from runs.delivery import local_runs, stops
 from runs.models import DataStoreEntry, RunInput, RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import executor
@@ -414,7 +414,7 @@ class TestTakeover:
         first = worker.id
         with local_runs.watching(run.pk) as gone:
             WorkerRecord.objects.filter(pk=first).update(lost_at=timezone.now())
-            leases.recover_runs()
+            recovery.recover_runs()
             record = log.over(run)
             assert gone.wait(10), "the agent was not stopped"
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
@@ -502,7 +502,7 @@ class TestThreadsOfAWorker:
 
         monkeypatch.setattr(leases, "claim", claim_badly)
         monkeypatch.setattr(Worker, "_meet_requests", meet_badly)
-        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)  # the heart has to find it
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # the heart has to find it
         hire()
         run = start("endless")
         log.until_event(run, "log")
@@ -736,7 +736,7 @@ class TestCommandLine:
         async def quick(tools: Tools) -> None:
             ran.append(1)
 
-        monkeypatch.setattr(stopping, "_deliver", lambda *_: None)  # asked in another process
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # asked in another process
         monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
         worker = hire(claims=False)
         run, _ = starting.start_run("quick", {}, owner=alice, worker=worker.id)

@@ -13,7 +13,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.utils import timezone
 
-from runs.actions import leases
+from runs.actions import leases, recovery
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker.reaper import Caretaker, CaretakerThread
@@ -74,8 +74,8 @@ def test_many_lost_runs_leave_time_for_a_heartbeat(
     transactional_db: None, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = _of_a_dead_worker(alice, 3)
-    real = leases.recover_runs
-    monkeypatch.setattr(leases, "recover_runs", lambda **how: real(limit=2, **how))
+    real = recovery.recover_runs
+    monkeypatch.setattr(recovery, "recover_runs", lambda **how: real(limit=2, **how))
     caretaker = Caretaker(LEASE_SECONDS)
     assert caretaker.tick() is True
     assert sorted(map(_status, runs)) == ["error", "error", "running"]
@@ -89,13 +89,13 @@ def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
 ) -> None:
     """On a busy machine a few dozen took longer than the lease of who recovered them."""
     runs = _of_a_dead_worker(alice, 3)
-    real = leases._recover
+    real = recovery._recover
 
     def recover(*what: Any) -> Any:
         threading.Event().wait(0.02)
         return real(*what)
 
-    monkeypatch.setattr(leases, "_recover", recover)
+    monkeypatch.setattr(recovery, "_recover", recover)
     caretaker = Caretaker(lease_seconds=0.06)
     for left in (2, 1, 0):
         assert caretaker.tick() is True

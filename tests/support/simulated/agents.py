@@ -19,9 +19,9 @@ from agents.guard import Call, Guard
 from agents.runtime import _outcome
 from agents.tools.agents.handle import AgentHandle, result_of
 from agents.trace import Trace
-from runs.actions import starting, stopping
+from runs.actions import starting
 from runs.actions.finishing import Ended
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, ParentIsStopping
 from runs.models import DataStoreEntry, RunRecord
@@ -200,7 +200,7 @@ class Attempt:
         entry.token.add_callback(lambda token: _tell_stop(token, entry, guard.trace))
         entry.token.add_callback(lambda _: recorder.activity(guard.trace))
         if self.job.stop is not None:
-            entry.meet(self.job.stop)
+            entry.deliver(self.job.stop)
         self.phase = "going on"
         guard.trace.emit("agent_start", {"title": self.definition.title})
         self._guarded(lambda: guard.token.admit("agent", self.job.agent, in_cleanup=False))
@@ -298,7 +298,7 @@ class Attempt:
         self.handles.append(AgentHandle(self.guard, name, child))
 
     def _is_refused_a_child(self, tool: str) -> None:
-        stopping.meet_request(self.entry)
+        stops.refresh_claim(self.entry)
         self._guarded(lambda: self.guard.token.refuse(tool, "child"))
 
     def _wait(self, chance: random.Random) -> None:

@@ -142,7 +142,7 @@ def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
         ends += [(child, begun["started_at"]) for child in trees.children(again)]
         for child, by in ends:
             assert (child["status"], child["stop"]["via"]) == ("stopped", "parent")
-            assert child["stop"]["reason"] == "the worker of its caller went away"
+            assert child["stop"]["reason"] == "the worker of its caller was lost"
             assert child["finished_at"] <= by
         trees.balance()
 

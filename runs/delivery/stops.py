@@ -1,0 +1,80 @@
+"""How a committed stop request reaches the runs: directly in this process, else by message.
+
+A message may be lost. Each worker therefore polls for requests of its own runs that were not
+acknowledged (``deliver_missed``), twice a second.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+
+from agents.cancellation import StopCause
+from runs.models import RunQuerySet, RunRecord
+from runs.status import Status
+
+from . import local_runs, notify
+from .stop_message import StopDelivery
+
+__all__ = ["committed_in", "deliver", "deliver_missed", "refresh_claim"]
+
+
+def deliver(deliveries: Collection[StopDelivery]) -> None:
+    """Trip the tokens of all runs concerned: here directly, elsewhere through their workers.
+
+    Each worker gets the requests of all its runs: a run's children may be on another worker.
+    """
+    here = local_runs.trip(deliveries)
+    notify.send_stops(delivery for delivery in deliveries if delivery.run not in here)
+
+
+def deliver_missed(worker: uuid.UUID) -> None:
+    """Trip the tokens of a worker's runs whose stop request no message has brought.
+
+    One query for all, however many they are: the thread that calls this has a lease to renew.
+    """
+    asked = RunRecord.objects.filter(
+        worker=worker,
+        status=Status.RUNNING,
+        stop_requested_at__isnull=False,
+        stop_acknowledged_at=None,
+    )
+    roots = {root for id, root in asked.values_list("pk", "root_id") if _has_missed(id)}
+    if roots:
+        # Only the runs of this process: for others trip() would wait for a claim under way.
+        local = [run for run in committed_in(roots) if local_runs.get(run.pk) is not None]
+        local_runs.trip([StopDelivery.of(run) for run in local])
+
+
+def refresh_claim(run: local_runs.ActiveRun) -> None:
+    """Trip the token of a run of this process if its record has a stop request.
+
+    Also if the run is not this worker's any more: its code must not continue here.
+    """
+    record = (
+        RunRecord.objects.only("root", "stop_requested_at")
+        .filter(pk=run.id, worker=run.worker, attempt=run.attempt, status=Status.RUNNING)
+        .filter(worker__lost_at=None)
+        .first()
+    )
+    if record is None:
+        run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
+    elif record.stop_requested:
+        local_runs.trip([StopDelivery.of(one) for one in committed_in([record.root_id])])
+
+
+def committed_in(roots: Collection[uuid.UUID]) -> RunQuerySet:
+    """Return the active runs of these trees that have a stop request.
+
+    Tripping a token trips those of all runs below it, whose logs tell of their own requests.
+    """
+    return (
+        RunRecord.objects.active()
+        .select_related("stop_requested_by")
+        .filter(root__in=roots, stop_requested_at__isnull=False)
+    )
+
+
+def _has_missed(run: uuid.UUID) -> bool:
+    entry = local_runs.get(run)
+    return entry is not None and entry.token.cause is not StopCause.WISH

@@ -1,0 +1,22 @@
+"""Until when a queued run must have started."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from agents import registry
+from agents.exceptions import AgentNotFound
+from runs.conf import conf
+
+__all__ = ["deadline"]
+
+
+def deadline(agent: str, since: datetime) -> datetime | None:
+    """Return until when a run that is queued at ``since`` must have started; None for no limit."""
+    try:
+        seconds = registry.get(agent).options.queue_seconds
+    except AgentNotFound:  # requeued by a process that does not have it
+        seconds = None
+    if seconds is None:
+        seconds = conf().queue_seconds
+    return since + timedelta(seconds=seconds) if seconds else None
