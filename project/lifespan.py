@@ -20,7 +20,7 @@ from runs.conf import conf
 from runs.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
-    from runs.worker.reaper import CaretakerThread
+    from runs.worker.reaper import ReaperThread
     from runs.worker.worker import Worker
 
 __all__ = ["Lifespan"]
@@ -52,7 +52,7 @@ class Lifespan:
         self.worker: Worker | None = None
         self.is_draining = False
         self._is_drained = False
-        self._caretaker: CaretakerThread | None = None
+        self._reaper: ReaperThread | None = None
         self._listener: asyncio.Task[None] | None = None  # hears of work and of stops elsewhere
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -111,10 +111,10 @@ class Lifespan:
             await self.worker.start()
             self._listener = asyncio.create_task(listen(self.worker))
         else:
-            from runs.worker.reaper import CaretakerThread
+            from runs.worker.reaper import ReaperThread
 
-            self._caretaker = CaretakerThread(conf().lease_seconds)
-            self._caretaker.start()
+            self._reaper = ReaperThread(conf().lease_seconds)
+            self._reaper.start()
 
     async def drain(self) -> None:
         """Claim no more runs, and return when those of this process are over. May be repeated."""
@@ -134,8 +134,8 @@ class Lifespan:
             await cancel_and_wait((self._listener,))
         if self.worker is not None:
             await self.worker.stop()
-        if self._caretaker is not None:
-            await asyncio.to_thread(self._caretaker.close)
+        if self._reaper is not None:
+            await asyncio.to_thread(self._reaper.close)
 
 
 async def _send_away() -> None:

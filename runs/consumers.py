@@ -55,11 +55,11 @@ class AgentConsumer(AsyncConsumer):
 
         Each of them as ``StopDelivery.as_message`` makes it.
         """
-        self.worker.hear_stops([StopDelivery.from_message(stop) for stop in message["stops"]])
+        self.worker.receive_stops([StopDelivery.from_message(stop) for stop in message["stops"]])
 
     async def run_ended(self, message: dict[str, Any]) -> None:
         """Runs are over that were started here: {"type": "run.ended", "runs": [id, ...]}."""
-        self.worker.look_at_started(uuid.UUID(run) for run in message["runs"])
+        self.worker.poll_started(uuid.UUID(run) for run in message["runs"])
 
     async def feed_watch(self, message: dict[str, Any]) -> None:
         """Another process has readers: ``audience.hear_of_watching``."""
@@ -107,7 +107,7 @@ async def _join_as_it_is_called(layer: Any, channel: str, worker: Worker) -> Non
                 await layer.group_add(worker_group(worker.id), channel)
                 joined = worker.id
                 worker.wake()
-                worker.look()  # for what was sent before
+                worker.poll()  # for what was sent before
         except Exception as error:
             logger.warning("the worker hears of no stops yet (%s)", error)
         await asyncio.sleep(PAUSES_SECONDS[0])

@@ -37,7 +37,7 @@ __all__ = [
     "mark_draining",
     "mark_lost_leases",
     "mark_taking",
-    "mark_vanished_neighbours",
+    "mark_vanished_workers",
     "note_limit",
     "register_worker",
     "renew",
@@ -183,17 +183,17 @@ def adopt(
     return record, entry
 
 
-def mark_lost_leases(me: uuid.UUID | None = None) -> list[WorkerRecord]:
+def mark_lost_leases(self_id: uuid.UUID | None = None) -> list[WorkerRecord]:
     """Declare workers lost whose lease is over; return those that this call declared.
 
-    But not ``me``: who can ask can renew, and does when it is time.
+    Never ``self_id``: a worker that can run this query can renew its own lease.
     """
     is_over = Q(lease_until__lt=Now())
-    workers = WorkerRecord.objects.filter(is_over, ~Q(pk=me), lost_at=None)
+    workers = WorkerRecord.objects.filter(is_over, ~Q(pk=self_id), lost_at=None)
     return [worker for worker in workers if _declare_lost(worker, "lease", is_over)]
 
 
-def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
+def mark_vanished_workers(self_id: uuid.UUID | None) -> list[WorkerRecord]:
     """Declare workers lost whose process, on this same host, is gone.
 
     Only where it can be known for certain: same boot, same process-id namespace, and a process that
@@ -202,11 +202,11 @@ def mark_vanished_neighbours(me: uuid.UUID | None) -> list[WorkerRecord]:
     here = host_identity()
     if not here:
         return []
-    neighbours = WorkerRecord.objects.filter(lost_at=None, host_identity=here)
+    on_this_host = WorkerRecord.objects.filter(lost_at=None, host_identity=here)
     return [
         worker
-        for worker in neighbours
-        if worker.pk != me
+        for worker in on_this_host
+        if worker.pk != self_id
         and is_gone(worker.pid, worker.pid_started)
         and _declare_lost(worker, "vanished", Q())
     ]

@@ -1,4 +1,4 @@
-"""How many runs this process has room for: as many as it may have, or as the system lets it."""
+"""How many runs this process can hold: as many as the setting or the system allows."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import logging
 
 from . import descriptors
 
-__all__ = ["Room"]
+__all__ = ["Capacity"]
 
 logger = logging.getLogger(__name__)
 
-AGAIN = 10  # runs for which there must be room before a shortage counts as over
+AGAIN = 10  # runs that must fit before a shortage counts as over
 
 
-class Room:
-    """The room of one worker. Used by one thread.
+class Capacity:
+    """The capacity of one worker. Used by one thread.
 
     Args:
         most: ``RUNS_MAX_CONCURRENT``.
 
     Attributes:
-        capacity: how many runs it takes at most.
+        total: how many runs it takes at most.
         limited_by: what keeps it from more, for people; empty if nothing does.
     """
 
     def __init__(self, most: int) -> None:
         self._limit = descriptors.raise_limit()
         enough = descriptors.enough_for(self._limit, descriptors.open_count())
-        self.capacity = max(1, min(most, enough))
-        self._always = f"{self._limit:,} file descriptors" if self.capacity < most else ""
+        self.total = max(1, min(most, enough))
+        self._always = f"{self._limit:,} file descriptors" if self.total < most else ""
         self.limited_by = self._always
         if self._always:
             logger.warning(
                 "takes %d runs at a time, not %d (RUNS_MAX_CONCURRENT): it may have no more than "
                 "%s open. Raise that limit: LimitNOFILE=, ulimits: nofile, ulimit -n",
-                self.capacity,
+                self.total,
                 most,
                 self._always,
             )
@@ -44,7 +44,7 @@ class Room:
 
         Descriptors are counted as they are open now: agents and visitors use as many as they like.
         """
-        wanted = self.capacity - taken
+        wanted = self.total - taken
         if wanted <= 0:
             return 0
         used = descriptors.open_count()
@@ -55,9 +55,11 @@ class Room:
             logger.warning(
                 "takes no more runs for now: %d of %d file descriptors are open", used, self._limit
             )
-        elif is_short and enough >= min(AGAIN, self.capacity):
+        elif is_short and enough >= min(AGAIN, self.total):
             self.limited_by = self._always
             logger.info("takes runs again: %d of %d descriptors are open", used, self._limit)
         if not taken:
-            return max(1, min(wanted, enough))  # else it would wait for what nobody gives back
+            return max(
+                1, min(wanted, enough)
+            )  # else it would wait for ever: nothing gives one back
         return min(wanted, enough)

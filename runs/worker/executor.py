@@ -96,11 +96,20 @@ class Executor:
     def blocked_seconds(self) -> float:
         return self._watchdog.blocked_seconds
 
-    def submit(self, record: RunRecord, entry: ActiveRun) -> None:
-        """Begin with a claimed run. From any thread; ``record`` came with its input."""
+    def submit(
+        self,
+        record: RunRecord,
+        entry: ActiveRun,
+        on_end: Callable[[Ended | None], None] | None = None,
+    ) -> None:
+        """Start a claimed run. From any thread; ``record`` came with its input.
+
+        ``on_end`` is called in the agents' thread with how the run ended; with None if its claim
+        was lost, or its task broke off.
+        """
         with self._empty:
             self._root_count += 1
-        self._loop.call_soon_threadsafe(self._begin, record, entry)
+        self._loop.call_soon_threadsafe(self._start, record, entry, on_end)
 
     def wait_until_empty(self, timeout: float) -> bool:
         """Wait until no run is here, for at most ``timeout`` seconds."""
@@ -175,15 +184,24 @@ class Executor:
             self._transports = Transports()
         return self._model, self._transports
 
-    def _begin(self, record: RunRecord, entry: ActiveRun) -> None:
+    def _start(
+        self,
+        record: RunRecord,
+        entry: ActiveRun,
+        on_end: Callable[[Ended | None], None] | None,
+    ) -> None:
         try:
             task = self._spawn(record, entry)
             metrics.observe_start(record.created_at, timezone.now(), record.attempt)
         except Exception:
-            logger.exception("run %s can't be begun", entry.id, extra={"run": entry.id})
+            logger.exception("run %s can't be started", entry.id, extra={"run": entry.id})
             self._leave()
+            if on_end is not None:
+                on_end(None)
             return
         task.add_done_callback(lambda _: self._leave())
+        if on_end is not None:
+            task.add_done_callback(lambda task: on_end(_ended(task)))
 
     def _leave(self) -> None:
         with self._empty:
@@ -283,6 +301,10 @@ class Executor:
             except asyncio.CancelledError:
                 logger.debug("cancelled while the end of run %s is being written", trace.run)
         return waiting.result()
+
+
+def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:
+    return None if task.cancelled() or task.exception() is not None else task.result()
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
-"""What is looked after while anybody is there: lost workers, runs that wait too long, old records.
+"""Look after what no worker does by itself: lost workers, overdue runs, old records.
 
-A worker's heart does it. A process that has no worker does it in a thread of its own, or nobody
-would tell the truth about the runs of the last worker when that one is killed. Many may do it at
-once: whoever comes second changes nothing.
+A worker's heartbeat does it. A process without a worker does it in a thread of its own: else the
+records of the last worker's runs would stay wrong when that worker is killed. Any number of
+processes may do it at once: the second one changes nothing.
 """
 
 from __future__ import annotations
@@ -19,70 +19,88 @@ from django.utils import timezone
 from runs.actions import leases, recovery
 from runs.delivery import notify
 
-__all__ = ["Caretaker", "CaretakerThread"]
+__all__ = ["Reaper", "ReaperThread"]
+
+from .retention import MOST_SHARE, PAUSE_SECONDS, REST_SECONDS, Retention
 
 logger = logging.getLogger(__name__)
 
-NEIGHBOURS_SECONDS = 1.0  # how often it looks for neighbours that have vanished
+POLL_SECONDS = 1.0  # how often it looks for workers of this host that have vanished
 FORGET_SECONDS = 3600.0  # how often it removes the records of workers that are long gone
-REAPINGS = 3  # looks for leases that are over, in the time of one
+REAPINGS = 3  # how often it looks for leases that are over, in the time of one lease
 
 
-class Caretaker:
-    """Does what is due, whenever it is asked to.
+class Reaper:
+    """Does what is due, each time that it is called.
 
     Args:
         lease_seconds: how long a worker's lease is.
-        me: says which worker is asking, if one is.
+        self_id: says which worker is asking, if one is. A worker also removes old runs.
     """
 
-    def __init__(self, lease_seconds: float, me: Callable[[], uuid.UUID] | None = None) -> None:
+    def __init__(
+        self, lease_seconds: float, self_id: Callable[[], uuid.UUID] | None = None
+    ) -> None:
         self._reaping_seconds = lease_seconds / REAPINGS
-        self._recovery_seconds = lease_seconds / 6  # a heart beats every third of it
-        self._me = me
-        self._next_look = 0.0
+        self._recovery_seconds = lease_seconds / 6  # a lease is renewed every third of it
+        self._self_id = self_id
+        self._retention = Retention() if self_id is not None else None
+        self._next_poll = 0.0
         self._next_reaping = 0.0
         self._next_forgetting = 0.0
+        self._next_retention = time.monotonic() + PAUSE_SECONDS
 
     def tick(self) -> bool:
         """Do what is due; return whether there is more of it, to be done without a pause.
 
-        From one thread. It does so much that a heart may beat between two ticks, however many runs
-        were lost; what fails is done again at the next time.
+        From one thread. Each call is short enough for a lease to be renewed between two, however
+        many runs were lost; what fails is done again by the next call.
 
         Raises:
             django.db.Error: whatever the database has to say.
         """
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_poll:
             return False
-        self._next_look = now + NEIGHBOURS_SECONDS
-        me = self._me() if self._me else None
-        found = leases.mark_vanished_neighbours(me)
+        self._next_poll = now + POLL_SECONDS
+        self_id = self._self_id() if self._self_id else None
+        found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
-            found += leases.mark_lost_leases(me)
+            found += leases.mark_lost_leases(self_id)
             self._next_reaping = now + self._reaping_seconds
         recovered = recovery.recover_runs(seconds=self._recovery_seconds)
         if not recovered:
             recovery.free_runs()
-        if found or recovered:  # what was handed back is to be claimed
+        if found or recovered:  # requeued runs can be claimed
             notify.wake_workers()
         if now >= self._next_forgetting:
             leases.forget_workers()
             self._next_forgetting = now + FORGET_SECONDS
         is_more = recovered + recovery.end_overdue(timezone.now()) > 0
         if is_more:
-            self._next_look = now
+            self._next_poll = now
+        elif self._retention is not None:
+            self._remove_old(self._retention)
         return is_more
 
+    def _remove_old(self, retention: Retention) -> None:
+        """Do a step of the retention if its pause is over."""
+        began = time.monotonic()
+        if began < self._next_retention:
+            return
+        self._next_retention = began + REST_SECONDS  # also if the step fails
+        if retention.tick():
+            ended = time.monotonic()
+            self._next_retention = ended + max(PAUSE_SECONDS, (ended - began) / MOST_SHARE)
 
-class CaretakerThread:
-    """A caretaker for a process without a worker."""
+
+class ReaperThread:
+    """A reaper for a process without a worker."""
 
     def __init__(self, lease_seconds: float) -> None:
-        self._caretaker = Caretaker(lease_seconds)
+        self._reaper = Reaper(lease_seconds)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="runs-caretaker", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="runs-reaper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -97,14 +115,14 @@ class CaretakerThread:
         is_failing = is_more = False
         while not self._closing.is_set():
             try:
-                is_more = self._caretaker.tick()
+                is_more = self._reaper.tick()
                 is_failing = False
-            except Exception as error:  # whatever it is, there may be nobody else
+            except Exception as error:  # of any kind: there may be no other process
                 if not is_failing:
                     logger.warning("lost workers can't be looked for (%s), trying again", error)
                 is_failing, is_more = True, False
                 connection.close()
             reset_queries()
             if not is_more:
-                self._closing.wait(NEIGHBOURS_SECONDS)
+                self._closing.wait(POLL_SECONDS)
         connection.close()

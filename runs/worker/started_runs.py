@@ -171,8 +171,8 @@ class StartedRuns:
         except (TimeoutError, asyncio.CancelledError):
             logger.info("run %s goes away before those that it has started", caller.id)
 
-    def look(self, runs: Iterable[uuid.UUID]) -> None:
-        """Look soon whether these are over. From any thread."""
+    def poll(self, runs: Iterable[uuid.UUID]) -> None:
+        """Poll soon whether these are over. From any thread."""
         for run in runs:
             self.changed(run, run)
 

@@ -47,7 +47,7 @@ from runs.exceptions import IdempotencyMismatch, RunAlreadyFinished
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.status import ACTIVE
 from runs.worker import recorder, started_runs, worker
-from runs.worker.reaper import Caretaker
+from runs.worker.reaper import Reaper
 from tests.support.consistency import assert_all_consistent
 from tests.support.simulated.agents import SEEN
 from tests.support.simulated.books import Books
@@ -104,7 +104,7 @@ class World(RuleBasedStateMachine):
         self.processes: list[Process] = []
         self.network.clear()
         self.web = Host("web", self.chance.choice(skews))
-        self.web_caretaker = Caretaker(LEASE_SECONDS)
+        self.web_reaper = Reaper(LEASE_SECONDS)
         self.processes.append(self.new_process())
         for _ in range(self.chance.randrange(MOST_RUNS - 2)):
             name = self.chance.choice(["plain", "again", "again", "limited"])
@@ -209,14 +209,14 @@ class World(RuleBasedStateMachine):
             case "beat":
                 self.do(process, process.beat, fault)
             case "renew":
-                self.do(process, process.worker._renew, fault)
+                self.do(process, process.worker.heartbeat.renew, fault)
             case "fence":
-                self.do(process, process.worker._fence_if_late, fault)
+                self.do(process, process.worker.heartbeat.fence_if_late, fault)
             case "hear":
                 self.do(process, process.hear, fault)
             case "keep":
                 entries = self.books.entries()
-                self.do(process, process.keeper.tick, fault)
+                self.do(process, process.retention.tick, fault)
                 assert self.books.entries() == entries, "the data store is nobody's log"
 
     @rule(fault=AT_TIMES)
@@ -225,7 +225,7 @@ class World(RuleBasedStateMachine):
         CLOCK.pass_by(BEAT_SECONDS)
 
         def tick() -> None:
-            while self.web_caretaker.tick():
+            while self.web_reaper.tick():
                 pass
 
         if self.attempt(tick, fault, at=self.web.current()) and fault is None:
@@ -306,7 +306,7 @@ class World(RuleBasedStateMachine):
         """Nothing has happened, but that all hearts have gone on beating; what is old goes."""
         days = timedelta(days=8)
         for process in self.living():
-            process.worker._lease.until += days.total_seconds()
+            process.worker.heartbeat.lease.until += days.total_seconds()
         for record in WorkerRecord.objects.all():
             later = record.lease_until + days
             WorkerRecord.objects.filter(pk=record.pk).update(lease_until=later)
@@ -417,14 +417,14 @@ class World(RuleBasedStateMachine):
         process = self.chance.choice(self.processes)
         with process.current():
             for _ in range(2):  # behind the sweeps that it is in the midst of
-                while process.keeper.tick():
+                while process.retention.tick():
                     pass
         self.books.check_nothing_is_left()
 
     def _live_on(self, process: Process) -> Callable[[], None]:
         def live_on() -> None:
             leases.mark_taking(process.worker.id)
-            process.worker._fence_if_late()
+            process.worker.heartbeat.fence_if_late()
             process.beat()
             process.claim()
             for _ in range(len(process.attempts) * 3):

@@ -514,7 +514,7 @@ class TestAChildElsewhere:
         monkeypatch.setattr(started_runs, "_read", noting)
         monkeypatch.setattr(started_runs, "LOOK_SECONDS", look_seconds)
         monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
-        monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)  # only what is tested
+        monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)  # only what is tested
 
         @agent("caller")
         async def caller(tools: Tools) -> Any:
@@ -647,7 +647,7 @@ def test_a_limit_is_kept_as_long_as_something_gets_on(
         nonlocal going_on
         going_on += 1
         most.append(going_on)
-        for child in worker._executor.started._awaited.values():
+        for child in worker.executor.started._awaited.values():
             child.queued_at = -math.inf
         await together.wait()
         await asyncio.sleep(0.3)
@@ -707,7 +707,7 @@ def test_what_others_are_to_have_next_is_not_adopted(
     assert claimed.worker_id == far.pk
 
     monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
-    for child in worker._executor.started._awaited.values():
+    for child in worker.executor.started._awaited.values():
         child.queued_at = -math.inf
     ending = Ending(Outcome("success", result="far"), False, 0, 0)
     record_news([News(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])

@@ -49,7 +49,7 @@ def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
     first, second = gates if who_first == "old" else reversed(gates)
     first.open()
     if who_first == "old":
-        eventually(lambda: worker._executor.root_count == 1, "the first attempt is over")
+        eventually(lambda: worker.executor.root_count == 1, "the first attempt is over")
     else:
         log.over(run)
     second.open()

@@ -188,7 +188,7 @@ class TestTheLog:
         gate.until_arrived()
         with local_runs.watching(run.pk) as gone:
             declare_lost(worker.id)
-            worker._renew()
+            worker.heartbeat.renew()
             gate.open()
             assert gone.wait(10)
         record = RunRecord.objects.get(pk=run.pk)
@@ -216,8 +216,8 @@ class TestTheLease:
         """A worker that was frozen: no thread of its has come to notice how late it is."""
         options(LEASE_SECONDS=60)
         worker: Worker = hire()
-        monkeypatch.setattr(worker, "_fence_if_late", lambda: None)
-        monkeypatch.setattr(worker, "_renew", lambda: None)
+        monkeypatch.setattr(worker.heartbeat, "fence_if_late", lambda: None)
+        monkeypatch.setattr(worker.heartbeat, "renew", lambda: None)
         return worker
 
     @pytest.mark.parametrize("in_cleanup", [False, True])
@@ -281,8 +281,8 @@ class TestTheLease:
         worker: Worker = hire()
         run = start("waits", wait=True)
         gate.until_arrived()
-        worker._lease.end()
-        worker._renew()
+        worker.heartbeat.lease.end()
+        worker.heartbeat.renew()
         assert not worker.is_fenced
         gate.open()
         assert log.over(run).error["code"] == "worker_lost"
@@ -310,5 +310,5 @@ def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
 ) -> None:
     options(LEASE_SECONDS=60)
     worker: Worker = hire()
-    assert worker._lease.until - time.monotonic() < 60 - 1.5
-    assert worker._lease.until - time.monotonic() > 60 - 10
+    assert worker.heartbeat.lease.until - time.monotonic() < 60 - 1.5
+    assert worker.heartbeat.lease.until - time.monotonic() > 60 - 10

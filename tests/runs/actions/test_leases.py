@@ -21,7 +21,7 @@ from runs.actions import leases, recovery
 from runs.delivery import local_runs
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
-from runs.worker.reaper import Caretaker
+from runs.worker.reaper import Reaper
 from tests.support.consistency import assert_consistent
 from tests.support.rows import make_dead_worker, make_run, make_worker, requested
 from tests.support.running import in_thread, together
@@ -102,24 +102,24 @@ class TestLease:
 class TestNeighbours:
     def test_a_process_that_is_gone_is_noticed(self, transactional_db: None) -> None:
         me, dead = make_worker(), make_dead_worker()
-        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [dead.pk]
-        assert leases.mark_vanished_neighbours(me.pk) == []
+        assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [dead.pk]
+        assert leases.mark_vanished_workers(me.pk) == []
 
     def test_a_process_id_that_was_given_anew_is_another_process(
         self, transactional_db: None
     ) -> None:
         me = make_worker()
         reused = make_worker(pid=os.getpid(), pid_started=me.pid_started - 1)
-        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [reused.pk]
+        assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [reused.pk]
 
     def test_a_process_that_lives_is_left_alone(self, transactional_db: None) -> None:
         me, other = make_worker(), make_worker()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
             started = processes.process_started(process.pid)
             there = make_worker(pid=process.pid, pid_started=started)
-            assert leases.mark_vanished_neighbours(me.pk) == []
+            assert leases.mark_vanished_workers(me.pk) == []
             process.communicate(b"\n")
-        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [there.pk]
+        assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [there.pk]
         other.refresh_from_db()
         assert other.lost_at is None
 
@@ -131,7 +131,7 @@ class TestNeighbours:
             assert process.stdout is not None
             process.stdout.read()  # its end; nobody has waited for the process yet
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [zombie.pk]
+            assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [zombie.pk]
 
     def test_a_process_that_is_hidden_is_left_alone(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
@@ -147,14 +147,14 @@ class TestNeighbours:
         monkeypatch.setattr(os, "kill", kill)
         monkeypatch.setattr(processes, "_stat", lambda pid: None)
         me, there, dead = make_worker(), make_worker(pid=1, pid_started=7), make_dead_worker()
-        assert [w.pk for w in leases.mark_vanished_neighbours(me.pk)] == [dead.pk]
+        assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [dead.pk]
         there.refresh_from_db()
         assert there.lost_at is None
 
     def test_another_host_is_left_to_its_lease(self, transactional_db: None) -> None:
         me = make_worker()
         make_dead_worker(host_identity="elsewhere")
-        assert leases.mark_vanished_neighbours(me.pk) == []
+        assert leases.mark_vanished_workers(me.pk) == []
 
     def test_a_host_that_does_not_say_who_it_is_takes_nothing_over(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
@@ -162,7 +162,7 @@ class TestNeighbours:
         monkeypatch.setattr(leases, "host_identity", lambda: "")
         me = make_worker()
         make_dead_worker()
-        assert leases.mark_vanished_neighbours(me.pk) == []
+        assert leases.mark_vanished_workers(me.pk) == []
 
 
 class TestForgetting:
@@ -184,14 +184,14 @@ class TestForgetting:
     def test_is_done_by_the_caretaker_now_and_then(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        caretaker = Caretaker(15)
+        reaper = Reaper(15)
         for _ in range(2):
             make_worker(lost_at=timezone.now() - timedelta(days=8))
-            caretaker.tick()
-            caretaker._next_look = 0.0
+            reaper.tick()
+            reaper._next_poll = 0.0
         assert WorkerRecord.objects.count() == 1, "not at each look"
-        caretaker._next_forgetting = 0.0
-        caretaker.tick()
+        reaper._next_forgetting = 0.0
+        reaper.tick()
         assert not WorkerRecord.objects.exists()
 
 

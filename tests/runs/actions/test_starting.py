@@ -688,7 +688,7 @@ class TestAStopFromElsewhere:
         run = start("caller")
         gate.until_arrived()
         monkeypatch.setattr(stops, "deliver", lambda *_: None)
-        monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
+        monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
         stop(run)
         gate.open()
         assert log.over(run).status == Status.STOPPED

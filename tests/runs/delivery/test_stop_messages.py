@@ -20,6 +20,7 @@ from runs.actions import stopping
 from runs.consumers import AgentConsumer
 from runs.delivery import local_runs, notify, relay, stops
 from runs.delivery.stop_message import StopDelivery, StopRequest
+from runs.delivery.stops import deliver_missed
 from runs.models import RunRecord, uuid7
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
@@ -60,7 +61,7 @@ def _waits(gate: Gate) -> None:
 
 def _deaf(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker find no stop by itself."""
-    monkeypatch.setattr(worker, "_meet_requests", lambda: None)
+    monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
 
 
 def _until_tripped(entry: local_runs.ActiveRun) -> None:
@@ -122,7 +123,7 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
     for run in runs:
         stopping.request_stop(run.pk, via="api", check_permission=False)
     with CaptureQueriesContext(connections["default"]) as queries:
-        stops.deliver_missed(worker.id)
+        deliver_missed(worker.id)
     assert len(queries) == 2
     assert all(entry.token.cause is StopCause.WISH for entry in local_runs.all_runs())
     gate.open()
@@ -130,7 +131,7 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
         log.over(run)
         assert assert_consistent(run).status == "stopped"
     with CaptureQueriesContext(connections["default"]) as queries:
-        stops.deliver_missed(worker.id)
+        deliver_missed(worker.id)
     assert len(queries) == 1, "what was told is told"
 
 
@@ -152,7 +153,7 @@ def test_what_is_below_a_run_that_nobody_has_told_of_is_told_with_it(
     child = RunRecord.objects.get(parent=run)
     stopping.request_stop(run.pk, via="api", check_permission=False)
     RunRecord.objects.filter(pk=child.pk).update(stop_acknowledged_at=timezone.now())
-    stops.deliver_missed(worker.id)
+    deliver_missed(worker.id)
     entry = local_runs.get(child.pk)
     assert entry is not None
     assert entry.stop is not None
@@ -200,7 +201,7 @@ def test_a_few_stops_are_met_where_they_are_heard_and_many_in_a_thread(
     met_by: list[threading.Thread] = []
     entry.token.add_callback(lambda _: met_by.append(threading.current_thread()))
     elsewhere_too = [replace(delivery, run=uuid7(), worker=run.pk) for _ in range(others)]
-    worker.hear_stops([delivery, *elsewhere_too])
+    worker.receive_stops([delivery, *elsewhere_too])
     _until_tripped(entry)
     assert (met_by == [threading.current_thread()]) is (others == 0)
     gate.open()
@@ -221,7 +222,7 @@ def test_a_claim_under_way_holds_up_neither_the_messages_nor_other_stops(
     unknown = replace(delivery, run=worker.id)  # as if it were being claimed just now
     with _claim_that_waits():
         began = time.monotonic()
-        worker.hear_stops([unknown])
+        worker.receive_stops([unknown])
         assert time.monotonic() - began < 1
         # In this process a stop of a run that is here does not wait for others to come.
         assert local_runs.trip([delivery]) == {run.pk}
@@ -235,7 +236,7 @@ def test_a_run_that_is_being_claimed_is_waited_for(worker: Worker, alice: Any) -
     request = StopRequest(*(StopMode.GRACEFUL, "enough", "api", None, timezone.now(), entry.id))
     delivery = StopDelivery(entry.id, worker.id, 1, request)
     with _claim_that_waits():
-        worker.hear_stops([delivery])
+        worker.receive_stops([delivery])
         local_runs.add(entry)
     try:
         _until_tripped(entry)

@@ -20,8 +20,8 @@ from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord
 from runs.ops import retention
 from runs.ops.retention import Policy, Sweep
 from runs.status import Status
-from runs.worker import keeper as keeper_module
-from runs.worker.keeper import Keeper, RetentionThread
+from runs.worker import reaper
+from runs.worker.retention import Retention
 from runs.worker.worker import Worker
 from tests.support.journal import Journal
 from tests.support.rows import make_run, make_worker
@@ -298,12 +298,10 @@ class TestOthers:
 
 
 @on_both
-class TestKeeper:
+class TestRetention:
     def test_keeps_for_ever_if_nothing_is_said(self, alice: User) -> None:
         _aged(alice, 9_999)
-        assert not Keeper().tick()
-        RetentionThread().start()
-        assert not [t for t in threading.enumerate() if t.name == "runs-retention"]
+        assert not Retention().tick()
         assert len(_left()) == 1
 
     def test_goes_on_where_nothing_is_left_to_do(
@@ -317,14 +315,14 @@ class TestKeeper:
         monkeypatch.setattr(
             retention, "_page", lambda behind, before: looked.append(behind) or page(behind, before)
         )
-        keeper = Keeper()
-        while keeper.tick():
+        periodic = Retention()
+        while periodic.tick():
             pass
         assert oldest.pk not in _left()
         assert all(RunRecord.objects.get(pk=run.pk).log_removed_at for run in gone)
         looked.clear()
         young = _aged(alice, 40)
-        while keeper.tick():
+        while periodic.tick():
             pass
         assert looked[-1] is not None
         assert RunRecord.objects.get(pk=young.pk).log_removed_at is not None
@@ -338,7 +336,7 @@ class TestKeeper:
         log: Journal,
     ) -> None:
         settings.RUNS = {**settings.RUNS, "KEEP_DAYS": 30}
-        monkeypatch.setattr(keeper_module, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(reaper, "PAUSE_SECONDS", 0.0)
         old = [_aged(alice, 99) for _ in range(3)]
 
         @agent("quick")

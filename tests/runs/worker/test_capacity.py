@@ -16,7 +16,7 @@ from runs.actions import leases
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import descriptors
-from runs.worker.capacity import Room
+from runs.worker.capacity import Capacity
 from runs.worker.worker import Worker
 from tests.support.rows import make_worker
 from tests.support.running import Start
@@ -66,15 +66,15 @@ class TestDescriptors:
 class TestRoom:
     def test_is_what_may_be_if_there_is_enough(self, system: Callable[..., None]) -> None:
         system(limit=20_000)
-        room = Room(1000)
-        assert (room.capacity, room.limited_by) == (1000, "")
+        room = Capacity(1000)
+        assert (room.total, room.limited_by) == (1000, "")
         assert (room.left(0), room.left(990), room.left(1000)) == (1000, 10, 0)
 
     def test_is_what_can_be_if_there_is_not(
         self, system: Callable[..., None], caplog: pytest.LogCaptureFixture
     ) -> None:
-        room = Room(1000)
-        assert (room.capacity, room.limited_by) == (428, "1,024 file descriptors")
+        room = Capacity(1000)
+        assert (room.total, room.limited_by) == (428, "1,024 file descriptors")
         assert room.left(0) == 428
         (record,) = caplog.records
         assert "takes 428 runs at a time, not 1000 (RUNS_MAX_CONCURRENT)" in record.getMessage()
@@ -85,7 +85,7 @@ class TestRoom:
     ) -> None:
         caplog.set_level("INFO")
         system(limit=2000)
-        room = Room(100)
+        room = Capacity(100)
         system(used=1850)
         assert room.left(10) == 11
         for used in (1872, 1999, 2000):
@@ -102,8 +102,8 @@ class TestRoom:
 
     def test_is_never_nothing_at_all(self, system: Callable[..., None]) -> None:
         system(limit=64, used=60)
-        room = Room(1000)
-        assert (room.capacity, room.left(0), room.left(1)) == (1, 1, 0)
+        room = Capacity(1000)
+        assert (room.total, room.left(0), room.left(1)) == (1, 1, 0)
 
 
 @pytest.mark.usefixtures("transactional_db")
@@ -121,12 +121,12 @@ def test_a_worker_tells_what_limits_it_and_goes_on_when_it_can(
 
     assert (row().capacity, row().limited_by) == (916, "2,000 file descriptors")
     system(used=1999)
-    worker._executor._root_count += 1  # something is here, and holds them
+    worker.executor._root_count += 1  # something is here, and holds them
     run = start("plain")
     eventually(lambda: "nearly all" in row().limited_by)
     assert RunRecord.objects.get(pk=run.pk).status == Status.QUEUED
     system(used=40)
-    worker._executor._root_count -= 1
+    worker.executor._root_count -= 1
     eventually(lambda: RunRecord.objects.get(pk=run.pk).status == Status.SUCCESS)
     assert row().limited_by == "2,000 file descriptors"
 

@@ -200,7 +200,7 @@ class TestAgentsThatMisbehave:
         run.input_record.delete()
         hire()
         assert log.over(run).error["code"] == "worker_lost"
-        assert "can't be begun" in caplog.text
+        assert "can't be started" in caplog.text
         assert_consistent(run)
         assert log.over(start("quick")).result == "done"
 
@@ -238,7 +238,7 @@ class TestAgentsThatMisbehave:
 
         worker: Worker = hire()
         with monkeypatch.context() as patch:
-            patch.setattr(worker._recorder, "open", lambda *_: 1 / 0)
+            patch.setattr(worker.recorder, "open", lambda *_: 1 / 0)
             run = start("quick")
             assert log.over(run).error["code"] == "worker_lost"
         assert_consistent(run)
@@ -485,7 +485,7 @@ class TestThreadsOfAWorker:
                 await tools.data_store.get("x")
                 await asyncio.sleep(0.002)
 
-        claim, meet = leases.claim, Worker._meet_requests
+        claim, meet = leases.claim, stops.deliver_missed
         failures = Counter[str]()
 
         def claim_badly(*arguments: Any) -> Any:
@@ -501,7 +501,7 @@ class TestThreadsOfAWorker:
             meet(self)
 
         monkeypatch.setattr(leases, "claim", claim_badly)
-        monkeypatch.setattr(Worker, "_meet_requests", meet_badly)
+        monkeypatch.setattr(stops, "deliver_missed", meet_badly)
         monkeypatch.setattr(stops, "deliver", lambda *_: None)  # the heart has to find it
         hire()
         run = start("endless")
@@ -737,7 +737,7 @@ class TestCommandLine:
             ran.append(1)
 
         monkeypatch.setattr(stops, "deliver", lambda *_: None)  # asked in another process
-        monkeypatch.setattr(Worker, "_meet_requests", lambda self: None)
+        monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
         worker = hire(claims=False)
         run, _ = starting.start_run("quick", {}, owner=alice, worker=worker.id)
         stopping.request_stop(run.pk, via="cli", by=alice)

@@ -16,7 +16,7 @@ from django.utils import timezone
 from runs.actions import leases, recovery
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
-from runs.worker.reaper import Caretaker, CaretakerThread
+from runs.worker.reaper import Reaper, ReaperThread
 from runs.worker.worker import Worker
 from tests.support.rows import make_run, make_worker
 from tests.support.server import eventually
@@ -25,8 +25,8 @@ LEASE_SECONDS = 3.0
 
 
 @pytest.fixture
-def caretaker(transactional_db: None) -> Iterator[CaretakerThread]:
-    thread = CaretakerThread(LEASE_SECONDS)
+def reaper_thread(transactional_db: None) -> Iterator[ReaperThread]:
+    thread = ReaperThread(LEASE_SECONDS)
     yield thread
     thread.close()
 
@@ -40,31 +40,31 @@ def _status(run: RunRecord) -> str:
     return RunRecord.objects.get(pk=run.pk).status
 
 
-def test_without_a_worker_runs_of_a_dead_one_end(caretaker: CaretakerThread, alice: User) -> None:
+def test_without_a_worker_runs_of_a_dead_one_end(reaper_thread: ReaperThread, alice: User) -> None:
     (run,) = _of_a_dead_worker(alice)
-    caretaker.start()
+    reaper_thread.start()
     eventually(lambda: _status(run) == "error")
     assert RunRecord.objects.get(pk=run.pk).error["code"] == "worker_lost"
 
 
 def test_it_outlives_a_database_that_is_away(
-    caretaker: CaretakerThread,
+    reaper_thread: ReaperThread,
     alice: User,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (run,) = _of_a_dead_worker(alice)
-    real, failures = leases.mark_vanished_neighbours, [OperationalError("away")] * 2
+    real, failures = leases.mark_vanished_workers, [OperationalError("away")] * 2
 
     def fail_at_first(me: Any) -> list[WorkerRecord]:
         if failures:
             raise failures.pop()
         return real(me)
 
-    monkeypatch.setattr("runs.worker.reaper.NEIGHBOURS_SECONDS", 0.01)
-    monkeypatch.setattr(leases, "mark_vanished_neighbours", fail_at_first)
+    monkeypatch.setattr("runs.worker.reaper.POLL_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "mark_vanished_workers", fail_at_first)
     with caplog.at_level(logging.WARNING, "runs.worker.reaper"):
-        caretaker.start()
+        reaper_thread.start()
         eventually(lambda: _status(run) == "error")
     said = [r for r in caplog.records if r.name == "runs.worker.reaper"]
     assert len(said) == 1  # not one for each try
@@ -76,12 +76,12 @@ def test_many_lost_runs_leave_time_for_a_heartbeat(
     runs = _of_a_dead_worker(alice, 3)
     real = recovery.recover_runs
     monkeypatch.setattr(recovery, "recover_runs", lambda **how: real(limit=2, **how))
-    caretaker = Caretaker(LEASE_SECONDS)
-    assert caretaker.tick() is True
+    reaper = Reaper(LEASE_SECONDS)
+    assert reaper.tick() is True
     assert sorted(map(_status, runs)) == ["error", "error", "running"]
-    assert caretaker.tick() is True
+    assert reaper.tick() is True
     assert [_status(run) for run in runs] == ["error"] * 3
-    assert caretaker.tick() is False
+    assert reaper.tick() is False
 
 
 def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
@@ -96,11 +96,11 @@ def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
         return real(*what)
 
     monkeypatch.setattr(recovery, "_recover", recover)
-    caretaker = Caretaker(lease_seconds=0.06)
+    reaper = Reaper(lease_seconds=0.06)
     for left in (2, 1, 0):
-        assert caretaker.tick() is True
+        assert reaper.tick() is True
         assert sorted(map(_status, runs)) == ["error"] * (3 - left) + ["running"] * left
-    assert caretaker.tick() is False
+    assert reaper.tick() is False
 
 
 def _lose_lease(worker: Worker) -> None:

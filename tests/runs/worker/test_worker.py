@@ -39,7 +39,7 @@ def test_it_drains_and_stops_although_it_can_tell_nobody(
     monkeypatch.setattr(leases, "retire", refuse)
     worker.drain_threads()
     worker.stop_threads()
-    assert not any(thread.is_alive() for thread in worker._threads)
+    assert not worker.is_alive
 
 
 def test_it_tells_the_truth_about_all_that_did_not_come_back(alice: User) -> None:
@@ -47,7 +47,7 @@ def test_it_tells_the_truth_about_all_that_did_not_come_back(alice: User) -> Non
     worker.start_threads()
     # More than are ended in one go; nothing here executes them.
     for _ in range(205):
-        make_run(alice, status=Status.RUNNING, worker=worker._record)
+        make_run(alice, status=Status.RUNNING, worker=worker.heartbeat._record)
     worker.stop_threads()
     ended = set(RunRecord.objects.values_list("status", "error__code"))
     assert ended == {("error", "worker_shutdown")}
@@ -58,9 +58,9 @@ class TestItsLease:
     def worker(self) -> Iterator[Worker]:
         """Without threads: each step is the test's."""
         worker = Worker(claims=False)
-        worker._register()
+        worker.heartbeat.register()
         yield worker
-        worker._executor._loop.close()
+        worker.executor._loop.close()
         local_runs.remove_worker(worker.id)
         local_runs._runs.clear()
 
@@ -83,31 +83,31 @@ class TestItsLease:
             return True
 
         monkeypatch.setattr(leases, "renew", renew)
-        worker._renew_if_due()
+        worker.heartbeat.renew_if_due()
         assert renewed == [], "it has just begun"
-        worker._next_renewal = 0.0
+        worker.heartbeat.next_renewal = 0.0
         with pytest.raises(OperationalError):
-            worker._renew_if_due()
-        worker._renew_if_due()
-        worker._renew_if_due()
+            worker.heartbeat.renew_if_due()
+        worker.heartbeat.renew_if_due()
+        worker.heartbeat.renew_if_due()
         assert renewed == [False, True]
 
     def test_what_watches_it_does_not_end_the_next_one(
         self, worker: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Lease and runs of a worker that was late, and that renews in the very same moment."""
-        late, runs = worker._lease, [self.run_under(worker)]
+        late, runs = worker.heartbeat.lease, [self.run_under(worker)]
         late.end()
 
         def end(lease: Lease) -> None:
             assert lease is late
-            worker._begin_lease(time.monotonic())
+            worker.heartbeat.start_lease(time.monotonic())
             runs.append(self.run_under(worker))
             really_end(lease)
 
         really_end = Lease.end
         monkeypatch.setattr(Lease, "end", end)
-        worker._fence_if_late()
+        worker.heartbeat.fence_if_late()
         assert not worker.is_fenced
         assert [run.token.stopped for run in runs] == [True, False]
 
@@ -116,7 +116,7 @@ class TestItsLease:
         over = timezone.now() - timedelta(seconds=1)
         WorkerRecord.objects.filter(pk=worker.id).update(lease_until=over)
         assert leases.mark_lost_leases(worker.id) == []
-        worker._renew()
+        worker.heartbeat.renew()
         assert not worker.is_fenced
         assert leases.mark_lost_leases() == []
 
@@ -129,7 +129,7 @@ class TestItsLease:
 
         def claim_and_freeze(*arguments: Any) -> Any:
             claimed = claim(*arguments)
-            worker._lease.end()
+            worker.heartbeat.lease.end()
             local_runs.remove_worker(worker.id)
             return claimed
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agents import registry
-from runs.actions.leases import CALLER_LOST
+from runs.actions.recovery import CALLER_LOST
 from runs.conf import conf
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.queue.limits import limits
@@ -160,7 +160,7 @@ class Books:
             is_gone = attempt.process.state == "dead" or attempt.entry.worker not in alive
             # A stop of its process that it met, or that came before its children were over.
             assert is_gone or is_leaving(attempt.entry), "its code had its own end"
-            drains = attempt.process.worker._draining.is_set()
+            drains = attempt.process.worker.heartbeat.is_draining.is_set()
             is_shutdown = row["status"] == "error" and row["error"]["code"] == "worker_shutdown"
             assert drains or not is_shutdown, "no worker was shut down"
 
@@ -207,7 +207,7 @@ class Books:
             row["status"] == "queued" and not self._may_begin(row, rows) for row in rows.values()
         )
         waiting = [row for row in rows.values() if self._may_begin(row, rows)]
-        if process.worker._room_left() > 0:
+        if process.worker.claim_loop._capacity_left() > 0:
             assert not waiting, "a slot is free, and somebody waits for it"
         first = max((row["priority"] for row in waiting), default=None)
         assert first is None or all(row["priority"] >= first for row in claimed), "out of order"

@@ -17,7 +17,7 @@ from runs import events
 from runs.actions import leases, starting
 from runs.db import transactions
 from runs.models import RunRecord, WorkerRecord
-from runs.worker import reaper, started_runs, worker
+from runs.worker import heartbeat, reaper, started_runs
 
 __all__ = ["CLOCK", "Clock", "Host"]
 
@@ -64,7 +64,7 @@ class Clock:
         """Have the program go by this clock."""
         patch.setattr(timezone, "now", self.now)
         patch.setattr(leases, "Now", self.database_now)
-        for module in (cancellation, guard, worker, reaper, started_runs, transactions):
+        for module in (cancellation, guard, heartbeat, reaper, started_runs, transactions):
             patch.setattr(module, "time", self)
         for told in (cancellation, guard, trace, events):
             patch.setattr(told, "datetime", _Datetime)

@@ -12,13 +12,13 @@ from types import coroutine
 from typing import Any, TypeVar
 
 from runs.db.transactions import _call
-from runs.delivery import local_runs
+from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
-from runs.worker.keeper import Keeper
-from runs.worker.reaper import Caretaker
+from runs.worker.reaper import Reaper
 from runs.worker.recorder import Recorder
+from runs.worker.retention import Retention
 from runs.worker.started_runs import StartedRuns
 from runs.worker.worker import Worker
 
@@ -71,16 +71,17 @@ class Process(Host):
         self.database = _Database()
         self.started = StartedRuns(_Loop(loop), self.database, self._adopt)  # type: ignore[arg-type]
         self.started._looking = loop.create_future()  # type: ignore[assignment]  # see look_at_started
-        self.keeper = Keeper()
+        self.retention = Retention()
         self.worker = Worker()
-        self.recorder = self.worker._recorder
-        executor: Any = self.worker._executor
+        self.recorder = self.worker.recorder
+        executor: Any = self.worker.executor
         executor.process = self
         self.recorder.close = self._close_recorder  # type: ignore[method-assign]
-        self.caretaker = Caretaker(LEASE_SECONDS, lambda: self.worker.id)
-        self.worker._room = _Room(capacity)  # type: ignore[assignment]
+        self.reaper = Reaper(LEASE_SECONDS, lambda: self.worker.id)
+        room: Any = _Capacity(capacity)
+        self.worker.heartbeat._capacity = self.worker.claim_loop.capacity = room
         with self.current():
-            self.worker._register()
+            self.worker.heartbeat.register()
 
     def __repr__(self) -> str:
         return f"<{self.state} on {self.name}, {sorted(map(str, self.ids))}, {self.attempts}>"
@@ -97,7 +98,7 @@ class Process(Host):
         finally:
             for name, value in before.items():
                 setattr(local_runs, name, value)
-            if self.worker._record is not None:
+            if self.worker.heartbeat._record is not None:
                 self.ids.add(self.worker.id)
 
     def die(self) -> None:
@@ -124,19 +125,19 @@ class Process(Host):
 
     def hear(self) -> None:
         if self.inbox:
-            self.worker.hear_stops(self.inbox.pop(0))
+            self.worker.receive_stops(self.inbox.pop(0))
         while not self.worker._stops.empty():
             local_runs.trip(self.worker._stops.get() or ())
 
     def claim(self) -> None:
-        while self.worker._claim_some():
+        while self.worker.claim_loop.claim_some():
             pass
 
     def beat(self) -> None:
         """One round of the heart."""
-        self.worker._renew_if_due()
-        self.caretaker.tick()
-        self.worker._meet_requests()
+        self.worker.heartbeat.renew_if_due()
+        self.reaper.tick()
+        stops.deliver_missed(self.worker.id)
 
     def look_at_started(self) -> None:
         """What ``StartedRuns._look_on`` does twice a second."""
@@ -165,7 +166,7 @@ class SimulatedExecutor:
     def root_count(self) -> int:
         return sum(attempt.takes_slot for attempt in self.process.attempts)
 
-    def submit(self, record: RunRecord, entry: ActiveRun) -> None:
+    def submit(self, record: RunRecord, entry: ActiveRun, on_end: Any = None) -> None:
         Attempt(self.process, record, entry)
 
     def wait_until_empty(self, timeout: float) -> bool:
@@ -220,13 +221,13 @@ class _Loop:
         function(*arguments)
 
 
-class _Room:
-    """Room for so many: how much a machine has is another matter."""
+class _Capacity:
+    """For so many: how much a machine has is another matter."""
 
     limited_by = ""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, total: int) -> None:
+        self.total = total
 
     def left(self, root_count: int) -> int:
-        return max(0, self.capacity - root_count)
+        return max(0, self.total - root_count)

@@ -1,36 +1,33 @@
-"""Removes what is older than the settings allow, now and then, beside the work of a worker."""
+"""Remove what is older than the settings allow: a step of a worker's reaper, now and then."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from datetime import timedelta
 
-from django.db import connection, reset_queries
 from django.utils import timezone
 
 from runs.conf import conf
 from runs.ops.retention import Policy, Position, Sweep
 
-__all__ = ["Keeper", "RetentionThread"]
+__all__ = ["MOST_SHARE", "PAUSE_SECONDS", "REST_SECONDS", "Retention"]
 
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.2  # between two steps
-MOST_SHARE = 0.2  # of the time at most it is at work
+MOST_SHARE = 0.2  # of the time: at most so much of it goes into steps
 REST_SECONDS = 600.0  # between two sweeps
 
 
-class Keeper:
-    """Keeps to ``RUNS_KEEP_DAYS`` and ``RUNS_KEEP_LOGS_DAYS``, sweep behind sweep."""
+class Retention:
+    """Applies ``RUNS_KEEP_DAYS`` and ``RUNS_KEEP_LOGS_DAYS``, one sweep after another."""
 
     def __init__(self) -> None:
         self._resume: dict[str, Position | None] = {}
         self._sweeps: list[Sweep] = []
 
     def tick(self) -> bool:
-        """Do a step; False when there is nothing more to do for a while.
+        """Do a step of 100 trees at most; False when there is nothing more to do for a while.
 
         Raises:
             django.db.Error: whatever the database has to say.
@@ -67,37 +64,3 @@ def _report(sweep: Sweep) -> None:
             removed.events,
             f" and {removed.runs} runs" if sweep.policy.what == "runs" else "",
         )
-
-
-class RetentionThread:
-    """A keeper in a thread of its own, so that no heart has to wait for it."""
-
-    def __init__(self) -> None:
-        self._keeper = Keeper()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="runs-retention", daemon=True)
-
-    def start(self) -> None:
-        """Begin, unless everything is kept for ever."""
-        if _policies():
-            self._thread.start()
-
-    def close(self) -> None:
-        self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(5)
-
-    def _main(self) -> None:
-        pause = PAUSE_SECONDS
-        while not self._closing.wait(pause):
-            began = time.monotonic()
-            try:
-                is_more = self._keeper.tick()
-            except Exception as error:  # whatever it is, it can wait
-                logger.warning("old runs can't be removed (%s), later again", type(error).__name__)
-                is_more = False
-                connection.close()
-            reset_queries()
-            busy = time.monotonic() - began
-            pause = max(PAUSE_SECONDS, busy / MOST_SHARE) if is_more else REST_SECONDS
-        connection.close()

@@ -1,0 +1,145 @@
+"""The thread that claims queued runs for a worker, and hands them to its executor."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from django.db import connection, reset_queries
+
+from runs import metrics
+from runs.actions import leases
+from runs.actions.finishing import Ended
+from runs.delivery import local_runs
+from runs.models import RunRecord
+from runs.queue.claims import QueueIsBusy
+from runs.queue.limits import limits
+
+from .capacity import Capacity
+from .executor import Executor
+from .heartbeat import Heartbeat, report_failure
+
+__all__ = ["ClaimLoop"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5  # how often it polls the queue when no message comes
+CLAIM_COUNT = 50  # runs in one claim
+BUSY_SECONDS = (0.002, 0.01)  # until it asks again while another worker chooses: from, to
+
+
+class ClaimLoop:
+    """Claims what fits into ``capacity`` until it is told to end.
+
+    Args:
+        heartbeat: has the worker's id and lease.
+    """
+
+    def __init__(self, heartbeat: Heartbeat, executor: Executor, capacity: Capacity) -> None:
+        self.capacity = capacity
+        self._heartbeat = heartbeat
+        self._executor = executor
+        self._work = threading.Condition()
+        self._has_work = False
+        self._awaited: dict[uuid.UUID, Future[Ended | None]] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="runs-claims", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Claim no more. Does not wait for a claim in progress: see ``join``."""
+        self._ending.set()
+        self.wake()
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join(POLL_SECONDS + 5)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """There may be work to claim. From any thread; never blocks."""
+        with self._work:
+            self._has_work = True
+            self._work.notify()
+
+    def claim_soon(self, run: uuid.UUID) -> Future[Ended | None]:
+        """Claim a queued run in its turn. From any thread; never blocks.
+
+        The future has how the run ended, or None if the next claim of this worker did not get it:
+        another worker did, or it waits in the queue, and polling finds it.
+        """
+        future: Future[Ended | None] = Future()
+        with self._work:
+            self._awaited[run] = future
+            self._has_work = True
+            self._work.notify()
+        return future
+
+    def _main(self) -> None:
+        while not self._ending.is_set():
+            with self._work:
+                self._work.wait_for(lambda: self._has_work, POLL_SECONDS)
+                self._has_work = False
+                awaited, self._awaited = self._awaited, {}
+            reset_queries()
+            try:
+                while not self._ending.is_set() and self.claim_some(awaited):
+                    pass
+            except Exception as error:  # of any kind: the worker must live on
+                report_failure("no runs can be claimed", error)
+                connection.close()
+                self._ending.wait(POLL_SECONDS)
+            for future in awaited.values():
+                future.set_result(None)
+        with self._work:
+            left = list(self._awaited.values())
+        for future in left:
+            future.set_result(None)
+        connection.close()
+
+    def claim_some(self, awaited: dict[uuid.UUID, Future[Ended | None]] | None = None) -> bool:
+        """Claim what fits; return whether there may be more.
+
+        Of ``awaited`` the futures of the claimed runs are taken out, and get their endings.
+        """
+        worker = self._heartbeat.id
+        count = min(CLAIM_COUNT, self._capacity_left())
+        if count <= 0 or self._heartbeat.is_fenced:  # what is claimed now could not call anything
+            return False
+        allowed = limits()
+        try:
+            with metrics.CLAIM_SECONDS.time():
+                records = leases.claim(worker, count, allowed)
+        except QueueIsBusy:
+            self._ending.wait(random.uniform(*BUSY_SECONDS))  # noqa: S311
+            return True
+        for record in records:
+            future = awaited.pop(record.pk, None) if awaited else None
+            submit(self._executor, record, future.set_result if future else None)
+        # Within limits a claim leaves out what may not start, and looks no further that time.
+        return len(records) == count or bool(allowed and records)
+
+    def _capacity_left(self) -> int:
+        before = self.capacity.limited_by
+        left = self.capacity.left(self._executor.root_count)
+        if self.capacity.limited_by != before:
+            leases.note_limit(self._heartbeat.id, self.capacity.limited_by)
+        return left
+
+
+def submit(
+    executor: Executor, record: RunRecord, on_end: Callable[[Ended | None], None] | None = None
+) -> None:
+    """Have a claimed run executed; ``on_end`` gets how it ended."""
+    entry = local_runs.get(record.pk)
+    assert entry is not None, "a claim registers its runs"
+    executor.submit(record, entry, on_end)
