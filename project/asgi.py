@@ -1,11 +1,11 @@
-"""The ASGI application: HTTP by Django, sockets by Channels, the worker by the lifespan."""
+"""The ASGI application: HTTP by Django, sockets and agents by Channels; it hosts the worker."""
 
 from __future__ import annotations
 
 import os
 
 import django
-from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
@@ -19,7 +19,7 @@ from project.lifespan import Lifespan  # noqa: E402
 from project.patience import Patience  # noqa: E402
 from project.probes import Probes  # noqa: E402
 from runs.conf import conf  # noqa: E402
-from runs.consumers import RunConsumer, RunListConsumer  # noqa: E402
+from runs.consumers import AGENTS_CHANNEL, AgentConsumer, RunConsumer, RunListConsumer  # noqa: E402
 from runs.web.sockets import refuse_unknown_address  # noqa: E402
 
 _sockets = URLRouter(
@@ -40,6 +40,8 @@ application = Lifespan(
             ),
             # Who may come in, and from where, is asked in runs/web/sockets.py.
             "websocket": _sockets,
+            # What other processes send to the worker of this one; the lifespan listens.
+            "channel": ChannelNameRouter({AGENTS_CHANNEL: AgentConsumer.as_asgi()}),
         }
     )
 )

@@ -109,7 +109,7 @@ class Lifespan:
 
             self.worker = Worker()
             await self.worker.start()
-            self._listener = asyncio.create_task(listen(self.worker))
+            self._listener = asyncio.create_task(listen(self._app, self.worker))
         else:
             from runs.worker.reaper import ReaperThread
 

@@ -1,11 +1,10 @@
-"""Channels consumers: one brings messages to this process's worker, two bring runs to browsers.
+"""Channels consumers: ``AgentConsumer`` executes agents, two others bring runs to browsers.
 
-``AgentConsumer`` only hands wake-ups and stops over: the work itself is done by the worker, in
-threads of its own. A message that is lost costs half a second; a broken layer is retried with
-growing pauses and never ends the worker.
+A message only saves time: a worker also polls the table twice a second. So a lost message costs
+half a second; a broken layer is retried with growing pauses and never ends the worker.
 
-``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``feed``). What a client
-sends is not looked at.
+``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``web.feed``). What a
+client sends is ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import audience, relay
+from runs.delivery import audience, notify, relay
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
 from runs.web import feed, sockets
@@ -34,60 +33,116 @@ from .tasks import cancel_and_wait
 if TYPE_CHECKING:
     from runs.worker.worker import Worker
 
-__all__ = ["AgentConsumer", "RunConsumer", "RunListConsumer", "listen"]
+__all__ = ["AGENTS_CHANNEL", "AgentConsumer", "RunConsumer", "RunListConsumer", "listen"]
 
 logger = logging.getLogger(__name__)
+
+Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0)
 
 
 class AgentConsumer(AsyncConsumer):
-    """Hands messages from the channel layer to the worker."""
+    """Executes agents. Channels routes the messages of a worker's channel here (project/asgi.py).
 
-    worker: Worker
+    ``scope["worker"]`` is the worker of this process. It executes an agent as a task of the agents'
+    loop, in a context whose ContextVar has the run's cancel token (``agents.cancellation``).
+    """
+
+    #: ``listen`` receives: its channel outlives a broken layer.
+    channel_layer_alias = "not used"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._executions: set[asyncio.Task[None]] = set()
+
+    async def run_start(self, message: dict[str, Any]) -> None:
+        """Claim a queued run in its turn, and await its execution.
+
+        {"type": "run.start", "run": id}. If this worker is full by now, all others are woken.
+        """
+        worker = self.scope["worker"]
+        ended = await worker.execute(uuid.UUID(message["run"]))
+        if ended is None and not worker.has_capacity:
+            await asyncio.to_thread(notify.wake_workers)
 
     async def run_wake(self, message: dict[str, Any]) -> None:
-        """A run was queued: {"type": "run.wake"}."""
-        self.worker.wake()
+        """Claim what is queued: {"type": "run.wake"}."""
+        self.scope["worker"].wake()
 
     async def run_stop(self, message: dict[str, Any]) -> None:
-        """Runs of this worker were asked to stop: {"type": "run.stop", "stops": [...]}.
+        """Trip the tokens of runs: {"type": "run.stop", "stops": [...]}.
 
-        Each of them as ``StopDelivery.as_message`` makes it.
+        Each stop is as ``StopDelivery.as_message`` makes it.
         """
-        self.worker.receive_stops([StopDelivery.from_message(stop) for stop in message["stops"]])
+        stops = [StopDelivery.from_message(stop) for stop in message["stops"]]
+        self.scope["worker"].receive_stops(stops)
 
     async def run_ended(self, message: dict[str, Any]) -> None:
         """Runs are over that were started here: {"type": "run.ended", "runs": [id, ...]}."""
-        self.worker.poll_started(uuid.UUID(run) for run in message["runs"])
+        self.scope["worker"].poll_started(uuid.UUID(run) for run in message["runs"])
 
     async def feed_watch(self, message: dict[str, Any]) -> None:
         """Another process has readers: ``audience.hear_of_watching``."""
         audience.hear_of_watching(message)
 
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Handle executions beside each other, and other messages at once.
 
-async def listen(worker: Worker) -> None:
-    """Receive this worker's messages until cancelled."""
+        Channels would await one execution before it takes the next message. It would also close old
+        connections before each, in the thread that all of Django's asynchronous code shares: no
+        handler here uses a connection.
+        """
+        if message.get("type") == "run.start":
+            execution = asyncio.create_task(self._handle(message))
+            self._executions.add(execution)
+            execution.add_done_callback(self._executions.discard)
+        else:
+            await self._handle(message)
+
+    async def _handle(self, message: dict[str, Any]) -> None:
+        type = message.get("type")
+        handler = getattr(self, str(type).replace(".", "_"), None)
+        if type not in _MESSAGES or handler is None:
+            logger.warning("a message of an unknown type: %r", type)
+            return
+        try:
+            await handler(message)
+        except Exception as error:  # of another release, say; polling finds what it is about
+            logger.warning("a message of type %r can't be understood (%r)", type, error)
+
+
+_MESSAGES = frozenset({"run.start", "run.wake", "run.stop", "run.ended", "feed.watch"})
+
+#: The name under which ``ChannelNameRouter`` finds ``AgentConsumer``.
+AGENTS_CHANNEL = "agents"
+
+
+async def listen(application: Application, worker: Worker) -> None:
+    """Have ``application`` handle this worker's messages until cancelled."""
     layer = get_channel_layer()
     if layer is None:
         return
     channel: str | None = None
     failures = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal failures
+        message: dict[str, Any] = await layer.receive(channel)
+        failures = 0
+        return message
+
+    scope = {"type": "channel", "channel": AGENTS_CHANNEL, "worker": worker}
     while True:
         joining: asyncio.Task[None] | None = None
         try:
-            # The same one again: the layer would fill one that nobody listens to any more.
+            # The same one again: the layer would fill one that is not listened to any more.
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
                 audience.ask_who_watches()
-            joining = asyncio.create_task(_join_as_it_is_called(layer, channel, worker))
-            consumer = AgentConsumer()
-            consumer.worker = worker
-            while True:
-                message = await layer.receive(channel)
-                failures = 0
-                await _hand_over(consumer, message)
+            joining = asyncio.create_task(_join_own_group(layer, channel, worker))
+            await application(scope, receive, _send_nothing)
         except Exception as error:  # redis, socket, timeout: each layer has its own
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             failures += 1
@@ -98,8 +153,8 @@ async def listen(worker: Worker) -> None:
                 await cancel_and_wait((joining,))
 
 
-async def _join_as_it_is_called(layer: Any, channel: str, worker: Worker) -> None:
-    """Hear what is sent to the worker; it has another id after it was declared lost."""
+async def _join_own_group(layer: Any, channel: str, worker: Worker) -> None:
+    """Receive what is sent to the worker; it has another id after it was declared lost."""
     joined = None
     while True:
         try:
@@ -109,27 +164,12 @@ async def _join_as_it_is_called(layer: Any, channel: str, worker: Worker) -> Non
                 worker.wake()
                 worker.poll()  # for what was sent before
         except Exception as error:
-            logger.warning("the worker hears of no stops yet (%s)", error)
+            logger.warning("the worker receives no stops yet (%s)", error)
         await asyncio.sleep(PAUSES_SECONDS[0])
 
 
-async def _hand_over(consumer: AgentConsumer, message: dict[str, Any]) -> None:
-    handlers = {
-        "run.wake": consumer.run_wake,
-        "run.stop": consumer.run_stop,
-        "run.ended": consumer.run_ended,
-        "feed.watch": consumer.feed_watch,
-    }
-    handler = handlers.get(message.get("type", ""))
-    if handler is None:
-        logger.warning("a message of an unknown type: %r", message.get("type"))
-        return
-    try:
-        await handler(message)
-    except (
-        Exception
-    ) as error:  # it is of another release, say; what it tells of is found by looking
-        logger.warning("a message of type %r can't be understood (%r)", message["type"], error)
+async def _send_nothing(message: dict[str, Any]) -> None:
+    """Nothing is sent back to a channel."""
 
 
 # Close codes: 1000 and 1012 are RFC 6455's, from 4000 on they are the application's own.

@@ -93,7 +93,7 @@ def start_run(
             return known, False  # somebody was faster by a moment
         raise
     if worker is None:
-        transaction.on_commit(notify.wake_workers, robust=True)
+        transaction.on_commit(lambda: notify.send_start(run.pk), robust=True)
     transaction.on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
     return run, True
 
@@ -136,7 +136,7 @@ def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunR
     with whole_or_not_at_all():
         run = _new_child(parent, definition, is_called=False)
         _insert(run, input, len(encoded))
-    notify.wake_workers()
+    notify.send_start(run.pk)
     notify.publish_changes([(run.pk, run.root_id)])
     return run
 

@@ -63,7 +63,7 @@ class ActiveRun:
 
 _runs: dict[uuid.UUID, ActiveRun] = {}
 _workers: dict[uuid.UUID, Lease] = {}
-_wakers: list[Callable[[], None]] = []
+_wakers: list[Callable[[], object]] = []
 _waiting: dict[uuid.UUID, list[threading.Event]] = {}
 _lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
@@ -183,23 +183,22 @@ def remove_worker(worker: uuid.UUID) -> None:
         _workers.pop(worker, None)
 
 
-def add_waker(waker: Callable[[], None]) -> None:
-    """Register a worker of this process: ``waker()`` is called when there may be work."""
+def add_waker(waker: Callable[[], object]) -> None:
+    """Register a worker of this process: ``waker()`` makes it claim, and tells if it can."""
     with _lock:
         _wakers.append(waker)
 
 
-def remove_waker(waker: Callable[[], None]) -> None:
+def remove_waker(waker: Callable[[], object]) -> None:
     with _lock:
         if waker in _wakers:
             _wakers.remove(waker)
 
 
 def wake() -> bool:
-    """Tell this process's workers that a run was queued; return whether there is one."""
-    for waker in list(_wakers):
-        waker()
-    return bool(_wakers)
+    """Have this process's workers claim; return whether one of them has capacity."""
+    have_capacity = [waker() for waker in list(_wakers)]  # each must be called
+    return any(have_capacity)
 
 
 @contextlib.contextmanager

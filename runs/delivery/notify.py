@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from channels.layers import get_channel_layer
+from django.db import DatabaseError, InterfaceError
 
 from agents.trace import CallInfo, Event, Trace
 
 from . import audience, local_runs, relay
 from .stop_message import StopDelivery
+from .worker_choice import choose_worker
 
 __all__ = [
     "WORKERS_GROUP",
@@ -29,6 +31,7 @@ __all__ = [
     "publish_text",
     "remove_listener",
     "send_ended",
+    "send_start",
     "send_stops",
     "wake_workers",
     "worker_group",
@@ -121,8 +124,28 @@ def worker_group(worker: uuid.UUID) -> str:
     return f"runs.worker.{worker.hex}"
 
 
+def send_start(run: uuid.UUID) -> None:
+    """Have one worker with capacity claim a queued run: of this process directly, else by message.
+
+    ``run.start`` is the message that ``AgentConsumer`` executes. Where no worker is known to have
+    capacity, all workers are woken.
+    """
+    if local_runs.wake() or not relay.is_shared(get_channel_layer()):
+        return
+    try:
+        worker = choose_worker()
+    except (DatabaseError, InterfaceError) as error:
+        logger.info("no worker can be chosen (%s), all are woken", type(error).__name__)
+        worker = None
+    if worker is None:
+        wake_workers()
+    else:
+        message = {"type": "run.start", "run": str(run)}
+        relay.send_at_once(worker_group(worker), message)
+
+
 def wake_workers() -> None:
-    """Tell all workers that a run was queued: those here directly, the others by message."""
+    """Have all workers claim: those of this process directly, the others by message."""
     local_runs.wake()
     if relay.is_shared(get_channel_layer()):
         relay.send_at_once(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True)

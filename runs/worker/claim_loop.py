@@ -7,7 +7,6 @@ import random
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from django.db import connection, reset_queries
 
@@ -29,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how often it polls the queue when no message comes
 CLAIM_COUNT = 50  # runs in one claim
+OnEnd = Callable[[Ended | None], None]
 BUSY_SECONDS = (0.002, 0.01)  # until it asks again while another worker chooses: from, to
 
 
@@ -45,7 +45,7 @@ class ClaimLoop:
         self._executor = executor
         self._work = threading.Condition()
         self._has_work = False
-        self._awaited: dict[uuid.UUID, Future[Ended | None]] = {}
+        self._awaited: dict[uuid.UUID, OnEnd] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._main, name="runs-claims", daemon=True)
 
@@ -65,24 +65,31 @@ class ClaimLoop:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def has_capacity(self) -> bool:
+        """Whether it would claim now. From any thread."""
+        is_free = self._executor.root_count < self.capacity.total
+        return is_free and not self._ending.is_set() and not self._heartbeat.is_fenced
+
     def wake(self) -> None:
         """There may be work to claim. From any thread; never blocks."""
         with self._work:
             self._has_work = True
             self._work.notify()
 
-    def claim_soon(self, run: uuid.UUID) -> Future[Ended | None]:
+    def claim_soon(self, run: uuid.UUID, on_end: OnEnd) -> None:
         """Claim a queued run in its turn. From any thread; never blocks.
 
-        The future has how the run ended, or None if the next claim of this worker did not get it:
-        another worker did, or it waits in the queue, and polling finds it.
+        ``on_end`` is called in another thread with how the run ended; with None if the next claim
+        of this worker does not get it: another worker did, or the run waits for capacity.
         """
-        future: Future[Ended | None] = Future()
         with self._work:
-            self._awaited[run] = future
-            self._has_work = True
-            self._work.notify()
-        return future
+            if not self._ending.is_set():
+                self._awaited[run] = on_end
+                self._has_work = True
+                self._work.notify()
+                return
+        on_end(None)
 
     def _main(self) -> None:
         while not self._ending.is_set():
@@ -98,22 +105,23 @@ class ClaimLoop:
                 report_failure("no runs can be claimed", error)
                 connection.close()
                 self._ending.wait(POLL_SECONDS)
-            for future in awaited.values():
-                future.set_result(None)
+            for on_end in awaited.values():
+                on_end(None)
         with self._work:
-            left = list(self._awaited.values())
-        for future in left:
-            future.set_result(None)
+            awaited, self._awaited = self._awaited, {}
+        for on_end in awaited.values():
+            on_end(None)
         connection.close()
 
-    def claim_some(self, awaited: dict[uuid.UUID, Future[Ended | None]] | None = None) -> bool:
+    def claim_some(self, awaited: dict[uuid.UUID, OnEnd] | None = None) -> bool:
         """Claim what fits; return whether there may be more.
 
-        Of ``awaited`` the futures of the claimed runs are taken out, and get their endings.
+        Takes the claimed runs out of ``awaited``; what they had there gets their endings.
         """
         worker = self._heartbeat.id
         count = min(CLAIM_COUNT, self._capacity_left())
-        if count <= 0 or self._heartbeat.is_fenced:  # what is claimed now could not call anything
+        # What a fenced worker claims could not call anything.
+        if count <= 0 or self._heartbeat.is_fenced:
             return False
         allowed = limits()
         try:
@@ -123,8 +131,7 @@ class ClaimLoop:
             self._ending.wait(random.uniform(*BUSY_SECONDS))  # noqa: S311
             return True
         for record in records:
-            future = awaited.pop(record.pk, None) if awaited else None
-            submit(self._executor, record, future.set_result if future else None)
+            submit(self._executor, record, awaited.pop(record.pk, None) if awaited else None)
         # Within limits a claim leaves out what may not start, and looks no further that time.
         return len(records) == count or bool(allowed and records)
 
@@ -136,9 +143,7 @@ class ClaimLoop:
         return left
 
 
-def submit(
-    executor: Executor, record: RunRecord, on_end: Callable[[Ended | None], None] | None = None
-) -> None:
+def submit(executor: Executor, record: RunRecord, on_end: OnEnd | None = None) -> None:
     """Have a claimed run executed; ``on_end`` gets how it ended."""
     entry = local_runs.get(record.pk)
     assert entry is not None, "a claim registers its runs"

@@ -62,7 +62,7 @@ class Executor:
         on_idle: called in the agent thread whenever a run has ended and left its place.
     """
 
-    def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
+    def __init__(self, recorder: Recorder, on_idle: Callable[[], object]) -> None:
         self._recorder = recorder
         self._on_idle = on_idle
         self._database = DatabaseThreads()

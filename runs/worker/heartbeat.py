@@ -38,16 +38,14 @@ class Heartbeat:
 
     Args:
         capacity: what the record says about it; None for a worker that claims nothing.
-        most: how many runs it may have at most.
     """
 
-    def __init__(self, lease_seconds: float, capacity: Capacity | None, most: int) -> None:
+    def __init__(self, lease_seconds: float, capacity: Capacity | None) -> None:
         self.is_draining = threading.Event()
         self.lease = Lease()
         self.next_renewal = 0.0
         self._lease_seconds = lease_seconds
         self._capacity = capacity
-        self._most = most
         self._record: WorkerRecord | None = None
         self._reaper = Reaper(lease_seconds, lambda: self.id)
         self._poll = threading.Event()
@@ -103,7 +101,7 @@ class Heartbeat:
         began = time.monotonic()
         capacity = self._capacity
         self._record = leases.register_worker(
-            capacity.total if capacity else self._most,
+            capacity.total if capacity else 0,
             self._lease_seconds,
             limited_by=capacity.limited_by if capacity else "",
             instead_of=instead_of,

@@ -13,6 +13,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from django.db import connection
 
@@ -53,7 +54,7 @@ class Worker:
         self.recorder = Recorder(on_lost=self._abandon)
         self.executor = Executor(self.recorder, on_idle=self.wake)
         capacity = Capacity(options.max_concurrent) if claims else None
-        self.heartbeat = Heartbeat(float(options.lease_seconds), capacity, options.max_concurrent)
+        self.heartbeat = Heartbeat(float(options.lease_seconds), capacity)
         self.claim_loop = ClaimLoop(self.heartbeat, self.executor, capacity) if capacity else None
         self._stops: queue.SimpleQueue[Collection[StopDelivery] | None] = queue.SimpleQueue()
         self._stops_thread = threading.Thread(
@@ -93,13 +94,25 @@ class Worker:
         await asyncio.to_thread(self.stop_threads)
 
     async def execute(self, run: uuid.UUID) -> Ended | None:
-        """Claim a queued run in its turn, and return how it ended.
+        """Claim a queued run in its turn, have it executed, and return how it ended.
 
         None if this worker did not get it at once: see ``ClaimLoop.claim_soon``.
         """
         if self.claim_loop is None:
             return None
-        return await asyncio.wrap_future(self.claim_loop.claim_soon(run))
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Ended | None] = loop.create_future()
+
+        def set_result(how: Ended | None) -> None:
+            if not ended.done():
+                ended.set_result(how)
+
+        def on_end(how: Ended | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nothing awaits this any more
+                loop.call_soon_threadsafe(set_result, how)
+
+        self.claim_loop.claim_soon(run, on_end)
+        return await ended
 
     def start_threads(self) -> None:
         """``start`` for hosts without an event loop (and without a channel layer to listen to)."""
@@ -117,10 +130,12 @@ class Worker:
         """Run a record that was claimed for this worker at its birth."""
         submit(self.executor, record)
 
-    def wake(self) -> None:
-        """There may be work to claim. From any thread; never blocks."""
-        if self.claim_loop is not None:
-            self.claim_loop.wake()
+    def wake(self) -> bool:
+        """Claim what was queued soon; return whether there is capacity. From any thread."""
+        if self.claim_loop is None:
+            return False
+        self.claim_loop.wake()
+        return self.claim_loop.has_capacity
 
     def poll(self) -> None:
         """Some run of this worker may have been asked to stop. From any thread; never blocks."""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+from django.contrib.auth.models import User
 
+from agents import Tools, agent
+from agents.cancellation import CancelToken, current_token
 from runs import consumers
+from runs.actions import starting
+from runs.delivery import local_runs, notify
 from runs.delivery.notify import WORKERS_GROUP
-from runs.models import uuid7
+from runs.models import RunRecord, uuid7
 from runs.tasks import cancel_and_wait
 from runs.web.feed import hearing
+from runs.worker import claim_loop
 from tests.support.agent_run import turn_loop, within
+from tests.support.journal import Journal
 
 SECONDS = 10.0
 NOT_UNDERSTOOD = {"type": "run.stop", "runs": ["of another release"]}
@@ -46,13 +55,25 @@ class Worker:
     def __init__(self) -> None:
         self.id = uuid7()
         self.woken = asyncio.Event()
+        self.executed: list[uuid.UUID] = []
+        self.going_on = asyncio.Event()
+        self.has_capacity = True
 
     def wake(self) -> None:
         self.woken.set()
 
+    async def execute(self, run: uuid.UUID) -> None:
+        self.executed.append(run)
+        await self.going_on.wait()
+
     def poll(self) -> None: ...
 
     def receive_stops(self, deliveries: Any) -> None: ...
+
+
+APPLICATION = ProtocolTypeRouter(
+    {"channel": ChannelNameRouter({consumers.AGENTS_CHANNEL: consumers.AgentConsumer.as_asgi()})}
+)
 
 
 @pytest.fixture
@@ -66,7 +87,7 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
 
 @asynccontextmanager
 async def listening(worker: Any) -> AsyncIterator[None]:
-    task = asyncio.create_task(consumers.listen(worker))
+    task = asyncio.create_task(consumers.listen(APPLICATION, worker))
     try:
         yield
     finally:
@@ -105,6 +126,35 @@ async def test_a_message_that_is_not_understood_ends_nothing(
     assert "a message of type 'run.stop' can't be understood (KeyError('stops'))" in caplog.text
 
 
+async def test_an_execution_keeps_no_message_waiting(layer: Layer) -> None:
+    worker = Worker()
+    runs = [uuid7(), uuid7()]
+    async with listening(worker):
+        await heard(layer, worker)
+        for run in runs:
+            await layer.send(layer.made[0], {"type": "run.start", "run": str(run)})
+        await heard(layer, worker)
+        assert worker.executed == runs
+        worker.going_on.set()
+
+
+async def test_a_worker_that_is_full_by_now_has_the_others_woken(
+    layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(
+        consumers.notify, "wake_workers", lambda: loop.call_soon_threadsafe(woken.set)
+    )
+    worker = Worker()
+    worker.has_capacity = False
+    worker.going_on.set()
+    async with listening(worker):
+        await heard(layer, worker)
+        await layer.send(layer.made[0], {"type": "run.start", "run": str(uuid7())})
+        await within(SECONDS, woken.wait())
+
+
 async def test_news_that_are_not_understood_end_no_feed(
     layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,3 +182,33 @@ async def test_news_that_are_not_understood_end_no_feed(
     finally:
         await cancel_and_wait([task])
     assert "news can't be understood (KeyError('pieces'))" in caplog.text
+
+
+async def test_a_message_in_is_an_agent_under_its_token(
+    hire: Any, alice: User, log: Journal, layer: Layer
+) -> None:
+    """The whole way: channel, router, consumer, claim, the agents' loop."""
+    seen: list[CancelToken | None] = []
+
+    @agent("sees-its-token")
+    async def sees(tools: Tools) -> str:
+        seen.append(current_token())
+        return "executed"
+
+    def queue() -> tuple[RunRecord, Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(notify, "send_start", lambda run: None)
+            patch.setattr(claim_loop, "POLL_SECONDS", 3600.0)  # only the message starts it
+            worker = hire()
+            run, _ = starting.start_run("sees-its-token", {}, owner=alice)
+        return run, worker
+
+    run, worker = await asyncio.to_thread(queue)
+    async with listening(worker):
+        await turn_loop()
+        await layer.send(layer.made[0], {"type": "run.start", "run": str(run.pk)})
+        record = await asyncio.to_thread(log.over, run)
+    assert record.result == "executed"
+    (token,) = seen
+    assert token is not None
+    assert token.lease is local_runs.lease_of(worker.id)

@@ -562,7 +562,7 @@ class TestAChildElsewhere:
         self._end(child, Outcome("success", result=7))
         message = {"type": "run.ended", "runs": [str(child.pk)]}
         consumer = AgentConsumer()
-        consumer.worker = self.worker
+        consumer.scope = {"worker": self.worker}
         asyncio.run(consumer.run_ended(message))
         assert log.over(run).result == 7
 

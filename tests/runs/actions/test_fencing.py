@@ -241,8 +241,8 @@ class TestTheLease:
         gate.until_arrived()
         entry = local_runs.get(run.pk)
         assert entry is not None
-        assert entry.token.lease is frozen._lease
-        frozen._lease.until = time.monotonic()
+        assert entry.token.lease is frozen.heartbeat.lease
+        frozen.heartbeat.lease.until = time.monotonic()
         assert not entry.token.stopped
         gate.open()
         record = log.over(run)
@@ -257,11 +257,11 @@ class TestTheLease:
         @agent("quick")
         async def quick(tools: Tools) -> None: ...
 
-        frozen._lease.end()
+        frozen.heartbeat.lease.end()
         run = start("quick")
-        assert frozen._claim_some() is False
+        assert frozen.claim_loop.claim_some() is False
         assert RunRecord.objects.get(pk=run.pk).status == Status.QUEUED
-        frozen._begin_lease(time.monotonic())
+        frozen.heartbeat.start_lease(time.monotonic())
         frozen.wake()
         assert log.over(run).status == Status.SUCCESS
 
@@ -302,7 +302,7 @@ class TestTheLease:
             await tools.agents.call("child")
 
         log.over(start("caller"))
-        assert found == [frozen._lease] * 2
+        assert found == [frozen.heartbeat.lease] * 2
 
 
 def test_a_worker_tripping_itself_beats_the_end_of_its_lease(

@@ -266,7 +266,7 @@ class _claim_that_waits:
 
 async def _handed_over(worker: Worker, delivery: StopDelivery) -> None:
     consumer = AgentConsumer()
-    consumer.worker = worker
+    consumer.scope = {"worker": worker}
     await consumer.run_stop({"type": "run.stop", "stops": [delivery.as_message()]})
 
 

@@ -1,0 +1,64 @@
+"""Which worker of another process a queued run is offered to: the one with the most free capacity.
+
+What is known here is up to a second old. A worker that is full by then, or gone, passes the run on
+or leaves it to the polling of the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+from django.db.models import Count, Q
+from django.db.models.functions import Now
+
+from runs.models import WorkerRecord
+from runs.status import Status
+
+__all__ = ["choose_worker", "forget"]
+
+REFRESH_SECONDS = 1.0
+
+_lock = threading.Lock()
+_free: dict[uuid.UUID, int] = {}  # worker -> how many runs it can take
+_refresh_at = 0.0
+
+
+def choose_worker() -> uuid.UUID | None:
+    """Return a worker with capacity, and count one run against it; None if none is known.
+
+    Asks the database at most once a second; the caller is in no transaction.
+    """
+    global _refresh_at
+    now = time.monotonic()
+    with _lock:
+        is_due = now >= _refresh_at
+        if is_due:
+            _refresh_at = now + REFRESH_SECONDS  # others use what is known meanwhile
+    if is_due:
+        found = _read()
+        with _lock:
+            _free.clear()
+            _free.update(found)
+    with _lock:
+        worker = max(_free, key=_free.__getitem__, default=None)
+        if worker is None or _free[worker] <= 0:
+            return None
+        _free[worker] -= 1
+        return worker
+
+
+def forget() -> None:
+    """Ask the database again the next time."""
+    global _refresh_at
+    with _lock:
+        _free.clear()
+        _refresh_at = 0.0
+
+
+def _read() -> dict[uuid.UUID, int]:
+    taking = WorkerRecord.objects.filter(lost_at=None, draining_at=None, lease_until__gt=Now())
+    running = Count("runs", filter=Q(runs__status=Status.RUNNING, runs__holds_slot=True))
+    rows = taking.annotate(running=running).values_list("pk", "capacity", "running")
+    return {worker: capacity - running for worker, capacity, running in rows}
