@@ -121,7 +121,7 @@ else:
             "min_size": 1,
             # A worker's threads alone hold eight.
             "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
-            # The pool's own tries to make a connection pause for twice as long after each failure:
+            # The pool pauses for twice as long after each failed attempt:
             # after an outage of 45 s the first came 9.5 s late. Where it gives up after a second,
             # whoever wants one next has it try anew: 0.1 s.
             "timeout": connecting.PATIENCE_SECONDS,
