@@ -1,4 +1,4 @@
-"""What contributors and the forge are given names only what there is."""
+"""The pages for contributors, the hooks and the workflow name only things that exist."""
 
 from __future__ import annotations
 

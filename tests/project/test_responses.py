@@ -1,4 +1,4 @@
-"""What every response has, and errors outside the API's own views."""
+"""Headers of every response, and errors outside the API's own views."""
 
 from __future__ import annotations
 
