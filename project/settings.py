@@ -81,8 +81,6 @@ TEMPLATES = [
 # All texts are marked for translation. Without LocaleMiddleware all pages are in LANGUAGE_CODE, and
 # none is half in the language of Django's own catalogues.
 LANGUAGE_CODE = "en"
-USE_I18N = True
-USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -204,11 +202,6 @@ FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
-SESSION_COOKIE_HTTPONLY = True
-SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_REFERRER_POLICY = "same-origin"
-SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
-X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "project.errors.csrf_failure"
 
 SILENCED_SYSTEM_CHECKS = [
