@@ -119,8 +119,8 @@ else:
             # A worker's threads alone hold eight.
             "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
             # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
-            # connected 9.5 s late. With a limit of a second the next caller makes it try again, and
-            # it connects 0.1 s late.
+            # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
+            # note_failure() makes it try again at once.
             "timeout": connecting.PATIENCE_SECONDS,
             "reconnect_timeout": 1,
             "reconnect_failed": connecting.note_failure,
