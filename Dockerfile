@@ -1,4 +1,4 @@
-# One image for web processes, workers and `migrate`: the command says which it is.
+# One image for web processes, workers and `migrate`: the command makes the difference.
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -20,6 +20,6 @@ RUN python -m compileall -q agents project runs
 
 USER halting
 EXPOSE 8000 9000
-# Without a shell in between, which would keep the SIGTERM for itself.
+# No shell in between: it would not pass the SIGTERM on.
 ENTRYPOINT ["python", "manage.py"]
 CMD ["runserver", "0.0.0.0:8000", "--noreload"]

@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 8000
-# Not ?=: some shells and conda export HOST, and it means something else there.
+# Not ?=: some shells and conda export HOST with another meaning.
 HOST = 127.0.0.1
 # More arguments for pytest or the bench: make test ARGS="tests/runs -k stop"
 ARGS ?=
@@ -35,7 +35,7 @@ run: $(RUN_STAMP)
 
 venv: $(DEV_STAMP)
 
-# tests/__main__.py says which passes this makes of the suite, and why.
+# tests/__main__.py says which sessions this starts, and why.
 test: export DJANGO_DEBUG = 1
 test: $(DEV_STAMP)
 	@exec $(PY) -m tests $(ARGS)
@@ -68,10 +68,10 @@ lock:
 clean:
 	rm -rf .venv
 
-# --- .venv: a stamp per requirements file, so that only a changed file installs again -----------
+# --- .venv: a stamp per requirements file, so that make installs only after a change ------------
 
-# -qq: pip's warnings about indexes and wheels are nothing that a newcomer can act on.
-# A half-made or foreign .venv (interrupted, moved, its Python gone) is made again.
+# -qq: a newcomer can't act on pip's warnings about indexes and wheels.
+# A half-made or foreign .venv (interrupted, moved, without its Python) is made again.
 define make_venv
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Halting needs Python 3.11 or newer, and $(PYTHON) is" \
@@ -87,7 +87,7 @@ $(RUN_STAMP): requirements.txt
 	@$(PY) -m pip install -qq -r requirements.txt
 	@touch $(RUN_STAMP)
 
-# requirements-dev.txt holds the pins of requirements.txt too, so it satisfies both.
+# requirements-dev.txt has the pins of requirements.txt, too, so it satisfies both.
 $(DEV_STAMP): requirements-dev.txt requirements.txt
 	$(make_venv)
 	@echo "Installing requirements-dev.txt into .venv ..."

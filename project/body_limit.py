@@ -1,8 +1,8 @@
 """Refuse bodies that are far too large before Django writes them to disk.
 
-Django's ASGI handler spools the whole body into a temporary file before the first line of a view
-runs, however long it is. The API answers 413 exactly at RUNS_MAX_INPUT_BYTES; this outer limit,
-a little above it, only keeps the disk from being filled. It is plain ASGI: it knows no request.
+Django's ASGI handler spools the whole body into a temporary file before a view starts, however long
+the body is. The API answers 413 exactly at RUNS_MAX_INPUT_BYTES. This outer limit, a little above
+it, only keeps clients from filling the disk. It is plain ASGI, and knows no Django request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[Any, Any, Any], Awaitable[None]]
 
 # A client that is still sending when the connection closes often sees a reset instead of the
-# answer. So up to this many bytes are read and thrown away first.
+# answer. So read and discard up to this many bytes first.
 _DISCARD_BYTES = 64 * 1024 * 1024
 
 
@@ -40,7 +40,7 @@ class BodyLimit:
         limit = self._max_bytes()
         headers = dict(scope["headers"])
         if _declared_length(headers) > limit:
-            # "Expect: 100-continue": the client waits for our word and hasn't sent the body.
+            # "Expect: 100-continue": the client waits for an answer and hasn't sent the body.
             if b"expect" not in headers:
                 await _discard(receive)
             await _refuse(send, limit)
@@ -65,7 +65,7 @@ class BodyLimit:
         try:
             await self._app(scope, counting_receive, watching_send)
         except _BodyTooLarge:
-            # Django reads the body before it answers, so there is no answer under way yet.
+            # Django reads the body before it answers, so it has not started to answer yet.
             if answered:
                 raise
             await _discard(receive)
@@ -73,7 +73,7 @@ class BodyLimit:
 
 
 class _BodyTooLarge(Exception):
-    """Leaves Django's handler through its reading of the body."""
+    """Raised out of Django's reading of the body, to leave its handler."""
 
 
 def _declared_length(headers: dict[bytes, bytes]) -> int:

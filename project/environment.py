@@ -1,7 +1,7 @@
-"""Turn environment variables into settings, or say exactly which one is wrong.
+"""Turn environment variables into settings, or name the one that is wrong.
 
-Only ``settings.py`` hands the real environment in, so this module never reads it by itself.
-A variable that is set to nothing counts as not set: that is what container tools produce.
+``settings.py`` passes the real environment in; this module never reads it. An empty variable counts
+as not set: container tools produce such variables.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _RATE = re.compile(r"(?P<count>\d+)\s*/\s*(?P<period>s|sec|second|m|min|minute|h
 
 
 class Environment:
-    """Typed reading of environment variables.
+    """Reads environment variables as values of a type.
 
-    Every method raises ImproperlyConfigured, naming the variable and what it accepts, and never
-    repeats a value that may hold a password.
+    Each method raises ImproperlyConfigured for a value that it can't read. The message names the
+    variable and the accepted values, and never repeats a value that may hold a password.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -61,7 +61,7 @@ class Environment:
         return number
 
     def seconds(self, name: str, default: float, *, at_least: float) -> float:
-        """Read a duration in seconds; fractions are welcome."""
+        """Read a duration in seconds, which may be a fraction."""
         value = self.text(name)
         if not value:
             return default
@@ -81,11 +81,11 @@ class Environment:
         return value
 
     def words(self, name: str) -> list[str]:
-        """Read a list that is separated by commas."""
+        """Read a list of words separated by commas."""
         return [word for part in self.text(name).split(",") if (word := part.strip())]
 
     def rate(self, name: str, default: str) -> str | None:
-        """Read how many per period, as ``600/min``; None means without limit (``0``)."""
+        """Read a count per period, as ``600/min``; ``0`` gives None, which is no limit."""
         value = self.text(name, default).lower()
         if value == "0":
             return None
@@ -132,7 +132,7 @@ class Environment:
             # `from None`: the cause would repeat the address, which holds the password.
             raise _wrong(name, None, f"{expected}, with special signs percent-encoded") from None
         if database["NAME"] in {"", ":memory:"}:
-            # Every thread would see an empty database of its own, the worker's included.
+            # Each thread, the worker's included, would see an empty database of its own.
             raise _wrong(name, None, f"{expected}; it must name a database, and not :memory:")
         return database
 

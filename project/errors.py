@@ -1,7 +1,7 @@
-"""Errors outside the API's views: its JSON shape for programs, pages of their own for people.
+"""Errors outside the API's views: the API's JSON for programs, and pages for people.
 
-The pages are drawn without the request: no session, no user, no database. They must show when
-exactly these are what is broken.
+The pages are drawn without the request: no session, no user, no database. They must work when
+exactly these are broken.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from django.utils.deprecation import MiddlewareMixin
 from runs.db.transactions import is_away
 
 __all__ = [
-    "NotFoundMiddleware",
-    "UnavailableMiddleware",
+    "ErrorPagesMiddleware",
     "bad_request",
     "csrf_failure",
     "no_such_address",
@@ -36,30 +35,23 @@ logger = logging.getLogger(__name__)
 _API_PATH = re.compile(r"/(?:runs|agents|api|api-token|health)(?:/|$)")
 
 
-class NotFoundMiddleware(MiddlewareMixin):
-    """Show our own page in debug, too, where an address is known and the thing it names is not.
+class ErrorPagesMiddleware(MiddlewareMixin):
+    """Answer 404 and 503 with our own pages, in debug too.
 
-    Django's list of all addresses helps with an address that nobody has written a view for. It
-    helps nobody who has followed a link to a run that was deleted, or is somebody else's.
+    Django's debug page lists all addresses, which helps with an address that has no view. It does
+    not help a reader who followed a link to a deleted run, or to a run of another user.
     """
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        return not_found(request, exception) if isinstance(exception, Http404) else None
-
-
-class UnavailableMiddleware(MiddlewareMixin):
-    """Answer 503 where a view finds the database away; in debug, too."""
-
-    def process_exception(
-        self, request: HttpRequest, exception: Exception
-    ) -> HttpResponseBase | None:
+        if isinstance(exception, Http404):
+            return not_found(request, exception)
         return unavailable(request, exception) if is_away(exception) else None
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Answer 400, for requests that Django itself refuses (a foreign Host, for one)."""
+    """Answer 400 to a request that Django itself refuses, such as one with a foreign Host."""
     if _is_for_a_program(request):
         return _json(400, "bad_request", "The request could not be understood.")
     return _page(400, "400")
@@ -73,15 +65,15 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
-    """Answer 403 for a form or a session's call without its CSRF token.
+    """Answer 403 to a form or a session's call without its CSRF token.
 
-    People meet this in a tab that was left open: somebody signed in or out in another one.
+    People see this in a tab that stayed open while they signed in or out in another one.
     """
     if _is_for_a_program(request):
         return _json(403, "csrf_failed", reason or "The CSRF token is missing or wrong.")
     is_signing_in = request.path_info == reverse("login")
     context = {
-        # To be opened anew, with where it was to lead; what was only sent to has no page.
+        # The sign-in page can be opened again, with its target. Other addresses may have no page.
         "again": request.get_full_path() if is_signing_in else "",
         "has_no_cookie": reason == REASON_NO_CSRF_COOKIE,
         "reason": reason if settings.DEBUG else "",
@@ -97,14 +89,14 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def no_such_address(request: HttpRequest) -> HttpResponse:
-    """Answer 404 as JSON; a view, because in debug Django shows programs its own page."""
+    """Answer 404 as JSON. This is a view since in debug mode Django shows programs its own page."""
     return _json(404, "not_found", "There is nothing at this address.")
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    """Answer 500; what happened is in the log. Or 503, if it is only that the database is away."""
+    """Answer 500, or 503 if the database is away. The log has the error."""
     error = sys.exc_info()[1]
-    if error is not None and is_away(error):  # met by a middleware
+    if error is not None and is_away(error):  # raised in a middleware
         return unavailable(request, error)
     if _is_for_a_program(request):
         return _json(500, "server_error", "The server failed; its log says why.")
@@ -112,7 +104,7 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
 
 
 def unavailable(request: HttpRequest, error: BaseException) -> HttpResponseBase:
-    """Answer 503: the same may work in a moment."""
+    """Answer 503: the same request may work in a moment."""
     logger.warning("the database does not answer (%s)", type(error).__name__)
     response: HttpResponse
     if _is_for_a_program(request):

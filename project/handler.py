@@ -17,9 +17,10 @@ __all__ = ["Handler"]
 class Handler(ASGIHandler):
     """Answers a request in one thread, from the first middleware to the last line of the view.
 
-    Django's own goes to the request's thread and back for each middleware, before the view and
-    behind it: a dozen changes of thread, which take a POST some two milliseconds. Ours are all
-    synchronous, as the views are. What a view streams is sent from the loop, as ever.
+    Django's own handler changes to the request's thread and back for each middleware, before the
+    view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
+    middleware and views of this project are synchronous. The loop sends what a view streams, as in
+    Django's own handler.
     """
 
     def load_middleware(self, is_async: bool = False) -> None:

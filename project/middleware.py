@@ -1,4 +1,4 @@
-"""What every response gets: a strict Content-Security-Policy, and the static files themselves."""
+"""Middleware for every response: a strict Content-Security-Policy, and the static files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 
 __all__ = ["StaticFilesMiddleware", "content_security_policy"]
 
-# No inline script or style anywhere; `data:` images are small icons inside style sheets
-# (Swagger's, the admin's).
+# No page has an inline script or style. `data:` images are small icons in style sheets (Swagger's,
+# the admin's).
 _POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -25,8 +25,8 @@ _POLICY = "; ".join(
     ]
 )
 
-# Django's debug pages for these bring their own inline styles. (Django 6's middleware, which can
-# replace this one when 5.2 is no longer supported, exempts the same two.)
+# Django's debug pages for these have inline styles. (Django 6 has a middleware that exempts the
+# same two; it can replace this one when Django 5.2 is no longer supported.)
 _DEBUG_PAGES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR})
 
 _GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -45,7 +45,7 @@ def content_security_policy(get_response: _GetResponse) -> _GetResponse:
 
 
 class StaticFilesMiddleware(WhiteNoiseMiddleware):
-    """WhiteNoise that does not mind a STATIC_ROOT that is not there: ``collectstatic`` makes it."""
+    """WhiteNoise without its warning about a missing STATIC_ROOT, which ``collectstatic`` makes."""
 
     def add_files(self, root: str | Path, prefix: str | None = None) -> None:
         if Path(root).is_dir():

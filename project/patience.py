@@ -1,7 +1,7 @@
-"""Finish what was asked, also when the client has gone.
+"""Finish a request that changes something, also when its client has disconnected.
 
-Django cancels a request whose client disconnects. For a look at something that is right. But a
-person who presses Stop and closes the page has pressed Stop; and half of the work may be done.
+Django cancels a request whose client disconnects. That is right for a request that only reads. But
+a person who presses Stop and closes the page has pressed Stop, and half of the work may be done.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Patience:
-    """ASGI wrapper that hides a disconnect from whoever answers a POST that has come whole.
+    """ASGI wrapper that hides a disconnect from the handler of a POST that has arrived whole.
 
-    A client that leaves in the middle of its request has asked nothing: that is passed on.
+    A client that leaves in the middle of its request has asked nothing: the handler sees that.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
@@ -42,7 +42,7 @@ def _patient(receive: _Receive) -> _Receive:
         if message["type"] == "http.request":
             is_whole = not message.get("more_body", False)
         elif message["type"] == "http.disconnect" and is_whole:
-            await asyncio.Event().wait()  # until the handler is done and cancels its listening
+            await asyncio.Event().wait()  # until the handler is done and cancels this wait
         return message
 
     return receive_patiently

@@ -1,4 +1,4 @@
-"""What machines ask a process about itself: part of the site, and all that a worker serves."""
+"""The addresses at which programs ask a process about itself. A worker serves no others."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ probes = [
     re_path(r"^metrics/?$", scrape.metrics, name="metrics"),
 ]
 
-# For programs alone: no page says what is not there.
+# Only programs come here, so a wrong address gets JSON and no page.
 urlpatterns = [*probes, re_path("", errors.no_such_address)]

@@ -1,8 +1,7 @@
-"""Answer probes by whatever name they come.
+"""Answer probes under any Host.
 
-A balancer, an orchestrator and Prometheus reach a process by its address, which ALLOWED_HOSTS
-rightly doesn't have. Nothing that they are told depends on the Host they name, so for them alone it
-isn't looked at.
+A balancer, an orchestrator and Prometheus reach a process by its address, which is rightly not in
+ALLOWED_HOSTS. No answer to them depends on the Host, so for them alone Django does not check it.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ _PATH = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 
 
 class _ProbeRequest(ASGIRequest):
-    urlconf = "project.probe_urls"  # which Django asks each request for
+    urlconf = "project.probe_urls"  # Django reads it from each request
 
     def get_host(self) -> str:
         return "probe"
 
 
 class ProbeHandler(Handler):
-    """Django, with no other addresses than those of ``project.probe_urls``."""
+    """Django with the addresses of ``project.probe_urls`` alone."""
 
     request_class = _ProbeRequest
 
 
 class Probes:
-    """ASGI wrapper: probes go to ``ProbeHandler``, all else to ``app``."""
+    """ASGI wrapper that sends probes to ``ProbeHandler`` and all other requests to ``app``."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app

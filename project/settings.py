@@ -1,7 +1,7 @@
-"""Django's settings, and the only place that reads the environment.
+"""Django's settings. No other module reads the environment.
 
-README.md has the table of variables. A value that can't be understood stops the start with the
-variable's name; a value that can, but is unwise, is a system check (runs/checks.py).
+README.md has the table of variables. A value that can't be read stops the start, with the
+variable's name. A value that is readable but unwise is a system check (runs/checks.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = _env.switch("DJANGO_DEBUG", default=False)
 
-# The prefix is the one that Django's own check looks for, so that `check --deploy` names it.
-# Outside debug nothing is served with it: see project/lifespan.py.
+# Django's own check knows this prefix, so `check --deploy` names the default key. Outside debug
+# mode project/lifespan.py refuses to serve with it.
 SECRET_KEY = _env.text("DJANGO_SECRET_KEY", "django-insecure-not-secret: set DJANGO_SECRET_KEY")
 
 ALLOWED_HOSTS = _env.words("DJANGO_ALLOWED_HOSTS")
@@ -35,8 +35,7 @@ WORKER_ASGI_APPLICATION = "project.worker_asgi.application"
 INSTALLED_APPS = [
     "agents",
     "agents.samples",
-    # Before staticfiles and channels: they have a runserver and a runworker, too, and the first
-    # one wins.
+    # Before staticfiles and channels, which have a runserver and a runworker, too: the first wins.
     "runs",
     "channels",
     "rest_framework",
@@ -61,8 +60,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "project.errors.NotFoundMiddleware",
-    "project.errors.UnavailableMiddleware",
+    "project.errors.ErrorPagesMiddleware",
 ]
 
 TEMPLATES = [
@@ -80,11 +78,9 @@ TEMPLATES = [
     },
 ]
 
-# All texts are marked for translation; without LocaleMiddleware everybody reads LANGUAGE_CODE, and
-# not half a page in the language of Django's own catalogues.
+# All texts are marked for translation. Without LocaleMiddleware all pages are in LANGUAGE_CODE, and
+# none is half in the language of Django's own catalogues.
 LANGUAGE_CODE = "en"
-USE_I18N = True
-USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -96,24 +92,25 @@ _database = _env.database("DATABASE_URL") or {
 }
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {
-        # A deferred transaction that turns into a writer fails at once when another one writes,
-        # whatever the timeout (509 "database is locked" errors in a burst; with IMMEDIATE: 0).
+        # A deferred transaction that becomes a writer fails at once if another one is writing,
+        # whatever the timeout: 509 "database is locked" errors in a burst, and 0 with IMMEDIATE.
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
-        # WAL: readers don't wait for the writer. NORMAL: safe with WAL against a crash of the
-        # process; only a power cut can lose the last transactions.
+        # WAL: readers don't wait for the writer. NORMAL: with WAL, a crash of the process loses
+        # nothing; only a power cut can lose the last transactions.
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         **_database.get("OPTIONS", {}),
     }
 else:
-    # The pool and persistent connections exclude each other, hence CONN_MAX_AGE 0. Under ASGI
-    # every request has a thread of its own: without a pool each would open a connection.
+    # Under ASGI each request has a thread of its own, which would open a connection without a pool.
+    # Django's pool requires CONN_MAX_AGE 0.
     _database["CONN_MAX_AGE"] = 0
-    # The pool asks each connection whether it still works before it hands it out (a tenth of a
-    # millisecond): after a restart of the server all that it has are dead.
+    # The pool tests each connection before it hands it out, which takes 0.1 ms: after a restart of
+    # the server all its connections are dead.
     _database["CONN_HEALTH_CHECKS"] = True
-    # A process that freezes in the middle of a transaction keeps its locks, and whoever finds its
-    # runs would wait for it: longer than a third of a lease nobody does, or hearts miss a beat.
+    # A process that freezes in the middle of a transaction keeps its locks. The workers that take
+    # its runs would wait for them, and could not renew their own leases. So the server ends such a
+    # session after a third of a lease.
     _idle_seconds = max(1.0, _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0) / 3)
     _settings_of_sessions = f"-c idle_in_transaction_session_timeout={_idle_seconds * 1000:.0f}"
     _database["OPTIONS"] = {
@@ -121,21 +118,21 @@ else:
             "min_size": 1,
             # A worker's threads alone hold eight.
             "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
-            # The pool's own tries to make a connection pause for twice as long after each failure:
-            # after an outage of 45 s the first came 9.5 s late. Where it gives up after a second,
-            # whoever wants one next has it try anew: 0.1 s.
+            # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
+            # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
+            # note_failure() makes it try again at once.
             "timeout": connecting.PATIENCE_SECONDS,
             "reconnect_timeout": 1,
             "reconnect_failed": connecting.note_failure,
         },
-        # A server whose machine vanished says nothing, not even that it is gone. (libpq's names.)
+        # A machine that vanished closes no connection: these (libpq's names) find out.
         "connect_timeout": 5,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,  # milliseconds
         "options": _settings_of_sessions,
-        # By this name others find the sessions of a process that is lost and holds locks.
+        # Other processes find the sessions of a lost process that holds locks by this name.
         "application_name": own_session_name(),
         **_database.get("OPTIONS", {}),
     }
@@ -145,10 +142,11 @@ _redis_url = _env.redis_url("REDIS_URL")
 CHANNEL_LAYERS: dict[str, Any]
 CACHES: dict[str, Any]
 if _redis_url:
-    # A Redis that swallows packets must not hold up requests, which it serves only by the way.
+    # Requests need Redis for little, so a Redis that doesn't answer must not delay them.
     _patience = {"socket_connect_timeout": 0.5, "socket_timeout": 0.5}
-    # Pub/sub rather than the list-based layer: messages here only save time (the database is the
-    # truth), it delivers in a third of the time, and it has no capacity beyond which it drops.
+    # Pub/sub rather than the list-based layer: it delivers in a third of the time, and has no
+    # capacity beyond which it drops messages. It stores none, but messages here only save time: the
+    # database is the truth.
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "runs.delivery.redis_layer.RedisLayer",
@@ -190,12 +188,12 @@ RUNS: dict[str, Any] = {
 
 # --- For operators ------------------------------------------------------------------------------
 
-# Who may scrape /metrics; without one it isn't there, outside debug.
+# A scraper of /metrics sends this. Without it there is no /metrics outside debug mode.
 METRICS_TOKEN = _env.text("METRICS_TOKEN")
 
 # --- Security -----------------------------------------------------------------------------------
 
-# TLS, and the redirect to it, belong to the proxy; behind it plain HTTP must answer.
+# TLS and the redirect to it are the proxy's task. The proxy itself uses plain HTTP.
 SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^health/"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -204,23 +202,18 @@ FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
-SESSION_COOKIE_HTTPONLY = True
-SECURE_CONTENT_TYPE_NOSNIFF = True
-SECURE_REFERRER_POLICY = "same-origin"
-SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
-X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "project.errors.csrf_failure"
 
 SILENCED_SYSTEM_CHECKS = [
-    "security.W008",  # SECURE_SSL_REDIRECT: the proxy's business, see above.
+    "security.W008",  # SECURE_SSL_REDIRECT: the proxy's task, see above.
     # HSTS for all subdomains, and in the browsers' preload list: only the owner of the domain
-    # can know whether its other hosts speak TLS.
+    # knows whether its other hosts speak TLS.
     "security.W005",
     "security.W021",
 ]
 
-# The API counts a body itself and answers 413 (runs/api); what is far too large does not even
-# get there (project/body_limit.py). Django's own limit only has to stay out of the way.
+# The API counts a body itself and answers 413 (runs/web/api), and project/body_limit.py refuses a
+# body that is far too large. Django's own limit must be above both.
 DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -241,10 +234,10 @@ LOGOUT_REDIRECT_URL = "/accounts/login/"
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
-# Straight from the packages, also in production: nobody has to remember `collectstatic`.
+# Serve files from the packages, also in production: no one has to remember `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
-# Asked for again each time, and answered by 304: a page's modules must be of one version, and names
+# Browsers ask for each file again, and get 304: a page's modules must be of one version, and names
 # with hashes would need `collectstatic`.
 WHITENOISE_MAX_AGE = 0
 WHITENOISE_ALLOW_ALL_ORIGINS = False
@@ -254,7 +247,7 @@ WHITENOISE_ALLOW_ALL_ORIGINS = False
 REST_FRAMEWORK = {
     # The first one decides the WWW-Authenticate header of a 401.
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        # The API's views name their own, stricter ones (runs/web/api/views.py): those describe
+        # The API's views name stricter classes of their own (runs/web/api/views.py). Those describe
         # themselves to drf-spectacular, which can't be imported while DRF reads this.
         "rest_framework.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
@@ -275,7 +268,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
-    # Scripts and styles of the docs come from ourselves, as the CSP wants it.
+    # The site serves the scripts and styles of the docs itself: the CSP allows no other.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -307,18 +300,18 @@ LOGGING = {
         # Django's own handlers would print the same lines a second time.
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
-        # An error for each request of an outage, and for each probe of a drain. Who answers so has
-        # said why.
+        # Otherwise each request of an outage, and each probe of a drain, would log an error. The
+        # code that answers 503 has logged the reason.
         "django.request": {"filters": ["no_503"]},
-        # Six lines at every start and every reload say nothing that runserver hasn't said.
+        # In debug mode: six lines at each start and reload that repeat what runserver says.
         "uvicorn.error": {"level": "WARNING" if DEBUG else "INFO"},
-        # One line per request, probe and static file is the proxy's log, not ours.
+        # The proxy's log has a line for each request, probe and static file.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
         # At DEBUG these log whole requests, prompts included.
         **{name: {"level": "WARNING"} for name in ("httpx", "httpcore", "httpx2", "httpcore2")},
         "openai": {"level": "WARNING"},
-        # While Redis or PostgreSQL is away these say so with each try, or with each request; the
-        # first of them with a traceback, each second.
+        # While Redis or PostgreSQL is away these log each attempt or each request; the first of
+        # them logs a traceback each second.
         **{
             name: {"filters": ["seldom"]}
             for name in (

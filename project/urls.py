@@ -19,14 +19,14 @@ handler500 = errors.server_error
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="page-home"), name="home"),
     path("app/", include("runs.web.pages.urls")),
-    # For pages that name no icon of their own: browsers ask for it all the same.
+    # Browsers ask for this on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    # As a rule answered before they come here: project/probes.py.
+    # project/probes.py mostly answers these before they come here.
     *probes,
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
-    # Last: what begins like the API but isn't there answers in its shape, in debug too.
+    # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
     re_path(r"^(?:runs|agents|api|api-token|health)(?:/|$)", errors.no_such_address),
 ]

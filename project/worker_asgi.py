@@ -1,6 +1,6 @@
-"""What a worker process serves (`manage.py runworker`): its health, agents, the worker itself.
+"""The ASGI application of `manage.py runworker`: health, metrics, and agents by Channels.
 
-The same server and the same lifespan as the site's: what ends one process properly ends the other.
+It has the server and the lifespan of the site, so both kinds of process end in the same way.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Run every test: `python -m tests [arguments for pytest]`, which is what `make test` does.
 
-The default is one process on SQLite with the in-memory layer, so that is what the suite runs on.
-Where DATABASE_URL or REDIS_URL say that the others are there, the tests that are marked for them
-run in a session of their own that has them as its settings. What is not there is not deselected:
-its tests are skipped, loudly, and REQUIRE_ALL=1 makes that a failure.
+The suite runs on Halting's default, one process on SQLite with the in-memory layer. If DATABASE_URL
+or REDIS_URL names a server, the tests that are marked for it run in a session of their own, with
+that server in their settings. Without a server its tests are not deselected: they are skipped,
+loudly, and REQUIRE_ALL=1 makes that a failure.
 
 The tests in a real browser are a session of their own, too. Two sessions run at a time, since each
-mostly waits: the one on SQLite, and beside it the others in turn.
+mostly waits: the one on SQLite, and the others one after the other.
 
-With --everywhere as the first argument the whole suite runs on PostgreSQL with Redis as well: half
-an hour more, for whoever changes what both have in common.
+With --everywhere as the first argument the whole suite runs on PostgreSQL with Redis as well. That
+takes half an hour more, and tests changes of code that both databases share.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ def main(arguments: list[str]) -> int:
         wanted = "" if is_everywhere else " or ".join(found)
         sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
         elsewhere.append(" or ".join(found))
-    # With arguments, somebody is looking at a few tests: in turn, and in plain sight.
+    # With arguments, a person runs a few tests: show the sessions one after the other.
     if not arguments:
         sessions.append((["-m", "browser"], alone))
         elsewhere.append("browser")
-    # Before the arguments: a person's own -m wins.
+    # Before the arguments, so that a -m among them wins.
     left_out = ["-m", " and ".join(f"not ({markers})" for markers in elsewhere)]
     rest: _Session = ([*(left_out if elsewhere else []), *arguments], alone)
 
     if arguments:
         statuses = [_pytest(*session) for session in [*sessions, rest]]
     elif found:
-        wait = _begin(*rest)
+        wait = _start(*rest)
         statuses = [*(_pytest(*session) for session in sessions), wait()]
-    else:  # the larger part in plain sight
-        wait = _begin(*sessions[0])
+    else:  # show the larger one as it runs
+        wait = _start(*sessions[0])
         statuses = [_pytest(*rest), wait()]
 
-    # With arguments, all that was asked for may be in one of them.
+    # With arguments, one session may have all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0 if ran else statuses[0])
 
@@ -74,9 +74,9 @@ def _pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.run(_command(arguments), env=environment, check=False).returncode
 
 
-def _begin(arguments: list[str], environment: dict[str, str]) -> Callable[[], int]:
-    """Begin a session beside the others; returns what waits for it, and then shows its output."""
-    output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed once it was read
+def _start(arguments: list[str], environment: dict[str, str]) -> Callable[[], int]:
+    """Start a session; return a function that waits for it and then shows its output."""
+    output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - wait() closes it
     process = subprocess.Popen(
         _command(arguments), env=environment, stdout=output, stderr=subprocess.STDOUT
     )
@@ -86,7 +86,7 @@ def _begin(arguments: list[str], environment: dict[str, str]) -> Callable[[], in
             try:
                 status = process.wait()
             finally:
-                process.kill()  # where we are interrupted it must not go on alone
+                process.kill()  # after an interrupt it must not continue alone
             output.seek(0)
             sys.stdout.write(output.read())
         return status

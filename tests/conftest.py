@@ -1,7 +1,8 @@
-"""What the whole suite shares: no skip is silent, one failure is one, and the database is real.
+"""The parts that the whole suite shares.
 
-A test that needs PostgreSQL, Redis or Chromium is marked so, and is skipped where there is none;
-the end of the output then says so loudly. With REQUIRE_ALL=1 any skip fails the session.
+No skip is silent, a failure fails one test only, and the database is a real one. A mark says that a
+test needs PostgreSQL, Redis or Chromium. Without it the test is skipped, and the end of the output
+says so loudly. With REQUIRE_ALL=1 any skip fails the session.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from django.conf import settings
 from tests.support.chromium import find_chromium
 from tests.support.services import *  # noqa: F403 - fixtures
 
-# For the processes that tests start. Ours has read its settings by now; `make test` sets it.
+# For the processes that tests start. This process has read its settings: `make test` sets it.
 os.environ.setdefault("DJANGO_DEBUG", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The lifespan refuses to serve with the published key outside debug, and under pytest-django
-    # DEBUG is always off.
+    # Outside debug mode the lifespan refuses to serve with the published key, and pytest-django
+    # turns DEBUG off.
     settings.SECRET_KEY = "only for tests, and long enough for every check of Django's"
-    # A script's background job has SIGINT ignored, and so would be every process that tests start.
+    # A background job of a script ignores SIGINT, and so would all processes that tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A fraction of a second per user, otherwise.
+    # The default takes a fraction of a second for each user.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     config.pluginmanager.register(_SkipWatch(), "skip-watch")
     config.pluginmanager.register(_Aftermath(), "aftermath")
@@ -49,8 +50,8 @@ def django_db_modify_db_settings(
 ) -> None:
     """Test on an SQLite file, as in production.
 
-    Django's default, an in-memory database shared between threads, answers "table is locked"
-    where a file waits. The file is one per session, so that two sessions don't meet.
+    Django's default, an in-memory database shared between threads, answers "table is locked" when a
+    file would wait. Each session has a file of its own, so that two sessions don't collide.
     """
     default = settings.DATABASES["default"]
     if default["ENGINE"].endswith("sqlite3"):
@@ -71,13 +72,13 @@ def _what_is_missing() -> dict[str, str]:
 
 
 class _SkipWatch:
-    """Collects every skip, of whatever origin, and reports them at the end."""
+    """Collects each skip, whatever its origin, and reports all at the end."""
 
     def __init__(self) -> None:
         self._skips: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # An expected failure is reported as a skip as well, but it did run.
+        # pytest reports an expected failure as a skip, too, but that test did run.
         if report.skipped and not hasattr(report, "wasxfail"):
             self._note(report)
 
@@ -87,7 +88,7 @@ class _SkipWatch:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
-        # "No tests" too: a module that skips itself as a whole has none.
+        # "No tests", too: a module that skips itself as a whole has none.
         is_fine = session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
         if self._skips and is_fine and _all_required():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -107,10 +108,10 @@ class _SkipWatch:
 
 
 class _Aftermath:
-    """Collects at once what a failed test has left behind, and says nothing about it.
+    """Collects the garbage of a failed test at once, without a warning.
 
-    Its frames, and with them its sockets, tasks and coroutines, would live until some later test.
-    Whoever warned of them then would fail that one, too.
+    Otherwise the test's frames, with their sockets, tasks and coroutines, would live until a later
+    test. A warning about them would then fail that test, too.
     """
 
     _has_failed = False

@@ -1,4 +1,4 @@
-"""One failure stays one, whatever the failed test leaves behind."""
+"""A failed test fails no other test, whatever garbage it leaves."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import gc, socket
 
 def test_it():
     left = [socket.create_server(("127.0.0.1", 0))]
-    left.append(left)  # for the garbage collector alone
+    left.append(left)  # a cycle: only the garbage collector frees it
 """
 
 
-def test_what_a_failed_test_leaves_behind_fails_no_other(tmp_path: Path) -> None:
+def test_garbage_of_a_failed_test_fails_no_other(tmp_path: Path) -> None:
     others = "import gc\n\ndef test_one(): gc.collect()\n\ndef test_other(): gc.collect()"
     done = run_suite(tmp_path, f"{_LEAVES}    assert False\n", others)
     assert "1 failed, 2 passed in" in done.stdout.splitlines()[-1], done.stdout
 
 
-def test_what_any_other_leaves_behind_is_told_of(tmp_path: Path) -> None:
+def test_garbage_of_another_test_is_reported(tmp_path: Path) -> None:
     done = run_suite(tmp_path, f"{_LEAVES}    del left\n    gc.collect()\n")
     assert "ResourceWarning: unclosed <socket.socket" in done.stdout
     assert "1 failed in" in done.stdout.splitlines()[-1], done.stdout

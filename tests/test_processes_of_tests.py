@@ -1,4 +1,4 @@
-"""What the tests start by forking is as what `python manage.py` starts."""
+"""A process that tests fork is like one that `python manage.py` starts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from tests.support.processes import Process, run_manage, start_manage
 from tests.support.server import eventually
 
-_LOOK = """
+_INSPECT = """
 import asyncio, gc, json, os, random, resource, secrets, signal, sys, threading, uuid, warnings
 from django.conf import settings
 from uuid_utils import uuid7
-looks = {
+state = {
     "signals": {s.name: str(signal.getsignal(s)) for s in signal.valid_signals() if s < 32},
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     "descriptors": sorted(os.listdir("/proc/self/fd")),
@@ -42,7 +42,7 @@ looks = {
 }
 tail = uuid7().int & 0xFFFFFFFF
 chance = [random.random(), secrets.token_hex(), str(uuid.uuid4()), str(uuid7()), tail]
-print(json.dumps({"looks": looks, "chance": chance}))
+print(json.dumps({"state": state, "chance": chance}))
 """
 
 
@@ -57,10 +57,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def _look(environment: dict[str, str], tmp_path: Path, **how: Any) -> dict[str, Any]:
+def _inspect(environment: dict[str, str], tmp_path: Path, **how: Any) -> dict[str, Any]:
     with (tmp_path / "out").open("w+b") as out:
         process = start_manage(
-            "shell", "--no-imports", "-c", _LOOK, environment=environment, stdout=out, **how
+            "shell", "--no-imports", "-c", _INSPECT, environment=environment, stdout=out, **how
         )
         assert process.wait(60) == 0, (tmp_path / "out").read_text()
     return dict(json.loads((tmp_path / "out").read_text()))
@@ -72,24 +72,24 @@ def test_a_forked_process_finds_what_a_fresh_one_finds(
 ) -> None:
     if not how.pop("unbuffered", True):
         del environment["PYTHONUNBUFFERED"]
-    forked = _look(environment, tmp_path, **how)["looks"]
-    assert forked == _look(environment, tmp_path, fresh=True, **how)["looks"]
+    forked = _inspect(environment, tmp_path, **how)["state"]
+    assert forked == _inspect(environment, tmp_path, fresh=True, **how)["state"]
 
 
 def test_two_forked_processes_draw_numbers_of_their_own(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    one, other = (_look(environment, tmp_path)["chance"] for _ in range(2))
+    one, other = (_inspect(environment, tmp_path)["chance"] for _ in range(2))
     assert not set(one) & set(other)
 
 
 def test_one_in_a_session_of_its_own_leads_it(environment: dict[str, str], tmp_path: Path) -> None:
-    looks = _look(environment, tmp_path, new_session=True)["looks"]
-    assert looks["session"] == looks["group"] != os.getsid(0)
+    state = _inspect(environment, tmp_path, new_session=True)["state"]
+    assert state["session"] == state["group"] != os.getsid(0)
 
 
 def test_its_session_is_there_when_its_pid_is_known(environment: dict[str, str]) -> None:
-    """Whoever kills all of its group at once would kill us otherwise, and who has started us."""
+    """Otherwise a test that kills its group at once would kill this session and its parent."""
     for _ in range(5):
         with open(os.devnull, "wb") as out:
             process = start_manage("check", environment=environment, stdout=out, new_session=True)
@@ -129,4 +129,4 @@ def test_a_signal_that_ends_it_is_its_status(
     process.send_signal(sig)
     assert process.wait(20) == -sig
     assert (process.poll(), process.returncode) == (-sig, -sig)
-    process.kill()  # nobody's pid by now
+    process.kill()  # no process has this pid any more

@@ -1,4 +1,4 @@
-"""The servers that tests may stop: they do stop, freeze and come back."""
+"""The servers that tests may stop do stop, freeze and come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is skipped silently: the machinery in conftest.py, on suites of its own."""
+"""No skip is silent: these tests run small suites with the plugins of conftest.py."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_a_skip_fails_when_all_is_required(tmp_path: Path, source: str) -> None:
     done = run_suite(tmp_path, source, REQUIRE_ALL="1")
     assert "1 skipped, and REQUIRE_ALL says that none may be" in done.stdout
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    # Whoever reads the end of the output finds pytest's own closing line there.
+    # The last line of the output is pytest's own.
     assert "1 skipped in" in done.stdout.strip().splitlines()[-1]
 
 
-def test_without_a_skip_all_is_well(tmp_path: Path) -> None:
+def test_without_a_skip_the_session_succeeds(tmp_path: Path) -> None:
     done = run_suite(tmp_path, "def test_it(): pass", REQUIRE_ALL="1")
     assert done.returncode == 0, done.stdout
     assert "NOT TESTED" not in done.stdout
@@ -68,7 +68,7 @@ def test_a_marked_test_runs_where_its_server_is(
 
 
 class TestSessions:
-    """`python -m tests`: which sessions there are, and what their statuses add up to."""
+    """`python -m tests`: the sessions that it starts, and the status that it returns."""
 
     @pytest.fixture
     def sessions(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
@@ -83,50 +83,50 @@ class TestSessions:
         monkeypatch.setattr(runner, "_pytest", fake)
         monkeypatch.setattr(
             runner,
-            "_begin",
-            lambda arguments, _: begun.append(arguments) or (lambda: self.status_beside),
+            "_start",
+            lambda arguments, _: started.append(arguments) or (lambda: self.other_status),
         )
-        begun = self.begun = []
+        started = self.started = []
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.delenv("REDIS_URL", raising=False)
         self.main = runner.main
         return ran
 
     statuses: list[int]
-    status_beside = 0
-    begun: list[list[str]]
+    other_status = 0
+    started: list[list[str]]
 
     def test_alone_there_is_one_session_that_deselects_nothing(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main(["-k", "x"]) == 0
         assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
-        assert not self.begun
+        assert not self.started
 
-    def test_the_whole_suite_has_the_browser_beside_the_rest(self, sessions: list) -> None:
+    def test_the_whole_suite_runs_the_browser_at_the_same_time(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main([]) == 0
-        assert self.begun == [["-m", "browser"]]
+        assert self.started == [["-m", "browser"]]
         assert [arguments for arguments, _ in sessions] == [["-m", "not (browser)"]]
 
     def test_a_failure_in_the_browser_is_a_failure(self, sessions: list) -> None:
-        self.statuses, self.status_beside = [0], 1
+        self.statuses, self.other_status = [0], 1
         assert self.main([]) == 1
 
     @pytest.mark.parametrize("failed", [0, 1, 2])
-    def test_on_all_there_is_the_one_on_sqlite_has_the_others_beside_it(
+    def test_with_all_servers_sqlite_runs_at_the_same_time_as_the_others(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch, failed: int
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
-        *self.statuses, self.status_beside = (int(failed == number) for number in range(3))
+        *self.statuses, self.other_status = (int(failed == number) for number in range(3))
         assert self.main([]) == 1
         (marked, with_both), (browser, alone) = sessions
         assert (marked, browser) == (["-m", "postgres or redis"], ["-m", "browser"])
         assert with_both["DATABASE_URL"] == "postgres://h/x"
         assert "DATABASE_URL" not in alone
-        assert self.begun == [["-m", "not (postgres or redis) and not (browser)"]]
+        assert self.started == [["-m", "not (postgres or redis) and not (browser)"]]
 
-    def test_everywhere_is_nothing_left_out(
+    def test_everywhere_leaves_nothing_out(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert self.main(["--everywhere"]) == pytest.ExitCode.USAGE_ERROR
@@ -138,17 +138,17 @@ class TestSessions:
         assert (everything, browser) == (["-m", ""], ["-m", "browser"])
         assert with_both["REDIS_URL"] == "redis://h"
         assert "REDIS_URL" not in alone
-        assert self.begun == [["-m", "not (postgres or redis) and not (browser)"]]
+        assert self.started == [["-m", "not (postgres or redis) and not (browser)"]]
 
-    def test_the_session_beside_shows_what_it_has_to_say(
+    def test_the_session_in_the_background_shows_its_output_at_its_end(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from tests import __main__ as runner
 
-        assert runner._begin(["--version"], dict(os.environ))() == 0
+        assert runner._start(["--version"], dict(os.environ))() == 0
         assert "pytest" in capsys.readouterr().out
 
-    def test_what_is_there_gets_a_session_and_is_left_out_of_the_other(
+    def test_a_server_gets_a_session_and_its_marks_are_left_out_of_the_other(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")

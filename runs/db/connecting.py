@@ -1,57 +1,50 @@
-"""How long whoever asks PostgreSQL something waits for a connection.
+"""How long a caller waits for a connection to PostgreSQL.
 
-A server that is restarted is back within seconds: who comes meanwhile waits, and never hears of it.
-One that has been away for that long already is not worth the wait: the answer is the same, each
-request holds a thread until it comes, and people look at nothing. So all who wait share one
-patience. It begins with the first try that failed; when it is used up, who comes waits for as long
-as one try may take.
+A server that is restarted is back within seconds: a caller waits that long, and sees no error. Once
+the server has been away for longer, waiting is not worth it: each request would hold a thread, and
+get the same answer. So all callers share one patience. It starts with the first attempt that
+failed. When it is used up, a caller waits for as long as one attempt may take.
 
-Settings need it, so this module knows nothing of Django.
+Settings need this module, so it knows nothing of Django.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-__all__ = ["PATIENCE_SECONDS", "note_connection", "note_failure"]
+__all__ = ["MOST_WAITING", "PATIENCE_SECONDS", "note_connection", "note_failure"]
 
 PATIENCE_SECONDS = 5.0
 HURRY_SECONDS = 0.5
+MOST_WAITING = 20
 
 _away_since: float | None = None
-_pool: ConnectionPool | None = None
 
 
 def note_failure(pool: ConnectionPool) -> None:
-    """Be told by the pool that it could not connect, nor a second later."""
-    global _away_since, _pool
+    """Shorten the wait. The pool calls this when it could not connect, nor a second later."""
+    global _away_since
     now = time.monotonic()
     if _away_since is None:
-        _away_since, _pool = now, pool
+        _away_since = now
     pool.timeout = max(HURRY_SECONDS, PATIENCE_SECONDS - (now - _away_since))
-    _forget_who_left(pool)
+    if pool.timeout == HURRY_SECONDS:
+        # Until it has a connection, psycopg_pool (3.3.3) keeps each caller that has given up in its
+        # queue, with the error and so with the whole request: 25 kB. A full queue refuses at once,
+        # and keeps nothing. But a refused caller doesn't make the pool connect: check() does.
+        pool.max_waiting = MOST_WAITING
+        pool.check()
 
 
-def note_connection(**_: object) -> None:
-    """Be told by Django's signal that somebody has a connection, and that it works."""
-    global _away_since, _pool
-    if _pool is not None:
-        _pool.timeout = PATIENCE_SECONDS
-        _away_since = _pool = None
-
-
-def _forget_who_left(pool: ConnectionPool) -> None:
-    """Take those out of the pool's queue who wait no more.
-
-    psycopg_pool (3.3.3) leaves them there until it has a connection again, each with the error that
-    it left by, hence with the whole request, its body included: some 25 kB for each request of an
-    outage. This can go when ``_getconn_unchecked`` takes out whom it sends away.
-    """
-    with pool._lock:
-        waiting = [one for one in pool._waiting if one.error is None]
-        pool._waiting.clear()
-        pool._waiting.extend(waiting)
+def note_connection(connection: Any, **_: object) -> None:
+    """Wait patiently again. Django's signal calls this for each connection that it gets."""
+    global _away_since
+    pool = getattr(connection, "pool", None)  # SQLite has none
+    if pool is not None and _away_since is not None:
+        _away_since = None
+        pool.timeout = PATIENCE_SECONDS
+        pool.max_waiting = 0  # no bound

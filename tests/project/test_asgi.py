@@ -47,14 +47,14 @@ async def test_an_unknown_socket_is_refused(origin: bytes | None) -> None:
 
 
 class FakeWorker:
-    """Writes down what was asked of it."""
+    """Records the calls of its methods."""
 
     def __init__(self) -> None:
         self.id = uuid.uuid4()
         self.calls: list[str] = []
 
     def wake(self) -> None:
-        """Whoever listens for it does this by the way."""
+        """The listener calls this."""
 
     look = wake
 
@@ -140,7 +140,7 @@ async def test_a_worker_that_does_not_start_fails_the_start_up(
 
 
 class SwallowingLayer(InMemoryChannelLayer):
-    """Loses the first cancellation that meets a call, as Redis' layer may: see runs/tasks.py."""
+    """Loses the first cancellation of a call, as Redis' layer may: see runs/tasks.py."""
 
     async def receive(self, channel: str) -> Any:
         await _once_cancelled()
@@ -157,7 +157,7 @@ async def _once_cancelled() -> None:
         await asyncio.Event().wait()
 
 
-async def test_nobody_listens_any_more_though_a_cancellation_was_lost(
+async def test_no_listener_is_left_though_a_cancellation_was_lost(
     worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = SwallowingLayer()

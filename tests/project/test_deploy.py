@@ -1,4 +1,4 @@
-"""The examples for operators name only what there is: variables, commands, arguments, files."""
+"""The examples for operators name only variables, commands, arguments and files that exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 OURS = {name: one for name, one in COMPOSE["services"].items() if one.get("image") == "halting"}
 UNITS = sorted((DEPLOY / "systemd").iterdir())
 
-# What a worker may take at its end beyond RUNS_DRAIN_SECONDS: to unwind, to be cancelled, to write.
+# How long a worker may take after RUNS_DRAIN_SECONDS to unwind runs, cancel them, write logs.
 END_SECONDS = 5 + 5 + 10
 
 

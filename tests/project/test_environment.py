@@ -1,4 +1,4 @@
-"""Environment variables: what they accept, and how they complain."""
+"""Environment variables: accepted values, and messages about others."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ async def test_a_request_goes_to_its_thread_once(
     assert response.status_code == 200
     assert response.text != threading.main_thread().name
     assert "Content-Security-Policy" in response.headers
-    # Beside it there are Django's signals before and behind it.
+    # The others are Django's signals before and after the request.
     assert trips == ["sync_send", "get_response", "close"]
 
 

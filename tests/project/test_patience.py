@@ -1,4 +1,4 @@
-"""A request that came whole is finished, whatever becomes of the client."""
+"""A request that arrived whole is finished, also when the client leaves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PART = {"type": "http.request", "body": b"{", "more_body": True}
 _GONE = {"type": "http.disconnect"}
 
 
-async def _hear(method: str, messages: Iterable[dict[str, Any]]) -> list[str]:
-    """Return what the application hears until it hears no more."""
+async def _receive(method: str, messages: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the types of messages that the application receives, until there are no more."""
     left = list(messages)
-    heard: list[str] = []
+    received: list[str] = []
 
     async def receive() -> dict[str, Any]:
         return left.pop(0)
@@ -26,27 +26,27 @@ async def _hear(method: str, messages: Iterable[dict[str, Any]]) -> list[str]:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         while left:
             async with asyncio.timeout(0.05):
-                heard.append((await receive())["type"])
+                received.append((await receive())["type"])
 
     try:
         await Patience(application)({"type": "http", "method": method}, receive, None)
     except TimeoutError:
-        heard.append("nothing")
-    return heard
+        received.append("nothing")
+    return received
 
 
-async def test_a_post_that_came_whole_does_not_hear_that_the_client_left() -> None:
-    assert await _hear("POST", [_PART, _WHOLE, _GONE]) == [
+async def test_a_post_that_arrived_whole_is_not_told_that_the_client_left() -> None:
+    assert await _receive("POST", [_PART, _WHOLE, _GONE]) == [
         "http.request",
         "http.request",
         "nothing",
     ]
 
 
-async def test_a_post_that_broke_off_hears_it() -> None:
-    assert await _hear("POST", [_PART, _GONE]) == ["http.request", "http.disconnect"]
+async def test_a_post_that_broke_off_is_told() -> None:
+    assert await _receive("POST", [_PART, _GONE]) == ["http.request", "http.disconnect"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_look_at_something_hears_it(method: str) -> None:
-    assert await _hear(method, [_WHOLE, _GONE]) == ["http.request", "http.disconnect"]
+async def test_a_request_that_only_reads_is_told(method: str) -> None:
+    assert await _receive(method, [_WHOLE, _GONE]) == ["http.request", "http.disconnect"]

@@ -1,4 +1,4 @@
-"""What every response has, and errors outside the API's own views."""
+"""Headers of every response, and errors outside the API's own views."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_page_without_an_icon_of_its_own_gets_ours(client: Client) -> None:
 
 
 class TestADatabaseThatIsAway:
-    """Met by a view in debug and outside, and by a middleware: Django hands that to handler500."""
+    """In a view, in debug and outside, and in a middleware: Django hands that to handler500."""
 
     AWAY = OperationalError("no connection")
 
@@ -132,7 +132,7 @@ class TestADatabaseThatIsAway:
             raise self.AWAY
         except OperationalError as error:
             if where == "view":
-                middleware = errors.UnavailableMiddleware(lambda _: HttpResponse())
+                middleware = errors.ErrorPagesMiddleware(lambda _: HttpResponse())
                 response = middleware.process_exception(request, error)
             else:
                 response = errors.server_error(request)
@@ -142,7 +142,7 @@ class TestADatabaseThatIsAway:
         assert b"The database does not answer" in response.content
 
     def test_and_a_bug_is_a_bug(self, rf: RequestFactory) -> None:
-        middleware = errors.UnavailableMiddleware(lambda _: HttpResponse())
+        middleware = errors.ErrorPagesMiddleware(lambda _: HttpResponse())
         assert middleware.process_exception(rf.get("/app/"), ValueError("x")) is None
         try:
             raise ValueError("x")

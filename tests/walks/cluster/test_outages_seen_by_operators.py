@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from runs.db.connecting import PATIENCE_SECONDS
+from runs.db.connecting import MOST_WAITING, PATIENCE_SECONDS
 from tests.support.cluster import MakeCluster, Node, Web
 from tests.support.server import eventually
 
@@ -65,6 +66,10 @@ def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeClus
     assert "refused" in late.output
     # It is known by now, so nobody is kept waiting: far below the patience with a restart.
     eventually(lambda: _refuses_soon(web), "a request is refused at once")
+    # More than the pool lets wait: it has to find the database by itself.
+    with ThreadPoolExecutor(MOST_WAITING) as threads:
+        refused = list(threads.map(lambda _: _refuses_soon(web), range(2 * MOST_WAITING)))
+    assert all(refused)
     cluster.postgres.start()
     for url in both:
         eventually(lambda url=url: _says(url, 200, database="ok"))
