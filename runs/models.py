@@ -88,16 +88,23 @@ class WorkerRecord(models.Model):
         return self.name
 
 
-def _sees_all(user: User) -> bool:
-    return user.has_perm("runs.view_runrecord")
+#: The permission that lets a user see the runs of others, and the one that lets a user stop them.
+SEE_ALL, STOP_ALL = "runs.view_runrecord", "runs.stop_runrecord"
+
+
+def _is_signed_in(user: User | AnonymousUser) -> bool:
+    return user.is_authenticated and user.is_active
 
 
 class RunQuerySet(models.QuerySet["RunRecord"]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
-        """Narrow to what ``user`` may see: own runs, or all with ``runs.view_runrecord``."""
-        if not user.is_authenticated or not user.is_active:
+        """Narrow to the runs that ``user`` may see: own runs, or all with ``SEE_ALL``.
+
+        The rule for one record is ``RunRecord.may_be_seen_by``.
+        """
+        if not _is_signed_in(user):
             return self.none()
-        return self if _sees_all(user) else self.filter(owner=user)
+        return self if user.has_perm(SEE_ALL) else self.filter(owner=user)
 
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)
@@ -296,16 +303,15 @@ class RunRecord(models.Model):
         return STOPPING if self.stop_requested and not self.is_terminal else self.status
 
     def may_be_seen_by(self, user: User | AnonymousUser) -> bool:
-        """Tell what ``visible_to`` would; for an owner without asking the database."""
-        if not user.is_authenticated or not user.is_active:
-            return False
-        return self.owner_id == user.pk or _sees_all(user)
+        """Tell whether ``visible_to`` has it; of an own run without asking the database."""
+        return self._is_open_to(user, SEE_ALL)
 
     def may_be_stopped_by(self, user: User | AnonymousUser) -> bool:
         """Tell whether ``user``, who may see it, may also stop it."""
-        if not user.is_authenticated or not user.is_active:
-            return False
-        return bool(self.owner_id == user.pk or user.has_perm("runs.stop_runrecord"))
+        return self._is_open_to(user, STOP_ALL)
+
+    def _is_open_to(self, user: User | AnonymousUser, permission: str) -> bool:
+        return _is_signed_in(user) and (self.owner_id == user.pk or user.has_perm(permission))
 
 
 class RunInput(models.Model):

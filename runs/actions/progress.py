@@ -1,6 +1,6 @@
 """How a run's record follows its agent: log, calls in flight, receipt, and its ending.
 
-These are the writes of a worker. All of one run's news is written in one transaction with the
+These are the writes of a worker. All of one run's updates is written in one transaction with the
 fence: a result, its terminal status and the whole log before it appear together or not at all.
 """
 
@@ -31,11 +31,11 @@ from .finishing import (
     with_active_children,
 )
 
-__all__ = ["News", "Recorded", "record_news"]
+__all__ = ["Recorded", "Updates", "record_updates"]
 
 
 @dataclass(slots=True)
-class News:
+class Updates:
     """What has happened in one run since the last write."""
 
     run: uuid.UUID
@@ -71,33 +71,33 @@ class Recorded:
 _NOT_LOST = "SELECT id FROM runs_workerrecord WHERE id IN {} AND lost_at IS NULL"
 
 
-def record_news(batch: Sequence[News]) -> Recorded:
-    """Write the news of many runs in one transaction."""
+def record_updates(batch: Sequence[Updates]) -> Recorded:
+    """Write the updates of many runs in one transaction."""
     recorded = Recorded()
     finishes: list[Finish] = []
     with transaction.atomic():
         held = _held(batch, recorded)
         # What has been committed before, by a try whose answer was lost, is not written again.
-        new = [e for news, record in held for e in news.events if e.seq > record.last_seq]
-        recorded.log += [event for news, _ in held for event in news.events]
+        new = [e for updates, record in held for e in updates.events if e.seq > record.last_seq]
+        recorded.log += [event for updates, _ in held for event in updates.events]
         progress = []
         early = with_active_children([r.pk for n, r in held if n.ending and r.has_children])
-        for news, record in held:
-            fields = _progress(news, record)
-            if news.ending is None:
-                if record.stop_requested and _has_receipt_news(news, record):
+        for updates, record in held:
+            fields = _progress(updates, record)
+            if updates.ending is None:
+                if record.stop_requested and _has_receipt_updates(updates, record):
                     recorded.changed.append((record.pk, record.root_id))
-            elif news.run in early:
-                recorded.gone[news.run] = None
-                fields |= deferred_fields(record, news.ending)
+            elif updates.run in early:
+                recorded.gone[updates.run] = None
+                fields |= deferred_fields(record, updates.ending)
             else:
-                end = finish_reported(record, news.ending, fields)
+                end = finish_reported(record, updates.ending, fields)
                 finishes.append(end)
                 recorded.changed.append((record.pk, record.root_id))
-                recorded.gone[news.run] = end.ended
+                recorded.gone[updates.run] = end.ended
                 recorded.log += end.events
                 continue
-            progress.append((news.run, (news.worker, news.attempt), fields))
+            progress.append((updates.run, (updates.worker, updates.attempt), fields))
         written = note_progress(progress)
         assert written == len(progress), "the rows are locked, and their claims were compared"
         finish(finishes, log=new, is_published=False)
@@ -107,31 +107,34 @@ def record_news(batch: Sequence[News]) -> Recorded:
     return recorded
 
 
-def _held(batch: Sequence[News], recorded: Recorded) -> list[tuple[News, RunRecord]]:
+def _held(batch: Sequence[Updates], recorded: Recorded) -> list[tuple[Updates, RunRecord]]:
     """Lock the runs, and return those that are still this worker's; the others are ``gone``."""
     records = {
         record.pk: record
         # Nothing joined: PostgreSQL reads a row anew that it had to wait for, and not what was
         # joined to what the row was before.
         for record in RunRecord.objects.select_for_update(no_key=True)
-        .filter(pk__in=[news.run for news in batch])
+        .filter(pk__in=[updates.run for updates in batch])
         .order_by("depth", "pk")  # everybody locks callers before called
     }
     # Asked behind the locks: whoever declares a worker lost deals with its runs after that, and
     # waits for us.
-    good = {worker for (worker,) in read_keys(_NOT_LOST, {news.worker for news in batch})}
-    held: list[tuple[News, RunRecord]] = []
-    for news in batch:
-        record = records.get(news.run)
-        if record is None or (record.worker_id, record.attempt) != (news.worker, news.attempt):
-            recorded.gone[news.run] = None
+    good = {worker for (worker,) in read_keys(_NOT_LOST, {updates.worker for updates in batch})}
+    held: list[tuple[Updates, RunRecord]] = []
+    for updates in batch:
+        record = records.get(updates.run)
+        if record is None or (record.worker_id, record.attempt) != (
+            updates.worker,
+            updates.attempt,
+        ):
+            recorded.gone[updates.run] = None
         elif record.is_terminal:
-            recorded.gone[news.run] = _as_it_stands(record)
-            recorded.log += _untold(news, record)
-        elif news.worker not in good:
-            recorded.gone[news.run] = None
+            recorded.gone[updates.run] = _as_it_stands(record)
+            recorded.log += _unpublished(updates, record)
+        elif updates.worker not in good:
+            recorded.gone[updates.run] = None
         else:
-            held.append((news, record))
+            held.append((updates, record))
     return held
 
 
@@ -152,39 +155,40 @@ def _as_it_stands(record: RunRecord) -> Ended:
     return Ended(record.pk, Status(record.status), record.result, record.error)
 
 
-def _untold(news: News, record: RunRecord) -> list[Event]:
+def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:
     """Return what the log of a run that is over has behind what was told of it."""
-    after = news.events[0].seq - 1 if news.events else record.last_seq - 1
+    after = updates.events[0].seq - 1 if updates.events else record.last_seq - 1
     return [
         Event(str(e.run_id), e.seq, e.ts, e.type, e.agent, e.depth, cast(Source, e.source), e.data)
         for e in events.read(record.pk, after=after, limit=record.last_seq)
     ]
 
 
-def _progress(news: News, record: RunRecord) -> dict[str, Any]:
+def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
     return {
-        "last_seq": max(news.last_seq, record.last_seq),
-        "in_flight": news.in_flight,
-        "llm_calls": news.usage.llm_calls,
-        "input_tokens": news.usage.input_tokens,
-        "output_tokens": news.usage.output_tokens,
-        "usage_estimated": news.usage.estimated,
-        **_receipt(news, record),
+        "last_seq": max(updates.last_seq, record.last_seq),
+        "in_flight": updates.in_flight,
+        "llm_calls": updates.usage.llm_calls,
+        "input_tokens": updates.usage.input_tokens,
+        "output_tokens": updates.usage.output_tokens,
+        "usage_estimated": updates.usage.estimated,
+        **_receipt(updates, record),
     }
 
 
-def _receipt(news: News, record: RunRecord) -> dict[str, Any]:
+def _receipt(updates: Updates, record: RunRecord) -> dict[str, Any]:
     if not record.stop_requested:
         return {}  # the token was tripped by a shutdown, which is nobody's wish
     return {
-        "stop_acknowledged_at": record.stop_acknowledged_at or _since(news.acknowledged_at, record),
-        "stop_observed_at": record.stop_observed_at or _since(news.observed_at, record),
+        "stop_acknowledged_at": record.stop_acknowledged_at
+        or _since(updates.acknowledged_at, record),
+        "stop_observed_at": record.stop_observed_at or _since(updates.observed_at, record),
     }
 
 
-def _has_receipt_news(news: News, record: RunRecord) -> bool:
-    return (news.acknowledged_at is not None and record.stop_acknowledged_at is None) or (
-        news.observed_at is not None and record.stop_observed_at is None
+def _has_receipt_updates(updates: Updates, record: RunRecord) -> bool:
+    return (updates.acknowledged_at is not None and record.stop_acknowledged_at is None) or (
+        updates.observed_at is not None and record.stop_observed_at is None
     )
 
 

@@ -1,38 +1,25 @@
-"""How the database is used: in threads of a worker's own, and again when it could not be asked.
-
-Django's own way from async to sync is one thread per process, shared with every request; a busy
-site would hold up each data store call. These threads are the worker's own, and keep their
-connections open.
-
-In debug Django remembers each connection's last 9,000 queries with their parameters, documents
-among them, until a request begins. Nothing that a worker's threads do is part of a request, so each
-of them forgets by itself: ``reset_queries()``.
-"""
+"""Transactions that are repeated, and what tells a database that is away from one that refuses."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from django.db import (
     InterfaceError,
     InternalError,
     OperationalError,
     connection,
-    reset_queries,
     transaction,
 )
 
 __all__ = [
-    "DatabaseThreads",
+    "CONNECTION_ERRORS",
     "NothingWritten",
     "in_transaction",
     "is_away",
@@ -42,9 +29,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
-THREAD_COUNT = 4
 
 
 # Classes of SQLSTATE (PostgreSQL, appendix A): connections; conflicts with other transactions;
@@ -55,7 +40,7 @@ _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
 _PASSING_STATES = frozenset({"25006", "25P03"})
 # Without a word of the server's: psycopg's own. The last one is what it makes of a pooler that puts
 # its own error behind the server's: "received 2 results from command 'BEGIN'".
-_OF_CONNECTIONS = (OperationalError, InterfaceError, InternalError)
+CONNECTION_ERRORS = (OperationalError, InterfaceError, InternalError)
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
 PATIENCE_SECONDS = 60.0  # for a database that is away
@@ -71,15 +56,15 @@ def is_away(error: BaseException) -> bool:
     state = _sqlstate(error)
     if state:
         return state[:2] in _PASSING or state in _PASSING_STATES
-    return isinstance(error, _OF_CONNECTIONS)
+    return isinstance(error, CONNECTION_ERRORS)
 
 
 def in_transaction(work: Callable[[], T]) -> T:
-    """Call ``work`` in a transaction; again, if others' transactions were in its way.
+    """Call ``work`` in a transaction; repeat it after a conflict with another transaction.
 
-    Everybody locks callers before called, but nobody can lock the rows of several trees at one
-    instant: two who stop parts of the same trees may wait for each other, and PostgreSQL lets one
-    of them go. ``work`` must leave nothing behind but what a rollback takes back.
+    All transactions lock callers before called, but none can lock the rows of several trees at one
+    instant: two that stop parts of the same trees may wait for each other, and PostgreSQL aborts
+    one of them. ``work`` must have no effects but those that a rollback takes back.
     """
     tries = 1
     while True:
@@ -91,21 +76,21 @@ def in_transaction(work: Callable[[], T]) -> T:
             if not is_conflict or tries == _MOST_TRIES or connection.in_atomic_block:
                 raise
             logger.info("a conflict with another transaction (%s), again", _sqlstate(error))
-        time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - not to meet again
+        time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - so that they don't conflict again
         tries += 1
 
 
 class NothingWritten(OperationalError):
-    """The database went away before the commit: what was to be written may be tried again."""
+    """The database went away before the commit: the write may be tried again."""
 
 
 @contextlib.contextmanager
 def whole_or_not_at_all() -> Iterator[None]:
-    """Open a transaction for what must not be done twice.
+    """Open a transaction for a write that must not be repeated.
 
     Raises:
-        NothingWritten: the database is away, and nothing is there of what the body wrote. Any other
-            error by which it is away came with the commit: then nobody knows.
+        NothingWritten: the database is away, and has nothing of what the body wrote. After any
+            other error of a database that is away, which came with the commit, it may have all.
     """
     is_whole = False
     try:
@@ -124,10 +109,10 @@ async def patiently(
     go_on: Callable[[], object],
     may_repeat: Callable[[BaseException], bool] = is_away,
 ) -> T:
-    """Await ``ask()``; again and again while the database is away, for a minute.
+    """Await ``ask()``; repeat it for a minute while the database is away.
 
-    For what may be repeated also where only the answer was lost, unless ``may_repeat`` tells.
-    ``go_on`` is called before each repetition, and raises what is to come out instead.
+    ``ask`` may have succeeded with only its answer lost: it must bear repetition, or ``may_repeat``
+    must tell. ``go_on`` is called before each repetition; it raises to give up.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -145,45 +130,3 @@ async def patiently(
 def _sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's word for what went wrong; empty if none came, or on SQLite."""
     return getattr(error.__cause__, "sqlstate", None) or ""
-
-
-class DatabaseThreads:
-    """A few threads with a database connection each."""
-
-    def __init__(self, count: int = THREAD_COUNT) -> None:
-        self._count = count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="runs-database")
-
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call ``function`` in one of the threads; from any thread."""
-        return self._pool.submit(_call, functools.partial(function, *args, **kwargs))
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function`` in one of the threads and await its result.
-
-        Cancelling the await does not interrupt a call that has begun.
-        """
-        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
-
-    def close(self) -> None:
-        """Close the connections and end the threads, after what they have to do."""
-        everybody = threading.Barrier(self._count)
-
-        def close_mine() -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                everybody.wait(timeout=5)  # so that no thread takes two of these
-            connection.close()
-
-        for _ in range(self._count):
-            self._pool.submit(close_mine)
-        self._pool.shutdown(wait=True)
-
-
-def _call(function: Callable[[], T]) -> T:
-    try:
-        return function()
-    except _OF_CONNECTIONS:  # whatever is_away() says: it costs little
-        connection.close()  # it may be broken; the next call opens another
-        raise
-    finally:
-        reset_queries()

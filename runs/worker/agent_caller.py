@@ -19,16 +19,17 @@ from agents.exceptions import AgentError
 from agents.guard import Guard
 from runs.actions import starting
 from runs.actions.finishing import Ended
-from runs.db.transactions import DatabaseThreads, NothingWritten, patiently
+from runs.db.threads import DatabaseThreads
+from runs.db.transactions import NothingWritten, patiently
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping
 from runs.models import RunRecord
 from runs.status import Status
 
-from .started_runs import Started, StartedRuns, ask_to_stop
+from .started_runs import StartedRun, StartedRuns, ask_to_stop
 
-__all__ = ["Children"]
+__all__ = ["AgentCaller"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ Begin = Callable[[RunRecord, ActiveRun], "asyncio.Task[Ended | None]"]
 GAVE_UP = "its caller does not wait for it any longer"
 
 
-class Children:
+class AgentCaller:
     """Begins runs below one run. For the agents' loop.
 
     Args:
@@ -65,7 +66,7 @@ class Children:
         record, entry = await self._born(starting.start_child, "agents.call", name, input)
         return _Called(self, entry, self._begin(record, entry))
 
-    async def queue(self, name: str, input: object) -> Started:
+    async def queue(self, name: str, input: object) -> StartedRun:
         record = await self._born(starting.queue_child, "agents.start", name, input)
         return self._started.add(self.parent, record)
 
@@ -120,10 +121,10 @@ class _Called:
     """A called run: an ``agents.environment.ChildRun``."""
 
     def __init__(
-        self, children: Children, entry: ActiveRun, task: asyncio.Task[Ended | None]
+        self, caller: AgentCaller, entry: ActiveRun, task: asyncio.Task[Ended | None]
     ) -> None:
         self.id = str(entry.id)
-        self._children = children
+        self._caller = caller
         self._entry = entry
         self._task = task
 
@@ -139,7 +140,7 @@ class _Called:
         # A shutdown reaches it through its token, and is nobody's wish: the first child to fail by
         # it makes a TaskGroup give up the others.
         if not self._entry.token.stopped:
-            self._children.give_up(self._entry.id)
+            self._caller.give_up(self._entry.id)
 
 
 class _TooLarge(AgentError):

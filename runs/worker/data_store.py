@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from agents.cancellation import StopCause
 from runs.db.query_plans import by_key
-from runs.db.transactions import DatabaseThreads, in_transaction, patiently
+from runs.db.threads import DatabaseThreads
+from runs.db.transactions import in_transaction, patiently
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost
 from runs.models import DataStoreEntry, RunRecord

@@ -34,13 +34,13 @@ from agents.values import redaction
 from runs import metrics
 from runs.actions.finishing import Ended
 from runs.conf import conf
-from runs.db.transactions import DatabaseThreads
+from runs.db.threads import DatabaseThreads
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
 
-from .agent_caller import Children
+from .agent_caller import AgentCaller
 from .data_store import OwnerStore
 from .recorder import Recorder
 from .started_runs import StartedRuns
@@ -247,16 +247,16 @@ class Executor:
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
         if job.stop is not None:  # asked for between the claim and now
             entry.deliver(job.stop)
-        children = Children(entry, guard, self._database, self.started, self._spawn)
-        outcome = await self._run(job, children, guard)
+        caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
+        outcome = await self._run(job, caller, guard)
         await self.started.end_attempt(entry)
         return await self._write_end(trace, outcome)
 
-    async def _run(self, job: _Job, children: Children, guard: Guard) -> Outcome:
+    async def _run(self, job: _Job, caller: AgentCaller, guard: Guard) -> Outcome:
         try:
             definition = registry.get(job.agent)
             arguments = await self._arguments(definition, job)
-            return await self._call(definition, arguments, job.owner_id, children, guard)
+            return await self._call(definition, arguments, job.owner_id, caller, guard)
         except AgentError as error:  # the code has changed since the run was queued
             return Outcome("error", error=describe_error(error))
         except asyncio.CancelledError:
@@ -277,15 +277,15 @@ class Executor:
         definition: AgentDefinition,
         arguments: dict[str, Any],
         owner_id: Any,
-        children: Children,
+        caller: AgentCaller,
         guard: Guard,
     ) -> Outcome:
         model, transports = self._tools()
         environment = Environment(
             guard,
             model,
-            OwnerStore(owner_id, self._database, children.parent),
-            children,
+            OwnerStore(owner_id, self._database, caller.parent),
+            caller,
             transports,
         )
         return await run_agent(definition, arguments, environment)

@@ -22,7 +22,7 @@ from agents.runtime import ErrorInfo, Outcome
 from agents.trace import Event, Trace
 from runs import metrics
 from runs.actions.finishing import Ended, Ending
-from runs.actions.progress import News, Recorded, record_news
+from runs.actions.progress import Recorded, Updates, record_updates
 from runs.db.transactions import is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
@@ -53,7 +53,7 @@ class _Book:
 
 
 class Recorder:
-    """Writes the news of one worker's runs. A ``TraceSink``.
+    """Writes the updates of one worker's runs. A ``TraceSink``.
 
     Args:
         on_lost: called with a run that turned out not to be this worker's any more.
@@ -100,7 +100,7 @@ class Recorder:
             self._books[trace.run] = _Book(entry, trace)
         if before is not None:
             self._on_lost(before.entry)
-            self._tell_end(before, None)
+            self._pass_on_end(before, None)
 
     def end(self, trace: Trace, outcome: Outcome, on_end: OnEnd) -> None:
         """Write a run's ending with all that is left of its log.
@@ -183,31 +183,31 @@ class Recorder:
             return books
 
     def _write(self, books: list[_Book]) -> None:
-        batch = [self._news(book) for book in books]
+        batch = [self._updates(book) for book in books]
         with metrics.RECORDER_SECONDS.time():
             recorded = self._record(batch)
-        metrics.RECORDER_EVENTS.observe(sum(len(news.events) for news in batch))
+        metrics.RECORDER_EVENTS.observe(sum(len(updates.events) for updates in batch))
         reset_queries()
         try:
             _publish(recorded, books)
         except (
             Exception
         ):  # whatever it is: it is committed, and whoever waits for an end hears of it
-            logger.exception("news of %d runs can't be passed on", len(books))
+            logger.exception("updates of %d runs can't be passed on", len(books))
         gone = recorded.gone
-        for book, news in zip(books, batch, strict=True):
-            if news.run not in gone:
+        for book, updates in zip(books, batch, strict=True):
+            if updates.run not in gone:
                 continue
             book.trace.close()  # first: events know only their run, and it may have a new book soon
             with self._condition:
                 if self._books.get(book.trace.run) is book:
                     del self._books[book.trace.run]
-            if news.ending is not None:
-                self._tell_end(book, gone[news.run])
+            if updates.ending is not None:
+                self._pass_on_end(book, gone[updates.run])
             else:
                 self._on_lost(book.entry)
 
-    def _tell_end(self, book: _Book, ended: Ended | None) -> None:
+    def _pass_on_end(self, book: _Book, ended: Ended | None) -> None:
         """Tell who waits for the end of a run, once; nobody may as yet."""
         with self._condition:
             on_end, book.on_end = book.on_end, None
@@ -218,7 +218,7 @@ class Recorder:
                 run = book.trace.run
                 logger.exception("the end of run %s can't be passed on", run, extra={"run": run})
 
-    def _news(self, book: _Book) -> News:
+    def _updates(self, book: _Book) -> Updates:
         """Take what has happened in a run since the last write."""
         entry, trace = book.entry, book.trace
         with self._condition:
@@ -228,7 +228,7 @@ class Recorder:
             if outcome is not None and self._changed.get(trace.run) is book:
                 del self._changed[trace.run]
         token, guard = entry.token, entry.guard
-        news = News(
+        updates = Updates(
             entry.id,
             entry.worker,
             entry.attempt,
@@ -241,21 +241,21 @@ class Recorder:
         )
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
-            news.ending = Ending(
+            updates.ending = Ending(
                 outcome,
                 book.stop_recorded,
                 late,
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,
             )
-        return news
+        return updates
 
-    def _record(self, batch: list[News], *, blanked: bool = False) -> Recorded:
+    def _record(self, batch: list[Updates], *, blanked: bool = False) -> Recorded:
         """Write a batch, whatever it takes."""
         tries = 0
         while True:
             try:
-                return record_news(batch)
+                return record_updates(batch)
             except Exception as error:
                 _reconnect()
                 if is_away(error):
@@ -269,8 +269,8 @@ class Recorder:
                     continue
                 if len(batch) > 1:  # find the one that can't be written
                     whole = Recorded()
-                    for news in batch:
-                        part = self._record([news])
+                    for updates in batch:
+                        part = self._record([updates])
                         whole.gone |= part.gone
                         whole.log += part.log
                         whole.changed += part.changed
@@ -282,7 +282,7 @@ class Recorder:
                     logger.exception("run %s can't be written at all", run, extra={"run": run})
                     return Recorded(gone={batch[0].run: None})
                 run = batch[0].run
-                logger.exception("news of run %s can't be written", run, extra={"run": run})
+                logger.exception("updates of run %s can't be written", run, extra={"run": run})
                 return self._record([_blanked(batch[0])], blanked=True)
 
 
@@ -294,19 +294,19 @@ def _publish(recorded: Recorded, books: list[_Book]) -> None:
     notify.publish_progress(book.trace.run for book in books)
 
 
-def _blanked(news: News) -> News:
-    """Return news without what the database may have refused: the log keeps its numbers."""
-    blanks = [replace(event, data={"not_recorded": True}) for event in news.events]
-    if news.ending is None:
-        return replace(news, events=blanks)
+def _blanked(updates: Updates) -> Updates:
+    """Return updates without what the database may have refused: the log keeps its numbers."""
+    blanks = [replace(event, data={"not_recorded": True}) for event in updates.events]
+    if updates.ending is None:
+        return replace(updates, events=blanks)
     error = ErrorInfo(
         code="not_recorded",
         type="DatabaseError",
         message="What the run returned, or a part of its log, could not be stored.",
     )
-    kind = news.ending.outcome.kind
+    kind = updates.ending.outcome.kind
     outcome = Outcome("error" if kind == "success" else kind, error=error)
-    return replace(news, events=blanks, ending=replace(news.ending, outcome=outcome))
+    return replace(updates, events=blanks, ending=replace(updates.ending, outcome=outcome))
 
 
 def _reconnect() -> None:

@@ -28,18 +28,19 @@ from agents.exceptions import AgentError
 from agents.trace import CallInfo, Event
 from runs.actions import leases, recovery, stopping
 from runs.actions.stopping import stop_children
-from runs.db.transactions import DatabaseThreads, patiently
+from runs.db.threads import DatabaseThreads
+from runs.db.transactions import patiently
 from runs.delivery import notify, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, RunAlreadyFinished
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 from runs.status import TERMINAL, Status
 
-__all__ = ["Started", "StartedRuns", "ask_to_stop", "is_leaving"]
+__all__ = ["StartedRun", "StartedRuns", "ask_to_stop", "is_leaving"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.4
+POLL_SECONDS = 0.4
 ADOPT_SECONDS = 1.0  # how long a run may have been queued that its caller waits for
 LEAVE_SECONDS = 5.0  # for children, when their caller's process goes away
 MOST_ADOPTED = 4  # of one caller at a time: they take no slots, and others may have free ones
@@ -49,7 +50,7 @@ Row = tuple[uuid.UUID, str, Any, Any]  # id, status, result, error
 Begin = Callable[[RunRecord, ActiveRun], "asyncio.Task[Any]"]
 
 
-class Started:
+class StartedRun:
     """One run that was started: an ``agents.environment.StartedRun``. For the agents' loop."""
 
     def __init__(self, runs: StartedRuns, caller: ActiveRun, run: RunRecord) -> None:
@@ -116,24 +117,24 @@ class StartedRuns:
         self._loop = loop
         self._database = database
         self._begin = begin
-        self._going_on: dict[ActiveRun, dict[uuid.UUID, Started]] = {}  # by caller
-        self._awaited: dict[uuid.UUID, Started] = {}
+        self._running: dict[ActiveRun, dict[uuid.UUID, StartedRun]] = {}  # by caller
+        self._awaited: dict[uuid.UUID, StartedRun] = {}
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
         self._freed_at: dict[ActiveRun, float] = {}  # by caller: when one of its last left a slot
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._is_failing = False
 
-    def add(self, caller: ActiveRun, run: RunRecord) -> Started:
+    def add(self, caller: ActiveRun, run: RunRecord) -> StartedRun:
         """Take on a run that ``caller`` has started, until both are over."""
-        if caller not in self._going_on:
-            self._going_on[caller] = {}
+        if caller not in self._running:
+            self._running[caller] = {}
             caller.token.add_callback(partial(self._hear_of_stop, caller))
-        child = self._going_on[caller][run.pk] = Started(self, caller, run)
+        child = self._running[caller][run.pk] = StartedRun(self, caller, run)
         return child
 
-    async def wait(self, child: Started, *, to_the_end: bool = False) -> ChildEnd | None:
+    async def wait(self, child: StartedRun, *, to_the_end: bool = False) -> ChildEnd | None:
         """Return how a run has ended, once it has; None when the caller's process goes away.
 
         With ``to_the_end`` also then.
@@ -144,10 +145,12 @@ class StartedRuns:
         child.waiting[future] = to_the_end
         self._awaited[child.run] = child
         self._notice(child.run)  # it may be over already
-        if self._looking is None:
+        if self._polling is None:
             notify.add_listener(self)
             # In a context of its own: it is no task of the agent that happens to wait first.
-            self._looking = self._loop.create_task(self._look_on(), context=contextvars.Context())
+            self._polling = self._loop.create_task(
+                self._poll_while_awaited(), context=contextvars.Context()
+            )
         try:
             return await future
         finally:
@@ -155,12 +158,12 @@ class StartedRuns:
             if not child.waiting:
                 self._awaited.pop(child.run, None)
 
-    async def ask_to_stop(self, child: Started, reason: str) -> None:
+    async def ask_to_stop(self, child: StartedRun, reason: str) -> None:
         await ask_to_stop(self._database, child.caller, child.run, reason)
 
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Stop what ``caller`` has started, whose process goes away, and wait for that a while."""
-        going_on = self._going_on.pop(caller, {}).values()
+        going_on = self._running.pop(caller, {}).values()
         self._freed_at.pop(caller, None)
         is_cut = caller.guard is not None and caller.guard.host_cancelled
         if not going_on or not is_leaving(caller) or is_cut:
@@ -206,7 +209,7 @@ class StartedRuns:
                     if not to_the_end and not future.done():
                         future.set_result(None)
 
-    async def _look_on(self) -> None:
+    async def _poll_while_awaited(self) -> None:
         """Look as long as somebody waits."""
         try:
             due = 0.0
@@ -215,14 +218,14 @@ class StartedRuns:
                 is_due = now >= due
                 ids = set(self._awaited) if is_due else self._hinted & self._awaited.keys()
                 if is_due:
-                    due = now + LOOK_SECONDS
+                    due = now + POLL_SECONDS
                 self._hinted.clear()
                 self._hint.clear()
-                await self._look([self._awaited[id] for id in ids])
+                await self._poll([self._awaited[id] for id in ids])
                 await self._until_hinted(due - self._loop.time())
         finally:
             notify.remove_listener(self)
-            self._looking = None
+            self._polling = None
 
     async def _until_hinted(self, seconds: float) -> None:
         try:
@@ -231,11 +234,11 @@ class StartedRuns:
         except TimeoutError:
             return
 
-    async def _look(self, children: list[Started]) -> None:
+    async def _poll(self, children: list[StartedRun]) -> None:
         try:
             rows = await self._database.run(_read, [child.run for child in children])
             over = [child for child in children if rows.get(child.run, _GONE)[1] in TERMINAL]
-            await self._meet_requests_of_callers(over, rows)
+            await self._refresh_callers(over, rows)
             for child in over:
                 self._tell(child, rows.get(child.run, _GONE))
             going_on = [child for child in children if child.end is None]
@@ -255,10 +258,10 @@ class StartedRuns:
                 name = type(error).__name__
                 logger.warning("runs that were started can't be looked at (%s)", name)
             self._is_failing = True
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _meet_requests_of_callers(
-        self, over: Iterable[Started], rows: dict[uuid.UUID, Row]
+    async def _refresh_callers(
+        self, over: Iterable[StartedRun], rows: dict[uuid.UUID, Row]
     ) -> None:
         """Let a caller meet its own stop first, if its child was stopped with it.
 
@@ -272,10 +275,10 @@ class StartedRuns:
         reason, here = recovery.CALLER_LOST, caller.worker
         await self._database.run(stop_children, caller.id, reason=reason, but_on=here)
 
-    def _tell(self, child: Started, row: Row) -> None:
+    def _tell(self, child: StartedRun, row: Row) -> None:
         _, status, result, error = row
         child.end = ChildEnd(cast(Any, status), result, error)
-        if (siblings := self._going_on.get(child.caller)) is not None:
+        if (siblings := self._running.get(child.caller)) is not None:
             siblings.pop(child.run, None)  # its result may be large
             if not child.is_adopted:
                 self._freed_at[child.caller] = time.monotonic()
@@ -283,7 +286,7 @@ class StartedRuns:
             if not future.done():
                 future.set_result(child.end)
 
-    def _may_adopt(self, child: Started) -> bool:
+    def _may_adopt(self, child: StartedRun) -> bool:
         caller = child.caller
         return (
             bool(child.waiting)
@@ -291,10 +294,10 @@ class StartedRuns:
             and self._adopted[caller.id] < MOST_ADOPTED
             and not caller.token.stopped
             and not caller.token.lease.is_over
-            and not (_is_limited(child.agent) and self._is_getting_on(caller))
+            and not (_is_limited(child.agent) and self._is_progressing(caller))
         )
 
-    def _is_getting_on(self, caller: ActiveRun) -> bool:
+    def _is_progressing(self, caller: ActiveRun) -> bool:
         """Tell whether anything that ``caller`` waits for is running, or about to.
 
         Between two that come in turn by the queue there is a moment when none of them is.
@@ -303,7 +306,7 @@ class StartedRuns:
             return True
         return any(c.is_running for c in self._awaited.values() if c.caller is caller)
 
-    async def _adopt(self, child: Started) -> None:
+    async def _adopt(self, child: StartedRun) -> None:
         adopted = await self._database.run(leases.adopt, child.caller, child.run)
         if adopted is None:
             return  # somebody was faster by a moment

@@ -70,13 +70,13 @@ def test_the_stop_comes_after_the_last_guard(
     gate: Gate, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agents have returned, and their endings are not written yet."""
-    record_news, end = recorder.record_news, recorder.Recorder.end
+    record_updates, end = recorder.record_updates, recorder.Recorder.end
     written, returned = Gate(), Gate()
 
     def held(batch: Any) -> Any:
         if any(news.ending is not None for news in batch):
             written.wait_here()
-        return record_news(batch)
+        return record_updates(batch)
 
     def counted(self: recorder.Recorder, *arguments: Any) -> None:
         end(self, *arguments)
@@ -84,7 +84,7 @@ def test_the_stop_comes_after_the_last_guard(
 
     runs = [start("racer") for _ in range(FORCED)]
     gate.until_arrived(FORCED)
-    monkeypatch.setattr(recorder, "record_news", held)
+    monkeypatch.setattr(recorder, "record_updates", held)
     monkeypatch.setattr(recorder.Recorder, "end", counted)
     gate.open()
     returned.until_arrived(FORCED)

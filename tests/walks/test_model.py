@@ -458,7 +458,7 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(notify, "send_stops", _send_stops)
     monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.0,))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
     World.loop = asyncio.new_event_loop()  # whose futures are used; it never runs
     yield
     World.loop.close()

@@ -18,7 +18,7 @@ from agents.trace import Usage
 from runs import transitions
 from runs.actions import leases, recovery, starting, stopping
 from runs.actions.finishing import Ending
-from runs.actions.progress import News, record_news
+from runs.actions.progress import Updates, record_updates
 from runs.consumers import AgentConsumer
 from runs.db import transactions
 from runs.delivery import stops
@@ -491,7 +491,7 @@ class TestAChildElsewhere:
 
     @pytest.fixture
     def look_seconds(self) -> float:
-        return started_runs.LOOK_SECONDS
+        return started_runs.POLL_SECONDS
 
     @pytest.fixture
     def run(
@@ -512,7 +512,7 @@ class TestAChildElsewhere:
             return rows
 
         monkeypatch.setattr(started_runs, "_read", noting)
-        monkeypatch.setattr(started_runs, "LOOK_SECONDS", look_seconds)
+        monkeypatch.setattr(started_runs, "POLL_SECONDS", look_seconds)
         monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
         monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)  # only what is tested
 
@@ -540,11 +540,11 @@ class TestAChildElsewhere:
         assert child.worker_id is not None
         ending = Ending(outcome, False, 0, 0)
         at = child.stop_requested_at
-        news = News(
+        updates = Updates(
             child.pk, child.worker_id, 1, usage=Usage(),
             acknowledged_at=at, observed_at=at, ending=ending,
         )  # fmt: skip
-        assert record_news([news]).gone[child.pk] is not None
+        assert record_updates([updates]).gone[child.pk] is not None
 
     def test_its_end_is_found_without_a_message(
         self, run: RunRecord, far: WorkerRecord, log: Journal
@@ -573,8 +573,8 @@ class TestAChildElsewhere:
         RunRecord.objects.filter(pk=child.pk).update(holds_slot=True)  # from the queue
         child.refresh_from_db()
         ending = Ending(Outcome("success"), False, 0, 0)
-        news = News(child.pk, far.pk, 1, usage=Usage(), ending=ending)
-        assert record_news([news]).callers == {self.worker.id: [child.pk]}
+        updates = Updates(child.pk, far.pk, 1, usage=Usage(), ending=ending)
+        assert record_updates([updates]).callers == {self.worker.id: [child.pk]}
 
     @pytest.mark.parametrize("of", ["root", "child"])
     def test_its_end_may_be_known_before_the_stop_of_its_caller_is_heard(
@@ -624,7 +624,7 @@ class TestAChildElsewhere:
 def test_news_of_the_process_bring_the_look_forward(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 3600)
+    monkeypatch.setattr(started_runs, "POLL_SECONDS", 3600)
 
     @agent("caller")
     async def caller(tools: Tools) -> list[Any]:
@@ -682,7 +682,7 @@ def test_what_others_are_to_have_next_is_not_adopted(
         return rows
 
     monkeypatch.setattr(started_runs, "_read", read_and_note)
-    monkeypatch.setattr(started_runs, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
 
     @agent("limited", max_concurrent=1)
@@ -710,7 +710,7 @@ def test_what_others_are_to_have_next_is_not_adopted(
     for child in worker.executor.started._awaited.values():
         child.queued_at = -math.inf
     ending = Ending(Outcome("success", result="far"), False, 0, 0)
-    record_news([News(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])
+    record_updates([Updates(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])
     log.until_event(run, "agent_call", tool="agents.wait")
     look_on()
     assert run.children.filter(status=Status.QUEUED).count() == 2

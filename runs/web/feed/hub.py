@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from runs.db.transactions import DatabaseThreads
+from runs.db.threads import DatabaseThreads
 from runs.delivery import audience, notify
 from runs.tasks import cancel_and_wait
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from agents import AgentStopped, Tools, agent, cleanup
 from agents.cancellation import StopCause
 from runs.actions import recovery, starting
-from runs.db.transactions import DatabaseThreads
+from runs.db.threads import DatabaseThreads
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import ParentIsStopping

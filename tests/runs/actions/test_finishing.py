@@ -15,7 +15,7 @@ from agents.trace import Usage
 from runs import events
 from runs.actions import finishing
 from runs.actions.finishing import Ending
-from runs.actions.progress import News, record_news
+from runs.actions.progress import Updates, record_updates
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
@@ -38,7 +38,7 @@ def run(alice: User, worker_row: WorkerRecord) -> RunRecord:
     return make_run(alice, status=Status.RUNNING, worker=worker_row)
 
 
-def news_of(run: RunRecord, *types: str, **fields: Any) -> News:
+def updates_of(run: RunRecord, *types: str, **fields: Any) -> Updates:
     request = {
         "mode": "graceful",
         "reason": run.stop_reason,
@@ -55,7 +55,7 @@ def news_of(run: RunRecord, *types: str, **fields: Any) -> News:
     ]
     last = log[-1].seq if log else 0
     assert run.worker_id is not None
-    return News(run.pk, run.worker_id, run.attempt, log, last_seq=last, **fields)
+    return Updates(run.pk, run.worker_id, run.attempt, log, last_seq=last, **fields)
 
 
 def ending(kind: Any, *, told: bool = False, **fields: Any) -> Ending:
@@ -101,14 +101,14 @@ def test_an_ending_becomes_a_status(
         ask_to_stop(run)
     met = outcome.kind in ("stopped", "interrupted") and asked
     now = timezone.now()
-    news = news_of(
+    updates = updates_of(
         run,
         *(MET if met else STARTED),
         ending=Ending(outcome, met, 0, 0),
         acknowledged_at=now if met else None,
         observed_at=now if met else None,
     )
-    recorded = record_news([news])
+    recorded = record_updates([updates])
     record = assert_consistent(run)
     assert record.status == status
     assert {name: getattr(record, name) for name in expected} == expected
@@ -126,7 +126,7 @@ def test_a_run_that_may_be_run_again_is_handed_back_at_a_shutdown(
     run = make_run(
         alice, status=Status.RUNNING, worker=worker_row, requeue_on_loss=True, max_attempts=2
     )
-    recorded = record_news([news_of(run, *STARTED, ending=ending("interrupted"))])
+    recorded = record_updates([updates_of(run, *STARTED, ending=ending("interrupted"))])
     assert recorded.gone[run.pk] is not None
     assert recorded.gone[run.pk].status == Status.QUEUED  # type: ignore[union-attr]
     run.refresh_from_db()
@@ -146,7 +146,7 @@ def test_a_run_whose_attempts_are_used_up_is_not_handed_back(
         max_attempts=2,
         attempt=2,
     )
-    record_news([news_of(run, *STARTED, ending=ending("interrupted"))])
+    record_updates([updates_of(run, *STARTED, ending=ending("interrupted"))])
     ended = assert_consistent(run)
     assert ended.status == Status.ERROR
     assert ended.error["code"] == "worker_lost"
@@ -157,14 +157,14 @@ def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
     """The token was tripped by the shutdown, and then somebody wished a stop, too."""
     before = timezone.now() - timedelta(seconds=3)
     ask_to_stop(run)
-    news = news_of(
+    updates = updates_of(
         run,
         *MET,
         ending=ending("interrupted", told=True),
         acknowledged_at=before,
         observed_at=before,
     )
-    record_news([news])
+    record_updates([updates])
     record = assert_consistent(run)
     assert record.status == Status.STOPPED
     assert record.stop_acknowledged_at == record.stop_requested_at
@@ -173,7 +173,7 @@ def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
 @on_both_databases
 def test_a_stop_that_nobody_told_of_is_told_at_the_end(run: RunRecord) -> None:
     ask_to_stop(run)
-    record_news([news_of(run, *STARTED, ending=ending("success", result=1))])
+    record_updates([updates_of(run, *STARTED, ending=ending("success", result=1))])
     record = assert_consistent(run)
     assert [e.type for e in record.events.all()] == ["agent_start", "stop_requested", "agent_end"]
 
@@ -181,10 +181,10 @@ def test_a_stop_that_nobody_told_of_is_told_at_the_end(run: RunRecord) -> None:
 def test_an_observation_after_the_end_was_decided_is_none(run: RunRecord) -> None:
     ask_to_stop(run)
     now = timezone.now()
-    news = news_of(
+    updates = updates_of(
         run, *STARTED, ending=ending("success", result=1), acknowledged_at=now, observed_at=now
     )
-    record_news([news])
+    record_updates([updates])
     record = assert_consistent(run)
     assert record.stop_finished_first
     assert record.stop_observed_at is None
@@ -193,7 +193,9 @@ def test_an_observation_after_the_end_was_decided_is_none(run: RunRecord) -> Non
 def test_progress_writes_log_and_what_is_in_flight(run: RunRecord) -> None:
     call: Any = {"call": "1", "tool": "http", "label": "GET x", "started_at": "now"}
     usage = Usage(2, 10, 20, estimated=True)
-    recorded = record_news([news_of(run, "agent_start", "log", in_flight=[call], usage=usage)])
+    recorded = record_updates(
+        [updates_of(run, "agent_start", "log", in_flight=[call], usage=usage)]
+    )
     assert recorded.gone == {}
     run.refresh_from_db()
     assert (run.status, run.last_seq, run.in_flight) == (Status.RUNNING, 2, [call])
@@ -210,10 +212,10 @@ def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
     ask_to_stop(runs[3])
     now = timezone.now()
     batch = [
-        news_of(runs[0], *STARTED),
-        news_of(runs[1], *MET, acknowledged_at=now, observed_at=now),
-        news_of(runs[2], *STARTED, ending=ending("success", result=1)),
-        news_of(
+        updates_of(runs[0], *STARTED),
+        updates_of(runs[1], *MET, acknowledged_at=now, observed_at=now),
+        updates_of(runs[2], *STARTED, ending=ending("success", result=1)),
+        updates_of(
             runs[3],
             *MET,
             acknowledged_at=now,
@@ -221,7 +223,7 @@ def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
             ending=ending("stopped", told=True),
         ),
     ]
-    recorded = record_news(batch)
+    recorded = record_updates(batch)
     assert set(recorded.gone) == {runs[2].pk, runs[3].pk}
     for run in runs:
         run.refresh_from_db()
@@ -236,7 +238,7 @@ def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
 def test_news_of_a_claim_that_was_lost_is_not_written(
     kind: str, how: str, run: RunRecord, alice: User
 ) -> None:
-    news = news_of(run, *STARTED, ending=ending("success") if kind == "ending" else None)
+    updates = updates_of(run, *STARTED, ending=ending("success") if kind == "ending" else None)
     row = RunRecord.objects.filter(pk=run.pk)
     if how == "another worker":
         row.update(worker=make_worker(), attempt=2)
@@ -248,11 +250,11 @@ def test_news_of_a_claim_that_was_lost_is_not_written(
         run.delete()
     beside = make_run(alice, status=Status.RUNNING, worker=WorkerRecord.objects.first())
     before = list(row.values())
-    recorded = record_news([news, news_of(beside, *STARTED)])
+    recorded = record_updates([updates, updates_of(beside, *STARTED)])
     assert list(row.values()) == before
-    assert not events.read(news.run)
-    assert set(recorded.gone) == {news.run}
-    ended = recorded.gone[news.run]
+    assert not events.read(updates.run)
+    assert set(recorded.gone) == {updates.run}
+    ended = recorded.gone[updates.run]
     if how == "over":  # whoever waits for it is told how it stands
         assert ended is not None
         assert (ended.status, ended.error) == ("error", AN_ERROR)
@@ -264,11 +266,11 @@ def test_news_of_a_claim_that_was_lost_is_not_written(
 @on_both_databases
 def test_what_was_committed_before_is_not_written_twice(run: RunRecord) -> None:
     """The connection broke after the commit: the recorder does not know, and comes again."""
-    progress = news_of(run, "agent_start", "log", "log")
-    record_news([progress])
-    again = record_news([progress])
+    progress = updates_of(run, "agent_start", "log", "log")
+    record_updates([progress])
+    again = record_updates([progress])
     assert again.log == progress.events  # but nobody was told of it
-    end = News(
+    end = Updates(
         run.pk,
         progress.worker,
         1,
@@ -276,7 +278,7 @@ def test_what_was_committed_before_is_not_written_twice(run: RunRecord) -> None:
         last_seq=4,
         ending=ending("success", result="once"),
     )
-    first, second = record_news([end]), record_news([end])
+    first, second = record_updates([end]), record_updates([end])
     assert first.gone == second.gone
     assert [e.as_dict() for e in second.log] == [e.as_dict() for e in first.log]
     record = assert_consistent(run)
@@ -287,7 +289,7 @@ def test_what_was_committed_before_is_not_written_twice(run: RunRecord) -> None:
 def test_log_and_status_appear_together_or_not_at_all(
     run: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    news = news_of(run, *STARTED, ending=ending("success", result=1))
+    updates = updates_of(run, *STARTED, ending=ending("success", result=1))
     before = list(RunRecord.objects.values())
     failed_at = 0
     for failing in range(20):
@@ -302,7 +304,7 @@ def test_log_and_status_appear_together_or_not_at_all(
 
         try:
             with connection.execute_wrapper(refuse):
-                record_news([news])
+                record_updates([updates])
             break
         except OperationalError:
             failed_at += 1
@@ -323,10 +325,10 @@ def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
     monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
     if by == "its worker":
         met = timezone.now()
-        news = news_of(
+        updates = updates_of(
             run, *MET, acknowledged_at=met, observed_at=met, ending=ending("stopped", told=True)
         )
-        record_news([news])
+        record_updates([updates])
     else:
         RunRecord.objects.filter(pk=run.pk).update(stop_acknowledged_at=now())
         WorkerRecord.objects.update(lost_at=timezone.now())
@@ -351,7 +353,7 @@ class TestARunWithoutItsWorker:
         assert (record.status, record.error["code"]) == ("error", "worker_lost")
 
     def test_ends_as_stopped_if_somebody_wanted_that(self, run: RunRecord) -> None:
-        record_news([news_of(run, "agent_start", "log")])
+        record_updates([updates_of(run, "agent_start", "log")])
         ask_to_stop(run)
         WorkerRecord.objects.update(lost_at=timezone.now())
         finish_lost(run)
@@ -361,7 +363,7 @@ class TestARunWithoutItsWorker:
 
     def test_has_its_request_told_once(self, run: RunRecord) -> None:
         ask_to_stop(run)
-        record_news([news_of(run, "agent_start", "stop_requested")])
+        record_updates([updates_of(run, "agent_start", "stop_requested")])
         run.refresh_from_db()
         WorkerRecord.objects.update(lost_at=timezone.now())
         finish_lost(run)

@@ -14,7 +14,7 @@ from agents.trace import Usage
 from runs import events
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import Ending
-from runs.actions.progress import News, record_news
+from runs.actions.progress import Updates, record_updates
 from runs.delivery import local_runs
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord, WorkerRecord
@@ -58,11 +58,11 @@ def finish(run: RunRecord) -> None:
         events.system_event(run, 2, "stop_requested", StopRequest.of(run).as_data()),
         events.system_event(run, 3, "stop_observed", {}),
     ]
-    news = News(
+    updates = Updates(
         run.pk, run.worker_id, run.attempt, words, last_seq=3, usage=Usage(),
         acknowledged_at=at, observed_at=at, ending=Ending(Outcome("stopped"), True, 0, 0),
     )  # fmt: skip
-    assert record_news([news]).gone[run.pk] is not None
+    assert record_updates([updates]).gone[run.pk] is not None
 
 
 def read(run: RunRecord) -> RunRecord:
@@ -165,8 +165,8 @@ class TestAnEndingThatComesTooEarly:
     def end(self, run: RunRecord, outcome: Outcome) -> Any:
         assert run.worker_id is not None
         ending = Ending(outcome, False, 0, 0)
-        news = News(run.pk, run.worker_id, run.attempt, usage=Usage(), ending=ending)
-        return record_news([news]).gone
+        updates = Updates(run.pk, run.worker_id, run.attempt, usage=Usage(), ending=ending)
+        return record_updates([updates]).gone
 
     def test_is_left_to_those_who_find_it(self, make: Any, fine: WorkerRecord, alice: User) -> None:
         root = make(worker=fine, in_flight=IN_FLIGHT)

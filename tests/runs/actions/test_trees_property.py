@@ -16,7 +16,7 @@ from agents.runtime import Outcome
 from agents.trace import Usage
 from runs.actions import leases, recovery, starting, stopping
 from runs.actions.finishing import Ending
-from runs.actions.progress import News, record_news
+from runs.actions.progress import Updates, record_updates
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import ParentIsStopping, RunAlreadyFinished
@@ -97,11 +97,11 @@ class World:
         error: Any = {"code": "x", "type": "X", "message": "x"} if kind == "error" else None
         ending = Ending(Outcome(kind, error=error), False, 0, 0)
         at = record.stop_requested_at
-        news = News(
+        updates = Updates(
             entry.id, entry.worker, entry.attempt,
             usage=Usage(), acknowledged_at=at, observed_at=at, ending=ending,
         )  # fmt: skip
-        record_news([news])
+        record_updates([updates])
         local_runs.remove(entry.id)
 
     def lose(self) -> None:

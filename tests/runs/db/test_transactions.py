@@ -11,7 +11,8 @@ from django.db import DataError, InterfaceError, OperationalError, connection
 
 from agents import AgentStopped
 from runs.db import transactions
-from runs.db.transactions import DatabaseThreads, NothingWritten, patiently, whole_or_not_at_all
+from runs.db.threads import DatabaseThreads
+from runs.db.transactions import NothingWritten, patiently, whole_or_not_at_all
 from runs.models import RunRecord
 from tests.support.rows import make_run
 

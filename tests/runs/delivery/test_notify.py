@@ -1,4 +1,4 @@
-"""News of runs: in order, once, and never a reason to fail."""
+"""Updates of runs: in order, once, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.server import eventually
 
 
 class NotingLayer:
-    """Keeps what is sent, news for feeds apart; ``until(count)`` waits for it."""
+    """Keeps what is sent, updates for feeds apart; ``until(count)`` waits for it."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""News for other processes: that there are some, collected, and never a reason to fail."""
+"""Updates for other processes: that there are some, collected, and never a reason to fail."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from agents.guard import Guard
 from agents.tools.data_store import MAX_PLACE_BYTES, DataStore, InvalidEntry
 from agents.trace import Trace
 from runs.db import transactions
-from runs.db.transactions import DatabaseThreads
+from runs.db.threads import DatabaseThreads
 from runs.delivery.local_runs import ActiveRun
 from runs.models import DataStoreEntry
 from runs.status import Status

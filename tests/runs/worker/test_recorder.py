@@ -18,7 +18,7 @@ from agents.runtime import Outcome
 from agents.trace import Trace
 from runs import events
 from runs.actions.finishing import Ended
-from runs.actions.progress import record_news
+from runs.actions.progress import record_updates
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
 from runs.models import RunRecord, WorkerRecord
@@ -81,7 +81,7 @@ def make(alice: User, writer: Recorder) -> Callable[[], Run]:
 @contextmanager
 def writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], Any]) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "record_news", write)
+        patch.setattr(recorder, "record_updates", write)
         yield
 
 
@@ -137,7 +137,7 @@ def test_a_broken_connection_neither_loses_nor_doubles(
         failing = next(failures, None) is not None
         if failing and when == "before":
             raise error("the connection is broken")
-        recorded = record_news(batch)
+        recorded = record_updates(batch)
         if failing:
             raise error("the connection is broken")
         return recorded
@@ -251,7 +251,7 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
     def write(batch: Any) -> Any:
         if any(news.run == hopeless.record.pk for news in batch):
             raise DataError("never")
-        return record_news(batch)
+        return record_updates(batch)
 
     with writes(monkeypatch, write):
         hopeless.end()
@@ -268,13 +268,13 @@ def test_what_comes_while_the_end_is_being_written_does_not_end_it_again(
 ) -> None:
     """A token may trip then, which is to go on the receipt."""
     run = make()
-    write = record_news
+    write = record_updates
 
     def tripped_meanwhile(batch: Any) -> Any:
         run.recorder.activity(run.trace)
         return write(batch)
 
-    monkeypatch.setattr(recorder, "record_news", tripped_meanwhile)
+    monkeypatch.setattr(recorder, "record_updates", tripped_meanwhile)
     run.end().wait()
     assert run.recorder.close()
     assert len(run.ends) == 1
@@ -284,13 +284,13 @@ def test_a_run_that_ends_while_its_news_are_being_gathered_ends_once(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, gate = make(), Gate()
-    gather = Recorder._news
+    gather = Recorder._updates
 
     def held(self: Recorder, book: Any) -> Any:
         gate.wait_here()
         return gather(self, book)
 
-    monkeypatch.setattr(Recorder, "_news", held)
+    monkeypatch.setattr(Recorder, "_updates", held)
     run.trace.emit("agent_start")
     gate.until_arrived()
     run.end()
@@ -330,7 +330,7 @@ class TestALostClaim:
         gate = Gate()
 
         def write(batch: Any) -> Any:
-            recorded = record_news(batch)
+            recorded = record_updates(batch)
             if any(news.run == run.record.pk for news in batch):
                 gate.wait_here()
             return recorded
@@ -464,7 +464,7 @@ def test_a_database_that_comes_and_goes_loses_nothing_of_real_runs(
         n = next(calls)
         if n % 3 == 1:
             raise OperationalError("the database is away")
-        recorded = record_news(batch)
+        recorded = record_updates(batch)
         if n % 3 == 2:
             raise OperationalError("the answer was lost")
         return recorded

@@ -210,7 +210,7 @@ class Attempt:
     def _log(self) -> None:
         self.guard.trace.emit("log", {"message": "a line"}, source="agent")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self.guard.token.stopped:  # should_stop() says so
             self.guard.token.observe("should_stop")
 
@@ -382,7 +382,7 @@ class Attempt:
         return RunRecord.objects.active().filter(pk__in=runs).exists()
 
     def _end(self) -> None:
-        self.process.started._going_on.pop(self.entry, None)
+        self.process.started._running.pop(self.entry, None)
         self.process.started._freed_at.pop(self.entry, None)
         value = f"attempt {self.entry.attempt}"
         outcome = _outcome(self.definition, self.guard, value, self.error)

@@ -70,7 +70,7 @@ class Process(Host):
         }
         self.database = _Database()
         self.started = StartedRuns(_Loop(loop), self.database, self._adopt)  # type: ignore[arg-type]
-        self.started._looking = loop.create_future()  # type: ignore[assignment]  # see look_at_started
+        self.started._polling = loop.create_future()  # type: ignore[assignment]  # see look_at_started
         self.retention = Retention()
         self.worker = Worker()
         self.recorder = self.worker.recorder
@@ -140,10 +140,10 @@ class Process(Host):
         stops.deliver_missed(self.worker.id)
 
     def look_at_started(self) -> None:
-        """What ``StartedRuns._look_on`` does twice a second."""
+        """What ``StartedRuns._poll_while_awaited`` does twice a second."""
         awaited = list(self.started._awaited.values())
         if awaited:
-            _run(self.started._look(awaited))
+            _run(self.started._poll(awaited))
 
     def _adopt(self, record: RunRecord, entry: ActiveRun) -> Any:
         SEEN["adopted"] += 1

@@ -22,7 +22,7 @@ from agents.trace import Event
 from project.handler import Handler
 from runs.actions import leases, starting
 from runs.actions.finishing import Ending
-from runs.actions.progress import News, record_news
+from runs.actions.progress import Updates, record_updates
 from runs.delivery import local_runs
 from runs.models import RunRecord, WorkerRecord
 from runs.web.api import waiting
@@ -134,7 +134,7 @@ class Runs:
         assert entry is not None
         return entry
 
-    def tell(self, run: RunRecord, count: int, **news: Any) -> RunRecord:
+    def tell(self, run: RunRecord, count: int, **updates: Any) -> RunRecord:
         """Add ``count`` events to the log."""
         run.refresh_from_db()
         log = [
@@ -145,7 +145,7 @@ class Runs:
             for seq in range(run.last_seq + 1, run.last_seq + count + 1)
         ]  # fmt: skip
         last_seq = run.last_seq + count
-        record_news([self._news(run, events=log, last_seq=last_seq, **news)])
+        record_updates([self._news(run, events=log, last_seq=last_seq, **updates)])
         assert self._again(run).last_seq == last_seq
         return run
 
@@ -154,15 +154,15 @@ class Runs:
     ) -> RunRecord:
         run.refresh_from_db()
         ending = Ending(Outcome(kind, **outcome), told, 0, 0)
-        record_news([self._news(run, ending=ending, last_seq=run.last_seq)])
+        record_updates([self._news(run, ending=ending, last_seq=run.last_seq)])
         local_runs.remove(run.pk)
         return self._again(run)
 
     def success(self, result: Any = "done", **arguments: Any) -> RunRecord:
         return self.end(self.running(**arguments), result=result)
 
-    def _news(self, run: RunRecord, **news: Any) -> News:
-        return News(run.pk, self.worker.pk, run.attempt, **news)
+    def _news(self, run: RunRecord, **updates: Any) -> Updates:
+        return Updates(run.pk, self.worker.pk, run.attempt, **updates)
 
     def _again(self, run: RunRecord) -> RunRecord:
         run.refresh_from_db()

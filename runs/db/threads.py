@@ -1,0 +1,72 @@
+"""Threads of a worker's own that use the database.
+
+Django's own way from async to sync is one thread per process, shared with every request; a busy
+site would hold up each data store call. These threads are the worker's own, and keep their
+connections open.
+
+In debug Django remembers each connection's last 9,000 queries with their parameters, documents
+among them, until a request begins. Nothing that a worker's threads do is part of a request, so each
+of them forgets by itself: ``reset_queries()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from django.db import connection, reset_queries
+
+from .transactions import CONNECTION_ERRORS
+
+__all__ = ["DatabaseThreads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+THREAD_COUNT = 4
+
+
+class DatabaseThreads:
+    """A few threads with a database connection each."""
+
+    def __init__(self, count: int = THREAD_COUNT) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="runs-database")
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call ``function`` in one of the threads; from any thread."""
+        return self._pool.submit(_call, functools.partial(function, *args, **kwargs))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` in one of the threads and await its result.
+
+        Cancelling the await does not interrupt a call that has begun.
+        """
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Close the connections and end the threads, after what they have to do."""
+        all_threads = threading.Barrier(self._count)
+
+        def close_mine() -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                all_threads.wait(timeout=5)  # so that no thread takes two of these
+            connection.close()
+
+        for _ in range(self._count):
+            self._pool.submit(close_mine)
+        self._pool.shutdown(wait=True)
+
+
+def _call(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    except CONNECTION_ERRORS:  # whatever is_away() says: it costs little
+        connection.close()  # it may be broken; the next call opens another
+        raise
+    finally:
+        reset_queries()
