@@ -81,7 +81,7 @@ class TestWhoMayOnlyView:
         assert client.post(stop_address(running)).status_code == 403
         assert client.get(f"{LIST}stop-matching/").status_code == 403
         assert client.post(f"{LIST}stop/").status_code == 403
-        assert client.post(f"{LIST}stop/outcomes.csv").status_code == 403
+        assert client.post(f"{LIST}stop-matching/").status_code == 403
         running.refresh_from_db()
         assert not running.stop_requested
 
