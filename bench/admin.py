@@ -28,7 +28,7 @@ VIEWS = {
     "not over": {"status": "active"},
     "errors": {"status": "error"},
     "one owner": {"owner": "owner-7"},
-    "one day": {"created_at__year": "2026", "created_at__month": "1", "created_at__day": "9"},
+    "one day": {"created_at__gte": "2026-01-09", "created_at__lt": "2026-01-10"},
     "a search": {"q": "number 31 of"},
 }
 

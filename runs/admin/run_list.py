@@ -7,19 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.functional import cached_property
 
 from ..models import RunRecord
 from . import rows
-from .days import FIELD as DAY_FIELD
-from .days import day_links
 from .deleting import RunDeletion
 from .list_filters import LIST_FILTERS
 from .run_detail import RunDetail
@@ -29,18 +25,6 @@ from .stop_pages import StopPages
 __all__ = ["RunRecordAdmin"]
 
 MOST_REFRESHED = 200  # lines that the page's script asks for at once
-
-
-class RunChangeList(ChangeList):
-    """The list as one address asks for it."""
-
-    @property
-    def is_narrowed(self) -> bool:
-        return bool(self.has_active_filters or self.query)
-
-    @cached_property
-    def day_links(self) -> dict[str, Any]:
-        return day_links(self)
 
 
 class RunRecordAdmin(StopPages, RunDetail, RunDeletion):
@@ -54,7 +38,6 @@ class RunRecordAdmin(StopPages, RunDetail, RunDeletion):
     # Counting all runs again, only to say "5 of 100,000", is not worth reading them all.
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    date_hierarchy = DAY_FIELD
     search_fields = ("pk",)  # shows the field; get_search_results does the search
     search_help_text = HELP
     actions = ("stop_selected", "delete_selected")
@@ -87,9 +70,6 @@ class RunRecordAdmin(StopPages, RunDetail, RunDeletion):
         return False
 
     # Pages.
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return RunChangeList
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.refresh)

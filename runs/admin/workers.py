@@ -15,6 +15,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from django.forms import Script
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -246,3 +247,7 @@ class WorkerRecordAdmin(admin.ModelAdmin):
                 else _("Runs may begin on %(names)s again.")
             )
             self.message_user(request, words % {"names": names}, messages.SUCCESS)
+
+    class Media:
+        css = {"all": ["runs/admin/admin.css"]}
+        js = [Script("runs/admin/instants.js", type="module")]

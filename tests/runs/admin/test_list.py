@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from django.contrib.auth.models import User
@@ -114,7 +116,7 @@ class TestWhatItCosts:
         assert self.queries(desk, **query) == one
         assert one <= 12
 
-    def test_lines_drawn_anew_take_one_query_beside_the_session(
+    def test_redrawn_lines_take_one_query_beside_the_session(
         self, desk: Client, alice: User
     ) -> None:
         runs = [running(alice) for _ in range(30)]
@@ -145,16 +147,26 @@ class TestFilters:
         assert listed(desk, owner="bob") == ids(his)
         assert listed(desk, worker=str(mine.worker_id)) == ids(mine)
 
-    def test_by_age_and_caller(self, desk: Client, alice: User) -> None:
+    def test_by_date_and_caller(self, desk: Client, alice: User) -> None:
         now = timezone.now()
-        old = make_run(alice, created_at=now - timedelta(hours=2))
+        old = make_run(alice, created_at=now - timedelta(days=10))
         root = running(alice)
         child = running(alice, parent=root)
-        assert set(listed(desk, age="hour")) == set(ids(root, child))
+        assert set(listed(desk, **self.date(desk, "Today"))) == set(ids(root, child))
+        assert set(listed(desk, **self.date(desk, "Past 7 days"))) == set(ids(root, child))
+        assert listed(desk, created_at__lt=str(now - timedelta(days=9))) == ids(old)
+        assert listed(desk, created_at__year=old.created_at.year - 1) == []
         assert set(listed(desk, called="no")) == set(ids(old, root))
         assert listed(desk, called="yes") == ids(child)
 
-    @pytest.mark.parametrize("name", ["status", "agent", "owner", "worker", "age"])
+    def date(self, client: Client, choice: str) -> dict[str, str]:
+        """Return the query of a choice of the filter by date."""
+        page = client.get(LIST).content.decode()
+        found = re.search(rf'<a href="\?([^"]+)">{choice}</a>', page)
+        assert found, page
+        return dict(parse_qsl(html.unescape(found[1])))
+
+    @pytest.mark.parametrize("name", ["status", "agent", "owner", "worker"])
     @pytest.mark.parametrize("value", ["nonsense", "a\0b", HOSTILE])
     def test_nonsense_lists_nothing(self, desk: Client, alice: User, name: str, value: str) -> None:
         make_run(alice)
@@ -172,38 +184,9 @@ class TestFilters:
     ) -> None:
         make_run(alice)
         page = desk.get(LIST, {"status": "queued", "q": "alice"}).content.decode()
-        form = page.partition('class="owner-filter"')[2].partition("</form>")[0]
+        form = page.partition('class="field-filter"')[2].partition("</form>")[0]
         assert '<input type="hidden" name="status" value="queued">' in form
         assert '<input type="hidden" name="q" value="alice">' in form
-
-
-class TestDays:
-    def runs_on(self, owner: User, *days: tuple[int, int, int]) -> list[RunRecord]:
-        return [make_run(owner, created_at=datetime(*day, 12, tzinfo=UTC)) for day in days]
-
-    def links(self, client: Client, **query: Any) -> list[str]:
-        page = client.get(LIST, query).content.decode()
-        nav = page.partition('<nav class="toplinks">')[2].partition("</nav>")[0]
-        return re.findall(r">(?:‹ |&lsaquo; )?([^<>]+)</a>", nav)
-
-    def test_lead_from_the_years_to_a_day(self, desk: Client, alice: User) -> None:
-        old, middle, new = self.runs_on(alice, (2024, 11, 5), (2025, 1, 30), (2025, 2, 2))
-        assert self.links(desk) == ["2024", "2025"]
-        year = {"created_at__year": 2025}
-        assert self.links(desk, **year) == ["All dates", "January 2025", "February 2025"]
-        assert listed(desk, **year) == ids(new, middle)
-        month = {**year, "created_at__month": 2}
-        assert self.links(desk, **month) == ["2025", "February 1", "February 2"]
-        day = {**month, "created_at__day": 2}
-        assert listed(desk, **day) == ids(new)
-        assert listed(desk, created_at__year=2024) == ids(old)
-
-    def test_begin_where_the_runs_differ(self, desk: Client, alice: User) -> None:
-        self.runs_on(alice, (2025, 2, 1), (2025, 2, 2))
-        assert self.links(desk) == ["February 1", "February 2"]
-
-    def test_are_not_there_without_runs(self, desk: Client) -> None:
-        assert self.links(desk) == []
 
 
 class TestSearch:
