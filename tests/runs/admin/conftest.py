@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
-from runs.ops.operators import GROUP_NAME, create_missing_group
+from runs.ops.accounts import GROUP_NAME, create_missing_group
 
 
 def staff(name: str, *codenames: str) -> User:

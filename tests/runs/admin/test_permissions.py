@@ -10,7 +10,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
 from runs.models import RunRecord
-from runs.ops.operators import GROUP_NAME, create_missing_group
+from runs.ops.accounts import GROUP_NAME, create_missing_group
 from runs.status import Status
 from tests.support.rows import make_run, make_worker
 

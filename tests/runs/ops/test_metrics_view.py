@@ -11,7 +11,7 @@ from django.db import OperationalError
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from runs.ops import scrape
+from runs.ops import metrics_view
 from tests.support.server import Installation, Server, eventually
 
 TOKEN = "a token for Prometheus"
@@ -55,8 +55,8 @@ class TestDoor:
             raise OperationalError("away")
 
         settings.DEBUG = True
-        monkeypatch.setattr(scrape, "_runs", refuse)
-        monkeypatch.setattr(scrape, "FRESH_SECONDS", -1)
+        monkeypatch.setattr(metrics_view, "_runs", refuse)
+        monkeypatch.setattr(metrics_view, "FRESH_SECONDS", -1)
         samples = _samples(client.get("/metrics").content.decode())
         assert samples["halting_database_up"] == 0
         assert "halting_runs{status=queued}" not in samples
