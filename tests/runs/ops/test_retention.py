@@ -315,7 +315,7 @@ class TestKeeper:
         looked: list[Any] = []
         page = retention._page
         monkeypatch.setattr(
-            retention, "_page", lambda behind, before: looked.append(behind) or page(behind, before)
+            retention, "_page", lambda after, before: looked.append(after) or page(after, before)
         )
         keeper = Keeper()
         while keeper.tick():
