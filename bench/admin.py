@@ -1,4 +1,4 @@
-"""The operator's desk: how long its list takes to open with many runs in the table, and a stop."""
+"""The admin: how long its list takes to open with many runs in the table, and a bulk stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BULK = 5_000
 MOST_MILLISECONDS = 300
 LIST = "/admin/runs/runrecord/"
 
-#: What an operator does with the list; the first line is the one that the target is about.
+#: What an operator does with the list; the target is for the first line.
 VIEWS = {
     "opens": {},
     "its last page": {"p": str(RUNS // 50)},
@@ -34,9 +34,9 @@ VIEWS = {
 
 
 def measure() -> Iterator[Figure]:
-    """By Django's test client: the database and the rendering, no network.
+    """Measure with Django's test client: the database and the rendering, without the network.
 
-    Processor time: SQLite works in this process, and what else the machine does stays out.
+    In processor time, which leaves out other work of the machine: SQLite runs in this process.
     """
     with fresh_site() as user:
         from django.test import Client
@@ -82,7 +82,7 @@ def _stop_many(user: Any) -> Figure:
 
 
 def _fill(user: Any) -> None:
-    """Insert runs as they would be after some weeks, most of them over."""
+    """Insert runs as after some weeks of use, most of them finished."""
     from datetime import UTC, datetime
 
     from django.contrib.auth.models import User
