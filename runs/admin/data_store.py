@@ -21,6 +21,7 @@ from runs.web.pages.values.rendering import MAX_RAW, show_plainly
 from ..models import DataStoreEntry
 from ..templatetags.runs_pages import instant
 from .list_filters import MOST_OFFERED, NEWEST, FieldFilter, OwnerFilter
+from .read_only import ReadOnlyAdmin
 from .search import contains_json, owners_named
 
 __all__ = ["DataStoreEntryAdmin"]
@@ -117,16 +118,13 @@ def _as_json(value: Any) -> SafeString:
     return format_html('<pre dir="auto">{}</pre>{}', shown.raw, note)
 
 
-class DataStoreEntryAdmin(admin.ModelAdmin):
+class DataStoreEntryAdmin(ReadOnlyAdmin):
     list_display = ("key", "namespace", "owner", short_value, size, updated)
     list_display_links = ("key",)
     list_filter = (EntryOwnerFilter, NamespaceFilter)
     # The order of the one index, so that the database need not sort.
     ordering = ("owner_id", "namespace", "key")
     sortable_by = (updated,)  # type: ignore[assignment]  # columns may be callables here, too
-    list_per_page = 50
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
     search_fields = ("pk",)  # shows the field; get_search_results does the search
     search_help_text = _(
         "Searches namespaces, keys, names of owners, and the text of values up to 64 kB of the "
@@ -151,27 +149,6 @@ class DataStoreEntryAdmin(admin.ModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         return _search(queryset, search_term.strip()), False
-
-    # Permissions; for deleting, Django's own.
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(
-        self, request: HttpRequest, obj: DataStoreEntry | None = None
-    ) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: DataStoreEntry | None = None) -> bool:
-        return bool(request.user.has_perm("runs.view_datastoreentry"))
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
-
-    def has_delete_permission(
-        self, request: HttpRequest, obj: DataStoreEntry | None = None
-    ) -> bool:
-        return self.has_view_permission(request) and super().has_delete_permission(request, obj)
 
     class Media:
         css = {"all": ["runs/admin/admin.css"]}

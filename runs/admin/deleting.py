@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from ..models import RunEvent, RunRecord
+from .read_only import ReadOnlyAdmin
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -25,14 +26,13 @@ MOST_AT_ONCE = 500  # each is a field of the page that asks; Django takes 1,000
 _MOST_NAMED = 10
 
 
-class RunDeletion(admin.ModelAdmin):
+class RunDeletion(ReadOnlyAdmin):
     """The part of the runs' admin that deletes them."""
 
     def has_delete_permission(self, request: HttpRequest, obj: RunRecord | None = None) -> bool:
-        if not self.has_view_permission(request) or not super().has_delete_permission(request):
-            return False
-        if obj is None:
-            return True
+        may_delete = super().has_delete_permission(request)
+        if obj is None or not may_delete:
+            return may_delete
         return obj.is_terminal and not RunRecord.objects.active().filter(root=obj.root_id).exists()
 
     @admin.action(

@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -36,6 +35,7 @@ from runs.wording.presentation import in_zone
 
 from ..models import RunRecord
 from ..status import Status
+from .read_only import ReadOnlyAdmin
 
 __all__ = ["RunDetail"]
 
@@ -44,7 +44,7 @@ MOST_BRANCHES = 500  # runs of a tree that are listed
 DEEPEST = 8  # steps of indentation; deeper runs get no more
 
 
-class RunDetail(admin.ModelAdmin):
+class RunDetail(ReadOnlyAdmin):
     """The part of the runs' admin that shows one."""
 
     def get_urls(self) -> list[URLPattern]:

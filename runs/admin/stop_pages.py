@@ -33,6 +33,7 @@ from runs.actions import stopping
 from ..exceptions import RunAlreadyFinished, StopNotPermitted
 from ..models import MAX_REASON_LENGTH, RunRecord, StopVia
 from . import outcomes
+from .read_only import ReadOnlyAdmin
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _is(word: str) -> Any:
     return validate
 
 
-class StopPages(admin.ModelAdmin):
+class StopPages(ReadOnlyAdmin):
     """The part of the runs' admin that stops them."""
 
     def has_stop_permission(self, request: HttpRequest) -> bool:

@@ -31,6 +31,7 @@ from ..conf import conf
 from ..models import RunRecord, WorkerRecord
 from ..status import Status
 from ..templatetags.runs_pages import instant
+from .read_only import ReadOnlyAdmin
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
@@ -133,7 +134,7 @@ def drain_button(worker: WorkerRecord) -> SafeString | str:
     )
 
 
-class WorkerRecordAdmin(admin.ModelAdmin):
+class WorkerRecordAdmin(ReadOnlyAdmin):
     list_display = (status, "name", in_flight, heartbeat, started)
     list_display_links = ("name",)
     list_filter = (PresenceFilter,)
@@ -141,9 +142,6 @@ class WorkerRecordAdmin(admin.ModelAdmin):
     search_help_text = gettext_lazy("Searches names: host and process id.")
     ordering = ("-started_at", "-id")
     sortable_by = ("name", heartbeat, started)  # type: ignore[assignment]  # as columns
-    list_per_page = 50
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
     empty_value_display = ""
     fields = (  # type: ignore[assignment]  # fields may be callables here, too
         *("name", "id", status, in_flight, "host_identity", "pid"),
@@ -169,18 +167,6 @@ class WorkerRecordAdmin(admin.ModelAdmin):
         return (*self.list_display, *own)
 
     # Permissions.
-
-    def has_view_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
-        return bool(request.user.has_perm("runs.view_workerrecord"))
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
-        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
         return False  # runs refer to their worker
