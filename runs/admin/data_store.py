@@ -60,7 +60,7 @@ class NamespaceFilter(FieldFilter):
 @admin.display(description=_("Value"))
 def short_value(entry: DataStoreEntry) -> str:
     """Write the start of a value; the list reads no more of it."""
-    text: str | None = getattr(entry, "beginning", None)
+    text: str | None = getattr(entry, "start", None)
     if text is None:
         return "null"
     return _readable(text, is_cut=_characters(entry) > SHOWN_CHARACTERS)
@@ -142,7 +142,7 @@ class DataStoreEntryAdmin(ReadOnlyAdmin):
         return (
             entries.select_related("owner")
             .defer("value", "metadata")
-            .annotate(beginning=Substr(text, 1, SHOWN_CHARACTERS), characters=Length(text))
+            .annotate(start=Substr(text, 1, SHOWN_CHARACTERS), characters=Length(text))
         )
 
     def get_search_results(

@@ -1,4 +1,4 @@
-"""The base of our admins: rows to look at, which only agents and workers write."""
+"""The base of our admins: rows that only agents and workers write."""
 
 from __future__ import annotations
 

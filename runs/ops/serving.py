@@ -73,11 +73,11 @@ class DrainingServer(uvicorn.Server):
             self._leave_within(2 * _HURRY_SECONDS)
             self.force_exit = self.should_exit = True
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._give_up_draining)
+                self._loop.call_soon_threadsafe(self._cancel_draining)
         elif self._loop is None or not self.started:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._begin_draining)
+            self._loop.call_soon_threadsafe(self._start_draining)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -94,11 +94,11 @@ class DrainingServer(uvicorn.Server):
         # A thread (the rest of a drain, an agent) would keep the process alive.
         self._leave_within(_FORCED_LINGER_SECONDS if self.force_exit else _LINGER_SECONDS)
 
-    def _begin_draining(self) -> None:
+    def _start_draining(self) -> None:
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
 
-    def _give_up_draining(self) -> None:
+    def _cancel_draining(self) -> None:
         if self._draining is not None:
             self._draining.cancel()
 
