@@ -5,14 +5,14 @@ from __future__ import annotations
 from django.urls import re_path
 
 from project import errors
-from runs.ops import health, scrape
+from runs.ops import health, metrics_view
 
 __all__ = ["probes", "urlpatterns"]
 
 probes = [
     re_path(r"^health/live/?$", health.live, name="health-live"),
     re_path(r"^health/ready/?$", health.ready, name="health-ready"),
-    re_path(r"^metrics/?$", scrape.metrics, name="metrics"),
+    re_path(r"^metrics/?$", metrics_view.metrics, name="metrics"),
 ]
 
 # Only programs come here, so a wrong address gets JSON and no page.

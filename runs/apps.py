@@ -1,4 +1,4 @@
-"""The Django app: its checks, its group, and the secrets that no captured output may show."""
+"""The Django app: its checks, its group, and the secrets to redact from captured output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunsConfig(AppConfig):
 
     def ready(self) -> None:
         from runs.db.connecting import note_connection
-        from runs.ops.operators import create_missing_group
+        from runs.ops.accounts import create_missing_group
 
         from . import checks  # noqa: F401 - registers the system checks
 

@@ -1,4 +1,4 @@
-"""System checks: a setting that can be read but is wrong says so before production does.
+"""System checks: report a wrong setting before production does.
 
     runs.E001  RUNS has names that are no option
     runs.E002  an option has a value of the wrong kind, or out of its range
@@ -9,7 +9,7 @@
     runs.W003  ALLOWED_HOSTS lets every Host header through (--deploy)
     runs.W004  a real model endpoint, but no default model
 
-Only settings are looked at, never the database: checks run before it is there.
+They read settings only: checks run before the database exists.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = ["check_deployment", "check_options"]
 
 _Apps = Sequence[AppConfig] | None
 
-# A lease is renewed every third of it; below this the renewals crowd out the work.
 _MOST_DAYS = 36_500
+# A lease is renewed every third of it; below this the renewals crowd out the work.
 _SHORTEST_LEASE_SECONDS = 1
 _SENSIBLE_LEASE_SECONDS = 3
 
@@ -59,12 +59,12 @@ def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_deployment(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
-    """Check what is harmless on one's own machine and dangerous on a server."""
+    """Check settings that are harmless on a developer's machine and dangerous on a server."""
     messages: list[CheckMessage] = []
     if settings.DEBUG:
         messages.append(
             Error(
-                "DEBUG is on: error pages show source and settings to everybody.",
+                "DEBUG is on: error pages show source and settings to every visitor.",
                 hint="Unset DJANGO_DEBUG.",
                 id="runs.E003",
             )
@@ -72,7 +72,7 @@ def check_deployment(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     if settings.SECRET_KEY.startswith("django-insecure-"):
         messages.append(
             Error(
-                "SECRET_KEY is the published one: anybody can sign in as anybody.",
+                "SECRET_KEY is the published one: anyone can sign in as any user.",
                 hint="Set DJANGO_SECRET_KEY to a long random text, "
                 'as from python -c "import secrets; print(secrets.token_urlsafe(50))".',
                 id="runs.E004",
@@ -100,7 +100,7 @@ def _wrong_values(options: Options) -> list[CheckMessage]:
         )
 
     messages = []
-    # The annotations promise what nobody has checked before this.
+    # Nothing has checked the annotations before this.
     value: Any = options.embedded_worker
     if not isinstance(value, bool):
         messages.append(wrong("embedded_worker", value, "True or False"))
@@ -182,7 +182,7 @@ def _is_plain_http_elsewhere(url: str) -> bool:
     try:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
-        # A name without a dot is a neighbour: localhost, or a container beside this one.
+        # A name without a dot is near: localhost, or a container of the same project.
         private_names = (".localhost", ".local", ".internal")
         return "." in parts.hostname and not parts.hostname.endswith(private_names)
     return not (address.is_private or address.is_loopback or address.is_link_local)

@@ -1,8 +1,8 @@
 """The options of runs, typed, with their defaults.
 
-``settings.RUNS`` holds them under upper-case names (``LEASE_SECONDS``), and what it leaves out has
-the default below. ``conf()`` follows ``override_settings``, so never keep its answer for long.
-Nothing is validated here: a wrong value is a system check (checks.py), which can explain itself.
+``settings.RUNS`` holds them under upper-case names (``LEASE_SECONDS``). A missing option has the
+default below. ``conf()`` follows ``override_settings``, so never keep its answer for long.
+Nothing is validated here: checks.py reports a wrong value, and explains it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Options:
     embedded_worker: bool = True  # the web process runs agents too
     max_concurrent: int = 1000  # claimed runs per process
     max_per_owner: int = 0  # claimed runs of one owner, wherever they run; 0 is no limit
-    queue_seconds: float = 0.0  # how long a run may wait for its beginning; 0 is no limit
+    queue_seconds: float = 0.0  # how long a run may wait for its start; 0 is no limit
     keep_days: float = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: float = 0.0  # the same of logs alone
     worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health
     lease_seconds: float = 15.0  # renewed and reaped every third of it
-    drain_seconds: float = 20.0  # how long runs may go on after SIGTERM
+    drain_seconds: float = 20.0  # how long runs may continue after SIGTERM
     max_input_bytes: int = 8 * 1024 * 1024
     api_throttle_rate: str | None = "600/min"  # per user or address; None is off
     llm: LLMOptions = field(default_factory=LLMOptions)
@@ -56,7 +56,7 @@ def conf() -> Options:
 
 
 def override(**changes: Any) -> None:
-    """Let this process, whatever the settings say, have other options: its command line's."""
+    """Let options of the command line replace the settings in this process."""
     _overrides.update(changes)
 
 
@@ -71,7 +71,7 @@ def _from_settings() -> Options:
 
 
 def unknown_names(given: Mapping[str, Any]) -> list[str]:
-    """Return what is in ``settings.RUNS`` but is no option, most likely by a slip of the pen."""
+    """Return the names in ``settings.RUNS`` that are no options, most likely misspelled ones."""
     unknown = set(_lower(given)) - _names(Options)
     unknown_llm = set(_lower(given.get("LLM", {}))) - _names(LLMOptions)
     return sorted(name.upper() for name in unknown) + sorted(

@@ -1,8 +1,8 @@
-"""What this process counts and measures, for Prometheus. Scraped in ``scrape``.
+"""The counters and histograms of this process, for Prometheus (``runs.ops.metrics_view``).
 
-Each thing is counted once, by the process that did it: an ending by whoever wrote it, a claim by
-the worker. To count takes about a microsecond, and it is done per batch where there are batches.
-This module knows no record: it can be used from every layer of ``runs``.
+The process that does a thing counts it, once: the writer of an ending, the worker that claims.
+Counting takes about a microsecond, and is done per batch where there are batches. This module knows
+no record, so every layer of ``runs`` can use it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 REGISTRY = CollectorRegistry()
-# A series more for each: when it began is when the process did.
+# It would add a series for each, with the time at which the process started.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -46,26 +46,26 @@ RUNS_FINISHED = Counter(
 )
 RUNS_RECOVERED = Counter(
     "halting_runs_recovered",
-    "Runs of lost workers that this process dealt with; queued are those handed back.",
+    "Runs of lost workers that this process recovered; queued ones were requeued.",
     ["outcome"],
     registry=REGISTRY,
 )
 WORKERS_REAPED = Counter(
     "halting_workers_reaped",
     "Workers that this process declared lost.",
-    ["reason"],  # lease: it ran out; vanished: a neighbour whose process is gone
+    ["reason"],  # lease: it ran out; vanished: the process on this host is gone
     registry=REGISTRY,
 )
 LEASE_RENEWALS = Counter(
     "halting_lease_renewals",
-    "Tries to prolong the lease of this process's worker.",
-    ["outcome"],  # ok; lost: others took its runs over; failed: the database didn't answer
+    "Attempts to renew the lease of this process's worker.",
+    ["outcome"],  # ok; lost: another worker took its runs over; failed: no answer of the database
     registry=REGISTRY,
 )
 EVENTS = Counter("halting_events_written", "Events that this process committed.", registry=REGISTRY)
 CLAIM_SECONDS = Histogram(
     "halting_claim_seconds",
-    "How long it took to look for runs in the queue, and to claim them.",
+    "How long a poll of the queue took, with the claims.",
     buckets=_MOMENTS,
     registry=REGISTRY,
 )
@@ -77,33 +77,32 @@ RECORDER_EVENTS = Histogram(
 )
 RECORDER_SECONDS = Histogram(
     "halting_recorder_write_seconds",
-    "How long a transaction of the recorder took, its repetitions included.",
+    "How long a transaction of the recorder took, with its retries.",
     buckets=_MOMENTS,
     registry=REGISTRY,
 )
 _QUEUE_WAIT = Histogram(
     "halting_queue_wait_seconds",
-    "From a run's birth to its first claim.",
+    "From the creation of a run to its first claim.",
     buckets=_WAITS,
     registry=REGISTRY,
 )
 _START = Histogram(
     "halting_start_seconds",
-    "From a run's birth to its first execution.",
+    "From the creation of a run to its first execution.",
     buckets=_WAITS,
     registry=REGISTRY,
 )
 _STOP = Histogram(
     "halting_stop_seconds",
-    "From the request of a stop to: its token tripped, the agent met it, the run's ending. "
-    "Of runs that were being executed.",
+    "From the request of a stop until the token is tripped (acknowledged), the agent observes it, "
+    "the run ends (finished). Of runs that were being executed.",
     ["until"],
     buckets=_MOMENTS,
     registry=REGISTRY,
 )
 
-# All that there may be is there from the beginning, with 0: who asks for an increase doesn't see
-# the first time of what was not there before.
+# Create every series at 0: increase() misses the first increment of a series that did not exist.
 for _outcome in ("ok", "failed", "lost"):
     LEASE_RENEWALS.labels(_outcome)
 for _reason in ("lease", "vanished"):
@@ -115,14 +114,14 @@ for _until in ("acknowledged", "observed", "finished"):
 
 
 def observe_claim(created_at: datetime, started_at: datetime | None, attempt: int) -> None:
-    """Note how long a run waited in the queue; not when it was handed back meanwhile."""
+    """Measure how long a run waited in the queue, unless it was requeued meanwhile."""
     RUNS_CLAIMED.inc()
     if attempt == 1 and started_at is not None:
         _QUEUE_WAIT.observe(_seconds(created_at, started_at))
 
 
 def observe_start(created_at: datetime, now: datetime, attempt: int) -> None:
-    """Note that the execution of a run begins ``now``."""
+    """Measure how long a run waited until its execution, which starts ``now``."""
     if attempt == 1:
         _START.observe(_seconds(created_at, now))
 
@@ -134,7 +133,7 @@ def observe_stop(
     observed_at: datetime | None,
     finished_at: datetime | None,
 ) -> None:
-    """Note how long a stop took, at the end of its run."""
+    """Measure how long a stop took, at the end of its run."""
     for until, at in (
         ("acknowledged", acknowledged_at),
         ("observed", observed_at),
@@ -145,5 +144,5 @@ def observe_stop(
 
 
 def _seconds(since: datetime, until: datetime) -> float:
-    """Return what lies between; two hosts' clocks may have the second instant before the first."""
+    """Return the seconds between two instants; at least 0, as the clocks of two hosts differ."""
     return max(0.0, (until - since).total_seconds())

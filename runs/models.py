@@ -207,7 +207,7 @@ class RunRecord(models.Model):
         ordering = ["-created_at", "-id"]
         permissions = [
             ("stop_runrecord", "Can stop runs of others"),
-            ("prioritise_runrecord", "Can start runs that others' have to wait for"),
+            ("prioritise_runrecord", "Can start runs with a raised priority"),
         ]
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="run_newest"),

@@ -1,6 +1,6 @@
-"""What tells processes apart: host, name, when they began, and what their sessions are called.
+"""The identity of a process: its host, its name, its start, and the name of its sessions.
 
-Settings need it, so this module knows nothing of Django.
+Settings import this module, so it must not import Django.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LONGEST = 63  # bytes that PostgreSQL keeps of an application_name
 
 
 def process_name() -> str:
-    """Return what people know this process by: its host's name and its id."""
+    """Return the name that people read: the host's name and the process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @functools.cache
 def host_identity() -> str:
-    """Return what tells this host, its boot and its process-id namespace apart from all others.
+    """Return a text that differs for each host, boot and process-id namespace.
 
-    Empty where the system does not say; then nobody can take over by process id.
+    Empty where the system does not say; then no worker can take over by process id.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -42,21 +42,21 @@ def host_identity() -> str:
 
 
 def process_started(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot; None if there is none, or only a zombie."""
+    """Return when a process started, in ticks since boot; None if it is gone or a zombie."""
     stat = _stat(pid)
     return None if stat is None or stat[0] in _DEAD else stat[1]
 
 
 def is_gone(pid: int, started: int) -> bool:
-    """Tell whether the process of that id which began at ``started`` is there no more, for certain.
+    """Return whether the process that started at ``started`` is gone for certain.
 
-    /proc may hide what belongs to another user (hidepid=, systemd's ProtectProc=): who can't be
-    seen may be alive.
+    /proc may hide the processes of other users (hidepid=, systemd's ProtectProc=), so a process
+    that is not in there may be alive.
     """
     stat = _stat(pid)
     if stat is not None:
-        state, began = stat
-        return state in _DEAD or began != started
+        state, found = stat
+        return state in _DEAD or found != started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -80,7 +80,7 @@ def _stat(pid: int) -> tuple[str, int] | None:
 
 
 def session_name(name: str, started: int) -> str:
-    """Return what a process calls its database sessions; the instant tells containers apart."""
+    """Return the name of a process's database sessions; the start tells containers apart."""
     return f"halting {started} {name}".encode()[:_LONGEST].decode(errors="ignore")
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     # --- runs: the ways in
     ("runs.apps", "runs.management"),
     ("runs.admin",),  # above the pages: a run is shown there by their parts
-    ("runs.ops.scrape",),  # above the feed, whose readers it counts
+    ("runs.ops.metrics_view",),  # above the feed, whose readers it counts
     ("runs.consumers",),
     ("runs.web.sockets",),
     ("runs.web.pages",),  # above the API: its Stop is the API's, with another name for the door

@@ -1,4 +1,4 @@
-"""The operator's desk in Django's admin. What stands here only registers it."""
+"""Runs, workers and the data store in Django's admin, for operators."""
 
 from __future__ import annotations
 

@@ -1,64 +1,53 @@
-"""What agents keep, in the admin: find, look, delete. Values can be large, and are never edited."""
+"""The entries of the data store in the admin: find, read, delete. Values can be large."""
 
 from __future__ import annotations
 
 import json
 import re
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth import get_user_model
-from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast, Length, Substr
-from django.http import Http404, HttpRequest, HttpResponse
+from django.forms import Script
+from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
-from django.template.loader import render_to_string
-from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from runs.web.pages.values.rendering import as_text, show
+from runs.web.pages.values.rendering import MAX_RAW, show_plainly
 
 from ..models import DataStoreEntry
 from ..templatetags.runs_pages import instant
-from .list_filters import OwnerFilter
+from .list_filters import MOST_OFFERED, NEWEST, FieldFilter, OwnerFilter
+from .read_only import ReadOnlyAdmin
 from .search import contains_json, owners_named
-
-if TYPE_CHECKING:
-    from django_stubs_ext import StrOrPromise
 
 __all__ = ["DataStoreEntryAdmin"]
 
 SHOWN_CHARACTERS = 60  # of a value in the list
 NEWEST_VALUES = 1_000
 MOST_VALUE_CHARACTERS = 64 * 1024
-_NEWEST = 300  # entries that are looked at for what to offer as filters
-_MOST_OFFERED = 8
 
 
-# Filters. Neither looks through all entries to find out what there is to choose.
+# Filters.
 
 
 class EntryOwnerFilter(OwnerFilter):
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        name = get_user_model().USERNAME_FIELD
-        newest = DataStoreEntry.objects.order_by("-pk").values("owner_id")[:_NEWEST]
-        names = get_user_model().objects.filter(pk__in=newest).order_by(name)
-        return [(found, found) for found in names.values_list(name, flat=True)[:_MOST_OFFERED]]
+    newest = ("-pk",)
 
 
-class NamespaceFilter(OwnerFilter):
-    """Offers what was written to lately, and a field for every other name."""
+class NamespaceFilter(FieldFilter):
+    """Offers the namespaces of the newest entries."""
 
     title = _("namespace")
     parameter_name = "namespace"
-    template = "admin/runs/datastoreentry/namespace_filter.html"
+    placeholder = _("namespace")
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         newest = DataStoreEntry.objects.order_by("-pk").values_list("namespace", flat=True)
-        found = list(dict.fromkeys(newest[:_NEWEST]))[:_MOST_OFFERED]
+        found = list(dict.fromkeys(newest[:NEWEST]))[:MOST_OFFERED]
         return [(name, name) for name in sorted(found)]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
@@ -70,8 +59,8 @@ class NamespaceFilter(OwnerFilter):
 
 @admin.display(description=_("Value"))
 def short_value(entry: DataStoreEntry) -> str:
-    """Write the beginning of a value; the list does not read more of it."""
-    text: str | None = getattr(entry, "beginning", None)
+    """Write the start of a value; the list reads no more of it."""
+    text: str | None = getattr(entry, "start", None)
     if text is None:
         return "null"
     return _readable(text, is_cut=_characters(entry) > SHOWN_CHARACTERS)
@@ -92,12 +81,12 @@ def updated(entry: DataStoreEntry) -> SafeString:
 
 
 def _readable(text: str, *, is_cut: bool) -> str:
-    """Return the beginning of a JSON text with its characters written out."""
+    """Return the start of a JSON text, its escapes decoded."""
     if not is_cut:
         value = json.loads(text)
         whole = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return _without_halves(whole)
-    # Databases write what is beyond ASCII as \uXXXX, or as it is.
+    # SQLite stores characters beyond ASCII as \uXXXX, PostgreSQL as they are.
     whole_escapes = re.sub(r"\\(u[0-9a-fA-F]{0,3})?$", "", text)
     written = re.sub(
         r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), whole_escapes
@@ -106,7 +95,7 @@ def _readable(text: str, *, is_cut: bool) -> str:
 
 
 def _without_halves(text: str) -> str:
-    """Join surrogates; a half without its other is no text that could be sent."""
+    """Join surrogate pairs, and replace a half that has lost the other one."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -115,31 +104,28 @@ def _without_halves(text: str) -> str:
 
 @admin.display(description=_("Value"))
 def value(entry: DataStoreEntry) -> SafeString:
-    address = reverse("admin:runs_datastoreentry_value", args=[entry.pk])
-    return _drawn(entry.value, address)
+    return _as_json(entry.value)
 
 
 @admin.display(description=_("Metadata"))
-def metadata(entry: DataStoreEntry) -> StrOrPromise:
-    return _drawn(entry.metadata, "") if entry.metadata else _("none")
+def metadata(entry: DataStoreEntry) -> SafeString:
+    return _as_json(entry.metadata)
 
 
-def _drawn(value: Any, download: str) -> SafeString:
-    context = {"shown": show(value), "download": download}
-    return render_to_string("admin/runs/datastoreentry/value.html", context)
+def _as_json(value: Any) -> SafeString:
+    shown = show_plainly(value)
+    note = _("Only the first %d characters are shown.") % MAX_RAW if shown.is_cut else ""
+    return format_html('<pre dir="auto">{}</pre>{}', shown.raw, note)
 
 
-class DataStoreEntryAdmin(admin.ModelAdmin):
+class DataStoreEntryAdmin(ReadOnlyAdmin):
     list_display = ("key", "namespace", "owner", short_value, size, updated)
     list_display_links = ("key",)
     list_filter = (EntryOwnerFilter, NamespaceFilter)
-    # In the order of the one index, which the database has them in already.
+    # The order of the one index, so that the database need not sort.
     ordering = ("owner_id", "namespace", "key")
     sortable_by = (updated,)  # type: ignore[assignment]  # columns may be callables here, too
-    list_per_page = 50
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    search_fields = ("pk",)  # shows the field; get_search_results says what it does
+    search_fields = ("pk",)  # shows the field; get_search_results does the search
     search_help_text = _(
         "Searches namespaces, keys, names of owners, and the text of values up to 64 kB of the "
         "newest 1,000 entries that match the filters."
@@ -156,7 +142,7 @@ class DataStoreEntryAdmin(admin.ModelAdmin):
         return (
             entries.select_related("owner")
             .defer("value", "metadata")
-            .annotate(beginning=Substr(text, 1, SHOWN_CHARACTERS), characters=Length(text))
+            .annotate(start=Substr(text, 1, SHOWN_CHARACTERS), characters=Length(text))
         )
 
     def get_search_results(
@@ -164,49 +150,9 @@ class DataStoreEntryAdmin(admin.ModelAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         return _search(queryset, search_term.strip()), False
 
-    # Who may do what. Deleting is Django's own permission.
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(
-        self, request: HttpRequest, obj: DataStoreEntry | None = None
-    ) -> bool:
-        return False
-
-    def has_view_permission(self, request: HttpRequest, obj: DataStoreEntry | None = None) -> bool:
-        return bool(request.user.has_perm("runs.view_datastoreentry"))
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
-
-    def has_delete_permission(
-        self, request: HttpRequest, obj: DataStoreEntry | None = None
-    ) -> bool:
-        return self.has_view_permission(request) and super().has_delete_permission(request, obj)
-
-    # Where.
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(partial(_send_value, self))
-        own = [path("<int:id>/value/", view, name="runs_datastoreentry_value")]
-        return own + super().get_urls()
-
-
-def _send_value(desk: DataStoreEntryAdmin, request: HttpRequest, id: int) -> HttpResponse:
-    """Send a value as a file, all of it."""
-    if not desk.has_view_permission(request):
-        raise PermissionDenied
-    entry = DataStoreEntry.objects.filter(pk=id).first()
-    if entry is None:
-        raise Http404
-    is_text = isinstance(entry.value, str)
-    kind, extension = ("text/plain", "txt") if is_text else ("application/json", "json")
-    response = HttpResponse(as_text(entry.value), f"{kind}; charset=utf-8")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", str(entry))[:80].strip("-") or "value"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.{extension}"'
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+    class Media:
+        css = {"all": ["runs/admin/admin.css"]}
+        js = [Script("runs/admin/instants.js", type="module")]
 
 
 def _search(entries: QuerySet[Any], text: str) -> QuerySet[Any]:

@@ -1,42 +1,39 @@
-"""What the list of runs can be narrowed by.
+"""The filters of the admin's list of runs.
 
-None of them looks through all runs to find out what there is to choose: agents come from the
-registry, owners and workers from the newest runs. What is chosen by an address that says something
-else is found all the same, and shown as chosen.
+No filter reads all runs to find its choices: agents come from the registry, owners and workers from
+the newest runs. An address may name a value that is not offered; it is found, and shown as chosen.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from agents import registry
 from runs.wording.phrases import LOOKS
 
-from ..models import RunRecord, WorkerRecord
+from ..models import WorkerRecord
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
     from django_stubs_ext import StrOrPromise
 
-__all__ = ["LIST_FILTERS"]
+__all__ = ["LIST_FILTERS", "MOST_OFFERED", "NEWEST", "FieldFilter", "OwnerFilter"]
 
 _NOT_OVER = "active"
-_NEWEST = 300  # runs that are looked at for owners to offer
-_MOST_OFFERED = 8
+NEWEST = 300  # rows that are read to find choices
+MOST_OFFERED = 8
 
 
-class _RunFilter(admin.SimpleListFilter):
-    """One that is there even while it offers a single choice, and never fails on nonsense."""
+class _Filter(admin.SimpleListFilter):
+    """A filter that is shown even with a single choice, and takes any value."""
 
     def has_output(self) -> bool:
         return True
@@ -45,14 +42,14 @@ class _RunFilter(admin.SimpleListFilter):
         value = self.value()
         if not value:
             return queryset
-        # A NUL is no text for PostgreSQL; it can be in an address, and in no row.
+        # PostgreSQL refuses a NUL in a text: an address can hold one, a row can not.
         return queryset.none() if "\0" in value else self.narrow(queryset, value)
 
     def narrow(self, queryset: Any, value: str) -> QuerySet[Any]:
         raise NotImplementedError
 
 
-class StatusFilter(_RunFilter):
+class StatusFilter(_Filter):
     title = _("status")
     parameter_name = "status"
 
@@ -66,7 +63,7 @@ class StatusFilter(_RunFilter):
         return narrowed
 
 
-class AgentFilter(_RunFilter):
+class AgentFilter(_Filter):
     title = _("agent")
     parameter_name = "agent"
 
@@ -80,32 +77,43 @@ class AgentFilter(_RunFilter):
         return queryset.filter(agent=value)
 
 
-class OwnerFilter(_RunFilter):
-    """Offers who has run something lately, and a field for everybody else's name."""
+class FieldFilter(_Filter):
+    """A filter with a few choices, and a text field for every other value.
 
-    title = _("owner")
-    parameter_name = "owner"
-    template = "admin/runs/runrecord/owner_filter.html"
+    Attributes:
+        placeholder: what to write into the field.
+        kept: the other parameters of the address, which the form sends along.
+    """
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        newest = RunRecord.objects.order_by("-created_at", "-id").values("owner_id")[:_NEWEST]
-        name = get_user_model().USERNAME_FIELD
-        names = get_user_model().objects.filter(pk__in=newest).order_by(name)
-        return [(found, found) for found in names.values_list(name, flat=True)[:_MOST_OFFERED]]
+    template = "admin/runs/field_filter.html"
+    placeholder: StrOrPromise
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         self.chosen = self.value() or ""
-        kept = changelist.get_filters_params()
-        #: For the form: what else the address says.
         self.kept = [
             (key, value)
-            for key, values in kept.items()
+            for key, values in changelist.get_filters_params().items()
             if key != self.parameter_name
             for value in values
         ]
         if changelist.query:
             self.kept.append(("q", changelist.query))
         return super().choices(changelist)
+
+
+class OwnerFilter(FieldFilter):
+    """Offers the owners of the newest rows; ``newest`` is their order."""
+
+    title = _("owner")
+    parameter_name = "owner"
+    placeholder = _("username")
+    newest: tuple[str, ...] = ("-created_at", "-id")
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        newest = model_admin.model.objects.order_by(*self.newest).values("owner_id")[:NEWEST]
+        name = get_user_model().USERNAME_FIELD
+        names = get_user_model().objects.filter(pk__in=newest).order_by(name)
+        return [(found, found) for found in names.values_list(name, flat=True)[:MOST_OFFERED]]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         name = get_user_model().USERNAME_FIELD
@@ -114,13 +122,13 @@ class OwnerFilter(_RunFilter):
         return queryset.filter(owner__in=owners)
 
 
-class WorkerFilter(_RunFilter):
+class WorkerFilter(_Filter):
     title = _("worker")
     parameter_name = "worker"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         alive = WorkerRecord.objects.filter(lost_at=None).order_by("-started_at")
-        found = {str(id): name for id, name in alive.values_list("pk", "name")[:_MOST_OFFERED]}
+        found = {str(id): name for id, name in alive.values_list("pk", "name")[:MOST_OFFERED]}
         chosen = _as_uuid(request.GET.get(self.parameter_name, ""))
         if chosen and str(chosen) not in found:
             gone = WorkerRecord.objects.filter(pk=chosen).first()
@@ -132,50 +140,23 @@ class WorkerFilter(_RunFilter):
         return queryset.filter(worker=worker) if worker else queryset.none()
 
 
-class AgeFilter(_RunFilter):
-    title = _("age")
-    parameter_name = "age"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, StrOrPromise]]:
-        return [
-            ("hour", _("Last hour")),
-            ("today", _("Today")),
-            ("week", _("Last 7 days")),
-            ("month", _("Last 30 days")),
-        ]
-
-    def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        since = _began(value, timezone.now())
-        return queryset.filter(created_at__gte=since) if since else queryset.none()
-
-
-class CallerFilter(_RunFilter):
+class CallerFilter(_Filter):
     title = _("caller")
     parameter_name = "called"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, StrOrPromise]]:
-        return [("no", _("Begun by people")), ("yes", _("Called by other runs"))]
+        return [("no", _("Started by people")), ("yes", _("Called by other runs"))]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(parent__isnull=value != "yes")
 
 
 # The longest list comes last.
-LIST_FILTERS = (StatusFilter, AgeFilter, OwnerFilter, CallerFilter, WorkerFilter, AgentFilter)
-
-
-def _began(name: str, now: datetime) -> datetime | None:
-    match name:
-        case "hour":
-            return now - timedelta(hours=1)
-        case "today":
-            return timezone.localtime(now).replace(hour=0, minute=0, second=0, microsecond=0)
-        case "week":
-            return now - timedelta(days=7)
-        case "month":
-            return now - timedelta(days=30)
-        case _:
-            return None
+LIST_FILTERS = (
+    StatusFilter,
+    ("created_at", admin.DateFieldListFilter),
+    *(OwnerFilter, CallerFilter, WorkerFilter, AgentFilter),
+)
 
 
 def _as_uuid(text: str) -> uuid.UUID | None:

@@ -1,7 +1,7 @@
-"""What a line of the list of runs says, column by column.
+"""The columns of the admin's list of runs.
 
-The same functions draw the whole list and what changes in it later, so the two can't differ. All
-words are ``wording``'s, so that the admin, the page and the command line say the same.
+The same functions draw the whole list and the cells that change later, so the two can't differ. All
+words come from ``runs.wording``, so the admin, the page and the command line say the same.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Column = Callable[[RunRecord], SafeString | str]
 
 
 def for_rows(runs: QuerySet[RunRecord]) -> QuerySet[RunRecord]:
-    """Make a query bring along what lines show, and leave out what is large."""
+    """Let a query join what the lines show, and leave out the large fields."""
     return runs.select_related("owner", "worker").defer(*_LARGE)
 
 
 @admin.display(description=gettext_lazy("Status"))
 def status(run: RunRecord) -> SafeString:
-    """Draw sign and word; the page's script finds a run's line by this."""
+    """Draw sign and word; the page's script finds the line of a run by ``data-run``."""
     return format_html('<span data-run="{}">{}</span>', run.pk, chip(run.shown_status))
 
 
@@ -55,11 +55,11 @@ def owner(run: RunRecord) -> str:
     return run.owner.get_username()
 
 
-# In the order in which they were asked for: that is what an index serves.
+# Ordered by creation, because that order has an index.
 @admin.display(description=gettext_lazy("Started"), ordering="created_at")
 def started(run: RunRecord) -> SafeString:
     if run.started_at is None:
-        return format_html('<span class="quiet">{}</span>', _("not begun"))
+        return format_html('<span class="quiet">{}</span>', _("not started"))
     return instant(run.started_at, "day")
 
 
@@ -87,24 +87,24 @@ def worker(run: RunRecord) -> str:
 
 @admin.display(description=gettext_lazy("Waiting for"))
 def waiting(run: RunRecord) -> SafeString | str:
-    """Say what a stopping run waits for, and for how long it has been."""
+    """Say what a stopping run waits for, and since when."""
     if run.shown_status != STOPPING:
         return ""
-    said = _as_wording_reads_it(run)
-    oldest = phrases.oldest_awaited(said)
+    wire = _on_the_wire(run)
+    oldest = phrases.oldest_awaited(wire)
     if oldest is None:
-        return phrases.waiting_for(said)
+        return phrases.waiting_for(wire)
     label, since = oldest
-    began = since if isinstance(since, datetime) else datetime.fromisoformat(since)
-    ticks = _ticking(began, phrases.waiting_detail(said, timezone.now()), label)
-    return format_html("{} {}", phrases.waiting_for(said), ticks)
+    started_at = since if isinstance(since, datetime) else datetime.fromisoformat(since)
+    ticks = _ticking(started_at, phrases.waiting_detail(wire, timezone.now()), label)
+    return format_html("{} {}", phrases.waiting_for(wire), ticks)
 
 
 def stop_column(user: User | AnonymousUser) -> Column:
-    """Return what draws the Stop buttons that ``user`` may press.
+    """Return the column with the Stop buttons that ``user`` may press.
 
-    A button of the list's own form that leads elsewhere: it works without any script, and a form
-    of its own can't stand inside another.
+    Each is a button of the list's form with another address. It works without a script; a form
+    inside the list's form would be no valid HTML.
     """
 
     @admin.display(description=gettext_lazy("Stop"))
@@ -128,12 +128,12 @@ def stop_column(user: User | AnonymousUser) -> Column:
     return stop
 
 
-#: What may change while somebody looks; Stop as well, which comes with its user.
+#: The columns whose cells may change; Stop is another, which depends on the user.
 LIVE: tuple[Column, ...] = (status, started, duration, waiting, tokens, worker)
 
 
 def live_cells(run: RunRecord, user: User | AnonymousUser) -> dict[str, SafeString | str]:
-    """Return all that may have changed in a run's line, as ``user`` sees it, by column."""
+    """Return the cells of a line that may have changed, as ``user`` sees them, by column."""
     return {column.__name__: column(run) for column in (*LIVE, stop_column(user))}
 
 
@@ -146,6 +146,7 @@ def _ticking(since: datetime, text: str, label: str = "") -> SafeString:
     )
 
 
-def _as_wording_reads_it(run: RunRecord) -> dict[str, Any]:
+def _on_the_wire(run: RunRecord) -> dict[str, Any]:
+    """Return the part of a run on the wire that ``wording`` needs here."""
     stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
     return {"in_flight": run.in_flight, "stop": stop}

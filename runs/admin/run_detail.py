@@ -1,8 +1,8 @@
-"""One run in the admin: all that is known of it, its log as it grows, Stop and "Run again".
+"""One run in the admin: its log as it grows, Stop and "Run again", and all that is known of it.
 
-What is shown, and by which scripts, is the page's own (``pages``); here are the frame that is at
-home in the admin, and what only operators look at: the whole tree, the worker, the attempts. There
-is no form but Stop's: nothing about a run can be edited.
+The parts and the scripts are those of the run's page (``runs.web.pages``). This module adds the
+admin's frame, and what only operators need: the whole tree, the worker, the attempts. The only form
+is Stop's, because nothing about a run can be edited.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib.admin.utils import unquote
@@ -21,7 +21,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import get_token
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -35,74 +35,84 @@ from runs.wording.presentation import in_zone
 
 from ..models import RunRecord
 from ..status import Status
-from .deleting import may_be_deleted
+from .read_only import ReadOnlyAdmin
 
-if TYPE_CHECKING:
-    from .run_list import RunRecordAdmin
-
-__all__ = ["show_part", "show_run"]
+__all__ = ["RunDetail"]
 
 CHANGE = "admin:runs_runrecord_change"
 MOST_BRANCHES = 500  # runs of a tree that are listed
-DEEPEST = 8  # steps in; what is deeper stands below each other
+DEEPEST = 8  # steps of indentation; deeper runs get no more
 
 
-def show_run(desk: RunRecordAdmin, request: HttpRequest, object_id: str) -> HttpResponse:
-    """Show a run to whoever may see it; there is nothing that could be sent here."""
-    if request.method not in ("GET", "HEAD") or not desk.has_view_permission(request):
-        raise PermissionDenied
-    run = find_run(request, _read_id(object_id))
-    get_token(request)  # the script's requests need the cookie
-    context = run_context(request, run)
-    addresses = {**context["data"]["addresses"], **_addresses(run)}
-    whole = {
-        **desk.admin_site.each_context(request),
-        "opts": desk.opts,
-        "original": run,
-        "has_view_permission": True,
-        "may_delete": desk.has_delete_permission(request) and may_be_deleted(run),
-        **context,
-        "data": {**context["data"], "addresses": addresses},
-        "addresses": addresses,
-        "run_page": CHANGE,
-        "fields": input_fields(run.agent, run.input_record.value),
-        "facts_of_run": _facts(run),
-        "tree": _tree(run),
-    }
-    return TemplateResponse(request, "admin/runs/runrecord/change_form.html", whole)
+class RunDetail(ReadOnlyAdmin):
+    """The part of the runs' admin that shows one."""
 
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.show_part)
+        own = [path("<uuid:id>/part/<str:part>/", view, name="runs_runrecord_part")]
+        return own + super().get_urls()
 
-def show_part(desk: RunRecordAdmin, request: HttpRequest, id: uuid.UUID, part: str) -> HttpResponse:
-    """Draw a part of the page anew, for its script; ``?tz=`` is the reader's time zone."""
-    if not desk.has_view_permission(request):
-        raise PermissionDenied
-    if part not in _PARTS:
-        raise Http404
-    run = find_run(request, id)
-    zone = request.GET.get("tz", "")
-    with in_zone(zone):
-        template, context = _PARTS[part](request, run, zone)
-        page = TemplateResponse(request, template, {"run_page": CHANGE, **context})
-        return page.render()
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Show a run to a user who may see it; nothing can be sent here."""
+        if request.method not in ("GET", "HEAD") or not self.has_view_permission(request):
+            raise PermissionDenied
+        run = find_run(request, _read_id(object_id))
+        get_token(request)  # the script's requests need the cookie
+        context = run_context(request, run)
+        addresses = {**context["data"]["addresses"], **_addresses(run)}
+        whole = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": run,
+            "has_view_permission": True,
+            "may_delete": self.has_delete_permission(request, run),
+            **context,
+            "data": {**context["data"], "addresses": addresses},
+            "addresses": addresses,
+            "run_page": CHANGE,
+            "fields": input_fields(run.agent, run.input_record.value),
+            "facts_of_run": _facts(run),
+            "tree": _tree(run),
+        }
+        return TemplateResponse(request, "admin/runs/runrecord/change_form.html", whole)
+
+    def show_part(self, request: HttpRequest, id: uuid.UUID, part: str) -> HttpResponse:
+        """Draw a part of the page for its script; ``?tz=`` is the reader's time zone."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if part not in _PARTS:
+            raise Http404
+        run = find_run(request, id)
+        zone = request.GET.get("tz", "")
+        with in_zone(zone):
+            template, context = _PARTS[part](run, zone)
+            page = TemplateResponse(request, template, {"run_page": CHANGE, **context})
+            return page.render()
 
 
 _Part = tuple[str, dict[str, Any]]
 
 
-def _tree_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
+def _tree_part(run: RunRecord, zone: str) -> _Part:
     return "admin/runs/runrecord/tree.html", {"tree": _tree(run)}
 
 
-def _facts_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
+def _facts_part(run: RunRecord, zone: str) -> _Part:
     return "admin/runs/runrecord/facts.html", {"facts_of_run": _facts(run)}
 
 
-def _receipt_part(request: HttpRequest, run: RunRecord, zone: str) -> _Part:
+def _receipt_part(run: RunRecord, zone: str) -> _Part:
     words = read_snapshots([run.pk])[run.pk].words(zone)
     return "runs/fragments/receipt.html", receipt_context(run, words)
 
 
-_PARTS: dict[str, Callable[[HttpRequest, RunRecord, str], _Part]] = {
+_PARTS: dict[str, Callable[[RunRecord, str], _Part]] = {
     "tree": _tree_part,
     "facts": _facts_part,
     "receipt": _receipt_part,
@@ -117,7 +127,7 @@ def _read_id(text: str) -> uuid.UUID:
 
 
 def _addresses(run: RunRecord) -> dict[str, str]:
-    """Return where the page's script finds the admin's own; all others are those of the page."""
+    """Return the addresses that differ from those of the run's page."""
     parts = {
         part: reverse("admin:runs_runrecord_part", args=[run.pk, part]) for part in sorted(_PARTS)
     }
@@ -134,7 +144,7 @@ def _addresses(run: RunRecord) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One row; ``at`` is an instant, ``address`` is where more of it can be seen."""
+    """One row; ``at`` is an instant, ``address`` leads to more of it."""
 
     label: str
     value: str = ""
@@ -177,7 +187,7 @@ def _listed(**filters: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A run among those of its tree; ``step`` says how far in it stands."""
+    """A run in its tree; ``step`` is its indentation."""
 
     run: RunRecord
     step: int
@@ -188,7 +198,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All runs of a tree, callers before those they called."""
+    """The runs of a tree, each before those that it called."""
 
     branches: list[Branch]
     unlisted_count: int
@@ -198,7 +208,7 @@ def _tree(run: RunRecord) -> Tree:
     runs = RunRecord.objects.filter(root=run.root_id).defer(
         "result", "partial_result", "error", "in_flight", "stop_cleanup_error"
     )
-    # From above, so that whatever is left out, the callers of what is listed are listed.
+    # Topmost first: the callers of every listed run are listed, too.
     found = list(islice(runs.order_by("depth", "created_at", "id"), MOST_BRANCHES + 1))
     count = len(found) if len(found) <= MOST_BRANCHES else runs.count()
     listed = found[:MOST_BRANCHES]
@@ -206,7 +216,7 @@ def _tree(run: RunRecord) -> Tree:
 
 
 def _in_order(runs: list[RunRecord]) -> Iterator[RunRecord]:
-    """Yield each run before those that it called; without recursion, trees may be deep."""
+    """Yield each run before those that it called. No recursion: trees may be deep."""
     below: dict[uuid.UUID | None, list[RunRecord]] = {}
     for run in runs:
         below.setdefault(run.parent_id, []).append(run)

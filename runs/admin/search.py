@@ -1,7 +1,7 @@
-"""The search of the list of runs: by id, by owner, and by what a run was asked.
+"""The search in the admin's list of runs: by id, by owner and by input.
 
-Each way is bounded before it meets the list, so that no word makes the database read everything:
-ids by a range of the primary key, owners by their own small table, inputs only of the newest runs.
+Each is bounded, so that no search text makes the database read everything: ids by a range of the
+primary key, owners by their own small table, inputs to those of the newest runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ID_PREFIX = re.compile(r"[0-9a-f]{8,32}")
 
 
 def search_runs(runs: QuerySet[RunRecord], text: str) -> QuerySet[RunRecord]:
-    """Narrow ``runs`` to those that ``text``, as one phrase, is about."""
+    """Narrow ``runs`` to those that match ``text``, as one phrase."""
     text = text.strip()
     if not text:
         return runs
@@ -42,7 +42,7 @@ def search_runs(runs: QuerySet[RunRecord], text: str) -> QuerySet[RunRecord]:
 
 
 def _ids(text: str) -> tuple[uuid.UUID, uuid.UUID] | None:
-    """Return the first and the last id that begin with ``text``, if it is the beginning of one."""
+    """Return the first and the last id with the prefix ``text``, if it can be one."""
     digits = text.lower().replace("-", "")
     if not _ID_PREFIX.fullmatch(digits):
         return None
@@ -50,7 +50,7 @@ def _ids(text: str) -> tuple[uuid.UUID, uuid.UUID] | None:
 
 
 def owners_named(text: str) -> list[int]:
-    """Return the ids of those whose names contain ``text``, up to some number."""
+    """Return the ids of users whose names contain ``text``, at most 200."""
     name = get_user_model().USERNAME_FIELD
     found = get_user_model().objects.filter(**{f"{name}__icontains": text})
     return list(found.values_list("pk", flat=True)[:_MOST_OWNERS])
@@ -65,6 +65,6 @@ def _with_input(runs: QuerySet[RunRecord], text: str) -> list[uuid.UUID]:
 
 def contains_json(field: str, text: str) -> Q:
     """Return the condition that ``text`` occurs in a field that holds JSON as text."""
-    # As JSON writes it: databases differ in whether they keep what is beyond ASCII as \uXXXX.
+    # As JSON writes it: SQLite stores characters beyond ASCII as \uXXXX, PostgreSQL as they are.
     plain, escaped = json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]
     return Q(**{f"{field}__icontains": plain}) | Q(**{f"{field}__icontains": escaped})

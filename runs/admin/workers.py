@@ -1,7 +1,7 @@
-"""The workers in the admin: which are alive, what they carry, and who is to take no more runs.
+"""The workers in the admin: which are alive, how many runs each executes, and draining.
 
-To drain a worker here changes one column that every claim looks at. Its runs go on, and so does the
-worker; that a process drains when it shuts down is its own business.
+Draining a worker here sets one column, which every claim checks. The worker and its runs continue.
+A process that shuts down drains independently of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
+from django.forms import Script
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -30,6 +31,7 @@ from ..conf import conf
 from ..models import RunRecord, WorkerRecord
 from ..status import Status
 from ..templatetags.runs_pages import instant
+from .read_only import ReadOnlyAdmin
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
@@ -40,7 +42,7 @@ Change = Callable[[uuid.UUID], Any]
 
 
 class PresenceFilter(admin.SimpleListFilter):
-    """Those that are there, unless somebody wants the others: a worker is new with each start."""
+    """Hides the workers that are gone: each start of a process makes a new one."""
 
     title = gettext_lazy("presence")
     parameter_name = "presence"
@@ -50,7 +52,7 @@ class PresenceFilter(admin.SimpleListFilter):
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         first, *others = super().choices(changelist)
-        yield {**first, "display": _("There")}
+        yield {**first, "display": _("Present")}
         yield from others
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -68,7 +70,7 @@ class PresenceFilter(admin.SimpleListFilter):
 
 @admin.display(description=gettext_lazy("Status"))
 def status(worker: WorkerRecord) -> SafeString:
-    """Draw sign and word, as ``wording`` has them."""
+    """Draw sign and word, as in ``wording``."""
     look = phrases.worker_look(
         {
             "lost_at": worker.lost_at,
@@ -89,7 +91,7 @@ def status(worker: WorkerRecord) -> SafeString:
 
 @admin.display(description=gettext_lazy("In flight"))
 def in_flight(worker: WorkerRecord) -> SafeString | str:
-    """Write how many runs it carries now, of how many; the number leads to them."""
+    """Write how many runs it executes, of how many; the number links to them."""
     count: int = getattr(worker, "running_count", 0)
     words = _("%(count)d of %(capacity)d") % {"count": count, "capacity": worker.capacity}
     if worker.limited_by and worker.lost_at is None:
@@ -118,7 +120,7 @@ def started(worker: WorkerRecord) -> SafeString:
 
 @admin.display(description=gettext_lazy("Takes runs"))
 def drain_button(worker: WorkerRecord) -> SafeString | str:
-    """Draw the one change that makes sense now; a button of the list's own form."""
+    """Draw the one button that makes sense now; it belongs to the list's form."""
     if worker.lost_at is not None:
         return ""
     name, words = ("take", _("Take runs again")) if worker.draining_at else ("drain", _("Drain"))
@@ -132,7 +134,7 @@ def drain_button(worker: WorkerRecord) -> SafeString | str:
     )
 
 
-class WorkerRecordAdmin(admin.ModelAdmin):
+class WorkerRecordAdmin(ReadOnlyAdmin):
     list_display = (status, "name", in_flight, heartbeat, started)
     list_display_links = ("name",)
     list_filter = (PresenceFilter,)
@@ -140,9 +142,6 @@ class WorkerRecordAdmin(admin.ModelAdmin):
     search_help_text = gettext_lazy("Searches names: host and process id.")
     ordering = ("-started_at", "-id")
     sortable_by = ("name", heartbeat, started)  # type: ignore[assignment]  # as columns
-    list_per_page = 50
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
     empty_value_display = ""
     fields = (  # type: ignore[assignment]  # fields may be callables here, too
         *("name", "id", status, in_flight, "host_identity", "pid"),
@@ -152,7 +151,7 @@ class WorkerRecordAdmin(admin.ModelAdmin):
     actions = ("drain", "take")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerRecord]:
-        # By the worker's own index; a join would read whatever it has ever run, for each line.
+        # By the index on workers; a join would read, for each line, all runs that it ever had.
         running = (
             RunRecord.objects.filter(worker=OuterRef("pk"), status=Status.RUNNING)
             .order_by()
@@ -167,29 +166,17 @@ class WorkerRecordAdmin(admin.ModelAdmin):
         own = (drain_button,) if self.has_drain_permission(request) else ()
         return (*self.list_display, *own)
 
-    # Who may do what.
-
-    def has_view_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
-        return bool(request.user.has_perm("runs.view_workerrecord"))
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.has_view_permission(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
-        return False
+    # Permissions.
 
     def has_delete_permission(self, request: HttpRequest, obj: WorkerRecord | None = None) -> bool:
-        return False  # it would take away who holds what
+        return False  # runs refer to their worker
 
     def has_drain_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the buttons, the actions and their addresses are there."""
+        """Return whether the buttons, the actions and their addresses exist."""
         may_change = request.user.has_perm("runs.change_workerrecord")
         return self.has_view_permission(request) and bool(may_change)
 
-    # What can be done.
+    # Draining.
 
     @admin.action(permissions=["drain"], description=gettext_lazy("Drain selected workers"))
     def drain(self, request: HttpRequest, queryset: QuerySet[WorkerRecord]) -> None:
@@ -233,16 +220,20 @@ class WorkerRecordAdmin(admin.ModelAdmin):
             self.log_change(request, worker, said)
         if left := len(workers) - len(changed):
             words = ngettext(
-                "%(count)d worker was left as it was: it is gone, or did so already.",
-                "%(count)d workers were left as they were: they are gone, or did so already.",
+                "%(count)d worker was left as it was: gone, or nothing had to change.",
+                "%(count)d workers were left as they were: gone, or nothing had to change.",
                 left,
             )
             self.message_user(request, words % {"count": left}, messages.WARNING)
         if changed:
             names = ", ".join(worker.name for worker in changed)
             words = (
-                _("No more runs begin on %(names)s; those in flight go on.")
+                _("No more runs start on %(names)s; those in flight continue.")
                 if draining
-                else _("Runs may begin on %(names)s again.")
+                else _("Runs may start on %(names)s again.")
             )
             self.message_user(request, words % {"names": names}, messages.SUCCESS)
+
+    class Media:
+        css = {"all": ["runs/admin/admin.css"]}
+        js = [Script("runs/admin/instants.js", type="module")]

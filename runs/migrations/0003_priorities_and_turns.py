@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AlterModelOptions(
             name='runrecord',
-            options={'ordering': ['-created_at', '-id'], 'permissions': [('stop_runrecord', 'Can stop runs of others'), ('prioritise_runrecord', "Can start runs that others' have to wait for")], 'verbose_name': 'run', 'verbose_name_plural': 'runs'},
+            options={'ordering': ['-created_at', '-id'], 'permissions': [('stop_runrecord', 'Can stop runs of others'), ('prioritise_runrecord', 'Can start runs with a raised priority')], 'verbose_name': 'run', 'verbose_name_plural': 'runs'},
         ),
         migrations.AddIndex(
             model_name='runrecord',

@@ -1,14 +1,14 @@
 """Health, for a load balancer or an orchestrator. Neither answer needs an identity.
 
-GET /health/live   200 while the process can answer at all; no database, so that a database
-                   that is away doesn't get every process restarted
+GET /health/live   200 while the process can answer at all. It does not ask the database, because
+                   an outage of the database must not restart every process
 GET /health/ready  200 {status: "ready", degraded, checks: {database, cache, worker, agents}}, or
                    503 with status "not ready": the database is away, the process is draining, or
                    its worker's lease has run out
 
-What is away and can be done without makes a process ``degraded``, not unready. Without Redis stops
-and runs work (the database is the truth), and it is away for all processes at once: a balancer that
-took them all out would have nobody left.
+A missing service that the process can do without makes it ``degraded``, not unready. Without Redis
+stops and runs still work, because the database is the truth. An outage of Redis hits all processes
+at once: a balancer that took them all out would have none left.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = ["live", "ready"]
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 2.0  # what doesn't answer in so long is away
-BLOCKED_SECONDS = 10.0  # an agent that keeps the agents' loop for so long is worth a word
+CHECK_SECONDS = 2.0  # a service that takes longer is away
+BLOCKED_SECONDS = 10.0  # an agent that blocks the agents' loop longer is reported
 
 _UNREADY = frozenset({("database", "away"), ("worker", "draining"), ("worker", "lost")})
 _FINE = frozenset({"ok", "none"})
@@ -70,7 +70,7 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 
 def _worker_word(worker: Worker | None, *, is_draining: bool) -> str:
-    if is_draining:  # also where there is no worker: the process is about to end
+    if is_draining:  # also without a worker: the process is about to end
         return "draining"
     if worker is None:
         return "none"
@@ -78,7 +78,7 @@ def _worker_word(worker: Worker | None, *, is_draining: bool) -> str:
 
 
 def _agents_word(worker: Worker | None) -> str:
-    """Tell whether an agent holds up the others: no reason to send requests elsewhere."""
+    """Say whether an agent blocks the others, which is no reason to send requests elsewhere."""
     if worker is None:
         return "none"
     seconds = worker.blocked_seconds

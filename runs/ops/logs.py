@@ -1,7 +1,7 @@
-"""How this process's log reads: which run a line is about, which worker and process wrote it.
+"""The log of this process: each line names its run, its worker and its process.
 
-``settings.LOGGING`` names what is here. A line about a run says so by ``extra={"run": id}``; where
-code runs on behalf of a run, its trace says it. Secrets that the process knows are taken out.
+``settings.LOGGING`` refers to the classes here. A line gets its run from ``extra={"run": id}``, or
+from the trace of the run that the code works for. Secrets that the process knows are redacted.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from runs.processes import process_name
 __all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
 
 SELDOM_SECONDS = 60.0
-_MOST_WORDS = 100  # remembered: there are but a few, unless somebody puts numbers into them
+_MOST_WORDS = 100  # remembered; there are few, unless a message holds numbers
 
 _worker = ""
 
 
 def set_worker(id: uuid.UUID) -> None:
-    """Say which worker this process is from now on."""
+    """Set the worker that this process is from now on."""
     global _worker
     _worker = str(id)
 
 
 class Facts(logging.Filter):
-    """Adds ``run`` and ``worker``, where there is one, and the process to each record."""
+    """Adds the process to each record, and ``run`` and ``worker`` where there is one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         run: object = getattr(record, "run", None)
@@ -50,9 +50,9 @@ class Facts(logging.Filter):
 
 
 class Seldom(logging.Filter):
-    """Lets the same words of a logger pass once a minute, with how often they came since.
+    """Lets the same message of a logger pass once a minute, and counts its repeats.
 
-    For what is said with each try, or with each request, while Redis or PostgreSQL is away.
+    For messages that come with each retry, or each request, while Redis or PostgreSQL is away.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Seldom(logging.Filter):
 
 
 class NotUnavailable(logging.Filter):
-    """Keeps back what Django says of answers with the status 503."""
+    """Drops the lines that Django writes for answers with the status 503."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return getattr(record, "status_code", None) != HTTPStatus.SERVICE_UNAVAILABLE
@@ -109,7 +109,7 @@ class JsonLines(JsonFormatter):
             style="{",
             timestamp="time",
             rename_fields={"levelname": "level", "name": "logger", "host_process": "process"},
-            # Objects that libraries attach: their text is long, and says who asked for what.
+            # Objects that libraries attach. Their text is long, and names the user and the address.
             reserved_attrs=[*RESERVED_ATTRS, "color_message", "request", "websocket"],
         )
 
@@ -122,9 +122,9 @@ class JsonLines(JsonFormatter):
 
 
 def _without_quotes(text: str, error: BaseException | None) -> str:
-    """Return a traceback with no more of a database's errors than their first lines.
+    """Return a traceback with only the first line of each error of a database.
 
-    Behind that PostgreSQL quotes the statement, the row or the JSON that it does not like.
+    In the lines after it PostgreSQL quotes the statement, the row or the JSON that it refused.
     """
     for one in _chain(error):
         if any(_is_of_a_database(kind) for kind in type(one).__mro__):

@@ -1,4 +1,4 @@
-"""Ask something that may never answer, and have an answer all the same."""
+"""Bound the time of a call that may never return."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _threads = ThreadPoolExecutor(4, thread_name_prefix="probe")
 
 
 def ask(question: Callable[[], T], seconds: float) -> T:
-    """Call ``question`` in a thread; all who ask the same meanwhile share the answer.
+    """Call ``question`` in a thread; callers with the same question meanwhile share its answer.
 
     Raises:
-        TimeoutError: no answer within ``seconds``; the call goes on, and whoever comes next waits
-            for that one.
+        TimeoutError: no answer within ``seconds``. The call keeps running, and the next caller
+            waits for it.
     """
     with _lock:
         asking: Future[T] | None = _asking.get(question)

@@ -1,11 +1,11 @@
-"""Removes old runs, or only their logs: whole trees that are over, a little at a time.
+"""Remove old runs, or only their logs: whole finished trees, a little at a time.
 
-A sweep walks through the runs from the oldest on, in pages by index, so it costs the same in a
-table of a million. Each transaction is short and takes no lock that somebody waits for: rows that
-others hold are left for the next time. Any number of sweeps may go on at once, and one that is
-killed leaves nothing half done: a log goes with the mark that it is gone, a tree goes as a whole.
+A sweep reads the runs from the oldest on, in pages by index, so it costs the same in a table of a
+million. Each transaction is short, and skips rows that are locked: a later sweep removes them. Any
+number of sweeps may run at once. A sweep that is killed leaves nothing half done: a log goes in one
+transaction with its mark, a tree goes as a whole.
 
-The data store is nobody's log and is not touched.
+The data store is no log and is not touched.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["BATCH_COUNT", "Policy", "Position", "Removed", "Sweep"]
 
 BATCH_COUNT = 100  # trees in one step
 EVENTS_AT_ONCE = 5_000  # in one transaction; a run's own log goes as a whole
-PAGE_COUNT = 500  # runs that are looked at in one query
+PAGE_COUNT = 500  # runs that one query reads
 LOCK = 0x68616C74  # of PostgreSQL's advisory locks: one process at a time removes periodically
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is to go: trees whose root ended before an instant, and how.
+    """What to remove: trees whose root ended before an instant.
 
     Attributes:
         what: the runs, or only their logs.
@@ -49,7 +49,7 @@ class Policy:
 
 @dataclass(slots=True)
 class Removed:
-    """How much a sweep has removed, or would remove."""
+    """How much a sweep has removed, or would remove if it is dry."""
 
     trees: int = 0
     runs: int = 0
@@ -80,32 +80,33 @@ Position = tuple[datetime, uuid.UUID]
 
 @dataclass(slots=True)
 class Sweep:
-    """One way through the runs; ``step`` again and again until it says that it is over.
+    """One pass through the runs; call ``step`` until it returns False.
 
     Attributes:
-        position: where it goes on.
-        resume: where a later one of the same policy may begin: nothing before it will ever have
-            to go that has not gone.
+        is_alone: skip a step while another process does one.
+        position: the last run that was read.
+        resume: the ``position`` for a later sweep of the same policy: all runs up to there are
+            removed, or will never match.
     """
 
     policy: Policy
     batch_count: int = BATCH_COUNT
     is_dry: bool = False
-    is_alone: bool = False  # steps of which another process does one at the moment are left out
+    is_alone: bool = False
     position: Position | None = None
     resume: Position | None = None
     removed: Removed = field(default_factory=Removed)
     _roots: list[_Row] = field(default_factory=list)
-    _is_held_up: bool = False
+    _is_resume_fixed: bool = False
 
     def step(self) -> bool:
-        """Look at some runs, or remove some; False when there are no more. Takes a moment.
+        """Read some runs, or remove some; return False when there are no more. Takes a moment.
 
         Raises:
-            django.db.Error: whatever the database has to say; the step can be done again.
+            django.db.Error: the database refused; the step can be repeated.
         """
         if not self._roots:
-            return self._look()
+            return self._read_page()
         roots = {row.id: row for row in self._roots[: self.batch_count]}
         if self.is_dry:
             self._count(roots)
@@ -113,26 +114,26 @@ class Sweep:
             gone = self._remove(roots.keys())
             for row in roots.values():
                 if row.id not in gone:
-                    self._hold_up(row)
+                    self._leave_for_later(row)
         del self._roots[: len(roots)]
         return True
 
-    def _look(self) -> bool:
+    def _read_page(self) -> bool:
         rows = _page(self.position, self.policy.before)
         for row in rows:
             if row.parent_id is None:
-                self._judge(row)
+                self._consider(row)
         if not rows:
             return False
         self.position = (rows[-1].created_at, rows[-1].id)
-        if not self._is_held_up:
+        if not self._is_resume_fixed:
             self.resume = self.position
         return True
 
-    def _judge(self, row: _Row) -> None:
+    def _consider(self, row: _Row) -> None:
         policy = self.policy
         if row.finished_at is None or row.finished_at >= policy.before:
-            self._hold_up(row)
+            self._leave_for_later(row)
         elif policy.what == "logs" and row.log_removed_at is not None:
             pass
         elif (
@@ -142,12 +143,12 @@ class Sweep:
         ):
             self._roots.append(row)
 
-    def _hold_up(self, row: _Row) -> None:
-        """Let a later sweep begin with this one again."""
+    def _leave_for_later(self, row: _Row) -> None:
+        """Let a later sweep start before this run."""
         before = (row.created_at - timedelta(microseconds=1), row.id)
-        if not self._is_held_up or self.resume is None or before < self.resume:
+        if not self._is_resume_fixed or self.resume is None or before < self.resume:
             self.resume = before
-        self._is_held_up = True
+        self._is_resume_fixed = True
 
     def _count(self, roots: Collection[uuid.UUID]) -> None:
         for members in _trees(roots).values():
@@ -156,12 +157,12 @@ class Sweep:
             self.removed.events += sum(m.last_seq for m in members if m.log_removed_at is None)
 
     def _remove(self, roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
-        """Remove what there is to remove of some trees; return the roots of those that are done."""
+        """Remove some trees, or their logs; return the roots of those that are done."""
         trees = _trees(roots)
         below = [m for root, members in trees.items() for m in members if m.id != root]
         freed = self._remove_logs(below)
         left = {m.root_id for m in below if m.log_removed_at is None and m.id not in freed}
-        # A root's own log is the last of its tree: by that the tree is known to be done.
+        # The root's log goes last: its mark says that the logs of the whole tree are gone.
         last = [m for root, members in trees.items() for m in members if m.id == root]
         freed |= self._remove_logs(m for m in last if m.id not in left)
         if self.policy.what == "logs":
@@ -178,7 +179,7 @@ class Sweep:
         return gone
 
     def _remove_logs(self, members: Iterable[_Member]) -> set[uuid.UUID]:
-        """Remove the logs of runs, some at a time; return those whose log that has taken."""
+        """Remove the logs of runs, some at a time; return the runs whose logs are gone now."""
         freed: set[uuid.UUID] = set()
         for ids in _portions(members):
             with transaction.atomic():
@@ -197,20 +198,21 @@ class Sweep:
             return bool(cursor.fetchone()[0])
 
 
-def _page(behind: Position | None, before: datetime) -> list[_Row]:
-    """Return the next runs in the order of their birth, by the index on it.
+def _page(after: Position | None, before: datetime) -> list[_Row]:
+    """Return the next runs in the order of their creation, by the index on it.
 
-    Only the oldest part of the table is read: a run that ended before an instant was born before.
+    This reads only the oldest part of the table: a run that ended before an instant was created
+    before it.
     """
     runs = RunRecord.objects.filter(created_at__lt=before).order_by("created_at", "id")
-    if behind is not None:
-        at, id = behind
+    if after is not None:
+        at, id = after
         runs = runs.filter(Q(created_at__gt=at) | Q(created_at=at, id__gt=id), created_at__gte=at)
     return [_Row(*row) for row in runs.values_list(*_Row._fields)[:PAGE_COUNT]]
 
 
 def _trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, list[_Member]]:
-    """Return the runs of trees that are wholly over, by their roots."""
+    """Return the runs of the trees that have no active run, by their roots."""
     trees: dict[uuid.UUID, list[_Member]] = {root: [] for root in roots}
     for row in RunRecord.objects.filter(root__in=roots).values_list(*_Member._fields):
         trees[row[1]].append(_Member(*row))
@@ -222,25 +224,26 @@ def _trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, list[_Member]]:
 
 
 def _portions(members: Iterable[_Member]) -> Iterator[list[uuid.UUID]]:
-    """Divide the runs that have a log into parts whose logs can be removed at one time."""
+    """Divide the runs that have a log into parts for one transaction each."""
     part: list[uuid.UUID] = []
-    room = EVENTS_AT_ONCE
+    left = EVENTS_AT_ONCE
     for member in members:
         if member.log_removed_at is not None:
             continue
-        if part and member.last_seq > room:
+        if part and member.last_seq > left:
             yield part
-            part, room = [], EVENTS_AT_ONCE
+            part, left = [], EVENTS_AT_ONCE
         part.append(member.id)
-        room -= member.last_seq
+        left -= member.last_seq
     if part:
         yield part
 
 
 def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
-    """Remove the logs of runs that are over, and say so in the records.
+    """Remove the logs of finished runs, and mark the records.
 
-    Returns those that nobody else holds, whose logs are gone now, and how many events these had.
+    Returns the runs whose logs are gone now, without those that were locked, and the number of
+    events removed.
     """
     free = set(_lock(Q(pk__in=ids, status__in=TERMINAL, log_removed_at=None), is_for_key=False))
     if not free:
@@ -251,7 +254,7 @@ def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
 
 
 def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Remove trees whose logs are gone, unless somebody holds a run of theirs; return the roots."""
+    """Remove trees whose logs are gone and of which no run is locked; return their roots."""
     of_these = Q(root__in=roots)
     free = set(_lock(of_these, is_for_key=True))
     whole = set(roots)
@@ -259,8 +262,8 @@ def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
         one = _Member(*member)
         if one.id not in free or one.status not in TERMINAL or one.log_removed_at is None:
             whole.discard(one.root_id)
-    # Not by the collector: it would load every row, and ask for signals that nobody listens to.
-    # The keys between the runs of a tree are compared at the end of the transaction.
+    # Django's collector would load every row, for signals that have no receivers. The database
+    # checks the keys between the runs of a tree at the end of the transaction.
     RunInput.objects.filter(run__in=RunRecord.objects.filter(root__in=whole))._raw_delete(
         DEFAULT_DB_ALIAS
     )
@@ -269,7 +272,7 @@ def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
 
 
 def _lock(which: Q, *, is_for_key: bool) -> list[uuid.UUID]:
-    """Lock runs that nobody else has locked, in the order in which everybody locks runs."""
+    """Lock the runs that are not locked yet, in the one order in which runs are locked."""
     runs = RunRecord.objects.filter(which).order_by("depth", "pk")
     if connection.features.has_select_for_update_skip_locked:
         runs = runs.select_for_update(skip_locked=True, no_key=not is_for_key)

@@ -1,8 +1,8 @@
-"""uvicorn, but draining first: stops still work over HTTP while runs come to their end.
+"""uvicorn that drains first: stops still work over HTTP while runs end.
 
 uvicorn answers SIGTERM by closing its sockets, and tells the application last. Here the first
 signal only starts the drain of the application's lifespan (project/lifespan.py, found in the
-lifespan state); HTTP goes on being served until it is done, and only then uvicorn exits.
+lifespan state). HTTP is served until the drain is done, and only then uvicorn exits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __all__ = ["DrainingServer", "ReloadingSupervisor", "configuration", "serve", "s
 
 logger = logging.getLogger(__name__)
 
-# After a second signal: this long for releasing things, then the process is gone.
+# After a second signal the process releases its resources for this long, then it exits.
 _HURRY_SECONDS = 2.0
-# After an orderly shutdown: threads that nobody can end (an agent stuck in C) get this long.
+# After an orderly shutdown, threads that cannot be ended (an agent stuck in C) get this long.
 _LINGER_SECONDS = 3.0
 _FORCED_LINGER_SECONDS = 0.3
-# For requests in flight, each of which may wait five seconds for the database. Readers of feeds
-# were sent away before, and one who does not read that must not hold the exit up for ever.
+# For requests in flight, each of which may wait five seconds for the database. The feeds are closed
+# by then; a client that does not read its close frame must not delay the exit for ever.
 _GRACEFUL_SECONDS = 8
-# Of one message from a client. Nothing that it could say is of interest.
+# Of one message from a client. We use none of them.
 _MOST_SOCKET_BYTES = 4096
 
 
@@ -49,7 +49,7 @@ class DrainingServer(uvicorn.Server):
 
     ``is_supervised``: the reloader sends SIGTERM, and a Ctrl-C in the terminal reaches both
     processes. So under a supervisor only the same signal again counts as the second one.
-    ``owns_process``: may end the process when something hangs. Not in tests.
+    ``owns_process``: may end the process when something hangs; not in tests.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGINT and SIGTERM. Called between two bytecodes of the main thread.
 
-        The signal is not kept for uvicorn to raise again at the end: an orderly exit is a 0.
+        uvicorn does not raise the signal again at the end: an orderly exit returns 0.
         """
         is_second = sig in self._signals_seen if self._is_supervised else bool(self._signals_seen)
         self._signals_seen.add(sig)
@@ -73,11 +73,11 @@ class DrainingServer(uvicorn.Server):
             self._leave_within(2 * _HURRY_SECONDS)
             self.force_exit = self.should_exit = True
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._give_up_draining)
+                self._loop.call_soon_threadsafe(self._cancel_draining)
         elif self._loop is None or not self.started:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._begin_draining)
+            self._loop.call_soon_threadsafe(self._start_draining)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,19 +86,19 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets=sockets)
         if self.force_exit:
-            # uvicorn skips the lifespan then. What can be released quickly, is.
+            # uvicorn skips the lifespan then. Release what can be released quickly.
             lifespan = self._lifespan()
             if lifespan is not None:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
-        # What waits in a thread (the rest of a drain, an agent) would keep the process alive.
+        # A thread (the rest of a drain, an agent) would keep the process alive.
         self._leave_within(_FORCED_LINGER_SECONDS if self.force_exit else _LINGER_SECONDS)
 
-    def _begin_draining(self) -> None:
+    def _start_draining(self) -> None:
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
 
-    def _give_up_draining(self) -> None:
+    def _cancel_draining(self) -> None:
         if self._draining is not None:
             self._draining.cancel()
 
@@ -139,13 +139,13 @@ def configuration(application: str, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         f"{module}:{name}",
         lifespan="on",
-        # settings.LOGGING has it all.
+        # settings.LOGGING configures it.
         log_config=None,
         server_header=False,
         # uvicorn would read the environment itself.
         forwarded_allow_ips=getattr(settings, "FORWARDED_ALLOW_IPS", None),
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
-        # Compressing anew for each reader took half as much time again, and 40 KiB of each.
+        # Compression for each reader took half as much time again, and 40 KiB of memory each.
         ws_per_message_deflate=False,
         ws_max_size=_MOST_SOCKET_BYTES,
         **options,
@@ -166,7 +166,7 @@ def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None
 
 
 def _end_with_parent() -> None:
-    """Drain when the supervisor was killed: nobody else would, and the port stays taken."""
+    """Drain when the supervisor was killed; the port would stay taken otherwise."""
     parent: Any = parent_process()
     if parent is not None:
         parent.join()

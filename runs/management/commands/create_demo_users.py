@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from runs.ops.demo_users import create_missing_demo_users
+from runs.ops.accounts import create_missing_demo_users
 
 
 class Command(BaseCommand):

@@ -18,7 +18,7 @@ from django.db import DatabaseError, connections
 from runs.conf import conf
 from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import await_database, require_production_settings
-from runs.ops.demo_users import DemoUser, find_open_demo_users
+from runs.ops.accounts import DemoUser, find_open_demo_users
 from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_reloaded
 
 

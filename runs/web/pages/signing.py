@@ -11,7 +11,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
-from runs.ops.demo_users import find_open_demo_users
+from runs.ops.accounts import find_open_demo_users
 
 __all__ = ["SignInView", "SignOutView"]
 

@@ -1,4 +1,4 @@
-"""People at the operator's desk: an operator, one who may only look, and an ordinary owner."""
+"""Users of the admin: an operator, a viewer without other permissions, and an owner of runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
-from runs.ops.operators import GROUP_NAME, create_missing_group
+from runs.ops.accounts import GROUP_NAME, create_missing_group
 
 
 def staff(name: str, *codenames: str) -> User:
@@ -26,13 +26,13 @@ def signed_in(user: User) -> Client:
 
 @pytest.fixture
 def alice(db: None) -> User:
-    """An owner of runs, who has nothing to do with the admin."""
+    """An owner of runs, who is not staff."""
     return User.objects.create_user("alice")
 
 
 @pytest.fixture
 def operator(db: None) -> User:
-    """A staff member in our group, without superuser's rights."""
+    """A staff member in the group of operators, no superuser."""
     user = User.objects.create_user("operator", is_staff=True)
     if not Group.objects.filter(name=GROUP_NAME).exists():  # a flush takes it away
         from django.apps import apps
@@ -48,6 +48,6 @@ def viewer(db: None) -> User:
 
 
 @pytest.fixture
-def desk(operator: User) -> Client:
+def operator_client(operator: User) -> Client:
     """The operator's browser."""
     return signed_in(operator)

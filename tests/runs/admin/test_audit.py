@@ -1,4 +1,4 @@
-"""Who stopped what, when and why, in Django's own log."""
+"""Django's LogEntry of each stop: the user, the run and the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def running(owner: User, **fields: Any) -> RunRecord:
 
 
 @pytest.mark.parametrize("via", [StopVia.API, StopVia.PAGE, StopVia.ADMIN, StopVia.CLI])
-def test_a_stop_is_logged_whatever_door_it_comes_through(via: StopVia, alice: User) -> None:
+def test_every_way_to_stop_is_logged(via: StopVia, alice: User) -> None:
     run = running(alice)
     stopping.request_stop(run.pk, via=via, by=alice, reason="wrong document")
     (entry,) = entries()
@@ -45,7 +45,7 @@ def test_a_stop_is_logged_whatever_door_it_comes_through(via: StopVia, alice: Us
     assert said.endswith("Reason: wrong document")
 
 
-def test_a_reason_that_looks_like_the_admins_own_json_is_kept_as_it_is(alice: User) -> None:
+def test_a_reason_that_looks_like_json_of_the_admin_is_kept(alice: User) -> None:
     said = stop_message(StopVia.API, stopping.AVAILABLE_MODES[0], '[{"added": {}}]')
     entry = LogEntry(change_message=said)
     assert entry.get_change_message() == said
@@ -69,7 +69,7 @@ def test_a_refused_stop_is_not_logged(alice: User) -> None:
     assert entries() == []
 
 
-def test_runs_below_are_not_logged_by_themselves(alice: User) -> None:
+def test_runs_that_stop_with_their_caller_are_not_logged(alice: User) -> None:
     root = running(alice)
     running(alice, parent=root)
     stopping.request_stop(root.pk, via=StopVia.API, by=alice)
@@ -109,9 +109,9 @@ def test_the_entry_and_the_request_are_one_transaction(
         assert not run.stop_requested
 
 
-def test_the_history_of_a_run_tells_of_its_stop(desk: Client, alice: User) -> None:
+def test_the_history_of_a_run_shows_its_stop(operator_client: Client, alice: User) -> None:
     run = running(alice)
     stopping.request_stop(run.pk, via=StopVia.API, by=alice, reason="<b>wrong</b>")
-    page = desk.get(f"/admin/runs/runrecord/{run.pk}/history/").content.decode()
+    page = operator_client.get(f"/admin/runs/runrecord/{run.pk}/history/").content.decode()
     assert "Via: api." in page
     assert "Reason: &lt;b&gt;wrong&lt;/b&gt;" in page

@@ -1,4 +1,4 @@
-"""One run in the admin: all that is known of it, for who may see it, and nothing to edit."""
+"""The page of one run in the admin, where nothing can be edited."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 class TestWhatItShows:
-    def test_of_a_running_run(self, desk: Client, alice: User) -> None:
+    def test_of_a_running_run(self, operator_client: Client, alice: User) -> None:
         run = running(
             alice, llm_calls=2, input_tokens=12_000, output_tokens=400, max_attempts=3, priority=-4
         )
         RunInput.objects.filter(run=run).update(value={"document": "A page."}, size_bytes=24)
-        page = page_of(desk, run)
+        page = page_of(operator_client, run)
         assert 'data-status="running"' in page
         assert "2 LLM calls · 12.4k tokens" in page
         assert part(page, "result") == "Result No result yet: it is still running."
@@ -75,7 +75,7 @@ class TestWhatItShows:
         assert f"Worker {run.worker.name}" in facts  # type: ignore[union-attr]
 
     def test_of_a_stopped_run_in_grey_with_its_receipt_and_what_was_kept(
-        self, desk: Client, alice: User
+        self, operator_client: Client, alice: User
     ) -> None:
         now = timezone.now()
         run = make_run(
@@ -84,7 +84,7 @@ class TestWhatItShows:
             partial_result="half of it",
             **requested(alice, stop_acknowledged_at=now, stop_observed_at=now, stop_via="admin"),
         )
-        page = page_of(desk, run)
+        page = page_of(operator_client, run)
         assert "tone-muted" in page.partition('id="run-chip"')[2][:100]
         assert "What it had so far" in part(page, "result")
         assert "half of it" in part(page, "result")
@@ -93,20 +93,22 @@ class TestWhatItShows:
         assert "Calls started after the worker heard it 0" in receipt
         assert 'id="stop"' not in page
 
-    def test_of_a_failed_run_with_its_traceback(self, desk: Client, alice: User) -> None:
+    def test_of_a_failed_run_with_its_traceback(self, operator_client: Client, alice: User) -> None:
         run = make_run(alice, status=Status.ERROR)
         RunEvent.objects.create(
             run=run, seq=1, ts=timezone.now(), type="error", agent="made", depth=0,
             source="system", data={"traceback": "Traceback: line 1"},
         )  # fmt: skip
-        result = part(page_of(desk, run), "result")
+        result = part(page_of(operator_client, run), "result")
         assert result.startswith("Result X : x Code x Traceback Traceback: line 1")
 
-    def test_of_a_stopping_run_with_what_it_waits_for(self, desk: Client, alice: User) -> None:
+    def test_of_a_stopping_run_with_what_it_waits_for(
+        self, operator_client: Client, alice: User
+    ) -> None:
         now = timezone.now()
         call = {"call": "1", "tool": "call_llm", "label": "llama3", "started_at": now.isoformat()}
         page = page_of(
-            desk,
+            operator_client,
             running(alice, in_flight=[call], **requested(alice, stop_acknowledged_at=now)),
         )
         line = page.partition('id="stop-line"')[2].partition("</p>")[0]
@@ -114,17 +116,19 @@ class TestWhatItShows:
         assert "llama3" in line
         assert re.search(r'id="stop" disabled', page)
 
-    def test_large_values_are_cut_and_can_be_downloaded(self, desk: Client, alice: User) -> None:
+    def test_large_values_are_cut_and_can_be_downloaded(
+        self, operator_client: Client, alice: User
+    ) -> None:
         run = make_run(alice, status=Status.SUCCESS, result="word " * 100_000)
         RunInput.objects.filter(run=run).update(value={"document": "text " * 100_000})
-        page = page_of(desk, run)
+        page = page_of(operator_client, run)
         assert len(page) < 600_000
         for what in ("result", "input"):
             download = f"/app/runs/{run.pk}/download/{what}"
             assert f'href="{download}"' in page
-            assert desk.get(download).status_code == 200
+            assert operator_client.get(download).status_code == 200
 
-    def test_hostile_values_as_text(self, desk: Client, alice: User) -> None:
+    def test_hostile_values_as_text(self, operator_client: Client, alice: User) -> None:
         run = make_run(
             alice,
             agent=HOSTILE,
@@ -134,14 +138,16 @@ class TestWhatItShows:
             **requested(alice, stop_reason=HOSTILE, stop_finished_first=True),
         )
         RunInput.objects.filter(run=run).update(value={HOSTILE: HOSTILE})
-        page = page_of(desk, run)
+        page = page_of(operator_client, run)
         assert "<img" not in page
         assert "&lt;img src=x onerror=alert(1)&gt;" in page
         for name in ("tree", "facts", "receipt"):
-            assert "<img" not in desk.get(address(run, f"part/{name}")).content.decode()
+            assert "<img" not in operator_client.get(address(run, f"part/{name}")).content.decode()
 
-    def test_nothing_that_the_strict_policy_would_block(self, desk: Client, alice: User) -> None:
-        page = page_of(desk, running(alice))
+    def test_nothing_that_the_content_security_policy_would_block(
+        self, operator_client: Client, alice: User
+    ) -> None:
+        page = page_of(operator_client, running(alice))
         assert " style=" not in page
         assert "<style" not in page
         inline = [tag for tag in re.findall("<script[^>]*>", page) if "src=" not in tag]
@@ -150,13 +156,13 @@ class TestWhatItShows:
 
 class TestTheTree:
     def test_is_whole_from_any_of_its_runs_with_links_to_the_others(
-        self, desk: Client, alice: User
+        self, operator_client: Client, alice: User
     ) -> None:
         root = running(alice, agent="root")
         first = make_run(alice, agent="first", status=Status.STOPPED, parent=root)
         below = make_run(alice, agent="below", status=Status.SUCCESS, parent=first)
         make_run(alice, agent="second", status=Status.RUNNING, worker=root.worker, parent=root)
-        page = page_of(desk, below)
+        page = page_of(operator_client, below)
         tree = part(page, "tree")
         words = [
             *("Running root", "Stopped first", "Done below this run", "Running second")
@@ -168,18 +174,20 @@ class TestTheTree:
         assert f'<a href="{address(first)}" dir="auto">first</a></p>' in page  # called by
 
     def test_of_very_many_says_what_is_left_out(
-        self, desk: Client, alice: User, monkeypatch: pytest.MonkeyPatch
+        self, operator_client: Client, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(run_detail, "MOST_BRANCHES", 3)
         root = running(alice)
         for _ in range(5):
             make_run(alice, status=Status.SUCCESS, parent=root)
-        assert "3 more runs are not listed here." in part(page_of(desk, root), "tree")
+        assert "3 more runs are not listed here." in part(page_of(operator_client, root), "tree")
 
-    def test_costs_as_many_queries_as_a_run_alone(self, desk: Client, alice: User) -> None:
+    def test_costs_as_many_queries_as_a_run_alone(
+        self, operator_client: Client, alice: User
+    ) -> None:
         def count(run: RunRecord) -> int:
             with CaptureQueriesContext(connection) as queries:
-                page_of(desk, run)
+                page_of(operator_client, run)
             return len(queries)
 
         root = running(alice)
@@ -191,26 +199,28 @@ class TestTheTree:
 
 
 class TestItsParts:
-    def test_are_drawn_as_on_the_page(self, desk: Client, alice: User) -> None:
+    def test_are_drawn_as_on_the_page(self, operator_client: Client, alice: User) -> None:
         child = make_run(alice, status=Status.STOPPED, parent=running(alice), **requested(alice))
         RunRecord.objects.filter(pk=child.pk).update(stop_root_request=child.root_id)
-        page = page_of(desk, child)
-        assert "made" in desk.get(address(child, "part/tree")).content.decode()
+        page = page_of(operator_client, child)
+        assert "made" in operator_client.get(address(child, "part/tree")).content.decode()
         for name in ("facts", "receipt"):
-            drawn = desk.get(address(child, f"part/{name}"))
+            drawn = operator_client.get(address(child, f"part/{name}"))
             text = " ".join(re.sub("<[^>]+>", " ", drawn.content.decode()).split())
             assert html.unescape(text)[:60] == part(page, name)[:60], name
-        receipt = desk.get(address(child, "part/receipt")).content.decode()
+        receipt = operator_client.get(address(child, "part/receipt")).content.decode()
         assert f'href="{LIST}{child.root_id}/change/"' in receipt
 
-    def test_that_are_none_are_not_there(self, desk: Client, alice: User) -> None:
-        assert desk.get(address(make_run(alice), "part/secrets")).status_code == 404
+    def test_with_an_unknown_name_are_not_found(self, operator_client: Client, alice: User) -> None:
+        assert operator_client.get(address(make_run(alice), "part/secrets")).status_code == 404
 
 
 class TestWhoMayDoWhat:
-    def test_stop_is_there_for_who_may_stop(self, desk: Client, viewer: User, alice: User) -> None:
+    def test_stop_needs_the_permission_to_stop(
+        self, operator_client: Client, viewer: User, alice: User
+    ) -> None:
         run = running(alice)
-        page = page_of(desk, run)
+        page = page_of(operator_client, run)
         assert f'action="{address(run, "stop")}"' in page
         assert data_of(page)["may_stop"] is True
         page = page_of(signed_in(viewer), run)
@@ -220,10 +230,12 @@ class TestWhoMayDoWhat:
         assert "Run again" in page
 
     @pytest.mark.parametrize("is_script", [True, False])
-    def test_a_stop_takes_a_reason(self, desk: Client, alice: User, is_script: bool) -> None:
+    def test_a_stop_keeps_its_reason(
+        self, operator_client: Client, alice: User, is_script: bool
+    ) -> None:
         run = running(alice)
         if is_script:
-            answer = desk.post(
+            answer = operator_client.post(
                 address(run, "stop"),
                 {"reason": "wrong document"},
                 content_type="application/json",
@@ -232,7 +244,7 @@ class TestWhoMayDoWhat:
             assert answer.status_code == 202
         else:
             came_from = f"http://testserver{address(run)}"
-            answer = desk.post(
+            answer = operator_client.post(
                 address(run, "stop"), {"reason": "wrong document"}, headers={"Referer": came_from}
             )
             assert answer["Location"] == came_from
@@ -242,22 +254,22 @@ class TestWhoMayDoWhat:
     @pytest.mark.parametrize(
         "body", ['{"reason": 5}', '{"reason": null}', "[]", "{", json.dumps({"reason": "x" * 501})]
     )
-    def test_a_reason_that_is_none_stops_nothing(
-        self, desk: Client, alice: User, body: str
+    def test_an_invalid_reason_stops_nothing(
+        self, operator_client: Client, alice: User, body: str
     ) -> None:
         run = running(alice)
-        answer = desk.post(address(run, "stop"), body, content_type="application/json")
+        answer = operator_client.post(address(run, "stop"), body, content_type="application/json")
         assert answer.status_code == 400
         run.refresh_from_db()
         assert not run.stop_requested
 
-    def test_again_is_run_for_whoever_presses(
-        self, desk: Client, operator: User, alice: User
+    def test_run_again_starts_a_run_of_the_operator(
+        self, operator_client: Client, operator: User, alice: User
     ) -> None:
         run = make_run(alice, status=Status.SUCCESS, agent="count_words")
         RunInput.objects.filter(run=run).update(value={"text": "one two"})
-        again = data_of(page_of(desk, run))["addresses"]["again"]
-        answer = desk.post(again, {}, content_type="application/json")
+        again = data_of(page_of(operator_client, run))["addresses"]["again"]
+        answer = operator_client.post(again, {}, content_type="application/json")
         assert answer.status_code == 201
         new = RunRecord.objects.get(pk=answer.json()["id"])
         assert (new.owner, new.agent, new.input_record.value) == (
@@ -266,27 +278,29 @@ class TestWhoMayDoWhat:
             {"text": "one two"},
         )
 
-    def test_delete_is_offered_for_what_may_be_deleted(self, desk: Client, alice: User) -> None:
+    def test_delete_is_offered_for_finished_runs_only(
+        self, operator_client: Client, alice: User
+    ) -> None:
         over, alive = make_run(alice, status=Status.SUCCESS), running(alice)
         cleaner = signed_in(staff("cleaner", "view_runrecord", "delete_runrecord"))
         assert address(over, "delete") in page_of(cleaner, over)
         assert address(alive, "delete") not in page_of(cleaner, alive)
-        assert address(over, "delete") not in page_of(desk, over)
+        assert address(over, "delete") not in page_of(operator_client, over)
 
-    def test_nobody_can_send_anything(self, admin_client: Client, alice: User) -> None:
+    def test_nothing_can_be_changed_by_a_request(self, admin_client: Client, alice: User) -> None:
         run = running(alice)
         for method in (admin_client.post, admin_client.put, admin_client.delete):
             assert method(address(run), {"agent": "other", "_save": "1"}).status_code == 403
         run.refresh_from_db()
         assert (run.agent, run.status) == ("made", "running")
 
-    def test_who_may_view_no_runs_finds_neither_page_nor_parts(self, alice: User) -> None:
+    def test_without_the_permission_to_view_page_and_parts_are_refused(self, alice: User) -> None:
         run = running(alice)
         client = signed_in(staff("stopper", "stop_runrecord"))
         assert client.get(address(run)).status_code == 403
         assert client.get(address(run, "part/tree")).status_code == 403
 
-    def test_what_is_not_there_is_not_there(self, desk: Client) -> None:
-        assert desk.get(f"{LIST}{uuid.uuid4()}/change/").status_code == 404
-        assert desk.get(f"{LIST}nonsense/change/").status_code == 404
-        assert desk.get(f"{LIST}{uuid.uuid4()}/part/tree/").status_code == 404
+    def test_a_missing_run_is_not_found(self, operator_client: Client) -> None:
+        assert operator_client.get(f"{LIST}{uuid.uuid4()}/change/").status_code == 404
+        assert operator_client.get(f"{LIST}nonsense/change/").status_code == 404
+        assert operator_client.get(f"{LIST}{uuid.uuid4()}/part/tree/").status_code == 404

@@ -1,4 +1,4 @@
-"""Who may do what at the operator's desk; what one may not do is not there."""
+"""Permissions in the admin: what a user must not do is not offered, and refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 
 from runs.models import RunRecord
-from runs.ops.operators import GROUP_NAME, create_missing_group
+from runs.ops.accounts import GROUP_NAME, create_missing_group
 from runs.status import Status
 from tests.support.rows import make_run, make_worker
 
@@ -53,7 +53,7 @@ class TestTheGroup:
         assert Group.objects.filter(name=GROUP_NAME).count() == 1
 
 
-class TestStaffWithoutAnyRight:
+class TestStaffWithoutAnyPermission:
     def test_finds_no_runs_in_the_admin(self, running: RunRecord) -> None:
         client = signed_in(staff("nobody"))
         assert "runrecord" not in client.get("/admin/").content.decode()
@@ -63,12 +63,12 @@ class TestStaffWithoutAnyRight:
         assert client.post(stop_address(running)).status_code == 404
         assert client.post(f"{LIST}stop/").status_code == 404
 
-    def test_has_no_more_with_djangos_right_to_change(self, running: RunRecord) -> None:
+    def test_finds_no_more_with_djangos_permission_to_change(self, running: RunRecord) -> None:
         client = signed_in(staff("changer", "change_runrecord", "add_runrecord"))
         assert client.get(LIST).status_code == 403
 
 
-class TestWhoMayOnlyView:
+class TestAViewer:
     def test_finds_neither_button_nor_action(self, viewer: User, running: RunRecord) -> None:
         page = signed_in(viewer).get(LIST).content.decode()
         assert str(running.pk) in page
@@ -81,11 +81,11 @@ class TestWhoMayOnlyView:
         assert client.post(stop_address(running)).status_code == 403
         assert client.get(f"{LIST}stop-matching/").status_code == 403
         assert client.post(f"{LIST}stop/").status_code == 403
-        assert client.post(f"{LIST}stop/outcomes.csv").status_code == 403
+        assert client.post(f"{LIST}stop-matching/").status_code == 403
         running.refresh_from_db()
         assert not running.stop_requested
 
-    def test_may_still_stop_what_is_theirs(self, viewer: User) -> None:
+    def test_may_still_stop_own_runs(self, viewer: User) -> None:
         own = make_run(viewer)
         client = signed_in(viewer)
         assert stop_address(own) in client.get(LIST).content.decode()
@@ -94,8 +94,8 @@ class TestWhoMayOnlyView:
         assert own.status == Status.STOPPED
 
 
-class TestEverybody:
-    def test_who_is_no_staff_is_sent_to_sign_in(self, alice: User, running: RunRecord) -> None:
+class TestEveryUser:
+    def test_who_is_not_staff_is_sent_to_sign_in(self, alice: User, running: RunRecord) -> None:
         for client in (Client(), signed_in(alice)):
             answer = client.post(stop_address(running))
             assert answer.status_code == 302
@@ -114,13 +114,13 @@ class TestEverybody:
         assert admin_client.post(address, {"agent": "other"}).status_code == 403
         assert admin_client.get(f"{LIST}add/").status_code == 403
 
-    def test_a_get_stops_nothing(self, desk: Client, running: RunRecord) -> None:
-        assert desk.get(stop_address(running)).status_code == 404
+    def test_a_get_stops_nothing(self, operator_client: Client, running: RunRecord) -> None:
+        assert operator_client.get(stop_address(running)).status_code == 404
         running.refresh_from_db()
         assert not running.stop_requested
 
-    def test_a_run_that_is_not_there_is_not_there(self, desk: Client) -> None:
-        assert desk.post(f"{LIST}{uuid.uuid4()}/stop/").status_code == 404
+    def test_a_missing_run_is_not_found(self, operator_client: Client) -> None:
+        assert operator_client.post(f"{LIST}{uuid.uuid4()}/stop/").status_code == 404
 
 
 class TestDeleting:
@@ -131,12 +131,12 @@ class TestDeleting:
             page += client.post(LIST, {**form, "post": "yes"}, follow=True).content.decode()
         return page
 
-    def test_is_no_operators_business(self, desk: Client, alice: User) -> None:
+    def test_is_not_offered_to_operators(self, operator_client: Client, alice: User) -> None:
         over = make_run(alice, status=Status.SUCCESS)
-        assert "delete_selected" not in desk.get(LIST).content.decode()
-        assert desk.post(f"{LIST}{over.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert "delete_selected" not in operator_client.get(LIST).content.decode()
+        assert operator_client.post(f"{LIST}{over.pk}/delete/", {"post": "yes"}).status_code == 403
 
-    def test_of_a_finished_run_takes_djangos_right(self, alice: User) -> None:
+    def test_of_a_finished_run_needs_djangos_permission(self, alice: User) -> None:
         client = signed_in(staff("cleaner", "view_runrecord", "delete_runrecord"))
         over = make_run(alice, status=Status.SUCCESS)
         asked = client.get(f"{LIST}{over.pk}/delete/")
@@ -144,14 +144,12 @@ class TestDeleting:
         client.post(f"{LIST}{over.pk}/delete/", {"post": "yes"})
         assert not RunRecord.objects.filter(pk=over.pk).exists()
 
-    def test_of_a_run_that_is_not_over_is_refused(
-        self, admin_client: Client, running: RunRecord
-    ) -> None:
+    def test_of_an_active_run_is_refused(self, admin_client: Client, running: RunRecord) -> None:
         address = f"{LIST}{running.pk}/delete/"
         assert admin_client.post(address, {"post": "yes"}).status_code == 403
         assert RunRecord.objects.filter(pk=running.pk).exists()
 
-    def test_of_many_leaves_those_that_are_not_over_and_names_them(
+    def test_of_many_leaves_out_active_runs_and_names_them(
         self, admin_client: Client, running: RunRecord, alice: User
     ) -> None:
         over = make_run(alice, status=Status.SUCCESS)
@@ -159,9 +157,7 @@ class TestDeleting:
         assert str(running) in said.partition("Not deleted")[2]
         assert list(RunRecord.objects.all()) == [running]
 
-    def test_of_a_run_whose_tree_goes_on_is_refused(
-        self, admin_client: Client, alice: User
-    ) -> None:
+    def test_of_a_run_in_an_active_tree_is_refused(self, admin_client: Client, alice: User) -> None:
         worker = make_worker()
         root = make_run(alice, status=Status.RUNNING, worker=worker)
         child = make_run(alice, status=Status.SUCCESS, parent=root)
@@ -169,14 +165,16 @@ class TestDeleting:
         assert RunRecord.objects.filter(pk=child.pk).exists()
         assert admin_client.get(f"{LIST}{child.pk}/delete/").status_code == 403
 
-    def test_of_a_user_does_not_take_running_runs_along(
+    def test_of_a_user_with_active_runs_is_refused(
         self, admin_client: Client, running: RunRecord
     ) -> None:
         address = f"/admin/auth/user/{running.owner_id}/delete/"
         assert "permission" in admin_client.get(address).content.decode()
         assert admin_client.post(address, {"post": "yes"}).status_code == 403
 
-    def test_of_a_tree_says_what_goes_with_it(self, admin_client: Client, alice: User) -> None:
+    def test_of_a_tree_names_the_runs_that_go_with_it(
+        self, admin_client: Client, alice: User
+    ) -> None:
         root = make_run(alice, status=Status.SUCCESS)
         child = make_run(alice, status=Status.SUCCESS, parent=root)
         page = admin_client.get(f"{LIST}{root.pk}/delete/").content.decode()

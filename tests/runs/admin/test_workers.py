@@ -1,4 +1,4 @@
-"""The workers in the admin: what is said of them, and who may drain one."""
+"""The workers in the admin: their state, and draining them."""
 
 from __future__ import annotations
 
@@ -42,39 +42,47 @@ def cell(client: Client, worker: WorkerRecord, name: str, **query: str) -> str:
 
 
 class TestTheList:
-    def test_says_how_a_worker_is_with_a_sign_and_a_word(self, desk: Client) -> None:
+    def test_shows_the_state_of_a_worker_by_a_sign_and_a_word(
+        self, operator_client: Client
+    ) -> None:
         now = timezone.now()
         alive = make_worker()
         draining = make_worker(draining_at=now)
         silent = make_worker(heartbeat_at=now - timedelta(minutes=5))
         gone = make_worker(lost_at=now, draining_at=now)
         words = {
-            worker: re.sub("<[^>]+>", " ", cell(desk, worker, "status", presence="all")).split()
+            worker: re.sub(
+                "<[^>]+>", " ", cell(operator_client, worker, "status", presence="all")
+            ).split()
             for worker in (alive, draining, silent, gone)
         }
         assert list(words.values()) == [["●", "Alive"], ["◐", "Draining"], ["?", "Silent"],
                                         ["○", "Gone"]]  # fmt: skip
 
-    def test_counts_what_is_in_flight_and_leads_there(self, desk: Client, alice: User) -> None:
+    def test_counts_the_runs_of_a_worker_and_links_to_them(
+        self, operator_client: Client, alice: User
+    ) -> None:
         worker, other = make_worker(), make_worker()
         for _ in range(2):
             make_run(alice, status=Status.RUNNING, worker=worker)
         make_run(alice, status=Status.SUCCESS, worker=worker)
-        assert f'?worker={worker.pk}&status=active">2 of 10<' in cell(desk, worker, "in_flight")
-        assert cell(desk, other, "in_flight") == "0 of 10"
+        assert f'?worker={worker.pk}&status=active">2 of 10<' in cell(
+            operator_client, worker, "in_flight"
+        )
+        assert cell(operator_client, other, "in_flight") == "0 of 10"
 
-    def test_says_what_keeps_a_worker_from_more(self, desk: Client) -> None:
+    def test_names_the_limit_of_a_worker(self, operator_client: Client) -> None:
         worker = make_worker(limited_by="1,024 file descriptors")
         expected = "0 of 10 (limited by 1,024 file descriptors)"
-        assert cell(desk, worker, "in_flight") == expected
+        assert cell(operator_client, worker, "in_flight") == expected
         gone = make_worker(limited_by="1,024 file descriptors", lost_at=timezone.now())
-        assert cell(desk, gone, "in_flight", presence="all") == "0 of 10"
+        assert cell(operator_client, gone, "in_flight", presence="all") == "0 of 10"
 
-    def test_leaves_out_the_gone_until_they_are_asked_for(self, desk: Client) -> None:
+    def test_leaves_out_workers_that_are_gone_unless_asked(self, operator_client: Client) -> None:
         alive, gone = make_worker(), make_worker(lost_at=timezone.now())
         found = {
             presence: [
-                worker in desk.get(LIST, {"presence": presence}).content.decode()
+                worker in operator_client.get(LIST, {"presence": presence}).content.decode()
                 for worker in (f"{alive.pk}/change/", f"{gone.pk}/change/")
             ]
             for presence in ("", "gone", "all")
@@ -104,22 +112,22 @@ class TestTheList:
 
 
 class TestDraining:
-    def test_takes_a_permission_of_its_own(self, desk: Client) -> None:
+    def test_needs_a_permission_of_its_own(self, operator_client: Client) -> None:
         worker = make_worker()
-        page = desk.get(LIST).content.decode()
+        page = operator_client.get(LIST).content.decode()
         assert "worker-drain" not in page
         assert 'value="drain"' not in page
         for what in ("drain", "take"):
-            assert desk.post(address(worker, what)).status_code == 403
+            assert operator_client.post(address(worker, what)).status_code == 403
         worker.refresh_from_db()
         assert worker.draining_at is None
 
-    def test_is_not_there_for_who_may_see_no_workers(self) -> None:
+    def test_is_not_found_without_the_permission_to_view(self) -> None:
         client = signed_in(staff("changer", "change_workerrecord"))
         assert client.get(LIST).status_code == 403
         assert client.post(address(make_worker(), "drain")).status_code == 404
 
-    def test_is_done_taken_back_and_logged(self, drainer: Client) -> None:
+    def test_can_be_taken_back_and_is_logged(self, drainer: Client) -> None:
         worker = make_worker()
         assert "worker-drain" in cell(drainer, worker, "drain_button")
         drainer.post(address(worker, "drain"))
@@ -135,7 +143,7 @@ class TestDraining:
             ("Asked to take runs again.", "drainer"),
         ]
 
-    def test_of_many_at_once_says_which_were_left(self, drainer: Client) -> None:
+    def test_of_many_counts_the_workers_that_were_left(self, drainer: Client) -> None:
         fresh, draining = make_worker(), make_worker(draining_at=timezone.now())
         form = {"action": "drain", "_selected_action": [str(fresh.pk), str(draining.pk)]}
         page = drainer.post(LIST, form, follow=True).content.decode()
@@ -152,14 +160,14 @@ class TestDraining:
         assert gone.draining_at is None
         assert not LogEntry.objects.exists()
 
-    def test_is_nothing_that_a_link_can_do(self, drainer: Client) -> None:
+    def test_needs_a_post(self, drainer: Client) -> None:
         worker = make_worker()
         assert drainer.get(address(worker, "drain")).status_code == 404
         worker.refresh_from_db()
         assert worker.draining_at is None
 
 
-def test_nobody_edits_adds_or_deletes_a_worker(admin_client: Client) -> None:
+def test_workers_cannot_be_edited_added_or_deleted(admin_client: Client) -> None:
     worker = make_worker()
     change = f"{LIST}{worker.pk}/change/"
     page = admin_client.get(change)

@@ -22,7 +22,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
 from runs.management.commands.runserver import _bind
-from runs.ops.demo_users import DEMO_USERS, create_missing_demo_users, find_open_demo_users
+from runs.ops.accounts import DEMO_USERS, create_missing_demo_users, find_open_demo_users
 from runs.ops.serving import DrainingServer
 from tests.support.processes import Process, start_manage
 from tests.support.server import Installation

@@ -22,7 +22,7 @@ def _all_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _ready(*, draining: bool = False, **worker: Any) -> tuple[int, dict[str, Any]]:
-    """Ask a process with a worker that is as said."""
+    """Ask a process whose worker has these facts."""
     given = {"is_fenced": False, "blocked_seconds": 0.0, **worker}
     lifespan = SimpleNamespace(is_draining=draining, worker=SimpleNamespace(**given))
     request = RequestFactory().get("/health/ready")
@@ -31,7 +31,7 @@ def _ready(*, draining: bool = False, **worker: Any) -> tuple[int, dict[str, Any
     return answer.status_code, json.loads(answer.content)
 
 
-def test_a_worker_that_is_well_is_ready() -> None:
+def test_a_healthy_worker_is_ready() -> None:
     status, said = _ready()
     assert status == 200
     assert said["degraded"] is False
@@ -46,13 +46,13 @@ def test_a_worker_that_is_well_is_ready() -> None:
         ({"draining": True, "is_fenced": True}, "draining"),
     ],
 )
-def test_one_that_takes_nothing_is_not(facts: dict[str, Any], word: str) -> None:
+def test_a_worker_that_takes_no_runs_is_not_ready(facts: dict[str, Any], word: str) -> None:
     status, said = _ready(**facts)
     assert (status, said["status"]) == (503, "not ready")
     assert said["checks"]["worker"] == word
 
 
-def test_an_agent_that_blocks_the_others_is_mentioned() -> None:
+def test_an_agent_that_blocks_the_others_is_reported() -> None:
     status, said = _ready(blocked_seconds=12.3)
     assert (status, said["degraded"]) == (200, True)
     assert said["checks"]["agents"] == "blocked for 12 s"
@@ -61,7 +61,7 @@ def test_an_agent_that_blocks_the_others_is_mentioned() -> None:
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A database that never answers; gives how often it was asked."""
+    """A database that never answers; yields its calls."""
     asked: list[int] = []
     end = threading.Event()
 

@@ -33,7 +33,7 @@ RUN = "01890b6f-6b7f-7cc3-a1b2-8a5d3a1c9f10"
 
 @pytest.fixture(params=[logs.JsonLines, logs.PlainLines])
 def written(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """Log to here, with the logger ``tests.logs``; gives what was written."""
+    """Capture the logger ``tests.logs``; yields a function that returns the text."""
     logger, stream = logging.getLogger("tests.logs"), io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(logs.Facts())
@@ -54,7 +54,7 @@ class TestALine:
         assert first.count(RUN) == 1
         assert second.count(RUN) == (2 if second.startswith("{") else 1)
 
-    def test_on_behalf_of_a_run_names_it_by_itself(
+    def test_written_for_a_run_names_it_without_being_told(
         self, written: Callable[[], str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class FakeTrace:
@@ -64,7 +64,7 @@ class TestALine:
         logger.warning("a connection was refused")
         assert written().count(RUN) == 1
 
-    def test_shows_no_secret_that_is_known(self, written: Callable[[], str]) -> None:
+    def test_shows_no_known_secret(self, written: Callable[[], str]) -> None:
         redaction.add_secret("correct horse battery")
         try:
             raise ValueError("correct horse battery")
@@ -74,7 +74,7 @@ class TestALine:
         assert "ValueError" in written()
         assert redaction.REDACTED in written()
 
-    def test_shows_nothing_that_a_database_quotes(self, written: Callable[[], str]) -> None:
+    def test_shows_no_quotation_of_a_database(self, written: Callable[[], str]) -> None:
         refused = DataError(REFUSED)
         refused.__cause__ = psycopg.DataError(REFUSED)
         try:
@@ -127,7 +127,7 @@ def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class TestSeldom:
-    """An outage is no reason to fill a disk."""
+    """An outage must not fill the disk."""
 
     @pytest.fixture
     def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -164,7 +164,7 @@ class TestSeldom:
         assert pass_on("%s is away", "he")
         assert pass_on("%s is away", "it", name="b")
 
-    def test_words_that_are_always_others_are_not_kept(
+    def test_messages_that_never_repeat_are_not_remembered(
         self, pass_on: Callable[..., str | None]
     ) -> None:
         passed = [pass_on("%d", number) for number in range(1000)]
@@ -176,7 +176,7 @@ class TestSeldom:
 
 
 @pytest.mark.slow
-def test_all_that_a_process_logs_is_json(tmp_path: Path) -> None:
+def test_every_line_of_a_process_is_json(tmp_path: Path) -> None:
     site = Installation(tmp_path, LOG_FORMAT="json", RUNS_DRAIN_SECONDS="1")
     with site.serving() as server:
         run = server.start("site-block", seconds=1.0)
@@ -189,7 +189,7 @@ def test_all_that_a_process_logs_is_json(tmp_path: Path) -> None:
     assert (blocked["run"], blocked["logger"]) == (run, "runs.worker.watchdog")
     assert uuid.UUID(blocked["worker"])
     assert any("draining" in line["message"] for line in said)
-    # What is no object is the greeting, for whoever has started it by hand.
+    # The other lines are the greeting, for a person who starts the server by hand.
     assert all(
         line.startswith(("{", "Halting is at", "  ")) for line in server.output.splitlines()
     ), server.output

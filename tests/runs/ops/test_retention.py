@@ -313,7 +313,7 @@ class TestRetention:
         looked: list[Any] = []
         page = retention._page
         monkeypatch.setattr(
-            retention, "_page", lambda behind, before: looked.append(behind) or page(behind, before)
+            retention, "_page", lambda after, before: looked.append(after) or page(after, before)
         )
         periodic = Retention()
         while periodic.tick():

@@ -1,4 +1,4 @@
-// A run in the admin: the page's own parts, wired to the admin's frame around them.
+// A run in the admin: the parts of its page, in the admin's frame.
 import { startAgain } from "../js/again.js";
 import { showConnection } from "../js/connection.js";
 import { readData } from "../js/dom.js";
@@ -19,21 +19,21 @@ import { TreePanel } from "./run_tree.js";
 const find = (id) => document.getElementById(id);
 const data = readData("run-data");
 const { addresses } = data;
-const desk = find("run-detail");
+const main = find("run-detail");
 const zone = `tz=${encodeURIComponent(timeZone)}`;
 const pageOf = ({ id }) => addresses.change.replace(data.run.id, id);
 
 setServerTimeOfPage(data.now);
-localiseInstants(desk);
-openValues(desk);
+localiseInstants(main);
+openValues(main);
 
 const state = new RunState(data);
-const header = new RunHeader(data.looks, desk);
+const header = new RunHeader(data.looks, main);
 const stop = new StopControl({
   address: addresses.stop,
   refresh: () => state.refresh(() => get(`${addresses.state}?${zone}`)),
 });
-// Without this script the form itself is sent; with it, the button asks.
+// Without this script the browser sends the form; with it, StopControl posts.
 find("stop-form")?.addEventListener("submit", (event) => event.preventDefault());
 state.watch((now) => header.show(now));
 state.watch((now) => stop.show(now));
@@ -56,7 +56,7 @@ follow(`${addresses.feed}?view=page&tree=1&${zone}`, {
   },
   onState(feed) {
     if (feed.name === "open") log.reconnected();
-    showConnection(find("connection"), desk, feed, { run: addresses.run, signIn: addresses.sign_in });
+    showConnection(find("connection"), main, feed, { run: addresses.run, signIn: addresses.sign_in });
   },
 });
 

@@ -1,9 +1,9 @@
-// The tree of a run: who called whom, drawn by the server whenever there is something new in it.
+// The tree of a run, drawn by the server again after each change in it.
 import { Panel } from "../js/panels.js";
 
-const COLLECT_MILLISECONDS = 200; // for all that comes at once
-const ASK_MILLISECONDS = 5000; // the feed tells of this run and those below; all others are asked for
-const ALIVE = ["queued", "running", "stopping"].map((status) => `[data-status=${status}]`).join();
+const COLLECT_MILLISECONDS = 200; // changes in quick succession are drawn once
+const POLL_MILLISECONDS = 5000; // the feed covers this run and those below, not the rest of the tree
+const ACTIVE = ["queued", "running", "stopping"].map((status) => `[data-status=${status}]`).join();
 
 export class TreePanel extends Panel {
   #element;
@@ -13,10 +13,10 @@ export class TreePanel extends Panel {
   constructor(element, address) {
     super(element, address);
     this.#element = element;
-    setInterval(() => this.#isWatched() && this.#draw(), ASK_MILLISECONDS);
+    setInterval(() => this.#isWatched() && this.#draw(), POLL_MILLISECONDS);
   }
 
-  /** Take in what a feed has brought. */
+  /** Redraw if a frame of the feed changes the status of a run. */
   apply(frames) {
     for (const { type, run } of frames) {
       if (type !== "run" && type !== "end") continue;
@@ -27,7 +27,7 @@ export class TreePanel extends Panel {
   }
 
   #isWatched() {
-    return document.visibilityState === "visible" && this.#element.querySelector(ALIVE);
+    return document.visibilityState === "visible" && this.#element.querySelector(ACTIVE);
   }
 
   #draw() {

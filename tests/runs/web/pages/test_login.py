@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from runs.ops.demo_users import create_missing_demo_users
+from runs.ops.accounts import create_missing_demo_users
 
 pytestmark = pytest.mark.django_db
 

@@ -1,7 +1,8 @@
-"""GET /metrics, for Prometheus: what this process counted, and how the records stand.
+"""GET /metrics, for Prometheus: the counters of this process, and counts of the records.
 
-It names agents and how much they are used, and each scrape asks the database. So it wants
-``Authorization: Bearer`` with METRICS_TOKEN, and where none is set it isn't there, outside debug.
+The answer names agents and how much they are used, and each scrape queries the database. So it
+requires ``Authorization: Bearer`` with METRICS_TOKEN. Outside debug, without a token set, the
+answer is 404.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ __all__ = ["metrics"]
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 3.0  # of the database; a scrape has ten as a rule
-FRESH_SECONDS = 5.0  # how long an answer is good for
+ANSWER_SECONDS = 3.0  # for the database; Prometheus waits ten for a scrape
+FRESH_SECONDS = 5.0  # how long an answer is reused
 
 
 @require_safe
@@ -47,7 +48,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         raise Http404
     if settings.METRICS_TOKEN and not _is_permitted(request):
         return HttpResponse(
-            "METRICS_TOKEN is wanted.\n",
+            "Send METRICS_TOKEN as a bearer token.\n",
             status=401,
             content_type="text/plain",
             headers={"WWW-Authenticate": "Bearer"},
@@ -62,7 +63,7 @@ def _is_permitted(request: HttpRequest) -> bool:
 
 
 class _Process(Collector):
-    """What this process holds right now; nobody has to count it up and down."""
+    """The state of this process, read at each scrape."""
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
@@ -75,13 +76,13 @@ class _Process(Collector):
         )
         yield CounterMetricFamily(
             "halting_messages_dropped",
-            "Messages and news for other processes that were not sent: those look by themselves.",
+            "Messages and updates that did not reach other processes, which poll instead.",
             relay.dropped_count(),
         )
 
 
 class _Records(Collector):
-    """How the records stand: the same from each process, so to be aggregated by ``max``."""
+    """Counts of the records: equal in each process, so aggregate them with ``max``."""
 
     def __init__(self) -> None:
         self._read_at = float("-inf")
@@ -108,7 +109,7 @@ class _Records(Collector):
 
 
 def _runs() -> Iterator[Metric]:
-    # One query for each status: only then the indexes of just these rows serve.
+    # One query for each status, so that each uses the partial index of its rows.
     queued = RunRecord.objects.filter(status=Status.QUEUED).order_by()
     waiting = queued.aggregate(count=Count("pk"), oldest=Min("created_at"))
     running = RunRecord.objects.filter(status=Status.RUNNING).order_by()
@@ -127,7 +128,7 @@ def _runs() -> Iterator[Metric]:
 
 
 def _workers() -> Metric:
-    workers = GaugeMetricFamily("halting_workers", "Workers that are there.", labels=["state"])
+    workers = GaugeMetricFamily("halting_workers", "Workers that are alive.", labels=["state"])
     there = WorkerRecord.objects.filter(lost_at=None).order_by()
     counts = there.aggregate(count=Count("pk"), draining=Count("draining_at"))
     workers.add_metric(["taking"], counts["count"] - counts["draining"])

@@ -1,4 +1,4 @@
-"""/metrics: who may read it, and what real processes say of themselves there."""
+"""/metrics: the access to it, and the metrics of real processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db import OperationalError
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from runs.ops import scrape
+from runs.ops import metrics_view
 from tests.support.server import Installation, Server, eventually
 
 TOKEN = "a token for Prometheus"
@@ -30,15 +30,17 @@ def _samples(text: str) -> dict[str, float]:
 
 
 @pytest.mark.django_db(transaction=True)
-class TestDoor:
-    def test_without_a_token_it_is_not_there(self, client: Client, settings: Any) -> None:
+class TestAccess:
+    def test_without_a_token_set_it_is_not_found(self, client: Client, settings: Any) -> None:
         settings.METRICS_TOKEN, settings.DEBUG = "", False
         assert client.get("/metrics").status_code == 404
         settings.DEBUG = True
         assert client.get("/metrics").status_code == 200
 
     @pytest.mark.parametrize("debug", [True, False])
-    def test_with_one_it_is_wanted(self, client: Client, settings: Any, debug: bool) -> None:
+    def test_with_a_token_set_it_is_required(
+        self, client: Client, settings: Any, debug: bool
+    ) -> None:
         settings.METRICS_TOKEN, settings.DEBUG = TOKEN, debug
         for header in (None, "Bearer", "Bearer wrong", f"Token {TOKEN}", f"Bearer {TOKEN}x"):
             answer = client.get("/metrics", headers={"authorization": header} if header else {})
@@ -48,15 +50,15 @@ class TestDoor:
         assert answer.status_code == 200
         assert answer["Content-Type"].startswith("text/plain; version=")
 
-    def test_without_a_database_a_scrape_says_what_it_can(
+    def test_without_a_database_a_scrape_has_the_other_metrics(
         self, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse() -> None:
             raise OperationalError("away")
 
         settings.DEBUG = True
-        monkeypatch.setattr(scrape, "_runs", refuse)
-        monkeypatch.setattr(scrape, "FRESH_SECONDS", -1)
+        monkeypatch.setattr(metrics_view, "_runs", refuse)
+        monkeypatch.setattr(metrics_view, "FRESH_SECONDS", -1)
         samples = _samples(client.get("/metrics").content.decode())
         assert samples["halting_database_up"] == 0
         assert "halting_runs{status=queued}" not in samples
@@ -64,7 +66,7 @@ class TestDoor:
         assert "process_open_fds" in samples
 
 
-def test_the_first_time_of_anything_is_an_increase(client: Client, settings: Any) -> None:
+def test_every_series_exists_from_the_start(client: Client, settings: Any) -> None:
     settings.DEBUG = True
     there = set(_samples(client.get("/metrics").content.decode()))
     assert there > {
@@ -82,7 +84,7 @@ def _scrape(server: Server) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_each_process_tells_what_it_did(tmp_path: Path) -> None:
+def test_each_process_counts_what_it_did(tmp_path: Path) -> None:
     site = Installation(
         tmp_path, RUNS_EMBEDDED_WORKER="0", METRICS_TOKEN=TOKEN, RUNS_LEASE_SECONDS="3"
     )

@@ -1,0 +1,103 @@
+"""The accounts that the project makes: the group of the operators, and the users of a demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from django.apps import AppConfig
+from django.apps import apps as installed
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import check_password
+from django.contrib.auth.management import create_permissions
+
+__all__ = [
+    "DEMO_USERS",
+    "GROUP_NAME",
+    "DemoUser",
+    "create_missing_demo_users",
+    "create_missing_group",
+    "find_open_demo_users",
+]
+
+GROUP_NAME = "Run operators"
+_CODENAMES = (
+    "view_runrecord",
+    "stop_runrecord",
+    "prioritise_runrecord",
+    "view_workerrecord",
+    "view_datastoreentry",
+)
+
+
+def create_missing_group(
+    app_config: AppConfig, using: str, apps: Any = installed, **kwargs: Any
+) -> None:
+    """Create the group of the operators, who look after other people's runs.
+
+    An existing group keeps the permissions that an admin gave it. Receiver of ``post_migrate``,
+    sent by our app; ``flush`` sends it without ``apps``. Does nothing while the tables of another
+    state of the project exist (``migrate runs zero``).
+    """
+    # Django creates permissions in a receiver of its own, which may run later than this one.
+    create_permissions(app_config, verbosity=0, using=using, apps=apps)
+    try:
+        groups = apps.get_model("auth", "Group").objects.using(using)
+        permissions = apps.get_model("auth", "Permission").objects.using(using)
+        apps.get_model("runs", "RunRecord")
+    except LookupError:
+        return
+    group, is_new = groups.get_or_create(name=GROUP_NAME)
+    if is_new:
+        group.permissions.set(
+            permissions.filter(content_type__app_label="runs", codename__in=_CODENAMES)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DemoUser:
+    """A user whose password is the name, so that every reader of the README knows it."""
+
+    name: str
+    is_superuser: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.name} ({'superuser' if self.is_superuser else 'ordinary'})"
+
+
+DEMO_USERS = (DemoUser("demo", is_superuser=False), DemoUser("admin", is_superuser=True))
+
+
+def create_missing_demo_users() -> list[DemoUser]:
+    """Create the demo users that don't exist, and return them; leave existing users alone."""
+    users = get_user_model().objects
+    created = []
+    for demo in DEMO_USERS:
+        if users.filter(username=demo.name).exists():
+            continue
+        create = users.create_superuser if demo.is_superuser else users.create_user
+        create(demo.name, password=demo.name)
+        created.append(demo)
+    return created
+
+
+def find_open_demo_users() -> list[DemoUser]:
+    """Return the demo users who can sign in with the published password.
+
+    The first call takes a good part of a second, because it hashes passwords.
+    """
+    active = get_user_model().objects.filter(is_active=True)
+    names = [demo.name for demo in DEMO_USERS]
+    passwords = dict(active.filter(username__in=names).values_list("username", "password"))
+    return [
+        demo
+        for demo in DEMO_USERS
+        if demo.name in passwords and _is_open(demo.name, passwords[demo.name])
+    ]
+
+
+@cache  # the answer for a hash never changes, and the sign-in page asks each time
+def _is_open(name: str, stored: str) -> bool:
+    # Not user.check_password(): it may write a better hash back.
+    return check_password(name, stored)
