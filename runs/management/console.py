@@ -1,9 +1,7 @@
-"""The terminal's view of a tree of runs: a log grouped by agent, and what is going on now.
+"""The terminal's view of a tree of runs: plain lines, grouped by agent.
 
-On a terminal the log scrolls and below it stands, always up to date, who works at what; elsewhere
-(a pipe, a file) everything comes in plain lines. It is fed with events and news, knows neither
-workers nor the database, and must be used from one thread, outside any run: what agents print goes
-to their logs, and so would what is printed in their name.
+It takes events and updates, knows neither workers nor the database, and must be used from one
+thread, outside any run: what agents print goes to their logs, and so would its own lines.
 """
 
 from __future__ import annotations
@@ -11,28 +9,25 @@ from __future__ import annotations
 import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TextIO
 
 import rich.console
 from django.utils import timezone
-from rich.live import Live
 from rich.text import Text
 
-from runs.management.log_words import event_lines, progress_bar, progress_words, tool_words
-from runs.status import STOPPING, TERMINAL, Status
+from runs.management.log_words import event_lines
+from runs.status import TERMINAL, Status
 from runs.wording import phrases
 
 __all__ = ["Console", "printable"]
 
-REFRESH_SECONDS = 0.1
 TEXT_DELAY_SECONDS = 0.15
-PROGRESS_SECONDS = 1.0  # between two lines of progress, where lines stay
+PROGRESS_SECONDS = 1.0  # between two lines of progress
 SETTLE_SECONDS = 1.0  # how long a stopping run is between two calls before that is worth a line
 TEXT_WIDTH = 88
-REPLY_LINES = 3  # of a reply that was shown while it came
 
 _STYLES: Final[dict[str, str]] = {
     "waiting": "dim",
@@ -66,11 +61,10 @@ class _Shown:
     status: str = Status.QUEUED
     started_at: datetime | None = None
     in_flight: Sequence[Mapping[str, Any]] = ()
-    progress: Mapping[str, Any] | None = None
-    progress_told: float = 0.0
-    stop: dict[str, Any] | None = None  # only if somebody wished it: a shutdown is none
+    progress_shown_at: float = 0.0
+    stop: dict[str, Any] | None = None  # of a stop request: a shutdown is none
     observed_at: str | None = None
-    stop_told: str = ""
+    stop_words: str = ""
     stop_since: float = 0.0
     writing: dict[str, _Writing] = field(default_factory=dict)
 
@@ -91,12 +85,10 @@ class _Shown:
 class _Writing:
     """The text of a call to a model, as it comes."""
 
-    tail: str = ""
-    line: str = ""  # not yet told
+    line: str = ""  # not yet shown
 
     def add(self, text: str) -> list[str]:
         """Return the lines that are full now."""
-        self.tail = (self.tail + text)[-1000:]
         *lines, self.line = (self.line + text).split("\n")
         full = [part for line in lines for part in (_wrapped(line) or [""])]
         while len(self.line) > TEXT_WIDTH:
@@ -111,7 +103,7 @@ class _Writing:
 
 class _RichConsole(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """Go on in silence: nobody looks any more, and the run is not to suffer from that."""
+        """Continue in silence: the reader left, and the run must not suffer from that."""
         self.quiet = True
 
 
@@ -119,9 +111,8 @@ class Console:
     """Shows one tree of runs.
 
     Args:
-        stream: where to; a terminal gets a display that is kept up to date.
-        verbosity: 0 shows only how it goes on with a stop, and the end; 2 shows replies and
-            tracebacks in full.
+        stream: gets the lines; with colours if it is a terminal.
+        verbosity: 0 shows only the progress of a stop, and the end; 2 adds tracebacks.
     """
 
     def __init__(self, stream: TextIO, *, verbosity: int = 1) -> None:
@@ -130,38 +121,15 @@ class Console:
         )
         self._is_quiet = verbosity == 0
         self._is_verbose = verbosity > 1
-        self._is_live = self._rich.is_terminal and not self._rich.is_dumb_terminal
-        self._live: Live | None = None
-        self._refreshed = 0.0
         self._runs: dict[str, _Shown] = {}
         self._early: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._texts: deque[tuple[float, str, str, str]] = deque()  # when, run, call, text
         self._speaker = ""
 
-    def open(self) -> None:
-        if self._is_live and not self._is_quiet:
-            self._live = Live(
-                console=self._rich,
-                auto_refresh=False,
-                transient=True,
-                # Agents' output is captured by replacing these streams; they are not ours to touch.
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
-
-    def close(self) -> None:
-        """Take the live part away; the log stays. Idempotent."""
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-
     def say(self, text: str, tone: str = "plain") -> None:
         """Print a line of the command's own."""
         self._speaker = ""
         self._print(Text(printable(text), style=_STYLES[tone]))
-
-    # News.
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take a line of a run's log, as it goes over the wire."""
@@ -171,8 +139,6 @@ class Console:
             case "agent_start":
                 run.status = Status.RUNNING
                 run.started_at = datetime.fromisoformat(event["ts"])
-            case "progress":
-                run.progress = data
             case "llm_call":
                 self._show_texts(lambda since, of, call: call == data.get("call"))
             case "stop_requested":
@@ -218,10 +184,7 @@ class Console:
         """Bring what is shown up to date; to be called several times a second."""
         now = time.monotonic()
         self._show_texts(lambda since, run, call: now - since >= TEXT_DELAY_SECONDS)
-        self._tell_stopping()
-        if self._live is not None and now - self._refreshed >= REFRESH_SECONDS:
-            self._refreshed = now
-            self._live.update(self._region(), refresh=True)
+        self._show_stopping()
 
     def _show_texts(self, is_due: Callable[[float, str, str], bool]) -> None:
         held: deque[tuple[float, str, str, str]] = deque()
@@ -230,9 +193,8 @@ class Console:
             if shown is None or not is_due(since, run, call):
                 held.append((since, run, call, text))
             elif not shown.is_over:
-                lines = shown.writing.setdefault(call, _Writing()).add(printable(text))
-                if not self._is_live:
-                    self._print_reply(shown, lines)
+                for line in shown.writing.setdefault(call, _Writing()).add(printable(text)):
+                    self._print_of(shown, timezone.now(), f"│ {line}", "dim")
         self._texts = held
 
     def _run(self, event: Mapping[str, Any]) -> _Shown:
@@ -245,21 +207,21 @@ class Console:
             self._runs[id] = _Shown(id, name, agent, event["depth"], in_flight=in_flight)
         return self._runs[id]
 
-    # The log.
-
     def _lines(self, run: _Shown, event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Say an event in lines of (text, tone)."""
         data = event["data"]
         match event["type"]:
             case "llm_call":
-                yield from self._rest_of_reply(run, data)
+                writing = run.writing.pop(data.get("call"), None)
+                for line in writing.rest() if writing else ():
+                    yield f"│ {line}", "dim"
                 yield from event_lines(event)
-                if self._is_live or data.get("call") not in run.writing:
-                    for line in self._excerpt(data.get("text") or ""):
+                text = data.get("text") or ""
+                if writing is None and text:
+                    for line in _wrapped(printable(text).strip()):
                         yield f"│ {line}", "dim"
-                run.writing.pop(data.get("call"), None)
             case "progress":
-                if self._may_tell_progress(run):
+                if self._may_show_progress(run):
                     yield from event_lines(event)
             case "error":
                 yield from event_lines(event)
@@ -276,31 +238,15 @@ class Console:
             case _:
                 yield from event_lines(event)
 
-    def _rest_of_reply(self, run: _Shown, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        writing = run.writing.get(data.get("call", ""))
-        if writing is not None and not self._is_live:
-            for line in writing.rest():
-                yield f"│ {line}", "dim"
-
-    def _excerpt(self, text: str) -> list[str]:
-        lines = _wrapped(printable(text).strip()) if text else []
-        if not self._is_live or self._is_verbose or len(lines) <= REPLY_LINES:
-            return lines
-        return [*lines[: REPLY_LINES - 1], f"{lines[REPLY_LINES - 1]} ..."]
-
-    def _may_tell_progress(self, run: _Shown) -> bool:
+    def _may_show_progress(self, run: _Shown) -> bool:
         now = time.monotonic()
-        if self._live is not None or now - run.progress_told < PROGRESS_SECONDS:
+        if now - run.progress_shown_at < PROGRESS_SECONDS:
             return False
-        run.progress_told = now
+        run.progress_shown_at = now
         return True
 
-    def _print_reply(self, run: _Shown, lines: Iterable[str]) -> None:
-        for line in lines:
-            self._print_of(run, timezone.now(), f"│ {line}", "dim")
-
     def _print_of(self, run: _Shown, at: datetime | str, line: str, tone: str) -> None:
-        """Print a line of a run, under its name if another one had the word before."""
+        """Print a line of a run, under its name if the line before was another's."""
         indent = "  " * run.depth
         clock = phrases.clock(at)
         if self._speaker != run.id:
@@ -310,21 +256,20 @@ class Console:
         text.append(printable(line), style=_STYLES[tone] or "not dim")
         self._print(text)
 
-    def _tell_stopping(self) -> None:
-        """Say what stopping runs wait for: a line for each change of it."""
+    def _show_stopping(self) -> None:
+        """Print what stopping runs wait for: a line for each change of it."""
         now = time.monotonic()
         for run in self._stopping():
             words = phrases.stopping_text(run.as_wire())
-            if words == run.stop_told:
+            if words == run.stop_words:
                 continue
-            if not run.in_flight and run.stop_told:
+            if not run.in_flight and run.stop_words:
                 run.stop_since = run.stop_since or now
                 if now - run.stop_since < SETTLE_SECONDS:
-                    continue  # most likely it is between two calls, or about to end
+                    continue  # it is between two calls, or about to end
             run.stop_since = 0.0
-            run.stop_told = words
-            if self._live is None:
-                self._print_of(run, timezone.now(), self._stopping_line(run), "muted")
+            run.stop_words = words
+            self._print_of(run, timezone.now(), self._stopping_line(run), "muted")
 
     def _stopping(self) -> list[_Shown]:
         return [run for run in self._runs.values() if run.is_stopping]
@@ -334,48 +279,6 @@ class Console:
         detail = phrases.waiting_detail(wire, timezone.now())
         words = phrases.stopping_text(wire)
         return f"{words} {detail}" if detail else words
-
-    # What is going on now.
-
-    def _region(self) -> Text:
-        lines: list[Text] = []
-        now = timezone.now()
-        for run in self._runs.values():
-            if not run.is_over:
-                lines += self._now(run, now)
-        room = max(3, self._rich.height // 2)
-        if len(lines) > room:
-            left_out = len(lines) - room + 1
-            lines = [*lines[: room - 1], Text(f"... and {left_out} lines more", style="dim")]
-        for line in lines:
-            line.truncate(self._rich.width - 1, overflow="ellipsis")
-        return Text("\n").join(lines)
-
-    def _now(self, run: _Shown, now: datetime) -> Iterator[Text]:
-        indent = "  " * run.depth
-        look = phrases.look(STOPPING if run.stop is not None else run.status)
-        since = phrases.seconds_between(run.started_at, now) if run.started_at else 0
-        line = Text(f"{indent}{look.sign} ", style=_STYLES[look.tone])
-        line.append(run.name, style="bold")
-        line.append(f"  {phrases.duration(since)}", style="dim")
-        if run.progress is not None:
-            line.append(f"  {progress_bar(run.progress)}{printable(progress_words(run.progress))}")
-        yield line
-        if run.stop is not None:
-            yield Text(f"{indent}  {printable(self._stopping_line(run))}", style=_STYLES["muted"])
-        for call in run.in_flight:
-            yield self._call_now(run, call, indent, now)
-
-    def _call_now(self, run: _Shown, call: Mapping[str, Any], indent: str, now: datetime) -> Text:
-        since = phrases.duration(phrases.seconds_between(call["started_at"], now))
-        words = printable(f"{indent}    {tool_words(call['tool'])} {call['label']}  {since}")
-        line = Text(words, style="dim")
-        writing = run.writing.get(call["call"])
-        if writing is not None and writing.tail.strip():
-            tail = " ".join(writing.tail.split())
-            room = max(20, self._rich.width - len(words) - 14)
-            line.append(f"  writing: {tail[-room:]}", style="not dim")
-        return line
 
     def _print(self, text: Text) -> None:
         self._rich.print(text)

@@ -85,7 +85,6 @@ class Watch:
             self.work_off(TICK_SECONDS)
             self.console.tick()
         self.work_off(0)
-        self.console.close()
         return for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
 
     def work_off(self, timeout: float) -> None:
@@ -143,8 +142,6 @@ class Watch:
 
     def leave_at_once(self) -> NoReturn:
         """End the process now. In a signal handler, so that nothing can hold it up."""
-        with contextlib.suppress(Exception):
-            self.console.close()
         os._exit(self.exit_code)
 
     def ask_to_stop(self, mode: StopMode = StopMode.GRACEFUL) -> None:
@@ -189,7 +186,6 @@ class RunHere(Watch):
 
     def run(self) -> RunRecord:
         with contextlib.ExitStack() as stack:
-            stack.callback(self.console.close)
             stack.enter_context(self.signals())
             stack.enter_context(_logging_to(self))
             self.worker.start_threads()
@@ -200,7 +196,6 @@ class RunHere(Watch):
             record = self._start()
             over = stack.enter_context(local_runs.watching(record.pk))
             threading.Thread(target=self._wait_for, args=(over,), daemon=True).start()
-            self.console.open()
             self.worker.adopt(record)
             ended = self.follow()
             self._close = stack.pop_all()  # only after the result was printed
@@ -234,7 +229,6 @@ class RunHere(Watch):
 
     def leave_at_once(self) -> NoReturn:
         with contextlib.suppress(Exception):
-            self.console.close()
             self.console.say(
                 f"Left at once. Other workers end run {self.run_id} when they notice.", "warning"
             )
@@ -264,14 +258,12 @@ class RunThere(Watch):
 
     def run(self) -> RunRecord:
         with contextlib.ExitStack() as stack:
-            stack.callback(self.console.close)
             stack.enter_context(self.signals())
             stack.enter_context(_logging_to(self))
             record, _ = starting.start_run(
                 self.agent, self.input, owner=self.owner, priority=self._priority
             )
             self.run_id = record.pk
-            self.console.open()
             self.console.say(f"Queued as run {record.pk}.", "dim")
             return self.follow()
 
@@ -354,9 +346,9 @@ class _Listener:
 
 @contextlib.contextmanager
 def _logging_to(watch: Watch) -> Iterator[None]:
-    """Let the process's own log speak through the display, which has the terminal to itself.
+    """Print the process's own warnings among the lines, in the thread that prints.
 
-    Only warnings and worse. What is logged inside a run is in the run's log, and shown there.
+    What is logged inside a run is in the run's log, and shown there.
     """
     root = logging.getLogger()
     replaced = [

@@ -8,9 +8,7 @@ from typing import Any
 
 from runs.wording import phrases
 
-__all__ = ["event_lines", "progress_bar", "progress_words", "tool_words"]
-
-BAR_WIDTH = 16
+__all__ = ["event_lines"]
 
 Line = tuple[str, str]  # text, and a tone: one of wording's, or plain, dim, warning
 
@@ -27,7 +25,7 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[Line]:
         case "data_store" | "http" | "agent_call":
             yield _call(event["type"], data), _tone_of(data)
         case "progress":
-            yield progress_words(data), "dim"
+            yield _progress(data), "dim"
         case "log":
             yield from _log(data)
         case "stdout":
@@ -58,13 +56,6 @@ def _ms(milliseconds: float | None) -> str:
     return phrases.duration((milliseconds or 0) / 1000)
 
 
-_TOOLS = {
-    "call_llm": "LLM",
-    "http": "HTTP",
-    "agents.call": "sub-agent",
-    "agents.start": "starts sub-agent",
-    "agents.wait": "waits for sub-agent",
-}
 _STORE_VERBS = {
     "get": "looked up",
     "get_many": "looked up",
@@ -77,10 +68,6 @@ _STORE_VERBS = {
     "clear": "cleared",
     "list_namespaces": "listed the namespaces",
 }
-
-
-def tool_words(tool: str) -> str:
-    return _TOOLS.get(tool) or tool.replace("_", " ").replace(".", " ")
 
 
 def _llm_call(data: Mapping[str, Any]) -> str:
@@ -130,7 +117,7 @@ def _outcome(data: Mapping[str, Any]) -> list[str]:
             return []
 
 
-def progress_words(data: Mapping[str, Any]) -> str:
+def _progress(data: Mapping[str, Any]) -> str:
     done, total = _number(data.get("done")), data.get("total")
     count = done if total is None else f"{done} of {_number(total)}"
     return f"{count} {data.get('message') or ''}".rstrip()
@@ -138,14 +125,6 @@ def progress_words(data: Mapping[str, Any]) -> str:
 
 def _number(value: object) -> str:
     return f"{value:,g}" if isinstance(value, int | float) and abs(value) < 1e6 else str(value)
-
-
-def progress_bar(data: Mapping[str, Any]) -> str:
-    done, total = data.get("done"), data.get("total")
-    if not isinstance(done, int | float) or not isinstance(total, int | float) or total <= 0:
-        return ""
-    full = int(BAR_WIDTH * min(1.0, max(0.0, done / total)))
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] "
 
 
 def _log(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ class Command(BaseCommand):
             "--priority",
             type=int,
             metavar="NUMBER",
-            help=f"with --remote: {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, the highest is begun "
+            help=f"with --remote: {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, the highest starts "
             "first; above the agent's own, its user needs runs.prioritise_runrecord",
         )
 
@@ -74,7 +74,7 @@ class Command(BaseCommand):
             owner = find_user(options["user"] or _default_user())
             if options["priority"] is not None and not options["remote"]:
                 raise CommandError(
-                    "Without --remote it is begun at once: --priority says nothing.",
+                    "Without --remote the run starts at once: --priority has no effect.",
                     returncode=USAGE,
                 )
             agent, input = _read(options)
@@ -86,7 +86,7 @@ class Command(BaseCommand):
                 watch = RunHere(console, agent, input, owner)
             record = watch.run()
         except KeyboardInterrupt:
-            raise CommandError("Stopped before it had begun.", returncode=STOPPED) from None
+            raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
         except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
             raise CommandError(str(error), returncode=USAGE) from None
         except DatabaseError as error:
@@ -164,7 +164,7 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
             _print_partial(record, console, stdout)
             return STOPPED
         case Status.QUEUED:
-            console.say("It was handed back, and begins afresh as soon as a worker takes it.")
+            console.say("It was queued again, and starts afresh as soon as a worker claims it.")
             return ERROR
         case _:  # not followed to its end
             return STOPPED if record.stop_requested else ERROR

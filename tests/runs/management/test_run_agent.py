@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import logging
@@ -27,8 +26,6 @@ from django.db import OperationalError, connection
 
 from agents import SyncTools, Tools, agent, should_stop
 from runs.actions import stopping
-from runs.management.console import Console, printable
-from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
 from runs.models import RunRecord
 from tests.support.consistency import assert_consistent
 from tests.support.processes import start_manage
@@ -36,280 +33,6 @@ from tests.support.processes import start_manage
 ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT_SECONDS = 40
 SENTENCE = "In {n} the ship number {n} left harbour {n} at dawn, and {n} people saw her sail. "
-
-
-# --- From arguments to an input ------------------------------------------------------------------
-
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "text": {"type": "string"},
-        "count": {"type": "integer"},
-        "ratio": {"type": "number"},
-        "flag": {"type": "boolean"},
-        "maybe_count": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-        "maybe_text": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        "either": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
-        "texts": {"type": "array", "items": {"type": "string"}},
-        "maybe_texts": {"anyOf": [{"$ref": "#/$defs/Texts"}, {"type": "null"}]},
-        "counts": {"type": "array", "items": {"type": "integer"}},
-        "object": {"$ref": "#/$defs/Thing"},
-        "colour": {"enum": ["red", "blue"]},
-        "anything": {},
-    },
-    "$defs": {
-        "Thing": {"type": "object", "properties": {"a": {"type": "integer"}}},
-        "Texts": {"type": "array", "items": {"type": "string"}},
-    },
-}
-
-
-def _read(*arguments: str, max_bytes: int = 1000) -> dict[str, Any]:
-    return read_input(arguments, SCHEMA, max_bytes=max_bytes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["text=12"], {"text": "12"}),
-        (["text="], {"text": ""}),
-        (["text=a=b"], {"text": "a=b"}),
-        (["text=null"], {"text": "null"}),
-        (["text=@@home"], {"text": "@home"}),
-        (["count=12"], {"count": 12}),
-        (["ratio=1"], {"ratio": 1}),
-        (["ratio=0.5"], {"ratio": 0.5}),
-        (["flag=true"], {"flag": True}),
-        (["maybe_count=null"], {"maybe_count": None}),
-        (["maybe_count=3"], {"maybe_count": 3}),
-        (["maybe_text=null"], {"maybe_text": None}),
-        (["maybe_text=12"], {"maybe_text": "12"}),
-        (["either=12"], {"either": 12}),
-        (["either=12 ships"], {"either": "12 ships"}),
-        (["either=true"], {"either": "true"}),
-        (["texts=a", "texts=12"], {"texts": ["a", "12"]}),
-        (['texts=["a", "b"]', "texts=c"], {"texts": ["a", "b", "c"]}),
-        (["texts=[a]"], {"texts": ["[a]"]}),
-        (["texts=[]"], {"texts": []}),
-        (["maybe_texts=a", "maybe_texts=b"], {"maybe_texts": ["a", "b"]}),
-        (["counts=1", "counts=[2, 3]"], {"counts": [1, 2, 3]}),
-        (['object={"a": 1}'], {"object": {"a": 1}}),
-        (["colour=red"], {"colour": "red"}),
-        (["anything=[1]"], {"anything": [1]}),
-        (["anything=some words"], {"anything": "some words"}),
-        (["unheard_of=1"], {"unheard_of": "1"}),
-    ],
-)
-def test_a_value_means_what_its_parameter_takes(
-    arguments: list[str], expected: dict[str, Any]
-) -> None:
-    assert _read(*arguments) == expected
-
-
-def test_what_does_not_fit_is_left_to_the_schema() -> None:
-    assert _read("count=1.5", "flag=1") == {"count": 1.5, "flag": 1}
-
-
-def test_everything_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(UnreadableInput) as caught:
-        _read("count=many", "flag=yes", "text=a", "text=b", "alone", "=x", "ratio=NaN", "object={")
-    fields = caught.value.fields
-    assert fields["input.count"] == ["'many' is not a whole number."]
-    assert fields["input.flag"] == ["'yes' is not true or false."]
-    assert fields["input.text"] == ["It was given twice, and it takes one value."]
-    assert fields["input.ratio"] == ["'NaN' is not a number."]
-    assert fields["input.object"] == ["'{' is not an object in JSON."]
-    assert len(fields["input"]) == 2
-    assert caught.value.readable == {"text": "a"}
-
-
-def test_a_file_gives_its_text_and_its_json(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"\xef\xbb\xbf[1]\r\nGr\xc3\xbc\xc3\x9fe")
-    (tmp_path / "counts").write_text("[1, 2]\n")
-    given = _read(f"text=@{tmp_path}/text", f"texts=@{tmp_path}/text", f"counts=@{tmp_path}/counts")
-    text = "[1]\r\nGrüße"
-    assert given == {"text": text, "texts": [text], "counts": [1, 2]}
-
-
-def test_a_pdf_becomes_a_data_url(tmp_path: Path) -> None:
-    content = b"%PDF-1.4\n\xff\xfe\x00"
-    (tmp_path / "a").write_bytes(content)
-    url = f"data:application/pdf;base64,{base64.b64encode(content).decode()}"
-    given = _read(f"text=@{tmp_path}/a", f"texts=@{tmp_path}/a", "texts=b")
-    assert given == {"text": url, "texts": [url, "b"]}
-
-
-@pytest.mark.parametrize(
-    ("content", "argument", "message"),
-    [
-        (b"ab\xffc", "text=@FILE", "no text in UTF-8 (byte 2 is 0xff)"),
-        (b"%PDF-\xff", "count=@FILE", "a PDF"),
-        (b"x" * 1001, "text=@FILE", "more than 1,000 bytes"),
-        (b"", "text=@FILE/missing", "can't be read: Not a directory"),
-        (b"", "text=@/", "can't be read: Is a directory"),
-        (b"", "text=@", "comes the name of a file"),
-        (b"", "text=@a\0b", "can't be the name of a file"),
-    ],
-)
-def test_a_file_that_can_not_be_used(
-    content: bytes, argument: str, message: str, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(UnreadableInput) as caught:
-        _read(argument.replace("FILE", f"{tmp_path}/file"))
-    assert message in str(caught.value.fields)
-
-
-def test_input_json_comes_as_text_or_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"n": 1}')
-    assert read_json_input('{"n": 1}', max_bytes=100) == {"n": 1}
-    assert read_json_input(f"@{tmp_path}/a.json", max_bytes=100) == {"n": 1}
-    for wrong in ("{", "[" * 100_000, "NaN", f"@{tmp_path}/none"):
-        with pytest.raises(UnreadableInput):
-            read_json_input(wrong, max_bytes=100)
-
-
-# --- The display ---------------------------------------------------------------------------------
-
-
-def _event(kind: str, run: str = "r", agent: str = "a", **data: Any) -> dict[str, Any]:
-    return {
-        "run": run,
-        "seq": 1,
-        "ts": "2024-05-06T14:03:22+00:00",
-        "type": kind,
-        "agent": agent,
-        "depth": 0 if run == "r" else 1,
-        "source": "system",
-        "data": data,
-    }
-
-
-def _call(kind: str, tool: str, label: str, **data: Any) -> dict[str, Any]:
-    return _event(kind, tool=tool, label=label, duration_ms=2300, call="1", **data)
-
-
-def _shown(*news: dict[str, Any], verbosity: int = 1) -> list[str]:
-    stream = io.StringIO()
-    console = Console(stream, verbosity=verbosity)
-    for event in news:
-        console.event(event)
-    return [line.removeprefix("14:03:22  ") for line in stream.getvalue().splitlines()]
-
-
-def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
-    lines = _shown(
-        _event("log", message="one"),
-        _event("log", message="two"),
-        _event("log", run="c", agent="b", message="three"),
-        _event("log", run="d", agent="b", message="four"),
-        _event("log", message="five"),
-    )
-    assert lines == [
-        "▸ a",
-        "  one",
-        "  two",
-        "  ▸ b",
-        "    three",
-        "  ▸ b (2)",
-        "    four",
-        "▸ a",
-        "  five",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("event", "line"),
-    [
-        (
-            _call("llm_call", "call_llm", "m", outcome="ok", input_tokens=812, output_tokens=140),
-            "LLM  m  2.3 s · 812 in / 140 out",
-        ),
-        (_call("data_store", "data_store.set", "n/k", outcome="ok"), "stored n/k"),
-        (
-            _call("data_store", "data_store.get_many", "n", outcome="ok", keys_count=2),
-            "looked up 2 keys in n",
-        ),
-        (_call("http", "http", "GET x", outcome="ok", status=200), "HTTP GET x · 200 · 2.3 s"),
-        (
-            _call("http", "http", "GET x", outcome="error", error={"type": "E", "message": "gone"}),
-            "HTTP GET x · 2.3 s · failed: gone",
-        ),
-        (
-            _call("agent_call", "agents.call", "b", outcome="stopped", status="stopped"),
-            "sub-agent b Stopped · 2.3 s",
-        ),
-        (_event("progress", done=5, total=9, message="parts"), "5 of 9 parts"),
-        (_event("progress", done=5, total=None, message=""), "5"),
-        (_event("log", level="warning", message="low"), "warning: low"),
-        (_event("log", level="info", message={"a": 1}), '{"a": 1}'),
-        (_event("stdout", stream="stdout", text="hello"), "> hello"),
-        (_event("error", type="ValueError", message="bad"), "ValueError: bad"),
-        (_event("stop_observed", tool="call_llm", label="m"), "met the stop at call_llm m"),
-        (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
-        (_event("truncated", max_events=10), "the log is full; what follows is left out"),
-        (_event("agent_end", status="stopped"), "■ Stopped"),
-        (_event("invented_later"), None),
-    ],
-)
-def test_each_event_in_words(event: dict[str, Any], line: str | None) -> None:
-    assert _shown(event) == ([] if line is None else ["▸ a", f"  {line}"])
-
-
-def test_nothing_that_an_agent_writes_can_steer_the_terminal() -> None:
-    evil = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\rd"
-    news = [
-        _event("log", agent=evil, message=evil),
-        _event("stdout", agent=evil, text=evil),
-        _call("llm_call", "call_llm", evil, outcome="ok", text=evil),
-        _event("error", type=evil, message=evil),
-    ]
-    shown = "\n".join(_shown(*news))
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
-    assert printable("a\r\nb\tc\x00") == "a\nb\tc\ufffd"
-
-
-def test_quiet_shows_no_log_and_verbose_shows_tracebacks() -> None:
-    error = _event("error", type="E", message="m", traceback="Traceback ...\n  at x")
-    assert _shown(error, verbosity=0) == []
-    assert _shown(error) == ["▸ a", "  E: m"]
-    assert "  Traceback ..." in _shown(error, verbosity=2)
-
-
-def test_what_is_in_flight_is_known_before_the_first_event_is_stored() -> None:
-    stream = io.StringIO()
-    console = Console(stream)
-    call = {"call": "1", "tool": "call_llm", "label": "m", "started_at": "2024-05-06T14:03:22Z"}
-    console.activity("r", [call])
-    console.event(_event("agent_start"))
-    console.event(_event("stop_requested"))
-    console.tick()
-    assert "Stopping... (after current LLM call completes) m, " in stream.getvalue()
-
-
-def test_text_that_comes_before_its_agent_has_begun_is_shown_after_that() -> None:
-    stream = io.StringIO()
-    console = Console(stream)
-    console.text("r", "1", "some words")
-    console.tick()
-    assert stream.getvalue() == ""
-    console.event(_event("agent_start", title="A"))
-    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text="some words"))
-    lines = [line[10:] for line in stream.getvalue().splitlines()]
-    assert lines == ["▸ a", "  A", "  │ some words", "  LLM  m  2.3 s"]
-
-
-def test_long_text_comes_in_whole_lines() -> None:
-    stream = io.StringIO()
-    console = Console(stream)
-    console.event(_event("agent_start"))
-    words = " ".join(f"word{n}" for n in range(40))
-    for start in range(0, len(words), 7):
-        console.text("r", "1", words[start : start + 7])
-    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text=words))
-    told = [line[14:] for line in stream.getvalue().splitlines() if "│" in line]
-    assert " ".join(told) == words
-    assert all(len(line) <= 88 for line in told)
 
 
 # --- In this process -----------------------------------------------------------------------------
@@ -684,9 +407,7 @@ def test_a_remote_run_without_a_worker_says_so_and_is_stopped_at_once(demo: User
     assert assert_consistent(_only_run()).status == "stopped"
 
 
-def test_on_a_terminal_it_shows_what_goes_on_and_leaves_no_trace_of_that(
-    demo: User, document: str
-) -> None:
+def test_on_a_terminal_it_prints_plain_lines_with_colours(demo: User, document: str) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "manage.py", "run_agent", "summarise", "--input", document],
@@ -698,15 +419,14 @@ def test_on_a_terminal_it_shows_what_goes_on_and_leaves_no_trace_of_that(
     )
     os.close(theirs)
     try:
-        screen = _read_screen(ours, until="writing:")
-        assert re.search(r"◐ .*summarise.*\[[#-]+\] 0 of \d+ reading", screen)
+        _read_screen(ours, until="│ ")  # the model's text, as it comes
         process.send_signal(signal.SIGINT)
         screen = _read_screen(ours, until="Stopped by demo")
         assert "Stopping... (after current LLM call completes) stand-in, " in screen
         assert process.wait(TIMEOUT_SECONDS) == 3
         assert process.stdout is not None
         assert process.stdout.read().startswith(b"Notes on ")
-        assert "\x1b[?25h" in screen, "the cursor was hidden, and is back"
+        assert "\x1b" not in screen, "nothing but colours"
     finally:
         process.kill()
         process.wait()

@@ -1,0 +1,156 @@
+"""What the terminal shows of a tree of runs: plain lines."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs.management.console import Console, printable
+
+ROOT = Path(__file__).resolve().parents[3]
+TIMEOUT_SECONDS = 40
+SENTENCE = "In {n} the ship number {n} left harbour {n} at dawn, and {n} people saw her sail. "
+
+
+def _event(kind: str, run: str = "r", agent: str = "a", **data: Any) -> dict[str, Any]:
+    return {
+        "run": run,
+        "seq": 1,
+        "ts": "2024-05-06T14:03:22+00:00",
+        "type": kind,
+        "agent": agent,
+        "depth": 0 if run == "r" else 1,
+        "source": "system",
+        "data": data,
+    }
+
+
+def _call(kind: str, tool: str, label: str, **data: Any) -> dict[str, Any]:
+    return _event(kind, tool=tool, label=label, duration_ms=2300, call="1", **data)
+
+
+def _shown(*news: dict[str, Any], verbosity: int = 1) -> list[str]:
+    stream = io.StringIO()
+    console = Console(stream, verbosity=verbosity)
+    for event in news:
+        console.event(event)
+    return [line.removeprefix("14:03:22  ") for line in stream.getvalue().splitlines()]
+
+
+def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
+    lines = _shown(
+        _event("log", message="one"),
+        _event("log", message="two"),
+        _event("log", run="c", agent="b", message="three"),
+        _event("log", run="d", agent="b", message="four"),
+        _event("log", message="five"),
+    )
+    assert lines == [
+        "▸ a",
+        "  one",
+        "  two",
+        "  ▸ b",
+        "    three",
+        "  ▸ b (2)",
+        "    four",
+        "▸ a",
+        "  five",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            _call("llm_call", "call_llm", "m", outcome="ok", input_tokens=812, output_tokens=140),
+            "LLM  m  2.3 s · 812 in / 140 out",
+        ),
+        (_call("data_store", "data_store.set", "n/k", outcome="ok"), "stored n/k"),
+        (
+            _call("data_store", "data_store.get_many", "n", outcome="ok", keys_count=2),
+            "looked up 2 keys in n",
+        ),
+        (_call("http", "http", "GET x", outcome="ok", status=200), "HTTP GET x · 200 · 2.3 s"),
+        (
+            _call("http", "http", "GET x", outcome="error", error={"type": "E", "message": "gone"}),
+            "HTTP GET x · 2.3 s · failed: gone",
+        ),
+        (
+            _call("agent_call", "agents.call", "b", outcome="stopped", status="stopped"),
+            "sub-agent b Stopped · 2.3 s",
+        ),
+        (_event("progress", done=5, total=9, message="parts"), "5 of 9 parts"),
+        (_event("progress", done=5, total=None, message=""), "5"),
+        (_event("log", level="warning", message="low"), "warning: low"),
+        (_event("log", level="info", message={"a": 1}), '{"a": 1}'),
+        (_event("stdout", stream="stdout", text="hello"), "> hello"),
+        (_event("error", type="ValueError", message="bad"), "ValueError: bad"),
+        (_event("stop_observed", tool="call_llm", label="m"), "met the stop at call_llm m"),
+        (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
+        (_event("truncated", max_events=10), "the log is full; what follows is left out"),
+        (_event("agent_end", status="stopped"), "■ Stopped"),
+        (_event("invented_later"), None),
+    ],
+)
+def test_each_event_in_words(event: dict[str, Any], line: str | None) -> None:
+    assert _shown(event) == ([] if line is None else ["▸ a", f"  {line}"])
+
+
+def test_nothing_that_an_agent_writes_can_steer_the_terminal() -> None:
+    evil = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\rd"
+    news = [
+        _event("log", agent=evil, message=evil),
+        _event("stdout", agent=evil, text=evil),
+        _call("llm_call", "call_llm", evil, outcome="ok", text=evil),
+        _event("error", type=evil, message=evil),
+    ]
+    shown = "\n".join(_shown(*news))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert printable("a\r\nb\tc\x00") == "a\nb\tc\ufffd"
+
+
+def test_quiet_shows_no_log_and_verbose_shows_tracebacks() -> None:
+    error = _event("error", type="E", message="m", traceback="Traceback ...\n  at x")
+    assert _shown(error, verbosity=0) == []
+    assert _shown(error) == ["▸ a", "  E: m"]
+    assert "  Traceback ..." in _shown(error, verbosity=2)
+
+
+def test_what_is_in_flight_is_known_before_the_first_event_is_stored() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    call = {"call": "1", "tool": "call_llm", "label": "m", "started_at": "2024-05-06T14:03:22Z"}
+    console.activity("r", [call])
+    console.event(_event("agent_start"))
+    console.event(_event("stop_requested"))
+    console.tick()
+    assert "Stopping... (after current LLM call completes) m, " in stream.getvalue()
+
+
+def test_text_that_comes_before_its_agent_has_begun_is_shown_after_that() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    console.text("r", "1", "some words")
+    console.tick()
+    assert stream.getvalue() == ""
+    console.event(_event("agent_start", title="A"))
+    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text="some words"))
+    lines = [line[10:] for line in stream.getvalue().splitlines()]
+    assert lines == ["▸ a", "  A", "  │ some words", "  LLM  m  2.3 s"]
+
+
+def test_long_text_comes_in_whole_lines() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    console.event(_event("agent_start"))
+    words = " ".join(f"word{n}" for n in range(40))
+    for start in range(0, len(words), 7):
+        console.text("r", "1", words[start : start + 7])
+    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text=words))
+    told = [line[14:] for line in stream.getvalue().splitlines() if "│" in line]
+    assert " ".join(told) == words
+    assert all(len(line) <= 88 for line in told)
