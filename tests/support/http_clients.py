@@ -1,0 +1,35 @@
+"""Helpers of the tests in tests/agents/tools/http/requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import httpx2
+
+from agents.tools.http.client import (
+    guarded_transport,
+)
+
+LIBRARIES = [httpx, httpx2]
+
+
+ASK: Any = [{"role": "user", "content": "Where did the ship go?"}]
+
+
+def async_client(library: Any) -> Any:
+    """Make an agent's own client. Called within a run, or not."""
+    return library.AsyncClient(
+        transport=guarded_transport(
+            library.AsyncHTTPTransport(limits=library.Limits(max_connections=10))
+        ),
+        timeout=5,
+    )
+
+
+def sync_client(library: Any) -> Any:
+    return library.Client(transport=guarded_transport(library.HTTPTransport()), timeout=5)
+
+
+async def get(client: Any, url: str) -> Any:
+    return await client.get(url)
