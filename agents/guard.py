@@ -261,7 +261,7 @@ class Call:
                 await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 interruption = error
-                if not cut and self._may_be_cut():
+                if not cut and self.may_be_cut():
                     task.cancel()  # once: a second one makes httpx lose connections of its pool
                     cut = True
         if interruption is not None and (task.cancelled() or task.exception() is not None):
@@ -274,7 +274,17 @@ class Call:
             raise interruption
         return result
 
-    def _may_be_cut(self) -> bool:
+    def mark_incomplete(self) -> None:
+        """Take back that the work completed: it was a part of it that did."""
+        self._completed = False
+
+    @property
+    def token(self) -> CancelToken:
+        """The token of the run whose call this is."""
+        return self._guard.token
+
+    def may_be_cut(self) -> bool:
+        """Tell whether a cancellation that comes now may cut the work."""
         guard = self._guard
         token = guard.token
         if guard.host_cancelled or not token.stopped:

@@ -96,7 +96,7 @@ class Governed:
     @property
     def may_finish(self) -> bool:
         """Whether the call is to finish although whoever made it was cancelled."""
-        return not self.call._may_be_cut()
+        return not self.call.may_be_cut()
 
 
 class AsyncBody:
@@ -196,7 +196,7 @@ class AsyncBody:
         finally:
             if self._has_ended and isinstance(self._error, asyncio.CancelledError):
                 self._error = None  # the reader was cut, the request was not
-            governed.call._completed = False  # so far that spoke of one chunk only
+            governed.call.mark_incomplete()  # so far that spoke of one chunk only
             governed.call.finish(self._error)
 
     async def close_for_good(self) -> None:

@@ -227,7 +227,7 @@ class _StoppableOpenAI(AsyncOpenAI):
         if call is None or has_cleanup():
             await super()._sleep_for_retry(**about)
             return
-        token = call._guard.token
+        token = call.token
         loop = asyncio.get_running_loop()
         with anyio.CancelScope() as pause:
 

@@ -15,10 +15,10 @@ from agents import AgentHandle, AgentStopped, SyncAgentHandle, SyncTools, Tools,
 from agents.environment import ChildEnd, Environment
 from agents.exceptions import RunIsOver
 from agents.testing import ScriptedModel
-from agents.tools import SyncAgentClient, SyncDataStore
 from agents.tools.agents.client import AgentClient
 from agents.tools.data_store import DataStore
 from agents.tools.http.client import Transports
+from agents.tools.sync_toolbox import SyncAgentClient, SyncDataStore
 from tests.support.agent_run import AgentRun, within
 
 SECONDS = 10.0
