@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, WebSocketRoute, expect
 
 from tests.support.browser import Complaints
 from tests.support.llm_server import LLMServer
-from tests.support.server import Server
+from tests.support.server import Server, eventually
 
 OpenPage = Callable[..., Page]
 
@@ -163,3 +163,19 @@ def test_a_phone_shows_each_run_as_a_card(phone: Page, server: Server) -> None:
     assert box["height"] >= 36
     stop.click()
     expect(row(phone, id)).to_have_attribute("data-status", "stopped")
+
+
+def test_an_answer_that_is_older_than_a_frame_undoes_nothing(page: Page, server: Server) -> None:
+    """The list is fetched for a new run; the run ends while the answer is on its way."""
+    page.goto("/app/runs/")
+    page.wait_for_timeout(1_500)  # until the list has settled: that would mend it, once
+    held: list[tuple[Route, APIResponse]] = []
+    page.route(re.compile("/app/runs/"), lambda route: held.append((route, route.fetch())), times=1)
+    id = server.start("site-loop")
+    eventually(lambda: page.wait_for_timeout(20) or held, "the list is fetched")
+    server.client.post(f"/runs/{id}/stop", params={"wait": 30})
+    page.wait_for_timeout(300)  # the frames come, and the page has no row to show them in
+    [(route, answer)] = held
+    route.fulfill(response=answer)
+    row = page.locator(f"#runs [data-run='{id}']")
+    expect(row).to_have_attribute("data-status", "stopped")

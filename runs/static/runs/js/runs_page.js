@@ -7,19 +7,19 @@ import { duration, timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
 import { isActive, listen } from "./list_feed.js";
 import { stopTicking, tickSince } from "./log_clock.js";
+import { refresher } from "./refresher.js";
 import { setServerTimeOfPage } from "./server_clock.js";
 import { inWords } from "./stop.js";
 import { toast } from "./toasts.js";
 
-const REFRESH_MILLISECONDS = 1000; // at least, between two looks at the list
+const REFRESH_MILLISECONDS = 1000; // at least, between two requests for the list
 const table = document.getElementById("runs");
 const body = table.tBodies[0];
 const me = document.body.dataset.user;
 const showsOnlyMine = "mine" in table.dataset;
 const ticking = new Set(); // cells
 const showsCalled = new URLSearchParams(location.search).has("called");
-let refreshTimer = 0;
-let refreshedAt = -Infinity;
+const { soon: refreshSoon, note: noteFrame } = refresher(refresh, REFRESH_MILLISECONDS);
 
 setServerTimeOfPage(table.dataset.now);
 tickAll();
@@ -34,9 +34,10 @@ function rows() {
   return [...body.rows];
 }
 
-// News.
+// Updates from the feed.
 
 function take(run, words) {
+  noteFrame();
   const row = rows().find((one) => one.dataset.run === run.id);
   if (row) update(row, run, words);
   else if (mayBelongHere(run)) refreshSoon();
@@ -102,23 +103,10 @@ function showState(state) {
   showConnection(line, document.getElementById("main"), state, { run: `${list}?page_size=1`, signIn });
 }
 
-// Looking at the list again.
-
-function refreshSoon() {
-  const pause = Math.max(0, refreshedAt + REFRESH_MILLISECONDS - performance.now());
-  refreshTimer ||= setTimeout(refresh, pause);
-}
+// Fetching the list again.
 
 async function refresh() {
-  refreshedAt = performance.now();
-  let page;
-  try {
-    page = await getFragment(location.href);
-  } catch {
-    return; // the connection is lost; the next one settles it
-  } finally {
-    refreshTimer = 0;
-  }
+  const page = await getFragment(location.href);
   const drawn = page.querySelector("#runs tbody");
   if (!drawn) return;
   const isGrown = body.rows.length > 0;

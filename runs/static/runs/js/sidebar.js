@@ -4,6 +4,7 @@ import { h, sign } from "./dom.js";
 import { instant } from "./format.js";
 import { getFragment } from "./http.js";
 import { isActive, listen } from "./list_feed.js";
+import { refresher } from "./refresher.js";
 
 const MOST = 15; // as many as the server draws
 const me = document.body.dataset.user;
@@ -13,14 +14,16 @@ const count = document.getElementById("active-count");
 const titles = new Map(); // agent -> title, as the links above have them
 const active = new Set();
 let isCounting = false;
+const { soon: reloadSoon, note: noteFrame } = refresher(reload);
 
 for (const link of document.querySelectorAll("#side [data-agent]")) {
   titles.set(link.dataset.agent, link.textContent);
 }
 
-listen({ onRun: take, onReset: reload, onSettled: settle });
+listen({ onRun: take, onReset: reloadSoon, onSettled: settle });
 
 function take(run, words) {
+  noteFrame();
   // What an agent called stands below its caller, on that one's page.
   if (run.owner !== me || run.parent) return;
   noteForCount(run);
@@ -34,7 +37,7 @@ function settle(alive, isFirst) {
   const endedUnheard = entries().some(
     (entry) => isActive(entry.dataset.status) && !alive.has(entry.dataset.run),
   );
-  if (endedUnheard || !isFirst) reload();
+  if (endedUnheard || !isFirst) reloadSoon();
 }
 
 // The count. What came with the page holds until the feed has told of all that runs.
@@ -98,11 +101,6 @@ function put(run, words) {
 
 /** Take the list over as it is now; any page has it, the first one is the smallest. */
 async function reload() {
-  let page;
-  try {
-    page = await getFragment(home);
-  } catch {
-    return; // the connection is lost again; the next one settles it
-  }
+  const page = await getFragment(home);
   adopt(list, page.querySelector("#past-runs"), { pruning: true });
 }
