@@ -1,7 +1,7 @@
 """The only place that writes a run's ``status``.
 
 Each write is a conditional UPDATE on the states that the target may be reached from. Of two writers
-the second one changes no row, and the count of rows tells it. Zero is an answer, not an accident.
+the second one changes no row: the count of changed rows is its answer.
 """
 
 from __future__ import annotations

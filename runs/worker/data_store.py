@@ -72,7 +72,7 @@ class OwnerStore:
         """
         return await patiently(
             partial(self._database.run, work),
-            go_on=partial(self._run.token.admit, "data_store"),
+            before_retry=partial(self._run.token.admit, "data_store"),
         )
 
     async def _write(self, work: Callable[[], int]) -> int:
