@@ -1,7 +1,7 @@
 """Channels consumers: ``AgentConsumer`` executes agents, two others bring runs to browsers.
 
-A message only saves time: a worker also polls the table twice a second. So a lost message costs
-half a second; a broken layer is retried with growing pauses and never ends the worker.
+A message only saves time: a worker also polls the database twice a second. So a lost message costs
+half a second. A broken layer is retried with growing pauses and never ends the worker.
 
 ``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``web.feed``). What a
 client sends is ignored.
@@ -49,7 +49,7 @@ class AgentConsumer(AsyncConsumer):
     loop, in a context whose ContextVar has the run's cancel token (``agents.cancellation``).
     """
 
-    #: ``listen`` receives: its channel outlives a broken layer.
+    #: ``listen`` receives instead: its channel outlives a broken layer.
     channel_layer_alias = "not used"
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class AgentConsumer(AsyncConsumer):
     async def run_start(self, message: dict[str, Any]) -> None:
         """Claim a queued run in its turn, and await its execution.
 
-        {"type": "run.start", "run": id}. If this worker is full by now, all others are woken.
+        {"type": "run.start", "run": id}. If this worker is full by now, it wakes all others.
         """
         worker = self.scope["worker"]
         ended = await worker.execute(uuid.UUID(message["run"]))
@@ -67,19 +67,19 @@ class AgentConsumer(AsyncConsumer):
             await asyncio.to_thread(notify.wake_workers)
 
     async def run_wake(self, message: dict[str, Any]) -> None:
-        """Claim what is queued: {"type": "run.wake"}."""
+        """Poll the queue now: {"type": "run.wake"}."""
         self.scope["worker"].wake()
 
     async def run_stop(self, message: dict[str, Any]) -> None:
         """Trip the tokens of runs: {"type": "run.stop", "stops": [...]}.
 
-        Each stop is as ``StopDelivery.as_message`` makes it.
+        Each stop is a ``StopDelivery.as_message``.
         """
         stops = [StopDelivery.from_message(stop) for stop in message["stops"]]
         self.scope["worker"].receive_stops(stops)
 
     async def run_ended(self, message: dict[str, Any]) -> None:
-        """Runs are over that were started here: {"type": "run.ended", "runs": [id, ...]}."""
+        """Poll runs that may be over: {"type": "run.ended", "runs": [id, ...]}."""
         self.scope["worker"].poll_started(uuid.UUID(run) for run in message["runs"])
 
     async def feed_watch(self, message: dict[str, Any]) -> None:
@@ -87,10 +87,10 @@ class AgentConsumer(AsyncConsumer):
         audience.hear_of_watching(message)
 
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Handle executions beside each other, and other messages at once.
+        """Handle executions concurrently, and other messages at once.
 
-        Channels would await one execution before it takes the next message. It would also close old
-        connections before each, in the thread that all of Django's asynchronous code shares: no
+        Channels would await one execution before it takes the next message. Before each message it
+        would also close old connections in the thread that all async code of Django shares; no
         handler here uses a connection.
         """
         if message.get("type") == "run.start":
@@ -108,7 +108,7 @@ class AgentConsumer(AsyncConsumer):
             return
         try:
             await handler(message)
-        except Exception as error:  # of another release, say; polling finds what it is about
+        except Exception as error:  # a message of another release, say; polling replaces it
             logger.warning("a message of type %r can't be understood (%r)", type, error)
 
 
@@ -136,14 +136,14 @@ async def listen(application: Application, worker: Worker) -> None:
     while True:
         joining: asyncio.Task[None] | None = None
         try:
-            # The same one again: the layer would fill one that is not listened to any more.
+            # Reuse the channel: the layer would go on filling an old one that no task reads.
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
                 audience.ask_who_watches()
             joining = asyncio.create_task(_join_own_group(layer, channel, worker))
             await application(scope, receive, _send_nothing)
-        except Exception as error:  # redis, socket, timeout: each layer has its own
+        except Exception as error:  # of any kind: each layer raises its own
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             failures += 1
             logger.warning("the channel layer does not answer (%s); again in %g s", error, pause)
@@ -154,7 +154,7 @@ async def listen(application: Application, worker: Worker) -> None:
 
 
 async def _join_own_group(layer: Any, channel: str, worker: Worker) -> None:
-    """Receive what is sent to the worker; it has another id after it was declared lost."""
+    """Join the worker's group, again when it has a new id after it was declared lost."""
     joined = None
     while True:
         try:
@@ -162,9 +162,9 @@ async def _join_own_group(layer: Any, channel: str, worker: Worker) -> None:
                 await layer.group_add(worker_group(worker.id), channel)
                 joined = worker.id
                 worker.wake()
-                worker.poll()  # for what was sent before
+                worker.poll()  # for stops that were sent before
         except Exception as error:
-            logger.warning("the worker receives no stops yet (%s)", error)
+            logger.warning("could not join the worker's group (%s), trying again", error)
         await asyncio.sleep(PAUSES_SECONDS[0])
 
 

@@ -1,7 +1,8 @@
 """The records: runs, their events, the data store's entries, the workers.
 
-Rows are written by ``services`` and its neighbours alone; doors read. ``RunRecord`` stays small,
-because it is updated all the time while its agent works: the input has a table of its own.
+Only ``actions``, ``transitions`` and retention write runs; views and commands read them.
+``RunRecord`` stays small because it is updated all the time while its agent runs: the input has a
+table of its own.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ MAX_REASON_LENGTH = 500  # characters
 
 
 def uuid7() -> uuid.UUID:
-    """Return a new UUIDv7 (RFC 9562): sorts by its time of birth."""
+    """Return a new UUIDv7 (RFC 9562): sorts by its time of creation."""
     return uuid_utils.compat.uuid7()
 
 
 class StopVia(models.TextChoices):
-    """The door that a stop came through."""
+    """The way by which a stop request came."""
 
     API = "api", _("API")
     ADMIN = "admin", _("admin")
@@ -55,9 +56,10 @@ class StopVia(models.TextChoices):
 class WorkerRecord(models.Model):
     """A process that runs agents, and its lease.
 
-    The lease is the worker's, not each run's: renewing it is one small write, however many runs it
-    covers. A run is covered as long as its worker's row is ``lost_at IS NULL``; whoever finds the
-    lease over sets ``lost_at`` first (one winner) and then deals with the worker's runs.
+    The lease belongs to the worker, not to each run: renewing it is one small write, however many
+    runs the worker has. A claim is good as long as its worker's row has ``lost_at IS NULL``. A
+    process that finds the lease over first sets ``lost_at`` (one process wins), and then recovers
+    the worker's runs.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -65,16 +67,16 @@ class WorkerRecord(models.Model):
     #: Same host, boot and process-id namespace: only then does ``pid`` mean anything to others.
     host_identity = models.CharField(max_length=200)
     pid = models.PositiveIntegerField()
-    #: When the process began, in the kernel's ticks since boot: tells a reused pid apart.
+    #: When the process started, in the kernel's ticks since boot: tells a reused pid apart.
     pid_started = models.BigIntegerField()
     capacity = models.PositiveIntegerField()
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)
     lease_until = models.DateTimeField()
     draining_at = models.DateTimeField(null=True)
-    #: Set once: it ended by itself, or others took its runs over. Its writes are refused after.
+    #: Set once: the worker ended, or was declared lost. From then on its writes change nothing.
     lost_at = models.DateTimeField(null=True)
-    #: Why it takes fewer runs than it is allowed: the machine has not enough file descriptors, say.
+    #: Why it takes fewer runs than the setting allows: too few file descriptors, say.
     limited_by = models.CharField(max_length=200, default="")
 
     class Meta:
@@ -125,8 +127,7 @@ class RunQuerySet(models.QuerySet["RunRecord"]):
 class RunRecord(models.Model):
     """One run of one agent.
 
-    ``status`` is written in ``transitions`` alone, by a conditional UPDATE; ``save()`` of a whole
-    record is never right.
+    Only ``transitions`` writes ``status``, by a conditional UPDATE. Never ``save()`` a record.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -135,11 +136,11 @@ class RunRecord(models.Model):
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="runs", verbose_name=_("owner")
     )
     parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
-    #: Its own id for a root: the whole tree is one indexed look-up.
+    #: A root has its own id here: one indexed query reads the whole tree.
     root = models.ForeignKey("self", models.CASCADE, related_name="tree")
     depth = models.PositiveSmallIntegerField(default=0)
-    #: Written with the first child's birth, under this row's lock: who finds it False, and holds
-    #: the lock, need not look for any.
+    #: Written with the first child, under this row's lock: a transaction that holds the lock and
+    #: reads False need not query the children.
     has_children = models.BooleanField(default=False)
 
     status = models.CharField(_("status"), max_length=10, choices=Status, default=Status.QUEUED)
@@ -155,8 +156,8 @@ class RunRecord(models.Model):
     max_attempts = models.PositiveSmallIntegerField(default=1)
     requeue_on_loss = models.BooleanField(default=False)
     worker = models.ForeignKey(WorkerRecord, models.SET_NULL, null=True, related_name="runs")
-    #: Claimed from the queue, it takes a slot of its worker and counts for the limits of its agent
-    #: and its owner. A called agent that runs in its caller's process takes none.
+    #: A run from the queue takes a slot of its worker, and counts for the limits of its agent and
+    #: its owner. A called agent that runs in its caller's process takes none.
     holds_slot = models.BooleanField(default=True)
     in_flight = models.JSONField(default=list)
     last_seq = models.PositiveIntegerField(default=0)
@@ -165,18 +166,18 @@ class RunRecord(models.Model):
     output_tokens = models.PositiveBigIntegerField(default=0)
     usage_estimated = models.BooleanField(default=False)
 
-    #: NULL rather than empty: only then is the constraint below about those that have one.
+    #: NULL rather than empty: the constraint below applies to rows with a key only.
     idempotency_key = models.CharField(max_length=255, null=True)  # noqa: DJ001
     idempotency_digest = models.CharField(max_length=64, default="")
 
     # The place in the queue: the highest priority first, then the lowest turn.
     priority = models.SmallIntegerField(default=0)
-    #: Dealt out at birth so that owners come in turn, however many runs each has queued.
+    #: Given at creation so that owners come in turn, however many runs each has queued.
     turn = models.PositiveBigIntegerField(default=0)
-    #: From then on it is not begun any more, but ends in an error.
+    #: If no worker has claimed it by then, it ends in an error.
     queue_until = models.DateTimeField(null=True)
 
-    #: Since then its events are gone, all of them; ``last_seq`` still says how many there were.
+    #: When all its events were removed; ``last_seq`` still says how many there were.
     log_removed_at = models.DateTimeField(null=True)
 
     # The stop receipt.
@@ -303,7 +304,7 @@ class RunRecord(models.Model):
         return STOPPING if self.stop_requested and not self.is_terminal else self.status
 
     def may_be_seen_by(self, user: User | AnonymousUser) -> bool:
-        """Tell whether ``visible_to`` has it; of an own run without asking the database."""
+        """Tell whether ``visible_to`` includes this run; for an own run without a query."""
         return self._is_open_to(user, SEE_ALL)
 
     def may_be_stopped_by(self, user: User | AnonymousUser) -> bool:
@@ -315,7 +316,7 @@ class RunRecord(models.Model):
 
 
 class RunInput(models.Model):
-    """What a run was asked; written once."""
+    """The input of a run; written once."""
 
     run = models.OneToOneField(
         RunRecord, models.CASCADE, primary_key=True, related_name="input_record"
@@ -354,7 +355,7 @@ class RunEvent(models.Model):
         return f"{self.run_id} {self.seq} {self.type}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the event as it goes over the wire; the same as ``agents.trace.Event``'s."""
+        """Return the event in its wire form, that of ``agents.trace.Event.as_dict``."""
         return {
             "run": str(self.run_id),
             "seq": self.seq,

@@ -9,7 +9,7 @@ __all__ = ["ACTIVE", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
 
 
 class Status(models.TextChoices):
-    """What is stored. Terminal states have no way out."""
+    """The stored status. A terminal one never changes again."""
 
     QUEUED = "queued", _("Queued")
     RUNNING = "running", _("Running")
@@ -18,14 +18,14 @@ class Status(models.TextChoices):
     STOPPED = "stopped", _("Stopped")
 
 
-#: Not stored: a run that is not over and was asked to stop is shown as this.
+#: Shown, not stored: the status of an active run that has a stop request.
 STOPPING = "stopping"
 
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 TERMINAL = (Status.SUCCESS, Status.ERROR, Status.STOPPED)
 
-#: Target -> the states that it may be reached from. ``running -> queued`` hands a run back when
-#: its worker was lost or drained and its agent allows another attempt.
+#: Target -> the states that it may be reached from. ``running -> queued`` requeues a run whose
+#: worker was lost or drained, if its agent allows another attempt.
 TRANSITIONS: dict[Status, tuple[Status, ...]] = {
     Status.QUEUED: (Status.RUNNING,),
     Status.RUNNING: (Status.QUEUED,),

@@ -1,7 +1,7 @@
 """The only place that writes a run's ``status``.
 
-Each write is a conditional UPDATE on the states that the target may be reached from: whoever comes
-second changes nothing and learns it. Zero rows changed is an answer, not an accident.
+Each write is a conditional UPDATE on the states that the target may be reached from. Of two writers
+the second one changes no row: the count of changed rows is its answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from django.db import connection
 
 from runs.db.query_plans import by_key
-from runs.db.statements import update_rows
+from runs.db.statements import as_parameter, update_rows
 
 from .models import RunRecord
 from .status import TERMINAL, TRANSITIONS, Status
@@ -31,10 +31,10 @@ class Change:
     """A move of one run to another state.
 
     Attributes:
-        held_by: (worker, attempt): fences; the claim must still be that one. A worker of None
-            stands for a run whose worker's record was deleted. None for a run that nobody holds.
-        fields: what is written with it. Terminal states need ``finished_at``; the database refuses
-            them without.
+        held_by: (worker, attempt), the fence: the run must still have this claim. The worker is
+            None if its record was deleted. None without a claim: the run is queued.
+        fields: are written with the status. Terminal states need ``finished_at``: a constraint of
+            the database refuses them without.
     """
 
     run: uuid.UUID
@@ -44,7 +44,7 @@ class Change:
 
 
 def apply(changes: Sequence[Change]) -> int:
-    """Make changes, in the caller's transaction; return how many of them took place."""
+    """Make changes, in the caller's transaction; return how many runs were changed."""
     count = 0
     for (condition, _), group in groupby(sorted(changes, key=_kind), key=_kind):
         rows = []
@@ -60,15 +60,17 @@ def apply(changes: Sequence[Change]) -> int:
 def note_progress(
     rows: Sequence[tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]],
 ) -> int:
-    """Write fields of running runs: (run, (worker, attempt), fields); return how many still ran."""
+    """Write fields of running runs: (run, (worker, attempt), fields); return the rows changed."""
     alike: dict[tuple[str, ...], list[tuple[dict[str, Any], list[Any]]]] = {}
-    for run, by, fields in rows:  # one statement writes the same columns of all its rows
-        alike.setdefault(tuple(fields), []).append((fields, [_key(run), _key(by[0]), by[1]]))
+    for run, by, fields in rows:  # one statement writes the same columns in all its rows
+        alike.setdefault(tuple(fields), []).append(
+            (fields, [as_parameter(run), as_parameter(by[0]), by[1]])
+        )
     return sum(update_rows(RunRecord, _HELD, these) for these in alike.values())
 
 
 def _kind(change: Change) -> tuple[str, tuple[str, ...]]:
-    """Return what one statement can do together: its condition, and its columns."""
+    """Return the condition and the columns of the statement that can make this change."""
     sources = ", ".join(f"'{status.value}'" for status in TRANSITIONS[change.to])
     condition = f"status IN ({sources})"
     if change.held_by is not None:
@@ -79,18 +81,18 @@ def _kind(change: Change) -> tuple[str, tuple[str, ...]]:
 
 
 def _arguments(change: Change) -> list[Any]:
-    arguments: list[Any] = [_key(change.run)]
+    arguments: list[Any] = [as_parameter(change.run)]
     if change.held_by is not None:
         worker, attempt = change.held_by
-        arguments += [_key(worker), attempt] if worker else [attempt]
+        arguments += [as_parameter(worker), attempt] if worker else [attempt]
     return arguments
 
 
-# MATERIALIZED: PostgreSQL may otherwise carry out the inner SELECT again and again, each time with
-# other rows that nobody has locked, and take more than LIMIT.
+# MATERIALIZED: without it PostgreSQL may execute the inner SELECT several times, each time with
+# other rows that are not locked, and take more than LIMIT.
 # CASE: see by_key.
-# The claim's own instant was taken before it waited for the database; no run starts before it was
-# created.
+# CASE of started_at: the claim took its instant before it waited for the database, and a run may
+# have been created in between. No run starts before it was created.
 _CLAIM = """
 WITH next AS MATERIALIZED ({choice})
 UPDATE runs_runrecord
@@ -107,13 +109,12 @@ RETURNING id, attempt
 def claim_queued(
     worker: uuid.UUID, now: datetime, choice: str, arguments: Sequence[Any]
 ) -> dict[uuid.UUID, int]:
-    """Take the queued runs of ``choice`` for ``worker``; return each one's attempt.
+    """Claim the queued runs of ``choice`` for ``worker``; return the attempt of each.
 
-    ``choice`` is a SELECT of ids with its ``arguments``. A worker that is draining or was declared
-    lost gets none.
+    ``choice`` is a SELECT of ids with its ``arguments``. A worker that drains or was declared lost
+    gets none.
     """
-    at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
-    key = _key(worker)
+    at, key = as_parameter(now), as_parameter(worker)
     is_postgres = connection.vendor == "postgresql"
     among = "= ANY(ARRAY(SELECT id FROM next))" if is_postgres else "IN (SELECT id FROM next)"
     with connection.cursor() as cursor:
@@ -135,18 +136,14 @@ RETURNING attempt
 
 
 def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
-    """Take a queued run for ``worker`` past the queue, without a slot; return its attempt.
+    """Claim a queued run for ``worker`` past the queue, without a slot; return its attempt.
 
-    None if it is not queued any more, or has been for too long, or the worker was lost.
+    None if the run is not queued any more, its deadline is over, or the worker was declared lost.
     """
-    at = RunRecord._meta.get_field("started_at").get_db_prep_value(now, connection)
+    at, key = as_parameter(now), as_parameter(worker)
     false = "FALSE" if connection.vendor == "postgresql" else "0"
     sql = _CLAIM_ONE.format(false=false, waits=_WAITS)
     with connection.cursor() as cursor:
-        cursor.execute(sql, [_key(worker), at, at, _key(run), at, _key(worker)])
+        cursor.execute(sql, [key, at, at, as_parameter(run), at, key])
         row = cursor.fetchone()
     return row[0] if row else None
-
-
-def _key(id: uuid.UUID) -> Any:
-    return RunRecord._meta.pk.get_db_prep_value(id, connection)

@@ -1,10 +1,10 @@
-"""Who asked for which stop, kept in Django's own log of the admin, whatever door it came through.
+"""Log the stop requests of people in the admin's own log, through whichever door they came.
 
-A run's receipt names the first who asked and the last who escalated, and goes when the run is
-deleted; the log keeps each accepted request. It has an entry for every run that a person asked
-for: none for the runs below, which stop with it, and none for a request that was repeated and
-changed nothing. An entry must belong to a user: stops without one (the command line without
-``--user``, a parent that gives up, a budget) are on the receipt only.
+A run's receipt names the first user who requested a stop and the last who escalated it. It is
+deleted with the run; the log stays. The log has one entry for each accepted request. Runs below,
+which stop with that run, get none, and a repeated request that changed nothing gets none. An entry
+needs a user: stops without one (the command line without ``--user``, a parent that gives up, a
+budget) are on the receipt only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_REPR_CHARACTERS = 200  # LogEntry's column
 
 
 def stop_entry(by: User | None, via: StopVia, mode: StopMode, reason: str) -> Insertion | None:
-    """Return the entry that each run gets which ``by`` asked to stop; None without a person."""
+    """Return the entry of each run that ``by`` asks to stop; None without a user."""
     if by is None:
         return None
     id = uuid_as_text("id")
@@ -37,7 +37,7 @@ def stop_entry(by: User | None, via: StopVia, mode: StopMode, reason: str) -> In
         "user": by.pk,
         "content_type": ContentType.objects.get_for_model(RunRecord).pk,
         "object_id": Expression(id),
-        # As str(run) has it.
+        # The same text as str(run).
         "object_repr": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {_MOST_REPR_CHARACTERS})"),
         "action_flag": CHANGE,
         "change_message": stop_message(via, mode, reason),
@@ -46,9 +46,9 @@ def stop_entry(by: User | None, via: StopVia, mode: StopMode, reason: str) -> In
 
 
 def stop_message(via: StopVia, mode: StopMode, reason: str) -> str:
-    """Return the sentence of an entry; not translated, since it is stored.
+    """Return the text of an entry. It is stored, and so not translated.
 
-    It must not begin with ``[``: the admin would take it for its own JSON.
+    It must not start with ``[``: the admin would read it as its own JSON.
     """
     words = f"Asked to stop. Mode: {mode}. Via: {via}."
     return f"{words} Reason: {reason}" if reason else words

@@ -1,9 +1,12 @@
-"""How a run ends: what its worker reports, or that its worker is lost, becomes a status.
+"""End a run: turn the worker's report, or the loss of the worker, into a status.
 
-Every ending is composed by ``_compose`` and written by ``finish``, whichever action decided it: the
-worker's own, a stop of a queued run, a deadline of the queue, the recovery of a lost worker's runs.
-The record decides too, under whose lock all of this is done: whether a stop was requested, whether
-the run may be queued again, whether anything below it is still running.
+1. ``finish_reported``, ``finish_lost`` or ``finish_queued`` decides how a run ends: its worker
+   reports it, its worker is lost, or it is stopped or overdue in the queue.
+2. ``_compose`` prepares the ending. ``_requeue`` prepares another attempt instead.
+3. ``finish`` writes it.
+
+The caller holds the lock of the run's row all the while. So the record still says whether a stop
+was requested, and whether the run may be queued again.
 """
 
 from __future__ import annotations
@@ -43,18 +46,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a worker reports at the end of a run."""
+    """The report of a worker at the end of a run."""
 
     outcome: Outcome
     stop_recorded: bool  # the log has the stop_requested event
     calls_started_after_acknowledgement: int
     events_dropped: int
-    is_fenced: bool = False  # its worker could not renew its lease in time, and stopped it
+    is_fenced: bool = False  # the worker could not renew its lease in time, and stopped the run
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run's record stands after its ending was written."""
+    """The run's record after its ending was written."""
 
     run: uuid.UUID
     status: Status  # QUEUED when it was requeued
@@ -66,13 +69,13 @@ class Ended:
 class Finish:
     """The end of a run, or of one attempt, ready to be written."""
 
-    record: RunRecord  # as it was before
+    record: RunRecord  # before the end
     ended: Ended
     change: Change
     events: list[Event]  # the last of the log
 
     def count(self) -> None:
-        """Count it, once it is committed."""
+        """Count the ending, after its commit."""
         if self.change.to is Status.QUEUED:
             return
         fields = self.change.fields
@@ -92,8 +95,8 @@ def finish(
 ) -> None:
     """Write endings of locked runs, in the caller's transaction; count them after the commit.
 
-    ``log`` are events that come before theirs. With ``is_published`` readers hear of the endings
-    after the commit; the recorder does that by itself, with the rest of a run's updates.
+    ``log`` are events that come before the closing ones. With ``is_published`` the endings are
+    published after the commit. The recorder publishes them itself, with a run's other updates.
     """
     written = transitions.apply([one.change for one in finishes])
     assert written == len(finishes), "the rows are locked, and their states were compared"
@@ -111,7 +114,7 @@ def finish(
 
 
 def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Finish:
-    """End a locked queued record: as an error, or ``stopped`` because a stop was requested."""
+    """End a locked queued record: with ``error``; without, as ``stopped`` by a request."""
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if error is None:
         return _compose(record, Status.STOPPED, fields, stop_recorded=False)
@@ -121,12 +124,12 @@ def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Fin
 def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, Any]) -> Finish:
     """End a locked running record as its worker reports it.
 
-    ``progress`` are the fields that say how far the run has come.
+    ``progress`` are the other fields that the worker reports: ``last_seq``, usage, receipt.
     """
     outcome = ending.outcome
     fields = dict(progress)
     if record.error is not None or record.partial_result is not None:
-        # It was deferred before, by a try whose answer was lost.
+        # An earlier try deferred the ending and committed, but the answer was lost.
         fields |= {"error": None, "partial_result": None}
     match outcome.kind:
         case "stopped" | "interrupted" if record.stop_requested:
@@ -151,9 +154,8 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
         # No guard and no should_stop() observed the stop before the run was over.
         fields["stop_finished_first"] = status is not Status.STOPPED
         if status is not Status.STOPPED:
-            fields["stop_observed_at"] = (
-                None  # by a thread left behind, after the outcome was decided
-            )
+            # Only a thread that the agent left running observed it, after the outcome was decided.
+            fields["stop_observed_at"] = None
         fields["stop_calls_started_after_acknowledgement"] = (
             ending.calls_started_after_acknowledgement
         )
@@ -167,9 +169,9 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
 
 
 def deferred_fields(record: RunRecord, ending: Ending) -> dict[str, Any]:
-    """Return the fields of a run whose ending has to wait for its children's.
+    """Return the fields of a run whose ending is deferred until its children have ended.
 
-    Its process goes away. The recovery writes the ending once the children are over.
+    Its process shuts down. The recovery writes the ending once the children are over.
     """
     outcome = ending.outcome
     kept = outcome.result if outcome.partial_result is None else outcome.partial_result
@@ -180,9 +182,9 @@ def deferred_fields(record: RunRecord, ending: Ending) -> dict[str, Any]:
 
 
 def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-    """Return those of ``runs`` that have active children: these must not end yet.
+    """Return those of ``runs`` that have active children: they must not end yet.
 
-    The rows of ``runs`` must be locked: else a child may be born meanwhile.
+    The caller holds the locks of ``runs``: without them a child could be inserted meanwhile.
     """
     if not runs:
         return set()
@@ -193,8 +195,8 @@ def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
 def finish_lost(record: RunRecord, *, code: str) -> Finish:
     """End, or requeue, a locked running record whose worker is lost.
 
-    ``stopped`` if a stop was requested; else queued again, or an error with ``code``, as its agent
-    declares.
+    ``stopped`` if a stop was requested. Otherwise its agent's options decide: queued again, or an
+    error with ``code``.
     """
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if record.stop_requested:
@@ -202,12 +204,12 @@ def finish_lost(record: RunRecord, *, code: str) -> Finish:
         return _compose(record, Status.STOPPED, fields | {"error": None}, stop_recorded=recorded)
     if _may_be_requeued(record):
         return _requeue(record, fields, code)
-    fields["error"] = record.error or _lost_error(record, code)  # its own worker knew why
+    fields["error"] = record.error or _lost_error(record, code)  # its worker may have written why
     return _compose(record, Status.ERROR, fields)
 
 
 def note_unheld(record: RunRecord) -> None:
-    """Write that nothing of a locked running record, whose worker is lost, is in flight."""
+    """Clear the calls in flight of a locked running record whose worker is lost."""
     RunRecord.objects.filter(pk=record.pk, attempt=record.attempt).update(in_flight=[])
     concerned = [(record.pk, record.root_id)]
     transaction.on_commit(lambda: notify.publish_changes(concerned), robust=True)
@@ -221,7 +223,7 @@ def _compose(
     stop_recorded: bool = True,
     dropped: int = 0,
 ) -> Finish:
-    """Prepare a terminal status with ``fields``, and the events that close the log."""
+    """Prepare a terminal status with ``fields`` and the events that close the log."""
     is_started = record.status == Status.RUNNING
     log: list[Event] = []
     seq = fields["last_seq"]
@@ -246,7 +248,7 @@ def _compose(
 
 
 def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:
-    """Return the instant of an ending: no instant before it is later, by any host's clock."""
+    """Return ``now``, or the run's latest instant if a host's clock made that one later."""
     names = (
         *("created_at", "started_at"),
         *("stop_requested_at", "stop_acknowledged_at", "stop_observed_at"),
@@ -260,13 +262,13 @@ def _may_be_requeued(record: RunRecord) -> bool:
         return False
     if record.parent_id is None:
         return True
-    # A caller that starts afresh starts its children afresh.
+    # When the caller runs again, it starts its children again.
     callers = RunRecord.objects.filter(pk=record.parent_id, status=Status.RUNNING)
     return callers.filter(worker__isnull=False, worker__lost_at=None).exists()
 
 
 def _requeue(record: RunRecord, fields: dict[str, Any], code: str) -> Finish:
-    """Prepare that it is queued again; it keeps its turn, and so is one of the first."""
+    """Prepare to queue a run again. It keeps its turn, and so is one of the next to start."""
     seq = fields["last_seq"] + 1
     message = (
         f"requeued ({code}); attempt {record.attempt} of {record.max_attempts} is over, "

@@ -1,11 +1,11 @@
-"""Workers, their leases, and what becomes of the runs of a worker that was lost.
+"""Workers, their leases, and the claims that they make under them.
 
-A lease is the worker's: one row, renewed by one write. Whoever finds it over sets ``lost_at`` by a
-conditional UPDATE (one winner); from then on the worker claims and renews nothing, and its runs are
-ended or handed back, each fenced by its attempt.
+A lease belongs to a worker: one row, renewed by one write. The process that finds a lease over sets
+``lost_at`` by a conditional UPDATE, so one process wins. From then on the worker can neither claim
+nor renew, and ``recovery`` ends or requeues its runs, each fenced by its attempt.
 
-Leases are written and compared by the database's clock: those of hosts may be wrong. A worker that
-stops its own runs in time (``agents.cancellation.Lease``) measures how long ago it has renewed.
+The database's clock writes and compares leases: the clocks of hosts may be wrong. To stop its own
+runs in time a worker measures how long ago it renewed (``agents.cancellation.Lease``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-GONE_FOR = timedelta(days=7)  # until then people may look for it in the admin
+GONE_FOR = timedelta(days=7)  # operators may look for the record in the admin until then
 
 
 def register_worker(
@@ -56,11 +56,11 @@ def register_worker(
     limited_by: str = "",
     instead_of: uuid.UUID | None = None,
 ) -> WorkerRecord:
-    """Write a worker for this process; its lease begins now.
+    """Create a worker record for this process; its lease starts now.
 
-    ``limited_by`` says what keeps it from a larger capacity.
-    ``instead_of`` is the one that it was before it lost its lease: whoever told that one to take
-    no more runs meant the process.
+    ``limited_by`` says why its capacity is not larger.
+    ``instead_of`` is this process's worker that lost its lease. If that one was draining, so is
+    the new one: the operator meant the process.
     """
     before = WorkerRecord.objects.filter(pk=instead_of).first() if instead_of else None
     worker = WorkerRecord.objects.create(
@@ -80,15 +80,15 @@ def register_worker(
 
 
 def note_limit(worker: uuid.UUID, limited_by: str) -> None:
-    """Say what keeps a worker from taking more runs; an empty text for nothing."""
+    """Write why a worker takes no more runs; empty if nothing limits it."""
     WorkerRecord.objects.filter(pk=worker).update(limited_by=limited_by)
 
 
 def renew(worker: uuid.UUID, lease_seconds: float, *, is_draining: bool = False) -> bool:
-    """Prolong the lease; False when others have declared the worker lost.
+    """Renew the lease; return False if the worker was declared lost.
 
-    A process that shuts down says so (``is_draining``) each time: an operator who has not seen it
-    may have asked the worker to take runs again.
+    A process that shuts down writes ``is_draining`` each time: an operator may have asked the
+    worker to take runs again meanwhile.
     """
     fields: dict[str, Any] = {
         "heartbeat_at": Now(),
@@ -100,48 +100,49 @@ def renew(worker: uuid.UUID, lease_seconds: float, *, is_draining: bool = False)
 
 
 def mark_draining(worker: uuid.UUID) -> bool:
-    """Say that the worker takes no more runs; False if that was said before, or it is lost."""
+    """Let the worker take no more runs; return False if it is draining or lost already."""
     taking = WorkerRecord.objects.filter(pk=worker, draining_at=None, lost_at=None)
     return bool(taking.update(draining_at=timezone.now()))
 
 
 def mark_taking(worker: uuid.UUID) -> bool:
-    """Take ``mark_draining`` back; False if there is nothing to take back, or the worker is lost.
+    """Undo ``mark_draining``; return False if the worker is not draining, or is lost.
 
-    It does not call off the drain of a worker that shuts down: that one has ceased to ask.
+    This does not end the drain of a worker that shuts down: that one claims no more.
     """
     draining = WorkerRecord.objects.filter(pk=worker, draining_at__isnull=False, lost_at=None)
     return bool(draining.update(draining_at=None))
 
 
 def retire(worker: uuid.UUID) -> None:
-    """Say that the worker has ended by itself."""
+    """Write that the worker has ended by itself."""
     WorkerRecord.objects.filter(pk=worker, lost_at=None).update(lost_at=timezone.now())
 
 
 def forget_workers(*, gone_for: timedelta = GONE_FOR, limit: int = 1000) -> int:
-    """Remove the records of workers that have long been gone and that no run names; say how many.
+    """Delete records of workers lost for ``gone_for`` that no run names; return how many.
 
-    Each start of a process makes one. Those that runs name go when retention has removed the runs.
+    Each start of a process creates a record. One that runs name stays until retention has removed
+    the runs.
     """
     named = RunRecord.objects.filter(worker=OuterRef("pk"))
     gone = WorkerRecord.objects.filter(~Exists(named), lost_at__lt=Now() - gone_for)
     ids = list(gone.values_list("pk", flat=True)[:limit])
-    # Not by the collector, which would look for their runs once more: nothing names them again.
+    # Not delete(): its collector would query the runs once more, and no run can name these again.
     return WorkerRecord.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
 
 
 def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[RunRecord]:
-    """Claim up to ``count`` queued runs and register them as active here, as one step.
+    """Claim up to ``count`` queued runs and register them in ``local_runs``, as one step.
 
-    The records come with their inputs, in the order of the queue. See ``queue.claim``.
+    The records come with their inputs, in the order of the queue. See ``queue.claims.claim``.
 
     Raises:
-        QueueIsBusy: nothing was claimed; try again in a moment.
+        QueueIsBusy: no run was claimed; try again in a moment.
     """
     lease = local_runs.lease_of(worker)
     with local_runs.claiming():
-        with transaction.atomic():  # a claim whose records can't be read is none
+        with transaction.atomic():  # without its records a claim must not commit
             ids = claims.claim(worker, count, timezone.now(), limits)
             if not ids:
                 return []
@@ -163,10 +164,10 @@ def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[Run
 def adopt(
     caller: local_runs.ActiveRun, run: uuid.UUID
 ) -> tuple[RunRecord, local_runs.ActiveRun] | None:
-    """Take a queued run that ``caller`` waits for, past the queue, to be run in its process.
+    """Claim a queued run that ``caller`` waits for, past the queue, to execute it in its process.
 
-    Returns the record, with its input, and the active entry, whose token is a child of the
-    caller's; None if it is not to be had: others have taken it, or it is over.
+    Returns the record, with its input, and the entry of ``local_runs``, whose token is a child of
+    the caller's. None if another worker has claimed the run, or it is over.
     """
     with local_runs.claiming():
         with transaction.atomic():
@@ -184,7 +185,7 @@ def adopt(
 
 
 def mark_lost_leases(self_id: uuid.UUID | None = None) -> list[WorkerRecord]:
-    """Declare workers lost whose lease is over; return those that this call declared.
+    """Declare workers lost whose lease is over; return those that this call declared lost.
 
     Never ``self_id``: a worker that can run this query can renew its own lease.
     """
@@ -194,10 +195,10 @@ def mark_lost_leases(self_id: uuid.UUID | None = None) -> list[WorkerRecord]:
 
 
 def mark_vanished_workers(self_id: uuid.UUID | None) -> list[WorkerRecord]:
-    """Declare workers lost whose process, on this same host, is gone.
+    """Declare workers of this host lost whose process is gone.
 
-    Only where it can be known for certain: same boot, same process-id namespace, and a process that
-    is gone. In doubt the lease decides.
+    Only where that is certain: the same boot, the same process-id namespace, and no such process.
+    In doubt the lease decides.
     """
     here = host_identity()
     if not here:

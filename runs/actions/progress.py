@@ -1,7 +1,7 @@
-"""How a run's record follows its agent: log, calls in flight, receipt, and its ending.
+"""Write what a worker's runs did: log, calls in flight, usage, receipt, and the ending.
 
-These are the writes of a worker. All of one run's updates is written in one transaction with the
-fence: a result, its terminal status and the whole log before it appear together or not at all.
+One transaction checks the fence and writes all updates of a run. So a result, its terminal status
+and the whole log before it appear together or not at all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Recorded", "Updates", "record_updates"]
 
 @dataclass(slots=True)
 class Updates:
-    """What has happened in one run since the last write."""
+    """The updates of one run since the last write."""
 
     run: uuid.UUID
     worker: uuid.UUID
@@ -52,14 +52,14 @@ class Updates:
 
 @dataclass(slots=True)
 class Recorded:
-    """What came of writing a batch.
+    """The result of writing a batch.
 
     Attributes:
-        gone: has the runs that are not this worker's any more: how each ended just now, or None
-            when its claim was lost and nothing of it was written.
-        log: the events that are committed, and of which nobody was told yet.
-        changed: the runs, each with its root, whose status or receipt reads otherwise now.
-        callers: workers elsewhere, with those of these runs that are over and were started there.
+        gone: the runs that are not this worker's any more: how each ended just now, or None if its
+            claim was lost, or its ending was deferred.
+        log: the events that are committed and not yet published.
+        changed: the runs, each with its root, whose status or receipt changed.
+        callers: other workers, each with the runs that it started and that are over now.
     """
 
     gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
     finishes: list[Finish] = []
     with transaction.atomic():
         held = _held(batch, recorded)
-        # What has been committed before, by a try whose answer was lost, is not written again.
+        # An earlier try may have committed some events, with only its answer lost.
         new = [e for updates, record in held for e in updates.events if e.seq > record.last_seq]
         recorded.log += [event for updates, _ in held for event in updates.events]
         progress = []
@@ -108,17 +108,17 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
 
 
 def _held(batch: Sequence[Updates], recorded: Recorded) -> list[tuple[Updates, RunRecord]]:
-    """Lock the runs, and return those that are still this worker's; the others are ``gone``."""
+    """Lock the runs; return those that are still this worker's, and note the others as ``gone``."""
     records = {
         record.pk: record
-        # Nothing joined: PostgreSQL reads a row anew that it had to wait for, and not what was
-        # joined to what the row was before.
+        # Without joins: PostgreSQL reads a row again that it had to wait for, but not the rows that
+        # were joined to its old version.
         for record in RunRecord.objects.select_for_update(no_key=True)
         .filter(pk__in=[updates.run for updates in batch])
-        .order_by("depth", "pk")  # everybody locks callers before called
+        .order_by("depth", "pk")  # every transaction locks callers before called runs
     }
-    # Asked behind the locks: whoever declares a worker lost deals with its runs after that, and
-    # waits for us.
+    # After the locks: a process declares a worker lost first, and then locks its runs. So this
+    # query sees the loss, or that process waits for this transaction.
     good = {worker for (worker,) in read_keys(_NOT_LOST, {updates.worker for updates in batch})}
     held: list[tuple[Updates, RunRecord]] = []
     for updates in batch:
@@ -139,7 +139,7 @@ def _held(batch: Sequence[Updates], recorded: Recorded) -> list[tuple[Updates, R
 
 
 def _callers_elsewhere(records: Sequence[RunRecord]) -> dict[uuid.UUID, list[uuid.UUID]]:
-    """Map the workers of those that have started these runs to them, where it is another one."""
+    """Return these runs by the worker of their caller, where that is another worker."""
     found: dict[uuid.UUID, list[uuid.UUID]] = {}
     if records:
         callers = RunRecord.objects.filter(pk__in={record.parent_id for record in records})
@@ -156,7 +156,7 @@ def _as_it_stands(record: RunRecord) -> Ended:
 
 
 def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:
-    """Return what the log of a run that is over has behind what was told of it."""
+    """Return the last events of a run that is over: from this batch on."""
     after = updates.events[0].seq - 1 if updates.events else record.last_seq - 1
     return [
         Event(str(e.run_id), e.seq, e.ts, e.type, e.agent, e.depth, cast(Source, e.source), e.data)
@@ -178,7 +178,7 @@ def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
 
 def _receipt(updates: Updates, record: RunRecord) -> dict[str, Any]:
     if not record.stop_requested:
-        return {}  # the token was tripped by a shutdown, which is nobody's wish
+        return {}  # a shutdown tripped the token: that is no stop request
     return {
         "stop_acknowledged_at": record.stop_acknowledged_at
         or _since(updates.acknowledged_at, record),
@@ -193,6 +193,6 @@ def _has_receipt_updates(updates: Updates, record: RunRecord) -> bool:
 
 
 def _since(instant: datetime | None, record: RunRecord) -> datetime | None:
-    """Count what a shutdown had brought about before the request from the request on."""
+    """Return ``instant``, or that of the request if a shutdown tripped the token before it."""
     assert record.stop_requested_at is not None
     return None if instant is None else max(instant, record.stop_requested_at)

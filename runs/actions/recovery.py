@@ -1,7 +1,7 @@
-"""What becomes of runs that no worker will end: those of lost workers, orphaned runs, overdue runs.
+"""End or requeue the runs that no worker ends: those of lost workers, orphaned and overdue ones.
 
-The reaper calls these in every process. Each run is locked, compared and ended by one of them, so
-any number of processes may do it at once.
+The reaper calls this in every process, at the same time. Each run is locked and compared before it
+is ended, so one process ends it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def recover_runs(
     limit: int = 200,
     seconds: float = math.inf,
 ) -> int:
-    """End or hand back runs whose worker (``worker``, or any) was lost; return how many.
+    """End or requeue runs whose worker (``worker``, or any) was lost; return how many.
 
-    Children end before their root, so those with children that go on are left for later, and what
-    is on other workers is asked to stop. At most ``limit`` are returned, and behind the first one
-    no more than there is time for in ``seconds``: call it again until it returns 0. Safe to be
-    called by many at once, and again after a crash half-way.
+    Children end before their caller. A run with active children is left for later, and its children
+    on other workers are asked to stop. This ends at most ``limit`` runs, and after the first one
+    stops after ``seconds``: call it again until it returns 0. Many processes may call it at once,
+    and again after a crash.
     """
     until = time.monotonic() + seconds
     lost = RunRecord.objects.filter(status=Status.RUNNING)
@@ -63,14 +63,14 @@ def recover_runs(
     alive = Q(status=Status.QUEUED) | Q(worker__isnull=False, worker__lost_at=None)
     unasked = children.filter(alive, stop_requested_at=None)
     callers = lost.filter(Exists(children)).filter(Exists(unasked) | ~Q(in_flight=[]))
-    # Those without: others may wait for long, and must not stand before them.
+    # Runs without children, in a query of their own: callers that wait must not fill the limit.
     free = lost.filter(~Exists(children)).order_by("-depth", "created_at")
     count = _recover_all(callers[:limit], code, until)
     while count < limit and not (count and time.monotonic() >= until):
         more = _recover_all(free[: limit - count], code, until)
         if not more:
             break
-        count += more  # the next ones are those that called these
+        count += more  # next, the callers of these are free
     return count
 
 
@@ -84,14 +84,14 @@ def _recover_all(runs: RunQuerySet, code: str, until: float) -> int:
 
 
 def free_runs(*, stuck_seconds: float = 1.0) -> int:
-    """End the database sessions of lost workers that keep others from their runs; return how many.
+    """End the database sessions of lost workers that still lock their runs; return how many.
 
-    A process that freezes in the middle of a transaction keeps its locks for as long as it is
-    frozen. To be called after ``recover_runs``: that leaves what is locked, or waits for children.
-    A transaction that is younger than ``stuck_seconds`` may just be slow.
+    A process that freezes in a transaction keeps its locks for as long as it is frozen. Call this
+    after ``recover_runs``, which skips locked runs. A transaction that is younger than
+    ``stuck_seconds`` may just be slow.
     """
     if not connection.features.has_select_for_update_skip_locked:
-        return 0  # nobody can be frozen while others go on
+        return 0  # SQLite: one writer at a time, and no sessions
     left = RunRecord.objects.filter(status=Status.RUNNING, worker__lost_at__isnull=False)
     if not left.exists():
         return 0
@@ -107,12 +107,12 @@ def free_runs(*, stuck_seconds: float = 1.0) -> int:
 
 
 def _end_sessions(name: str, stuck_seconds: float) -> int:
-    """End what has been in a transaction for so long. Of a process that is back, only that."""
+    """End the sessions of a process that have been in a transaction for so long, and no others."""
     with connection.cursor() as cursor:
         cursor.execute(_END_SESSIONS, [name, stuck_seconds])
         count = len(cursor.fetchall())
     if count:
-        logger.warning("%d sessions of %s were ended: they held locks", count, name)
+        logger.warning("ended %d database sessions of %s: they held locks", count, name)
     return count
 
 
@@ -125,15 +125,15 @@ WHERE datname = current_database() AND usename = current_user
 
 
 def recover_orphans(worker: uuid.UUID) -> int:
-    """End or hand back runs that this process's ``worker`` holds and does not execute.
+    """End or requeue runs that this process's ``worker`` has claimed and does not execute.
 
-    There are none, unless the connection broke after the database had committed a claim or before
-    it could commit an ending, or an ending had to wait for children on other workers. Without this
-    they would be ``running`` for as long as the worker is.
+    Such a run exists if the connection broke after a claim was committed or before an ending was,
+    or if an ending was deferred until children on other workers are over. Without this it would be
+    ``running`` until the worker is gone.
     """
     held = RunRecord.objects.filter(worker=worker, status=Status.RUNNING).order_by("-depth")
     rows = list(held.values_list("pk", "attempt"))
-    with local_runs.claiming():  # else a claim could be committed, and not be here yet
+    with local_runs.claiming():  # otherwise a claim may be committed and not registered yet
         orphans = [
             (id, attempt)
             for id, attempt in rows
@@ -145,14 +145,14 @@ def recover_orphans(worker: uuid.UUID) -> int:
 
 
 def _recover(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
-    """End or requeue a run: an orphan if a condition says which, else one of a lost worker.
+    """End or requeue a run: an orphaned one that meets ``orphan``, or one of a lost worker.
 
-    If it has active children, these are asked to stop, and the run is left for later.
+    If it has active children, this asks them to stop and leaves the run for later.
     """
     with transaction.atomic():
         record = (
-            # Nothing joined: see progress. What is locked by others is found the next time: one
-            # that froze in a transaction must not keep the heart of each worker waiting.
+            # Without joins: see progress. Locked runs are skipped until the next time: a process
+            # that froze in a transaction must not block the heartbeat of every worker.
             RunRecord.objects.select_for_update(no_key=True, skip_locked=True)
             .filter(orphan, pk=run, status=Status.RUNNING)
             .first()
@@ -163,7 +163,7 @@ def _recover(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
         if not with_active_children([run]):
             end = finish_lost(record, code=code)
             finish([end])
-        elif record.in_flight:  # no live lease covers it
+        elif record.in_flight:  # its calls ended with the process
             note_unheld(record)
     if end is None:
         stop_children(run, reason=CALLER_LOST)
@@ -182,10 +182,11 @@ def _is_held(record: RunRecord) -> bool:
 def end_overdue(now: datetime, limit: int = 100) -> int:
     """End up to ``limit`` queued runs whose deadline is over, as ``error``; return how many.
 
-    Many may call it at once: each run is ended by one. A run that a stop has locked is left to it.
+    Many processes may call it at once: one of them ends each run. A run that a stop has locked is
+    left to the stop.
     """
     overdue = RunRecord.objects.filter(status=Status.QUEUED, queue_until__lte=now)
-    if not overdue.exists():  # on SQLite a transaction that writes makes all others wait
+    if not overdue.exists():  # on SQLite an open transaction makes all writers wait
         return 0
     with transaction.atomic():
         locked = overdue.select_for_update(no_key=True, skip_locked=True)

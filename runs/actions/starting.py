@@ -1,8 +1,7 @@
-"""Start a run, start a child below one, ask runs to stop: what the doors call.
+"""Start a run, or a child below a run.
 
-Each function commits before it tells anybody. Who may do it is asked here; how an answer looks is
-the door's business. What a stop takes is in ``stopping``; the worker's own writes are in ``leases``
-(claims, losses), ``news`` (log, receipt) and ``endings`` (final status).
+Each function commits before it sends a message. It checks the permission; its caller (a view, a
+command, the agent caller) translates the answer.
 """
 
 from __future__ import annotations
@@ -60,12 +59,12 @@ def start_run(
     """Queue a run of ``agent`` and wake the workers; return it and whether it is new.
 
     The same ``idempotency_key`` of the same owner with the same agent, input and priority returns
-    the run that there is. Without ``priority`` it has its agent's; a lower one is everybody's to
-    choose. With ``worker`` (the command line, which runs it itself) it is claimed at once.
+    the existing run. Without ``priority`` the run has its agent's; every owner may choose a lower
+    one. With ``worker`` (the command line, which executes the run itself) it is claimed at once.
 
     Raises:
         AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
-            for a priority that none is.
+            for a priority that is not a whole number in the range.
         PriorityNotPermitted: above the agent's own, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
         IdempotencyMismatch: the key was used for something else.
@@ -90,7 +89,7 @@ def start_run(
                 local_runs.add(local_runs.ActiveRun(run.pk, worker, token=token))
     except IntegrityError:
         if idempotency_key and (known := _known(owner, idempotency_key, digest)):
-            return known, False  # somebody was faster by a moment
+            return known, False  # another request with this key committed first
         raise
     if worker is None:
         transaction.on_commit(lambda: notify.send_start(run.pk), robust=True)
@@ -101,9 +100,9 @@ def start_run(
 def start_child(
     parent: local_runs.ActiveRun, agent: str, input: object
 ) -> tuple[RunRecord, local_runs.ActiveRun]:
-    """Begin a run below ``parent``, in the parent's process and under its claim.
+    """Start a run below ``parent``, in the parent's process and under its claim.
 
-    Returns the record and the active entry, whose token is a child of the parent's.
+    Returns the record and the entry of ``local_runs``, whose token is a child of the parent's.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -123,9 +122,7 @@ def start_child(
 
 
 def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunRecord:
-    """Queue a run below ``parent``, for whichever worker takes it, and wake the workers.
-
-    It has the parent's priority.
+    """Queue a run below ``parent``, with its priority, and wake the workers.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -144,11 +141,11 @@ def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunR
 def _new_child(
     parent: local_runs.ActiveRun, definition: AgentDefinition, *, is_called: bool
 ) -> RunRecord:
-    """Return a run below ``parent``, whose row is locked until the transaction's end.
+    """Return a run below ``parent``, whose row this locks until the transaction ends.
 
-    That lock decides between a stop of the tree and this birth: either the stop sees the child, or
-    the child sees the stop. Likewise for the parent's ending, which waits for all its children; so
-    nothing is born any more below a run whose worker was lost.
+    A stop of the tree locks the same row: either the stop sees the child, or this sees the stop.
+    The parent's ending locks it too, and waits for all children. A parent whose worker was lost
+    gets no more children.
     """
     alive = WorkerRecord.objects.filter(pk=OuterRef("worker"), lost_at=None)
     above = (
@@ -211,7 +208,7 @@ def _new_run(
         parent=parent,
         root_id=parent.root_id if parent else id,
         depth=parent.depth + 1 if parent else 0,
-        # A called run is never run again by itself: its caller is gone, and starts it afresh.
+        # Not for a called run: its caller is lost with it, and calls it again.
         requeue_on_loss=options.on_worker_loss == "requeue" and not is_called,
         max_attempts=1 if is_called else options.max_attempts,
         priority=options.priority if parent is None else parent.priority,
@@ -223,7 +220,7 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
     run.status = Status.RUNNING
     run.worker_id = worker
     run.attempt = 1
-    run.holds_slot = False  # it is no part of any queue
+    run.holds_slot = False  # it does not come from the queue
     run.started_at = timezone.now()
 
 

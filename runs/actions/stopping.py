@@ -2,12 +2,12 @@
 
 1. ``authorize_stop`` decides whether a person may stop a run.
 2. ``_write`` writes the request into the runs that have none, into all runs below them, and into
-   the audit log. A queued run is over with that.
+   the audit log. It ends the queued ones among these runs.
 3. After the commit ``delivery.stops.deliver`` trips the tokens of this process's runs, and sends a
    message to the workers of the others.
 
-A stop and the birth of a child meet at the parent's row, a stop and an ending at the run's own row:
-each sees the other or comes first.
+A stop and the start of a child lock the parent's row; a stop and an ending lock the run's own row.
+So the second of the two sees what the first one wrote.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ __all__ = [
     "stop_many",
 ]
 
-#: The rungs that exist so far. The others have their place in token, guard and record.
+#: The modes that exist so far. Token, guard and record know the others, too.
 AVAILABLE_MODES = (StopMode.GRACEFUL,)
 
 Accepted = Literal["accepted", "already_stopping"]
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 
-_CHUNK = 500  # runs in a transaction: databases bound parameters, and others want to write, too
+_CHUNK = 500  # runs in a transaction: parameters are limited, and other writers wait for locks
 
 
 @dataclass(frozen=True, slots=True)
 class StopResult:
-    """What came of asking one run to stop."""
+    """The outcome of a request to stop one run."""
 
     run: RunRecord
     outcome: Accepted
@@ -71,7 +71,7 @@ class StopResult:
 
 @dataclass(frozen=True, slots=True)
 class BulkOutcome:
-    """What came of asking one of many runs to stop."""
+    """The outcome of a request to stop many runs, for one of them."""
 
     id: str
     outcome: BulkWord
@@ -86,25 +86,25 @@ def request_stop(
     reason: str = "",
     check_permission: bool = True,
 ) -> StopResult:
-    """Ask a run, and all below it, to stop; return once that is committed.
+    """Ask a run, and all runs below it, to stop; return after the commit.
 
-    A queued run is ``stopped`` when this returns. The token of a run in this process is tripped
-    when this returns; the worker of another process is sent a message, and polls within a second.
-    A second request changes neither requester nor reason.
+    When this returns, a queued run is ``stopped`` and the token of a run in this process is
+    tripped. The worker of another process gets a message; it also polls within a second. A second
+    request changes neither requester nor reason.
 
     Raises:
         RunRecord.DoesNotExist: there is no such run, or ``by`` may not see it.
-        StopNotPermitted: ``by`` may see the run, but not stop it. Neither of these two is asked
-            with ``check_permission`` False.
+        StopNotPermitted: ``by`` may see the run, but not stop it. With ``check_permission`` False
+            no permission is checked.
         RunAlreadyFinished: the run is over.
-        ModeNotAvailable: that rung does not exist yet.
+        ModeNotAvailable: that mode does not exist yet.
         ValueError: no such mode, or the reason is too long.
     """
     request = _Request.new(mode, reason, via, by)
 
     def write() -> Accepted | None:
         written = _write(request, [run])
-        if check_permission:  # now, not before: most stops are of one's own runs
+        if check_permission:  # after the write, which read the owner: a refusal rolls it back
             authorize_stop(written.get(run) or RunRecord.objects.only("owner").get(pk=run), by)
         if run not in written:
             return None
@@ -125,10 +125,10 @@ def stop_many(
     mode: StopMode | str = StopMode.GRACEFUL,
     reason: str = "",
 ) -> list[BulkOutcome]:
-    """Ask many runs to stop; one outcome each, in the order given, repeats answered once.
+    """Ask many runs to stop; return one outcome for each, in the order given, without repeats.
 
-    A run that ``by`` may not see is ``not_found``. Runs below others that are being stopped read
-    ``already_stopping``.
+    A run that ``by`` may not see is ``not_found``. A run below another one that was asked to stop
+    is ``already_stopping``.
     """
     request = _Request.new(mode, reason, via, by)
     wanted = list(dict.fromkeys(ids))
@@ -155,8 +155,8 @@ def stop_many(
 def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = None) -> int:
     """Ask the active children of a run to stop on its behalf; return how many were asked.
 
-    The children of lost workers are left to the recovery. Those ``but_on`` a worker that shuts down
-    are being ended there. To be repeated: either may queue a run again.
+    The recovery ends the children of lost workers. The worker ``but_on`` shuts down and ends its
+    own. Repeat the call until it returns 0: both may queue a run again.
     """
     request = _Request.new(StopMode.GRACEFUL, reason, StopVia.PARENT, None)
     held = Q(worker__isnull=False, worker__lost_at=None) & ~Q(worker=but_on)
@@ -169,7 +169,7 @@ def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = Non
 
 
 def authorize_stop(record: RunRecord, by: User | None) -> None:
-    """Let ``by`` stop a run.
+    """Check that ``by`` may stop a run.
 
     Raises:
         RunRecord.DoesNotExist: ``by`` may not see the run.
@@ -206,8 +206,8 @@ class _Request:
 def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRecord | None]:
     """Write ``request`` into active runs and all active runs below them; deliver it on commit.
 
-    Within the caller's transaction. Returns those of ``ids`` that are active: each with its record
-    as it was marked, or None if a stop had been requested before.
+    In the caller's transaction. Returns the active runs among ``ids``: each with its record as
+    written, or None if a stop had been requested before.
     """
     entry = audit.stop_entry(request.by, request.via, request.mode, request.reason)
     fresh = _mark(request, "id", ids, request.via, Expression("id"), entry)
@@ -220,12 +220,12 @@ def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRe
     callers = [record.pk for record in fresh if record.has_children]
     trees = {record.root_id for record in marked if record.has_children}
     while callers:
-        # The callers are locked: no child is born below them any more, so one level is enough.
+        # The callers are locked, so they get no more children: one query a level is enough.
         below = _mark(request, "parent_id", callers, StopVia.PARENT, _OF_PARENT)
         marked += below
         callers = [record.pk for record in below if record.has_children]
 
-    # A process that asked before may not have come to deliver its request.
+    # The process that wrote an earlier request may have died before it delivered it.
     trees |= {record.root_id for record in again}
     due = [*fresh, *(stops.committed_in(trees) if trees else ())]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
@@ -236,7 +236,7 @@ def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRe
     return written
 
 
-#: The run on which a stop was asked is, for a called run, the one of its caller.
+#: A run below names the same run as its caller: the one on which the stop was requested.
 _OF_PARENT = Expression(
     "(SELECT stop_root_request FROM runs_runrecord above WHERE above.id = runs_runrecord.parent_id)"
 )
@@ -248,7 +248,7 @@ _READ = (
 )
 _IS_DUE = "status IN ('queued', 'running') AND stop_requested_at IS NULL"
 _ONE = by_key(_IS_DUE)
-# All lock callers before called: stops that cross in one tree must not wait for each other.
+# Callers are locked before called runs: two stops in one tree must not wait for each other.
 # CASE: see by_key. MATERIALIZED and ARRAY: see transitions.
 _SOME = """id {among} (
     WITH due AS {materialized} (
@@ -267,14 +267,14 @@ def _mark(
     root_request: Expression,
     entry: Insertion | None = None,
 ) -> list[RunRecord]:
-    """Write the request into the active runs of ``keys`` that have none; return and lock these.
+    """Write the request into the active runs of ``keys`` that have none; lock and return these.
 
-    With ``entry`` each of them gets one in the audit log, by the same statement where the database
-    can do that: a stop waits for each of its statements.
+    With ``entry`` each of them gets an entry in the audit log, on PostgreSQL by the same statement:
+    every statement makes a stop slower.
     """
     if not keys:
         return []
-    is_one = column == "id" and len(keys) == 1  # one row has no order, and is found faster
+    is_one = column == "id" and len(keys) == 1  # needs no order, and is found faster
     values = {
         "stop_requested_at": request.at,
         "stop_mode": request.mode,
@@ -286,7 +286,7 @@ def _mark(
     condition = _ONE if is_one else _some(column, len(keys))
     marked = update_and_read(RunRecord, condition, values, keys, _READ, insertion=entry)
     for record in marked:
-        record.stop_requested_by = request.by  # spares the query that reading it would take
+        record.stop_requested_by = request.by  # saves the query that reading it would make
     return marked
 
 

@@ -1,8 +1,8 @@
-"""How PostgreSQL is to plan what is looked up in the queue, whatever its statistics say.
+"""Make PostgreSQL plan queries of the queue by their index, even when its statistics are old.
 
-They may be from when the table was empty, or nothing was queued, or running. Then to sort all
-that is queued looks as cheap as to ask the index that has it in order, and 20,000 runs are sorted
-to take one.
+They may be from a time when the table was empty, or no run was queued or running. With these,
+sorting the whole queue looks as cheap as reading its index, and PostgreSQL sorts 20,000 runs to
+claim one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from django.db import connection
 
 __all__ = ["by_key", "plan_by_index"]
 
-# What can't be done otherwise is done all the same, but at such a price that it would be compiled
-# first: hence jit.
+# PostgreSQL still uses a disabled plan if it has no other, at a very high estimated cost. That cost
+# would trigger the compiler, so jit is off as well.
 _BY_INDEX = "SELECT " + ", ".join(
     f"set_config('{name}', 'off', true)"
     for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
@@ -20,16 +20,16 @@ _BY_INDEX = "SELECT " + ", ".join(
 
 
 def plan_by_index() -> None:
-    """Have the rest of this transaction planned by indexes alone; SQLite does so anyway."""
+    """Plan the rest of this transaction by indexes alone; SQLite does so anyway."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(_BY_INDEX)
 
 
 def by_key(condition: str) -> str:
-    """Return a condition, in SQL, on the run of a certain id that is served by the id alone.
+    """Return SQL for ``id = %s AND condition`` that PostgreSQL looks up by the id alone.
 
-    Plain, PostgreSQL takes whichever index seems to be smallest: while its statistics know nothing
-    of a worker's runs it reads all that the worker has ever had, for each row that it writes.
+    Without CASE it may choose another index. While its statistics have no runs of a worker, it
+    reads all runs that the worker ever had, for each row that it writes.
     """
     return f"id = %s AND CASE WHEN {condition} THEN 1 END = 1"

@@ -1,9 +1,9 @@
 """Statements that are the same every time, prepared once.
 
-Django builds each INSERT and UPDATE anew, which costs ten times what the database takes for it
-(0.3-0.5 ms against 0.03-0.05). A run makes three of them in its life, so they decide how many runs
-a process can take through a second; and whoever waits for a stop waits for each of its statements.
-Values are still prepared, and read, by the models' own fields.
+Django builds the text of each INSERT and UPDATE again. That costs ten times what the database takes
+to execute it (0.3-0.5 ms against 0.03-0.05). A run makes three of them, so they limit how many runs
+a process executes in a second; and a person who stops a run waits for each statement of the stop.
+The models' own fields still prepare and read the values.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from django.db import connection, models
@@ -20,11 +21,14 @@ from django.db.models.expressions import Col
 
 __all__ = [
     "Expression",
+    "Insertion",
+    "as_parameter",
     "insert",
     "insert_rows",
     "read_keys",
     "update_and_read",
     "update_rows",
+    "uuid_as_text",
 ]
 
 M = TypeVar("M", bound=models.Model)
@@ -32,7 +36,7 @@ M = TypeVar("M", bound=models.Model)
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A value that the database works out; ``sql`` is the same each time, as it is prepared."""
+    """A value that the database computes. ``sql`` is a constant: statements are cached by it."""
 
     sql: str
     arguments: Sequence[Any] = ()
@@ -40,7 +44,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """A row for another table, one for each row that a statement updates.
+    """A row of another table, to insert once for each row that a statement updates.
 
     A value that is an ``Expression`` without arguments may name columns of the updated row.
     """
@@ -57,22 +61,23 @@ def uuid_as_text(column: str) -> str:
     return " || '-' || ".join(f"SUBSTR({column}, {start}, {count})" for start, count in parts)
 
 
+def as_parameter(value: uuid.UUID | datetime) -> Any:
+    """Return a key or an instant as the parameter of a statement that no model prepares."""
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    return value if connection.features.has_native_uuid_field else value.hex
+
+
 def insert(instance: models.Model, **computed: Expression) -> None:
     """Insert a new row whose primary key is set: ``save(force_insert=True)`` without signals.
 
-    The fields in ``computed`` are the database's to fill; ``instance`` does not hear of them.
+    The database fills the fields in ``computed``; ``instance`` does not get their values.
     """
-    names = tuple(field.name for field in instance._meta.concrete_fields)
-    texts = tuple((name, expression.sql) for name, expression in computed.items())
-    sql, fields = _insert_statement(type(instance), names, texts)
-    values: list[Any] = []
-    for field in fields:
-        if field.name in computed:
-            values += computed[field.name].arguments
-        else:
-            values.append(field.get_db_prep_save(getattr(instance, field.attname), connection))
+    fields = instance._meta.concrete_fields
+    values = {field.name: getattr(instance, field.attname) for field in fields} | computed
+    sql, parameters = _insertion(type(instance), values)
     with connection.cursor() as cursor:
-        cursor.execute(sql, values)
+        cursor.execute(sql, parameters)
     instance._state.adding = False
     instance._state.db = connection.alias
 
@@ -80,7 +85,7 @@ def insert(instance: models.Model, **computed: Expression) -> None:
 def insert_rows(
     model: type[models.Model], names: tuple[str, ...], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Insert many rows of the fields ``names``; the database makes up the other columns."""
+    """Insert many rows of the fields ``names``; the database fills the other columns."""
     if rows:
         sql, fields = _insert_statement(model, names)
         with connection.cursor() as cursor:
@@ -92,9 +97,9 @@ def update_rows(
     condition: str,
     rows: Sequence[tuple[Mapping[str, Any], Sequence[Any]]],
 ) -> int:
-    """Update rows one by one with one statement; return how many were changed in all.
+    """Update rows one by one with one statement; return how many it changed.
 
-    Each row has its values by the names of the model's fields, the same ones in each, and the
+    Each row has its values by the names of the model's fields, the same names in each row, and the
     parameters of ``condition``, which is SQL: ``"id = %s AND status = 'running'"``.
     """
     if not rows:
@@ -123,17 +128,16 @@ def update_and_read(
 
     ``keys`` are the parameters of the condition. A value that is an ``Expression`` without
     arguments may name columns of the row. With ``insertion`` a row is inserted for each updated
-    one: by the same statement on PostgreSQL, else by a second one, in the caller's transaction.
+    row: by the same statement on PostgreSQL, else by a second one, in the caller's transaction.
     """
-    computed, given = _split(values)
     sql, fields, wanted = _update_and_read_statement(
-        model, tuple(values), condition, names, computed
+        model, tuple(values), condition, names, _computed(values)
     )
-    parameters = [*_prepared(fields, given), *map(_prepared_key, keys)]
+    parameters = [*_parameters(fields, values), *map(as_parameter, keys)]
     is_one = insertion is not None and connection.vendor == "postgresql"
     with connection.cursor() as cursor:
         if insertion is not None and is_one:
-            into, more = _insertion(insertion, "updated")
+            into, more = _insertion(insertion.into, insertion.row, "updated")
             sql = f"WITH updated AS ({sql}), inserted AS ({into}) SELECT * FROM updated"  # noqa: S608
             parameters += more
         cursor.execute(sql, parameters)
@@ -145,22 +149,34 @@ def update_and_read(
         if insertion is not None and not is_one and updated:
             places = ", ".join(["%s"] * len(updated))
             table = model._meta.db_table
-            into, more = _insertion(insertion, f'"{table}" WHERE id IN ({places})')
-            cursor.execute(into, [*more, *[_prepared_key(row.pk) for row in updated]])
+            source = f'"{table}" WHERE id IN ({places})'
+            into, more = _insertion(insertion.into, insertion.row, source)
+            cursor.execute(into, [*more, *[as_parameter(row.pk) for row in updated]])
     return updated
 
 
-def _insertion(insertion: Insertion, source: str) -> tuple[str, list[Any]]:
-    """Return the INSERT of one row for each row of ``source``, and its parameters."""
-    computed, given = _split(insertion.row)
-    sql, fields = _insert_selected_statement(insertion.into, tuple(insertion.row), computed, source)
-    return sql, _prepared(fields, given)
+def _insertion(
+    model: type[models.Model], values: Mapping[str, Any], source: str = ""
+) -> tuple[str, list[Any]]:
+    """Return the INSERT of one row, or of one for each row of ``source``; and its parameters."""
+    sql, fields = _insert_statement(model, tuple(values), _computed(values), source)
+    return sql, _parameters(fields, values)
 
 
-def _split(values: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], list[Any]]:
-    """Part the values that the database computes from those that are parameters."""
-    computed = tuple((name, v.sql) for name, v in values.items() if isinstance(v, Expression))
-    return computed, [v for v in values.values() if not isinstance(v, Expression)]
+def _computed(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the values that the database computes, each as its name and its SQL."""
+    return tuple((name, v.sql) for name, v in values.items() if isinstance(v, Expression))
+
+
+def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> list[Any]:
+    parameters: list[Any] = []
+    for field in fields:
+        value = values[field.name]
+        if isinstance(value, Expression):
+            parameters += value.arguments
+        else:
+            parameters.append(field.get_db_prep_save(value, connection))
+    return parameters
 
 
 def _read(field: models.Field, value: Any) -> Any:
@@ -172,33 +188,29 @@ def _read(field: models.Field, value: Any) -> Any:
 
 @functools.cache
 def _converters(field: models.Field, vendor: str) -> tuple[Col, list[Callable[..., Any]]]:
-    column = field.get_col(field.model._meta.db_table)  # a foreign key's is of its target's type
+    column = field.get_col(field.model._meta.db_table)  # for a foreign key, of its target's type
     found = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
     return column, found
 
 
 def read_keys(sql: str, keys: Collection[uuid.UUID]) -> list[tuple[uuid.UUID, ...]]:
-    """Return the rows, all of keys, that ``sql`` finds; its ``{}`` stands for the set ``keys``."""
+    """Return the rows that ``sql`` finds, all of keys; its ``{}`` stands for the set ``keys``."""
     if not keys:
         return []
     places = ", ".join(["%s"] * len(keys))
     with connection.cursor() as cursor:
-        cursor.execute(sql.format(f"({places})"), [_prepared_key(key) for key in keys])
+        cursor.execute(sql.format(f"({places})"), [as_parameter(key) for key in keys])
         rows = cursor.fetchall()
-    if rows and not isinstance(rows[0][0], uuid.UUID):  # SQLite has none
+    if rows and not isinstance(rows[0][0], uuid.UUID):  # SQLite stores text
         return [tuple(uuid.UUID(value) for value in row) for row in rows]
     return list(rows)
 
 
 def _execute(cursor: CursorWrapper, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-    if len(rows) == 1:  # many are a pipeline, which takes a third of a millisecond to set up
+    if len(rows) == 1:  # executemany() sets up a pipeline, which takes a third of a millisecond
         cursor.execute(sql, rows[0])
     else:
         cursor.executemany(sql, rows)
-
-
-def _prepared_key(key: uuid.UUID) -> Any:
-    return key if connection.features.has_native_uuid_field else key.hex
 
 
 def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any]:
@@ -213,20 +225,22 @@ def _columns(model: type[models.Model], names: tuple[str, ...]) -> tuple[models.
     return tuple(by_name[name] for name in names)
 
 
-# Names in these come from our own models; values always go in as parameters.
+# All names in these statements come from our own models; values are always parameters.
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _insert_statement(
     model: type[models.Model],
     names: tuple[str, ...],
     computed: tuple[tuple[str, str], ...] = (),
+    source: str = "",
 ) -> tuple[str, tuple[models.Field, ...]]:
     fields = _columns(model, names)
     columns = ", ".join(f'"{field.column}"' for field in fields)
     texts = dict(computed)
     places = ", ".join(texts.get(name, "%s") for name in names)
-    return f'INSERT INTO "{model._meta.db_table}" ({columns}) VALUES ({places})', fields  # noqa: S608
+    rows = f"SELECT {places} FROM {source}" if source else f"VALUES ({places})"  # noqa: S608
+    return f'INSERT INTO "{model._meta.db_table}" ({columns}) {rows}', fields
 
 
 @functools.lru_cache(maxsize=1024)
@@ -239,8 +253,7 @@ def _update_statement(
     fields = _columns(model, names)
     texts = dict(computed)
     places = ", ".join(f'"{field.column}" = {texts.get(field.name, "%s")}' for field in fields)
-    given = tuple(field for field in fields if field.name not in texts)
-    return f'UPDATE "{model._meta.db_table}" SET {places} WHERE {condition}', given  # noqa: S608
+    return f'UPDATE "{model._meta.db_table}" SET {places} WHERE {condition}', fields  # noqa: S608
 
 
 @functools.lru_cache(maxsize=1024)
@@ -252,24 +265,9 @@ def _update_and_read_statement(
     computed: tuple[tuple[str, str], ...],
 ) -> tuple[str, tuple[models.Field, ...], tuple[models.Field, ...]]:
     update, fields = _update_statement(model, values, condition, computed)
-    # In the order of the model's own, as from_db() takes them.
+    # In the order of the model's own fields, as from_db() expects them.
     wanted = tuple(
         field for field in model._meta.concrete_fields if field.name in names or field.primary_key
     )
     columns = ", ".join(f'"{field.column}"' for field in wanted)
     return f"{update} RETURNING {columns}", fields, wanted
-
-
-@functools.lru_cache(maxsize=1024)
-def _insert_selected_statement(
-    model: type[models.Model],
-    names: tuple[str, ...],
-    computed: tuple[tuple[str, str], ...],
-    source: str,
-) -> tuple[str, tuple[models.Field, ...]]:
-    fields = _columns(model, names)
-    texts = dict(computed)
-    columns = ", ".join(f'"{field.column}"' for field in fields)
-    places = ", ".join(texts.get(field.name, "%s") for field in fields)
-    given = tuple(field for field in fields if field.name not in texts)
-    return f'INSERT INTO "{model._meta.db_table}" ({columns}) SELECT {places} FROM {source}', given  # noqa: S608

@@ -1,12 +1,11 @@
-"""Threads of a worker's own that use the database.
+"""Database threads that belong to a worker.
 
-Django's own way from async to sync is one thread per process, shared with every request; a busy
-site would hold up each data store call. These threads are the worker's own, and keep their
-connections open.
+Django runs all sync code of async views in one thread per process. A busy site would delay each
+data store call there. These threads serve one worker only, and keep their connections open.
 
-In debug Django remembers each connection's last 9,000 queries with their parameters, documents
-among them, until a request begins. Nothing that a worker's threads do is part of a request, so each
-of them forgets by itself: ``reset_queries()``.
+With DEBUG Django keeps each connection's last 9,000 queries with their parameters, documents among
+them, until a request starts. A worker's threads serve no request, so each of them calls
+``reset_queries()`` itself.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ class DatabaseThreads:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` in one of the threads and await its result.
 
-        Cancelling the await does not interrupt a call that has begun.
+        Cancelling the await does not interrupt a call that has started.
         """
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Close the connections and end the threads, after what they have to do."""
+        """Finish the submitted calls, close the connections and end the threads."""
         all_threads = threading.Barrier(self._count)
 
         def close_mine() -> None:
             with contextlib.suppress(threading.BrokenBarrierError):
-                all_threads.wait(timeout=5)  # so that no thread takes two of these
+                all_threads.wait(timeout=5)  # so that each thread takes one of these
             connection.close()
 
         for _ in range(self._count):
@@ -65,7 +64,7 @@ class DatabaseThreads:
 def _call(function: Callable[[], T]) -> T:
     try:
         return function()
-    except CONNECTION_ERRORS:  # whatever is_away() says: it costs little
+    except CONNECTION_ERRORS:  # without is_away(): closing costs little
         connection.close()  # it may be broken; the next call opens another
         raise
     finally:

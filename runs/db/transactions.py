@@ -1,4 +1,4 @@
-"""Transactions that are repeated, and what tells a database that is away from one that refuses."""
+"""Repeat transactions; tell a database that is away from one that refuses a statement."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ T = TypeVar("T")
 # Classes of SQLSTATE (PostgreSQL, appendix A): connections; conflicts with other transactions;
 # resources (a full disk, too many connections); locks; an administrator, a shutdown; the system.
 _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
-# And of a class that is of bugs otherwise: a standby, until it is promoted; a transaction that the
-# server gave up because we stood still in the middle of it (``settings``).
+# Two states of a class that otherwise means bugs: a standby before its promotion, and a transaction
+# that the server ended because this process was idle in it (a timeout of ``settings``).
 _PASSING_STATES = frozenset({"25006", "25P03"})
-# Without a word of the server's: psycopg's own. The last one is what it makes of a pooler that puts
-# its own error behind the server's: "received 2 results from command 'BEGIN'".
+# Errors without an SQLSTATE come from psycopg itself. It raises InternalError when a pooler adds an
+# error of its own after the server's: "received 2 results from command 'BEGIN'".
 CONNECTION_ERRORS = (OperationalError, InterfaceError, InternalError)
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
@@ -48,10 +48,10 @@ RETRY_SECONDS = 0.2
 
 
 def is_away(error: BaseException) -> bool:
-    """Tell whether the database could not be asked, so that the very same may work later.
+    """Tell whether the database was away, so that the same statement may work later.
 
-    Otherwise it was asked and refuses: more of the same would be refused again. OperationalError
-    alone doesn't tell: a value beyond one of PostgreSQL's limits is one, too.
+    Otherwise the database refused the statement, and would refuse it again. The class
+    OperationalError alone does not tell: PostgreSQL also raises it for a value beyond its limits.
     """
     state = _sqlstate(error)
     if state:
@@ -62,9 +62,9 @@ def is_away(error: BaseException) -> bool:
 def in_transaction(work: Callable[[], T]) -> T:
     """Call ``work`` in a transaction; repeat it after a conflict with another transaction.
 
-    All transactions lock callers before called, but none can lock the rows of several trees at one
-    instant: two that stop parts of the same trees may wait for each other, and PostgreSQL aborts
-    one of them. ``work`` must have no effects but those that a rollback takes back.
+    All transactions lock callers before called runs, but none can lock the rows of several trees at
+    one instant. Two that stop parts of the same trees may wait for each other; PostgreSQL then
+    aborts one. A rollback must undo every effect of ``work``.
     """
     tries = 1
     while True:
@@ -75,8 +75,8 @@ def in_transaction(work: Callable[[], T]) -> T:
             is_conflict = _sqlstate(error) in _IN_CONFLICT
             if not is_conflict or tries == _MOST_TRIES or connection.in_atomic_block:
                 raise
-            logger.info("a conflict with another transaction (%s), again", _sqlstate(error))
-        time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - so that they don't conflict again
+            logger.info("a conflict with another transaction (%s), trying again", _sqlstate(error))
+        time.sleep(random.uniform(0, 0.01) * tries)  # noqa: S311 - apart from each other
         tries += 1
 
 
@@ -89,8 +89,8 @@ def whole_or_not_at_all() -> Iterator[None]:
     """Open a transaction for a write that must not be repeated.
 
     Raises:
-        NothingWritten: the database is away, and has nothing of what the body wrote. After any
-            other error of a database that is away, which came with the commit, it may have all.
+        NothingWritten: the database is away, and nothing that the body wrote was committed. After
+            any other connection error, which came with the commit, all of it may be committed.
     """
     is_whole = False
     try:
@@ -106,13 +106,14 @@ def whole_or_not_at_all() -> Iterator[None]:
 async def patiently(
     ask: Callable[[], Awaitable[T]],
     *,
-    go_on: Callable[[], object],
+    before_retry: Callable[[], object],
     may_repeat: Callable[[BaseException], bool] = is_away,
 ) -> T:
     """Await ``ask()``; repeat it for a minute while the database is away.
 
-    ``ask`` may have succeeded with only its answer lost: it must bear repetition, or ``may_repeat``
-    must tell. ``go_on`` is called before each repetition; it raises to give up.
+    ``ask`` may have succeeded with only its answer lost. So it must be safe to repeat, or
+    ``may_repeat`` must decide by the error. ``before_retry`` is called before each repetition; it
+    raises to give up.
     """
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -121,12 +122,12 @@ async def patiently(
         except Exception as error:
             if not may_repeat(error):
                 raise
-            go_on()  # before time is up, too: one try may have taken all of it
+            before_retry()  # first: one try may take all of the time
             if time.monotonic() > end:
                 raise
         await asyncio.sleep(RETRY_SECONDS)
 
 
 def _sqlstate(error: BaseException) -> str:
-    """Return PostgreSQL's word for what went wrong; empty if none came, or on SQLite."""
+    """Return PostgreSQL's code of an error; empty without one, and on SQLite."""
     return getattr(error.__cause__, "sqlstate", None) or ""

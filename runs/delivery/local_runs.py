@@ -1,7 +1,7 @@
-"""The runs of this process: the direct way for a stop, a wake-up, and the news of an end.
+"""The claimed runs and the workers of this process, for stops, wake-ups and ends without a message.
 
-Services look here after they have committed; what is not here is in another process and is reached
-by message or by its worker's heartbeat.
+After its commit an action first delivers to the runs and workers here. Other processes get a
+message; their workers also poll.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ActiveRun:
     worker: uuid.UUID
     attempt: int = 1
     token: CancelToken = field(default_factory=CancelToken)
-    guard: Guard | None = None  # once the executor has begun with it
+    guard: Guard | None = None  # set when its execution starts
     stop: StopRequest | None = None
     _is_logged: bool = False
     _logging: threading.Lock = field(default_factory=threading.Lock)
@@ -54,7 +54,7 @@ class ActiveRun:
         self.token.request(request.mode, request.reason, cause=StopCause.WISH)
 
     def log_stop(self) -> None:
-        """Write the request into the run's log, once; later, if the run has not started."""
+        """Write the request into the run's log, once. Before the run has a log, do nothing."""
         with self._logging:
             if self.stop is not None and self.guard is not None and not self._is_logged:
                 self._is_logged = True
@@ -73,8 +73,8 @@ _claiming = threading.RLock()  # held while a claim waits for the database
 def claiming() -> Iterator[None]:
     """Make a claim and its ``add`` one step for ``trip``.
 
-    A stop that commits right behind the claim would otherwise find nothing here to trip, and answer
-    before the token knows of it. The agent loop never waits here.
+    Otherwise a stop that commits right after the claim would find no token to trip, and return
+    before the token is tripped. The agents' loop never waits for this lock.
     """
     with _claiming:
         yield
@@ -95,10 +95,10 @@ def all_runs() -> list[ActiveRun]:
 
 
 def remove(run: ActiveRun | uuid.UUID) -> None:
-    """Forget a run whose record is final (or handed back), and tell whoever waits for that.
+    """Forget a run whose record is final or requeued, and set the events of ``watching``.
 
-    Of an entry only itself is forgotten: an attempt whose claim was lost may come to its end when
-    the next one has begun here.
+    Given an entry, forget only that one: an attempt whose claim was lost may end after the next
+    attempt has started here.
     """
     with _lock:
         id = run if isinstance(run, uuid.UUID) else run.id
@@ -111,25 +111,25 @@ def remove(run: ActiveRun | uuid.UUID) -> None:
 
 
 def trip_unless_claiming(deliveries: Collection[StopDelivery]) -> bool:
-    """As ``trip``; but trip nothing, and return False, if a claim must be waited for."""
+    """Trip as ``trip`` does; if a claim is in progress, return False and trip nothing."""
     with _lock:
-        here, may_be_on_its_way = _find(deliveries)
-    if not may_be_on_its_way:
+        here, may_be_claiming = _find(deliveries)
+    if not may_be_claiming:
         _deliver(here)
-    return not may_be_on_its_way
+    return not may_be_claiming
 
 
 def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
-    """Trip the tokens of the runs that are in this process; return which those are.
+    """Trip the tokens of the runs that are in this process; return the ids of these runs.
 
-    A run that has meanwhile been claimed anew is left alone. The requests are in all logs before
-    the first token trips: a run further down may meet the stop before the last token's callbacks
-    ran. From above, for the same reason: a child that is stopped first looks to its caller as if it
-    alone had been. What has its caller in another process is at the top here.
+    A run that has been claimed again since is skipped. All logs get their request before the first
+    token trips: a run may observe the stop before the callbacks of the last token have run. Tokens
+    trip from the top for the same reason: to its caller, a child that is stopped first would look
+    as if only the child had been stopped. A run whose caller is in another process is a top here.
     """
     with _lock:
-        here, may_be_on_its_way = _find(deliveries)
-    if may_be_on_its_way:
+        here, may_be_claiming = _find(deliveries)
+    if may_be_claiming:
         with _claiming, _lock:
             here, _ = _find(deliveries)
     _deliver(here)
@@ -146,7 +146,7 @@ def _deliver(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
 
 
 def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
-    """Return whom to trip, each with its request set, and whether a claim must be waited for."""
+    """Return the runs to trip, and whether a claim in progress may bring more of them."""
     found = []
     is_missing = False
     for delivery in deliveries:
@@ -161,19 +161,19 @@ def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, S
 
 
 def add_worker(worker: uuid.UUID, lease: Lease) -> None:
-    """Say that a worker is in this process, and what its runs are claimed under from now on.
+    """Register a worker of this process, with the lease of its next claims.
 
-    A stop of its runs waits for a claim under way.
+    A stop of its runs waits for a claim in progress.
     """
     with _lock:
         _workers[worker] = lease
 
 
 def lease_of(worker: uuid.UUID) -> Lease:
-    """Return what runs of a worker are claimed under now; without end for one that is not here.
+    """Return the lease under which a worker claims now; an endless one if it is not here.
 
-    To be asked for before the claim: others may declare the worker lost behind it, and it is not
-    here any more when the claim is registered.
+    Call it before the claim: if another process declares the worker lost after the claim, the
+    worker may be removed from here before the claim is registered.
     """
     return _workers.get(worker) or Lease()
 
@@ -184,7 +184,7 @@ def remove_worker(worker: uuid.UUID) -> None:
 
 
 def add_waker(waker: Callable[[], object]) -> None:
-    """Register a worker of this process: ``waker()`` makes it claim, and tells if it can."""
+    """Register ``waker``: it makes a worker poll the queue, and returns whether it has capacity."""
     with _lock:
         _wakers.append(waker)
 
@@ -196,14 +196,14 @@ def remove_waker(waker: Callable[[], object]) -> None:
 
 
 def wake() -> bool:
-    """Have this process's workers claim; return whether one of them has capacity."""
-    have_capacity = [waker() for waker in list(_wakers)]  # each must be called
+    """Let this process's workers poll the queue; return whether one of them has capacity."""
+    have_capacity = [waker() for waker in list(_wakers)]  # a list: any() would skip some
     return any(have_capacity)
 
 
 @contextlib.contextmanager
 def watching(run: uuid.UUID) -> Iterator[threading.Event]:
-    """Give an event that is set when ``run`` ends in this process."""
+    """Yield an event that is set when ``run`` ends in this process."""
     event = threading.Event()
     with _lock:
         _waiting.setdefault(run, []).append(event)

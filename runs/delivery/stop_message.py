@@ -1,4 +1,4 @@
-"""A stop request and its delivery: what travels from the process that asks to the run's worker."""
+"""A stop request, and its delivery: the message from the requesting process to the worker."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["StopDelivery", "StopRequest"]
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """One request to stop, as a run's receipt and its ``stop_requested`` event tell it."""
+    """One stop request, as in a run's receipt and its ``stop_requested`` event."""
 
     mode: StopMode
     reason: str
     via: str
     requested_by: str | None  # username
     requested_at: datetime
-    root_request: uuid.UUID  # the run on which it was asked
+    root_request: uuid.UUID  # the run on which it was requested
 
     @classmethod
     def of(cls, record: RunRecord) -> StopRequest:
@@ -39,7 +39,7 @@ class StopRequest:
         )
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as the event and the message carry it."""
+        """Return the data of the event and of the message."""
         return {
             "mode": str(self.mode),
             "reason": self.reason,
@@ -65,7 +65,7 @@ class StopRequest:
 class StopDelivery:
     """A committed stop request, addressed to one claim of one run.
 
-    It has all that tripping a token takes: the worker need not ask the database.
+    It has all that the worker needs to trip the token without a query.
     """
 
     run: uuid.UUID
@@ -79,7 +79,7 @@ class StopDelivery:
         return cls(record.pk, record.worker_id, record.attempt, request or StopRequest.of(record))
 
     def as_message(self) -> dict[str, Any]:
-        """Return it as it goes to another process."""
+        """Return the message to another process."""
         return {
             "run": str(self.run),
             "worker": str(self.worker),

@@ -1,6 +1,6 @@
-"""How a committed stop request reaches the runs: directly in this process, else by message.
+"""Deliver committed stop requests to runs: directly in this process, by message to others.
 
-A message may be lost. Each worker therefore polls for requests of its own runs that were not
+A message may be lost. Each worker therefore polls for requests of its own runs that are not
 acknowledged (``deliver_missed``), twice a second.
 """
 
@@ -20,28 +20,28 @@ __all__ = ["committed_in", "deliver", "deliver_missed", "refresh_claim"]
 
 
 def deliver(deliveries: Collection[StopDelivery]) -> None:
-    """Trip the tokens of all runs concerned: here directly, elsewhere through their workers.
+    """Trip the tokens of runs: in this process directly, in others by a message to the worker.
 
-    Each worker gets the requests of all its runs: a run's children may be on another worker.
+    Each worker gets the requests of its own runs: a run's children may be on another worker.
     """
     here = local_runs.trip(deliveries)
     notify.send_stops(delivery for delivery in deliveries if delivery.run not in here)
 
 
 def deliver_missed(worker: uuid.UUID) -> None:
-    """Trip the tokens of a worker's runs whose stop request no message has brought.
+    """Trip the tokens of a worker's runs whose stop request came with no message.
 
-    One query for all, however many they are: the thread that calls this has a lease to renew.
+    One query for all runs: the thread that calls this also renews the lease.
     """
-    asked = RunRecord.objects.filter(
+    requested = RunRecord.objects.filter(
         worker=worker,
         status=Status.RUNNING,
         stop_requested_at__isnull=False,
         stop_acknowledged_at=None,
     )
-    roots = {root for id, root in asked.values_list("pk", "root_id") if _has_missed(id)}
+    roots = {root for id, root in requested.values_list("pk", "root_id") if _has_missed(id)}
     if roots:
-        # Only the runs of this process: for others trip() would wait for a claim under way.
+        # Only the runs of this process: for others trip() would wait for a claim in progress.
         local = [run for run in committed_in(roots) if local_runs.get(run.pk) is not None]
         local_runs.trip([StopDelivery.of(run) for run in local])
 
@@ -49,7 +49,7 @@ def deliver_missed(worker: uuid.UUID) -> None:
 def refresh_claim(run: local_runs.ActiveRun) -> None:
     """Trip the token of a run of this process if its record has a stop request.
 
-    Also if the run is not this worker's any more: its code must not continue here.
+    Trip it, too, if the claim was lost: the run's code must not continue here.
     """
     record = (
         RunRecord.objects.only("root", "stop_requested_at")
@@ -66,7 +66,8 @@ def refresh_claim(run: local_runs.ActiveRun) -> None:
 def committed_in(roots: Collection[uuid.UUID]) -> RunQuerySet:
     """Return the active runs of these trees that have a stop request.
 
-    Tripping a token trips those of all runs below it, whose logs tell of their own requests.
+    Tripping a token also trips the tokens below it. The log of each of those runs needs its own
+    request.
     """
     return (
         RunRecord.objects.active()

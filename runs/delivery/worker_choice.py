@@ -1,7 +1,7 @@
-"""Which worker of another process a queued run is offered to: the one with the most free capacity.
+"""Choose the worker that a queued run is offered to: the one with the most free capacity.
 
-What is known here is up to a second old. A worker that is full by then, or gone, passes the run on
-or leaves it to the polling of the others.
+The counts are up to a second old. A worker that is full by then wakes the others; if it is gone,
+the others find the run by polling.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from runs.models import WorkerRecord
 from runs.status import Status
 
-__all__ = ["choose_worker", "forget"]
+__all__ = ["choose_worker"]
 
 REFRESH_SECONDS = 1.0
 
@@ -28,14 +28,14 @@ _refresh_at = 0.0
 def choose_worker() -> uuid.UUID | None:
     """Return a worker with capacity, and count one run against it; None if none is known.
 
-    Asks the database at most once a second; the caller is in no transaction.
+    Queries at most once a second. The caller must not be in a transaction.
     """
     global _refresh_at
     now = time.monotonic()
     with _lock:
         is_due = now >= _refresh_at
         if is_due:
-            _refresh_at = now + REFRESH_SECONDS  # others use what is known meanwhile
+            _refresh_at = now + REFRESH_SECONDS  # other threads use the old counts meanwhile
     if is_due:
         found = _read()
         with _lock:
@@ -47,14 +47,6 @@ def choose_worker() -> uuid.UUID | None:
             return None
         _free[worker] -= 1
         return worker
-
-
-def forget() -> None:
-    """Ask the database again the next time."""
-    global _refresh_at
-    with _lock:
-        _free.clear()
-        _refresh_at = 0.0
 
 
 def _read() -> dict[uuid.UUID, int]:

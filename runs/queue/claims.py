@@ -9,7 +9,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from runs.db.query_plans import plan_by_index
-from runs.models import RunRecord
+from runs.db.statements import as_parameter
 from runs.transitions import claim_queued
 
 from .limits import NO_LIMITS, Limits, Slots, taken_slots
@@ -25,34 +25,34 @@ _THESE = "SELECT id FROM runs_runrecord WHERE id IN ({places})"
 
 
 class QueueIsBusy(Exception):
-    """Another worker is choosing just now, and the limits want one at a time to do that."""
+    """Another worker is claiming under the limits, which only one worker at a time may do."""
 
 
 def claim(
     worker: uuid.UUID, count: int, now: datetime, limits: Limits = NO_LIMITS
 ) -> dict[uuid.UUID, int]:
-    """Take up to ``count`` queued runs for ``worker``; return each one's attempt.
+    """Claim up to ``count`` queued runs for ``worker``; return the attempt of each.
 
-    Two workers never get the same run. A worker that is draining or was declared lost gets none.
-    Without ``limits`` this is one statement, and nobody waits for anybody on PostgreSQL. With them
-    there may be more that could begin even if fewer than ``count`` are returned, as long as there
-    are any.
+    Two workers never get the same run. A worker that drains or was declared lost gets none.
+    Without ``limits`` this is one statement; on PostgreSQL no worker waits for another. With limits
+    a result of fewer than ``count`` runs does not mean that the queue has no more to claim; an
+    empty result does.
 
     Raises:
-        QueueIsBusy: nothing was taken; try again in a moment.
+        QueueIsBusy: no run was claimed; try again in a moment.
     """
     if limits:
         return _claim_within(limits, worker, count, now)
     choice = _NEXT.format(columns="id", also=_IN_TIME, lock=_lock())
     with transaction.atomic(savepoint=False):
         plan_by_index()
-        return claim_queued(worker, now, choice, [_instant(now), count])
+        return claim_queued(worker, now, choice, [as_parameter(now), count])
 
 
 def _claim_within(
     limits: Limits, worker: uuid.UUID, count: int, now: datetime
 ) -> dict[uuid.UUID, int]:
-    """As ``claim``. The slots are counted and taken while nobody else does."""
+    """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         plan_by_index()
         cursor.execute("SELECT 1 FROM runs_runrecord WHERE status = 'queued' LIMIT 1")
@@ -67,7 +67,7 @@ def _claim_within(
         choice = _NEXT.format(
             columns="id, owner_id, agent, holds_slot", also=f"{_IN_TIME} {also}", lock=_lock()
         )
-        cursor.execute(choice, [_instant(now), *arguments, count])
+        cursor.execute(choice, [as_parameter(now), *arguments, count])
         chosen = []
         for id, owner_id, agent, holds_slot in cursor.fetchall():
             if holds_slot:
@@ -81,7 +81,7 @@ def _claim_within(
         return claim_queued(worker, now, these, chosen)
 
 
-# A process that is stopped in the middle of this must not keep all others from claiming.
+# The timeout: a process that freezes in this transaction must not keep all others from claiming.
 _ALONE = """
 SELECT set_config('idle_in_transaction_session_timeout', '5000', true),
     pg_try_advisory_xact_lock(%s)
@@ -90,7 +90,7 @@ _ALONE_KEY = 0x68616C74696E67  # one of the database's 2**64: "halting" in ASCII
 
 
 def _not_full(slots: Slots) -> tuple[str, list[Any]]:
-    """Return a condition that leaves out runs that can't have a slot, and its arguments."""
+    """Return a condition that excludes runs that can't get a slot, and its arguments."""
     conditions: list[str] = []
     arguments: list[Any] = []
     for column, full in (("agent", slots.full_agents()), ("owner_id", slots.full_owners())):
@@ -104,7 +104,3 @@ def _not_full(slots: Slots) -> tuple[str, list[Any]]:
 
 def _lock() -> str:
     return "FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else ""
-
-
-def _instant(at: datetime) -> Any:
-    return RunRecord._meta.get_field("queue_until").get_db_prep_value(at, connection)

@@ -1,4 +1,4 @@
-"""Until when a queued run must have started."""
+"""The instant by which a queued run must have started."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["deadline"]
 
 
 def deadline(agent: str, since: datetime) -> datetime | None:
-    """Return until when a run that is queued at ``since`` must have started; None for no limit."""
+    """Return by when a run that is queued at ``since`` must have started; None for no limit."""
     try:
         seconds = registry.get(agent).options.queue_seconds
-    except AgentNotFound:  # requeued by a process that does not have it
+    except AgentNotFound:  # a process without this agent requeues the run
         seconds = None
     if seconds is None:
         seconds = conf().queue_seconds

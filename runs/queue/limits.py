@@ -1,7 +1,7 @@
-"""How many runs may go on at a time: of one agent, of one owner, in the whole installation.
+"""How many runs of one agent, and of one owner, may run at a time in the whole installation.
 
-What counts are the running ones that hold a slot: those that were claimed from the queue. An agent
-that another calls in its own process holds none, or the two could wait for each other for ever.
+Running runs that hold a slot count: those that were claimed from the queue. An agent that another
+one calls in its own process holds no slot, or the two could wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is allowed; none at all is false.
+    """The limits; false if there are none.
 
     Attributes:
         of_agents: for the agents that have a limit.
-        per_owner: for each owner; 0 is none.
+        per_owner: for each owner; 0 for no limit.
     """
 
     of_agents: Mapping[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ NO_LIMITS = Limits()
 
 
 def limits() -> Limits:
-    """Return the limits as this process's agents and settings have them."""
+    """Return the limits of this process's agents and settings."""
     options = {definition.name: definition.options for definition in registry.all()}
     of_agents = {
         name: given.max_concurrent
@@ -60,7 +60,7 @@ def limits() -> Limits:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a queued run can't begin, whatever workers there are: so many of so many go on."""
+    """Why a queued run can't start on any worker: ``taken`` of ``limit`` slots are in use."""
 
     of: Literal["agent", "owner"]
     taken: int
@@ -76,7 +76,7 @@ class Slots:
     by_owner: Counter[Any] = field(default_factory=Counter)
 
     def obstacle(self, agent: str, owner_id: Any) -> Obstacle | None:
-        """Say what keeps a run of that agent and owner from taking a slot."""
+        """Return the limit that keeps a run of that agent and owner from a slot, if any."""
         limit, taken = self.limits.of_agents.get(agent), self.by_agent[agent]
         if limit is not None and taken >= limit:
             return Obstacle("agent", taken, limit)
@@ -98,7 +98,7 @@ class Slots:
         return [owner for owner, taken in self.by_owner.items() if limit and taken >= limit]
 
 
-# Words, not parameters, in the condition: SQLite has to see that the partial index has it all.
+# Constants, not parameters: SQLite uses a partial index only if the statement has its condition.
 _TAKEN = """
 SELECT owner_id, agent, COUNT(*) FROM runs_runrecord
 WHERE status = 'running' AND holds_slot GROUP BY owner_id, agent
@@ -106,7 +106,7 @@ WHERE status = 'running' AND holds_slot GROUP BY owner_id, agent
 
 
 def taken_slots(limits: Limits) -> Slots:
-    """Count what is going on now; of one index alone."""
+    """Count the slots that are taken now; reads one index only."""
     slots = Slots(limits)
     with connection.cursor() as cursor:
         cursor.execute(_TAKEN)
@@ -117,7 +117,7 @@ def taken_slots(limits: Limits) -> Slots:
 
 
 def find_obstacle(run: RunRecord) -> Obstacle | None:
-    """Say which limit keeps a queued run waiting now; None if it just waits for a worker."""
+    """Return the limit that keeps a queued run waiting; None if it just waits for a worker."""
     allowed = limits()
     if not allowed or not run.holds_slot:
         return None

@@ -1,9 +1,9 @@
 """The turn of a queued run: owners come in turn, however many runs each has queued.
 
 Start-time fair queueing (Goyal, Vin and Cheng, 1996). A run gets its ``turn`` when it is queued:
-one after the last that its owner has in the queue, and not before the turns that are running now.
-The lowest turn goes first. So the thousandth run of one owner has the turn 1,000, and the first run
-of another owner, who comes later, has the turn of the next run to start.
+one after the last run of its owner in the queue, and not before the turns that are running now.
+The run with the lowest turn starts first. So the thousandth run of one owner has the turn 1,000,
+and the first run of an owner who comes later has the turn of the next run to start.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from runs.models import RunRecord
 
 __all__ = ["next_turn"]
 
-# ORDER BY ... LIMIT 1 and no max(): PostgreSQL takes an aggregate over all rows for as cheap while
-# its statistics, from when the table was nearly empty, promise a single one.
+# ORDER BY ... LIMIT 1, not max(): while PostgreSQL's statistics are from a nearly empty table, it
+# assumes that an aggregate over all rows is as cheap as the index.
 _TURN = """1 + {greatest}(
     COALESCE((SELECT turn FROM runs_runrecord
         WHERE status = 'queued' AND owner_id = %s AND priority = %s
@@ -33,7 +33,7 @@ def next_turn(run: RunRecord) -> Expression:
     """Return the expression that computes the turn of ``run`` while it is inserted.
 
     Two runs that one owner queues at the same moment may get the same turn. That is harmless: the
-    older one goes first.
+    older one starts first.
     """
     greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
     priority = run.priority

@@ -1,7 +1,7 @@
 """How a run calls and starts others: an ``agents.environment.AgentCaller`` on the records.
 
-A called run begins at once, in its caller's process and as a part of it. A started one is queued,
-and is looked after by ``started``.
+A called run starts at once, in its caller's process and under its claim. A started run is queued;
+``started_runs`` waits for it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ __all__ = ["AgentCaller"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Begin = Callable[[RunRecord, ActiveRun], "asyncio.Task[Ended | None]"]
+Start = Callable[[RunRecord, ActiveRun], "asyncio.Task[Ended | None]"]
 GAVE_UP = "its caller does not wait for it any longer"
 
 
 class AgentCaller:
-    """Begins runs below one run. For the agents' loop.
+    """Calls and starts runs below one run. For the agents' loop.
 
     Args:
-        begin: begins with a called run.
+        execute: starts the task of a called run.
     """
 
-    __slots__ = ("_begin", "_database", "_giving_up", "_guard", "_started", "parent")
+    __slots__ = ("_database", "_execute", "_giving_up", "_guard", "_started", "parent")
 
     def __init__(
         self,
@@ -53,26 +53,26 @@ class AgentCaller:
         guard: Guard,
         database: DatabaseThreads,
         started: StartedRuns,
-        begin: Begin,
+        execute: Start,
     ) -> None:
         self.parent = parent
         self._guard = guard
         self._database = database
         self._started = started
-        self._begin = begin
+        self._execute = execute
         self._giving_up: set[asyncio.Task[None]] = set()
 
     async def start(self, name: str, input: object) -> _Called:
-        record, entry = await self._born(starting.start_child, "agents.call", name, input)
-        return _Called(self, entry, self._begin(record, entry))
+        record, entry = await self._insert(starting.start_child, "agents.call", name, input)
+        return _Called(self, entry, self._execute(record, entry))
 
     async def queue(self, name: str, input: object) -> StartedRun:
-        record = await self._born(starting.queue_child, "agents.start", name, input)
+        record = await self._insert(starting.queue_child, "agents.start", name, input)
         return self._started.add(self.parent, record)
 
     def give_up(self, run: uuid.UUID) -> None:
-        """Ask a called run to stop because nobody waits for it any longer."""
-        # In a context of its own: it is no task of the agent's, and outlives what it did.
+        """Ask a called run to stop because its caller does not wait for it any longer."""
+        # In a context of its own: it is not a task of the agent, and outlives the agent's call.
         giving_up = asyncio.get_running_loop().create_task(
             ask_to_stop(self._database, self.parent, run, GAVE_UP), context=contextvars.Context()
         )
@@ -82,16 +82,16 @@ class AgentCaller:
     def _has_given_up(self, task: asyncio.Task[None]) -> None:
         self._giving_up.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a called run could not be asked to stop: %r", error)
+            logger.error("could not ask a called run to stop: %r", error)
 
-    async def _born(
-        self, bear: Callable[[ActiveRun, str, object], T], tool: str, name: str, input: object
+    async def _insert(
+        self, insert: Callable[[ActiveRun, str, object], T], tool: str, name: str, input: object
     ) -> T:
         parent, token = self.parent, self._guard.token
         try:
             return await patiently(
-                partial(self._begun, bear, parent, name, input),
-                go_on=partial(token.admit, tool, name, in_cleanup=False),
+                partial(self._finish_insert, insert, parent, name, input),
+                before_retry=partial(token.admit, tool, name, in_cleanup=False),
                 may_repeat=lambda error: isinstance(error, NothingWritten),
             )
         except ParentIsStopping:
@@ -100,19 +100,21 @@ class AgentCaller:
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error
 
-    async def _begun(self, bear: Callable[[ActiveRun, str, object], T], *arguments: Any) -> T:
-        """Call ``bear`` in a database thread; once it has begun, wait for it come what may.
+    async def _finish_insert(
+        self, insert: Callable[[ActiveRun, str, object], T], *arguments: Any
+    ) -> T:
+        """Call ``insert`` in a database thread; once it runs, await its end despite cancellation.
 
-        A caller that is cancelled meanwhile would otherwise leave a committed run behind that
-        nobody executes. It gets the child all the same, and gives it up.
+        Otherwise a caller that is cancelled meanwhile would leave a committed run that no process
+        executes. With this it gets the child, and gives it up.
         """
-        begun = self._database.submit(bear, *arguments)
-        waiting = asyncio.wrap_future(begun)
+        inserting = self._database.submit(insert, *arguments)
+        waiting = asyncio.wrap_future(inserting)
         while not waiting.done():
             try:
                 await asyncio.wait((waiting,))
             except asyncio.CancelledError:
-                if begun.cancel():
+                if inserting.cancel():  # it had not started
                     raise
         return waiting.result()
 
@@ -133,12 +135,12 @@ class _Called:
         match ended:
             case Ended(status=Status.SUCCESS | Status.ERROR | Status.STOPPED as status):
                 return ChildEnd(cast(Any, status.value), ended.result, ended.error)
-            case _:  # the claim was lost, and the caller's with it
+            case _:  # the claim was lost, and with it the caller's
                 return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
 
     def give_up(self) -> None:
-        # A shutdown reaches it through its token, and is nobody's wish: the first child to fail by
-        # it makes a TaskGroup give up the others.
+        # Not after a shutdown: it reaches the child through its token, and is no stop request. The
+        # first child that fails by it makes a TaskGroup give up the others.
         if not self._entry.token.stopped:
             self._caller.give_up(self._entry.id)
 

@@ -1,4 +1,4 @@
-"""How many runs this process can hold: as many as the setting or the system allows."""
+"""How many runs this process can take: as many as the setting and its descriptors allow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Capacity"]
 
 logger = logging.getLogger(__name__)
 
-AGAIN = 10  # runs that must fit before a shortage counts as over
+AGAIN = 10  # runs that must fit before a shortage is over
 
 
 class Capacity:
@@ -21,7 +21,7 @@ class Capacity:
 
     Attributes:
         total: how many runs it takes at most.
-        limited_by: what keeps it from more, for people; empty if nothing does.
+        limited_by: why it takes no more, as text for people; empty if nothing limits it.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,9 +40,9 @@ class Capacity:
             )
 
     def left(self, taken: int) -> int:
-        """Return how many runs fit in beside the ``taken`` that are here; ``limited_by`` follows.
+        """Return how many more runs fit, with ``taken`` here; update ``limited_by``.
 
-        Descriptors are counted as they are open now: agents and visitors use as many as they like.
+        Counts the descriptors that are open now: agents and requests open any number of them.
         """
         wanted = self.total - taken
         if wanted <= 0:
@@ -59,7 +59,6 @@ class Capacity:
             self.limited_by = self._always
             logger.info("takes runs again: %d of %d descriptors are open", used, self._limit)
         if not taken:
-            return max(
-                1, min(wanted, enough)
-            )  # else it would wait for ever: nothing gives one back
+            # At least one: without runs no descriptor would be closed, and it would wait for ever.
+            return max(1, min(wanted, enough))
         return min(wanted, enough)

@@ -1,4 +1,4 @@
-"""The thread that claims queued runs for a worker, and hands them to its executor."""
+"""The thread that claims queued runs for a worker, and passes them to its executor."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how often it polls the queue when no message comes
 CLAIM_COUNT = 50  # runs in one claim
 OnEnd = Callable[[Ended | None], None]
-BUSY_SECONDS = (0.002, 0.01)  # until it asks again while another worker chooses: from, to
+BUSY_SECONDS = (0.002, 0.01)  # from, to: the pause before a retry while another worker claims
 
 
 class ClaimLoop:
-    """Claims what fits into ``capacity`` until it is told to end.
+    """Claims runs, as many as fit into ``capacity``, until ``end`` is called.
 
     Args:
         heartbeat: has the worker's id and lease.
@@ -67,12 +67,12 @@ class ClaimLoop:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether it would claim now. From any thread."""
+        """Whether it would claim a run now. From any thread."""
         is_free = self._executor.root_count < self.capacity.total
         return is_free and not self._ending.is_set() and not self._heartbeat.is_fenced
 
     def wake(self) -> None:
-        """There may be work to claim. From any thread; never blocks."""
+        """Poll the queue now. From any thread; never blocks."""
         with self._work:
             self._has_work = True
             self._work.notify()
@@ -80,8 +80,8 @@ class ClaimLoop:
     def claim_soon(self, run: uuid.UUID, on_end: OnEnd) -> None:
         """Claim a queued run in its turn. From any thread; never blocks.
 
-        ``on_end`` is called in another thread with how the run ended; with None if the next claim
-        of this worker does not get it: another worker did, or the run waits for capacity.
+        ``on_end`` is called in another thread with the run's ending. It is called with None if the
+        next claim of this worker does not get the run: another worker did, or it has no capacity.
         """
         with self._work:
             if not self._ending.is_set():
@@ -101,8 +101,8 @@ class ClaimLoop:
             try:
                 while not self._ending.is_set() and self.claim_some(awaited):
                     pass
-            except Exception as error:  # of any kind: the worker must live on
-                report_failure("no runs can be claimed", error)
+            except Exception as error:  # of any kind: the worker must survive it
+                report_failure("could not claim runs", error)
                 connection.close()
                 self._ending.wait(POLL_SECONDS)
             for on_end in awaited.values():
@@ -114,13 +114,13 @@ class ClaimLoop:
         connection.close()
 
     def claim_some(self, awaited: dict[uuid.UUID, OnEnd] | None = None) -> bool:
-        """Claim what fits; return whether there may be more.
+        """Claim as many runs as fit; return whether there may be more.
 
-        Takes the claimed runs out of ``awaited``; what they had there gets their endings.
+        Removes the claimed runs from ``awaited``; their callbacks there get the endings.
         """
         worker = self._heartbeat.id
         count = min(CLAIM_COUNT, self._capacity_left())
-        # What a fenced worker claims could not call anything.
+        # A fenced worker claims nothing: no guard would let these runs make a call.
         if count <= 0 or self._heartbeat.is_fenced:
             return False
         allowed = limits()
@@ -132,7 +132,7 @@ class ClaimLoop:
             return True
         for record in records:
             submit(self._executor, record, awaited.pop(record.pk, None) if awaited else None)
-        # Within limits a claim leaves out what may not start, and looks no further that time.
+        # Under limits a claim leaves out runs that may not start, and does not replace them.
         return len(records) == count or bool(allowed and records)
 
     def _capacity_left(self) -> int:
@@ -144,7 +144,7 @@ class ClaimLoop:
 
 
 def submit(executor: Executor, record: RunRecord, on_end: OnEnd | None = None) -> None:
-    """Have a claimed run executed; ``on_end`` gets how it ended."""
+    """Pass a claimed run to the executor; ``on_end`` gets its ending."""
     entry = local_runs.get(record.pk)
     assert entry is not None, "a claim registers its runs"
     executor.submit(record, entry, on_end)

@@ -1,7 +1,7 @@
 """The agents' data store on the ORM: the entries of one owner.
 
-What a run writes counts only while its claim is good: an agent whose worker was declared lost may
-go on for a moment, and must not overwrite what the next attempt, or another run, has written since.
+A run writes only while its claim is good. An agent whose worker was declared lost may run for a
+moment longer; it must not overwrite what the next attempt, or another run, has written since.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from django.utils import timezone
 
 from agents.cancellation import StopCause
 from runs.db.query_plans import by_key
+from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import in_transaction, patiently
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost
-from runs.models import DataStoreEntry, RunRecord
+from runs.models import DataStoreEntry
 
 __all__ = ["OwnerStore"]
 
@@ -29,10 +30,10 @@ _CHUNK = 500  # keys in one statement: databases bound the number of parameters
 
 
 class OwnerStore:
-    """A ``DataStoreBackend`` for one claimed run of an owner's.
+    """A ``DataStoreBackend`` for one claimed run of one owner.
 
-    A write under a claim that is not good any more changes nothing: the run's token is tripped, and
-    the write raises AgentStopped.
+    A write after the claim was lost changes nothing: it trips the run's token and raises
+    AgentStopped.
     """
 
     def __init__(self, owner_id: Any, database: DatabaseThreads, run: ActiveRun) -> None:
@@ -64,14 +65,14 @@ class OwnerStore:
         return await self._ask(self._list_namespaces)
 
     async def _ask(self, work: Callable[[], T]) -> T:
-        """Call ``work`` in a database thread; again and again while the database is away.
+        """Call ``work`` in a database thread; repeat it while the database is away.
 
-        All that a store does may be repeated, even where only the answer was lost. It ends with the
-        lease, at the latest; and where a stop was asked for, that is what the agent learns.
+        Every operation of a store may be repeated, even if only its answer was lost. The end of the
+        lease and a stop request end the repetition: the agent then gets AgentStopped.
         """
         return await patiently(
             partial(self._database.run, work),
-            go_on=partial(self._run.token.admit, "data_store"),
+            before_retry=partial(self._run.token.admit, "data_store"),
         )
 
     async def _write(self, work: Callable[[], int]) -> int:
@@ -85,7 +86,7 @@ class OwnerStore:
     def _under_claim(self, work: Callable[[], int]) -> int:
         def write() -> int:
             count = work()
-            # Last, so that whoever writes the run's log waits for the commit only.
+            # Last: the recorder needs the row that this locks, and then waits for the commit only.
             if not _holds(self._run):
                 raise LeaseLost("the claim was lost")
             return count
@@ -115,7 +116,7 @@ class OwnerStore:
                 created_at=now,
                 updated_at=now,
             )
-            # In one order, so that two writers of the same keys don't wait for each other.
+            # Sorted, so that two writers of the same keys don't wait for each other.
             for key, value in sorted(values.items())
         ]
         DataStoreEntry.objects.bulk_create(
@@ -135,7 +136,7 @@ class OwnerStore:
 
     def _list_keys(self, namespace: str, prefix: str) -> list[str]:
         keys = self._entries(namespace).values_list("key", flat=True)
-        # Not LIKE: SQLite's ignores case, and collations differ in what "begins with" means.
+        # Not LIKE: on SQLite it ignores case, and collations compare prefixes differently.
         return sorted(key for key in keys if key.startswith(prefix))
 
     def _get_all(self, namespace: str) -> dict[str, Any]:
@@ -164,14 +165,13 @@ _OF_ITS_CLAIM = by_key("worker_id = %s AND attempt = %s AND status = 'running'")
 
 
 def _holds(run: ActiveRun) -> bool:
-    """Tell whether the claim is good, and keep it so until the caller's transaction is over.
+    """Tell whether the claim is good, and keep it good until the caller's transaction is over.
 
-    Who recovers a run locks its row, behind declaring its worker lost: it waits for us, or we see
-    it. On SQLite there is one writer at a time.
+    The recovery declares the worker lost, then locks the run's row. So it waits for this
+    transaction, or this query sees the loss. SQLite has one writer at a time.
     """
     lock = "FOR SHARE" if connection.features.has_select_for_update else ""
-    key = RunRecord._meta.pk.get_db_prep_value
-    parameters = [key(run.id, connection), key(run.worker, connection), run.attempt]
+    parameters = [as_parameter(run.id), as_parameter(run.worker), run.attempt]
     with connection.cursor() as cursor:
         cursor.execute(f"{_HELD.format(held=_OF_ITS_CLAIM)} {lock}", parameters)
         return cursor.fetchone() is not None

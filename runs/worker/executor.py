@@ -1,7 +1,7 @@
 """The agent thread: an event loop of its own on which a worker's runs are tasks.
 
-An agent that blocks its loop holds up other agents, and nothing else: requests, heartbeats and the
-log have threads of their own. The executor knows nothing of Channels, claims or leases.
+An agent that blocks its loop delays other agents, and nothing else: requests, heartbeats and the
+recorder have threads of their own. The executor knows nothing of Channels, claims or leases.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ __all__ = ["Executor"]
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.001  # Python's default is 0.005
-LARGE_BYTES = 100_000  # inputs from here on are not validated on the agents' loop
+LARGE_BYTES = 100_000  # inputs of this size and more are validated in a thread
 
 
 class Executor:
-    """Runs claimed runs on a thread of its own, and writes how they end.
+    """Executes claimed runs on a thread of its own.
 
     Args:
-        recorder: gets the events and the endings.
-        on_idle: called in the agent thread whenever a run has ended and left its place.
+        recorder: writes the events and the endings.
+        on_idle: called in the agent thread whenever a run has ended and its capacity is free.
     """
 
     def __init__(self, recorder: Recorder, on_idle: Callable[[], object]) -> None:
@@ -80,16 +80,16 @@ class Executor:
 
     def start(self) -> None:
         output.install()
-        # An agent that computes holds the interpreter for up to this long whenever another thread
-        # wants it; a request wants it back after each of its queries.
+        # An agent that computes keeps the interpreter for up to this long when another thread
+        # needs it. A request needs it again after each of its queries.
         sys.setswitchinterval(SWITCH_SECONDS)
-        gc.freeze()  # what is there now stays: no need to look through it again and again
-        self._loop.call_soon(self._watchdog.start)  # not before the loop runs
+        gc.freeze()  # all objects of now stay: collections need not scan them
+        self._loop.call_soon(self._watchdog.start)  # once the loop runs
         self._thread.start()
 
     @property
     def root_count(self) -> int:
-        """How many claimed runs are here; called agents take no place of their own."""
+        """How many claimed runs are here; called agents take no capacity of their own."""
         return self._root_count
 
     @property
@@ -102,10 +102,10 @@ class Executor:
         entry: ActiveRun,
         on_end: Callable[[Ended | None], None] | None = None,
     ) -> None:
-        """Start a claimed run. From any thread; ``record`` came with its input.
+        """Start a claimed run. From any thread; ``record`` was read with its input.
 
-        ``on_end`` is called in the agents' thread with how the run ended; with None if its claim
-        was lost, or its task broke off.
+        ``on_end`` is called in the agents' thread with the run's ending, or with None if its claim
+        was lost or its task failed.
         """
         with self._empty:
             self._root_count += 1
@@ -117,7 +117,7 @@ class Executor:
             return self._empty.wait_for(lambda: self._root_count == 0, timeout)
 
     def cancel_all(self) -> None:
-        """Cancel the tasks of all runs: the process is going away, calls in flight are cut."""
+        """Cancel the tasks of all runs, and so their calls in flight: the process shuts down."""
 
         def cancel() -> None:
             for entry, task in list(self._tasks.items()):
@@ -128,32 +128,32 @@ class Executor:
         self._loop.call_soon_threadsafe(cancel)
 
     def close(self, timeout: float = 5.0) -> None:
-        """End the thread. What still runs on it is left where it is."""
+        """End the thread. A task that does not end in time is left running."""
         self._watchdog.close()
         if self._thread.is_alive():
             closing = asyncio.run_coroutine_threadsafe(self._close_tools(), self._loop)
             try:
                 closing.result(timeout)
             except Exception as error:
-                logger.warning("the agents' connections were not closed: %r", error)
+                logger.warning("could not close the agents' connections: %r", error)
             self._loop.call_soon_threadsafe(self._end_loop)
             self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.warning("an agent blocks its loop for good; its thread is left behind")
+            logger.warning("an agent still blocks the agents' loop; its thread was left running")
         else:
             self._database.close()
         output.uninstall()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        # The SDK takes half a second to import, which the first run would do on the loop of all.
+        # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
         while not self._closing:
             try:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
-                # A task that an agent made has raised it, and asyncio lets it through. It ends
-                # that task; the loop belongs to all runs.
+                # A task of an agent raised it, and asyncio lets it through. It ends that task and
+                # must not end the loop, which all runs share.
                 logger.warning("an agent tried to end the process")
         leftover = asyncio.all_tasks(self._loop)
         for task in leftover:
@@ -212,7 +212,7 @@ class Executor:
     def _spawn(self, record: RunRecord, entry: ActiveRun) -> asyncio.Task[Ended | None]:
         try:
             job = _Job.of(record)
-        except Exception:  # half of the record is missing, say; it is found as a stray, and ended
+        except Exception:  # an incomplete record, say: the worker ends it as an orphaned run
             local_runs.remove(entry)
             raise
         task: asyncio.Task[Ended | None] = self._loop.create_task(
@@ -223,15 +223,15 @@ class Executor:
         return task
 
     def _forget(self, entry: ActiveRun, task: asyncio.Task[Any]) -> None:
-        """Let go of a run whose task is over; if its ending was not written, it is a stray now."""
+        """Forget a run whose task is over. If its ending was not written, it is orphaned now."""
         self._tasks.pop(entry, None)
         local_runs.remove(entry)
         if not task.cancelled() and (error := task.exception()) is not None:
             run = entry.id
-            logger.error("run %s broke off", run, exc_info=error, extra={"run": run})
+            logger.error("the task of run %s failed", run, exc_info=error, extra={"run": run})
 
     async def _execute(self, job: _Job, entry: ActiveRun) -> Ended | None:
-        """Run one claimed run, and write its ending; None when the claim was lost meanwhile."""
+        """Execute one claimed run, and write its ending; return None if the claim was lost."""
         trace = Trace(
             str(entry.id),
             job.agent,
@@ -242,10 +242,10 @@ class Executor:
         )
         guard = Guard(entry.token, trace)
         self._recorder.open(entry, trace)
-        entry.guard = guard  # from here on a stop is told in this log
-        entry.token.add_callback(lambda token: _tell_stop(token, entry, trace))
-        entry.token.add_callback(lambda _: self._recorder.activity(trace))  # it goes on the receipt
-        if job.stop is not None:  # asked for between the claim and now
+        entry.guard = guard  # from here on this log records a stop
+        entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
+        entry.token.add_callback(lambda _: self._recorder.activity(trace))  # for the receipt
+        if job.stop is not None:  # requested before the claim read the record
             entry.deliver(job.stop)
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
         outcome = await self._run(job, caller, guard)
@@ -257,17 +257,17 @@ class Executor:
             definition = registry.get(job.agent)
             arguments = await self._arguments(definition, job)
             return await self._call(definition, arguments, job.owner_id, caller, guard)
-        except AgentError as error:  # the code has changed since the run was queued
+        except AgentError as error:  # the code changed after the run was queued
             return Outcome("error", error=describe_error(error))
         except asyncio.CancelledError:
             return Outcome("interrupted")
-        except BaseException as error:  # a run that is not ended here would never end
+        except BaseException as error:  # of any kind: each run needs an ending
             run = guard.trace.run
             logger.exception("run %s could not be executed", run, extra={"run": run})
             return Outcome("error", error=describe_error(error))
 
     async def _arguments(self, definition: AgentDefinition, job: _Job) -> dict[str, Any]:
-        value, job.input = job.input, None  # an agent that is done with its document is rid of it
+        value, job.input = job.input, None  # so that the agent can free a large document
         if job.input_bytes < LARGE_BYTES:
             return definition.validate_input(value)
         return await self._database.run(definition.validate_input, value)
@@ -291,7 +291,7 @@ class Executor:
         return await run_agent(definition, arguments, environment)
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
-        """Hand the ending to the recorder and wait until it is committed, come what may."""
+        """Pass the ending to the recorder; wait for its commit despite cancellation."""
         written: Future[Ended | None] = Future()
         self._recorder.end(trace, outcome, written.set_result)
         waiting = asyncio.wrap_future(written)
@@ -299,7 +299,7 @@ class Executor:
             try:
                 await asyncio.wait((waiting,))
             except asyncio.CancelledError:
-                logger.debug("cancelled while the end of run %s is being written", trace.run)
+                logger.debug("cancelled while the ending of run %s is written", trace.run)
         return waiting.result()
 
 
@@ -309,20 +309,20 @@ def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:
 
 @dataclass(slots=True)
 class _Job:
-    """What is needed of a claimed record while it runs: there are thousands of them at a time."""
+    """The fields of a claimed record that its run needs: thousands of them are in memory."""
 
     agent: str
     owner_id: Any
     depth: int
     last_seq: int
-    usage: Usage  # of earlier attempts: it was paid for
+    usage: Usage  # of earlier attempts, which count too
     stop: StopRequest | None
     input: Any
     input_bytes: int
 
     @classmethod
     def of(cls, record: RunRecord) -> _Job:
-        """Read a record that came with its input, and with whoever wants it stopped."""
+        """Copy a record that was read with its input and its ``stop_requested_by``."""
         return cls(
             record.agent,
             record.owner_id,
@@ -337,7 +337,7 @@ class _Job:
         )
 
 
-def _tell_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
+def _log_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
     if token.cause is StopCause.WISH:
         entry.log_stop()

@@ -1,8 +1,8 @@
-"""The heartbeat of a worker: its record, its lease, and what it looks after in between.
+"""The heartbeat of a worker: its record, its lease, and its polls.
 
-Two threads. ``runs-heart`` renews the lease, reaps what lost workers left, and polls for stop
-requests whose message was lost. ``runs-fence`` watches the lease without touching the database,
-which may keep the other one waiting, and stops the worker's runs before others may take them.
+Two threads. ``runs-heart`` renews the lease, runs the reaper, and polls for stop requests whose
+message was lost. It may have to wait for the database. ``runs-fence`` never uses the database: it
+watches the lease and stops the worker's runs before other workers may take them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["DATABASE_ERRORS", "POLL_SECONDS", "Heartbeat", "report_failure"]
 
 logger = logging.getLogger(__name__)
 
-DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is no kind of the first
+DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is not a subclass of the first
 POLL_SECONDS = 0.5  # how often it polls for stop requests that no message brought
-FENCE_SECONDS = 0.25  # how often it looks whether its own lease is about to end
+FENCE_SECONDS = 0.25  # how often it checks whether its own lease is about to end
 
 
 class Heartbeat:
-    """Keeps one worker alive in the eyes of the others.
+    """Keeps the record and the lease of one worker.
 
     Args:
-        capacity: what the record says about it; None for a worker that claims nothing.
+        capacity: the worker record shows it; None for a worker that claims nothing.
     """
 
     def __init__(self, lease_seconds: float, capacity: Capacity | None) -> None:
@@ -66,7 +66,7 @@ class Heartbeat:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether its lease is over, or about to be: it has stopped its own runs then."""
+        """Whether its lease is over, or about to be: the worker has stopped its own runs then."""
         return self.lease.is_over
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class Heartbeat:
             thread.start()
 
     def close(self) -> None:
-        """End the threads; blocks for as long as the database keeps them waiting, within limits."""
+        """End the threads. Waits at most 5 s for each: one may be waiting for the database."""
         self._stopping.set()
         self._poll.set()
         for thread in self._threads:
@@ -86,19 +86,19 @@ class Heartbeat:
         return any(thread.is_alive() for thread in self._threads)
 
     def poll(self) -> None:
-        """Look for stop requests soon: a message may be lost. From any thread; never blocks."""
+        """Poll for stop requests now: a message may be lost. From any thread; never blocks."""
         self._poll.set()
 
     def beat(self) -> bool:
-        """Do what is due; return whether there is more, to be done without a pause."""
+        """Do what is due; return whether there is more to do without a pause."""
         self.renew_if_due()
         is_more = self._reaper.tick()
         stops.deliver_missed(self.id)
         return is_more
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:
-        """Write the worker's record; its first lease starts."""
-        began = time.monotonic()
+        """Write the worker's record, and start its first lease."""
+        started = time.monotonic()
         capacity = self._capacity
         self._record = leases.register_worker(
             capacity.total if capacity else 0,
@@ -106,7 +106,7 @@ class Heartbeat:
             limited_by=capacity.limited_by if capacity else "",
             instead_of=instead_of,
         )
-        self.start_lease(began)
+        self.start_lease(started)
         set_worker(self._record.pk)
 
     def renew_if_due(self) -> None:
@@ -120,7 +120,7 @@ class Heartbeat:
             local_runs.wake()
 
     def renew(self) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         is_draining = self.is_draining.is_set()
         try:
             is_renewed = leases.renew(self.id, self._lease_seconds, is_draining=is_draining)
@@ -129,30 +129,33 @@ class Heartbeat:
             raise
         metrics.LEASE_RENEWALS.labels("ok" if is_renewed else "lost").inc()
         if not is_renewed:
-            logger.error("worker %s was declared lost by others; its runs are stopped", self.id)
+            logger.error(
+                "worker %s was declared lost by another process; stopping its runs", self.id
+            )
             _end(self.lease, "the lease was lost")
-            # It continues as another worker: the claims of this one are gone for good.
+            # The process continues as a new worker: the claims of this one are lost for good.
             before = self.id
             local_runs.remove_worker(before)
             self.register(instead_of=before)
-        elif not self.lease.extend(began + self._own_seconds()):
-            # Too late, though no other worker has noticed. Calls refused meanwhile stay refused.
+        elif not self.lease.extend(started + self._own_seconds()):
+            # Renewed too late, though no process declared the worker lost. Its runs are stopped all
+            # the same, since the guard may have refused calls meanwhile.
             self.fence_if_late()
-            self.start_lease(began)
+            self.start_lease(started)
 
-    def start_lease(self, began: float) -> None:
-        self.lease = Lease(began + self._own_seconds())
-        self.next_renewal = began + self._lease_seconds / 3
+    def start_lease(self, started: float) -> None:
+        self.lease = Lease(started + self._own_seconds())
+        self.next_renewal = started + self._lease_seconds / 3
         local_runs.add_worker(self.id, self.lease)
 
     def fence_if_late(self) -> None:
-        """Stop the own runs before others may take the lease for over."""
-        lease = self.lease  # the heart may start another one meanwhile
+        """Stop the worker's runs before other processes may declare it lost."""
+        lease = self.lease  # the other thread may start another one meanwhile
         if lease.is_over:
             _end(lease, "the lease could not be renewed in time")
 
     def _own_seconds(self) -> float:
-        """Return for how long after a renewal its own runs may continue: less than others wait."""
+        """Return how long its runs may run after a renewal: less than other processes wait."""
         return self._lease_seconds - min(2.0, self._lease_seconds / 5)
 
     def _heart_main(self) -> None:
@@ -160,7 +163,7 @@ class Heartbeat:
         while not self._stopping.is_set():
             try:
                 is_more = self.beat()
-            except Exception as error:  # of any kind: the worker must live on
+            except Exception as error:  # of any kind: the worker must survive it
                 report_failure("a heartbeat failed", error)
                 connection.close()
                 is_more = False
@@ -175,7 +178,7 @@ class Heartbeat:
 
 
 def _end(lease: Lease, reason: str) -> None:
-    """End a lease, and stop the runs that were claimed under it; from any thread."""
+    """End a lease, and stop the runs that were claimed under it. From any thread."""
     lease.end()
     for entry in local_runs.all_runs():
         if entry.token.lease is lease:

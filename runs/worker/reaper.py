@@ -1,8 +1,8 @@
-"""Look after what no worker does by itself: lost workers, overdue runs, old records.
+"""The reaper: recover the runs of lost workers, end overdue runs, remove old records.
 
-A worker's heartbeat does it. A process without a worker does it in a thread of its own: else the
-records of the last worker's runs would stay wrong when that worker is killed. Any number of
-processes may do it at once: the second one changes nothing.
+A worker's heartbeat runs it. A process without a worker runs it in a thread of its own: otherwise
+the runs of the last worker would stay ``running`` after that worker was killed. Any number of
+processes may run it at once: the second one changes nothing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from django.utils import timezone
 from runs.actions import leases, recovery
 from runs.delivery import notify
 
-__all__ = ["Reaper", "ReaperThread"]
-
 from .retention import MOST_SHARE, PAUSE_SECONDS, REST_SECONDS, Retention
+
+__all__ = ["Reaper", "ReaperThread"]
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0  # how often it looks for workers of this host that have vanished
-FORGET_SECONDS = 3600.0  # how often it removes the records of workers that are long gone
-REAPINGS = 3  # how often it looks for leases that are over, in the time of one lease
+POLL_SECONDS = 1.0  # how often it checks the processes of workers on this host
+FORGET_SECONDS = 3600.0  # how often it removes the records of workers lost long ago
+REAPINGS = 3  # how often it checks for leases that are over, in the time of one lease
 
 
 class Reaper:
-    """Does what is due, each time that it is called.
+    """Does what is due, at each ``tick``.
 
     Args:
         lease_seconds: how long a worker's lease is.
-        self_id: says which worker is asking, if one is. A worker also removes old runs.
+        self_id: returns the id of this process's worker, if it has one. Only a worker removes old
+            runs.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Reaper:
         self._next_retention = time.monotonic() + PAUSE_SECONDS
 
     def tick(self) -> bool:
-        """Do what is due; return whether there is more of it, to be done without a pause.
+        """Do what is due; return whether there is more to do without a pause.
 
-        From one thread. Each call is short enough for a lease to be renewed between two, however
-        many runs were lost; what fails is done again by the next call.
+        From one thread. However many runs were lost, a call is short enough to renew a lease after
+        it. The next call repeats what failed.
 
         Raises:
-            django.db.Error: whatever the database has to say.
+            django.db.Error: the database failed or refused.
         """
         now = time.monotonic()
         if now < self._next_poll:
@@ -71,7 +72,7 @@ class Reaper:
         recovered = recovery.recover_runs(seconds=self._recovery_seconds)
         if not recovered:
             recovery.free_runs()
-        if found or recovered:  # requeued runs can be claimed
+        if found or recovered:  # some may be queued again
             notify.wake_workers()
         if now >= self._next_forgetting:
             leases.forget_workers()
@@ -84,14 +85,14 @@ class Reaper:
         return is_more
 
     def _remove_old(self, retention: Retention) -> None:
-        """Do a step of the retention if its pause is over."""
-        began = time.monotonic()
-        if began < self._next_retention:
+        """Do one step of the retention, if its pause is over."""
+        started = time.monotonic()
+        if started < self._next_retention:
             return
-        self._next_retention = began + REST_SECONDS  # also if the step fails
+        self._next_retention = started + REST_SECONDS  # also if the step fails
         if retention.tick():
             ended = time.monotonic()
-            self._next_retention = ended + max(PAUSE_SECONDS, (ended - began) / MOST_SHARE)
+            self._next_retention = ended + max(PAUSE_SECONDS, (ended - started) / MOST_SHARE)
 
 
 class ReaperThread:
@@ -106,7 +107,7 @@ class ReaperThread:
         self._thread.start()
 
     def close(self) -> None:
-        """End it; blocks for as long as the database keeps it waiting, within limits."""
+        """End the thread. Waits at most 5 s: it may be waiting for the database."""
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(5)
@@ -117,9 +118,9 @@ class ReaperThread:
             try:
                 is_more = self._reaper.tick()
                 is_failing = False
-            except Exception as error:  # of any kind: there may be no other process
+            except Exception as error:  # of any kind: there may be no other reaper
                 if not is_failing:
-                    logger.warning("lost workers can't be looked for (%s), trying again", error)
+                    logger.warning("the reaper failed (%s), trying again", error)
                 is_failing, is_more = True, False
                 connection.close()
             reset_queries()

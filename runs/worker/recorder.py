@@ -1,11 +1,11 @@
-"""The thread that writes what the runs of one worker do, many at a time.
+"""The thread that writes the updates of one worker's runs, many runs at a time.
 
-Traces hand their events over from any thread and never wait. The recorder collects for at most 50
-ms (or 500 events), then writes everything in one transaction. An ending does not wait, and
-a stop that was heard hardly: people look at it, but most agents end at once, and then both are one
-transaction instead of one behind the other.
-While the database can't be reached it keeps what it has and tries again; nothing is written twice,
-because a batch is one transaction.
+Traces pass their events from any thread and never wait. The recorder collects them for at most 50
+ms (or 500 events), then writes all in one transaction. Endings are written immediately. A stop
+waits 2 ms: most agents end right after it, and both then fit in one transaction.
+
+While the database is away the recorder keeps its updates and tries again. Nothing is written twice:
+a batch is one transaction, and events that an earlier try committed are skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OnEnd = Callable[["Ended | None"], None]
 
 @dataclass(slots=True)
 class _Book:
-    """One run, as the recorder knows it."""
+    """The recorder's state of one run."""
 
     entry: ActiveRun
     trace: Trace
@@ -56,7 +56,7 @@ class Recorder:
     """Writes the updates of one worker's runs. A ``TraceSink``.
 
     Args:
-        on_lost: called with a run that turned out not to be this worker's any more.
+        on_lost: called with a run that is not this worker's any more.
     """
 
     def __init__(self, on_lost: Callable[[ActiveRun], None]) -> None:
@@ -73,7 +73,7 @@ class Recorder:
         self._thread.start()
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Write what is left and end; return whether that was done within ``timeout`` seconds."""
+        """Write what is left and end; return whether that took less than ``timeout`` seconds."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -81,10 +81,10 @@ class Recorder:
         return not self._thread.is_alive()
 
     def open(self, entry: ActiveRun, trace: Trace) -> None:
-        """Take on a run, before its first event.
+        """Add a run, before its first event.
 
-        An attempt whose claim was lost may still unwind, or not even have begun, when this very
-        worker has claimed the run again: nothing of it counts any more.
+        Of two attempts in this worker the later one is recorded. An attempt whose claim was lost
+        may still unwind, or even start, after this worker has claimed the run again.
         """
         with self._condition:
             before = self._books.get(trace.run)
@@ -93,7 +93,7 @@ class Recorder:
             self._on_lost(entry)
             return
         if before is not None:
-            before.trace.close()  # no event of its comes after that; not under our lock: it has one
+            before.trace.close()  # it has a lock of its own: not under ours
         with self._condition:
             if before is not None:
                 self._changed.pop(trace.run, None)
@@ -103,10 +103,10 @@ class Recorder:
             self._pass_on_end(before, None)
 
     def end(self, trace: Trace, outcome: Outcome, on_end: OnEnd) -> None:
-        """Write a run's ending with all that is left of its log.
+        """Write a run's ending with the rest of its log, and close its trace.
 
-        ``on_end`` is called in the recorder's thread once it is committed, with how the record
-        stands, or None when the claim was lost. The trace is closed.
+        ``on_end`` is called in the recorder's thread after the commit, with the ending as it was
+        written, or with None if the claim was lost.
         """
         trace.close()
         with self._condition:
@@ -115,7 +115,7 @@ class Recorder:
                 book.outcome, book.on_end = outcome, on_end
                 self._note(book, within=0.0)
                 return
-        on_end(None)  # others have taken the run over, and the log was closed then
+        on_end(None)  # a later attempt has replaced this one
 
     # A TraceSink:
 
@@ -135,10 +135,10 @@ class Recorder:
     def activity(self, trace: Trace) -> None:
         with self._condition:
             book = self._book_of(trace)
-            # A token may still trip while the ending is being written, which is to be told once.
+            # A token may still trip while the ending is written, which must be written once.
             if book is not None and book.outcome is None:
                 self._note(book, within=MAX_AGE_SECONDS)
-        if book is not None:  # else others have the run, and tell of it
+        if book is not None:  # otherwise another attempt publishes for this run
             notify.publish_activity(trace)
 
     def text(self, trace: Trace, call: str, text: str) -> None:
@@ -165,7 +165,7 @@ class Recorder:
             connection.close()
 
     def _next(self) -> list[_Book] | None:
-        """Wait for something to write; None at the end."""
+        """Wait for runs to write, and return them; None at the end."""
         with self._condition:
             while True:
                 if not self._changed:
@@ -190,15 +190,13 @@ class Recorder:
         reset_queries()
         try:
             _publish(recorded, books)
-        except (
-            Exception
-        ):  # whatever it is: it is committed, and whoever waits for an end hears of it
+        except Exception:  # of any kind: the updates are committed, and the endings are still due
             logger.exception("updates of %d runs can't be passed on", len(books))
         gone = recorded.gone
         for book, updates in zip(books, batch, strict=True):
             if updates.run not in gone:
                 continue
-            book.trace.close()  # first: events know only their run, and it may have a new book soon
+            book.trace.close()  # first: its events would go into the next book of this run
             with self._condition:
                 if self._books.get(book.trace.run) is book:
                     del self._books[book.trace.run]
@@ -208,7 +206,7 @@ class Recorder:
                 self._on_lost(book.entry)
 
     def _pass_on_end(self, book: _Book, ended: Ended | None) -> None:
-        """Tell who waits for the end of a run, once; nobody may as yet."""
+        """Call a run's ``on_end``, once; it has none before ``end``."""
         with self._condition:
             on_end, book.on_end = book.on_end, None
         if on_end is not None:
@@ -219,12 +217,12 @@ class Recorder:
                 logger.exception("the end of run %s can't be passed on", run, extra={"run": run})
 
     def _updates(self, book: _Book) -> Updates:
-        """Take what has happened in a run since the last write."""
+        """Take the updates of a run since the last write."""
         entry, trace = book.entry, book.trace
         with self._condition:
             events, book.events = book.events, []
             outcome = book.outcome
-            # Nothing comes after an ending; what was noted meanwhile is in here.
+            # Nothing comes after an ending, and this batch has all that was noted meanwhile.
             if outcome is not None and self._changed.get(trace.run) is book:
                 del self._changed[trace.run]
         token, guard = entry.token, entry.guard
@@ -251,13 +249,13 @@ class Recorder:
         return updates
 
     def _record(self, batch: list[Updates], *, blanked: bool = False) -> Recorded:
-        """Write a batch, whatever it takes."""
+        """Write a batch; repeat it while the database is away, and divide it if it is refused."""
         tries = 0
         while True:
             try:
                 return record_updates(batch)
             except Exception as error:
-                _reconnect()
+                connection.close()  # it may be broken; the next query opens another
                 if is_away(error):
                     pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
                     tries += 1
@@ -267,7 +265,7 @@ class Recorder:
                     if self._closing and tries > 2 * len(RETRY_SECONDS):
                         return Recorded()
                     continue
-                if len(batch) > 1:  # find the one that can't be written
+                if len(batch) > 1:  # find the run that can't be written
                     whole = Recorded()
                     for updates in batch:
                         part = self._record([updates])
@@ -295,7 +293,7 @@ def _publish(recorded: Recorded, books: list[_Book]) -> None:
 
 
 def _blanked(updates: Updates) -> Updates:
-    """Return updates without what the database may have refused: the log keeps its numbers."""
+    """Return updates without the data that the database may have refused; events keep their seq."""
     blanks = [replace(event, data={"not_recorded": True}) for event in updates.events]
     if updates.ending is None:
         return replace(updates, events=blanks)
@@ -307,8 +305,3 @@ def _blanked(updates: Updates) -> Updates:
     kind = updates.ending.outcome.kind
     outcome = Outcome("error" if kind == "success" else kind, error=error)
     return replace(updates, events=blanks, ending=replace(updates.ending, outcome=outcome))
-
-
-def _reconnect() -> None:
-    """Drop a connection that may be broken; the next query opens another."""
-    connection.close()

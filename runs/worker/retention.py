@@ -1,4 +1,4 @@
-"""Remove what is older than the settings allow: a step of a worker's reaper, now and then."""
+"""Remove runs and logs that are older than the settings allow, as steps of a worker's reaper."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MOST_SHARE", "PAUSE_SECONDS", "REST_SECONDS", "Retention"]
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.2  # between two steps
-MOST_SHARE = 0.2  # of the time: at most so much of it goes into steps
+MOST_SHARE = 0.2  # at most this share of the time goes into steps
 REST_SECONDS = 600.0  # between two sweeps
 
 
@@ -27,10 +27,10 @@ class Retention:
         self._sweeps: list[Sweep] = []
 
     def tick(self) -> bool:
-        """Do a step of 100 trees at most; False when there is nothing more to do for a while.
+        """Do a step of 100 trees at most; return False if nothing is left for now.
 
         Raises:
-            django.db.Error: whatever the database has to say.
+            django.db.Error: the database failed or refused.
         """
         if not self._sweeps:
             self._sweeps = [Sweep(policy, is_alone=True) for policy in _policies()]

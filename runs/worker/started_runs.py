@@ -1,9 +1,9 @@
-"""Runs that were started from this process and may be on any worker: how they end.
+"""Runs that agents of this process have started, on any worker: wait for them, stop them.
 
-The database is the truth: while somebody waits, it is asked about all of them together, twice a
-second. News of this process, and messages from the worker that a run was on, only make that look
-come sooner. A run that nobody has begun while its caller waits for it is *adopted*: begun in the
-caller's process, past the queue, as a called one is. So a caller never waits for its own slot.
+While callers wait, one query polls all awaited runs twice a second. Updates of this process, and
+messages of the worker that executed a run, only make the next poll come sooner. A run that no
+worker has claimed while its caller waits is *adopted*: it starts in the caller's process, past the
+queue, as a called run does. So a caller never waits for its own slot.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ __all__ = ["StartedRun", "StartedRuns", "ask_to_stop", "is_leaving"]
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.4
-ADOPT_SECONDS = 1.0  # how long a run may have been queued that its caller waits for
-LEAVE_SECONDS = 5.0  # for children, when their caller's process goes away
-MOST_ADOPTED = 4  # of one caller at a time: they take no slots, and others may have free ones
+ADOPT_SECONDS = 1.0  # how long an awaited run is queued before its caller may adopt it
+LEAVE_SECONDS = 5.0  # for children to end, when their caller's process shuts down
+MOST_ADOPTED = 4  # by one caller at a time: other workers may have capacity for the rest
 CHUNK = 500  # runs in one query
 
 Row = tuple[uuid.UUID, str, Any, Any]  # id, status, result, error
-Begin = Callable[[RunRecord, ActiveRun], "asyncio.Task[Any]"]
+Start = Callable[[RunRecord, ActiveRun], "asyncio.Task[Any]"]
 
 
 class StartedRun:
-    """One run that was started: an ``agents.environment.StartedRun``. For the agents' loop."""
+    """One started run: an ``agents.environment.StartedRun``. For the agents' loop."""
 
     def __init__(self, runs: StartedRuns, caller: ActiveRun, run: RunRecord) -> None:
         self.id = str(run.pk)
@@ -62,7 +62,7 @@ class StartedRun:
         self.queued_at = time.monotonic()
         self.is_running = False
         self.is_adopted = False
-        #: Who waits, and whether also while the process goes away.
+        #: The waits for its end; the value says whether a wait outlasts a shutdown.
         self.waiting: dict[asyncio.Future[ChildEnd | None], bool] = {}
         self._runs = runs
 
@@ -77,12 +77,12 @@ class StartedRun:
 async def ask_to_stop(
     database: DatabaseThreads, caller: ActiveRun, run: uuid.UUID, reason: str
 ) -> None:
-    """Ask a run to stop on its caller's behalf; does nothing if it is over.
+    """Ask a run to stop on its caller's behalf; do nothing if it is over.
 
-    Nobody else would, so it is repeated while the database is away.
+    No other code would ask, so this is repeated while the database is away.
 
     Raises:
-        LeaseLost: the caller's lease is over, and whoever has the claim next sees to it.
+        LeaseLost: the caller's lease is over: the recovery of the caller stops the run.
     """
 
     def ask() -> None:
@@ -96,48 +96,50 @@ async def ask_to_stop(
         except RunAlreadyFinished:
             logger.debug("run %s was over when its caller asked it to stop", run)
 
-    def go_on() -> None:
+    def before_retry() -> None:
         if caller.token.lease.is_over:
             raise LeaseLost("the lease was over before a sub-agent could be asked to stop")
 
-    await patiently(partial(database.run, ask), go_on=go_on)
+    await patiently(partial(database.run, ask), before_retry=before_retry)
 
 
 class StartedRuns:
-    """All runs that were started from one executor, and are waited for. A ``live.Listener``.
+    """All runs that the agents of one executor have started. A ``notify.Listener``.
 
     Args:
-        loop: the agents' loop, on which everything but the listening happens.
-        begin: begins with an adopted run.
+        loop: the agents' loop. Only the listener's methods and ``poll`` are called elsewhere.
+        execute: starts the task of an adopted run.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, database: DatabaseThreads, begin: Begin
+        self, loop: asyncio.AbstractEventLoop, database: DatabaseThreads, execute: Start
     ) -> None:
         self._loop = loop
         self._database = database
-        self._begin = begin
+        self._execute = execute
         self._running: dict[ActiveRun, dict[uuid.UUID, StartedRun]] = {}  # by caller
         self._awaited: dict[uuid.UUID, StartedRun] = {}
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
-        self._freed_at: dict[ActiveRun, float] = {}  # by caller: when one of its last left a slot
+        self._freed_at: dict[
+            ActiveRun, float
+        ] = {}  # by caller: when one of its runs last left a slot
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
         self._is_failing = False
 
     def add(self, caller: ActiveRun, run: RunRecord) -> StartedRun:
-        """Take on a run that ``caller`` has started, until both are over."""
+        """Add a run that ``caller`` has started."""
         if caller not in self._running:
             self._running[caller] = {}
-            caller.token.add_callback(partial(self._hear_of_stop, caller))
+            caller.token.add_callback(partial(self._on_stop, caller))
         child = self._running[caller][run.pk] = StartedRun(self, caller, run)
         return child
 
     async def wait(self, child: StartedRun, *, to_the_end: bool = False) -> ChildEnd | None:
-        """Return how a run has ended, once it has; None when the caller's process goes away.
+        """Wait for the end of a run and return it; return None if the caller's process shuts down.
 
-        With ``to_the_end`` also then.
+        With ``to_the_end`` wait through a shutdown.
         """
         if child.end is not None or (is_leaving(child.caller) and not to_the_end):
             return child.end
@@ -147,7 +149,7 @@ class StartedRuns:
         self._notice(child.run)  # it may be over already
         if self._polling is None:
             notify.add_listener(self)
-            # In a context of its own: it is no task of the agent that happens to wait first.
+            # In a context of its own: it is not a task of the agent that waits first.
             self._polling = self._loop.create_task(
                 self._poll_while_awaited(), context=contextvars.Context()
             )
@@ -162,24 +164,23 @@ class StartedRuns:
         await ask_to_stop(self._database, child.caller, child.run, reason)
 
     async def end_attempt(self, caller: ActiveRun) -> None:
-        """Stop what ``caller`` has started, whose process goes away, and wait for that a while."""
-        going_on = self._running.pop(caller, {}).values()
+        """Forget the runs of ``caller``; if its process shuts down, stop them and wait a while."""
+        children = self._running.pop(caller, {}).values()
         self._freed_at.pop(caller, None)
-        is_cut = caller.guard is not None and caller.guard.host_cancelled
-        if not going_on or not is_leaving(caller) or is_cut:
+        if not children or not is_leaving(caller) or _is_cut(caller):
             return
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                await asyncio.gather(*[self.wait(child, to_the_end=True) for child in going_on])
+                await asyncio.gather(*[self.wait(child, to_the_end=True) for child in children])
         except (TimeoutError, asyncio.CancelledError):
-            logger.info("run %s goes away before those that it has started", caller.id)
+            logger.info("run %s ends here before the runs that it has started", caller.id)
 
     def poll(self, runs: Iterable[uuid.UUID]) -> None:
         """Poll soon whether these are over. From any thread."""
         for run in runs:
             self.changed(run, run)
 
-    # A live.Listener:
+    # A notify.Listener:
 
     def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
         if run in self._awaited:
@@ -191,8 +192,8 @@ class StartedRuns:
 
     def activity(self, run: str, in_flight: list[CallInfo]) -> None: ...
 
-    def _hear_of_stop(self, caller: ActiveRun, token: CancelToken) -> None:
-        """Let nobody wait any longer for what a caller has started whose process goes away."""
+    def _on_stop(self, caller: ActiveRun, token: CancelToken) -> None:
+        """End the waits of a caller whose process shuts down."""
         if token.cause is StopCause.SHUTDOWN:
             self._loop.call_soon_threadsafe(self._leave, caller)
 
@@ -210,7 +211,6 @@ class StartedRuns:
                         future.set_result(None)
 
     async def _poll_while_awaited(self) -> None:
-        """Look as long as somebody waits."""
         try:
             due = 0.0
             while self._awaited:
@@ -240,32 +240,32 @@ class StartedRuns:
             over = [child for child in children if rows.get(child.run, _GONE)[1] in TERMINAL]
             await self._refresh_callers(over, rows)
             for child in over:
-                self._tell(child, rows.get(child.run, _GONE))
-            going_on = [child for child in children if child.end is None]
-            for child in going_on:
+                self._end(child, rows.get(child.run, _GONE))
+            running = [child for child in children if child.end is None]
+            for child in running:
                 child.is_running = rows[child.run][1] == Status.RUNNING
-            for child in going_on:  # behind all marks: what becomes of one is up to the others
+            for child in running:  # in a second loop: _may_adopt reads is_running of all
                 if not child.is_running and self._may_adopt(child):
                     await self._adopt(child)
-            for caller in {child.caller for child in going_on}:
+            for caller in {child.caller for child in running}:
                 if is_leaving(caller):
                     await self._stop_children(caller)
             self._is_failing = False
         except Exception as error:
             if not isinstance(error, DatabaseError | InterfaceError):
-                logger.exception("runs that were started can't be looked at")
+                logger.exception("could not poll started runs")
             elif not self._is_failing:
                 name = type(error).__name__
-                logger.warning("runs that were started can't be looked at (%s)", name)
+                logger.warning("could not poll started runs (%s), trying again", name)
             self._is_failing = True
             await asyncio.sleep(POLL_SECONDS)
 
     async def _refresh_callers(
         self, over: Iterable[StartedRun], rows: dict[uuid.UUID, Row]
     ) -> None:
-        """Let a caller meet its own stop first, if its child was stopped with it.
+        """Trip the token of a caller stopped with its child, before the child's end is set.
 
-        The message to the child's worker may have been quicker than the one to ours.
+        The message to the child's worker may have been faster than the message to this one.
         """
         stopped = (child for child in over if rows.get(child.run, _GONE)[1] == Status.STOPPED)
         for caller in {child.caller for child in stopped if not child.caller.token.stopped}:
@@ -275,7 +275,7 @@ class StartedRuns:
         reason, here = recovery.CALLER_LOST, caller.worker
         await self._database.run(stop_children, caller.id, reason=reason, but_on=here)
 
-    def _tell(self, child: StartedRun, row: Row) -> None:
+    def _end(self, child: StartedRun, row: Row) -> None:
         _, status, result, error = row
         child.end = ChildEnd(cast(Any, status), result, error)
         if (siblings := self._running.get(child.caller)) is not None:
@@ -298,9 +298,9 @@ class StartedRuns:
         )
 
     def _is_progressing(self, caller: ActiveRun) -> bool:
-        """Tell whether anything that ``caller`` waits for is running, or about to.
+        """Tell whether a run that ``caller`` waits for is running, or about to start.
 
-        Between two that come in turn by the queue there is a moment when none of them is.
+        There is a moment between two runs from the queue when none of them is running.
         """
         if time.monotonic() - self._freed_at.get(caller, -math.inf) < ADOPT_SECONDS:
             return True
@@ -309,7 +309,7 @@ class StartedRuns:
     async def _adopt(self, child: StartedRun) -> None:
         adopted = await self._database.run(leases.adopt, child.caller, child.run)
         if adopted is None:
-            return  # somebody was faster by a moment
+            return  # another worker has claimed it, or it is over
         caller = child.caller.id
         self._adopted[caller] += 1
 
@@ -317,11 +317,11 @@ class StartedRuns:
             self._adopted[caller] -= 1
             if not self._adopted[caller]:
                 del self._adopted[caller]
-            self._hinted.update(self._awaited)  # another one may be adopted now
+            self._hinted.update(self._awaited)  # another run may be adopted now
             self._hint.set()
 
         child.is_running = child.is_adopted = True
-        self._begin(*adopted).add_done_callback(on_end)
+        self._execute(*adopted).add_done_callback(on_end)
 
 
 #: A record that was deleted.
@@ -334,7 +334,7 @@ _GONE: Row = (
 
 
 def _is_limited(agent: str) -> bool:
-    """Tell whether only so many runs of an agent may go on: then a queue is nothing unusual."""
+    """Tell whether an agent has a limit of runs: then waiting in the queue is normal."""
     try:
         return registry.get(agent).options.max_concurrent is not None
     except AgentError:
@@ -342,9 +342,12 @@ def _is_limited(agent: str) -> bool:
 
 
 def is_leaving(caller: ActiveRun) -> bool:
-    """Tell whether a run is being ended because its process goes away."""
-    is_cut = caller.guard is not None and caller.guard.host_cancelled
-    return caller.token.cause is StopCause.SHUTDOWN or is_cut
+    """Tell whether a run is being ended because its process shuts down."""
+    return caller.token.cause is StopCause.SHUTDOWN or _is_cut(caller)
+
+
+def _is_cut(caller: ActiveRun) -> bool:
+    return caller.guard is not None and caller.guard.host_cancelled
 
 
 def _read(ids: list[uuid.UUID]) -> dict[uuid.UUID, Row]:

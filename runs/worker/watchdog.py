@@ -1,4 +1,4 @@
-"""Names the run that keeps the agent loop from running, in that run's own log."""
+"""Report a run that blocks the agents' loop, in that run's own log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FRAME_COUNT = 4  # innermost lines of code that the report shows
 
 
 class Watchdog:
-    """Asks an event loop, ten times a second, whether it still runs.
+    """Checks ten times a second that an event loop runs.
 
-    It reports a block when it has lasted for half a second, since it may never end, and again when
-    it is over, with its length.
+    It reports a block after half a second, since the block may never end, and again with its length
+    when it is over.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
@@ -84,7 +84,7 @@ class Watchdog:
     ) -> None:
         blocked_ms = round((time.monotonic() - asked) * 1000)
         if guard is None:
-            logger.warning("the agent loop is blocked by no run that is known: %s", where)
+            logger.warning("the agent loop is blocked, by no known run: %s", where)
             return
         data = {"blocked_ms": blocked_ms, "is_over": is_over, "where": where}
         guard.trace.emit("loop_blocked", data)

@@ -1,8 +1,8 @@
-"""A worker: claims runs, keeps its lease, receives stops, recovers what others lost, drains.
+"""A worker: claims runs, keeps its lease, receives stops, recovers runs of lost workers, drains.
 
-It composes the executor, the recorder, the claim loop and the heartbeat. Their threads depend on no
-event loop of the web server, so a busy site delays no heartbeat. Messages (``consumers``) only make
-a worker act sooner than its polling would.
+It composes the executor, the recorder, the claim loop and the heartbeat. Their threads do not
+depend on the web server's event loop, so a busy site delays no heartbeat. Messages (``consumers``)
+only make a worker act sooner than its polls would.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
 
-MOST_DELIVERED_AT_ONCE = 10  # stops: each takes a tenth of a millisecond
+MOST_DELIVERED_AT_ONCE = 10  # stops in the receiving thread: each takes 0.1 ms
 UNWIND_SECONDS = 5.0  # for calls in flight at the end of a drain, before tasks are cancelled
 CANCEL_SECONDS = 5.0  # for the cancelled tasks
 
 
 class Worker:
-    """Runs agents in this process, until it is drained.
+    """Executes agents in this process, until it is drained.
 
     Args:
-        claims: whether it claims queued runs. Without, it runs those that it is given (``adopt``).
+        claims: whether it claims queued runs. Without, it executes only runs given to ``adopt``.
     """
 
     def __init__(self, *, claims: bool = True) -> None:
@@ -70,22 +70,27 @@ class Worker:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether its lease is over, or about to be: it has stopped its own runs then."""
+        """Whether its lease is over, or about to be: the worker has stopped its own runs then."""
         return self.heartbeat.is_fenced
 
     @property
     def blocked_seconds(self) -> float:
-        """For how long an agent has blocked the agents' loop; 0 if none does."""
+        """How long an agent has blocked the agents' loop; 0 if none does."""
         return self.executor.blocked_seconds
 
+    @property
+    def has_capacity(self) -> bool:
+        """Whether it would claim a run now. From any thread."""
+        return self.claim_loop is not None and self.claim_loop.has_capacity
+
     async def start(self) -> None:
-        """Register, take over what dead predecessors on this host left, and start to claim."""
+        """Register, recover runs of dead workers on this host, and start to claim."""
         await asyncio.to_thread(self.start_threads)
 
     async def drain(self) -> None:
         """Claim no new runs, let runs continue for a while, then unwind them; return at the end.
 
-        Idempotent. Stops still work meanwhile.
+        Idempotent. Stop requests are still delivered meanwhile.
         """
         await asyncio.to_thread(self.drain_threads)
 
@@ -94,9 +99,9 @@ class Worker:
         await asyncio.to_thread(self.stop_threads)
 
     async def execute(self, run: uuid.UUID) -> Ended | None:
-        """Claim a queued run in its turn, have it executed, and return how it ended.
+        """Claim a queued run in its turn, await its execution, and return its ending.
 
-        None if this worker did not get it at once: see ``ClaimLoop.claim_soon``.
+        Return None if this worker's next claim does not get it: see ``ClaimLoop.claim_soon``.
         """
         if self.claim_loop is None:
             return None
@@ -108,14 +113,14 @@ class Worker:
                 ended.set_result(how)
 
         def on_end(how: Ended | None) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nothing awaits this any more
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(set_result, how)
 
         self.claim_loop.claim_soon(run, on_end)
         return await ended
 
     def start_threads(self) -> None:
-        """``start`` for hosts without an event loop (and without a channel layer to listen to)."""
+        """Start as ``start`` does, in a host without an event loop and a channel layer; blocks."""
         self.heartbeat.register()
         self.recorder.start()
         self.executor.start()
@@ -127,35 +132,34 @@ class Worker:
         connection.close()
 
     def adopt(self, record: RunRecord) -> None:
-        """Run a record that was claimed for this worker at its birth."""
+        """Execute a run that was claimed for this worker when it was inserted."""
         submit(self.executor, record)
 
     def wake(self) -> bool:
-        """Claim what was queued soon; return whether there is capacity. From any thread."""
-        if self.claim_loop is None:
-            return False
-        self.claim_loop.wake()
-        return self.claim_loop.has_capacity
+        """Poll the queue now; return ``has_capacity``. From any thread; never blocks."""
+        if self.claim_loop is not None:
+            self.claim_loop.wake()
+        return self.has_capacity
 
     def poll(self) -> None:
-        """Some run of this worker may have been asked to stop. From any thread; never blocks."""
+        """Poll for stop requests now. From any thread; never blocks."""
         self.heartbeat.poll()
 
     def receive_stops(self, deliveries: Collection[StopDelivery]) -> None:
-        """Runs of this worker were asked to stop. From any thread; never blocks.
+        """Deliver stop requests to runs of this worker. From any thread; never blocks.
 
-        A few are delivered here. A thread delivers many, and those that a claim in progress delays.
+        A few are delivered at once. A thread delivers many, or those that wait for a claim.
         """
         are_many = len(deliveries) > MOST_DELIVERED_AT_ONCE
         if are_many or not local_runs.trip_unless_claiming(deliveries):
             self._stops.put(deliveries)
 
     def poll_started(self, runs: Iterable[uuid.UUID]) -> None:
-        """Runs that were started from here may be over. From any thread; never blocks."""
+        """Poll now whether runs started here are over. From any thread; never blocks."""
         self.executor.started.poll(runs)
 
     def drain_threads(self) -> None:
-        """``drain`` for hosts without an event loop; blocks."""
+        """Drain as ``drain`` does, in a host without an event loop; blocks."""
         self.heartbeat.is_draining.set()
         if self.claim_loop is not None:
             self.claim_loop.end()
@@ -166,7 +170,7 @@ class Worker:
             try:
                 leases.mark_draining(self.id)
             except DATABASE_ERRORS as error:
-                logger.warning("draining without saying so (%s)", type(error).__name__)
+                logger.warning("draining, but could not write that (%s)", type(error).__name__)
             if self.claim_loop is not None:
                 self.claim_loop.join()
             self._unwind()
@@ -174,7 +178,7 @@ class Worker:
             connection.close()
 
     def stop_threads(self) -> None:
-        """``stop`` for hosts without an event loop; blocks."""
+        """Stop as ``stop`` does, in a host without an event loop; blocks."""
         self.drain_threads()
         if self._is_stopped or not self.heartbeat.is_registered:
             return
@@ -184,12 +188,12 @@ class Worker:
         if self._stops_thread.ident is not None:
             self._stops_thread.join(5)
         if not self.recorder.close():
-            logger.warning("not everything could be written before the end")
+            logger.warning("could not write all updates before the end")
         self.executor.close()
         try:
             self._retire()
         except DATABASE_ERRORS as error:
-            logger.warning("the worker could not sign off (%s)", type(error).__name__)
+            logger.warning("could not write that the worker has ended (%s)", type(error).__name__)
         connection.close()
 
     @property
@@ -203,7 +207,7 @@ class Worker:
             try:
                 local_runs.trip(deliveries)
             except Exception:  # of any kind: the next stop must be delivered
-                logger.exception("a stop was received and not delivered; polling finds it")
+                logger.exception("could not deliver stops that were received; polling finds them")
 
     def _unwind(self) -> None:
         if self.executor.wait_until_empty(self._drain_seconds):
@@ -215,13 +219,13 @@ class Worker:
             return
         self.executor.cancel_all()
         if not self.executor.wait_until_empty(CANCEL_SECONDS):
-            logger.warning("%d runs do not come back", self.executor.root_count)
+            logger.warning("%d runs did not end, though cancelled", self.executor.root_count)
 
     def _retire(self) -> None:
-        """Sign off, and end the records of runs that did not come back."""
+        """Write that the worker has ended, and end or requeue the runs that did not end."""
         leases.retire(self.id)
         while recovery.recover_runs(code="worker_shutdown", worker=self.id):
-            pass  # callers after their children
+            pass  # again: callers end after their children
         local_runs.remove_worker(self.id)
         for entry in self._own_runs():
             local_runs.remove(entry)
@@ -230,5 +234,5 @@ class Worker:
         return [entry for entry in local_runs.all_runs() if entry.worker == self.id]
 
     def _abandon(self, entry: ActiveRun) -> None:
-        """Stop the code of a run that is another worker's now."""
+        """Stop the code of a run whose claim was lost."""
         entry.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)

@@ -94,6 +94,6 @@ async def test_who_may_go_on_no_more_hears_that_though_time_is_up_as_well(
 
     monkeypatch.setattr(transactions, "PATIENCE_SECONDS", -1.0)
     with pytest.raises(AgentStopped):
-        await patiently(hang, go_on=go_on)
+        await patiently(hang, before_retry=go_on)
     with pytest.raises(OperationalError):
-        await patiently(hang, go_on=lambda: None)
+        await patiently(hang, before_retry=lambda: None)

@@ -81,7 +81,7 @@ def test_what_blocks_before_an_agent_begins_is_not_told_of_it(
     gate.open()
     assert log.over(run).result == 7
     assert [event.type for event in log.of(run)] == ["agent_start", "agent_end"]
-    assert "blocked by no run that is known" in caplog.text
+    assert "blocked, by no known run" in caplog.text
 
 
 def test_a_blocked_loop_holds_up_no_stop_request_and_no_heartbeat(
@@ -173,7 +173,7 @@ class TestWatchdog:
         loop.call_soon_threadsafe(gate.wait_here)
         assert seen.wait(10)
         gate.open()
-        assert "blocked by no run that is known" in caplog.text
+        assert "blocked, by no known run" in caplog.text
 
     def test_ends_while_the_loop_is_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
         gate = Gate()

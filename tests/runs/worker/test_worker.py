@@ -53,6 +53,19 @@ def test_it_tells_the_truth_about_all_that_did_not_come_back(alice: User) -> Non
     assert ended == {("error", "worker_shutdown")}
 
 
+def test_it_has_capacity_while_it_claims_and_its_lease_lasts() -> None:
+    """A full worker that is offered a run wakes the others: ``AgentConsumer.run_start``."""
+    claiming, given = Worker(), Worker(claims=False)
+    try:
+        assert claiming.has_capacity
+        assert not given.has_capacity
+        claiming.heartbeat.lease.end()
+        assert not claiming.has_capacity
+    finally:
+        for worker in (claiming, given):
+            worker.executor._loop.close()
+
+
 class TestItsLease:
     @pytest.fixture
     def worker(self) -> Iterator[Worker]:

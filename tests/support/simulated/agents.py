@@ -28,7 +28,7 @@ from runs.models import DataStoreEntry, RunRecord
 from runs.status import TERMINAL, Status
 from runs.worker.agent_caller import GAVE_UP
 from runs.worker.data_store import OwnerStore
-from runs.worker.executor import _Job, _tell_stop
+from runs.worker.executor import _Job, _log_stop
 from runs.worker.started_runs import ask_to_stop, is_leaving
 
 from .faults import looking_on
@@ -173,7 +173,7 @@ class Attempt:
         if not self.is_refused or chance.random() < 0.3:  # some swallow what they meet
             choices += [
                 self._begin_call,
-                self._look,
+                self._poll,
                 lambda: self._use_store(chance),
                 lambda: self._call_agent(chance),
                 lambda: self._give_up(chance),
@@ -197,7 +197,7 @@ class Attempt:
         entry, guard, recorder = self.entry, self.guard, self.process.recorder
         recorder.open(entry, guard.trace)
         entry.guard = guard
-        entry.token.add_callback(lambda token: _tell_stop(token, entry, guard.trace))
+        entry.token.add_callback(lambda token: _log_stop(token, entry, guard.trace))
         entry.token.add_callback(lambda _: recorder.activity(guard.trace))
         if self.job.stop is not None:
             entry.deliver(self.job.stop)

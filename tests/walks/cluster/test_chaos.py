@@ -173,4 +173,4 @@ def test_whatever_happens_to_processes_the_books_balance(make_cluster: MakeClust
     assert client.problems == []
     assert_books_balance(cluster, started=client.started, asked=client.asked)
     errors = [line for node in cluster.nodes for line in node.errors()]
-    assert [line for line in errors if "was declared lost by others" not in line] == []
+    assert [line for line in errors if "was declared lost by another process" not in line] == []
