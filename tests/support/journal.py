@@ -75,6 +75,14 @@ class Journal:
         self.until(lambda: any(found()), f"{type} of a run of {agent}")
         return next(found())
 
+    def until_at_work(self, count: int) -> None:
+        """Wait until ``count`` runs have logged that they are at work."""
+
+        def at_work() -> int:
+            return sum(event.data.get("message") == "at work" for event in self.events)
+
+        self.until(lambda: at_work() == count, f"{count} runs at work")
+
     def until_over(self, *runs: RunRecord | uuid.UUID) -> list[RunRecord]:
         """Wait until these runs are over; return their records."""
         ids = {_id(run) for run in runs}

@@ -312,3 +312,46 @@ def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
     worker: Worker = hire()
     assert worker.heartbeat.lease.until - time.monotonic() < 60 - 1.5
     assert worker.heartbeat.lease.until - time.monotonic() > 60 - 10
+
+
+@pytest.mark.parametrize("who_first", ["old", "new"])
+def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
+    hire: Callable[..., Worker],
+    options: Callable[..., None],
+    start: Start,
+    log: Journal,
+    who_first: str,
+) -> None:
+    options(LEASE_SECONDS=1.5)
+    gates = [Gate(), Gate()]
+    attempts = iter((0, 1))
+
+    @agent("again", on_worker_loss="requeue", max_attempts=3)
+    async def again(tools: Tools) -> str:
+        attempt = next(attempts)
+        try:
+            await gates[attempt].wait()
+            tools.log(f"attempt {attempt}")
+            await tools.data_store.set("attempt", attempt)
+        except BaseException:  # as one must not
+            pass
+        return f"by attempt {attempt}"
+
+    worker = hire()
+    run = start("again")
+    gates[0].until_arrived()
+    WorkerRecord.objects.filter(pk=worker.id).update(lost_at=timezone.now())
+    assert recovery.recover_runs() == 1
+    gates[1].until_arrived()  # the same process, as another worker
+
+    first, second = gates if who_first == "old" else reversed(gates)
+    first.open()
+    if who_first == "old":
+        eventually(lambda: worker.executor.root_count == 1, "the first attempt is over")
+    else:
+        log.over(run)
+    second.open()
+    log.over(run)
+    record = assert_consistent(run)
+    assert (record.status, record.attempt) == ("success", 2)
+    assert record.result == "by attempt 1"

@@ -15,7 +15,6 @@ from runs import events
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
-from runs.delivery import local_runs
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
@@ -25,12 +24,6 @@ from tests.support.running import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("forgetting")]
 IN_FLIGHT = [{"call": "1", "tool": "agents.wait", "label": "x", "started_at": "2026-01-01"}]
-
-
-@pytest.fixture
-def forgetting() -> Any:
-    yield
-    local_runs._runs.clear()
 
 
 @pytest.fixture

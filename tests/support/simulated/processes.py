@@ -11,7 +11,7 @@ from functools import partial
 from types import coroutine
 from typing import Any, TypeVar
 
-from runs.db.transactions import _call
+from runs.db.threads import _call
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
