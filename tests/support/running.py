@@ -18,7 +18,7 @@ from django.db import connection
 
 from agents import registry
 from runs.actions import starting, stopping
-from runs.delivery import local_runs
+from runs.delivery import local_runs, worker_choice
 from runs.models import RunRecord
 from runs.worker.worker import Worker
 
@@ -37,6 +37,7 @@ __all__ = [
     "options",
     "start",
     "stop",
+    "unknown_workers",
     "worker",
 ]
 
@@ -48,6 +49,14 @@ def isolated_agents() -> Iterator[None]:
     """Forget each test's agents."""
     with registry.isolated():
         yield
+
+
+@pytest.fixture(autouse=True)
+def unknown_workers() -> Iterator[None]:
+    """Forget the workers of a test's database, which runs are offered to for a second."""
+    worker_choice.forget()
+    yield
+    worker_choice.forget()
 
 
 @pytest.fixture(params=["here", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from agents import Tools, agent
@@ -22,6 +22,7 @@ from runs.models import RunEvent
 from runs.worker.worker import Worker
 from tests.support.journal import Journal
 from tests.support.llm_server import TEXT, LLMServer
+from tests.support.rows import make_worker
 from tests.support.running import Start
 from tests.support.server import eventually
 
@@ -42,6 +43,10 @@ class NotingLayer:
     def until(self, count: int) -> None:
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.sent) >= count, 10), self.sent
+
+    def until_group(self, group: str) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: group in dict(self.sent), 10), self.sent
 
 
 @pytest.fixture
@@ -187,6 +192,68 @@ class TestMessages:
         start("quick")
         layer.until(1)
         assert len(layer.sent) == 1
+
+
+class TestAStart:
+    """``send_start``, where other processes can receive messages."""
+
+    @pytest.fixture(autouse=True)
+    def full_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker of this process has no capacity left."""
+        monkeypatch.setattr(local_runs, "_wakers", [lambda: False])
+
+    def _sent(self, layer: NotingLayer) -> list[tuple[str, dict[str, Any]]]:
+        """Return all that was sent: messages leave in order, and one more is the last."""
+        last = uuid.uuid4()
+        notify.send_ended(last, [])
+        layer.until_group(notify.worker_group(last))
+        return layer.sent[:-1]
+
+    def test_with_capacity_in_this_process_no_message_is_sent(
+        self, layer: NotingLayer, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_worker()
+        woken: list[int] = []
+        monkeypatch.setattr(local_runs, "_wakers", [lambda: woken.append(1) or True])
+        notify.send_start(uuid.uuid4())
+        assert woken == [1]
+        assert self._sent(layer) == []
+
+    def test_one_worker_elsewhere_with_capacity_is_told_which_run_it_is(
+        self, layer: NotingLayer, transactional_db: None
+    ) -> None:
+        large, _ = make_worker(capacity=2), make_worker(capacity=1)
+        run = uuid.uuid4()
+        notify.send_start(run)
+        group = notify.worker_group(large.pk)
+        assert self._sent(layer) == [(group, {"type": "run.start", "run": str(run)})]
+
+    def test_all_are_woken_if_no_worker_is_known_to_have_capacity(
+        self, layer: NotingLayer, transactional_db: None
+    ) -> None:
+        make_worker(capacity=0)
+        notify.send_start(uuid.uuid4())
+        assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
+
+    @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+    def test_all_are_woken_if_the_database_cannot_be_asked(
+        self, error: type[Exception], layer: NotingLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> None:
+            raise error("away")
+
+        monkeypatch.setattr(notify, "choose_worker", refuse)
+        notify.send_start(uuid.uuid4())
+        assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
+
+    def test_no_worker_is_chosen_if_no_other_process_can_receive_messages(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chosen: list[int] = []
+        monkeypatch.setattr(notify, "choose_worker", lambda: chosen.append(1))
+        monkeypatch.setattr(notify, "get_channel_layer", InMemoryChannelLayer)
+        notify.send_start(uuid.uuid4())
+        assert chosen == []
 
 
 def test_a_listener_that_is_gone_hears_nothing() -> None:

@@ -173,7 +173,7 @@ class Attempt:
         if not self.is_refused or chance.random() < 0.3:  # some swallow what they meet
             choices += [
                 self._begin_call,
-                self._look,
+                self._poll,
                 lambda: self._use_store(chance),
                 lambda: self._call_agent(chance),
                 lambda: self._give_up(chance),
