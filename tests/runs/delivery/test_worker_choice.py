@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
@@ -57,7 +58,14 @@ def test_what_is_given_out_is_counted() -> None:
     assert Counter(choose_worker() for _ in range(6)) == {large.pk: 3, small.pk: 1, None: 2}
 
 
-def test_threads_do_not_give_out_the_same_capacity_twice() -> None:
+def test_threads_do_not_give_out_the_same_capacity_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(dict[Any, int]):
+        def __getitem__(self, worker: Any) -> int:
+            free = super().__getitem__(worker)
+            time.sleep(0.001)  # another thread reads the same number now
+            return free
+
+    monkeypatch.setattr(worker_choice, "_free", Slow())
     worker = make_worker(capacity=6)
     assert choose_worker() == worker.pk
     assert Counter(together(*[choose_worker] * 20)) == {worker.pk: 5, None: 15}
