@@ -61,7 +61,7 @@ def unknown_workers() -> Iterator[None]:
 
 @pytest.fixture(params=["here", pytest.param("postgres", marks=pytest.mark.postgres)])
 def on_both_databases(request: pytest.FixtureRequest) -> str:
-    """Run the test in both sessions of ``python -m tests``: it meets what only one of them has."""
+    """Run the test in both sessions of ``python -m tests``: it covers what only one of them has."""
     return str(request.param)
 
 
@@ -77,7 +77,7 @@ def bob(transactional_db: None) -> User:
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    """Sees and stops everybody's runs."""
+    """Sees and stops the runs of all users."""
     user = User.objects.create_user("operator", password="pw")
     user.user_permissions.set(
         Permission.objects.filter(codename__in=["view_runrecord", "stop_runrecord"])
@@ -102,7 +102,7 @@ def options(settings: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def log() -> Iterator[Journal]:
-    """Hears what is committed, from before the first run until after the last."""
+    """Keeps what is committed, from before the first run until after the last."""
     with journal() as listener:
         yield listener
 
@@ -214,7 +214,7 @@ class Gate:
 
 @contextlib.contextmanager
 def in_thread(work: Callable[..., Any], *arguments: Any) -> Iterator[Callable[[], Any]]:
-    """Do ``work`` in a thread beside the body; gives a function that waits for its result."""
+    """Do ``work`` in a thread during the body; gives a function that waits for its result."""
 
     def closing() -> Any:
         try:

@@ -72,10 +72,10 @@ def test_a_caller_that_gives_up_while_its_child_is_being_born_leaves_none_behind
 ) -> None:
     ran: list[str] = []
     born, gave_up = threading.Event(), threading.Event()
-    begin = starting.start_child
+    bear = starting.start_child
 
     def start_slowly(*arguments: Any) -> Any:
-        result = begin(*arguments)  # committed, and its caller does not know yet
+        result = bear(*arguments)  # committed, and its caller does not know yet
         born.set()
         assert gave_up.wait(15)
         return result
@@ -132,7 +132,7 @@ class TestAChildThatIsBeingStarted:
         assert "run" not in call.data
         assert_consistent(run)
 
-    def test_a_stop_between_birth_and_beginning_is_met_at_the_beginning(
+    def test_a_stop_between_birth_and_start_is_observed_at_the_start(
         self, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
         with family.held_after_birth() as (waiting, go_on):
@@ -152,7 +152,7 @@ class TestAChildThatIsBeingStarted:
     def test_a_stop_during_the_birth_waits_for_it_and_takes_the_child_along(
         self, above: str, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        """The caller's row is locked: whoever comes second sees what the first has done."""
+        """The caller's row is locked: the second writer sees what the first has done."""
 
         @agent("grandparent")
         async def grandparent(tools: Tools) -> None:

@@ -56,8 +56,7 @@ from tests.support.simulated.processes import LEASE_SECONDS, Process, SimulatedE
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES") or 15)
 STEPS = 50
-MOST_PROCESSES = 3
-MOST_RUNS = 7
+MOST_PROCESSES, MOST_RUNS = 3, 7
 BEAT_SECONDS = LEASE_SECONDS / 3
 KEEP_DAYS, KEEP_LOGS_DAYS = 15, 5
 
@@ -67,7 +66,8 @@ FAULTS = st.tuples(
 AT_TIMES = st.one_of(st.none(), st.none(), st.none(), FAULTS)
 THREADS = st.sampled_from(
     ["agent"] * 10
-    + ["claim", "write", "write", "beat", "started", "started", "fence", "hear", "hear", "keep"]
+    + ["claim", "write", "write", "beat", "started", "started", "fence", "keep"]
+    + ["receive"] * 2
 )
 BEFALLS = st.sampled_from(
     [
@@ -204,15 +204,15 @@ class World(RuleBasedStateMachine):
                 self.do(process, process.flush, fault)
                 self.books.check_writes(process, before)
             case "started":
-                self.do(process, process.look_at_started, fault)
+                self.do(process, process.poll_started, fault)
             case "beat":
                 self.do(process, process.beat, fault)
             case "renew":
                 self.do(process, process.worker.heartbeat.renew, fault)
             case "fence":
                 self.do(process, process.worker.heartbeat.fence_if_late, fault)
-            case "hear":
-                self.do(process, process.hear, fault)
+            case "receive":
+                self.do(process, process.receive, fault)
             case "keep":
                 entries = self.books.entries()
                 self.do(process, process.retention.tick, fault)
@@ -428,7 +428,7 @@ class World(RuleBasedStateMachine):
             process.claim()
             for _ in range(len(process.attempts) * 3):
                 process.step_some_agent()
-            process.look_at_started()
+            process.poll_started()
             process.flush()
 
         return live_on

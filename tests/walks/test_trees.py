@@ -187,7 +187,7 @@ def test_def_agents_call_each_other_and_stop_together(
 def test_a_worker_may_be_watched_while_its_tree_goes_down(
     tree: Callable[[], int], start: Start, stop: Any, log: Journal, worker: Worker
 ) -> None:
-    """Whoever looks, at any time, never sees a caller that is over above a child that is not."""
+    """A reader never sees a caller that is over above a child that is not."""
     run = start("root", way="TaskGroup")
     log.until_at_work(9)
     wrong: list[Any] = []
@@ -211,7 +211,7 @@ def test_a_worker_may_be_watched_while_its_tree_goes_down(
 def test_the_stop_itself_does_not_come_out_of_a_swallowing_caller(
     start: Start, stop: Any, log: Journal
 ) -> None:
-    met: list[str] = []
+    caught: list[str] = []
 
     @agent("child")
     async def child(tools: Tools) -> None:
@@ -225,14 +225,14 @@ def test_the_stop_itself_does_not_come_out_of_a_swallowing_caller(
         try:
             await tools.agents.call("child")
         except Exception as error:  # a caller that takes everything for an error of its child
-            met.append(type(error).__name__)
+            caught.append(type(error).__name__)
         except AgentStopped:
-            met.append("AgentStopped")
+            caught.append("AgentStopped")
             raise
 
     run = start("caller")
     log.until_event_of_agent("child", "log")
     stop(run)
     assert log.over(run).status == Status.STOPPED
-    assert met == ["AgentStopped"]
+    assert caught == ["AgentStopped"]
     assert_consistent(run)

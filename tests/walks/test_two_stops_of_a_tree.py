@@ -124,7 +124,7 @@ class TestTwoStopsOfOneTree:
         assert (child.stop_reason, child.stop_via) == ("mine", "api")
         assert_consistent(run)
 
-    def test_a_log_tells_of_the_stop_before_its_run_can_meet_it(
+    def test_a_log_tells_of_the_stop_before_its_run_can_observe_it(
         self, run: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The tokens of a tree trip at one instant, their callbacks run one after the other."""

@@ -58,7 +58,7 @@ class TestTheDataStore:
         "the run is over": lambda run: RunRecord.objects.filter(pk=run.id).update(
             status="success", finished_at=timezone.now()
         ),
-        "the run was claimed anew": lambda run: RunRecord.objects.filter(pk=run.id).update(
+        "the run was claimed again": lambda run: RunRecord.objects.filter(pk=run.id).update(
             attempt=2
         ),
         "another worker has it": lambda run: RunRecord.objects.filter(pk=run.id).update(
@@ -113,14 +113,14 @@ class TestTheDataStore:
             order.append("recovered")
 
         with in_thread(recover):
-            time.sleep(0.1)  # it can't be seen that somebody waits in the other order
+            time.sleep(0.1)  # in the other order, no query shows that one waits
             order.append("written")
             gate.open()
             assert writing.result(10) == 1
         assert order == ["written", "recovered"]
         assert DataStoreEntry.objects.count() == 1
 
-    @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even begin
+    @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even start
     def test_recovery_that_is_under_way_is_waited_for(
         self, held: ActiveRun, alice: User, threads: DatabaseThreads
     ) -> None:
@@ -174,7 +174,7 @@ class TestTheLog:
     def test_a_run_that_unwinds_under_a_lost_lease_is_no_shutdown(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """The worker has another id by then, and nobody has recovered its run yet."""
+        """The worker has another id by then, and its run is not recovered yet."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 
@@ -192,7 +192,7 @@ class TestTheLog:
             gate.open()
             assert gone.wait(10)
         record = RunRecord.objects.get(pk=run.pk)
-        assert record.status in ("running", "error")  # the heart looks each second
+        assert record.status in ("running", "error")  # the heartbeat thread polls each second
         recovery.recover_runs()
         assert assert_consistent(run).error["code"] == "worker_lost"
 
@@ -268,7 +268,7 @@ class TestTheLease:
     def test_renewed_too_late_is_another_one(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """Nobody has noticed; what was begun under it ends all the same, what comes is fine."""
+        """Unnoticed, it still ends what was started under it; what starts later is fine."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 

@@ -67,7 +67,7 @@ class TestLease:
             assert renewed != bool(lost)
 
     @pytest.mark.usefixtures("on_both_databases")
-    @pytest.mark.parametrize("whose", ["the worker's", "the caretaker's"])
+    @pytest.mark.parametrize("whose", ["the worker's", "the reaper's"])
     @pytest.mark.parametrize("hours", [-1, 1])
     def test_does_not_go_by_the_clocks_of_hosts(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch, whose: str, hours: int
@@ -80,19 +80,19 @@ class TestLease:
 
         set_clock("the worker's")
         worker = make_worker()
-        set_clock("the caretaker's")
+        set_clock("the reaper's")
         assert leases.mark_lost_leases() == []
         set_clock("the worker's")
         assert leases.renew(worker.pk, 30)
-        set_clock("the caretaker's")
+        set_clock("the reaper's")
         assert leases.mark_lost_leases() == []
         set_clock("the worker's")
         assert leases.renew(worker.pk, -1)
-        set_clock("the caretaker's")
+        set_clock("the reaper's")
         assert [lost.pk for lost in leases.mark_lost_leases()] == [worker.pk]
 
 
-class TestNeighbours:
+class TestWorkersOnThisHost:
     def test_a_process_that_is_gone_is_noticed(self, transactional_db: None) -> None:
         me, dead = make_worker(), make_dead_worker()
         assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [dead.pk]
@@ -122,7 +122,7 @@ class TestNeighbours:
             started = processes.process_started(process.pid)
             zombie = make_worker(pid=process.pid, pid_started=started or 1)
             assert process.stdout is not None
-            process.stdout.read()  # its end; nobody has waited for the process yet
+            process.stdout.read()  # its end; its parent has not waited for it yet
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [zombie.pk]
 
@@ -174,7 +174,7 @@ class TestForgetting:
         run.delete()
         assert leases.forget_workers() == 1
 
-    def test_is_done_by_the_caretaker_now_and_then(
+    def test_is_done_by_the_reaper_now_and_then(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reaper = Reaper(15)
@@ -182,7 +182,7 @@ class TestForgetting:
             make_worker(lost_at=timezone.now() - timedelta(days=8))
             reaper.tick()
             reaper._next_poll = 0.0
-        assert WorkerRecord.objects.count() == 1, "not at each look"
+        assert WorkerRecord.objects.count() == 1, "not at each poll"
         reaper._next_forgetting = 0.0
         reaper.tick()
         assert not WorkerRecord.objects.exists()

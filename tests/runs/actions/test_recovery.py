@@ -33,21 +33,21 @@ class TestRecovery:
         asked_too = make(worker=lost, requeue_on_loss=True, max_attempts=3, **requested())
         again = make(worker=lost, requeue_on_loss=True, max_attempts=3, last_seq=0)
         used_up = make(worker=lost, requeue_on_loss=True, max_attempts=3, attempt=3)
-        nobodys = make(worker=None)
+        without_worker = make(worker=None)
         untouched = make(worker=fine)
         for run in (asked, asked_too):
             RunRecord.objects.filter(pk=run.pk).update(stop_root_request=run.pk)
         assert recovery.recover_runs() == 6
         assert recovery.recover_runs() == 0
-        for run in (fails, asked, asked_too, again, used_up, nobodys, untouched):
+        for run in (fails, asked, asked_too, again, used_up, without_worker, untouched):
             run.refresh_from_db()
         assert (fails.status, fails.error["code"]) == ("error", "worker_lost")
         assert (asked.status, asked_too.status) == ("stopped", "stopped")
         assert (again.status, again.worker_id, again.attempt) == ("queued", None, 1)
         assert (used_up.status, used_up.error["code"]) == ("error", "worker_lost")
-        assert (nobodys.status, nobodys.error["code"]) == ("error", "worker_lost")
+        assert (without_worker.status, without_worker.error["code"]) == ("error", "worker_lost")
         assert untouched.status == "running"
-        for run in (fails, asked, asked_too, used_up, nobodys):
+        for run in (fails, asked, asked_too, used_up, without_worker):
             assert_consistent(run)
 
     @pytest.mark.postgres
@@ -126,29 +126,29 @@ class TestRecovery:
         assert (mine.error["code"], theirs.status) == ("worker_shutdown", "running")
 
 
-class TestStrays:
+class TestOrphans:
     def test_what_a_worker_holds_and_does_not_execute_is_ended(self, alice: User) -> None:
         me = make_worker()
         make = partial(make_run, alice, status=Status.RUNNING, worker=me)
-        stray, again, at_work = make(), make(requeue_on_loss=True, max_attempts=2), make()
+        orphan, again, at_work = make(), make(requeue_on_loss=True, max_attempts=2), make()
         local_runs.add(local_runs.ActiveRun(at_work.pk, me.pk))
         assert recovery.recover_orphans(me.pk) == 2
         assert recovery.recover_orphans(me.pk) == 0
-        for run in (stray, again, at_work):
+        for run in (orphan, again, at_work):
             run.refresh_from_db()
-        assert (stray.status, stray.error["code"]) == ("error", "worker_lost")
+        assert (orphan.status, orphan.error["code"]) == ("error", "worker_lost")
         assert (again.status, at_work.status) == ("queued", "running")
 
-    def test_a_run_that_was_claimed_anew_meanwhile_is_no_stray(
+    def test_a_run_that_was_claimed_again_meanwhile_is_no_orphan(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         me = make_worker()
         run = make_run(alice, status=Status.RUNNING, worker=me)
 
-        def claimed_anew(id: Any) -> None:
+        def claimed_again(id: Any) -> None:
             RunRecord.objects.filter(pk=id).update(attempt=2)
 
-        monkeypatch.setattr(local_runs, "get", claimed_anew)
+        monkeypatch.setattr(local_runs, "get", claimed_again)
         assert recovery.recover_orphans(me.pk) == 0
         run.refresh_from_db()
         assert run.status == "running"

@@ -72,7 +72,7 @@ class TestStart:
         assert not RunRecord.objects.exists()
         assert not local_runs.all_runs()
 
-    def test_waits_for_the_commit_before_it_wakes_anybody(
+    def test_waits_for_the_commit_before_it_wakes_a_worker(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         woken: list[int] = []

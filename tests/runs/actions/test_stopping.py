@@ -65,7 +65,7 @@ class TestStopOfAQueuedRun:
         log.until_over(*runs)
         assert_all_consistent()
 
-    def test_that_was_handed_back_counts_its_log_on(self, alice: User) -> None:
+    def test_that_was_requeued_counts_its_log_on(self, alice: User) -> None:
         run = make_run(alice, agent="echo", attempt=1, last_seq=0)
         RunEvent.objects.create(
             run=run, seq=1, ts=timezone.now(), type="log", agent="echo", depth=0, source="system"
@@ -172,7 +172,7 @@ class TestWhoMayStop:
             run = make_run(alice)
             assert request_stop(run.pk, via="api", by=user).outcome == "accepted"
 
-    def test_nobody_else(self, alice: User, bob: User) -> None:
+    def test_no_other_user(self, alice: User, bob: User) -> None:
         run = make_run(alice)
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
         for user in (bob, None):
@@ -185,7 +185,7 @@ class TestWhoMayStop:
     def test_what_may_not_be_seen_does_not_exist(
         self, alice: User, bob: User, status: Status
     ) -> None:
-        """Not even for who may stop, or when it is over; and nothing was written."""
+        """Not even for users who may stop runs, or when it is over; and nothing is written."""
         run = make_run(alice, status=status)
         gone = User.objects.create_user("gone", is_active=False)
         blind = User.objects.create_user("blind")
@@ -197,7 +197,7 @@ class TestWhoMayStop:
         run.refresh_from_db()
         assert (run.status, run.stop_requested_at) == (status, before)
 
-    def test_the_system_asks_nobody(self, alice: User) -> None:
+    def test_the_system_needs_no_permission(self, alice: User) -> None:
         run = make_run(alice)
         request_stop(run.pk, via="budget", check_permission=False)
         assert assert_consistent(run).stop_requested_by is None
@@ -267,7 +267,7 @@ class TestAStopFromElsewhere:
         assert log.over(run).result == ", ".join(["SubAgentStopped"] * 3)
         assert_consistent(run)
 
-    def test_is_met_by_the_birth_of_a_child(
+    def test_is_observed_by_the_birth_of_a_child(
         self, worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: Any
     ) -> None:
         gate = Gate()

@@ -27,7 +27,7 @@ class TestWholeOrNotAtAll:
             be_born()
         assert not RunRecord.objects.exists()
 
-    def test_with_the_commit_nobody_knows(
+    def test_with_the_commit_it_is_unknown(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def commit() -> None:
@@ -46,7 +46,7 @@ class TestWholeOrNotAtAll:
             raise DataError("too long")
 
 
-async def test_who_may_go_on_no_more_hears_that_though_time_is_up_as_well(
+async def test_a_caller_that_must_give_up_gets_that_error_though_time_is_up_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that hangs takes all the time with the first try."""

@@ -78,7 +78,9 @@ def test_events_come_in_the_order_of_seq_and_once(
         assert [event.seq for event in log.of(run)] == list(range(1, 103))
 
 
-def test_events_are_committed_before_they_are_told(hire: Any, start: Start, log: Journal) -> None:
+def test_events_are_committed_before_they_are_published(
+    hire: Any, start: Start, log: Journal
+) -> None:
     missing: list[Any] = []
 
     class Looking:
@@ -136,8 +138,8 @@ class TestMessages:
     def test_a_stop_goes_to_the_worker_that_has_the_run(self, layer: NotingLayer) -> None:
         here, there = uuid.uuid4(), uuid.uuid4()
         mine, others = [_delivery(here) for _ in range(2)], _delivery(there)
-        nobodys = _delivery(None)
-        notify.send_stops([mine[0], others, nobodys, mine[1]])
+        without_worker = _delivery(None)
+        notify.send_stops([mine[0], others, without_worker, mine[1]])
         layer.until(2)
         assert [group for group, _ in layer.sent] == [
             notify.worker_group(here),
@@ -146,13 +148,13 @@ class TestMessages:
         messages = [message for _, message in layer.sent]
         assert all(message["type"] == "run.stop" for message in messages)
         # As JSON, or any other way that a layer packs its messages.
-        heard = [json.loads(json.dumps(message))["stops"] for message in messages]
-        assert [[StopDelivery.from_message(stop) for stop in stops] for stops in heard] == [
+        received = [json.loads(json.dumps(message))["stops"] for message in messages]
+        assert [[StopDelivery.from_message(stop) for stop in stops] for stops in received] == [
             mine,
             [others],
         ]
 
-    def test_a_layer_that_is_down_fails_nobody(
+    def test_a_layer_that_is_down_fails_no_caller(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         tried = threading.Semaphore(0)
@@ -175,7 +177,7 @@ class TestMessages:
     def test_the_layer_of_one_process_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Unused(InMemoryChannelLayer):
             async def group_send(self, group: str, message: dict[str, Any]) -> None:
-                raise AssertionError("nobody else could hear it")
+                raise AssertionError("no other process could receive it")
 
         monkeypatch.setattr(notify, "get_channel_layer", Unused)
         notify.wake_workers()
@@ -256,7 +258,7 @@ class TestAStart:
         assert chosen == []
 
 
-def test_a_listener_that_is_gone_hears_nothing() -> None:
+def test_a_listener_that_is_gone_receives_nothing() -> None:
     listener = Journal()
     notify.add_listener(listener)
     notify.remove_listener(listener)

@@ -23,7 +23,7 @@ def endless() -> None:
 
 @pytest.fixture(autouse=True)
 def no_lost_exceptions(caplog: pytest.LogCaptureFixture) -> Any:
-    """asyncio only logs what nobody has awaited."""
+    """asyncio only logs an exception that was never retrieved."""
     yield
     for when in ("setup", "call"):
         for record in caplog.get_records(when):

@@ -123,7 +123,7 @@ class TestDrain:
         run = start("stuck")
         eventually(lambda: local_runs.get(run.pk) is not None, "it runs")
         with in_thread(worker.drain_threads) as drained:
-            gate.until_arrived()  # the shutdown has tripped its token, and it has met that
+            gate.until_arrived()  # the shutdown has tripped its token, and it has observed that
             stop(run)
             gate.open()
             drained()
@@ -200,7 +200,7 @@ class TestDrain:
         log.over(run)
         assert log.order_of_ends() == ["leaf"] * 3 + ["caller"]
         records = RunRecord.objects.all()
-        assert {r.status for r in records} == {Status.ERROR}, "it was nobody's wish"
+        assert {r.status for r in records} == {Status.ERROR}, "no one requested a stop"
         assert {r.error["code"] for r in records} == {"worker_shutdown"}
         assert_consistent(run)
 

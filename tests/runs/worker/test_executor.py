@@ -32,8 +32,8 @@ class TestAgentsThatMisbehave:
     ) -> None:
         gate = Gate()
 
-        @agent("beside")
-        async def beside(tools: Tools) -> str:
+        @agent("other")
+        async def other_agent(tools: Tools) -> str:
             await gate.wait()
             await tools.data_store.get("x")
             return "went on"
@@ -45,7 +45,7 @@ class TestAgentsThatMisbehave:
 
             await asyncio.gather(quit_it(), asyncio.sleep(0))
 
-        other = start("beside")
+        other = start("other")
         gate.until_arrived()
         for _ in range(3):
             record = log.over(start("quitter"))

@@ -27,7 +27,7 @@ from tests.support.running import Gate, Start
 
 class TestTakeover:
     @pytest.mark.usefixtures("on_both_databases")
-    def test_what_a_dead_neighbour_left_is_taken_over_within_three_seconds(
+    def test_what_a_dead_worker_on_this_host_left_is_taken_over_within_three_seconds(
         self, alice: User, hire: Any, log: Journal
     ) -> None:
         @agent("again", on_worker_loss="requeue", max_attempts=3)
@@ -109,7 +109,7 @@ class TestTakeover:
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
         assert entry.token.stopped
         assert_consistent(run)
-        eventually(lambda: worker.id != first, "the worker registers anew")
+        eventually(lambda: worker.id != first, "the worker registers again")
         again = start("endless")
         log.until_event(again, "log")
         stopping.request_stop(again.pk, via="api", check_permission=False)
@@ -121,14 +121,14 @@ class TestTakeover:
         self, options: Any, hire: Any, start: Start, log: Journal, monkeypatch: Any
     ) -> None:
         options(LEASE_SECONDS=1.5)
-        gate, met = Gate(), threading.Event()
+        gate, observed = Gate(), threading.Event()
 
         @agent("asking")
         async def asking(tools: Tools) -> None:
             tools.log("at work")
             while not should_stop():
                 await asyncio.sleep(0.002)
-            met.set()
+            observed.set()
 
         hire()
         run = start("asking")
@@ -136,17 +136,17 @@ class TestTakeover:
         monkeypatch.setattr(leases, "renew", lambda *_, **__: gate.wait_here() or True)
         gate.until_arrived()
         try:
-            assert met.wait(3)
+            assert observed.wait(3)
             worker = WorkerRecord.objects.get(pk=RunRecord.objects.get(pk=run.pk).worker_id)
             assert timezone.now() < worker.lease_until
         finally:
             gate.open()
         record = log.over(run)
         assert not record.stop_requested
-        # Nobody has shut it down.
+        # It was not shut down.
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
 
-    def test_a_stray_of_its_own_is_ended(
+    def test_an_orphan_of_its_own_is_ended(
         self, alice: User, options: Any, hire: Any, log: Journal
     ) -> None:
         options(LEASE_SECONDS=1.5)
@@ -158,7 +158,7 @@ class TestTakeover:
 
 class TestThreadsOfAWorker:
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError, RuntimeError])
-    def test_outlive_what_they_meet(
+    def test_outlive_errors(
         self,
         error: type[Exception],
         hire: Any,
@@ -174,7 +174,7 @@ class TestThreadsOfAWorker:
                 await tools.data_store.get("x")
                 await asyncio.sleep(0.002)
 
-        claim, meet = leases.claim, stops.deliver_missed
+        claim, deliver = leases.claim, stops.deliver_missed
         failures = Counter[str]()
 
         def claim_badly(*arguments: Any) -> Any:
@@ -183,18 +183,18 @@ class TestThreadsOfAWorker:
                 raise error("away")
             return claim(*arguments)
 
-        def meet_badly(self: Worker) -> None:
-            if failures["meet"] < 2:
-                failures["meet"] += 1
+        def deliver_badly(self: Worker) -> None:
+            if failures["deliver"] < 2:
+                failures["deliver"] += 1
                 raise error("away")
-            meet(self)
+            deliver(self)
 
         monkeypatch.setattr(leases, "claim", claim_badly)
-        monkeypatch.setattr(stops, "deliver_missed", meet_badly)
-        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # the heart has to find it
+        monkeypatch.setattr(stops, "deliver_missed", deliver_badly)
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # the heartbeat has to find it
         hire()
         run = start("endless")
         log.until_event(run, "log")
         stop(run)
         assert log.over(run).status == Status.STOPPED
-        assert failures == {"claim": 2, "meet": 2}
+        assert failures == {"claim": 2, "deliver": 2}

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.parametrize("error", [DatabaseError, InterfaceError])
-def test_it_drains_and_stops_although_it_can_tell_nobody(
+def test_it_drains_and_stops_although_it_can_not_say_so(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def refuse(*_: object) -> None:

@@ -80,7 +80,7 @@ class TestNoSlotIsFree:
         assert_consistent(run)
 
     @pytest.mark.usefixtures("worker")
-    def test_what_is_stopped_while_it_is_queued_is_not_begun(
+    def test_what_is_stopped_while_it_is_queued_is_not_started(
         self, start: Start, log: Journal
     ) -> None:
         @agent("caller")
@@ -152,24 +152,24 @@ class TestAdoption:
 
 
 @pytest.mark.parametrize("limit", [1, None])
-def test_a_limit_is_kept_as_long_as_something_gets_on(
+def test_a_limit_is_kept_as_long_as_some_run_advances(
     limit: int | None, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 10)  # the queue is quicker than that
     together = asyncio.Barrier(limit or 4)
     most = []
-    going_on = 0
+    running = 0
 
     @agent("limited", max_concurrent=limit)
     async def limited(tools: Tools) -> None:
-        nonlocal going_on
-        going_on += 1
-        most.append(going_on)
+        nonlocal running
+        running += 1
+        most.append(running)
         for child in worker.executor.started._awaited.values():
             child.queued_at = -math.inf
         await together.wait()
         await asyncio.sleep(0.3)
-        going_on -= 1
+        running -= 1
 
     @agent("caller")
     async def caller(tools: Tools) -> None:
@@ -185,18 +185,18 @@ def test_a_limit_is_kept_as_long_as_something_gets_on(
 def test_what_others_are_to_have_next_is_not_adopted(
     options: Any, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a limited agent: not beside one that was claimed just now, nor before the next one is."""
+    """Of a limited agent: not with one that was claimed just now, nor before the next one is."""
     far = make_worker(name="far")
-    looks: list[int] = []
+    polls: list[int] = []
     read = started_runs._read
 
     def read_and_note(ids: list[Any]) -> Any:
-        if len(ids) == 3 and 3 not in looks:
+        if len(ids) == 3 and 3 not in polls:
             # The last, so that the others are gone through before it.
             assert transitions.claim_one(far.pk, ids[-1], timezone.now()) == 1
             monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)
         rows = read(ids)
-        looks.append(len(ids))
+        polls.append(len(ids))
         return rows
 
     monkeypatch.setattr(started_runs, "_read", read_and_note)
@@ -212,15 +212,15 @@ def test_what_others_are_to_have_next_is_not_adopted(
         handles = [await tools.agents.start("limited") for _ in range(3)]
         return list(await asyncio.gather(*handles))
 
-    def look_on() -> None:
-        before = len(looks)
-        eventually(lambda: len(looks) >= before + 3, "it has looked again")
+    def poll_on() -> None:
+        before = len(polls)
+        eventually(lambda: len(polls) >= before + 3, "it has polled again")
 
     options(MAX_CONCURRENT=1)
     worker = hire()
     run = start("caller")
-    eventually(lambda: 3 in looks, "it waits for all of them")
-    look_on()
+    eventually(lambda: 3 in polls, "it waits for all of them")
+    poll_on()
     claimed = run.children.exclude(status=Status.QUEUED).get()
     assert claimed.worker_id == far.pk
 
@@ -230,8 +230,8 @@ def test_what_others_are_to_have_next_is_not_adopted(
     ending = Ending(Outcome("success", result="far"), False, 0, 0)
     record_updates([Updates(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])
     log.until_event(run, "agent_call", tool="agents.wait")
-    look_on()
+    poll_on()
     assert run.children.filter(status=Status.QUEUED).count() == 2
 
-    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)  # nobody has taken them
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)  # no worker has taken them
     assert sorted(log.over(run).result) == ["adopted", "adopted", "far"]

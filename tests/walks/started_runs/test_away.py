@@ -22,7 +22,7 @@ from tests.support.running import Gate, Start
 
 
 class TestADatabaseThatIsAway:
-    """For a moment: so long agents go on."""
+    """For a moment: agents wait that long."""
 
     @pytest.fixture
     def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
@@ -93,7 +93,7 @@ class TestADatabaseThatIsAway:
         assert broken
         assert assert_consistent(run).children.get().status == Status.STOPPED
 
-    def test_a_called_one_that_nobody_waits_for_is_asked_to_stop_all_the_same(
+    def test_a_called_one_that_no_caller_waits_for_is_asked_to_stop_all_the_same(
         self, worker: Worker, start: Start, log: Journal, away: Any
     ) -> None:
         @agent("caller")

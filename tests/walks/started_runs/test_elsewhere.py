@@ -32,14 +32,14 @@ Hire = Callable[..., Worker]
 
 
 class TestAChildElsewhere:
-    """Its worker is a record only; what that would write, the test does."""
+    """Its worker is a record only; the test writes what that would write."""
 
     @pytest.fixture
     def far(self, transactional_db: None) -> WorkerRecord:
         return make_worker(name="far")
 
     @pytest.fixture
-    def look_seconds(self) -> float:
+    def poll_seconds(self) -> float:
         return started_runs.POLL_SECONDS
 
     @pytest.fixture
@@ -49,19 +49,19 @@ class TestAChildElsewhere:
         hire: Hire,
         start: Start,
         log: Journal,
-        look_seconds: float,
+        poll_seconds: float,
         monkeypatch: pytest.MonkeyPatch,
     ) -> RunRecord:
-        self.looked = threading.Event()
+        self.polled = threading.Event()
         read = started_runs._read
 
         def noting(ids: Any) -> Any:
             rows = read(ids)
-            self.looked.set()
+            self.polled.set()
             return rows
 
         monkeypatch.setattr(started_runs, "_read", noting)
-        monkeypatch.setattr(started_runs, "POLL_SECONDS", look_seconds)
+        monkeypatch.setattr(started_runs, "POLL_SECONDS", poll_seconds)
         monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
         monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)  # only what is tested
 
@@ -102,11 +102,11 @@ class TestAChildElsewhere:
         self._end(child, Outcome("success", result=7))
         assert log.over(run).result == 7
 
-    @pytest.mark.parametrize("look_seconds", [3600.0])
-    def test_a_message_brings_the_look_forward(
+    @pytest.mark.parametrize("poll_seconds", [3600.0])
+    def test_a_message_brings_the_poll_forward(
         self, run: RunRecord, far: WorkerRecord, log: Journal
     ) -> None:
-        assert self.looked.wait(10)  # the next look is due in an hour
+        assert self.polled.wait(10)  # the next poll is due in an hour
         child = self._claim(run, far)
         self._end(child, Outcome("success", result=7))
         message = {"type": "run.ended", "runs": [str(child.pk)]}
@@ -126,7 +126,7 @@ class TestAChildElsewhere:
         assert record_updates([updates]).callers == {self.worker.id: [child.pk]}
 
     @pytest.mark.parametrize("of", ["root", "child"])
-    def test_its_end_may_be_known_before_the_stop_of_its_caller_is_heard(
+    def test_its_end_may_be_known_before_the_stop_of_its_caller_is_received(
         self, of: str, run: RunRecord, far: WorkerRecord, stop: Any, log: Journal,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -170,7 +170,7 @@ class TestAChildElsewhere:
         assert (record.status, record.error["type"]) == (Status.ERROR, "SubAgentFailed")
 
 
-def test_news_of_the_process_bring_the_look_forward(
+def test_updates_of_the_process_bring_the_poll_forward(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 3600)

@@ -183,7 +183,7 @@ def test_a_shutdown_ends_what_was_started_before_its_caller(
         assert (run.status, run.holds_slot, run.in_flight) == (Status.QUEUED, True, [])
 
 
-def test_what_a_shutdown_hands_back_is_stopped_with_its_caller(
+def test_what_a_shutdown_requeues_is_stopped_with_its_caller(
     hire: Hire, start: Start, log: Journal, gate: Gate
 ) -> None:
     @agent("again", on_worker_loss="requeue")
