@@ -50,7 +50,7 @@ class Layer(InMemoryChannelLayer):
 
 
 class Worker:
-    """Hears what comes."""
+    """Keeps what it receives."""
 
     def __init__(self) -> None:
         self.id = uuid7()
@@ -94,8 +94,8 @@ async def listening(worker: Any) -> AsyncIterator[None]:
         await cancel_and_wait([task])
 
 
-async def heard(layer: Layer, worker: Worker) -> None:
-    """Send a message until it is heard."""
+async def received(layer: Layer, worker: Worker) -> None:
+    """Send a message until it is received."""
     await turn_loop()
     worker.woken.clear()
     async with asyncio.timeout(SECONDS):
@@ -104,13 +104,13 @@ async def heard(layer: Layer, worker: Worker) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_layer_that_was_away_fills_no_channel_that_nobody_listens_to(
+async def test_a_layer_that_was_away_fills_no_channel_without_a_listener(
     layer: Layer,
 ) -> None:
     layer.failures = 5
     worker = Worker()
     async with listening(worker):
-        await heard(layer, worker)
+        await received(layer, worker)
     assert len(layer.made) == 1
 
 
@@ -119,9 +119,9 @@ async def test_a_message_that_is_not_understood_ends_nothing(
 ) -> None:
     worker = Worker()
     async with listening(worker):
-        await heard(layer, worker)
+        await received(layer, worker)
         await layer.group_send(WORKERS_GROUP, NOT_UNDERSTOOD)
-        await heard(layer, worker)
+        await received(layer, worker)
     assert len(layer.made) == 1
     assert "a message of type 'run.stop' can't be understood (KeyError('stops'))" in caplog.text
 
@@ -130,10 +130,10 @@ async def test_an_execution_keeps_no_message_waiting(layer: Layer) -> None:
     worker = Worker()
     runs = [uuid7(), uuid7()]
     async with listening(worker):
-        await heard(layer, worker)
+        await received(layer, worker)
         for run in runs:
             await layer.send(layer.made[0], {"type": "run.start", "run": str(run)})
-        await heard(layer, worker)
+        await received(layer, worker)
         assert worker.executed == runs
         worker.going_on.set()
 
@@ -150,12 +150,12 @@ async def test_a_worker_that_is_full_by_now_has_the_others_woken(
     worker.has_capacity = False
     worker.going_on.set()
     async with listening(worker):
-        await heard(layer, worker)
+        await received(layer, worker)
         await layer.send(layer.made[0], {"type": "run.start", "run": str(uuid7())})
         await within(SECONDS, woken.wait())
 
 
-async def test_news_that_are_not_understood_end_no_feed(
+async def test_updates_that_are_not_understood_end_no_feed(
     layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Watching:

@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever writes."""
+"""What the database itself refuses, from any writer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _event(run: RunRecord, seq: int, type: str = "log") -> RunEvent:
     )
 
 
-def test_a_seq_is_given_once_in_a_run_and_begins_with_one(alice: User) -> None:
+def test_a_seq_is_given_once_in_a_run_and_starts_with_one(alice: User) -> None:
     run, other = make_run(alice), make_run(alice)
     _event(run, 1)
     _event(other, 1)

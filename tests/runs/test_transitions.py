@@ -30,7 +30,7 @@ ALLOWED = {
 
 
 def _needs(to: str) -> dict[str, Any]:
-    """What the database wants beside a status."""
+    """What the database wants with a status."""
     fields: dict[str, Any] = {}
     if to in TERMINAL:
         fields["finished_at"] = timezone.now()

@@ -26,7 +26,7 @@ def assert_books_balance(
 
     Args:
         started: the roots that were started, as their clients know them: these, and no others.
-        asked: those of which somebody wished a stop.
+        asked: those that a user asked to stop.
     """
     begun: Counter[str] = Counter()
     ended: Counter[str] = Counter()
@@ -57,6 +57,6 @@ def _check(record: RunRecord, begun: int, ended: int, asked: set[str]) -> None:
     if record.stop_requested:
         assert record.stop_root_request is not None
         was_asked = str(record.stop_root_request) in asked
-        assert was_asked or record.parent_id is not None, "nobody has asked for this stop"
+        assert was_asked or record.parent_id is not None, "no one has requested this stop"
     if record.status == Status.ERROR:
         assert record.error is not None

@@ -115,7 +115,7 @@ class Web(Node, Server):
 
 
 class Worker(Node):
-    """A process that runs agents, and serves nobody."""
+    """A process that runs agents, and serves no requests."""
 
     def __init__(self, process: Process, log: Path, cluster: Cluster) -> None:
         super().__init__(process, log)
@@ -193,7 +193,7 @@ class Cluster:
             node.process.wait(10)
             if isinstance(node, Web):
                 node.client.close()
-        self.postgres.start()  # whoever has stopped it may have failed before it was to come back
+        self.postgres.start()  # the test that stopped it may have failed before it was to come back
         drop_database(self.url)
 
     def launch(
@@ -221,7 +221,7 @@ class Cluster:
         return node
 
     def execute(self, sql: str, *parameters: Any) -> list[Any]:
-        """Look into, or meddle with, the database behind everybody's back."""
+        """Look into, or meddle with, the database without the project's code."""
         with psycopg.connect(self.url, autocommit=True) as database:
             cursor = database.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
@@ -271,7 +271,7 @@ class Cluster:
         return {line["run"] for line in self.witnesses() if line["word"] == "begin"}
 
     def eventually(self, is_so: Callable[[], Any], what: str, within: float = 40) -> None:
-        """Wait until ``is_so()``; if it never is, tell what everybody was at."""
+        """Wait until ``is_so()``; if it never is, tell what every process was doing."""
         try:
             eventually(is_so, what, within)
         except AssertionError as error:

@@ -13,7 +13,7 @@ from runs.models import RunEvent, RunRecord
 from runs.status import TERMINAL, Status
 
 CALLS = ("llm_call", "data_store", "http", "agent_call")
-START_TYPES = ("stop_requested", "log")  # what may be told of a run before its agent begins
+START_TYPES = ("stop_requested", "log")  # what may be logged of a run before its agent starts
 
 
 def assert_consistent(run: RunRecord | uuid.UUID) -> RunRecord:
@@ -155,11 +155,13 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         told = [e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > begun]
         of_a_shutdown = any(
             seq < observed.seq for seq in told
-        )  # which came before the wish was heard
-        assert of_a_shutdown or requests[0].seq < observed.seq, "met before it was told"
+        )  # which came before the stop request was delivered
+        assert of_a_shutdown or requests[0].seq < observed.seq, "observed before it was logged"
     elif record.status == Status.STOPPED:
         was_lost = record.worker is not None and record.worker.lost_at is not None
-        assert was_lost or log[-1].data["started"] is False, "stopped, and nobody met the stop"
+        assert was_lost or log[-1].data["started"] is False, (
+            "stopped, and no agent observed the stop"
+        )
     if log[-1].data["started"] and record.status in TERMINAL:
         assert log[-1].data["finished_first"] == record.stop_finished_first
     if record.stop_acknowledged_at is not None:

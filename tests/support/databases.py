@@ -23,7 +23,7 @@ __all__ = ["Database", "create_database", "drop_database", "new_database"]
 
 
 class Database(Protocol):
-    """A database behind the back of everybody who uses it.
+    """A database, seen from outside the processes that use it.
 
     Statements are in the SQL that both engines know, with ``%s`` for parameters.
     """
@@ -37,7 +37,7 @@ class Database(Protocol):
         """Execute a statement once for each row of parameters, and commit them together."""
 
     def copy(self, path: Path) -> Database:
-        """Make another one with the same content, while nobody uses this one."""
+        """Make another one with the same content, while this one is not in use."""
 
 
 def new_database(path: Path) -> Database:
@@ -102,7 +102,7 @@ class _PostgresDatabase:
 
 
 def create_database(server: str, template: str = "template1") -> str:
-    """Make a database, as a copy of ``template`` that nobody is connected to; return its URL.
+    """Make a database, as a copy of ``template``, to which no session is connected; return its URL.
 
     A copy of a database with all tables takes a tenth of what migrating does.
 
@@ -116,7 +116,7 @@ def create_database(server: str, template: str = "template1") -> str:
 
 
 def drop_database(url: str) -> None:
-    """Remove a database, whoever is connected to it."""
+    """Remove a database, and end the sessions that are connected to it."""
     with psycopg.connect(_beside(url, "postgres"), autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{_name(url)}" WITH (FORCE)')
 

@@ -1,4 +1,4 @@
-"""What was committed about runs, in that order: here a test waits, and never sleeps."""
+"""What was committed about runs, in that order: tests wait for it, and never sleep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAIT_SECONDS = 10.0
 
 
 class Journal:
-    """Hears every event of this process once it is committed: a ``live.Listener``."""
+    """Keeps every event of this process once it is committed: a ``notify.Listener``."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -41,7 +41,7 @@ class Journal:
         pass
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until ``condition()``; it is looked at whenever something was committed."""
+        """Wait until ``condition()``; it is checked after each commit."""
         with self._changed:
             if not self._changed.wait_for(condition, WAIT_SECONDS):
                 lines = [f"{e.run[-6:]} {e.seq} {e.type} {e.data}" for e in self.events[-20:]]
@@ -75,6 +75,14 @@ class Journal:
         self.until(lambda: any(found()), f"{type} of a run of {agent}")
         return next(found())
 
+    def until_at_work(self, count: int) -> None:
+        """Wait until ``count`` runs have logged that they are at work."""
+
+        def at_work() -> int:
+            return sum(event.data.get("message") == "at work" for event in self.events)
+
+        self.until(lambda: at_work() == count, f"{count} runs at work")
+
     def until_over(self, *runs: RunRecord | uuid.UUID) -> list[RunRecord]:
         """Wait until these runs are over; return their records."""
         ids = {_id(run) for run in runs}
@@ -104,7 +112,7 @@ def journal() -> Iterator[Journal]:
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-    """Look until ``condition()``, where nothing tells when it comes true."""
+    """Poll until ``condition()``, where no event says when it comes true."""
     pause = threading.Event()
     end = time.monotonic() + seconds
     while not condition():

@@ -1,4 +1,4 @@
-"""The server behind `processes.py`: it has imported the libraries, and forks a child per request.
+"""The server of `processes.py`: it has imported the libraries, and forks a child per request.
 
 Most of the start of ``manage.py`` is importing: a second of work, the same each time. This process
 does that once. It imports no module of the project's and reads no setting, so that a child finds
@@ -55,7 +55,7 @@ class Request(TypedDict):
 
 
 class Server:
-    """Forks, and tells how the children have ended, until nobody is at the socket's other end."""
+    """Forks, and tells how the children have ended, until the socket's other end is closed."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -126,7 +126,7 @@ class Server:
 
 
 def _tell(answers: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody wants to know any more
+    with contextlib.suppress(OSError):  # the other end is closed
         answers.sendall(b"%d\n" % number)
 
 

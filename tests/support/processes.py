@@ -102,17 +102,17 @@ def run_manage(
 class _Forked:
     """A process that the server has forked: its child, not ours."""
 
-    def __init__(self, news: socket.socket) -> None:
-        self._news = news
+    def __init__(self, ending: socket.socket) -> None:
+        self._ending = ending
         self._lock = threading.Lock()
         self.returncode: int | None = None
         self.pid = self._read()
 
     def poll(self) -> int | None:
         with self._lock:
-            if self.returncode is None and select.select([self._news], [], [], 0)[0]:
+            if self.returncode is None and select.select([self._ending], [], [], 0)[0]:
                 self.returncode = self._read()
-                self._news.close()
+                self._ending.close()
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -136,30 +136,30 @@ class _Forked:
     def _read(self) -> int:
         line = b""
         while not line.endswith(b"\n"):
-            byte = self._news.recv(1)
+            byte = self._ending.recv(1)
             assert byte, "the server that forks has died"
             line += byte
         return int(line)
 
 
 class _Server:
-    """The server, which begins with the first process, and ends with us and all its children."""
+    """The server, which starts with the first process, and ends with us and all its children."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: socket.socket | None = None
 
     def start(self, request: Request, *streams: int) -> _Forked:
-        news, theirs = socket.socketpair()
+        ending, theirs = socket.socketpair()
         with self._lock:
             if self._requests is None:
                 self._begin()
             assert self._requests is not None
             with theirs:
                 socket.send_fds(self._requests, [b"+"], [theirs.fileno(), *streams])
-        news.sendall(json.dumps(request).encode())
-        news.shutdown(socket.SHUT_WR)
-        return _Forked(news)
+        ending.sendall(json.dumps(request).encode())
+        ending.shutdown(socket.SHUT_WR)
+        return _Forked(ending)
 
     def _begin(self) -> None:
         self._requests, theirs = socket.socketpair()

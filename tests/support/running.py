@@ -18,7 +18,7 @@ from django.db import connection
 
 from agents import registry
 from runs.actions import starting, stopping
-from runs.delivery import local_runs
+from runs.delivery import local_runs, worker_choice
 from runs.models import RunRecord
 from runs.worker.worker import Worker
 
@@ -37,6 +37,7 @@ __all__ = [
     "options",
     "start",
     "stop",
+    "unknown_workers",
     "worker",
 ]
 
@@ -50,9 +51,17 @@ def isolated_agents() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def unknown_workers() -> Iterator[None]:
+    """Forget the workers of a test's database, which runs are offered to for a second."""
+    worker_choice.forget()
+    yield
+    worker_choice.forget()
+
+
 @pytest.fixture(params=["here", pytest.param("postgres", marks=pytest.mark.postgres)])
 def on_both_databases(request: pytest.FixtureRequest) -> str:
-    """Run the test in both sessions of ``python -m tests``: it meets what only one of them has."""
+    """Run the test in both sessions of ``python -m tests``: it covers what only one of them has."""
     return str(request.param)
 
 
@@ -68,7 +77,7 @@ def bob(transactional_db: None) -> User:
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    """Sees and stops everybody's runs."""
+    """Sees and stops the runs of all users."""
     user = User.objects.create_user("operator", password="pw")
     user.user_permissions.set(
         Permission.objects.filter(codename__in=["view_runrecord", "stop_runrecord"])
@@ -93,7 +102,7 @@ def options(settings: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def log() -> Iterator[Journal]:
-    """Hears what is committed, from before the first run until after the last."""
+    """Keeps what is committed, from before the first run until after the last."""
     with journal() as listener:
         yield listener
 
@@ -205,7 +214,7 @@ class Gate:
 
 @contextlib.contextmanager
 def in_thread(work: Callable[..., Any], *arguments: Any) -> Iterator[Callable[[], Any]]:
-    """Do ``work`` in a thread beside the body; gives a function that waits for its result."""
+    """Do ``work`` in a thread during the body; gives a function that waits for its result."""
 
     def closing() -> Any:
         try:

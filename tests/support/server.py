@@ -162,7 +162,7 @@ class Server:
 
     def until_it_works(self, id: str) -> None:
         """Wait until a run's agent has begun."""
-        eventually(lambda: self.run(id)["last_seq"] >= 1, f"run {id} begins")
+        eventually(lambda: self.run(id)["last_seq"] >= 1, f"run {id} starts")
 
     def until_it_has_called(self, id: str, tool: str) -> None:
         """Wait until a run's log has a call of this tool."""

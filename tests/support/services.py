@@ -1,6 +1,6 @@
 """A PostgreSQL, a PgBouncer and a Redis of the tests' own, to be stopped, restarted and frozen.
 
-The servers at DATABASE_URL and REDIS_URL are everybody's, so nothing may happen to them. These are
+The servers at DATABASE_URL and REDIS_URL are shared, so nothing may happen to them. These are
 made once for a session, in a second or two, and keep nothing safe from a power cut: no fsync.
 """
 
@@ -61,7 +61,7 @@ class _Server:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Begin to serve; return when it does. Nothing happens if it runs already."""
+        """Start to serve; return when it does. Nothing happens if it runs already."""
         self.resume()
         if self.is_running:
             return
@@ -94,7 +94,7 @@ class _Server:
         self._is_paused = True
 
     def resume(self) -> None:
-        """Let it go on behind a pause."""
+        """Let it go on after a pause."""
         if self._is_paused:
             self._is_paused = False
             self._signal_all(signal.SIGCONT)
@@ -172,7 +172,7 @@ class PrivatePostgres(_Server):
         return f"postgres://postgres@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, template: str = "template1") -> str:
-        """Make a database, as a copy of ``template`` that nobody uses; return its URL."""
+        """Make a database, as a copy of ``template``, which is not in use; return its URL."""
         return create_database(self.url("postgres"), template)
 
     def break_connections(self) -> None:
@@ -195,7 +195,7 @@ class PrivatePgBouncer(_Server):
             r"^listen_port = .*$": f"listen_port = {self.port}\nunix_socket_dir =",
             r"^auth_type = .*$": "auth_type = any",
             r"^auth_file = .*$": "",
-            # Each transaction gets another session, also while nobody else wants one.
+            # Each transaction gets another session, also while no other transaction wants one.
             r"^pool_mode = transaction$": "pool_mode = transaction\nserver_round_robin = 1",
         }
         for was, becomes in changes.items():

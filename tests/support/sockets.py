@@ -73,7 +73,7 @@ def read_all(raw: socket.socket) -> list[int]:
             assert struct.unpack("!H", payload[:2]) == (1000,)
             raw.close()
             return seqs
-        if first & 0x0F == 9:  # whoever reads at all answers pings
+        if first & 0x0F == 9:  # a client that reads at all answers pings
             raw.sendall(struct.pack("!BB", 0x8A, 0x80 | length) + b"\0\0\0\0" + payload)
         if first & 0x0F == 1:
             message = json.loads(payload)

@@ -1,4 +1,4 @@
-"""A run of a function, begun as a host begins it, on stand-ins that a test controls."""
+"""A run of a function, started as a host starts it, on stand-ins that a test controls."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MockTransports(Transports):
         return self._mock
 
 
-class Nobody:
+class NoAgents:
     """Stands where there are no other agents."""
 
     async def start(self, name: str, input: object) -> Any:
@@ -59,7 +59,7 @@ class Nobody:
 
 
 class Started(AgentRun):
-    """A run of a function, begun as a host begins it."""
+    """A run of a function, started as a host starts it."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Started(AgentRun):
             definition = registry.get("t")
         self.store = store or MemoryDataStore()
         environment = Environment(
-            self.guard, model or ScriptedModel(), self.store, Nobody(), MockTransports(http)
+            self.guard, model or ScriptedModel(), self.store, NoAgents(), MockTransports(http)
         )
         self.ending = asyncio.get_running_loop().create_task(
             run_agent(definition, {}, environment), context=context or contextvars.Context()
@@ -101,6 +101,6 @@ async def ended(function: Callable[..., Any], **options: Any) -> Outcome:
 
 
 async def turns(number: int = 5) -> None:
-    """Let everybody else take some steps."""
+    """Let all other tasks take some steps."""
     for _ in range(number):
         await asyncio.sleep(0)

@@ -34,7 +34,7 @@ def _answers_while(server: Server, run: str) -> list[float]:
 
 def test_the_api_answers_while_an_agent_blocks_its_loop(server: Server) -> None:
     run = server.start("site-block", seconds=SECONDS)
-    eventually(lambda: server.run(run)["last_seq"] >= 2, "it begins to block")
+    eventually(lambda: server.run(run)["last_seq"] >= 2, "it starts to block")
     took = _answers_while(server, run)
     assert len(took) > 5
     assert max(took) < SECONDS / 2, "an answer waited for the agent"
@@ -42,13 +42,13 @@ def test_the_api_answers_while_an_agent_blocks_its_loop(server: Server) -> None:
 
 def test_the_api_answers_while_a_def_agent_computes(server: Server) -> None:
     run = server.start("site-compute", seconds=SECONDS)
-    eventually(lambda: server.run(run)["last_seq"] >= 2, "it begins to compute")
+    eventually(lambda: server.run(run)["last_seq"] >= 2, "it starts to compute")
     took = _answers_while(server, run)
     assert len(took) > 5
     assert max(took) < SECONDS / 2, "an answer waited for the agent"
 
 
-def test_the_blocker_is_named_in_its_own_log_and_nobody_else_is(server: Server) -> None:
+def test_the_blocker_is_named_in_its_own_log_and_no_other_agent_is(server: Server) -> None:
     bystander = server.start("site-loop")
     server.until_it_works(bystander)
     blocker = server.start("site-block", seconds=SECONDS)
@@ -67,7 +67,7 @@ def test_another_runs_stop_is_taken_during_the_block_and_observed(server: Server
     other = server.start("site-loop")
     server.until_it_works(other)
     blocker = server.start("site-block", seconds=SECONDS)
-    eventually(lambda: server.run(blocker)["last_seq"] >= 2, "it begins to block")
+    eventually(lambda: server.run(blocker)["last_seq"] >= 2, "it starts to block")
     answer = server.client.post(f"/runs/{other}/stop")
     assert answer.status_code == 202
     assert server.run(blocker)["status"] == "running", "the stop waited for the blocker"
@@ -79,7 +79,7 @@ def test_another_runs_stop_is_observed_while_a_def_agent_computes(server: Server
     other = server.start("site-loop")
     server.until_it_works(other)
     computing = server.start("site-compute", seconds=SECONDS)
-    eventually(lambda: server.run(computing)["last_seq"] >= 2, "it begins to compute")
+    eventually(lambda: server.run(computing)["last_seq"] >= 2, "it starts to compute")
     server.client.post(f"/runs/{other}/stop")
     server.until(other, "stopped")
     assert server.run(computing)["status"] == "running", "the stop waited for the computation"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 class Holder:
-    """An HTTP server that answers nobody until it is told to."""
+    """An HTTP server that answers no request until it is told to."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -41,7 +41,7 @@ class Holder:
             thread.join(10)
 
     def release(self) -> None:
-        """Answer all that are waiting, and whoever comes from now on."""
+        """Answer all that are waiting, and all later requests."""
         self._loop.call_soon_threadsafe(self._release.set)
 
     def _run(self, ready: threading.Event) -> None:
@@ -81,7 +81,7 @@ def statuses(site: Installation) -> dict[str, int]:
 
 
 def queue_many(site: Installation, server: Server, agent: str, copies: int, **input: Any) -> None:
-    """Start one run by its door, and put copies of it behind it."""
+    """Start one run by its door, and queue copies of it."""
     first = uuid.UUID(server.start(agent, **input))
     ids = [uuid.uuid4() for _ in range(copies - 1)]
     others = ", ".join(
@@ -116,7 +116,7 @@ def test_it_takes_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> No
             )
             assert limited_by == f"{limit:,} file descriptors"
             assert limit // 8 < capacity < limit // 2
-            eventually(lambda: holder.held == capacity - 1, "as many as there is room for", 60)
+            eventually(lambda: holder.held == capacity - 1, "as many as there is capacity for", 60)
             assert statuses(site)["running"] == capacity
             assert server.client.post(f"/runs/{loop}/stop").status_code == 202
             assert server.until(loop, "stopped")["stop"]["observed_at"]
@@ -134,7 +134,7 @@ def test_agents_that_open_more_than_there_is_fail_and_nothing_hangs(tmp_path: Pa
         queue_many(site, server, "site-hold", 100, url=holder.url, count=8)
         with site.working(descriptors=256) as worker:
             server.until(loop, "running", within=60)
-            eventually(lambda: statuses(site).get("error"), "somebody gets no connection", 60)
+            eventually(lambda: statuses(site).get("error"), "a run gets no connection", 60)
             assert server.client.post(f"/runs/{loop}/stop").status_code == 202
             server.until(loop, "stopped")
             holder.release()

@@ -1,7 +1,7 @@
 """A run ends and is stopped at the same time, more than a thousand times, in every order.
 
-Whoever wins, there is one ending: one agent_end, a record that equals it, and a receipt that says
-which of the two was first.
+There is one ending, of either winner: one agent_end, a record that equals it, and a receipt that
+says which of the two was first.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_the_stop_comes_after_the_last_guard(
     written, returned = Gate(), Gate()
 
     def held(batch: Any) -> Any:
-        if any(news.ending is not None for news in batch):
+        if any(updates.ending is not None for updates in batch):
             written.wait_here()
         return record_updates(batch)
 
@@ -140,7 +140,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
     worker: Worker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nobody is told a lie: the stop was accepted, and the record says that the run was first."""
+    """No answer is a lie: the stop was accepted, and the record says that the run was first."""
     monkeypatch.setattr(
         stops, "deliver_missed", lambda worker: None
     )  # it would find the stop by looking

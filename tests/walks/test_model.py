@@ -1,14 +1,13 @@
-"""Workers that crash, freeze and come back as strangers, in every order that hypothesis thinks of.
+"""Workers that crash, freeze and come back, in every order that hypothesis can think of.
 
-The code is the real one, called step by step (``tests/support/simulated``): doors that start and
-stop, workers that claim, renew, recover, execute, write, remove what is old and drain. Between any
-two steps, and in one between any two statements, a process may die, or lose its connection before
-or behind a commit; messages are lost, come late and come twice; leases run out under workers that
-know nothing of it; and each host takes the time for something else.
+The code is the real one, called step by step (``tests/support/simulated``): starts and stops;
+workers that claim, renew, recover, execute, write, delete what is old, and drain. Between any two
+steps or statements a process may die, or lose its connection before or after a commit. Messages are
+lost, late or doubled; leases run out unnoticed; the clock of each host is wrong by another amount.
 
-``MODEL_EXAMPLES=2000`` tries for longer, on PostgreSQL too (``-m ""`` with DATABASE_URL);
-``MODEL_SHRINK=1`` looks for the shortest way to a failure; ``MODEL_BLOB=...``, with what the output
-has for ``@reproduce_failure``, goes it again.
+``MODEL_EXAMPLES=2000`` tries for longer, on PostgreSQL too (``-m ""`` with DATABASE_URL).
+``MODEL_SHRINK=1`` takes minutes to find the shortest failure. ``MODEL_BLOB=...``, with the text of
+the output's ``@reproduce_failure``, repeats an example.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ from tests.support.simulated.processes import LEASE_SECONDS, Process, SimulatedE
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES") or 15)
 STEPS = 50
-MOST_PROCESSES = 3
-MOST_RUNS = 7
+MOST_PROCESSES, MOST_RUNS = 3, 7
 BEAT_SECONDS = LEASE_SECONDS / 3
 KEEP_DAYS, KEEP_LOGS_DAYS = 15, 5
 
@@ -68,7 +66,8 @@ FAULTS = st.tuples(
 AT_TIMES = st.one_of(st.none(), st.none(), st.none(), FAULTS)
 THREADS = st.sampled_from(
     ["agent"] * 10
-    + ["claim", "write", "write", "beat", "started", "started", "fence", "hear", "hear", "keep"]
+    + ["claim", "write", "write", "beat", "started", "started", "fence", "keep"]
+    + ["receive"] * 2
 )
 BEFALLS = st.sampled_from(
     [
@@ -205,15 +204,15 @@ class World(RuleBasedStateMachine):
                 self.do(process, process.flush, fault)
                 self.books.check_writes(process, before)
             case "started":
-                self.do(process, process.look_at_started, fault)
+                self.do(process, process.poll_started, fault)
             case "beat":
                 self.do(process, process.beat, fault)
             case "renew":
                 self.do(process, process.worker.heartbeat.renew, fault)
             case "fence":
                 self.do(process, process.worker.heartbeat.fence_if_late, fault)
-            case "hear":
-                self.do(process, process.hear, fault)
+            case "receive":
+                self.do(process, process.receive, fault)
             case "keep":
                 entries = self.books.entries()
                 self.do(process, process.retention.tick, fault)
@@ -294,7 +293,7 @@ class World(RuleBasedStateMachine):
             self.go_on(process, "beat")
 
     def miss_a_lease(self, process: Process) -> None:
-        """Have it declared lost; perhaps it claims anew what it still executes."""
+        """Have it declared lost; perhaps it claims again what it still executes."""
         self.pass_leases(but=process)
         self.attempt(leases.mark_lost_leases, None, at=self.web.current())
         self.attempt(recovery.recover_runs, None, at=self.web.current())
@@ -416,7 +415,7 @@ class World(RuleBasedStateMachine):
         CLOCK.pass_by(2 * KEEP_DAYS * 24 * 3600)
         process = self.chance.choice(self.processes)
         with process.current():
-            for _ in range(2):  # behind the sweeps that it is in the midst of
+            for _ in range(2):  # after the sweeps that are running
                 while process.retention.tick():
                     pass
         self.books.check_nothing_is_left()
@@ -429,7 +428,7 @@ class World(RuleBasedStateMachine):
             process.claim()
             for _ in range(len(process.attempts) * 3):
                 process.step_some_agent()
-            process.look_at_started()
+            process.poll_started()
             process.flush()
 
         return live_on
@@ -493,7 +492,6 @@ def test_workers_that_crash_and_freeze_leave_no_run_in_a_false_state(
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            # Shrinking takes minutes; MODEL_SHRINK=1 is for whoever has them.
             phases=[Phase.generate, *([Phase.shrink] if os.environ.get("MODEL_SHRINK") else [])],
             report_multiple_bugs=False,
             print_blob=True,

@@ -50,7 +50,7 @@ def test_sigterm_ends_or_hands_back_what_does_not_finish_in_time(tmp_path: Path)
             record = server.run(run)
             assert record["status"] == "error"
             assert record["error"]["code"] == "worker_shutdown"
-            assert record["stop"] is None  # a shutdown is nobody's wish
+            assert record["stop"] is None  # a shutdown is no stop request
             _assert_whole(server, run)
         assert server.run(partial)["partial_result"] == "so far"
         children = server.client.get("/runs", params={"parent": tree}).json()["results"]
@@ -68,7 +68,7 @@ def test_a_stop_during_the_drain_is_a_stop(tmp_path: Path) -> None:
         server.until_it_works(run)
         server.terminate()
         eventually(
-            lambda: server.client.get("/health/ready").status_code == 503, "the drain begins"
+            lambda: server.client.get("/health/ready").status_code == 503, "the drain starts"
         )
         answer = server.client.post(f"/runs/{run}/stop", json={"reason": "deploy"})
         assert answer.status_code == 202
@@ -89,7 +89,7 @@ def test_what_is_queued_during_the_drain_goes_on_in_the_next_process(tmp_path: P
         server.until_it_works(running)
         server.terminate()
         eventually(
-            lambda: server.client.get("/health/ready").status_code == 503, "the drain begins"
+            lambda: server.client.get("/health/ready").status_code == 503, "the drain starts"
         )
         queued = server.start("site-trivial", number=7)
         assert server.run(queued)["status"] == "queued"
@@ -131,7 +131,7 @@ def test_after_a_kill_the_next_process_takes_over_at_once(tmp_path: Path) -> Non
         server.kill()
 
     left = site.database.execute("SELECT count(*) FROM runs_runrecord WHERE status = 'running'")
-    assert left[0][0] == 6  # the truth that nobody has told yet
+    assert left[0][0] == 6  # the truth that is not published yet
 
     with site.serving() as server:
         assert server.until(waiting, "success")["result"] == 1

@@ -32,7 +32,7 @@ def served(installation: Installation) -> Iterator[Server]:
         yield server
 
 
-async def test_a_reader_that_does_not_read_slows_nobody_down_and_costs_little(
+async def test_a_reader_that_does_not_read_slows_no_other_down_and_costs_little(
     served: Server,
 ) -> None:
     flood = {"lines": LINES, "pause": 0.005, "size": LINE_CHARACTERS}

@@ -96,7 +96,7 @@ def test_a_def_agent_gets_its_reply_too(
 def test_calls_side_by_side_are_all_finished_and_paid_for(
     llm_server: LLMServer, worker: Any, start: Start, stop: Any, log: Journal
 ) -> None:
-    """In a TaskGroup the first branch that meets the stop cancels the others: they finish first."""
+    """In a TaskGroup the first branch to observe the stop cancels the others: they finish first."""
 
     @agent("many-at-once")
     async def many_at_once(tools: Tools) -> None:

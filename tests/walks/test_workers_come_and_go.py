@@ -28,7 +28,7 @@ def test_when_the_only_worker_is_killed_the_site_tells_the_truth(tmp_path: Path)
             server.until_it_has_called(again, "data_store.set")
             assert server.client.post(f"/runs/{stopping}/stop").status_code == 202
             worker.kill()
-        # The lease, and a third of it between two looks; the rest is for a busy machine.
+        # The lease, and a third of it between two polls; the rest is for a busy machine.
         for run in (loop, tree):
             assert server.until(run, "error", within=20)["error"]["code"] == "worker_lost"
         assert server.until(stopping, "stopped", within=20)["stop"]["observed_at"] is None
@@ -41,7 +41,7 @@ def test_when_the_only_worker_is_killed_the_site_tells_the_truth(tmp_path: Path)
             assert server.until(again, "success")["result"] == "second attempt"
 
 
-def test_a_killed_neighbour_is_found_by_the_site_without_waiting(tmp_path: Path) -> None:
+def test_a_killed_worker_on_this_host_is_found_by_the_site_without_waiting(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_LEASE_SECONDS="600")
     with site.serving() as server, site.working() as worker:
         run = server.start("site-loop")

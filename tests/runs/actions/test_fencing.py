@@ -58,7 +58,7 @@ class TestTheDataStore:
         "the run is over": lambda run: RunRecord.objects.filter(pk=run.id).update(
             status="success", finished_at=timezone.now()
         ),
-        "the run was claimed anew": lambda run: RunRecord.objects.filter(pk=run.id).update(
+        "the run was claimed again": lambda run: RunRecord.objects.filter(pk=run.id).update(
             attempt=2
         ),
         "another worker has it": lambda run: RunRecord.objects.filter(pk=run.id).update(
@@ -113,14 +113,14 @@ class TestTheDataStore:
             order.append("recovered")
 
         with in_thread(recover):
-            time.sleep(0.1)  # it can't be seen that somebody waits in the other order
+            time.sleep(0.1)  # in the other order, no query shows that one waits
             order.append("written")
             gate.open()
             assert writing.result(10) == 1
         assert order == ["written", "recovered"]
         assert DataStoreEntry.objects.count() == 1
 
-    @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even begin
+    @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even start
     def test_recovery_that_is_under_way_is_waited_for(
         self, held: ActiveRun, alice: User, threads: DatabaseThreads
     ) -> None:
@@ -174,7 +174,7 @@ class TestTheLog:
     def test_a_run_that_unwinds_under_a_lost_lease_is_no_shutdown(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """The worker has another id by then, and nobody has recovered its run yet."""
+        """The worker has another id by then, and its run is not recovered yet."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 
@@ -192,7 +192,7 @@ class TestTheLog:
             gate.open()
             assert gone.wait(10)
         record = RunRecord.objects.get(pk=run.pk)
-        assert record.status in ("running", "error")  # the heart looks each second
+        assert record.status in ("running", "error")  # the heartbeat thread polls each second
         recovery.recover_runs()
         assert assert_consistent(run).error["code"] == "worker_lost"
 
@@ -268,7 +268,7 @@ class TestTheLease:
     def test_renewed_too_late_is_another_one(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """Nobody has noticed; what was begun under it ends all the same, what comes is fine."""
+        """Unnoticed, it still ends what was started under it; what starts later is fine."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 
@@ -312,3 +312,46 @@ def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
     worker: Worker = hire()
     assert worker.heartbeat.lease.until - time.monotonic() < 60 - 1.5
     assert worker.heartbeat.lease.until - time.monotonic() > 60 - 10
+
+
+@pytest.mark.parametrize("who_first", ["old", "new"])
+def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
+    hire: Callable[..., Worker],
+    options: Callable[..., None],
+    start: Start,
+    log: Journal,
+    who_first: str,
+) -> None:
+    options(LEASE_SECONDS=1.5)
+    gates = [Gate(), Gate()]
+    attempts = iter((0, 1))
+
+    @agent("again", on_worker_loss="requeue", max_attempts=3)
+    async def again(tools: Tools) -> str:
+        attempt = next(attempts)
+        try:
+            await gates[attempt].wait()
+            tools.log(f"attempt {attempt}")
+            await tools.data_store.set("attempt", attempt)
+        except BaseException:  # as one must not
+            pass
+        return f"by attempt {attempt}"
+
+    worker = hire()
+    run = start("again")
+    gates[0].until_arrived()
+    WorkerRecord.objects.filter(pk=worker.id).update(lost_at=timezone.now())
+    assert recovery.recover_runs() == 1
+    gates[1].until_arrived()  # the same process, as another worker
+
+    first, second = gates if who_first == "old" else reversed(gates)
+    first.open()
+    if who_first == "old":
+        eventually(lambda: worker.executor.root_count == 1, "the first attempt is over")
+    else:
+        log.over(run)
+    second.open()
+    log.over(run)
+    record = assert_consistent(run)
+    assert (record.status, record.attempt) == ("success", 2)
+    assert record.result == "by attempt 1"

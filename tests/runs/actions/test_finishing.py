@@ -25,7 +25,7 @@ on_both_databases = pytest.mark.usefixtures("on_both_databases")
 
 AN_ERROR: Any = {"code": "x", "type": "X", "message": "x"}
 STARTED = ("agent_start",)
-MET = ("agent_start", "stop_requested", "stop_observed")
+OBSERVED = ("agent_start", "stop_requested", "stop_observed")
 
 
 @pytest.fixture
@@ -99,14 +99,14 @@ def test_an_ending_becomes_a_status(
 ) -> None:
     if asked:
         ask_to_stop(run)
-    met = outcome.kind in ("stopped", "interrupted") and asked
+    observed = outcome.kind in ("stopped", "interrupted") and asked
     now = timezone.now()
     updates = updates_of(
         run,
-        *(MET if met else STARTED),
-        ending=Ending(outcome, met, 0, 0),
-        acknowledged_at=now if met else None,
-        observed_at=now if met else None,
+        *(OBSERVED if observed else STARTED),
+        ending=Ending(outcome, observed, 0, 0),
+        acknowledged_at=now if observed else None,
+        observed_at=now if observed else None,
     )
     recorded = record_updates([updates])
     record = assert_consistent(run)
@@ -120,7 +120,7 @@ def test_an_ending_becomes_a_status(
         assert record.error["code"] == "worker_shutdown"
 
 
-def test_a_run_that_may_be_run_again_is_handed_back_at_a_shutdown(
+def test_a_run_that_may_be_run_again_is_requeued_at_a_shutdown(
     alice: User, worker_row: WorkerRecord
 ) -> None:
     run = make_run(
@@ -135,7 +135,7 @@ def test_a_run_that_may_be_run_again_is_handed_back_at_a_shutdown(
     assert "attempt 1 of 2" in run.events.get(seq=2).data["message"]
 
 
-def test_a_run_whose_attempts_are_used_up_is_not_handed_back(
+def test_a_run_whose_attempts_are_used_up_is_not_requeued(
     alice: User, worker_row: WorkerRecord
 ) -> None:
     run = make_run(
@@ -154,12 +154,12 @@ def test_a_run_whose_attempts_are_used_up_is_not_handed_back(
 
 
 def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
-    """The token was tripped by the shutdown, and then somebody wished a stop, too."""
+    """The token was tripped by the shutdown, and then a user requested a stop, too."""
     before = timezone.now() - timedelta(seconds=3)
     ask_to_stop(run)
     updates = updates_of(
         run,
-        *MET,
+        *OBSERVED,
         ending=ending("interrupted", told=True),
         acknowledged_at=before,
         observed_at=before,
@@ -171,7 +171,7 @@ def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
 
 
 @on_both_databases
-def test_a_stop_that_nobody_told_of_is_told_at_the_end(run: RunRecord) -> None:
+def test_a_stop_that_was_not_delivered_is_logged_at_the_end(run: RunRecord) -> None:
     ask_to_stop(run)
     record_updates([updates_of(run, *STARTED, ending=ending("success", result=1))])
     record = assert_consistent(run)
@@ -204,7 +204,7 @@ def test_progress_writes_log_and_what_is_in_flight(run: RunRecord) -> None:
 
 
 @on_both_databases
-def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
+def test_updates_of_runs_with_and_without_a_stop_go_into_one_batch(
     alice: User, worker_row: WorkerRecord
 ) -> None:
     runs = [make_run(alice, status=Status.RUNNING, worker=worker_row) for _ in range(4)]
@@ -213,11 +213,11 @@ def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
     now = timezone.now()
     batch = [
         updates_of(runs[0], *STARTED),
-        updates_of(runs[1], *MET, acknowledged_at=now, observed_at=now),
+        updates_of(runs[1], *OBSERVED, acknowledged_at=now, observed_at=now),
         updates_of(runs[2], *STARTED, ending=ending("success", result=1)),
         updates_of(
             runs[3],
-            *MET,
+            *OBSERVED,
             acknowledged_at=now,
             observed_at=now,
             ending=ending("stopped", told=True),
@@ -235,7 +235,7 @@ def test_news_of_runs_with_and_without_a_stop_go_into_one_batch(
 
 @pytest.mark.parametrize("kind", ["progress", "ending"])
 @pytest.mark.parametrize("how", ["another worker", "another attempt", "over", "deleted"])
-def test_news_of_a_claim_that_was_lost_is_not_written(
+def test_updates_of_a_claim_that_was_lost_are_not_written(
     kind: str, how: str, run: RunRecord, alice: User
 ) -> None:
     updates = updates_of(run, *STARTED, ending=ending("success") if kind == "ending" else None)
@@ -248,19 +248,19 @@ def test_news_of_a_claim_that_was_lost_is_not_written(
         row.update(status="error", error=AN_ERROR, finished_at=timezone.now())
     else:
         run.delete()
-    beside = make_run(alice, status=Status.RUNNING, worker=WorkerRecord.objects.first())
+    other = make_run(alice, status=Status.RUNNING, worker=WorkerRecord.objects.first())
     before = list(row.values())
-    recorded = record_updates([updates, updates_of(beside, *STARTED)])
+    recorded = record_updates([updates, updates_of(other, *STARTED)])
     assert list(row.values()) == before
     assert not events.read(updates.run)
     assert set(recorded.gone) == {updates.run}
     ended = recorded.gone[updates.run]
-    if how == "over":  # whoever waits for it is told how it stands
+    if how == "over":  # the request that waits for it gets its status
         assert ended is not None
         assert (ended.status, ended.error) == ("error", AN_ERROR)
     else:
         assert ended is None
-    assert [e.type for e in events.read(beside.pk)] == ["agent_start"]
+    assert [e.type for e in events.read(other.pk)] == ["agent_start"]
 
 
 @on_both_databases
@@ -269,7 +269,7 @@ def test_what_was_committed_before_is_not_written_twice(run: RunRecord) -> None:
     progress = updates_of(run, "agent_start", "log", "log")
     record_updates([progress])
     again = record_updates([progress])
-    assert again.log == progress.events  # but nobody was told of it
+    assert again.log == progress.events  # but no listener received it
     end = Updates(
         run.pk,
         progress.worker,
@@ -316,7 +316,7 @@ def test_log_and_status_appear_together_or_not_at_all(
 
 @on_both_databases
 @pytest.mark.parametrize("hours", [-1, 1])
-@pytest.mark.parametrize("by", ["its worker", "whoever finds it"])
+@pytest.mark.parametrize("by", ["its worker", "who finds it"])
 def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
     by: str, hours: int, run: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,9 +324,13 @@ def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
     now = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
     if by == "its worker":
-        met = timezone.now()
+        observed = timezone.now()
         updates = updates_of(
-            run, *MET, acknowledged_at=met, observed_at=met, ending=ending("stopped", told=True)
+            run,
+            *OBSERVED,
+            acknowledged_at=observed,
+            observed_at=observed,
+            ending=ending("stopped", told=True),
         )
         record_updates([updates])
     else:
@@ -352,7 +356,7 @@ class TestARunWithoutItsWorker:
         record = assert_consistent(run)
         assert (record.status, record.error["code"]) == ("error", "worker_lost")
 
-    def test_ends_as_stopped_if_somebody_wanted_that(self, run: RunRecord) -> None:
+    def test_ends_as_stopped_if_a_stop_was_requested(self, run: RunRecord) -> None:
         record_updates([updates_of(run, "agent_start", "log")])
         ask_to_stop(run)
         WorkerRecord.objects.update(lost_at=timezone.now())

@@ -1,4 +1,4 @@
-"""Trees over several workers, one of which is lost: children end first, and nobody else waits."""
+"""Trees over several workers, one of which is lost: children end first, and no other run waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from runs import events
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
-from runs.delivery import local_runs
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
@@ -25,12 +24,6 @@ from tests.support.running import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("forgetting")]
 IN_FLIGHT = [{"call": "1", "tool": "agents.wait", "label": "x", "started_at": "2026-01-01"}]
-
-
-@pytest.fixture
-def forgetting() -> Any:
-    yield
-    local_runs._runs.clear()
 
 
 @pytest.fixture
@@ -85,7 +78,7 @@ def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
     assert (read(root).status, read(root).in_flight) == (Status.RUNNING, [])
     assert (read(far).stop_via, read(far).stop_reason) == ("parent", recovery.CALLER_LOST)
     assert assert_consistent(queued).status == Status.STOPPED
-    assert recovery.recover_runs() == 0, "its child goes on"
+    assert recovery.recover_runs() == 0, "its child is running"
     finish(far)
     assert recovery.recover_runs() == 1
     record = read(root)
@@ -97,7 +90,7 @@ def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
         assert record.status == Status.STOPPED
 
 
-def test_what_goes_on_far_below_is_over_first(
+def test_what_runs_far_below_is_over_first(
     make: Any, lost: WorkerRecord, fine: WorkerRecord
 ) -> None:
     root = make(worker=lost)
@@ -111,7 +104,7 @@ def test_what_goes_on_far_below_is_over_first(
 
 
 @pytest.mark.usefixtures("on_both_databases")
-def test_those_that_wait_for_their_children_hold_nobody_up(
+def test_those_that_wait_for_their_children_hold_up_no_other_run(
     make: Any, lost: WorkerRecord, fine: WorkerRecord
 ) -> None:
     waiting = [make(worker=lost, in_flight=IN_FLIGHT) for _ in range(12)]
@@ -128,7 +121,7 @@ def test_those_that_wait_for_their_children_hold_nobody_up(
     assert sum(together(*[recovery.recover_runs for _ in range(4)])) == 12
 
 
-def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
+def test_a_lost_child_is_requeued_as_long_as_its_caller_waits(
     make: Any, lost: WorkerRecord, fine: WorkerRecord
 ) -> None:
     root = make(worker=fine)
@@ -139,7 +132,7 @@ def test_a_lost_child_is_handed_back_as_long_as_its_caller_waits(
     assert read(fails).error["code"] == "worker_lost"
 
 
-def test_a_lost_child_of_a_lost_caller_is_not_begun_again(make: Any, lost: WorkerRecord) -> None:
+def test_a_lost_child_of_a_lost_caller_is_not_started_again(make: Any, lost: WorkerRecord) -> None:
     root = make(worker=lost, requeue_on_loss=True, max_attempts=2)
     child = make(worker=lost, parent=root, requeue_on_loss=True, max_attempts=2)
     assert recovery.recover_runs() == 2
@@ -148,12 +141,12 @@ def test_a_lost_child_of_a_lost_caller_is_not_begun_again(make: Any, lost: Worke
     assert read(root).status == Status.QUEUED
 
 
-def test_a_stray_waits_for_its_children_too(make: Any, fine: WorkerRecord) -> None:
+def test_an_orphan_waits_for_its_children_too(make: Any, fine: WorkerRecord) -> None:
     other = make_worker()
-    stray = make(worker=fine, in_flight=IN_FLIGHT)
-    far = make(worker=other, parent=stray)
+    orphan = make(worker=fine, in_flight=IN_FLIGHT)
+    far = make(worker=other, parent=orphan)
     assert recovery.recover_orphans(fine.pk) == 0
-    assert read(stray).in_flight == []
+    assert read(orphan).in_flight == []
     assert read(far).stop_requested
     finish(far)
     assert recovery.recover_orphans(fine.pk) == 1

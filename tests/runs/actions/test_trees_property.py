@@ -1,4 +1,4 @@
-"""Whatever happens to the workers of a tree: nothing of it is over above what goes on."""
+"""Whatever happens to the workers of a tree: no caller is over above a run that is not."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""The threads in which coroutines use the ORM."""
+"""Writes that must not be repeated, and callers that wait for a database that is away."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -11,43 +8,11 @@ from django.db import DataError, InterfaceError, OperationalError, connection
 
 from agents import AgentStopped
 from runs.db import transactions
-from runs.db.threads import DatabaseThreads
 from runs.db.transactions import NothingWritten, patiently, whole_or_not_at_all
 from runs.models import RunRecord
 from tests.support.rows import make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def threads() -> Iterator[DatabaseThreads]:
-    threads = DatabaseThreads(1)
-    yield threads
-    threads.close()
-
-
-def _query() -> int:
-    RunRecord.objects.exists()
-    return len(connection.queries_log)
-
-
-def test_queries_are_not_remembered_in_debug(threads: DatabaseThreads, settings: Any) -> None:
-    settings.DEBUG = True
-    assert [threads.submit(_query).result(5) for _ in range(3)] == [1, 1, 1]
-
-
-def test_a_connection_that_failed_is_not_used_again(threads: DatabaseThreads) -> None:
-    def identity() -> int:
-        connection.ensure_connection()
-        return id(connection.connection)
-
-    def fail() -> None:
-        raise OperationalError("gone")
-
-    threads.submit(identity).result(5)
-    with pytest.raises(OperationalError):
-        threads.submit(fail).result(5)
-    assert threads.submit(lambda: connection.connection is None).result(5)
 
 
 class TestWholeOrNotAtAll:
@@ -62,7 +27,7 @@ class TestWholeOrNotAtAll:
             be_born()
         assert not RunRecord.objects.exists()
 
-    def test_with_the_commit_nobody_knows(
+    def test_with_the_commit_it_is_unknown(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def commit() -> None:
@@ -81,7 +46,7 @@ class TestWholeOrNotAtAll:
             raise DataError("too long")
 
 
-async def test_who_may_go_on_no_more_hears_that_though_time_is_up_as_well(
+async def test_a_caller_that_must_give_up_gets_that_error_though_time_is_up_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that hangs takes all the time with the first try."""

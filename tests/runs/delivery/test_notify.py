@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from channels.layers import InMemoryChannelLayer
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from agents import Tools, agent
@@ -22,6 +22,7 @@ from runs.models import RunEvent
 from runs.worker.worker import Worker
 from tests.support.journal import Journal
 from tests.support.llm_server import TEXT, LLMServer
+from tests.support.rows import make_worker
 from tests.support.running import Start
 from tests.support.server import eventually
 
@@ -42,6 +43,10 @@ class NotingLayer:
     def until(self, count: int) -> None:
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.sent) >= count, 10), self.sent
+
+    def until_group(self, group: str) -> None:
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: group in dict(self.sent), 10), self.sent
 
 
 @pytest.fixture
@@ -73,7 +78,9 @@ def test_events_come_in_the_order_of_seq_and_once(
         assert [event.seq for event in log.of(run)] == list(range(1, 103))
 
 
-def test_events_are_committed_before_they_are_told(hire: Any, start: Start, log: Journal) -> None:
+def test_events_are_committed_before_they_are_published(
+    hire: Any, start: Start, log: Journal
+) -> None:
     missing: list[Any] = []
 
     class Looking:
@@ -131,8 +138,8 @@ class TestMessages:
     def test_a_stop_goes_to_the_worker_that_has_the_run(self, layer: NotingLayer) -> None:
         here, there = uuid.uuid4(), uuid.uuid4()
         mine, others = [_delivery(here) for _ in range(2)], _delivery(there)
-        nobodys = _delivery(None)
-        notify.send_stops([mine[0], others, nobodys, mine[1]])
+        without_worker = _delivery(None)
+        notify.send_stops([mine[0], others, without_worker, mine[1]])
         layer.until(2)
         assert [group for group, _ in layer.sent] == [
             notify.worker_group(here),
@@ -141,13 +148,13 @@ class TestMessages:
         messages = [message for _, message in layer.sent]
         assert all(message["type"] == "run.stop" for message in messages)
         # As JSON, or any other way that a layer packs its messages.
-        heard = [json.loads(json.dumps(message))["stops"] for message in messages]
-        assert [[StopDelivery.from_message(stop) for stop in stops] for stops in heard] == [
+        received = [json.loads(json.dumps(message))["stops"] for message in messages]
+        assert [[StopDelivery.from_message(stop) for stop in stops] for stops in received] == [
             mine,
             [others],
         ]
 
-    def test_a_layer_that_is_down_fails_nobody(
+    def test_a_layer_that_is_down_fails_no_caller(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         tried = threading.Semaphore(0)
@@ -170,7 +177,7 @@ class TestMessages:
     def test_the_layer_of_one_process_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Unused(InMemoryChannelLayer):
             async def group_send(self, group: str, message: dict[str, Any]) -> None:
-                raise AssertionError("nobody else could hear it")
+                raise AssertionError("no other process could receive it")
 
         monkeypatch.setattr(notify, "get_channel_layer", Unused)
         notify.wake_workers()
@@ -189,7 +196,69 @@ class TestMessages:
         assert len(layer.sent) == 1
 
 
-def test_a_listener_that_is_gone_hears_nothing() -> None:
+class TestAStart:
+    """``send_start``, where other processes can receive messages."""
+
+    @pytest.fixture(autouse=True)
+    def full_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker of this process has no capacity left."""
+        monkeypatch.setattr(local_runs, "_wakers", [lambda: False])
+
+    def _sent(self, layer: NotingLayer) -> list[tuple[str, dict[str, Any]]]:
+        """Return all that was sent: messages leave in order, and one more is the last."""
+        last = uuid.uuid4()
+        notify.send_ended(last, [])
+        layer.until_group(notify.worker_group(last))
+        return layer.sent[:-1]
+
+    def test_with_capacity_in_this_process_no_message_is_sent(
+        self, layer: NotingLayer, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_worker()
+        woken: list[int] = []
+        monkeypatch.setattr(local_runs, "_wakers", [lambda: woken.append(1) or True])
+        notify.send_start(uuid.uuid4())
+        assert woken == [1]
+        assert self._sent(layer) == []
+
+    def test_one_worker_elsewhere_with_capacity_is_told_which_run_it_is(
+        self, layer: NotingLayer, transactional_db: None
+    ) -> None:
+        large, _ = make_worker(capacity=2), make_worker(capacity=1)
+        run = uuid.uuid4()
+        notify.send_start(run)
+        group = notify.worker_group(large.pk)
+        assert self._sent(layer) == [(group, {"type": "run.start", "run": str(run)})]
+
+    def test_all_are_woken_if_no_worker_is_known_to_have_capacity(
+        self, layer: NotingLayer, transactional_db: None
+    ) -> None:
+        make_worker(capacity=0)
+        notify.send_start(uuid.uuid4())
+        assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
+
+    @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+    def test_all_are_woken_if_the_database_cannot_be_asked(
+        self, error: type[Exception], layer: NotingLayer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> None:
+            raise error("away")
+
+        monkeypatch.setattr(notify, "choose_worker", refuse)
+        notify.send_start(uuid.uuid4())
+        assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
+
+    def test_no_worker_is_chosen_if_no_other_process_can_receive_messages(
+        self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chosen: list[int] = []
+        monkeypatch.setattr(notify, "choose_worker", lambda: chosen.append(1))
+        monkeypatch.setattr(notify, "get_channel_layer", InMemoryChannelLayer)
+        notify.send_start(uuid.uuid4())
+        assert chosen == []
+
+
+def test_a_listener_that_is_gone_receives_nothing() -> None:
     listener = Journal()
     notify.add_listener(listener)
     notify.remove_listener(listener)

@@ -73,7 +73,7 @@ def test_a_process_that_has_no_more_threads_for_a_while_sends_when_it_has(
     layer.until(lambda: "sent" in layer.logs())
 
 
-def test_many_news_are_one_message(layer: NotingLayer) -> None:
+def test_many_updates_are_one_message(layer: NotingLayer) -> None:
     runs = [(uuid.uuid4(), uuid.uuid4()) for _ in range(100)]
     for run, root in runs:
         relay.tell_of_change(run, root)
@@ -82,7 +82,7 @@ def test_many_news_are_one_message(layer: NotingLayer) -> None:
     layer.until(lambda: len(layer.changed()) == 100 and len(layer.logs()) == 100)
     assert len(layer.sent) < 20
     assert layer.sent[0]["from"] == relay.PROCESS
-    # Whoever reads the record reads the log, too.
+    # A reader of the record reads the log, too.
     assert layer.logs() == {str(root) for _, root in runs}
 
 
@@ -119,7 +119,7 @@ def test_a_layer_that_fails_is_complained_of_once(
     ]
 
 
-def test_only_a_layer_that_others_hear_is_used(
+def test_only_a_layer_that_others_receive_from_is_used(
     monkeypatch: pytest.MonkeyPatch, worker: Worker, start: Start, log: Journal
 ) -> None:
     told: list[str] = []
@@ -139,10 +139,10 @@ def test_only_a_layer_that_others_hear_is_used(
 
 
 @pytest.mark.redis
-async def test_a_feed_hears_of_runs_elsewhere_by_message(
+async def test_a_feed_learns_of_runs_elsewhere_by_message(
     monkeypatch: pytest.MonkeyPatch, worker: Worker, start: Start, log: Journal
 ) -> None:
-    """Without looks, and deaf to its own process, it has nothing but messages."""
+    """It does not poll and ignores its own process: only messages are left."""
     monkeypatch.setattr(hub, "LOOK_SECONDS", 3600.0)
 
     @agent("waits")

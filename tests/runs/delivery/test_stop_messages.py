@@ -32,7 +32,7 @@ WAIT_SECONDS = 10
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunRecord], list[StopDelivery]]:
-    """Ask a run to stop as another process would: nothing here hears of it but by message."""
+    """Ask a run to stop as another process would: this process learns of it by message only."""
     sent: list[StopDelivery] = []
 
     def ask(run: RunRecord) -> list[StopDelivery]:
@@ -105,7 +105,7 @@ def test_a_message_trips_the_token_without_the_database(
 
 
 @pytest.mark.usefixtures("on_both_databases")
-def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
+def test_many_that_no_message_has_delivered_cost_the_heartbeat_no_more_than_one(
     hire: Any, start: Start, log: Journal, gate: Gate, monkeypatch: Any
 ) -> None:
     """It has a lease to renew meanwhile. Trees among them are told from above."""
@@ -135,7 +135,7 @@ def test_many_that_nobody_has_told_of_cost_the_heart_no_more_than_one(
     assert len(queries) == 1, "what was told is told"
 
 
-def test_what_is_below_a_run_that_nobody_has_told_of_is_told_with_it(
+def test_what_is_below_a_run_without_a_message_is_delivered_with_it(
     hire: Any, start: Start, log: Journal, gate: Gate, monkeypatch: Any
 ) -> None:
     """Its own record may say that it knows: a shutdown has tripped its token before."""
@@ -187,7 +187,7 @@ def test_of_another_attempt_or_worker_it_is_not_believed(
 
 
 @pytest.mark.parametrize("others", [0, 100])
-def test_a_few_stops_are_met_where_they_are_heard_and_many_in_a_thread(
+def test_a_few_stops_are_delivered_where_they_are_received_and_many_in_a_thread(
     others: int, hire: Any, start: Start, log: Journal, gate: Gate, elsewhere: Any, monkeypatch: Any
 ) -> None:
     _waits(gate)
@@ -296,7 +296,7 @@ def test_wake_ups_that_wait_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent == ["run.wake", "run.wake", "run.stop", "last"]
 
 
-def test_a_layer_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_hangs_keeps_no_caller_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     done = threading.Event()
     first = threading.Event()

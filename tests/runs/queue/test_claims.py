@@ -1,4 +1,4 @@
-"""The queue: what is begun next, by whom, and how many at a time."""
+"""The queue: what starts next, on which worker, and how many at a time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class TestOrder:
         claimed = [claim_one(worker) for _ in range(5)]
         assert claimed == [high, first, second, low, None]
 
-    def test_a_thousand_runs_of_one_owner_starve_nobody(self, alice: User, bob: User) -> None:
+    def test_a_thousand_runs_of_one_owner_starve_no_other_owner(
+        self, alice: User, bob: User
+    ) -> None:
         for _ in range(1000):
             enqueue(alice)
         worker = make_worker()

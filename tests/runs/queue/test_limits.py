@@ -31,7 +31,7 @@ TWO_OF_MADE = Limits({"made": 2})
 
 
 def claim(worker: WorkerRecord, count: int, allowed: Limits) -> set[Any]:
-    """Claim as a worker does that has room for ``count``."""
+    """Claim as a worker does that has capacity for ``count``."""
     claimed: set[Any] = set()
     while count > len(claimed):
         try:
@@ -109,7 +109,7 @@ class TestClaims:
 
 
 @contextmanager
-def somebody_choosing() -> Iterator[None]:
+def another_choosing() -> Iterator[None]:
     """Have another claim under way, in the middle of it."""
     chooses, is_done = threading.Event(), threading.Event()
 
@@ -133,18 +133,18 @@ class TestBusy:
     def test_is_who_comes_while_another_chooses(self, alice: User) -> None:
         make_run(alice)
         worker = make_worker()
-        with somebody_choosing(), pytest.raises(QueueIsBusy):
+        with another_choosing(), pytest.raises(QueueIsBusy):
             claims.claim(worker.pk, 1, timezone.now(), TWO_OF_MADE)
         assert len(claim(worker, 1, TWO_OF_MADE)) == 1
 
-    def test_is_nobody_without_limits_or_without_anything_queued(self, alice: User) -> None:
+    def test_is_not_without_limits_or_without_anything_queued(self, alice: User) -> None:
         worker = make_worker()
-        with somebody_choosing():
+        with another_choosing():
             assert claims.claim(worker.pk, 1, timezone.now(), TWO_OF_MADE) == {}
             make_run(alice)
             assert len(claims.claim(worker.pk, 1, timezone.now())) == 1
 
-    def test_is_nobody_for_long_if_the_one_who_chooses_is_frozen(self) -> None:
+    def test_is_not_for_long_if_the_one_that_chooses_is_frozen(self) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(claims._ALONE, [claims._ALONE_KEY])
             cursor.execute("SHOW idle_in_transaction_session_timeout")
@@ -154,7 +154,7 @@ class TestBusy:
         @agent("alone", max_concurrent=1)
         async def alone(tools: Tools) -> None: ...
 
-        with somebody_choosing():
+        with another_choosing():
             run = start("alone")
             hire()
         eventually(lambda: RunRecord.objects.get(pk=run.pk).status == Status.SUCCESS)
@@ -180,7 +180,7 @@ def test_an_obstacle_is_named(alice: User, bob: User) -> None:
     assert slots.obstacle("other", bob.pk) is None
 
 
-def test_two_workers_keep_to_an_agents_limit_and_begin_the_next_when_one_ends(
+def test_two_workers_keep_to_an_agents_limit_and_start_the_next_when_one_ends(
     start: Start, hire: Callable[..., Worker]
 ) -> None:
     gate = Gate()
@@ -212,7 +212,7 @@ def test_two_workers_keep_to_an_agents_limit_and_begin_the_next_when_one_ends(
     assert max(going_on) == 2
 
 
-def test_an_owner_keeps_some_room_for_others(
+def test_an_owner_leaves_some_capacity_to_others(
     start: Start, hire: Callable[..., Worker], options: Callable[..., None], bob: User
 ) -> None:
     gate = Gate()

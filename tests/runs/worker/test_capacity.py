@@ -1,4 +1,4 @@
-"""How many runs a process has room for, by its file descriptors."""
+"""How many runs a process has capacity for, by its file descriptors."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ class TestDescriptors:
         assert descriptors.enough_for(limit, used) == runs
 
 
-class TestRoom:
+class TestCapacity:
     def test_is_what_may_be_if_there_is_enough(self, system: Callable[..., None]) -> None:
         system(limit=20_000)
-        room = Capacity(1000)
-        assert (room.total, room.limited_by) == (1000, "")
-        assert (room.left(0), room.left(990), room.left(1000)) == (1000, 10, 0)
+        capacity = Capacity(1000)
+        assert (capacity.total, capacity.limited_by) == (1000, "")
+        assert (capacity.left(0), capacity.left(990), capacity.left(1000)) == (1000, 10, 0)
 
     def test_is_what_can_be_if_there_is_not(
         self, system: Callable[..., None], caplog: pytest.LogCaptureFixture
     ) -> None:
-        room = Capacity(1000)
-        assert (room.total, room.limited_by) == (428, "1,024 file descriptors")
-        assert room.left(0) == 428
+        capacity = Capacity(1000)
+        assert (capacity.total, capacity.limited_by) == (428, "1,024 file descriptors")
+        assert capacity.left(0) == 428
         (record,) = caplog.records
         assert "takes 428 runs at a time, not 1000 (RUNS_MAX_CONCURRENT)" in record.getMessage()
         assert "LimitNOFILE" in record.getMessage()
@@ -85,25 +85,25 @@ class TestRoom:
     ) -> None:
         caplog.set_level("INFO")
         system(limit=2000)
-        room = Capacity(100)
+        capacity = Capacity(100)
         system(used=1850)
-        assert room.left(10) == 11
+        assert capacity.left(10) == 11
         for used in (1872, 1999, 2000):
             system(used=used)
-            assert room.left(10) == 0
-        assert room.limited_by == "2,000 file descriptors, nearly all of them in use"
+            assert capacity.left(10) == 0
+        assert capacity.limited_by == "2,000 file descriptors, nearly all of them in use"
         system(used=1870)  # one that has ended is no end of the shortage
-        assert room.left(10) == 1
-        assert "nearly all" in room.limited_by
+        assert capacity.left(10) == 1
+        assert "nearly all" in capacity.limited_by
         system(used=1000)
-        assert (room.left(10), room.limited_by) == (90, "")
+        assert (capacity.left(10), capacity.limited_by) == (90, "")
         said = [record.getMessage().partition(":")[0] for record in caplog.records]
         assert said == ["takes no more runs for now", "takes runs again"]
 
     def test_is_never_nothing_at_all(self, system: Callable[..., None]) -> None:
         system(limit=64, used=60)
-        room = Capacity(1000)
-        assert (room.total, room.left(0), room.left(1)) == (1, 1, 0)
+        capacity = Capacity(1000)
+        assert (capacity.total, capacity.left(0), capacity.left(1)) == (1, 1, 0)
 
 
 @pytest.mark.usefixtures("transactional_db")

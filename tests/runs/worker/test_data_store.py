@@ -303,7 +303,7 @@ async def test_threads_that_are_closed_leave_no_connection(transactional_db: Non
 
 
 def _used_of_the_pool() -> int:
-    """Count the connections that somebody has, where there is a pool."""
+    """Count the connections that are in use, where there is a pool."""
     if connection.vendor == "sqlite":
         return 0
     stats = connection.pool.get_stats()  # type: ignore[attr-defined]

@@ -106,7 +106,7 @@ def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
 def _lose_lease(worker: Worker) -> None:
     before = worker.id
     WorkerRecord.objects.filter(pk=before).update(lost_at=timezone.now())
-    eventually(lambda: worker.id != before, "it goes on under another name")
+    eventually(lambda: worker.id != before, "it registers under another name")
 
 
 def test_a_drained_worker_that_loses_its_lease_stays_drained(

@@ -130,7 +130,7 @@ def test_many_threads_may_emit_at_once(make: Callable[[], Run]) -> None:
 def test_a_broken_connection_neither_loses_nor_doubles(
     when: str, error: type[Exception], make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the commit, or behind it: then the recorder can't know that it was written."""
+    """Before the commit, or after it: then the recorder can't know that it was written."""
     failures = iter(range(4))
 
     def write(batch: Any) -> Any:
@@ -249,7 +249,7 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
     hopeless, fine = make(), make()
 
     def write(batch: Any) -> Any:
-        if any(news.run == hopeless.record.pk for news in batch):
+        if any(updates.run == hopeless.record.pk for updates in batch):
             raise DataError("never")
         return record_updates(batch)
 
@@ -260,7 +260,7 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
         assert hopeless.ended.wait(10)
     assert hopeless.ends == [None]
     hopeless.record.refresh_from_db()
-    assert hopeless.record.status == Status.RUNNING  # a stray: its worker finds it
+    assert hopeless.record.status == Status.RUNNING  # an orphan: its worker finds it
 
 
 def test_what_comes_while_the_end_is_being_written_does_not_end_it_again(
@@ -280,7 +280,7 @@ def test_what_comes_while_the_end_is_being_written_does_not_end_it_again(
     assert len(run.ends) == 1
 
 
-def test_a_run_that_ends_while_its_news_are_being_gathered_ends_once(
+def test_a_run_that_ends_while_its_updates_are_being_gathered_ends_once(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, gate = make(), Gate()
@@ -316,22 +316,22 @@ class TestALostClaim:
         assert RunRecord.objects.get().status == Status.RUNNING
 
     def test_at_the_end_is_told_once(self, make: Callable[[], Run], lost: list[Any]) -> None:
-        run, beside = make(), make()
+        run, other = make(), make()
         RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
         run.end().wait()
-        assert beside.end().wait().status == Status.SUCCESS
+        assert other.end().wait().status == Status.SUCCESS
         assert (run.ends, lost) == ([None], [])
 
     def test_while_the_end_comes_is_told_once(
         self, make: Callable[[], Run], lost: list[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The run ends while its news, of before, are found to be nobody's."""
-        run, beside = make(), make()
+        """The run ends while its earlier updates are found to be of a lost claim."""
+        run, other = make(), make()
         gate = Gate()
 
         def write(batch: Any) -> Any:
             recorded = record_updates(batch)
-            if any(news.run == run.record.pk for news in batch):
+            if any(updates.run == run.record.pk for updates in batch):
                 gate.wait_here()
             return recorded
 
@@ -342,7 +342,7 @@ class TestALostClaim:
             run.end()
             gate.open()
             assert run.ended.wait(10)
-            assert beside.end().wait().status == Status.SUCCESS
+            assert other.end().wait().status == Status.SUCCESS
         assert run.ends == [None]
 
     @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
@@ -376,7 +376,7 @@ class TestALostClaim:
         assert entries[2] not in lost
 
 
-def test_a_listener_that_fails_fails_nobody(
+def test_a_listener_that_fails_fails_no_run(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -398,7 +398,7 @@ def test_a_listener_that_fails_fails_nobody(
         notify.remove_listener(broken)
 
 
-def test_news_that_can_not_be_passed_on_keep_nobody_waiting(
+def test_updates_that_can_not_be_passed_on_keep_no_run_waiting(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(runs: Any) -> None:
@@ -413,7 +413,7 @@ def test_news_that_can_not_be_passed_on_keep_nobody_waiting(
 def test_result_and_terminal_status_appear_together_with_the_whole_log(
     worker: Worker, start: Start, log: Journal
 ) -> None:
-    """Whoever looks, at any moment, sees all of the end or nothing of it."""
+    """A reader, at any moment, sees all of the end or nothing of it."""
 
     @agent("chatty")
     async def chatty(tools: Tools, n: int) -> int:

@@ -61,7 +61,7 @@ def test_a_blocking_agent_is_named_in_its_own_log_while_it_blocks(
     assert_consistent(run)
 
 
-def test_what_blocks_before_an_agent_begins_is_not_told_of_it(
+def test_what_blocks_before_an_agent_starts_is_not_told_of_it(
     worker: Worker, start: Start, log: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
@@ -71,11 +71,11 @@ def test_what_blocks_before_an_agent_begins_is_not_told_of_it(
             gate.wait_here()
         return number
 
-    @agent("slow-to-begin")
+    @agent("slow-to-start")
     async def slow_to_begin(tools: Tools, number: Annotated[int, AfterValidator(read)]) -> int:
         return number
 
-    run = start("slow-to-begin", number=7)
+    run = start("slow-to-start", number=7)
     gate.until_arrived()
     eventually(lambda: "the agent loop" in caplog.text, "the watchdog has seen it")
     gate.open()
@@ -102,27 +102,27 @@ def test_a_blocked_loop_holds_up_no_stop_request_and_no_heartbeat(
             check_should_stop()
 
     hire()
-    beside = start("computing")
-    log.until_event(beside, "log")
+    other = start("computing")
+    log.until_event(other, "log")
     run = start("blocking")
     gate.until_arrived()
     began = time.monotonic()
-    stop(beside)  # it has a thread of its own, and finds out
+    stop(other)  # it has a thread of its own, and finds out
     stop(run)
     assert time.monotonic() - began < 1
-    log.until_event(beside, "stop_observed")
+    log.until_event(other, "stop_observed")
     threading.Event().wait(2)  # longer than the lease
     run.refresh_from_db()
     assert run.status == Status.RUNNING
     gate.open()
-    ends = log.until_over(run, beside)
+    ends = log.until_over(run, other)
     assert [end.status for end in ends] == [Status.SUCCESS, Status.STOPPED]
     assert ends[0].stop_finished_first
     for end in ends:
         assert_consistent(end)
 
 
-def test_a_def_agent_that_computes_blocks_nobody(
+def test_a_def_agent_that_computes_blocks_no_other(
     worker: Worker, start: Start, log: Journal
 ) -> None:
     gate = Gate()
@@ -158,7 +158,7 @@ class TestWatchdog:
         thread.join()
         loop.close()
 
-    def test_a_block_by_nobody_that_is_known_is_logged(
+    def test_a_block_by_an_unknown_agent_is_logged(
         self, loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
     ) -> None:
         gate = Gate()

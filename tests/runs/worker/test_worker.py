@@ -12,22 +12,25 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.utils import timezone
 
-from agents import AgentStopped
+from agents import AgentStopped, Tools, agent
 from agents.cancellation import CancelToken, Lease
-from runs.actions import leases
-from runs.delivery import local_runs
+from runs.actions import leases, starting, stopping
+from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.models import RunRecord, WorkerRecord, uuid7
 from runs.queue import claims
 from runs.status import Status
 from runs.worker.worker import Worker
+from tests.support.consistency import assert_consistent
+from tests.support.journal import Journal
 from tests.support.rows import make_run
+from tests.support.running import Start
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.parametrize("error", [DatabaseError, InterfaceError])
-def test_it_drains_and_stops_although_it_can_tell_nobody(
+def test_it_drains_and_stops_although_it_can_not_say_so(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -152,3 +155,45 @@ class TestItsLease:
         assert entry is not None
         with pytest.raises(AgentStopped):
             entry.token.admit("http", "GET somewhere")
+
+
+class TestCommandLine:
+    """A worker that claims nothing, and runs what it is given."""
+
+    def test_runs_what_was_claimed_for_it_at_birth(
+        self, alice: User, hire: Any, start: Start, log: Journal
+    ) -> None:
+        @agent("quick")
+        async def quick(tools: Tools) -> str:
+            return "done"
+
+        worker = hire(claims=False)
+        waiting = start("quick")
+        run, _ = starting.start_run("quick", {}, owner=alice, worker=worker.id)
+        assert run.status == Status.RUNNING
+        worker.adopt(run)
+        record = log.over(run)
+        assert (record.result, record.worker_id, record.attempt) == ("done", worker.id, 1)
+        waiting.refresh_from_db()
+        assert waiting.status == Status.QUEUED
+        assert_consistent(run)
+
+    def test_never_begins_what_was_asked_to_stop_between_claim_and_beginning(
+        self, alice: User, hire: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran: list[int] = []
+
+        @agent("quick")
+        async def quick(tools: Tools) -> None:
+            ran.append(1)
+
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # asked in another process
+        monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
+        worker = hire(claims=False)
+        run, _ = starting.start_run("quick", {}, owner=alice, worker=worker.id)
+        stopping.request_stop(run.pk, via="cli", by=alice)
+        claimed = RunRecord.objects.select_related("input_record", "stop_requested_by")
+        worker.adopt(claimed.get(pk=run.pk))
+        assert log.over(run).status == Status.STOPPED
+        assert not ran
+        assert_consistent(run)

@@ -1,4 +1,4 @@
-"""Agents that do one thing at a time, when they are told to, behind the real guard and token."""
+"""Agents that do one thing at a time, when they are told to, under the real guard and token."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST_CHILDREN = 2  # of each kind
 
 
 class Line:
-    """Code of an agent that goes on beside its other code, from one wait to the next."""
+    """Code of an agent that runs concurrently with its other code, from one wait to the next."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], context: Context) -> None:
         self._work = work
@@ -58,7 +58,7 @@ class Line:
         return self._waits_for is None or self._waits_for.done()
 
     def go_on(self, *, cut: bool = False) -> bool:
-        """Go on to the next wait, or meet a cancellation; True once it is over."""
+        """Go on to the next wait, or get a cancellation; True once it is over."""
         try:
             if cut:
                 self._waits_for = self._context.run(self._work.throw, asyncio.CancelledError())
@@ -77,10 +77,10 @@ class Attempt:
     """An agent's code, as far as it has come.
 
     Attributes:
-        lines: what goes on beside each other: waits for others, uses of the data store.
+        lines: what runs concurrently: waits for others, uses of the data store.
         called: the agents that it has called, each with the call that waits for it.
         handles: of those that it has started.
-        phase: new, going on, settling (its code is over, and what it has started is waited for),
+        phase: new, running, settling (its code is over, and what it has started is waited for),
             returning (its ending is to be written), written (or given up, the claim being lost).
     """
 
@@ -100,7 +100,7 @@ class Attempt:
         self.parent: Attempt | None = None
         self.takes_slot = entry.token.parent is None
         self.phase = "new"
-        self.is_refused = False  # the agent's code has met AgentStopped
+        self.is_refused = False  # AgentStopped was raised in the agent's code
         self.error: BaseException | None = None  # that has come out of the agent's code
         self.kind: str | None = None
         self.ended: Ended | None = None
@@ -140,17 +140,17 @@ class Attempt:
 
     @property
     def may_step(self) -> bool:
-        return self.phase in ("new", "going on", "settling")
+        return self.phase in ("new", "running", "settling")
 
     @property
     def is_over(self) -> bool:
         """Whether the agent's own code is."""
-        return self.phase not in ("new", "going on")
+        return self.phase not in ("new", "running")
 
     def step(self, chance: random.Random) -> None:
         """Do the next thing, whatever that is."""
         if self.phase == "new":
-            self._begin()
+            self._start()
         elif self.guard.host_cancelled and self.lines:
             self._go_on(self.lines[0], cut=True)
         elif self.phase == "settling":
@@ -170,9 +170,9 @@ class Attempt:
             choices.append(lambda: self._leave_or_stop(chance.choice(self.handles), chance))
         if self.is_refused and chance.random() < 0.3:
             choices.append(self._clean_up)
-        if not self.is_refused or chance.random() < 0.3:  # some swallow what they meet
+        if not self.is_refused or chance.random() < 0.3:  # some swallow the stop
             choices += [
-                self._begin_call,
+                self._start_call,
                 self._poll,
                 lambda: self._use_store(chance),
                 lambda: self._call_agent(chance),
@@ -193,7 +193,7 @@ class Attempt:
 
     # What ``Executor._execute`` and ``run_agent`` do before an agent's first line.
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         entry, guard, recorder = self.entry, self.guard, self.process.recorder
         recorder.open(entry, guard.trace)
         entry.guard = guard
@@ -201,7 +201,7 @@ class Attempt:
         entry.token.add_callback(lambda _: recorder.activity(guard.trace))
         if self.job.stop is not None:
             entry.deliver(self.job.stop)
-        self.phase = "going on"
+        self.phase = "running"
         guard.trace.emit("agent_start", {"title": self.definition.title})
         self._guarded(lambda: guard.token.admit("agent", self.job.agent, in_cleanup=False))
 
@@ -214,7 +214,7 @@ class Attempt:
         if self.guard.token.stopped:  # should_stop() says so
             self.guard.token.observe("should_stop")
 
-    def _begin_call(self) -> None:
+    def _start_call(self) -> None:
         call = self.guard.call("http", "GET somewhere", method="GET")
         if self._starts(call):
             self.calls.append(call)
@@ -239,7 +239,7 @@ class Attempt:
             with _Watched(self, call):
                 await uses[name]()
 
-        self._begin_line(use())
+        self._start_line(use())
 
     def _clean_up(self) -> None:
         """Save something while the stop is on its way."""
@@ -248,7 +248,7 @@ class Attempt:
             with cleanup(5), self.guard.call("data_store.set", "default", namespace="default"):
                 await self.store.set_many("default", {"saved": str(self.entry.id)}, None)
 
-        self._begin_line(save())
+        self._start_line(save())
 
     def _call_agent(self, chance: random.Random) -> None:
         if self.job.depth >= MOST_DEEP or len(self.called) >= MOST_CHILDREN:
@@ -277,7 +277,7 @@ class Attempt:
             if not child.token.stopped:
                 self.process.asked.add(child.id)
                 work = ask_to_stop(self.process.database, self.entry, child.id, GAVE_UP)
-                self._begin_line(work)
+                self._start_line(work)
 
     def _start_agent(self, chance: random.Random) -> None:
         if self.job.depth >= MOST_DEEP or len(self.handles) >= MOST_CHILDREN:
@@ -303,16 +303,16 @@ class Attempt:
 
     def _wait(self, chance: random.Random) -> None:
         if self.handles:
-            self._begin_line(chance.choice(self.handles).wait())
+            self._start_line(chance.choice(self.handles).wait())
 
     def _leave_or_stop(self, handle: AgentHandle, chance: random.Random) -> None:
         if chance.random() < 0.5:
             handle.leave()
         elif chance.random() < 0.5:
             self.process.asked.add(uuid.UUID(handle.run))
-            self._begin_line(handle.stop("not needed"))
+            self._start_line(handle.stop("not needed"))
 
-    def _begin_line(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _start_line(self, work: Coroutine[Any, Any, Any]) -> None:
         line = Line(work, self.context.copy())
         self.lines.append(line)
         self._go_on(line)
@@ -324,7 +324,7 @@ class Attempt:
         except AgentStopped:
             self.lines.remove(line)
             self.is_refused = True
-        except (AgentError, LeaseLost, OperationalError):  # that it has met, and made the best of
+        except (AgentError, LeaseLost, OperationalError):  # that it has caught
             self.lines.remove(line)
         except asyncio.CancelledError as error:
             self.lines.remove(line)
@@ -346,18 +346,18 @@ class Attempt:
         return True
 
     def assert_may_call(self, was_stopped: bool) -> None:
-        assert not was_stopped, "a call has begun behind the acknowledgement"
+        assert not was_stopped, "a call has started after the acknowledgement"
         if self.process.keeps_time:
             assert self.store.is_covered(), "a call has begun that no live lease covers"
 
     # The end, as ``run_agent`` and ``Executor._execute`` have it.
 
     def _return(self, chance: random.Random) -> None:
-        """Let the agent's code be over, if nothing goes on that it would wait for."""
+        """Let the agent's code be over, if nothing runs that it would wait for."""
         if self.calls or self.called or self.lines:
             return
         if self.is_refused and chance.random() < 0.7:
-            self.error = self.error or AgentStopped("met before")
+            self.error = self.error or AgentStopped("observed before")
         elif chance.random() < 0.2:
             self.error = self.error or ValueError("as it may")
         self.guard.close()
@@ -365,7 +365,7 @@ class Attempt:
         for handle in self.handles:
             if handle._end is None:
                 self.process.asked.add(uuid.UUID(handle.run))
-                self._begin_line(handle._settle())
+                self._start_line(handle._settle())
 
     def _settle(self, chance: random.Random) -> None:
         able = [line for line in self.lines if line.may_go_on]
@@ -424,7 +424,7 @@ def _child_end(ended: Ended | None) -> ChildEnd:
 
 
 class _Watched:
-    """A guarded call of a line, held against what somebody who sees everything knows."""
+    """A guarded call of a line, compared with what an observer of everything knows."""
 
     def __init__(self, attempt: Attempt, call: Call) -> None:
         self._attempt = attempt

@@ -1,4 +1,4 @@
-"""What somebody who sees everything knows, and what must be true of the records after each step."""
+"""What an observer of everything knows, and what must be true of the records after each step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Books:
 
     Attributes:
         started: the roots that people have started, with their agents.
-        asked: the runs that somebody has asked to stop, be it that the answer was lost.
+        asked: the runs that were asked to stop, also if the answer was lost.
         accepted: those of which it was said that they will.
     """
 
@@ -101,7 +101,7 @@ class Books:
             self._ended_at[row["id"]] = CLOCK.time
 
     def _attempts_of(self, row: Row) -> list[Attempt]:
-        """Return those of its last claim: one, or none where nobody has come to begin it."""
+        """Return those of its last claim: one, or none if no process has started it."""
         return self._attempts.get((row["id"], row["attempt"]), [])
 
     def _check_unchanged(self, row: Row) -> None:
@@ -134,14 +134,14 @@ class Books:
         attempts = self._attempts_of(row)
         for attempt in attempts:
             is_over = attempt.is_over or attempt.process.state == "dead"
-            # The one of this attempt: a run that was handed back may be over without another.
-            assert is_over or attempt.entry.worker not in alive, "over, and its code goes on"
+            # The one of this attempt: a run that was requeued may be over without another.
+            assert is_over or attempt.entry.worker not in alive, "over, and its code is running"
         kinds = {attempt.kind for attempt in attempts}
         if row["status"] == "success":
             assert kinds == {"success"}, "a success that was none"
             assert row["result"] == f"attempt {row['attempt']}"
         elif row["status"] == "stopped":
-            assert self._was_asked(row), "nobody has asked for this stop"
+            assert self._was_asked(row), "no one has requested this stop"
         else:
             code = row["error"]["code"]
             if code == "unhandled_exception":
@@ -155,10 +155,10 @@ class Books:
         SEEN[row["status"]] += 1
 
     def _check_taken_away(self, row: Row, alive: set[Any]) -> None:
-        """Check a run that was ended, or handed back, without regard to what its code has done."""
+        """Check a run that was ended, or requeued, without regard to what its code has done."""
         for attempt in self._attempts_of(row):
             is_gone = attempt.process.state == "dead" or attempt.entry.worker not in alive
-            # A stop of its process that it met, or that came before its children were over.
+            # A stop of its process that it observed, or that came before its children were over.
             assert is_gone or is_leaving(attempt.entry), "its code had its own end"
             drains = attempt.process.worker.heartbeat.is_draining.is_set()
             is_shutdown = row["status"] == "error" and row["error"]["code"] == "worker_shutdown"
@@ -168,7 +168,7 @@ class Books:
         return row["stop_reason"] == CALLER_LOST or row["stop_root_request"] in self.asked
 
     def check_accepted(self, run: uuid.UUID, process: Process | None) -> None:
-        """Check a stop that was just answered; ``process`` is where somebody has asked for it."""
+        """Check a stop that was just answered; ``process`` is where it was requested."""
         row = RunRecord.objects.get(pk=run)
         assert row.stop_requested
         assert row.status != "queued", "a queued run is over when the answer leaves"
@@ -208,7 +208,7 @@ class Books:
         )
         waiting = [row for row in rows.values() if self._may_begin(row, rows)]
         if process.worker.claim_loop._capacity_left() > 0:
-            assert not waiting, "a slot is free, and somebody waits for it"
+            assert not waiting, "a slot is free, and a run waits for it"
         first = max((row["priority"] for row in waiting), default=None)
         assert first is None or all(row["priority"] >= first for row in claimed), "out of order"
 
@@ -226,7 +226,7 @@ class Books:
             return False
         return not allowed.per_owner or by_owner[row["owner_id"]] < allowed.per_owner
 
-    # What is true once somebody has looked after all.
+    # What is true after a poll of all.
 
     def check_looked_after(self) -> None:
         """Check what nothing has kept anybody from finding."""
@@ -235,7 +235,7 @@ class Books:
         for row in rows.values():
             if row["status"] == "queued":
                 is_overdue = _is_overdue(row, CLOCK.time - self._slack)
-                assert not is_overdue, "it has waited for too long, and goes on waiting"
+                assert not is_overdue, "it has waited for too long, and is still waiting"
             if row["status"] != "running" or row["worker_id"] in alive:
                 continue
             assert row["in_flight"] == [], "in flight, and no live lease covers it"
@@ -245,7 +245,7 @@ class Books:
             for child in going_on:
                 is_asked = child["stop_requested_at"] is not None
                 assert is_asked or child["worker_id"] not in alive, (
-                    "its caller was lost, and it goes on"
+                    "its caller was lost, and it is running"
                 )
 
     def check_writes(self, process: Process, before: Rows) -> None:

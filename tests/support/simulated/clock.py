@@ -56,7 +56,7 @@ class Clock:
         return Value(self.time, DateTimeField())
 
     def make_id(self) -> uuid.UUID:
-        """Return an id that sorts behind those before, as a UUIDv7 does."""
+        """Return an id that sorts after those before, as a UUIDv7 does."""
         self._ids += 1
         return uuid.UUID(int=(7 << 76) | self._ids)
 

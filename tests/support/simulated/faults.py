@@ -17,9 +17,9 @@ class Crash(BaseException):
 
 @contextmanager
 def breaking(what: type[BaseException], *, before_statement: int | None) -> Iterator[None]:
-    """Raise ``what`` before the nth statement of the block, or else right behind a commit.
+    """Raise ``what`` before the nth statement of the block, or else right after a commit.
 
-    Behind a commit is where nobody has been told of it yet, not even the one who asked for it.
+    After a commit no process knows of it yet, not even the one that asked for it.
     """
     left = before_statement
 

@@ -38,8 +38,8 @@ class Process(Host):
     """A worker process. ``state`` is up, frozen or dead.
 
     Attributes:
-        keeps_time: its lease ends for itself before others may take it for over. Not if somebody
-            has put that off by force.
+        keeps_time: its lease ends for itself before others may take it for over. Not if a test
+            deferred that by force.
         asked: runs that its agents have asked to stop.
     """
 
@@ -56,9 +56,9 @@ class Process(Host):
         self.loop = loop
         self.state = "up"
         self.keeps_time = True
-        self.is_winding_down = False  # its agents begin nothing new
+        self.is_winding_down = False  # its agents start nothing new
         self.attempts: list[Attempt] = []  # that are under way
-        self.history: list[Attempt] = []  # begun since somebody has looked
+        self.history: list[Attempt] = []  # started since the last check
         self.asked: set[uuid.UUID] = set()
         self.inbox: list[list[StopDelivery]] = []  # messages that have come
         self.ids: set[uuid.UUID] = set()  # of the workers that it has been
@@ -70,7 +70,7 @@ class Process(Host):
         }
         self.database = _Database()
         self.started = StartedRuns(_Loop(loop), self.database, self._adopt)  # type: ignore[arg-type]
-        self.started._polling = loop.create_future()  # type: ignore[assignment]  # see look_at_started
+        self.started._polling = loop.create_future()  # type: ignore[assignment]  # see poll_started
         self.retention = Retention()
         self.worker = Worker()
         self.recorder = self.worker.recorder
@@ -78,8 +78,8 @@ class Process(Host):
         executor.process = self
         self.recorder.close = self._close_recorder  # type: ignore[method-assign]
         self.reaper = Reaper(LEASE_SECONDS, lambda: self.worker.id)
-        room: Any = _Capacity(capacity)
-        self.worker.heartbeat._capacity = self.worker.claim_loop.capacity = room
+        stand_in: Any = _Capacity(capacity)
+        self.worker.heartbeat._capacity = self.worker.claim_loop.capacity = stand_in
         with self.current():
             self.worker.heartbeat.register()
 
@@ -123,7 +123,7 @@ class Process(Host):
             assert books is not None
             self.recorder._write(books)
 
-    def hear(self) -> None:
+    def receive(self) -> None:
         if self.inbox:
             self.worker.receive_stops(self.inbox.pop(0))
         while not self.worker._stops.empty():
@@ -134,12 +134,12 @@ class Process(Host):
             pass
 
     def beat(self) -> None:
-        """One round of the heart."""
+        """One round of the heartbeat."""
         self.worker.heartbeat.renew_if_due()
         self.reaper.tick()
         stops.deliver_missed(self.worker.id)
 
-    def look_at_started(self) -> None:
+    def poll_started(self) -> None:
         """What ``StartedRuns._poll_while_awaited`` does twice a second."""
         awaited = list(self.started._awaited.values())
         if awaited:
@@ -173,12 +173,12 @@ class SimulatedExecutor:
         """Let agents go on for a little."""
         for _ in range(self.process.chance.randrange(8)):
             self.process.step_some_agent()
-            self.process.look_at_started()
+            self.process.poll_started()
             self.process.flush()
         return not self.process.attempts
 
     def cancel_all(self) -> None:
-        """Cancel the tasks: calls are cut, and whoever waits for one meets the cancellation."""
+        """Cancel the tasks: calls are cut, and code that waits for one gets the cancellation."""
         for attempt in list(self.process.attempts):
             attempt.guard.host_cancelled = True
 
@@ -187,7 +187,7 @@ class SimulatedExecutor:
 
 
 class _Database:
-    """In place of the threads: who asks goes on when it is told to, and not at once."""
+    """In place of the threads: a caller continues when it is told to, and not at once."""
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         await _pause()

@@ -41,7 +41,7 @@ async def partial(tools: Tools) -> str:
 
 @agent("site-deaf")
 async def deaf(tools: Tools) -> str:
-    """Never look at the token: only a cancellation ends it."""
+    """Never check the token: only a cancellation ends it."""
     await asyncio.sleep(3600)
     return "never"
 
@@ -66,7 +66,7 @@ async def tree(tools: Tools, width: int = 2) -> list[str]:
 
 @agent("site-relay", on_worker_loss="requeue", max_attempts=5)
 async def relay(tools: Tools, seconds: float = 3.0) -> str:
-    """Start two others on whatever workers there are, and chat beside them."""
+    """Start two others on whatever workers there are, and chat meanwhile."""
     children = [await tools.agents.start("site-chat", {"seconds": seconds}) for _ in range(2)]
     await _chat(tools, seconds)
     for child in children:

@@ -19,7 +19,7 @@ class Colour(enum.Enum):
 
 
 class Person(BaseModel):
-    """Somebody to write to."""
+    """A person to write to."""
 
     name: str = Field(min_length=2, max_length=40)
     email: Annotated[str, Field(json_schema_extra={"format": "email"})]
@@ -37,7 +37,7 @@ class Dog(BaseModel):
 
 
 class Node(BaseModel):
-    """A tree that never ends, unless somebody ends it."""
+    """A tree that never ends, unless it is stopped."""
 
     name: str
     children: list[Node] = []

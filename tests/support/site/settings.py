@@ -9,7 +9,7 @@ from project.settings import INSTALLED_APPS as _APPS
 INSTALLED_APPS = [*_APPS, "tests.support.site"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-# Nobody edits a style sheet while a test runs: looked up once, not for each of a page's files.
+# No style sheet changes while a test runs: looked up once, not for each of a page's files.
 WHITENOISE_AUTOREFRESH = False
 
 # Where agents leave word outside of the program's own books; see witnesses.py.
@@ -20,5 +20,5 @@ LOST_MESSAGES = float(os.environ.get("LOST_MESSAGES") or 0)
 if LOST_MESSAGES:
     _LAYERS["default"]["BACKEND"] = "tests.support.site.lossy.LossyLayer"
 
-# How often workers look for work and stops that nobody told them of; see agents.py.
+# How often workers poll for work and for stops without a message; see agents.py.
 LOOK_SECONDS = float(os.environ.get("LOOK_SECONDS") or 0)

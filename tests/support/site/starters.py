@@ -22,7 +22,7 @@ async def starter(tools: Tools, agents: list[str], key: str = "", leave: bool = 
 
 @agent("site-starter-again", on_worker_loss="requeue", max_attempts=3)
 async def starter_again(tools: Tools, agents: list[str], key: str = "") -> list[str]:
-    """As ``site-starter``; begins afresh when its worker was lost, and then starts nothing."""
+    """As ``site-starter``; starts again when its worker was lost, and then starts nothing."""
     marker = f"{key} again"
     if await tools.data_store.get(marker):
         return ["second attempt"]

@@ -54,7 +54,7 @@ class Reader:
         give_up = time.monotonic() + 3 * PATIENCE_SECONDS
         while self.end is None and time.monotonic() < give_up and not self._is_leaving.is_set():
             self.comings += 1
-            # Whoever comes just as a process goes is sent away again, one way or the other.
+            # A client that comes just as a process goes is sent away, one way or the other.
             with contextlib.suppress(httpx.TransportError, WebSocketException, OSError, EOFError):
                 self._read()
             time.sleep(0.05)
@@ -150,7 +150,7 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
             assert reader.seqs == list(range(1, answer.json()["last_seq"] + 1))
             assert reader.end is not None
             assert reader.end["status"] == "stopped"
-        assert sum(reader.comings for reader in readers) > len(readers), "nobody was sent away"
+        assert sum(reader.comings for reader in readers) > len(readers), "no reader was sent away"
 
 
 def _looks_right_from_outside(site: httpx.Client, proxy: Proxy) -> None:
@@ -178,7 +178,7 @@ def _restart(cluster: Any, web: Web, site: httpx.Client) -> None:
     while web.is_alive:
         assert site.get("/runs").status_code == 200
     assert web.wait() == 0, web.output
-    for number in range(5):  # nobody listens there now, and nginx finds that out
+    for number in range(5):  # no process listens there now, and nginx finds that out
         assert site.get("/runs").status_code == 200
         _start(site, "site-trivial", number=number)
     cluster.again(web)

@@ -1,6 +1,6 @@
 """Kills, freezes, deploys, lost messages and a Redis that comes and goes; then the audit.
 
-``CHAOS_SECONDS=300`` goes on for longer, ``CHAOS_SEED=...`` makes the same choices again (what
+``CHAOS_SECONDS=300`` runs for longer, ``CHAOS_SEED=...`` makes the same choices again (what
 they hit is up to the machine).
 """
 

@@ -34,7 +34,7 @@ MIX: list[tuple[str, dict[str, Any], int]] = [
 def test_nothing_is_false_after_a_kill_with_two_hundred_runs(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS=str(LEASE_SECONDS))
     (web,), (victim,) = cluster.launch(webs=1, workers=1)
-    # As if it were on another host, where nobody can look for its process.
+    # As if it were on another host, where no worker can check its process.
     cluster.execute("UPDATE runs_workerrecord SET host_identity = 'elsewhere'")
 
     with ThreadPoolExecutor(8) as pool:
@@ -54,7 +54,7 @@ def test_nothing_is_false_after_a_kill_with_two_hundred_runs(make_cluster: MakeC
     running = "SELECT count(*) FROM runs_runrecord JOIN runs_workerrecord w ON w.id = worker_id"
     running += " WHERE status = 'running' AND w.pid = %s"
     left = cluster.execute(running, victim.pid)[0][0]
-    assert left > 100, "the walk is about runs that nobody has told the truth about yet"
+    assert left > 100, "the walk is about runs whose true state is not published yet"
     eventually(
         lambda: cluster.execute(running, victim.pid)[0][0] == 0,
         "all are told of",

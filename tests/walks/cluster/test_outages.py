@@ -19,7 +19,7 @@ from tests.support.server import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
-SOON_SECONDS = 15.0  # generous: the machine is shared, and the looks are half a second apart
+SOON_SECONDS = 15.0  # generous: the machine is shared, and the polls are half a second apart
 
 
 def test_without_redis_everything_works_and_with_it_again_sooner(

@@ -46,7 +46,7 @@ def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeClus
         eventually(lambda url=url: _says(url, 200, cache="away", database="ok"))
         assert _ready(url)[1]["degraded"] is True
         assert httpx.get(f"{url}/health/live").status_code == 200
-    run = web.start("site-trivial", number=4)  # nobody can be told of it, and it is found
+    run = web.start("site-trivial", number=4)  # no message can be sent, and it is found
     assert web.until(run, "success")["result"] == 4
     cluster.redis.start()
     for url in both:
@@ -64,7 +64,7 @@ def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeClus
         assert "halting_database_up 0.0" in scraped.text
     eventually(lambda: "waiting for it" in late.output, "it says what it waits for")
     assert "refused" in late.output
-    # It is known by now, so nobody is kept waiting: far below the patience with a restart.
+    # It is known by now, so no request is kept waiting: far below the patience with a restart.
     eventually(lambda: _refuses_soon(web), "a request is refused at once")
     # More than the pool lets wait: it has to find the database by itself.
     with ThreadPoolExecutor(MOST_WAITING) as threads:

@@ -1,4 +1,4 @@
-"""A worker is frozen for longer than its lease, and goes on: what it still does counts nowhere."""
+"""A worker is frozen for longer than its lease, and resumes: what it still does counts nowhere."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 COUNT = int(os.environ.get("QUEUED_RUNS") or 2_000)
 WORKERS = 6
 # Django puts a statement together for so long that a server which gives up idle transactions may
-# give up this one, beside six workers that look for something to do.
+# give up this one, with six workers that poll for runs.
 _BATCH_SIZE = 100
 
 
@@ -46,7 +46,7 @@ def test_six_workers_execute_each_queued_run_once(make_cluster: MakeCluster) -> 
 
 
 def _queue(cluster: Cluster, count: int) -> list[str]:
-    """Queue runs as services do, but many at a time, and tell nobody."""
+    """Queue runs as services do, but many at a time, and send no message."""
     with cluster.books(), transaction.atomic():
         owner = User.objects.get(username="demo")
         ids = [uuid7() for _ in range(count)]

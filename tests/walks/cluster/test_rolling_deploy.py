@@ -1,4 +1,4 @@
-"""Every process is restarted once while runs are started all the time: nobody notices.
+"""Every process is restarted once while runs are started all the time: no user notices.
 
 ``DEPLOY_SECONDS=60`` makes the load as long as it was meant to be.
 """

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 
 class Trees:
-    """Two workers: roots begin on ``first``, and what they start is on ``second``."""
+    """Two workers: roots start on ``first``, and what they start is on ``second``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -95,7 +95,7 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
             calls = web.run(leaving)["in_flight"]
             return [(c["tool"], c["label"]) for c in calls] == [("agents.wait", "site-loop")]
 
-        eventually(waits, "it waits for the one that goes on")
+        eventually(waits, "it waits for the one that runs")
         left = trees.child(leaving, "site-loop")
         web.client.post(f"/runs/{left}/stop")
         assert web.until(leaving, "success")["result"] == ["left"]
@@ -115,7 +115,7 @@ def test_without_redis_the_same_is_true_only_later(make_cluster: MakeCluster) ->
 
 
 def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
-    """One fails with it; the other is begun again, by its caller, as there is nobody else."""
+    """One fails with it; the other is started again by its caller, as there is no other worker."""
     with make_cluster() as cluster:
         trees = Trees(cluster)
         (root,) = trees.grow(("site-starter", ["site-loop", "site-again"]))

@@ -14,7 +14,7 @@ COUNT = 5
 
 
 def test_by_message_it_does_not_wait_for_a_look(make_cluster: MakeCluster) -> None:
-    """The worker looks by itself every five seconds only."""
+    """The worker polls every five seconds only."""
     cluster = make_cluster(LOOK_SECONDS="5", RUNS_LEASE_SECONDS="30")
     (web,), _ = cluster.launch(webs=1, workers=1)
     took = sorted(_seconds_to_acknowledge(web) for _ in range(COUNT))

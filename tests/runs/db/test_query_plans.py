@@ -116,7 +116,7 @@ def test_dealing_a_turn_asks_each_index_for_one_row(alice: User) -> None:
 
 
 def test_a_worker_finds_each_of_its_runs_by_its_key(alice: User) -> None:
-    """Also while nobody has told the planner how many runs it has."""
+    """Also while the planner's statistics do not know how many runs it has."""
     execute("ANALYZE runs_runrecord")
     worker = make_worker()
     fill(alice, QUEUED, status="running")

@@ -74,11 +74,11 @@ def test_every_worker_is_told_of_all_that_it_has(
     alice: User, far: WorkerRecord, farther: WorkerRecord, sent: Any
 ) -> None:
     root = running(alice, far)
-    beside = running(alice, far, parent=root)
+    sibling = running(alice, far, parent=root)
     below = running(alice, farther, parent=root)
     deeper = running(alice, farther, parent=below)
     stop(root, alice)
-    assert sent == {far.pk: {root.pk, beside.pk}, farther.pk: {below.pk, deeper.pk}}
+    assert sent == {far.pk: {root.pk, sibling.pk}, farther.pk: {below.pk, deeper.pk}}
 
 
 def test_a_child_that_is_here_is_tripped_though_its_caller_is_elsewhere(
@@ -112,7 +112,7 @@ def test_a_child_that_is_still_queued_is_over_with_the_stop_of_its_root(
         record = assert_consistent(child)
         assert (record.status, record.stop_via) == (Status.STOPPED, "parent")
         assert (record.stop_reason, record.stop_root_request) == ("enough", root.pk)
-    assert sent == {far.pk: {root.pk}}, "of what is over nobody needs to be told"
+    assert sent == {far.pk: {root.pk}}, "no message for a run that is over"
 
 
 def test_a_stop_of_a_child_alone_leaves_its_caller_alone(

@@ -1,4 +1,4 @@
-"""The time limit of the queue: a run that nobody takes in time ends, and says so."""
+"""The time limit of the queue: a run that no worker claims in time ends, and says so."""
 
 from __future__ import annotations
 
@@ -209,8 +209,8 @@ class TestRaces:
                 assert_consistent(run)
 
 
-class TestHandingBack:
-    def test_gives_it_its_time_anew_and_its_place(
+class TestRequeueing:
+    def test_gives_it_all_its_time_and_its_place_again(
         self, alice: User, options: Callable[..., None]
     ) -> None:
         options(QUEUE_SECONDS=60)

@@ -101,7 +101,7 @@ def test_within_a_transaction_that_fails_nothing_is_left(alice: User, running: R
         local_runs.remove(running.pk)
 
 
-@pytest.mark.postgres  # on SQLite nobody can be in the middle of something
+@pytest.mark.postgres  # on SQLite no other transaction can be open
 class TestItWaitsFor:
     def test_a_birth_under_way_and_sees_the_child(self, alice: User, running: RunRecord) -> None:
         @agent("child")
@@ -112,7 +112,7 @@ class TestItWaitsFor:
             self.under_way(lambda: starting.queue_child(parent, "child", {})) as end,
             in_thread(stop, running, alice) as stopped,
         ):
-            eventually(somebody_waits)
+            eventually(a_session_waits)
             end()
             assert stopped() == "accepted"
         born = running.children.get()
@@ -127,14 +127,14 @@ class TestItWaitsFor:
             ) as end,
             in_thread(stop, running, alice) as stopped,
         ):
-            eventually(somebody_waits)
+            eventually(a_session_waits)
             end()
             assert stopped() == "finished"
         assert not LogEntry.objects.exists()
 
     @contextlib.contextmanager
     def under_way(self, work: Callable[[], object]) -> Iterator[Callable[[], None]]:
-        """Do ``work`` in a transaction beside the body; gives a function that ends it."""
+        """Do ``work`` in a transaction during the body; gives a function that ends it."""
         gate = Gate()
 
         def held() -> None:
@@ -157,7 +157,7 @@ def stop(run: RunRecord, user: User) -> str:
         return "finished"
 
 
-def somebody_waits() -> bool:
+def a_session_waits() -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity"

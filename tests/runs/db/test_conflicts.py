@@ -1,4 +1,4 @@
-"""What the database refuses for now, what it refuses for ever, and transactions that meet."""
+"""What the database refuses for now, what it refuses for ever, and transactions in conflict."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _ended(recorder: Recorder, owner: User, worker: Any, result: str) -> Callabl
     return wait
 
 
-class TestTransactionsThatMeet:
+class TestTransactionsInConflict:
     @pytest.mark.postgres
     def test_stops_over_each_others_trees_both_come_through(
         self, alice: User, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,213 @@
+"""A worker that shuts down: its runs end, are requeued, or are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from agents import AgentStopped, SyncTools, Tools, agent, cleanup, should_stop
+from runs.delivery import local_runs
+from runs.models import DataStoreEntry, RunRecord, WorkerRecord
+from runs.status import Status
+from runs.worker import worker as worker_module
+from tests.support.consistency import assert_consistent
+from tests.support.journal import Journal, eventually
+from tests.support.running import Gate, Start, in_thread
+
+
+class TestDrain:
+    @pytest.fixture(autouse=True)
+    def quick_unwinding(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker_module, "UNWIND_SECONDS", 0.5)
+
+    @pytest.mark.usefixtures("endless")
+    def test_runs_that_end_in_time_end_as_they_would(
+        self, options: Any, hire: Any, start: Start, stop: Any, log: Journal
+    ) -> None:
+        options(DRAIN_SECONDS=10)
+        gate = Gate()
+
+        @agent("finishing")
+        async def finishing(tools: Tools) -> str:
+            await gate.wait()
+            await tools.data_store.set("x", 1)
+            return "done"
+
+        worker = hire()
+        run, stopped = start("finishing"), start("endless")
+        gate.until_arrived()
+        log.until_event(stopped, "log")
+        with in_thread(worker.drain_threads) as drained:
+            eventually(
+                lambda: WorkerRecord.objects.get(pk=worker.id).draining_at is not None, "draining"
+            )
+            late = start("finishing")
+            stop(stopped)  # still works
+            assert log.over(stopped).status == Status.STOPPED
+            gate.open()
+            assert log.over(run).result == "done"
+            drained()
+        late.refresh_from_db()
+        assert late.status == Status.QUEUED
+        assert_consistent(run)
+        assert_consistent(stopped)
+
+    def test_runs_that_do_not_are_unwound_with_their_partial_result(
+        self, hire: Any, start: Start, log: Journal
+    ) -> None:
+        @agent("saving")
+        async def saving(tools: Tools) -> str:
+            tools.log("at work")
+            try:
+                while True:
+                    await tools.data_store.get("x")
+                    await asyncio.sleep(0.002)
+            except AgentStopped:
+                async with cleanup():
+                    await tools.data_store.set("saved", 1)
+                return "half"
+
+        worker = hire()
+        run = start("saving")
+        log.until_event(run, "log")
+        worker.drain_threads()
+        record = log.over(run)
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
+        assert record.partial_result == "half"
+        assert not record.stop_requested
+        assert DataStoreEntry.objects.filter(key="saved").exists()
+        assert_consistent(run)
+
+    def test_runs_that_may_be_run_again_go_back_to_the_queue(
+        self, hire: Any, start: Start, log: Journal
+    ) -> None:
+        attempts: list[int] = []
+
+        @agent("patient", on_worker_loss="requeue", max_attempts=2)
+        async def patient(tools: Tools) -> str:
+            attempts.append(1)
+            tools.log("at work")
+            while len(attempts) < 2:
+                await tools.data_store.get("x")
+                await asyncio.sleep(0.002)
+            return "done"
+
+        first = hire()
+        run = start("patient")
+        log.until_event(run, "log")
+        first.stop_threads()
+        run.refresh_from_db()
+        assert (run.status, run.attempt, run.worker_id) == (Status.QUEUED, 1, None)
+        second = hire()
+        record = log.over(run)
+        assert (record.status, record.result, record.attempt) == (Status.SUCCESS, "done", 2)
+        assert record.worker_id == second.id
+        assert [e.type for e in log.of(run)].count("agent_start") == 2
+        assert_consistent(run)
+
+    def test_a_run_that_was_asked_to_stop_meanwhile_is_stopped(
+        self, hire: Any, start: Start, stop: Any, log: Journal
+    ) -> None:
+        gate = Gate()
+
+        @agent("stuck")
+        async def stuck(tools: Tools) -> None:
+            while not should_stop():
+                await asyncio.sleep(0.002)
+            await gate.wait()
+
+        worker = hire()
+        run = start("stuck")
+        eventually(lambda: local_runs.get(run.pk) is not None, "it runs")
+        with in_thread(worker.drain_threads) as drained:
+            gate.until_arrived()  # the shutdown has tripped its token, and it has observed that
+            stop(run)
+            gate.open()
+            drained()
+        assert log.over(run).status == Status.STOPPED
+        assert_consistent(run)
+
+    def test_code_that_does_not_come_back_is_cancelled(
+        self, hire: Any, start: Start, log: Journal
+    ) -> None:
+        cancelled: list[str] = []
+
+        @agent("deaf")
+        async def deaf(tools: Tools) -> None:
+            tools.log("at work")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append("here")
+                raise
+
+        worker = hire()
+        run = start("deaf")
+        log.until_event(run, "log", message="at work")
+        worker.drain_threads()
+        record = log.over(run)
+        assert cancelled == ["here"]
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
+        assert_consistent(run)
+
+    def test_a_thread_that_never_comes_back_is_left_and_its_run_ended(
+        self, hire: Any, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go_on = threading.Event()
+
+        @agent("computing")
+        def computing(tools: SyncTools) -> None:
+            tools.log("at work")
+            go_on.wait(30)
+            tools.data_store.set("late", 1)
+
+        monkeypatch.setattr(worker_module, "CANCEL_SECONDS", 0.5)
+        worker = hire()
+        run = start("computing")
+        log.until_event(run, "log", message="at work")
+        worker.stop_threads()
+        go_on.set()
+        record = log.over(run)
+        assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
+        assert_consistent(run)
+
+    def test_a_tree_goes_down_from_below(self, hire: Any, start: Start, log: Journal) -> None:
+        @agent("leaf")
+        async def leaf(tools: Tools) -> None:
+            tools.log("at work")
+            try:
+                while True:
+                    await tools.data_store.get("x")
+                    await asyncio.sleep(0.002)
+            finally:
+                async with cleanup():
+                    await asyncio.sleep(0.05)
+                    await tools.data_store.set("saved", 1)
+
+        @agent("caller")
+        async def caller(tools: Tools) -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(3):
+                    group.create_task(tools.agents.call("leaf"))
+
+        worker = hire()
+        run = start("caller")
+        log.until(lambda: sum(e.type == "log" for e in log.events) == 3, "the children")
+        worker.drain_threads()
+        log.over(run)
+        assert log.order_of_ends() == ["leaf"] * 3 + ["caller"]
+        records = RunRecord.objects.all()
+        assert {r.status for r in records} == {Status.ERROR}, "no one requested a stop"
+        assert {r.error["code"] for r in records} == {"worker_shutdown"}
+        assert_consistent(run)
+
+    def test_twice_is_once(self, hire: Any) -> None:
+        worker = hire()
+        for _ in range(2):
+            worker.drain_threads()
+            worker.stop_threads()
+        row = WorkerRecord.objects.get(pk=worker.id)
+        assert row.lost_at is not None
