@@ -54,3 +54,11 @@ def _read() -> dict[uuid.UUID, int]:
     running = Count("runs", filter=Q(runs__status=Status.RUNNING, runs__holds_slot=True))
     rows = taking.annotate(running=running).values_list("pk", "capacity", "running")
     return {worker: capacity - running for worker, capacity, running in rows}
+
+
+def forget() -> None:
+    """Ask the database again the next time: for tests, whose databases come and go."""
+    global _refresh_at
+    with _lock:
+        _free.clear()
+        _refresh_at = 0.0
