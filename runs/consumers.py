@@ -21,7 +21,7 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import audience, relay
+from runs.delivery import relay, streamed_text
 from runs.delivery.local_runs import Delivery
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.web import feed, sockets
@@ -62,8 +62,8 @@ class AgentConsumer(AsyncConsumer):
         self.worker.look_at_started(uuid.UUID(run) for run in message["runs"])
 
     async def feed_watch(self, message: dict[str, Any]) -> None:
-        """Another process has readers: ``audience.hear_of_watching``."""
-        audience.hear_of_watching(message)
+        """Another process has readers: {"type": "feed.watch", "runs": {id: {call: length}}}."""
+        streamed_text.request(message["runs"])
 
 
 async def listen(worker: Worker) -> None:
@@ -80,7 +80,7 @@ async def listen(worker: Worker) -> None:
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
-                audience.ask_who_watches()
+                streamed_text.ask_readers()
             joining = asyncio.create_task(_join_as_it_is_called(layer, channel, worker))
             consumer = AgentConsumer()
             consumer.worker = worker

@@ -15,12 +15,12 @@ from .rights import RightLost, Viewer
 
 __all__ = ["ListFollower"]
 
-MOST_PENDING = 1_000  # runs that a slow reader may be behind with
-MOST_OVER = 5_000  # ids that are remembered of runs whose end was told
+MOST_PENDING = 1_000  # runs that wait for a slow reader
+MOST_OVER = 5_000  # ids that are remembered of runs whose end was sent
 
 
 class ListFollower:
-    """Tells of runs as they begin, change status or receipt, and end.
+    """Sends runs as they are created, change status or receipt, and end.
 
     First come those that are not over. Nothing is replayed: a reader that reconnects, or gets
     ``reset`` because it read too slowly, reads the list again.
@@ -31,23 +31,23 @@ class ListFollower:
         self.lost: RightLost | None = None
         self._hub = hub
         self._view = view
-        self._news = asyncio.Event()
+        self._updates = asyncio.Event()
         self._pending: dict[uuid.UUID, Snapshot] = {}
-        self._told: dict[uuid.UUID, Snapshot] = {}
+        self._sent: dict[uuid.UUID, Snapshot] = {}
         self._over: dict[uuid.UUID, None] = {}
         self._is_reset = False
 
     def wake(self) -> None:
-        self._news.set()
+        self._updates.set()
 
     def take(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take what has changed; runs that the reader may not see are left out."""
+        """Take runs that have changed; those that the reader may not see are left out."""
         for snapshot in snapshots:
             if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
                 continue
             if snapshot.id in self._over:
                 continue
-            if snapshot.says_the_same_as(self._told.get(snapshot.id)):
+            if snapshot.says_the_same_as(self._sent.get(snapshot.id)):
                 continue
             self._pending.pop(snapshot.id, None)
             self._pending[snapshot.id] = snapshot
@@ -58,7 +58,7 @@ class ListFollower:
             self.wake()
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Give what there is to send, as it comes; an empty batch is a heartbeat.
+        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
 
         Raises:
             RightLost: the reader may not go on, or this process goes away.
@@ -66,9 +66,9 @@ class ListFollower:
         await self._hub.join(self)
         self._hub.follow_list(self)
         try:
-            await self._begin()
+            await self._start()
             while True:
-                self._news.clear()
+                self._updates.clear()
                 if self.lost is not None:
                     raise self.lost
                 frames = await self._collect()
@@ -78,16 +78,16 @@ class ListFollower:
             self._hub.unfollow_list(self)
             self._hub.leave(self)
 
-    async def _begin(self) -> None:
-        """Take the runs that are not over; what the hub has brought meanwhile is newer."""
+    async def _start(self) -> None:
+        """Take the runs that are not over; those that the hub has brought meanwhile are newer."""
         first = await self._hub.read(reading.read_active, self.viewer, MOST_PENDING)
         self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
 
     async def _wait(self) -> bool:
-        """Wait for news; False when it is time for a sign of life."""
+        """Wait for updates; False when a heartbeat is due."""
         try:
             async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._news.wait()
+                await self._updates.wait()
         except TimeoutError:
             return False
         return True
@@ -96,7 +96,7 @@ class ListFollower:
         frames = [Frame("reset", "")] if self._is_reset else []
         self._is_reset = False
         pending, self._pending = self._pending, {}
-        for snapshot in pending.values():  # before the await: the same may be taken meanwhile
+        for snapshot in pending.values():  # before the await: the hub may bring it again
             self._remember(snapshot)
         inputs: dict[uuid.UUID, str] = {}
         if pending and not self._view.is_page:
@@ -104,11 +104,11 @@ class ListFollower:
         return frames + [self._frame(one, inputs.get(one.id)) for one in pending.values()]
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Know what was told, so as not to say it again; of runs that are over, only that."""
+        """Remember what was sent, so as not to repeat it; of runs that are over, only the id."""
         if not snapshot.is_over:
-            self._told[snapshot.id] = snapshot
+            self._sent[snapshot.id] = snapshot
             return
-        self._told.pop(snapshot.id, None)
+        self._sent.pop(snapshot.id, None)
         self._over[snapshot.id] = None
         if len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]

@@ -35,8 +35,8 @@ OURS = f"http://{HOST}"
 @pytest.fixture(autouse=True)
 def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.ALLOWED_HOSTS = [HOST]
-    monkeypatch.setattr(hub_module, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(hub_module, "LIST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "LIST_POLL_SECONDS", 0.02)
     monkeypatch.setattr(hub_module, "RIGHTS_SECONDS", 0.02)
 
 
@@ -433,7 +433,7 @@ class TestClosing:
         serving = asyncio.create_task(application(scope, queue.get, send))
         async with asyncio.timeout(WAIT_SECONDS):
             await closed.wait()
-            assert not get_hub()._watchers
+            assert not get_hub().readers
             queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             await serving
         assert [message["type"] for message in told][-1] == "websocket.close"
@@ -443,7 +443,7 @@ class TestClosing:
         async with opened("/ws/runs", token=token) as socket:
             await socket.next()
             before = asyncio.all_tasks()
-            watchers = set(get_hub()._watchers)
+            watchers = set(get_hub().readers)
             for moment in range(12):
                 other = Socket(f"/ws/runs/{run.pk}?tree=1", token=token)
                 await other.send_input({"type": "websocket.connect"})
@@ -453,8 +453,8 @@ class TestClosing:
             async with asyncio.timeout(WAIT_SECONDS):
                 while asyncio.all_tasks() != before:
                     await asyncio.sleep(0.01)
-            assert get_hub()._watchers == watchers
-            assert not get_hub()._catching_up.trees
+            assert get_hub().readers == watchers
+            assert not get_hub().refresher.trees
 
 
 class TestList:

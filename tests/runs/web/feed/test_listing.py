@@ -46,8 +46,8 @@ async def reader_of(hub: Hub) -> AsyncIterator[Callable[..., Reader]]:
     for reader in readers:
         reader.task.cancel()
         await asyncio.gather(reader.task, return_exceptions=True)
-    assert not hub._catching_up.lists
-    assert not hub._watchers
+    assert not hub.refresher.lists
+    assert not hub.readers
 
 
 async def test_each_change_is_told_once(
