@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import reading
 from .cursor import Cursor
 from .frames import Batch, Frame, View
-from .hub import Hub
+from .hub import Hub, Reader
 from .reading import PAGE_COUNT
-from .rights import RightLost, Viewer
+from .rights import Viewer
 from .tail import RunTail
 
-__all__ = ["HEARTBEAT_SECONDS", "STUCK_SECONDS", "Follower", "RunIsGone"]
+__all__ = ["STUCK_SECONDS", "Follower", "RunIsGone"]
 
-HEARTBEAT_SECONDS = 10.0
 STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is sent away
 MOST_CHARACTERS = 400_000  # in one batch, which is all that a slow reader makes us hold
 _LOST_TRACK_SECONDS = 0.2
@@ -47,7 +46,7 @@ class _Position:
         return self.tail.is_gone or (self.is_at_the_end and self.version == self.tail.version)
 
 
-class Follower:
+class Follower(Reader):
     """Follows one run; with ``is_tree``, all runs below it too.
 
     Each event of each run comes exactly once, in order of ``seq``, from the cursor on, even if
@@ -59,48 +58,35 @@ class Follower:
         self, hub: Hub, viewer: Viewer, cursor: Cursor, *, is_tree: bool = False, view: View
     ) -> None:
         assert viewer.run is not None
-        self.viewer = viewer
-        self.lost: RightLost | None = None
-        self._hub = hub
+        super().__init__(hub, viewer, view)
         self._run = viewer.run
         self._cursor = cursor
         self._is_tree = is_tree
-        self._view = view
         self._root: uuid.UUID | None = None
-        self._updates = asyncio.Event()
         self._positions: dict[uuid.UUID, _Position] = {}
         self._tree_is_final = False
-        self._quiet_since = 0.0
 
-    def wake(self) -> None:
-        self._updates.set()
+    async def start(self) -> None:
+        self._add(self._run)
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
+    def stop(self) -> None:
+        if self._root is not None:
+            self.hub.unfollow_tree(self._root, self)
+        for position in self._positions.values():
+            self.hub.unfollow(position.tail, self)
 
-        Ends after the ``end`` frame. A caller that leaves before closes it (``aclosing``).
+    async def collect(self) -> list[Frame]:
+        tail = self._positions[self._run].tail
+        if tail.is_gone:
+            raise RunIsGone
+        frames = await self._of_all()
+        if await self._is_all_sent():
+            self.is_over = True
+            frames.append(tail.run_frame("end", self.view))
+        return frames
 
-        Raises:
-            RightLost: the reader may not go on, or this process goes away.
-            RunIsGone: the run was deleted.
-        """
-        await self._hub.join(self)
-        self._quiet_since = asyncio.get_running_loop().time()
-        try:
-            self._add(self._run)
-            while True:
-                self._updates.clear()
-                self._check()
-                frames = await self._collect()
-                if await self._is_over():
-                    frames.append(self._positions[self._run].tail.run_frame("end", self._view))
-                    yield self._batch(frames)
-                    return
-                if frames or not await self._wait():
-                    yield self._batch(frames)
-                    self._quiet_since = asyncio.get_running_loop().time()
-        finally:
-            self._leave()
+    def batch(self, frames: list[Frame]) -> Batch:
+        return Batch(frames, self._cursor_now())
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
         """Learn of all runs of the tree, and follow those below the followed one."""
@@ -112,26 +98,11 @@ class Follower:
 
     def _add(self, id: uuid.UUID) -> None:
         if id not in self._positions:
-            tail = self._hub.follow(id, self)
+            tail = self.hub.follow(id, self)
             self._positions[id] = _Position(tail, self._cursor.seen(id))
             self.wake()
 
-    def _check(self) -> None:
-        if self.lost is not None:
-            raise self.lost
-        if self._positions[self._run].tail.is_gone:
-            raise RunIsGone
-
-    async def _wait(self) -> bool:
-        """Wait for updates; False when a heartbeat is due."""
-        try:
-            async with asyncio.timeout_at(self._quiet_since + HEARTBEAT_SECONDS):
-                await self._updates.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _collect(self) -> list[Frame]:
+    async def _of_all(self) -> list[Frame]:
         """Return the next frames, of all runs together no more than one batch."""
         frames: list[Frame] = []
         room = MOST_CHARACTERS
@@ -149,18 +120,18 @@ class Follower:
         tail = position.tail
         frames: list[Frame] = []  # each step of an async generator would cost a microsecond
         if position.version == 0:
-            if not self._view.is_page and tail.input_json is None:
-                found = await self._hub.read(reading.read_inputs, [tail.id])
+            if not self.view.is_page and tail.input_json is None:
+                found = await self.hub.read(reading.read_inputs, [tail.id])
                 tail.input_json = found.get(tail.id)
             if self._is_tree and tail.id == self._run:
                 self._join_tree(tail)
             position.version, position.activity = tail.version, tail.activity_version
-            frames.append(tail.run_frame("run", self._view))
+            frames.append(tail.run_frame("run", self.view))
         frames += self._texts(position)
         for event in _within(await self._events(position), room):
             position.seq += 1
             # A page gets one cursor for the whole batch: that of a large tree is long.
-            cursor = "" if self._view.is_page else self._cursor_now()
+            cursor = "" if self.view.is_page else self._cursor_now()
             frames.append(Frame("trace", event, "", cursor, self._is_tree))
         frames += self._state(position)
         return frames
@@ -173,12 +144,12 @@ class Follower:
             not tail.snapshot.is_over or position.is_at_the_end
         ):
             position.version, position.activity = tail.version, tail.activity_version
-            yield tail.run_frame("run", self._view)
+            yield tail.run_frame("run", self.view)
         if tail.snapshot.is_over:
             return
         if position.activity != tail.activity_version:
             position.activity = tail.activity_version
-            yield tail.activity_frame(self._view)
+            yield tail.activity_frame(self.view)
 
     def _texts(self, position: _Position) -> list[Frame]:
         """Return new streamed text, which comes before the events of its calls."""
@@ -192,15 +163,15 @@ class Follower:
             return []
         found = tail.after(position.seq, PAGE_COUNT)
         if found is None:
-            found = await self._hub.pages.events(tail.id, position.seq, tail.last_seq)
+            found = await self.hub.pages.events(tail.id, position.seq, tail.last_seq)
             if not found and tail.snapshot is not None and not tail.snapshot.has_log:
                 position.seq = tail.last_seq
             elif not found:  # the log has just been removed, or the database was restored
-                self._hub.refresher.run_is_stale(tail.id)
+                self.hub.refresher.run_is_stale(tail.id)
                 await asyncio.sleep(_LOST_TRACK_SECONDS)
         return found
 
-    async def _is_over(self) -> bool:
+    async def _is_all_sent(self) -> bool:
         """Tell whether all frames were sent of the run, and of all runs below it."""
         if not self._positions[self._run].is_at_the_end:
             return False
@@ -212,7 +183,7 @@ class Follower:
             # All known runs are over: one that is not in the table by now will never be started.
             assert self._root is not None
             known = len(self._positions)
-            self.grow((await self._hub.read(reading.read_trees, [self._root]))[self._root])
+            self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
 
@@ -222,22 +193,12 @@ class Follower:
     def _join_tree(self, tail: RunTail) -> None:
         assert tail.snapshot is not None
         self._root = tail.snapshot.root
-        self._hub.follow_tree(self._root, self)
-
-    def _batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames, self._cursor_now())
+        self.hub.follow_tree(self._root, self)
 
     def _cursor_now(self) -> str:
         if not self._is_tree:
             return str(self._positions[self._run].seq)
         return self._cursor.advanced({id: one.seq for id, one in self._positions.items()})
-
-    def _leave(self) -> None:
-        self._hub.leave(self)
-        if self._root is not None:
-            self._hub.unfollow_tree(self._root, self)
-        for position in self._positions.values():
-            self._hub.unfollow(position.tail, self)
 
 
 def _within(events: list[str], room: int) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from runs.db.transactions import DatabaseThreads
@@ -14,6 +14,7 @@ from runs.delivery import notify
 from runs.tasks import cancel_and_wait
 
 from . import rights
+from .frames import Batch, Frame, View
 from .inbox import Inbox
 from .listener import HubListener
 from .reading import LogPages
@@ -30,20 +31,9 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 RIGHTS_SECONDS = 3.0
+HEARTBEAT_SECONDS = 10.0
 MOST_FEEDS_PER_USER = 1_000
 _THREADS = 2
-
-
-class Reader(Wakeable, Protocol):
-    """A reader whose right is checked again and again.
-
-    Attributes:
-        viewer: the user who reads.
-        lost: set when the right is lost, or the process goes away.
-    """
-
-    viewer: Viewer
-    lost: RightLost | None
 
 
 class Hub:
@@ -178,6 +168,77 @@ class Hub:
 def _dismiss(reader: Reader, why: RightLost) -> None:
     reader.lost = why
     reader.wake()
+
+
+class Reader:
+    """A reader of a feed, to be subclassed for each kind of feed.
+
+    Attributes:
+        viewer: the user who reads.
+        lost: set when the right is lost, or the process goes away.
+        is_over: set when nothing follows the frames that ``collect`` returns.
+    """
+
+    def __init__(self, hub: Hub, viewer: Viewer, view: View) -> None:
+        self.hub = hub
+        self.viewer = viewer
+        self.view = view
+        self.lost: RightLost | None = None
+        self.is_over = False
+        self._updates = asyncio.Event()
+
+    def wake(self) -> None:
+        self._updates.set()
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
+
+        A caller that leaves before the end closes it (``aclosing``).
+
+        Raises:
+            RightLost: the reader may not go on, or this process goes away.
+            RunIsGone: the run was deleted.
+        """
+        loop = asyncio.get_running_loop()
+        await self.hub.join(self)
+        quiet_since = loop.time()
+        try:
+            await self.start()
+            while not self.is_over:
+                self._updates.clear()
+                if self.lost is not None:
+                    raise self.lost
+                frames = await self.collect()
+                if frames or not await self._wait_until(quiet_since + HEARTBEAT_SECONDS):
+                    yield self.batch(frames)
+                    quiet_since = loop.time()
+        finally:
+            self.stop()
+            self.hub.leave(self)
+
+    async def _wait_until(self, time: float) -> bool:
+        """Wait for updates; False when a heartbeat is due."""
+        try:
+            async with asyncio.timeout_at(time):
+                await self._updates.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def start(self) -> None:
+        """Have the hub bring updates from now on."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Have it bring no more; called even if ``start`` has failed."""
+        raise NotImplementedError
+
+    async def collect(self) -> list[Frame]:
+        """Return the next frames, no more than one batch."""
+        raise NotImplementedError
+
+    def batch(self, frames: list[Frame]) -> Batch:
+        return Batch(frames)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()

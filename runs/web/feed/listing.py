@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 
 from . import reading
-from .follower import HEARTBEAT_SECONDS
-from .frames import Batch, Frame, View, to_json
-from .hub import Hub
+from .frames import Frame, View, to_json
+from .hub import Hub, Reader
 from .reading import Snapshot
-from .rights import RightLost, Viewer
+from .rights import Viewer
 
 __all__ = ["ListFollower"]
 
@@ -19,7 +17,7 @@ MOST_PENDING = 1_000  # runs that wait for a slow reader
 MOST_OVER = 5_000  # ids that are remembered of runs whose end was sent
 
 
-class ListFollower:
+class ListFollower(Reader):
     """Sends runs as they are created, change status or receipt, and end.
 
     First come those that are not over. Nothing is replayed: a reader that reconnects, or gets
@@ -27,18 +25,20 @@ class ListFollower:
     """
 
     def __init__(self, hub: Hub, viewer: Viewer, *, view: View) -> None:
-        self.viewer = viewer
-        self.lost: RightLost | None = None
-        self._hub = hub
-        self._view = view
-        self._updates = asyncio.Event()
+        super().__init__(hub, viewer, view)
         self._pending: dict[uuid.UUID, Snapshot] = {}
         self._sent: dict[uuid.UUID, Snapshot] = {}
         self._over: dict[uuid.UUID, None] = {}
         self._is_reset = False
 
-    def wake(self) -> None:
-        self._updates.set()
+    async def start(self) -> None:
+        self.hub.follow_list(self)
+        first = await self.hub.read(reading.read_active, self.viewer, MOST_PENDING)
+        # Those that the hub has brought meanwhile are newer.
+        self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
+
+    def stop(self) -> None:
+        self.hub.unfollow_list(self)
 
     def take(self, snapshots: Iterable[Snapshot]) -> None:
         """Take runs that have changed; those that the reader may not see are left out."""
@@ -57,50 +57,15 @@ class ListFollower:
         if self._pending or self._is_reset:
             self.wake()
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
-
-        Raises:
-            RightLost: the reader may not go on, or this process goes away.
-        """
-        await self._hub.join(self)
-        self._hub.follow_list(self)
-        try:
-            await self._start()
-            while True:
-                self._updates.clear()
-                if self.lost is not None:
-                    raise self.lost
-                frames = await self._collect()
-                if frames or not await self._wait():
-                    yield Batch(frames)
-        finally:
-            self._hub.unfollow_list(self)
-            self._hub.leave(self)
-
-    async def _start(self) -> None:
-        """Take the runs that are not over; those that the hub has brought meanwhile are newer."""
-        first = await self._hub.read(reading.read_active, self.viewer, MOST_PENDING)
-        self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
-
-    async def _wait(self) -> bool:
-        """Wait for updates; False when a heartbeat is due."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._updates.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _collect(self) -> list[Frame]:
+    async def collect(self) -> list[Frame]:
         frames = [Frame("reset", "")] if self._is_reset else []
         self._is_reset = False
         pending, self._pending = self._pending, {}
         for snapshot in pending.values():  # before the await: the hub may bring it again
             self._remember(snapshot)
         inputs: dict[uuid.UUID, str] = {}
-        if pending and not self._view.is_page:
-            inputs = await self._hub.read(reading.read_inputs, list(pending))
+        if pending and not self.view.is_page:
+            inputs = await self.hub.read(reading.read_inputs, list(pending))
         return frames + [self._frame(one, inputs.get(one.id)) for one in pending.values()]
 
     def _remember(self, snapshot: Snapshot) -> None:
@@ -114,7 +79,7 @@ class ListFollower:
             del self._over[next(iter(self._over))]
 
     def _frame(self, snapshot: Snapshot, input_json: str | None) -> Frame:
-        if self._view.is_page:
-            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self._view.zone)))
+        if self.view.is_page:
+            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self.view.zone)))
         data = to_json(snapshot.run)
         return Frame("run", f'{{"input":{input_json},{data[1:]}' if input_json else data)

@@ -22,7 +22,6 @@ from runs import consumers
 from runs.actions.stopping import request_stop
 from runs.models import RunInput, RunRecord, StopVia
 from runs.web.feed import close_hub, get_hub, rights
-from runs.web.feed import follower as follower_module
 from runs.web.feed import hub as hub_module
 from tests.support.feeds import in_database
 from tests.support.rows import make_run
@@ -351,7 +350,7 @@ class TestLostRight:
                 loop.call_soon_threadsafe(failures.set)
             raise OperationalError("away")
 
-        monkeypatch.setattr(follower_module, "HEARTBEAT_SECONDS", 0.02)
+        monkeypatch.setattr(hub_module, "HEARTBEAT_SECONDS", 0.02)
         async with opened(f"/ws/runs/{run.pk}?view=page", token=token) as socket:
             await socket.next()
             find_lost = rights.find_lost
@@ -484,7 +483,7 @@ class TestList:
     async def test_beats_its_heart(
         self, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runs.web.feed.listing.HEARTBEAT_SECONDS", 0.02)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.02)
         async with opened("/ws/runs?view=page", token=token) as socket:
             for _ in range(2):
                 await socket.until("heartbeat")

@@ -20,7 +20,7 @@ from rest_framework.authtoken.models import Token
 from project.asgi import application
 from runs.models import RunEvent
 from runs.web.api import event_stream
-from runs.web.feed import close_hub, follower, get_hub, hub
+from runs.web.feed import close_hub, get_hub, hub
 from tests.support.feeds import parse_server_sent
 
 from .conftest import Runs
@@ -236,7 +236,7 @@ class TestRefusal:
 def test_silence_is_filled_with_comments(
     runs: Runs, stream: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(hub, "HEARTBEAT_SECONDS", 0.02)
     with stream.stream("GET", f"/runs/{runs.running().pk}/events") as answer:
         lines = answer.iter_lines()
         for _ in range(3):

@@ -376,7 +376,7 @@ class TestHeartbeats:
     async def test_come_when_there_is_nothing_to_tell(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.01)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.01)
         reader = _watch(hub, writer.queue())
         async with asyncio.timeout(10):
             while reader.heartbeats < 3:
@@ -386,7 +386,7 @@ class TestHeartbeats:
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of a deleted child, say, each look finds out anew that it is gone."""
-        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.05)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
         reader = _watch(hub, writer.queue())
         async with asyncio.timeout(10):
             while reader.heartbeats < 3:

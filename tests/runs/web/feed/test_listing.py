@@ -120,7 +120,7 @@ async def test_a_heartbeat_swallows_no_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Inputs are read for so long that it is time for a sign of life."""
-    monkeypatch.setattr(listing, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
     reader = reader_of(alice)
     await settle(hub)
 
