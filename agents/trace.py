@@ -130,9 +130,6 @@ class _StreamedText:
             self.pieces.append(text)
         self.length += len(text)
 
-    def whole(self) -> str:
-        return "".join(self.pieces)
-
     def behind(self, start: int) -> str:
         """Return what is kept of it behind ``start`` characters."""
         kept = sum(map(len, self.pieces)) if self.length >= MAX_TEXT_SO_FAR else self.length
@@ -250,11 +247,6 @@ class Trace:
             if call in self._calls:
                 self._texts.setdefault(call, _StreamedText()).add(text)
         self.sink.text(self, call, text)
-
-    def texts_so_far(self) -> dict[str, str]:
-        """Return what models have said in the calls going on, for whoever begins to watch."""
-        with self._lock:
-            return {call: text.whole() for call, text in self._texts.items()}
 
     def texts_behind(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
         """Return what was said in the calls going on behind so many characters of each.

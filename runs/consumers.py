@@ -20,7 +20,7 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import audience, notify, relay
+from runs.delivery import notify, relay, streamed_text
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
 from runs.web import feed, sockets
@@ -83,8 +83,8 @@ class AgentConsumer(AsyncConsumer):
         self.scope["worker"].poll_started(uuid.UUID(run) for run in message["runs"])
 
     async def feed_watch(self, message: dict[str, Any]) -> None:
-        """Another process has readers: ``audience.hear_of_watching``."""
-        audience.hear_of_watching(message)
+        """Another process has readers: {"type": "feed.watch", "runs": {id: {call: length}}}."""
+        streamed_text.request(message["runs"])
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Handle executions concurrently, and other messages at once.
@@ -140,7 +140,7 @@ async def listen(application: Application, worker: Worker) -> None:
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
-                audience.ask_who_watches()
+                streamed_text.ask_readers()
             joining = asyncio.create_task(_join_own_group(layer, channel, worker))
             await application(scope, receive, _send_nothing)
         except Exception as error:  # of any kind: each layer raises its own

@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError
 
 from agents.trace import CallInfo, Event, Trace
 
-from . import audience, local_runs, relay
+from . import local_runs, relay, streamed_text
 from .stop_message import StopDelivery
 from .worker_choice import choose_worker
 
@@ -93,13 +93,13 @@ def publish_changes(runs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
 def publish_progress(runs: Iterable[str]) -> None:
     """Tell those who watch from other processes that what is in flight is committed."""
     for run in runs:
-        if audience.is_watched(run):
+        if streamed_text.is_wanted(run):
             relay.tell_of_log(run)
 
 
 def publish_text(run: str, agent: str, call: str, text: str) -> None:
     """Tell of streamed text, which is stored nowhere."""
-    audience.note_text(run)
+    streamed_text.note(run)
     if _listeners:
         _tell(lambda listener: listener.text(run, agent, call, text))
 

@@ -21,7 +21,8 @@ from runs.delivery import local_runs, notify
 from runs.delivery.notify import WORKERS_GROUP
 from runs.models import RunRecord, uuid7
 from runs.tasks import cancel_and_wait
-from runs.web.feed import hearing
+from runs.web.feed import inbox
+from runs.web.feed.tail import Tails
 from runs.worker import claim_loop
 from tests.support.agent_run import turn_loop, within
 from tests.support.journal import Journal
@@ -79,7 +80,7 @@ APPLICATION = ProtocolTypeRouter(
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
     layer = Layer()
-    for module in (consumers, hearing):
+    for module in (consumers, inbox):
         monkeypatch.setattr(module, "get_channel_layer", lambda: layer)
     monkeypatch.setattr(consumers, "PAUSES_SECONDS", (0.001,))
     return layer
@@ -155,33 +156,24 @@ async def test_a_worker_that_is_full_by_now_has_the_others_woken(
         await within(SECONDS, woken.wait())
 
 
-async def test_updates_that_are_not_understood_end_no_feed(
+async def test_a_message_that_is_not_understood_ends_no_feed(
     layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Watching:
-        asked = asyncio.Event()
-
-        def begin_all(self) -> None: ...
-
-        def take(self, pieces: Any) -> None: ...
-
-        async def renew(self) -> None:
-            self.asked.set()
-
-    monkeypatch.setattr(hearing.relay, "is_shared", lambda _: True)
-    nobody: Any = None
-    watching: Any = Watching()
-    ear = hearing.Hearing(nobody, nobody, watching)
-    task = asyncio.create_task(ear.listen())
+    asked = asyncio.Event()
+    monkeypatch.setattr(inbox.relay, "is_shared", lambda _: True)
+    nothing: Any = None
+    feed = inbox.Inbox(Tails(), nothing)
+    task = asyncio.create_task(feed.receive())
     try:
         await turn_loop()
-        group = hearing.relay.FEED_GROUP
+        monkeypatch.setattr(feed, "_ask_for_all", asked.set)
+        group = inbox.relay.FEED_GROUP
         await layer.group_send(group, {"type": "feed.text", "from": "another"})
         await layer.group_send(group, {"type": "feed.ask", "from": "another"})
-        await within(SECONDS, watching.asked.wait())
+        await within(SECONDS, asked.wait())
     finally:
         await cancel_and_wait([task])
-    assert "news can't be understood (KeyError('pieces'))" in caplog.text
+    assert "a message to the feed can't be understood (KeyError('pieces'))" in caplog.text
 
 
 async def test_a_message_in_is_an_agent_under_its_token(

@@ -38,7 +38,7 @@ from tests.support.rows import make_run, make_worker
 
 __all__ = [
     "Client",
-    "Ear",
+    "LossyListener",
     "Reader",
     "Wire",
     "Writer",
@@ -219,26 +219,26 @@ def _unheard(is_elsewhere: bool) -> Iterator[None]:
         notify._listeners[:] = kept
 
 
-class Ear:
-    """Stands before the hub's own ear: keeps news back, loses them, brings them twice."""
+class LossyListener:
+    """Stands before the hub's own listener: keeps updates back, loses them, repeats them."""
 
     def __init__(self, hub: Hub, chance: random.Random) -> None:
-        self._ear = hub._ear  # before the test puts another in its place
+        self._listener = hub.listener  # before the test puts another in its place
         self._chance = chance
         self._kept: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *news: self._kept.append((name, news))
+        return lambda *what: self._kept.append((name, what))
 
     def bring(self, *, loss: float = 0.0, twice: float = 0.0, mixed: bool = False) -> None:
         """Pass on what was kept, as well as it goes."""
         kept, self._kept = self._kept, []
-        kept += [news for news in kept if self._chance.random() < twice]
+        kept += [update for update in kept if self._chance.random() < twice]
         if mixed:
             self._chance.shuffle(kept)
-        for name, news in kept:
+        for name, what in kept:
             if self._chance.random() >= loss:
-                getattr(self._ear, name)(*news)
+                getattr(self._listener, name)(*what)
 
 
 class Client:
@@ -357,7 +357,7 @@ class Reader:
         self.read(chance.randint(0, len(self.messages)))
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        assert self.follower not in get_hub()._watchers
+        assert self.follower not in get_hub().readers
 
 
 def parse_server_sent(text: str) -> list[tuple[str, str, Any]]:
@@ -391,7 +391,7 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
         patched.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         patched.setattr(Hub, "read", read)
         patched.setattr(hub_module.rights, "find_lost", lambda viewers: {})
-        for name in ("LOOK_SECONDS", "LIST_LOOK_SECONDS", "RIGHTS_SECONDS"):
+        for name in ("POLL_SECONDS", "LIST_POLL_SECONDS", "RIGHTS_SECONDS"):
             patched.setattr(hub_module, name, 3600.0)
         patched.setattr(texts_module, "TEXT_SECONDS", 0.0)
         patched.setattr(tail_module, "ACTIVITY_SECONDS", 0.0)
@@ -433,17 +433,17 @@ async def turns(count: int) -> None:
 async def settle(hub: Hub, *readers: Reader) -> None:
     """Go on until nothing more comes of what is written and told."""
     for _ in range(3):
-        await hub._catching_up.look()
-        await hub._catching_up.look_at_lists()
+        await hub.refresher.poll()
+        await hub.refresher.poll_lists()
         quiet = patience = 0
         before = -1
         while quiet < 60:
             patience += 1
             assert patience < 20_000, "it never comes to rest"
             now = sum(len(r.client.types) for r in readers) + sum(
-                tail.version + tail.activity_version for tail in hub._tails
+                tail.version + tail.activity_version for tail in hub.tails
             )
-            is_busy = hub._catching_up.is_due
+            is_busy = hub.refresher.is_due
             quiet = 0 if now != before or is_busy else quiet + 1
             before = now
             await asyncio.sleep(0)

@@ -1,25 +1,24 @@
-"""The live feed: everybody who watches a run, over whatever wire, follows it by one cursor.
+"""The live feed: every reader of a run, over any wire, follows it by a cursor.
 
-The table is the truth, messages only save time. A follower has a position and takes what lies
-behind it: from the run's tail, a short piece of recent log that all followers of this process
-share, or else from the table. So nothing is sent twice or left out, whoever reads slowly falls back
-to the table, and there is no queue that could grow.
+The table is the truth, messages only save time. A reader has a position and takes what comes after
+it: from the run's tail, a short piece of recent log that all readers of this process share, or else
+from the table. So nothing is sent twice or left out, slow readers fall back to the table, and there
+is no queue that could grow.
 
-    reading    what is read of the database, in threads of its own
-    tail       the end of one run's log, its snapshot, what is in flight
-    texts      what its models are saying
-    follower   one reader: its positions, and the frames that it gets next
-    listing    a reader of the list of runs
-    pages      logs read from the table, shared by those who are behind the tails
-    tails      the tails of this process
-    hearing    news of this process's runs, and of others'
-    watching   text of runs that are in other processes
-    catching_up    reading what is stale, and looking for what nobody told of
-    hub        what all readers share: coming and going, rights
-    rights     who is watching, and whether they still may
-    cursor, frames    how a position and a frame look on the wire
+    frames, cursor   a frame and a position on the wire
+    rights           who may read, asked again every few seconds
+    reading          what is read of the database
+    texts            the answers that a run's models are writing
+    tail             the recent log of each followed run, its snapshot, what is in flight
+    refresh          reads what is stale, and polls
+    listener         receives what the runs of this process do
+    inbox            receives the messages of other processes
+    hub              brings these together for the readers of one loop
+    follower         a reader of a run, or of a tree
+    listing          a reader of the list of runs
 
-Everything here runs on one event loop, the web server's; nothing here writes a row.
+A module imports only from those above it. Everything here runs on one event loop, the web server's;
+nothing here writes a row.
 """
 
 from .cursor import Cursor, InvalidCursor

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import reading
 from .cursor import Cursor
 from .frames import Batch, Frame, View
-from .hub import Hub
+from .hub import Hub, Reader
 from .reading import PAGE_COUNT
-from .rights import RightLost, Viewer
+from .rights import Viewer
 from .tail import RunTail
 
-__all__ = ["HEARTBEAT_SECONDS", "STUCK_SECONDS", "Follower", "RunIsGone"]
+__all__ = ["STUCK_SECONDS", "Follower", "RunIsGone"]
 
-HEARTBEAT_SECONDS = 10.0
-STUCK_SECONDS = 60.0  # a reader that doesn't take a batch in so long is let go
-MOST_CHARACTERS = 400_000  # in one batch: all that a reader who doesn't read makes us hold
+STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is sent away
+MOST_CHARACTERS = 400_000  # in one batch, which is all that a slow reader makes us hold
 _LOST_TRACK_SECONDS = 0.2
 
 
@@ -29,110 +28,82 @@ class RunIsGone(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Position:
-    """How far the reader has come with one run."""
+    """How far the reader has come in one run."""
 
     tail: RunTail
     seq: int
     version: int = 0
     activity: int = 0
-    texts: int = -1  # nothing yet: what was said so far comes first
+    texts: int = -1  # nothing yet: the answers in progress come first
 
     @property
     def is_at_the_end(self) -> bool:
         return self.tail.is_complete and self.seq >= self.tail.last_seq
 
     @property
-    def is_told(self) -> bool:
-        """Whether there is nothing left to say of this run, that it is over included."""
+    def is_done(self) -> bool:
+        """Whether nothing is left to send of this run, its end included."""
         return self.tail.is_gone or (self.is_at_the_end and self.version == self.tail.version)
 
 
-class Follower:
+class Follower(Reader):
     """Follows one run; with ``is_tree``, all runs below it too.
 
-    Each event of each run comes exactly once, in order of ``seq``, from the cursor on, whatever is
-    lost between processes. Snapshots, what is in flight and streamed text come as they are now:
-    what was overtaken meanwhile is left out.
+    Each event of each run comes exactly once, in order of ``seq``, from the cursor on, even if
+    messages between processes are lost. Snapshots, what is in flight and streamed text come as they
+    are now: what is out of date is left out.
     """
 
     def __init__(
         self, hub: Hub, viewer: Viewer, cursor: Cursor, *, is_tree: bool = False, view: View
     ) -> None:
         assert viewer.run is not None
-        self.viewer = viewer
-        self.lost: RightLost | None = None
-        self._hub = hub
+        super().__init__(hub, viewer, view)
         self._run = viewer.run
         self._cursor = cursor
         self._is_tree = is_tree
-        self._view = view
         self._root: uuid.UUID | None = None
-        self._news = asyncio.Event()
         self._positions: dict[uuid.UUID, _Position] = {}
         self._tree_is_final = False
-        self._quiet_since = 0.0
 
-    def wake(self) -> None:
-        self._news.set()
+    async def start(self) -> None:
+        self._add(self._run)
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Give what there is to send, as it comes; an empty batch is a heartbeat.
+    def stop(self) -> None:
+        if self._root is not None:
+            self.hub.unfollow_tree(self._root, self)
+        for position in self._positions.values():
+            self.hub.unfollow(position.tail, self)
 
-        Ends behind the ``end`` frame. To be closed (``aclosing``) by whoever leaves before.
+    async def collect(self) -> list[Frame]:
+        tail = self._positions[self._run].tail
+        if tail.is_gone:
+            raise RunIsGone
+        frames = await self._of_all()
+        if await self._is_all_sent():
+            self.is_over = True
+            frames.append(tail.run_frame("end", self.view))
+        return frames
 
-        Raises:
-            RightLost: the reader may not go on, or this process goes away.
-            RunIsGone: the run was deleted.
-        """
-        await self._hub.join(self)
-        self._quiet_since = asyncio.get_running_loop().time()
-        try:
-            self._add(self._run)
-            while True:
-                self._news.clear()
-                self._check()
-                frames = await self._collect()
-                if await self._is_over():
-                    frames.append(self._positions[self._run].tail.run_frame("end", self._view))
-                    yield self._batch(frames)
-                    return
-                if frames or not await self._wait():
-                    yield self._batch(frames)
-                    self._quiet_since = asyncio.get_running_loop().time()
-        finally:
-            self._leave()
+    def batch(self, frames: list[Frame]) -> Batch:
+        return Batch(frames, self._cursor_now())
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
-        """Learn of all runs of the tree; those below the one that is followed are followed, too."""
+        """Learn of all runs of the tree, and follow those below the followed one."""
         below = {self._run}
-        for id, parent in members.items():  # callers come before those whom they call
+        for id, parent in members.items():  # callers come before their calls
             if parent in below:
                 below.add(id)
                 self._add(id)
 
     def _add(self, id: uuid.UUID) -> None:
         if id not in self._positions:
-            tail = self._hub.follow(id, self)
+            tail = self.hub.follow(id, self)
             self._positions[id] = _Position(tail, self._cursor.seen(id))
             self.wake()
 
-    def _check(self) -> None:
-        if self.lost is not None:
-            raise self.lost
-        if self._positions[self._run].tail.is_gone:
-            raise RunIsGone
-
-    async def _wait(self) -> bool:
-        """Wait for news; False when it is time for a sign of life."""
-        try:
-            async with asyncio.timeout_at(self._quiet_since + HEARTBEAT_SECONDS):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _collect(self) -> list[Frame]:
-        """Return what there is to send next, of all runs together no more than one batch."""
+    async def _of_all(self) -> list[Frame]:
+        """Return the next frames, of all runs together no more than one batch."""
         frames: list[Frame] = []
         room = MOST_CHARACTERS
         for position in list(self._positions.values()):
@@ -147,75 +118,72 @@ class Follower:
 
     async def _of_run(self, position: _Position, room: int) -> list[Frame]:
         tail = position.tail
-        frames: list[Frame] = []  # not a generator: each step of an async one costs a microsecond
+        frames: list[Frame] = []  # each step of an async generator would cost a microsecond
         if position.version == 0:
-            if not self._view.is_page and tail.input_json is None:
-                found = await self._hub.read(reading.read_inputs, [tail.id])
+            if not self.view.is_page and tail.input_json is None:
+                found = await self.hub.read(reading.read_inputs, [tail.id])
                 tail.input_json = found.get(tail.id)
             if self._is_tree and tail.id == self._run:
                 self._join_tree(tail)
             position.version, position.activity = tail.version, tail.activity_version
-            frames.append(tail.run_frame("run", self._view))
+            frames.append(tail.run_frame("run", self.view))
         frames += self._texts(position)
         for event in _within(await self._events(position), room):
             position.seq += 1
-            # A page gets one for the whole batch: of a large tree it is long.
-            cursor = "" if self._view.is_page else self._cursor_now()
+            # A page gets one cursor for the whole batch: that of a large tree is long.
+            cursor = "" if self.view.is_page else self._cursor_now()
             frames.append(Frame("trace", event, "", cursor, self._is_tree))
         frames += self._state(position)
         return frames
 
     def _state(self, position: _Position) -> Iterator[Frame]:
-        """Give what has changed beside the log.
-
-        That a run is over is told behind the last event of its log, and at once otherwise.
-        """
+        """Yield what has changed apart from the log; the end of a run after its last event."""
         tail = position.tail
         assert tail.snapshot is not None
         if position.version != tail.version and (
             not tail.snapshot.is_over or position.is_at_the_end
         ):
             position.version, position.activity = tail.version, tail.activity_version
-            yield tail.run_frame("run", self._view)
+            yield tail.run_frame("run", self.view)
         if tail.snapshot.is_over:
             return
         if position.activity != tail.activity_version:
             position.activity = tail.activity_version
-            yield tail.activity_frame(self._view)
+            yield tail.activity_frame(self.view)
 
     def _texts(self, position: _Position) -> list[Frame]:
-        """Return what models have said meanwhile: before the events of their calls."""
-        tail, told = position.tail, position.texts
+        """Return new streamed text, which comes before the events of its calls."""
+        tail, sent = position.tail, position.texts
         position.texts = tail.texts.count
-        return tail.texts.so_far() if told < 0 else tail.texts.behind(told)
+        return tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
 
     async def _events(self, position: _Position) -> list[str]:
         tail = position.tail
         if position.seq >= tail.last_seq:
             return []
-        found = tail.behind(position.seq, PAGE_COUNT)
+        found = tail.after(position.seq, PAGE_COUNT)
         if found is None:
-            found = await self._hub.events(tail, position.seq)
+            found = await self.hub.pages.events(tail.id, position.seq, tail.last_seq)
             if not found and tail.snapshot is not None and not tail.snapshot.has_log:
                 position.seq = tail.last_seq
-            elif not found:  # it has just been removed, or lost with a database: no reason to spin
-                self._hub.look_at(tail)
+            elif not found:  # the log has just been removed, or the database was restored
+                self.hub.refresher.run_is_stale(tail.id)
                 await asyncio.sleep(_LOST_TRACK_SECONDS)
         return found
 
-    async def _is_over(self) -> bool:
-        """Tell whether everything was sent of the run, and of all below it."""
+    async def _is_all_sent(self) -> bool:
+        """Tell whether all frames were sent of the run, and of all runs below it."""
         if not self._positions[self._run].is_at_the_end:
             return False
         if not self._is_tree:
             return True
-        while all(position.is_told for position in self._below()):
+        while all(position.is_done for position in self._below()):
             if self._tree_is_final:
                 return True
-            # All that are known are over: whoever is not in the table by now is never born.
+            # All known runs are over: one that is not in the table by now will never be started.
             assert self._root is not None
             known = len(self._positions)
-            self.grow((await self._hub.read(reading.read_trees, [self._root]))[self._root])
+            self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
 
@@ -225,26 +193,16 @@ class Follower:
     def _join_tree(self, tail: RunTail) -> None:
         assert tail.snapshot is not None
         self._root = tail.snapshot.root
-        self._hub.follow_tree(self._root, self)
-
-    def _batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames, self._cursor_now())
+        self.hub.follow_tree(self._root, self)
 
     def _cursor_now(self) -> str:
         if not self._is_tree:
             return str(self._positions[self._run].seq)
         return self._cursor.advanced({id: one.seq for id, one in self._positions.items()})
 
-    def _leave(self) -> None:
-        self._hub.leave(self)
-        if self._root is not None:
-            self._hub.unfollow_tree(self._root, self)
-        for position in self._positions.values():
-            self._hub.unfollow(position.tail, self)
-
 
 def _within(events: list[str], room: int) -> Iterator[str]:
-    """Give events until there are ``room`` characters of them; one at least."""
+    """Yield events until there are ``room`` characters of them; one at least."""
     for event in events:
         yield event
         room -= len(event)

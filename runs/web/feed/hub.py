@@ -1,57 +1,39 @@
-"""What all readers of a process share: who comes and goes, and whether each still may read.
-
-What they are told comes from the tails (``tails``), which hear of news (``hearing``) and catch up
-with the table (``catching_up``).
-"""
+"""What all readers of a process share: the tails, the updates, and a check of their rights."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from runs.db.threads import DatabaseThreads
-from runs.delivery import audience, notify
+from runs.delivery import notify
 from runs.tasks import cancel_and_wait
 
 from . import rights
-from .catching_up import LIST_LOOK_SECONDS, CatchingUp, TreeFollower
-from .hearing import Ear, Hearing
-from .pages import LogPages
+from .frames import Batch, Frame, View
+from .inbox import Inbox
+from .listener import HubListener
+from .reading import LogPages
+from .refresh import LIST_POLL_SECONDS, ListReader, Refresher, TreeReader
 from .rights import RightLost, Viewer
-from .tail import RunTail, Wakeable
-from .tails import Tails
-from .watching import Watching
+from .tail import RunTail, Tails, Wakeable
 
-if TYPE_CHECKING:
-    from .listing import ListFollower
-
-__all__ = ["Hub", "Watcher", "close_hub", "get_hub", "open_count"]
+__all__ = ["Hub", "Reader", "close_hub", "get_hub", "open_count"]
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 RIGHTS_SECONDS = 3.0
+HEARTBEAT_SECONDS = 10.0
 MOST_FEEDS_PER_USER = 1_000
 _THREADS = 2
-
-
-class Watcher(Wakeable, Protocol):
-    """A reader whose right is looked at again and again.
-
-    Attributes:
-        viewer: who it is.
-        lost: set when the right is lost, or the process goes away.
-    """
-
-    viewer: Viewer
-    lost: RightLost | None
 
 
 class Hub:
@@ -60,21 +42,20 @@ class Hub:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._database = DatabaseThreads(_THREADS)
-        self._watchers: set[Watcher] = set()
-        self._tails = Tails()
-        self._pages = LogPages(lambda *work: self.read(*work))
-        self._watching = Watching(self._tails)
-        self._catching_up = CatchingUp(
-            self._tails, lambda *work: self.read(*work), on_found=self._watching.begin
-        )
-        self._hearing = Hearing(self._tails, self._catching_up, self._watching)
-        self._ear = Ear(self._hearing, self._tails, self._catching_up)
         self._tasks: list[asyncio.Task[None]] = []
+        self.readers: set[Reader] = set()
+        self.tails = Tails()
+        self.refresher = Refresher(
+            self.tails, lambda *work: self.read(*work), lambda tail: self.inbox.ask_for(tail)
+        )
+        self.listener = HubListener(self.tails, self.refresher)
+        self.inbox = Inbox(self.tails, self.refresher)
+        self.pages = LogPages(lambda *work: self.read(*work))
         self.is_closed = False
 
     # Coming and going.
 
-    async def join(self, watcher: Watcher) -> None:
+    async def join(self, reader: Reader) -> None:
         """Take on a reader.
 
         Raises:
@@ -82,71 +63,70 @@ class Hub:
         """
         if self.is_closed:
             raise RightLost("restart")
-        mine = sum(1 for one in self._watchers if one.viewer.user_id == watcher.viewer.user_id)
+        mine = sum(1 for one in self.readers if one.viewer.user_id == reader.viewer.user_id)
         if mine >= MOST_FEEDS_PER_USER:
             raise RightLost("too_many")
-        self._watchers.add(watcher)
+        self.readers.add(reader)
         if not self._tasks:
-            notify.add_listener(self._ear)
+            notify.add_listener(self.listener)
             self._tasks = [
                 self._loop.create_task(self._forever(work, pause))
                 for work, pause in (
-                    (self._catching_up.refresh, 0.0),
-                    (self._catching_up.look, LOOK_SECONDS),
-                    (self._catching_up.look_at_lists, LIST_LOOK_SECONDS),
-                    (self._look_at_rights, RIGHTS_SECONDS),
-                    (self._hearing.listen, 0.0),
-                    (self._watching.renew, audience.ASK_SECONDS),
+                    (self.refresher.refresh, 0.0),
+                    (self.refresher.poll, POLL_SECONDS),
+                    (self.refresher.poll_lists, LIST_POLL_SECONDS),
+                    (self._check_rights, RIGHTS_SECONDS),
+                    (self.inbox.receive, 0.0),
+                    (self.inbox.keep_asking, 0.0),
                 )
             ]
 
-    def leave(self, watcher: Watcher) -> None:
-        self._watchers.discard(watcher)
+    def leave(self, reader: Reader) -> None:
+        self.readers.discard(reader)
 
     def follow(self, id: uuid.UUID, follower: Wakeable) -> RunTail:
         """Return a run's tail, which wakes ``follower`` from now on."""
-        tail = self._tails.get(id)
+        tail = self.tails.get(id)
         if tail is None:
-            tail = self._tails.open(id)
-            self._catching_up.note(id)
+            tail = self.tails.open(id)
+            self.refresher.run_is_stale(id)
         tail.followers.add(follower)
         return tail
 
     def unfollow(self, tail: RunTail, follower: Wakeable) -> None:
         tail.followers.discard(follower)
         if not tail.followers:
-            self._tails.leave(tail, at_once=self.is_closed)
+            self.tails.leave(tail, at_once=self.is_closed)
 
-    def follow_tree(self, root: uuid.UUID, follower: TreeFollower) -> None:
-        """Tell ``follower`` of all runs of a tree, now and whenever one is born."""
-        self._catching_up.trees.setdefault(root, set()).add(follower)
-        self._catching_up.note_tree(root)
+    def follow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
+        """Call ``reader.grow`` with all runs of a tree, now and whenever there is a new one."""
+        self.refresher.trees.setdefault(root, set()).add(reader)
+        self.refresher.tree_is_stale(root)
 
-    def unfollow_tree(self, root: uuid.UUID, follower: TreeFollower) -> None:
-        trees = self._catching_up.trees
-        followers = trees.get(root, set())
-        followers.discard(follower)
-        if not followers:
+    def unfollow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
+        trees = self.refresher.trees
+        readers = trees.get(root, set())
+        readers.discard(reader)
+        if not readers:
             trees.pop(root, None)
 
-    def follow_list(self, follower: ListFollower) -> None:
-        self._catching_up.lists.add(follower)
+    def follow_list(self, reader: ListReader) -> None:
+        self.refresher.lists.add(reader)
 
-    def unfollow_list(self, follower: ListFollower) -> None:
-        self._catching_up.lists.discard(follower)
+    def unfollow_list(self, reader: ListReader) -> None:
+        self.refresher.lists.discard(reader)
 
     async def close(self) -> None:
-        """Send everybody away, and end. May be repeated."""
+        """Send all readers away, and end. May be repeated."""
         if self.is_closed:
             return
         self.is_closed = True
-        notify.remove_listener(self._ear)
-        for watcher in list(self._watchers):
-            _dismiss(watcher, RightLost("restart"))
+        notify.remove_listener(self.listener)
+        for reader in list(self.readers):
+            _dismiss(reader, RightLost("restart"))
         await cancel_and_wait(self._tasks)
-        await asyncio.gather(*self._pages.reading.values(), return_exceptions=True)
-        self._watching.close()
-        self._tails.close()
+        await asyncio.gather(*self.pages.reading.values(), return_exceptions=True)
+        self.tails.close()
         await asyncio.to_thread(self._database.close)
 
     # Reading.
@@ -161,23 +141,15 @@ class Hub:
             raise RightLost("restart")
         return await self._database.run(work, *args, **kwargs)
 
-    async def events(self, tail: RunTail, after: int) -> list[str]:
-        """Return some of a run's events behind ``after``, from the table, as JSON."""
-        return await self._pages.events(tail, after)
+    # Background work.
 
-    def look_at(self, tail: RunTail) -> None:
-        """Read a run's record anew: it can't be as it is known here."""
-        self._catching_up.note(tail.id)
-
-    # What goes on all the time.
-
-    async def _look_at_rights(self) -> None:
-        if not self._watchers:
+    async def _check_rights(self) -> None:
+        if not self.readers:
             return
-        lost = await self.read(rights.find_lost, {one.viewer for one in self._watchers})
-        for watcher in list(self._watchers):
-            if watcher.viewer in lost:
-                _dismiss(watcher, lost[watcher.viewer])
+        lost = await self.read(rights.find_lost, {one.viewer for one in self.readers})
+        for reader in list(self.readers):
+            if reader.viewer in lost:
+                _dismiss(reader, lost[reader.viewer])
 
     async def _forever(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
         failures = 0
@@ -189,13 +161,84 @@ class Hub:
                 failures += 1
                 if failures == 1:
                     logger.warning("the feed can't read (%s); trying again", type(error).__name__)
-                self._catching_up.try_again()
+                self.refresher.try_again()
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
 
 
-def _dismiss(watcher: Watcher, why: RightLost) -> None:
-    watcher.lost = why
-    watcher.wake()
+def _dismiss(reader: Reader, why: RightLost) -> None:
+    reader.lost = why
+    reader.wake()
+
+
+class Reader:
+    """A reader of a feed, to be subclassed for each kind of feed.
+
+    Attributes:
+        viewer: the user who reads.
+        lost: set when the right is lost, or the process goes away.
+        is_over: set when nothing follows the frames that ``collect`` returns.
+    """
+
+    def __init__(self, hub: Hub, viewer: Viewer, view: View) -> None:
+        self.hub = hub
+        self.viewer = viewer
+        self.view = view
+        self.lost: RightLost | None = None
+        self.is_over = False
+        self._updates = asyncio.Event()
+
+    def wake(self) -> None:
+        self._updates.set()
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
+
+        A caller that leaves before the end closes it (``aclosing``).
+
+        Raises:
+            RightLost: the reader may not go on, or this process goes away.
+            RunIsGone: the run was deleted.
+        """
+        loop = asyncio.get_running_loop()
+        await self.hub.join(self)
+        quiet_since = loop.time()
+        try:
+            await self.start()
+            while not self.is_over:
+                self._updates.clear()
+                if self.lost is not None:
+                    raise self.lost
+                frames = await self.collect()
+                if frames or not await self._wait_until(quiet_since + HEARTBEAT_SECONDS):
+                    yield self.batch(frames)
+                    quiet_since = loop.time()
+        finally:
+            self.stop()
+            self.hub.leave(self)
+
+    async def _wait_until(self, time: float) -> bool:
+        """Wait for updates; False when a heartbeat is due."""
+        try:
+            async with asyncio.timeout_at(time):
+                await self._updates.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def start(self) -> None:
+        """Have the hub bring updates from now on."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Have it bring no more; called even if ``start`` has failed."""
+        raise NotImplementedError
+
+    async def collect(self) -> list[Frame]:
+        """Return the next frames, no more than one batch."""
+        raise NotImplementedError
+
+    def batch(self, frames: list[Frame]) -> Batch:
+        return Batch(frames)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
@@ -212,11 +255,11 @@ def get_hub() -> Hub:
 
 def open_count() -> int:
     """Return how many readers this process has. From any thread."""
-    return sum(len(hub._watchers) for hub in list(_hubs.values()))
+    return sum(len(hub.readers) for hub in list(_hubs.values()))
 
 
 async def close_hub() -> None:
-    """Close the hub of the running loop, if there is one; nobody may join it any more."""
+    """Close the hub of the running loop, if there is one; it takes no readers after that."""
     hub = _hubs.get(asyncio.get_running_loop())
     if hub is not None:
         await hub.close()

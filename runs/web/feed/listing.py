@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 
 from . import reading
-from .follower import HEARTBEAT_SECONDS
-from .frames import Batch, Frame, View, to_json
-from .hub import Hub
+from .frames import Frame, View, to_json
+from .hub import Hub, Reader
 from .reading import Snapshot
-from .rights import RightLost, Viewer
+from .rights import Viewer
 
 __all__ = ["ListFollower"]
 
-MOST_PENDING = 1_000  # runs that a slow reader may be behind with
-MOST_OVER = 5_000  # ids that are remembered of runs whose end was told
+MOST_PENDING = 1_000  # runs that wait for a slow reader
+MOST_OVER = 5_000  # ids that are remembered of runs whose end was sent
 
 
-class ListFollower:
-    """Tells of runs as they begin, change status or receipt, and end.
+class ListFollower(Reader):
+    """Sends runs as they are created, change status or receipt, and end.
 
     First come those that are not over. Nothing is replayed: a reader that reconnects, or gets
     ``reset`` because it read too slowly, reads the list again.
     """
 
     def __init__(self, hub: Hub, viewer: Viewer, *, view: View) -> None:
-        self.viewer = viewer
-        self.lost: RightLost | None = None
-        self._hub = hub
-        self._view = view
-        self._news = asyncio.Event()
+        super().__init__(hub, viewer, view)
         self._pending: dict[uuid.UUID, Snapshot] = {}
-        self._told: dict[uuid.UUID, Snapshot] = {}
+        self._sent: dict[uuid.UUID, Snapshot] = {}
         self._over: dict[uuid.UUID, None] = {}
         self._is_reset = False
 
-    def wake(self) -> None:
-        self._news.set()
+    async def start(self) -> None:
+        self.hub.follow_list(self)
+        first = await self.hub.read(reading.read_active, self.viewer, MOST_PENDING)
+        # Those that the hub has brought meanwhile are newer.
+        self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
+
+    def stop(self) -> None:
+        self.hub.unfollow_list(self)
 
     def take(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take what has changed; runs that the reader may not see are left out."""
+        """Take runs that have changed; those that the reader may not see are left out."""
         for snapshot in snapshots:
             if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
                 continue
             if snapshot.id in self._over:
                 continue
-            if snapshot.says_the_same_as(self._told.get(snapshot.id)):
+            if snapshot.says_the_same_as(self._sent.get(snapshot.id)):
                 continue
             self._pending.pop(snapshot.id, None)
             self._pending[snapshot.id] = snapshot
@@ -57,64 +57,29 @@ class ListFollower:
         if self._pending or self._is_reset:
             self.wake()
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Give what there is to send, as it comes; an empty batch is a heartbeat.
-
-        Raises:
-            RightLost: the reader may not go on, or this process goes away.
-        """
-        await self._hub.join(self)
-        self._hub.follow_list(self)
-        try:
-            await self._begin()
-            while True:
-                self._news.clear()
-                if self.lost is not None:
-                    raise self.lost
-                frames = await self._collect()
-                if frames or not await self._wait():
-                    yield Batch(frames)
-        finally:
-            self._hub.unfollow_list(self)
-            self._hub.leave(self)
-
-    async def _begin(self) -> None:
-        """Take the runs that are not over; what the hub has brought meanwhile is newer."""
-        first = await self._hub.read(reading.read_active, self.viewer, MOST_PENDING)
-        self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
-
-    async def _wait(self) -> bool:
-        """Wait for news; False when it is time for a sign of life."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _collect(self) -> list[Frame]:
+    async def collect(self) -> list[Frame]:
         frames = [Frame("reset", "")] if self._is_reset else []
         self._is_reset = False
         pending, self._pending = self._pending, {}
-        for snapshot in pending.values():  # before the await: the same may be taken meanwhile
+        for snapshot in pending.values():  # before the await: the hub may bring it again
             self._remember(snapshot)
         inputs: dict[uuid.UUID, str] = {}
-        if pending and not self._view.is_page:
-            inputs = await self._hub.read(reading.read_inputs, list(pending))
+        if pending and not self.view.is_page:
+            inputs = await self.hub.read(reading.read_inputs, list(pending))
         return frames + [self._frame(one, inputs.get(one.id)) for one in pending.values()]
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Know what was told, so as not to say it again; of runs that are over, only that."""
+        """Remember what was sent, so as not to repeat it; of runs that are over, only the id."""
         if not snapshot.is_over:
-            self._told[snapshot.id] = snapshot
+            self._sent[snapshot.id] = snapshot
             return
-        self._told.pop(snapshot.id, None)
+        self._sent.pop(snapshot.id, None)
         self._over[snapshot.id] = None
         if len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
 
     def _frame(self, snapshot: Snapshot, input_json: str | None) -> Frame:
-        if self._view.is_page:
-            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self._view.zone)))
+        if self.view.is_page:
+            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self.view.zone)))
         data = to_json(snapshot.run)
         return Frame("run", f'{{"input":{input_json},{data[1:]}' if input_json else data)

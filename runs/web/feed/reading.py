@@ -1,9 +1,11 @@
-"""What the feed reads of the database. Plain functions; the hub calls them in its own threads."""
+"""What the feed reads of the database: functions for the hub's threads, shared pages of logs."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +26,7 @@ from .rights import Viewer
 __all__ = [
     "PAGE_COUNT",
     "Fingerprint",
+    "LogPages",
     "Snapshot",
     "active_runs",
     "fingerprints",
@@ -37,8 +40,9 @@ __all__ = [
 PAGE_COUNT = 500  # events that are read at a time
 MOST_CHARACTERS = 4_000_000  # of events that are read at a time
 _READ_COUNT = 100  # events that are in memory at once as rows
+MOST_PAGES_CHARACTERS = 16_000_000  # of log pages kept, of all runs together
 LATE_SECONDS = 2.0  # a heartbeat may be late by this without its worker being called silent
-_WAITED_FOR_COUNT = 50  # events behind a stop that are searched for what it waited for
+_WAITED_FOR_COUNT = 50  # events after a stop that are searched for the calls it waited for
 
 _RECEIPT = (
     *("status", "attempt", "worker_id"),
@@ -49,7 +53,7 @@ _ACTIVITY = ("llm_calls", "input_tokens", "output_tokens", "usage_estimated")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells whether there is something new about a run."""
+    """Values of a run's row that differ once something about the run is new."""
 
     receipt: tuple[Any, ...]
     activity: tuple[Any, ...] = ()
@@ -87,7 +91,7 @@ class Snapshot:
         return self.run["status"] in TERMINAL
 
     def says_the_same_as(self, other: Snapshot | None) -> bool:
-        """Tell whether the two differ in nothing but what other frames tell."""
+        """Tell whether the two differ only in what other frames tell."""
         return (
             other is not None
             and self.silent_seconds == other.silent_seconds
@@ -95,7 +99,7 @@ class Snapshot:
         )
 
     def words(self, zone: str, run: Mapping[str, Any] | None = None) -> Words:
-        """Return what a screen says of it, or of ``run``, which is what it has become since."""
+        """Return what a screen says of it, or of ``run``, the same run a moment later."""
         return present(
             run or self.run,
             zone=zone,
@@ -128,14 +132,14 @@ def _snapshot(record: RunRecord) -> Snapshot:
 def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
     if record.status != Status.STOPPED or record.stop_acknowledged_at is None:
         return ()
-    behind = RunEvent.objects.filter(run=record, ts__gt=record.stop_acknowledged_at)
-    log = [event.as_dict() for event in behind.order_by("seq")[:_WAITED_FOR_COUNT]]
+    after = RunEvent.objects.filter(run=record, ts__gt=record.stop_acknowledged_at)
+    log = [event.as_dict() for event in after.order_by("seq")[:_WAITED_FOR_COUNT]]
     stop = {"acknowledged_at": record.stop_acknowledged_at}
     return tuple(dict(call) for call in receipts.calls_waited_for(log, stop))
 
 
 def _silent_seconds(record: RunRecord) -> int | None:
-    """Return in how long the lease of a stopping run's worker ends, if that one doesn't answer."""
+    """Return in how long the lease ends of a stopping run's worker that does not answer."""
     if not record.stop_requested or record.is_terminal or record.worker is None:
         return None
     now = timezone.now()
@@ -182,7 +186,7 @@ def read_events(id: uuid.UUID, first: int, last: int) -> list[str]:
 
 
 def fingerprints(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Fingerprint]:
-    """Return what tells whether there is something new about a run, for many at once."""
+    """Return the fingerprints of the runs that there are."""
     found = {}
     columns = ("pk", "last_seq", "in_flight", *_RECEIPT, *_ACTIVITY)
     for id, last_seq, in_flight, *rest in RunRecord.objects.filter(pk__in=ids).values_list(
@@ -203,7 +207,7 @@ def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, 
 
 
 def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
-    """Return what tells whether something is new about runs that are not over, or are young."""
+    """Return the fingerprints of runs that are not over, and of those created after ``since``."""
     names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
     rows: dict[uuid.UUID, Fingerprint] = {}
     queries: Iterable[RunQuerySet | QuerySet[RunRecord]] = (
@@ -214,3 +218,54 @@ def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
         for id, *rest in query.order_by("-created_at", "-id").values_list("pk", *names)[:limit]:
             rows[id] = Fingerprint(tuple(rest))
     return rows
+
+
+class LogPages:
+    """The pages of logs that were read last, for all readers whom no tail can serve.
+
+    Args:
+        read: calls a function that reads the database.
+    """
+
+    def __init__(self, read: Callable[..., Awaitable[list[str]]]) -> None:
+        self._read = read
+        self._pages: OrderedDict[tuple[uuid.UUID, int], list[str]] = OrderedDict()
+        self._characters = 0
+        #: Readers share these tasks, so cancelling one would end them all without a word.
+        self.reading: dict[tuple[uuid.UUID, int, int], asyncio.Task[list[str]]] = {}
+
+    async def events(self, run: uuid.UUID, after: int, last_seq: int) -> list[str]:
+        """Return some of a run's events after ``after`` as JSON; the run has ``last_seq``.
+
+        Two hundred readers of one log read it once: whole pages never change, and are kept.
+        """
+        number = after // PAGE_COUNT
+        page = self._pages.get((run, number))
+        if page is None:
+            page = await self._page(run, number, last_seq)
+        else:
+            self._pages.move_to_end((run, number))
+        found = page[after - number * PAGE_COUNT :]
+        if not found and last_seq > after:  # events so large that the page was cut
+            found = await self._read(read_events, run, after + 1, after + PAGE_COUNT)
+        return found
+
+    async def _page(self, run: uuid.UUID, number: int, last_seq: int) -> list[str]:
+        key = (run, number, last_seq)
+        task = self.reading.get(key)
+        if task is None:
+            first = number * PAGE_COUNT + 1
+            work = self._read(read_events, run, first, first + PAGE_COUNT - 1)
+            task = self.reading[key] = asyncio.ensure_future(work)
+            task.add_done_callback(lambda _: self.reading.pop(key, None))
+        page = await asyncio.shield(task)
+        if len(page) == PAGE_COUNT and (run, number) not in self._pages:
+            self._keep(run, number, page)
+        return page
+
+    def _keep(self, run: uuid.UUID, number: int, page: list[str]) -> None:
+        self._pages[run, number] = page
+        self._characters += sum(map(len, page))
+        while self._characters > MOST_PAGES_CHARACTERS:
+            _, oldest = self._pages.popitem(last=False)
+            self._characters -= sum(map(len, oldest))

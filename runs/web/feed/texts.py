@@ -1,4 +1,4 @@
-"""What the models of one run are saying: told in larger pieces, and never behind a call's end."""
+"""The answers that the models of one run are writing, in pieces large enough to send."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from .frames import Frame, to_json
 
 __all__ = ["Texts"]
 
-MOST_PIECES = 50  # kept for whoever is a little late
+MOST_PIECES = 50  # kept for readers that are a little late
 MOST_CHARACTERS = 200_000  # of one call's text so far
-MOST_UNSURE = 20  # calls of which the record says nothing yet
-MOST_SILENT = 1_000
+MOST_UNKNOWN = 20  # calls that are not known to be in flight
+MOST_ENDED = 1_000
 TEXT_SECONDS = 0.1  # between two pieces of one run
 
 
 @dataclass(slots=True)
 class _Text:
-    """What a model has said so far in one call."""
+    """The answer of one call, so far."""
 
     agent: str
-    whole: str = ""
-    fresh: str = ""  # not told yet
-    is_sure: bool = True  # the call was seen to be in flight: it may be told
+    sent: str = ""
+    fresh: str = ""  # not sent yet
+    is_known: bool = False  # the call was seen to be in flight: its text may be sent
 
     @property
     def length(self) -> int:
-        return len(self.whole) + len(self.fresh)
+        return len(self.sent) + len(self.fresh)
 
 
 class Texts:
-    """Streamed text of one run.
+    """Streamed text of one run. None of a call is sent after the call's event.
 
     Attributes:
-        count: how many pieces were told.
+        count: how many pieces there were.
     """
 
     def __init__(self, run: str, wake: Callable[[], None]) -> None:
@@ -44,130 +44,116 @@ class Texts:
         self._run = run
         self._wake = wake
         self._pieces: deque[tuple[int, str]] = deque(maxlen=MOST_PIECES)
-        self._talking: dict[str, _Text] = {}
-        self._calls: Collection[str] = ()  # in flight, as far as is known
-        self._silent: dict[str, None] = {}  # calls that are over: nothing of theirs is told again
+        self._texts: dict[str, _Text] = {}
+        self._in_flight: Collection[str] = ()  # calls, as far as is known
+        self._ended: dict[str, None] = {}  # calls of which no text is taken any more
         self._timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
         """Tell whether there is text of a call that is not known to be over."""
-        return bool(self._talking)
+        return bool(self._texts)
+
+    def lengths(self) -> dict[str, int]:
+        """Return how many characters there are of each answer."""
+        return {call: text.length for call, text in self._texts.items()}
 
     # What comes in.
 
-    def begin(self, agent: str, call: str, text: str) -> None:
-        """Know what a model has said in a call before anybody followed."""
-        if call not in self._silent:
-            self._talking.setdefault(call, _Text(agent, whole=text))
+    def take(self, agent: str, call: str, start: int, piece: str) -> bool:
+        """Take in a piece of an answer that starts at its ``start``-th character.
 
-    def add(self, agent: str, call: str, text: str, end: int = 0) -> None:
-        """Take in a piece of a model's answer, of a run in this process.
-
-        ``end``: how long the answer is with it; a piece that ``begin`` had already is none.
+        The piece may be older than the record, or newer: it is sent once the call is known to be in
+        flight. Returns False, and takes nothing, if text before the piece is missing.
         """
-        if call in self._silent:
-            return
-        talk = self._talking.setdefault(call, _Text(agent))
-        if talk.length > MOST_CHARACTERS or 0 < end <= talk.length:
-            return  # the call's event will have it all
-        talk.fresh += text
-        self._tell_soon()
-
-    def take(self, agent: str, call: str, start: int, text: str) -> bool:
-        """Take in what another process has of an answer from its ``start``-th character on.
-
-        The message may have overtaken the record, or be older than it: it is told once the record
-        says that the call is in flight, and never behind that. False if something is missing
-        before it; then nothing is taken.
-        """
-        talk = self._talking.get(call) or _Text(agent, is_sure=False)
-        if call in self._silent or talk.length > MOST_CHARACTERS:
-            return True
-        if start > talk.length:
+        text = self._texts.get(call) or _Text(agent)
+        if call in self._ended or text.length >= MOST_CHARACTERS:
+            return True  # the call's event has it all
+        if start > text.length:
             return False
-        talk.fresh += text[talk.length - start :]
-        self._talking[call] = talk
-        talk.is_sure = talk.is_sure or call in self._calls
-        if talk.is_sure:
-            self._tell_soon()
-        unsure = [one for one, other in self._talking.items() if not other.is_sure]
-        for forgotten in unsure[:-MOST_UNSURE]:
-            del self._talking[forgotten]
+        text.fresh += piece[text.length - start :]
+        self._texts[call] = text
+        text.is_known = text.is_known or call in self._in_flight
+        if text.is_known:
+            self._send_soon()
+            return True
+        unknown = [one for one, other in self._texts.items() if not other.is_known]
+        for forgotten in unknown[:-MOST_UNKNOWN]:
+            del self._texts[forgotten]
         return True
 
     # What is known of the calls.
 
     def know_calls(self, calls: Collection[str]) -> None:
         """Know which calls are in flight now."""
-        self._calls = calls
+        self._in_flight = calls
         for call in calls:
-            talk = self._talking.get(call)
-            if talk is not None and not talk.is_sure:
-                talk.is_sure = True
-                self._tell_soon()
+            text = self._texts.get(call)
+            if text is not None and not text.is_known:
+                text.is_known = True
+                self._send_soon()
 
     def end_what_is_over(self) -> None:
         """End the calls that were in flight and are not any more."""
-        for call, talk in list(self._talking.items()):
-            if talk.is_sure and call not in self._calls:
+        for call, text in list(self._texts.items()):
+            if text.is_known and call not in self._in_flight:
                 self.end(call)
 
     def end(self, call: str) -> None:
-        """Tell the rest of what a model has said: the call is over.
+        """Send the rest of an answer: the call is over.
 
-        Of a call that never had its turn nothing is told, its event has it all: a thousand short
-        calls a second are not to be a thousand frames.
+        Text of a call that never had its turn is not sent, the call's event has it all: a thousand
+        short calls a second must not become a thousand frames.
         """
-        self._silent[call] = None
-        if len(self._silent) > MOST_SILENT:
-            del self._silent[next(iter(self._silent))]
-        talk = self._talking.pop(call, None)
-        if talk is not None and talk.whole and talk.fresh:
-            self._tell(call, talk)
+        self._ended[call] = None
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        text = self._texts.pop(call, None)
+        if text is not None and text.sent and text.fresh:
+            self._send(call, text)
             self._wake()
 
     def end_all(self) -> None:
-        for call in list(self._talking):
+        for call in list(self._texts):
             self.end(call)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    # What is told.
+    # What goes out.
 
-    def behind(self, count: int) -> list[Frame]:
-        """Return the pieces behind the ``count``-th; whoever is very late has missed some."""
+    def after(self, count: int) -> list[Frame]:
+        """Return the pieces after the ``count``-th; a reader that is very late has missed some."""
         return [Frame("text", data) for number, data in self._pieces if number > count]
 
     def so_far(self) -> list[Frame]:
-        """Return, for whoever comes in the middle, what was said in the calls going on."""
+        """Return the answers in progress, for a reader that comes in the middle."""
         return [
-            Frame("text", self._frame(call, talk.agent, talk.whole))
-            for call, talk in self._talking.items()
-            if talk.whole
+            Frame("text", self._frame(call, text.agent, text.sent))
+            for call, text in self._texts.items()
+            if text.sent
         ]
 
-    def _tell_soon(self) -> None:
+    def _send_soon(self) -> None:
         if self._timer is None:
-            self._tell_next()
+            self._send_next()
 
-    def _tell_next(self) -> None:
+    def _send_next(self) -> None:
         self._timer = None
-        talking = self._talking.items()
-        call = next((call for call, talk in talking if talk.fresh and talk.is_sure), None)
+        texts = self._texts.items()
+        call = next((call for call, text in texts if text.fresh and text.is_known), None)
         if call is None:
             return
-        talk = self._talking.pop(call)
-        self._tell(call, talk)
-        self._talking[call] = talk  # behind the others: each has its turn
-        self._timer = asyncio.get_running_loop().call_later(TEXT_SECONDS, self._tell_next)
+        text = self._texts.pop(call)
+        self._send(call, text)
+        self._texts[call] = text  # after the others: each has its turn
+        self._timer = asyncio.get_running_loop().call_later(TEXT_SECONDS, self._send_next)
         self._wake()
 
-    def _tell(self, call: str, talk: _Text) -> None:
+    def _send(self, call: str, text: _Text) -> None:
         self.count += 1
-        self._pieces.append((self.count, self._frame(call, talk.agent, talk.fresh)))
-        talk.whole, talk.fresh = talk.whole + talk.fresh, ""
+        self._pieces.append((self.count, self._frame(call, text.agent, text.fresh)))
+        text.sent, text.fresh = text.sent + text.fresh, ""
 
     def _frame(self, call: str, agent: str, text: str) -> str:
         return to_json({"run": self._run, "agent": agent, "call": call, "text": text})

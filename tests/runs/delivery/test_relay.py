@@ -143,7 +143,7 @@ async def test_a_feed_learns_of_runs_elsewhere_by_message(
     monkeypatch: pytest.MonkeyPatch, worker: Worker, start: Start, log: Journal
 ) -> None:
     """It does not poll and ignores its own process: only messages are left."""
-    monkeypatch.setattr(hub, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(hub, "POLL_SECONDS", 3600.0)
 
     @agent("waits")
     async def waits(tools: Tools) -> str:
@@ -160,7 +160,7 @@ async def test_a_feed_learns_of_runs_elsewhere_by_message(
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             async for batch in follower.batches():
-                notify.remove_listener(ours._ear)
+                notify.remove_listener(ours.listener)
                 # What this process says is what another one would.
                 monkeypatch.setattr(relay, "PROCESS", "another")
                 seen += [frame.type for frame in batch.frames]

@@ -22,7 +22,6 @@ from runs import consumers
 from runs.actions.stopping import request_stop
 from runs.models import RunInput, RunRecord, StopVia
 from runs.web.feed import close_hub, get_hub, rights
-from runs.web.feed import follower as follower_module
 from runs.web.feed import hub as hub_module
 from tests.support.feeds import in_database
 from tests.support.rows import make_run
@@ -35,8 +34,8 @@ OURS = f"http://{HOST}"
 @pytest.fixture(autouse=True)
 def quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.ALLOWED_HOSTS = [HOST]
-    monkeypatch.setattr(hub_module, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(hub_module, "LIST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(hub_module, "LIST_POLL_SECONDS", 0.02)
     monkeypatch.setattr(hub_module, "RIGHTS_SECONDS", 0.02)
 
 
@@ -351,7 +350,7 @@ class TestLostRight:
                 loop.call_soon_threadsafe(failures.set)
             raise OperationalError("away")
 
-        monkeypatch.setattr(follower_module, "HEARTBEAT_SECONDS", 0.02)
+        monkeypatch.setattr(hub_module, "HEARTBEAT_SECONDS", 0.02)
         async with opened(f"/ws/runs/{run.pk}?view=page", token=token) as socket:
             await socket.next()
             find_lost = rights.find_lost
@@ -433,7 +432,7 @@ class TestClosing:
         serving = asyncio.create_task(application(scope, queue.get, send))
         async with asyncio.timeout(WAIT_SECONDS):
             await closed.wait()
-            assert not get_hub()._watchers
+            assert not get_hub().readers
             queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             await serving
         assert [message["type"] for message in told][-1] == "websocket.close"
@@ -443,7 +442,7 @@ class TestClosing:
         async with opened("/ws/runs", token=token) as socket:
             await socket.next()
             before = asyncio.all_tasks()
-            watchers = set(get_hub()._watchers)
+            watchers = set(get_hub().readers)
             for moment in range(12):
                 other = Socket(f"/ws/runs/{run.pk}?tree=1", token=token)
                 await other.send_input({"type": "websocket.connect"})
@@ -453,8 +452,8 @@ class TestClosing:
             async with asyncio.timeout(WAIT_SECONDS):
                 while asyncio.all_tasks() != before:
                     await asyncio.sleep(0.01)
-            assert get_hub()._watchers == watchers
-            assert not get_hub()._catching_up.trees
+            assert get_hub().readers == watchers
+            assert not get_hub().refresher.trees
 
 
 class TestList:
@@ -484,7 +483,7 @@ class TestList:
     async def test_beats_its_heart(
         self, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runs.web.feed.listing.HEARTBEAT_SECONDS", 0.02)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.02)
         async with opened("/ws/runs?view=page", token=token) as socket:
             for _ in range(2):
                 await socket.until("heartbeat")

@@ -20,7 +20,7 @@ from rest_framework.authtoken.models import Token
 from project.asgi import application
 from runs.models import RunEvent
 from runs.web.api import event_stream
-from runs.web.feed import close_hub, follower, get_hub, hub
+from runs.web.feed import close_hub, get_hub, hub
 from tests.support.feeds import parse_server_sent
 
 from .conftest import Runs
@@ -34,7 +34,7 @@ HEADERS = {"Accept": "text/event-stream"}
 def served(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Served]:
     """Serve on a real uvicorn, in a thread, with a hub that looks often."""
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
-    for name in ("LOOK_SECONDS", "RIGHTS_SECONDS"):
+    for name in ("POLL_SECONDS", "RIGHTS_SECONDS"):
         monkeypatch.setattr(hub, name, 0.02)
     served = _Served()
     try:
@@ -236,7 +236,7 @@ class TestRefusal:
 def test_silence_is_filled_with_comments(
     runs: Runs, stream: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(hub, "HEARTBEAT_SECONDS", 0.02)
     with stream.stream("GET", f"/runs/{runs.running().pk}/events") as answer:
         lines = answer.iter_lines()
         for _ in range(3):
@@ -283,10 +283,10 @@ def test_a_client_that_leaves_is_forgotten(
         with stream.stream("GET", f"/runs/{run.pk}/events?tree=1") as answer:
             _until(answer.iter_lines(), "event: run")
     deadline = time.monotonic() + WAIT_SECONDS
-    while served.hub._watchers or served.hub._catching_up.trees:
-        assert time.monotonic() < deadline, served.hub._watchers
+    while served.hub.readers or served.hub.refresher.trees:
+        assert time.monotonic() < deadline, served.hub.readers
         time.sleep(0.01)
-    assert all(not tail.followers for tail in served.hub._tails)
+    assert all(not tail.followers for tail in served.hub.tails)
 
 
 def test_a_client_that_reads_nothing_is_let_go(
@@ -304,10 +304,10 @@ def test_a_client_that_reads_nothing_is_let_go(
             f"GET /runs/{run.pk}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
         )
         deadline = time.monotonic() + WAIT_SECONDS
-        while not served.hub._watchers:
+        while not served.hub.readers:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        while served.hub._watchers:
+        while served.hub.readers:
             assert time.monotonic() < deadline, "it is still there"
             time.sleep(0.01)
 

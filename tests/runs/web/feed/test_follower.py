@@ -14,7 +14,7 @@ from django.utils import timezone
 from runs.delivery import notify
 from runs.events import read as read_events
 from runs.ops.retention import Policy, Sweep
-from runs.web.feed import Hub, RightLost, RunIsGone, catching_up, follower, pages, reading
+from runs.web.feed import Hub, RightLost, RunIsGone, follower, reading, refresh
 from tests.support.feeds import Client, Reader, Wire, Writer, settle, turns
 
 
@@ -300,9 +300,9 @@ class TestTree:
             return work(*args)
 
         monkeypatch.setattr(hub, "read", read)
-        monkeypatch.setattr(catching_up, "MOST_AT_ONCE", 1)
-        hub._catching_up.note(root.pk)
-        hub._catching_up.note(child.pk)
+        monkeypatch.setattr(refresh, "MOST_AT_ONCE", 1)
+        hub.refresher.run_is_stale(root.pk)
+        hub.refresher.run_is_stale(child.pk)
         await turns(300)
         late.set()
         await settle(hub, reader)
@@ -376,7 +376,7 @@ class TestHeartbeats:
     async def test_come_when_there_is_nothing_to_tell(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.01)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.01)
         reader = _watch(hub, writer.queue())
         async with asyncio.timeout(10):
             while reader.heartbeats < 3:
@@ -386,7 +386,7 @@ class TestHeartbeats:
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of a deleted child, say, each look finds out anew that it is gone."""
-        monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.05)
+        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
         reader = _watch(hub, writer.queue())
         async with asyncio.timeout(10):
             while reader.heartbeats < 3:
@@ -426,15 +426,15 @@ class TestSlowReaders:
             writer.flush()
             await turns(50)
         await settle(hub, viewer)
-        tail = hub._tails.get(run.pk)
+        tail = hub.tails.get(run.pk)
         assert tail is not None
         assert viewer.client.seqs[str(run.pk)] == 2_001
         assert slow.client.seqs.get(str(run.pk), 0) < 200
         assert len(tail._events) <= 1_000
         assert tail._characters == sum(map(len, tail._events)) <= 1_000_000
-        kept = hub._pages
+        kept = hub.pages
         assert kept._characters == sum(len(e) for p in kept._pages.values() for e in p)
-        assert kept._characters <= pages.MOST_PAGES_CHARACTERS
+        assert kept._characters <= reading.MOST_PAGES_CHARACTERS
         gate.set()
         await settle(hub, slow)
         assert slow.client.seqs[str(run.pk)] == 2_001
@@ -457,16 +457,16 @@ class TestLeaving:
             reader.task.cancel()
             await asyncio.gather(reader.task, return_exceptions=True)
             await turns(60)
-            assert hub._watchers == {first.follower}
-            assert not hub._catching_up.trees
-            assert not hub._pages.reading
+            assert hub.readers == {first.follower}
+            assert not hub.refresher.trees
+            assert not hub.pages.reading
             assert asyncio.all_tasks() == tasks
-            followers = {tail.id: tail.followers for tail in hub._tails if tail.followers}
+            followers = {tail.id: tail.followers for tail in hub.tails if tail.followers}
             assert followers == {run.pk: {first.follower}}
-        for tail in hub._tails:
-            hub._tails.forget_if_alone(tail)  # as when it has lingered
-        assert [tail.id for tail in hub._tails] == [run.pk]
-        assert hub._tails._names.keys() == {str(run.pk)}
+        for tail in hub.tails:
+            hub.tails.forget_if_alone(tail)  # as when it has lingered
+        assert [tail.id for tail in hub.tails] == [run.pk]
+        assert hub.tails._names.keys() == {str(run.pk)}
 
     async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
         reader = _watch(hub, writer.queue())

@@ -46,8 +46,8 @@ async def reader_of(hub: Hub) -> AsyncIterator[Callable[..., Reader]]:
     for reader in readers:
         reader.task.cancel()
         await asyncio.gather(reader.task, return_exceptions=True)
-    assert not hub._catching_up.lists
-    assert not hub._watchers
+    assert not hub.refresher.lists
+    assert not hub.readers
 
 
 async def test_each_change_is_told_once(
@@ -120,7 +120,7 @@ async def test_a_heartbeat_swallows_no_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Inputs are read for so long that it is time for a sign of life."""
-    monkeypatch.setattr(listing, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
     reader = reader_of(alice)
     await settle(hub)
 

@@ -28,7 +28,7 @@ from runs.events import read as read_events
 from runs.models import RunRecord
 from runs.status import ACTIVE, Status
 from runs.web.feed import close_hub, get_hub
-from tests.support.feeds import Client, Ear, Reader, Writer, at_once, settle, turns
+from tests.support.feeds import Client, LossyListener, Reader, Writer, at_once, settle, turns
 
 EXAMPLES = 40
 STEPS = 40
@@ -58,9 +58,9 @@ class World(RuleBasedStateMachine):
 
     async def _open_hub(self) -> None:
         self.hub = get_hub()
-        self.ear = Ear(self.hub, self.chance)
-        self.patch.setattr(self.hub, "_ear", _Nobody())
-        notify.add_listener(self.ear)  # type: ignore[arg-type]
+        self.listener = LossyListener(self.hub, self.chance)
+        self.patch.setattr(self.hub, "listener", _Nobody())
+        notify.add_listener(self.listener)  # type: ignore[arg-type]
 
     def do(self, work: Any) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, 60))
@@ -153,7 +153,7 @@ class World(RuleBasedStateMachine):
         mixed=st.booleans(),
     )
     def news_come(self, loss: float, twice: float, mixed: bool) -> None:
-        self.ear.bring(loss=loss, twice=twice, mixed=mixed)
+        self.listener.bring(loss=loss, twice=twice, mixed=mixed)
 
     @rule(count=st.sampled_from([1, 3, 10, 50]))
     def time_passes(self, count: int) -> None:
@@ -161,7 +161,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def the_hub_looks(self) -> None:
-        self.do(self.hub._catching_up.look())
+        self.do(self.hub.refresher.poll())
 
     # Those who watch.
 
@@ -195,7 +195,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def all_is_quiet(self) -> None:
         self.writer.flush()
-        self.ear.bring(loss=self.chance.choice([0.0, 1.0]))
+        self.listener.bring(loss=self.chance.choice([0.0, 1.0]))
         self._connect()
         self.do(settle(self.hub, *self.readers))
         for reader in self.readers:
@@ -223,7 +223,7 @@ class World(RuleBasedStateMachine):
         finally:
             self.do(close_hub())
             self.loop.close()
-            notify.remove_listener(self.ear)  # type: ignore[arg-type]
+            notify.remove_listener(self.listener)  # type: ignore[arg-type]
             self.writer.close()
             self._at_once.__exit__(None, None, None)
 
@@ -234,9 +234,9 @@ class World(RuleBasedStateMachine):
             self.end(self.pick(self.leaves()))
         self.all_is_quiet()
         assert all(client.is_ended for client, _ in self.clients)
-        assert not self.hub._watchers
-        assert not self.hub._catching_up.trees
-        assert all(not tail.followers for tail in self.hub._tails)
+        assert not self.hub.readers
+        assert not self.hub.refresher.trees
+        assert all(not tail.followers for tail in self.hub.tails)
 
 
 class _Nobody:

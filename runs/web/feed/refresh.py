@@ -1,53 +1,54 @@
-"""How a hub catches up with the table: of runs that it heard something of, and by looking.
+"""Brings what a hub knows up to date with the table: what has changed, and by polling.
 
-Twice a second it compares what it knows of each watched run with the table, so a lost message costs
-half a second and nothing else.
+Twice a second the hub compares what it knows of each followed run with the table, so a lost message
+costs half a second and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from django.utils import timezone
 
-from runs.delivery import local_runs
-
 from . import reading
 from .reading import PAGE_COUNT, Fingerprint, Snapshot
-from .tail import RunTail, Wakeable, model_call
-from .tails import Tails, take_activity
+from .tail import RunTail, Tails, Wakeable, model_call
 
-if TYPE_CHECKING:
-    from .listing import ListFollower
+__all__ = ["LIST_POLL_SECONDS", "ListReader", "Refresher", "TreeReader"]
 
-__all__ = ["LIST_LOOK_SECONDS", "CatchingUp", "TreeFollower"]
-
-LIST_LOOK_SECONDS = 1.0
+LIST_POLL_SECONDS = 1.0
 MOST_AT_ONCE = 200  # runs in one query
 MOST_LISTED = 5_000
 
 
-class TreeFollower(Wakeable, Protocol):
-    """Whoever follows a tree."""
+class TreeReader(Wakeable, Protocol):
+    """A reader of a tree."""
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
         """Learn of all runs of the tree, each with its caller."""
 
 
-class CatchingUp:
-    """What is to be read anew: runs, trees, the list; and who is told of it.
+class ListReader(Wakeable, Protocol):
+    """A reader of the list."""
+
+    def take(self, snapshots: Iterable[Snapshot]) -> None:
+        """Take runs that have changed; not all of them are for this reader."""
+
+
+class Refresher:
+    """Reads runs, trees and the list again once they are stale, and updates their readers.
 
     Args:
         read: calls a function that reads the database.
         on_found: called with a tail that knows its run's record now.
 
     Attributes:
-        trees: who follows which tree.
-        lists: who follows the list.
+        trees: the readers of each tree.
+        lists: the readers of the list.
     """
 
     def __init__(
@@ -59,41 +60,41 @@ class CatchingUp:
         self._tails = tails
         self._read = read
         self._on_found = on_found
-        self.trees: dict[uuid.UUID, set[TreeFollower]] = {}
-        self.lists: set[ListFollower] = set()
+        self.trees: dict[uuid.UUID, set[TreeReader]] = {}
+        self.lists: set[ListReader] = set()
         self._stale: dict[uuid.UUID, None] = {}
         self._stale_trees: set[uuid.UUID] = set()
+        self._stale_in_list: dict[uuid.UUID, None] = {}
         self._listed: dict[uuid.UUID, Fingerprint] = {}
-        self._list_news: dict[uuid.UUID, None] = {}
         self._work = asyncio.Event()
 
     @property
     def is_due(self) -> bool:
         """Whether something is known to be stale."""
-        return bool(self._stale or self._stale_trees or self._list_news or self._work.is_set())
+        return bool(self._stale or self._stale_trees or self._stale_in_list or self._work.is_set())
 
     def cares_for(self, root: uuid.UUID) -> bool:
-        """Tell whether somebody here follows the runs of a tree, or all. From any thread."""
+        """Tell whether a reader here follows the runs of a tree, or all. From any thread."""
         return bool(self.lists) or root in self.trees or root in self._tails
 
-    def note(self, run: uuid.UUID) -> None:
-        """There is something new about a watched run."""
+    def run_is_stale(self, run: uuid.UUID) -> None:
+        """A followed run has changed."""
         self._stale[run] = None
         self._work.set()
 
-    def note_tree(self, root: uuid.UUID) -> None:
-        """A run was born in a tree."""
+    def tree_is_stale(self, root: uuid.UUID) -> None:
+        """A tree may have a new run."""
         self._stale_trees.add(root)
         self._work.set()
 
-    def note_change(self, run: uuid.UUID, root: uuid.UUID) -> None:
-        """A run is new, or its status or receipt reads otherwise."""
+    def run_has_changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
+        """A run is new, or its status or receipt has changed."""
         if run in self._tails:
-            self.note(run)
+            self.run_is_stale(run)
         if root in self.trees:
-            self.note_tree(root)
+            self.tree_is_stale(root)
         if self.lists:
-            self._list_news[run] = None
+            self._stale_in_list[run] = None
             self._work.set()
 
     def try_again(self) -> None:
@@ -118,23 +119,23 @@ class CatchingUp:
                 for id in ids:
                     tail = self._tails.get(id)
                     if tail is not None:
-                        await self._catch_up(tail, snapshots.get(id))
+                        await self._update(tail, snapshots.get(id))
             except BaseException:
                 self._stale |= dict.fromkeys(ids)
                 raise
-        if self._list_news:
+        if self._stale_in_list:
             await self._refresh_lists()
 
-    async def _catch_up(self, tail: RunTail, snapshot: Snapshot | None) -> None:
+    async def _update(self, tail: RunTail, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             tail.go()
             return
         if tail.snapshot is None:
-            # What comes from now on is heard, or found by the next look; the rest is in the table.
-            tail.begin_at(max(tail.last_seq, snapshot.last_seq))
+            # A listener or the next poll finds what comes from now on; the rest is in the table.
+            tail.start_at(max(tail.last_seq, snapshot.last_seq))
         else:
             await self._fill(tail, snapshot.last_seq)
-        if not take_activity(tail) and not snapshot.is_over:
+        if not tail.take_activity() and not snapshot.is_over:
             tail.set_activity(snapshot.run["in_flight"], snapshot.run["usage"])
         is_first = tail.snapshot is None
         tail.show(snapshot)
@@ -142,11 +143,11 @@ class CatchingUp:
             self._on_found(tail)
 
     async def _fill(self, tail: RunTail, last_seq: int) -> None:
-        """Read the events that nobody told of; very many are left in the table."""
+        """Read the events of which no message has come; very many are left in the table."""
         if last_seq <= tail.last_seq:
             return
         if last_seq - tail.last_seq > PAGE_COUNT:
-            tail.begin_at(last_seq)
+            tail.start_at(last_seq)
             return
         first = tail.last_seq + 1
         missing = await self._read(reading.read_events, tail.id, first, last_seq)
@@ -165,63 +166,61 @@ class CatchingUp:
             self._stale_trees |= roots
             raise
         for root, members in trees.items():
-            for follower in list(self.trees.get(root, ())):
-                follower.grow(members)
+            for reader in list(self.trees.get(root, ())):
+                reader.grow(members)
 
     async def _refresh_lists(self) -> None:
-        news, self._list_news = self._list_news, {}
-        ids = list(news)
-        for start in range(0, len(ids), MOST_AT_ONCE):
+        stale, self._stale_in_list = list(self._stale_in_list), {}
+        for start in range(0, len(stale), MOST_AT_ONCE):
+            some = stale[start : start + MOST_AT_ONCE]
             try:
-                snapshots = await self._read(
-                    reading.read_snapshots, ids[start : start + MOST_AT_ONCE]
-                )
+                snapshots = await self._read(reading.read_snapshots, some)
             except BaseException:
-                self._list_news = dict.fromkeys(ids[start:]) | self._list_news
+                self._stale_in_list = dict.fromkeys(stale[start:]) | self._stale_in_list
                 raise
-            for follower in list(self.lists):
-                follower.take(snapshots.values())
+            for reader in list(self.lists):
+                reader.take(snapshots.values())
 
-    # Looking for what nobody told of.
+    # Polling, for what no message has told.
 
-    async def look(self) -> None:
-        """Compare the watched runs with the table."""
+    async def poll(self) -> None:
+        """Compare the followed runs with the table."""
         self._stale_trees |= self.trees.keys()
         if self._stale_trees:
             self._work.set()
-        watched = [tail for tail in self._tails if not (tail.is_complete or tail.is_gone)]
-        for start in range(0, len(watched), MOST_AT_ONCE):
-            some = watched[start : start + MOST_AT_ONCE]
+        followed = [tail for tail in self._tails if not (tail.is_complete or tail.is_gone)]
+        for start in range(0, len(followed), MOST_AT_ONCE):
+            some = followed[start : start + MOST_AT_ONCE]
             found = await self._read(reading.fingerprints, [tail.id for tail in some])
             for tail in some:
-                take_activity(tail)
-                if _has_news(tail, found.get(tail.id)):
-                    self.note(tail.id)
+                tail.take_activity()
+                if _is_stale(tail, found.get(tail.id)):
+                    self.run_is_stale(tail.id)
                 tail.fingerprint = found.get(tail.id)
 
-    async def look_at_lists(self) -> None:
+    async def poll_lists(self) -> None:
         """Compare the runs that are not over, and the young ones, with the table."""
         if not self.lists:
             self._listed.clear()
             return
-        young = timezone.now() - timedelta(seconds=5 * LIST_LOOK_SECONDS)
+        young = timezone.now() - timedelta(seconds=5 * LIST_POLL_SECONDS)
         found = await self._read(reading.active_runs, young, MOST_LISTED)
-        news = {id for id, fingerprint in found.items() if self._listed.get(id) != fingerprint}
-        news |= self._listed.keys() - found.keys()
+        stale = {id for id, fingerprint in found.items() if self._listed.get(id) != fingerprint}
+        stale |= self._listed.keys() - found.keys()
         self._listed = found
-        if news:
-            self._list_news |= dict.fromkeys(news)
+        if stale:
+            self._stale_in_list |= dict.fromkeys(stale)
             self._work.set()
 
 
-def _has_news(tail: RunTail, found: Fingerprint | None) -> bool:
-    """Tell whether a look has found what is not known of a run yet."""
+def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:
+    """Tell whether a poll has found what is not known of a run yet."""
     before = tail.fingerprint
     if found is None or before is None or found.receipt != before.receipt:
         return True
     if found.last_seq > tail.last_seq:
         return True
-    if found.activity != before.activity and local_runs.get(tail.id) is None:
+    if found.activity != before.activity and tail.is_elsewhere:
         return True
     # A worker that falls silent changes nothing in the record of a run that is to stop.
     return tail.snapshot is not None and tail.snapshot.run["stop"] is not None

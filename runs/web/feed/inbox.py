@@ -1,0 +1,116 @@
+"""Receives what other processes send: which runs have changed, and text of the followed ones.
+
+No reader relies on it: polling finds each change (``refresh``), and a call's event has its text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from channels.layers import get_channel_layer
+
+from runs.delivery import notify, relay
+from runs.delivery.streamed_text import ASK_SECONDS
+
+from .refresh import Refresher
+from .tail import RunTail, Tails
+
+__all__ = ["Inbox"]
+
+logger = logging.getLogger(__name__)
+
+SOON_SECONDS = 0.01  # requests that come together are sent together
+MOST_RUNS = 2_000  # in one message
+
+
+class Inbox:
+    """The hub's channel in the layer. Used on the hub's loop alone."""
+
+    def __init__(self, tails: Tails, refresher: Refresher) -> None:
+        self._tails = tails
+        self._refresher = refresher
+        self._process = relay.PROCESS  # whose updates come by the listener
+        self._channel: str | None = None
+        self._missing: set[uuid.UUID] = set()  # runs of which text is missing
+        self._is_due = asyncio.Event()
+        self._asks_all_at = 0.0
+
+    async def receive(self) -> None:
+        """Receive messages until the channel layer fails."""
+        layer = get_channel_layer()
+        if layer is None or not relay.is_shared(layer):
+            await asyncio.Event().wait()
+            return
+        # The same channel again: the layer would go on to fill the one before.
+        channel = self._channel = self._channel or await layer.new_channel()
+        await layer.group_add(relay.FEED_GROUP, channel)
+        self._ask_for_all()  # nothing that was sent before has come
+        while True:
+            message = await layer.receive(channel)
+            if message.get("from") != self._process:
+                self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        try:
+            match message["type"]:
+                case "feed.news":
+                    self._take_updates(message)
+                case "feed.text":
+                    self._take_text(message)
+                case "feed.ask":
+                    self._ask_for_all()
+        except Exception as error:  # it is of another release, say
+            logger.warning("a message to the feed can't be understood (%r)", error)
+
+    def _take_updates(self, message: dict[str, Any]) -> None:
+        for run in message.get("logs", ()):
+            tail = self._tails.named(run)
+            if tail is not None:
+                self._refresher.run_is_stale(tail.id)
+        for run, root in message.get("changed", ()):
+            self._refresher.run_has_changed(uuid.UUID(run), uuid.UUID(root))
+
+    # Streamed text.
+
+    def ask_for(self, tail: RunTail) -> None:
+        """Ask for the text of a run that another process may have."""
+        self._missing.add(tail.id)
+        self._is_due.set()
+
+    def _ask_for_all(self) -> None:
+        self._asks_all_at = 0.0
+        self._is_due.set()
+
+    def _take_text(self, message: dict[str, Any]) -> None:
+        for run, agent, call, start, text in message["pieces"]:
+            tail = self._tails.named(run)
+            if tail is not None and not tail.texts.take(agent, call, start, text):
+                self.ask_for(tail)
+
+    async def keep_asking(self) -> None:
+        """Ask for text when some is missing, and for that of all followed runs once in a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._asks_all_at):
+                await self._is_due.wait()
+        await asyncio.sleep(SOON_SECONDS)
+        self._is_due.clear()
+        missing, self._missing = self._missing, set()
+        now = asyncio.get_running_loop().time()
+        is_for_all = now >= self._asks_all_at
+        if is_for_all:
+            self._asks_all_at = now + ASK_SECONDS
+        if relay.is_shared(get_channel_layer()):
+            tails = [
+                tail
+                for tail in self._tails
+                if tail.is_elsewhere and (tail.id in missing or (is_for_all and tail.snapshot))
+            ]
+            for start in range(0, len(tails), MOST_RUNS):
+                some = tails[start : start + MOST_RUNS]
+                known = {str(tail.id): tail.texts.lengths() for tail in some}
+                message = {"type": "feed.watch", "from": self._process, "runs": known}
+                relay.send(notify.WORKERS_GROUP, message)
