@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("project", "runs", "agents")
+MOST_MODULES = 13  # of a folder
 
 # A row may import from its own row and from every row below. The longest name that fits a module
 # decides, so a package stands for all that is in it unless a row names one of its modules.
@@ -68,6 +70,25 @@ def test_imports_point_down() -> None:
     assert not upward, "upward imports:\n" + "\n".join(upward)
 
 
+def test_imports_make_no_circle() -> None:
+    """Those for type checkers count as well: a reader follows them, too."""
+    graph: dict[str, set[str]] = {module: set() for module in _modules()}
+    for module, _, target in _imports(for_readers=True):
+        if target in graph and target != module:
+            graph[module].add(target)
+    while leaves := {module for module, targets in graph.items() if not targets}:
+        graph = {m: targets - leaves for m, targets in graph.items() if m not in leaves}
+    # What is left is in a circle, or imports one.
+    inner = {m for m in graph if any(m in targets for targets in graph.values())}
+    assert not graph, f"circles of imports among: {', '.join(sorted(inner))}"
+
+
+def test_no_folder_is_a_heap() -> None:
+    counts = Counter(path.parent for path in _modules().values() if path.name != "__init__.py")
+    heaps = {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > MOST_MODULES}
+    assert not heaps, f"more modules than one can take in: {heaps}"
+
+
 def test_every_module_has_its_place() -> None:
     homeless = [module for module in _modules() if _placed_as(module) is None]
     assert not homeless, f"place me in LAYERS: {', '.join(homeless)}"
@@ -118,12 +139,12 @@ def _modules() -> dict[str, Path]:
     return found
 
 
-def _imports() -> Iterator[tuple[str, int, str]]:
+def _imports(*, for_readers: bool = False) -> Iterator[tuple[str, int, str]]:
     modules = _modules()
     for module, path in modules.items():
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        for line, target in _read_imports(tree, package, set(modules)):
+        for line, target in _read_imports(tree, package, set(modules), for_readers):
             yield module, line, target
 
 
@@ -134,9 +155,12 @@ def _own_imports() -> Iterator[tuple[str, int, str]]:
             yield module, line, target
 
 
-def _read_imports(node: ast.AST, package: str, modules: set[str]) -> Iterator[tuple[int, str]]:
+def _read_imports(
+    node: ast.AST, package: str, modules: set[str], for_readers: bool = False
+) -> Iterator[tuple[int, str]]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+        is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+        if isinstance(child, ast.If) and is_typing and not for_readers:
             for branch in child.orelse:
                 yield from _read_imports(ast.Module([branch], []), package, modules)
         elif isinstance(child, ast.Import):
@@ -149,7 +173,7 @@ def _read_imports(node: ast.AST, package: str, modules: set[str]) -> Iterator[tu
                 submodule = f"{source}.{alias.name}"
                 yield child.lineno, submodule if submodule in modules else source
         else:
-            yield from _read_imports(child, package, modules)
+            yield from _read_imports(child, package, modules, for_readers)
 
 
 def _row(module: str) -> int:
