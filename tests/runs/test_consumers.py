@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 from django.contrib.auth.models import User
+from django.db import connection
 
 from agents import Tools, agent
 from agents.cancellation import CancelToken, current_token
@@ -176,6 +177,18 @@ async def test_a_message_that_is_not_understood_ends_no_feed(
     assert "a message to the feed can't be understood (KeyError('pieces'))" in caplog.text
 
 
+async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Await ``work`` in a thread, and close the connection that it has used there."""
+
+    def closing() -> Any:
+        try:
+            return work(*arguments)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(closing)
+
+
 async def test_a_message_in_is_an_agent_under_its_token(
     hire: Any, alice: User, log: Journal, layer: Layer
 ) -> None:
@@ -195,11 +208,11 @@ async def test_a_message_in_is_an_agent_under_its_token(
             run, _ = starting.start_run("sees-its-token", {}, owner=alice)
         return run, worker
 
-    run, worker = await asyncio.to_thread(queue)
+    run, worker = await in_database(queue)
     async with listening(worker):
         await turn_loop()
         await layer.send(layer.made[0], {"type": "run.start", "run": str(run.pk)})
-        record = await asyncio.to_thread(log.over, run)
+        record = await in_database(log.over, run)
     assert record.result == "executed"
     (token,) = seen
     assert token is not None

@@ -256,7 +256,7 @@ def test_a_stop_during_a_cleanup_that_had_begun_before_gives_it_its_time(
     stop(run)
     go_on.set()
     record = log.over(run)
-    # No guard refused and nobody asked should_stop(): it was done first.
+    # No guard refused and no code asked should_stop(): it was done first.
     assert (record.status, record.result) == (Status.SUCCESS, "done")
     assert record.stop_finished_first
     eventually(lambda: DataStoreEntry.objects.filter(key="saved").exists(), "it is saved")

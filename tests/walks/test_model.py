@@ -216,7 +216,7 @@ class World(RuleBasedStateMachine):
             case "keep":
                 entries = self.books.entries()
                 self.do(process, process.retention.tick, fault)
-                assert self.books.entries() == entries, "the data store is nobody's log"
+                assert self.books.entries() == entries, "retention changed the data store"
 
     @rule(fault=AT_TIMES)
     def the_lost_are_looked_after(self, fault: Any) -> None:

@@ -1,4 +1,4 @@
-"""Messages that leave in the thread of whoever sends them."""
+"""Messages that leave in the thread that sends them."""
 
 from __future__ import annotations
 
