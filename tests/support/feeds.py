@@ -21,7 +21,7 @@ from agents.guard import Guard
 from agents.runtime import Outcome
 from agents.trace import Trace
 from runs.actions import leases, stopping
-from runs.actions.finishing import end_without_worker
+from runs.actions.finishing import finish, finish_lost
 from runs.delivery import local_runs, notify
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
@@ -186,7 +186,7 @@ class Writer:
         local_runs.remove(run)
         with _unheard(held.is_elsewhere), transaction.atomic():
             record = RunRecord.objects.select_for_update(no_key=True).get(pk=run)
-            end_without_worker(record, code="worker_lost")
+            finish([finish_lost(record, code="worker_lost")])
 
     def delete(self, run: uuid.UUID) -> None:
         RunInput.objects.filter(pk=run).delete()
