@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-__all__ = ["ACTIVE", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
+__all__ = ["ACTIVE", "SHOWN", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
 
 
 class Status(models.TextChoices):
@@ -20,6 +20,16 @@ class Status(models.TextChoices):
 
 #: Not stored: a run that is not over and was asked to stop is shown as this.
 STOPPING = "stopping"
+
+#: All that a run can be shown as, in the order of its life.
+SHOWN = (
+    Status.QUEUED,
+    Status.RUNNING,
+    STOPPING,
+    Status.SUCCESS,
+    Status.ERROR,
+    Status.STOPPED,
+)
 
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 TERMINAL = (Status.SUCCESS, Status.ERROR, Status.STOPPED)
