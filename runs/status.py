@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-__all__ = ["ACTIVE", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
+__all__ = ["ACTIVE", "SHOWN", "STOPPING", "TERMINAL", "TRANSITIONS", "Status"]
 
 
 class Status(models.TextChoices):
@@ -20,6 +20,16 @@ class Status(models.TextChoices):
 
 #: Shown, not stored: the status of an active run that has a stop request.
 STOPPING = "stopping"
+
+#: All that a run can be shown as, in the order of its life.
+SHOWN = (
+    Status.QUEUED,
+    Status.RUNNING,
+    STOPPING,
+    Status.SUCCESS,
+    Status.ERROR,
+    Status.STOPPED,
+)
 
 ACTIVE = (Status.QUEUED, Status.RUNNING)
 TERMINAL = (Status.SUCCESS, Status.ERROR, Status.STOPPED)

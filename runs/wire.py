@@ -1,45 +1,202 @@
-"""How a run looks on the wire, the same for every door.
+"""The shapes of runs and events on the wire: one typed definition for every door.
 
-A plain function: DRF's serializer would copy thirty field objects for each run, and lists and live
-feeds write many. ``api.serializers`` describes the same shape for OpenAPI; a test compares them.
+``run_as_dict`` is a plain function: DRF's serializer would copy thirty field objects for each run,
+and lists and live feeds write many. The API's response serializers are made from these shapes, so
+a field's form and its words for OpenAPI stand here, with its type.
 """
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, overload
 
 from django.db.models import QuerySet
 
-from .models import RunRecord
+from agents.cancellation import StopMode
+from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from agents.trace import Source
 
-__all__ = ["for_wire", "get_for_wire", "run_as_dict"]
+from .models import MAX_REASON_LENGTH, RunRecord, StopVia
+from .status import SHOWN
+
+__all__ = [
+    "BULK_WORDS",
+    "BulkStopOnWire",
+    "BulkWord",
+    "CleanupError",
+    "ErrorOnWire",
+    "EventOnWire",
+    "Form",
+    "InFlightCall",
+    "OutcomeOnWire",
+    "RunOnWire",
+    "StopReceipt",
+    "Usage",
+    "for_wire",
+    "get_for_wire",
+    "run_as_dict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form of a field, as far as its type does not say it. Strings annotate its meaning."""
+
+    format: Literal["uuid", "instant"] | None = None
+    at_least: int | None = None
+    at_most: int | None = None
+    longest: int | None = None
+    words: tuple[str, ...] = ()
+
+
+Uuid = Annotated[str, Form("uuid")]
+Instant = Annotated[str, Form("instant")]  # ISO 8601, UTC
+Count = Annotated[int, Form(at_least=0)]
+
+#: What came of asking one of many runs to stop.
+BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
+BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
+
+
+class ErrorOnWire(TypedDict):
+    """What ended a run as `error`."""
+
+    code: str
+    type: str
+    message: str
+
+
+class CleanupError(TypedDict):
+    """What went wrong in the agent's code after the stop was observed."""
+
+    type: str
+    message: str
+
+
+class InFlightCall(TypedDict):
+    """A guarded call that is going on now."""
+
+    call: Annotated[str, "Its id, the same in its event."]
+    tool: str
+    label: str
+    started_at: Instant
+
+
+class Usage(TypedDict):
+    """What a run has used of its models so far."""
+
+    llm_calls: Count
+    input_tokens: Count
+    output_tokens: Count
+    estimated: Annotated[bool, "Some of it was not reported by the model."]
+
+
+class StopReceipt(TypedDict):
+    """The stop receipt."""
+
+    mode: Annotated[str, Form(words=tuple(map(str, StopMode)))]
+    reason: Annotated[str, Form(longest=MAX_REASON_LENGTH)]
+    via: Annotated[str, Form(words=tuple(StopVia.values)), "The door that it came through."]
+    requested_by: Annotated[str | None, "A username."]
+    requested_at: Instant
+    escalated_by: Annotated[str | None, "A username."]
+    escalated_at: Instant | None
+    acknowledged_at: Annotated[
+        Instant | None, "When the worker that owns the run tripped its token."
+    ]
+    observed_at: Annotated[Instant | None, "When the agent's code first met the stop."]
+    finished_first: Annotated[bool, "The run had ended before it met the stop."]
+    calls_started_after_acknowledgement: Count
+    root_request: Annotated[Uuid, "The run on which the stop was asked for."]
+    abandoned: bool
+    cleanup_error: CleanupError | None
+
+
+class RunOnWire(TypedDict):
+    """A run, with its stop receipt once somebody wanted it stopped."""
+
+    id: Uuid
+    agent: str
+    input: NotRequired[dict[str, Any]]  # the API always sends it, the live feeds never do
+    status: Annotated[str, Form(words=tuple(map(str, SHOWN)))]
+    result: Annotated[Any | None, "What the agent returned."]
+    partial_result: Annotated[Any | None, "What there was when the run was stopped or failed."]
+    error: ErrorOnWire | None
+    owner: Annotated[str, "A username."]
+    parent: Uuid | None
+    root: Annotated[Uuid, "Its own id if nothing called it."]
+    priority: Annotated[
+        int,
+        Form(at_least=LOWEST_PRIORITY, at_most=HIGHEST_PRIORITY),
+        "Of what is waiting, the highest is begun first.",
+    ]
+    attempt: Annotated[Count, "0 until a worker has claimed it."]
+    created_at: Instant
+    started_at: Instant | None
+    finished_at: Instant | None
+    in_flight: list[InFlightCall]
+    usage: Usage
+    last_seq: Annotated[Count, "The number of its last event."]
+    log_removed_at: Annotated[
+        Instant | None, "Since then its events are gone; it had `last_seq` of them."
+    ]
+    worker: Annotated[str | None, "The name of the worker that has it."]
+    stop: StopReceipt | None
+
+
+class EventOnWire(TypedDict):
+    """One line of a run's log."""
+
+    run: Uuid
+    seq: Annotated[int, Form(at_least=1), "From 1, without a gap."]
+    ts: Instant
+    type: str
+    agent: str
+    depth: Annotated[Count, "0 for the root of a tree of runs."]
+    source: Source
+    data: Annotated[dict[str, Any], "What is particular to the type."]
+
+
+class OutcomeOnWire(TypedDict):  # no docstring: it would enter the OpenAPI document
+    id: Uuid
+    outcome: BulkWord
+
+
+class BulkStopOnWire(TypedDict):
+    outcomes: list[OutcomeOnWire]
+    counts: dict[BulkWord, int]
+
+
+class _Input(TypedDict, total=False):
+    input: dict[str, Any]
 
 
 _PEOPLE = ("owner", "worker", "stop_requested_by", "stop_escalated_by")
 
 
 def for_wire(runs: QuerySet[RunRecord], *, with_input: bool = True) -> QuerySet[RunRecord]:
-    """Make a query bring along all that ``run_as_dict`` reads; else each run costs five more."""
+    """Join all that ``run_as_dict`` reads; without it, each run costs five more queries."""
     return runs.select_related(*_PEOPLE, *(("input_record",) if with_input else ()))
 
 
 def get_for_wire(id: uuid.UUID) -> RunRecord:
-    """Return a run, as it is now, for the wire; in one query.
+    """Read a run for the wire, as it is now, in one query.
 
     Raises:
-        RunRecord.DoesNotExist: there is none.
+        RunRecord.DoesNotExist: there is no such run.
     """
     return for_wire(RunRecord.objects.all()).get(pk=id)
 
 
-def run_as_dict(run: RunRecord, *, with_input: bool = True) -> dict[str, Any]:
-    """Return the run as it goes over the wire; for whoever looks often, without its input."""
+def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
+    """Return the run as it goes over the wire. Live feeds leave its input out: it never changes."""
+    given: _Input = {"input": run.input_record.value} if with_input else {}
     return {
         "id": str(run.pk),
         "agent": run.agent,
-        **({"input": run.input_record.value} if with_input else {}),
+        **given,
         "status": str(run.shown_status),
         "result": run.result,
         "partial_result": run.partial_result,
@@ -62,11 +219,13 @@ def run_as_dict(run: RunRecord, *, with_input: bool = True) -> dict[str, Any]:
         "last_seq": run.last_seq,
         "log_removed_at": _instant(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
-        "stop": _receipt(run) if run.stop_requested else None,
+        "stop": _receipt(run),
     }
 
 
-def _receipt(run: RunRecord) -> dict[str, Any]:
+def _receipt(run: RunRecord) -> StopReceipt | None:
+    if run.stop_requested_at is None:
+        return None
     by, escalated_by = run.stop_requested_by, run.stop_escalated_by
     return {
         "mode": run.stop_mode,
@@ -86,5 +245,11 @@ def _receipt(run: RunRecord) -> dict[str, Any]:
     }
 
 
+@overload
+def _instant(at: datetime) -> str: ...
+@overload
+def _instant(at: None) -> None: ...
+@overload
+def _instant(at: datetime | None) -> str | None: ...
 def _instant(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat() if at is not None else None

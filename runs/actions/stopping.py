@@ -31,7 +31,7 @@ from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 from runs.status import Status
-from runs.wire import get_for_wire
+from runs.wire import BulkWord, get_for_wire
 
 from . import audit
 from .finishing import finish, finish_queued
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AVAILABLE_MODES",
     "BulkOutcome",
-    "BulkWord",
     "StopResult",
     "authorize_stop",
     "request_stop",
@@ -56,7 +55,6 @@ __all__ = [
 AVAILABLE_MODES = (StopMode.GRACEFUL,)
 
 Accepted = Literal["accepted", "already_stopping"]
-BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 
 _CHUNK = 500  # runs in a transaction: parameters are limited, and other writers wait for locks
 

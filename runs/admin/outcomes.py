@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from django.utils.translation import gettext_lazy as _
 
 from runs.actions import stopping
+from runs.wire import BulkWord
 
 from ..models import RunRecord
 from .rows import for_rows
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "counts", "lines"]
 
-_WORDS: dict[stopping.BulkWord, StrOrPromise] = {
+_WORDS: dict[BulkWord, StrOrPromise] = {
     "accepted": _("accepted"),
     "already_stopping": _("was already stopping"),
     "already_finished": _("had finished"),

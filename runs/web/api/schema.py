@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
@@ -14,10 +13,12 @@ from drf_spectacular.utils import (
 )
 from rest_framework import serializers
 
+from runs.wire import BULK_WORDS, RunOnWire
+
 from .errors import CODES
 from .requests.inputs import StopByFilterSerializer, StopByIdsSerializer
 from .requests.pagination import MOST_PAGE_SIZE, PAGE_SIZE
-from .serializers import AgentSerializer, EventSerializer, RunSerializer
+from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, RunSerializer
 
 __all__ = [
     "CURSOR",
@@ -90,19 +91,11 @@ class EventPageSerializer(serializers.Serializer):
     ended = serializers.BooleanField(help_text="The run is over, and nothing follows this page.")
 
 
-class OutcomeSerializer(serializers.Serializer):
-    id = serializers.UUIDField()
-    outcome = serializers.ChoiceField(
-        ["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
-    )
-
-
-class CountsSerializer(serializers.Serializer):
-    accepted = serializers.IntegerField(min_value=0)
-    already_stopping = serializers.IntegerField(min_value=0)
-    already_finished = serializers.IntegerField(min_value=0)
-    not_permitted = serializers.IntegerField(min_value=0)
-    not_found = serializers.IntegerField(min_value=0)
+CountsSerializer = type(
+    "CountsSerializer",
+    (serializers.Serializer,),
+    {word: serializers.IntegerField(min_value=0) for word in BULK_WORDS},
+)
 
 
 class StopManyResultSerializer(serializers.Serializer):
@@ -197,10 +190,14 @@ PAGE_SIZE_PARAMETER = OpenApiParameter(
 )
 
 
+#: The published example lacks these two fields. Delete this to show a run with all of them.
+_NOT_IN_THE_EXAMPLE = ("priority", "log_removed_at")
+
+
 def example_of_run(*, stopping: bool = False) -> OpenApiExample:
     """Return a run that was just begun, or one that was just asked to stop."""
     id = "01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"
-    run: dict[str, Any] = {
+    run: RunOnWire = {
         "id": id,
         "agent": "summarise",
         "input": {"document": "It was the best of times ...", "words": 100},
@@ -211,6 +208,7 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
         "owner": "demo",
         "parent": None,
         "root": id,
+        "priority": 0,
         "attempt": 0,
         "created_at": "2026-01-31T12:00:00.123456+00:00",
         "started_at": None,
@@ -218,6 +216,7 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
         "in_flight": [],
         "usage": {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False},
         "last_seq": 0,
+        "log_removed_at": None,
         "worker": None,
         "stop": None,
     }
@@ -259,6 +258,7 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
                 "cleanup_error": None,
             },
         }
+    shown = {name: value for name, value in run.items() if name not in _NOT_IN_THE_EXAMPLE}
     return OpenApiExample(
-        "A run that is stopping" if stopping else "A run", run, response_only=True
+        "A run that is stopping" if stopping else "A run", shown, response_only=True
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
 
 from django.http import Http404
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
@@ -12,7 +11,7 @@ from rest_framework.response import Response
 
 from runs.actions import stopping
 from runs.models import RunRecord, StopVia
-from runs.wire import get_for_wire, run_as_dict
+from runs.wire import BULK_WORDS, BulkStopOnWire, get_for_wire, run_as_dict
 
 from . import schema
 from .requests import bodies, inputs, parameters
@@ -126,10 +125,8 @@ class StopManyView(ApiView):
             ids = list(filter_runs(active, wanted).values_list("pk", flat=True))
         outcomes = stopping.stop_many(ids, by=self.user, via=StopVia.API, **body)
         counts = Counter(one.outcome for one in outcomes)
-        return Response(
-            {
-                "outcomes": [{"id": one.id, "outcome": one.outcome} for one in outcomes],
-                "counts": {word: counts[word] for word in get_args(stopping.BulkWord)},
-            },
-            status=202,
-        )
+        answer: BulkStopOnWire = {
+            "outcomes": [{"id": one.id, "outcome": one.outcome} for one in outcomes],
+            "counts": {word: counts[word] for word in BULK_WORDS},
+        }
+        return Response(answer, status=202)

@@ -16,7 +16,7 @@ from django.utils import timezone
 from runs.conf import conf
 from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord
 from runs.status import TERMINAL, Status
-from runs.wire import for_wire, run_as_dict
+from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording import receipts
 from runs.wording.presentation import Words, present
 
@@ -73,7 +73,7 @@ class Snapshot:
     id: uuid.UUID
     root: uuid.UUID
     owner_id: Any
-    run: dict[str, Any]
+    run: RunOnWire
     waited_for: tuple[dict[str, Any], ...] = ()
     silent_seconds: int | None = None
 

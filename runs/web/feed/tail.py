@@ -10,7 +10,7 @@ import asyncio
 import json
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from agents.trace import CallInfo, Event, Trace
@@ -61,9 +61,9 @@ class RunTail:
         self._events: deque[str] = deque()
         self._characters = 0
         self._in_flight: list[CallInfo] = []
-        self._usage: dict[str, Any] = {}
+        self._usage: Mapping[str, Any] = {}
         self._activity_timer: asyncio.TimerHandle | None = None
-        self._activity: tuple[list[CallInfo], dict[str, Any]] | None = None
+        self._activity: tuple[list[CallInfo], Mapping[str, Any]] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -147,7 +147,7 @@ class RunTail:
 
     # What is in flight.
 
-    def set_activity(self, in_flight: list[CallInfo], usage: dict[str, Any]) -> None:
+    def set_activity(self, in_flight: list[CallInfo], usage: Mapping[str, Any]) -> None:
         """Know what is in flight now; readers get it at most twenty times a second."""
         self.texts.know_calls({call["call"] for call in in_flight})
         known = self._activity or (self._in_flight, self._usage)

@@ -10,13 +10,13 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from runs.models import RunQuerySet, RunRecord
-from runs.web.api.serializers import SHOWN_STATUSES
+from runs.status import SHOWN
 
 from .fields import InstantField, StrictSerializer, TextField, UuidField
 
 __all__ = ["RunFilterSerializer", "filter_runs"]
 
-_SHOWN = [str(status) for status in SHOWN_STATUSES]
+_SHOWN = [str(status) for status in SHOWN]
 
 
 @extend_schema_field({"type": "array", "items": {"type": "string", "enum": _SHOWN}, "minItems": 1})
