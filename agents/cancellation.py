@@ -58,7 +58,7 @@ class StopCause(enum.StrEnum):
 
 
 class Lease:
-    """Until when tokens admit calls, whoever else could be asked.
+    """Until when tokens admit calls, without asking the database.
 
     A host that others may give up on, because it does not answer for a while, shares one among its
     tokens and extends it. Once over it is over for good: others may have begun in its place.
@@ -190,7 +190,7 @@ class CancelToken:
             self.mode, self.reason, self.cause = mode, reason, cause
             self.acknowledged_at = now
             self.acknowledged_monotonic = time.monotonic()
-            self.stopped = True  # last: whoever sees it set sees the rest, too
+            self.stopped = True  # last: a reader that sees it set sees the rest, too
             return True
         assert self.mode is not None
         escalated = False
@@ -250,7 +250,7 @@ class CancelToken:
         The decision and the instant are taken under the lock that ``request`` takes: a call that
         was admitted has started before the stop was acknowledged, always. With ``in_cleanup``
         False a surrounding ``cleanup()`` makes no difference. Once the lease is over the token is
-        tripped, and nothing is admitted, whoever comes first to notice it.
+        tripped, and nothing is admitted, whichever thread notices it first.
 
         Raises:
             AgentStopped: a stop was asked for, and no ``cleanup()`` is open around the caller; or
@@ -283,7 +283,7 @@ def _call(callback: Callable[..., None], *args: object) -> None:
         logger.exception("a callback of a cancel token failed")
 
 
-_NEVER = CancelToken()  # outside any run; nobody may trip it
+_NEVER = CancelToken()  # outside any run; it is never tripped
 _token: ContextVar[CancelToken] = ContextVar("agents_cancel_token", default=_NEVER)
 
 

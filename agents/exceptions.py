@@ -1,7 +1,7 @@
 """What can go wrong in an agent, and the one thing that is not an error: being stopped.
 
     BaseException
-    ├── AgentStopped            somebody or something asked for a stop, and a guard refused
+    ├── AgentStopped            a stop was requested, and a guard refused
     └── Exception
         └── AgentError          code: the stable word that ends up in the run's ``error.code``
             ├── AgentNotFound       no agent of that name is registered

@@ -87,8 +87,8 @@ class Guard:
     def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Make a task that is a part of the code that waits for it, and no task of the agent's.
 
-        At the run's end the agent's tasks are cancelled. This one isn't: whoever waits for it is,
-        and decides.
+        At the run's end the agent's tasks are cancelled. This one isn't: the task that waits for it
+        is, and decides.
         """
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.discard(task)

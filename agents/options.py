@@ -1,6 +1,6 @@
 """What ``@agent`` can be told about how its runs are to be treated, and what of that is allowed.
 
-Agents only declare this; whoever runs them keeps to it.
+Agents only declare this; their host applies it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class _Pending:
 
 
 class _CapturedStream(io.TextIOBase):
-    """A text stream that writes to the trace of whoever writes, else to ``original``."""
+    """A text stream that writes to the trace of the run that writes, else to ``original``."""
 
     def __init__(self, original: TextIO, stream: str) -> None:
         self.original = original
@@ -155,7 +155,7 @@ def install(level: int = logging.INFO) -> None:
 
 
 def uninstall() -> None:
-    """Give back the streams, unless somebody else has replaced them meanwhile."""
+    """Give back the streams, unless other code has replaced them meanwhile."""
     global _handler, _install_count
     with _install_lock:
         if not _install_count:

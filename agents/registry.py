@@ -1,7 +1,7 @@
 """Which agents there are, by name, and what each takes and gives.
 
 ``@agent`` only notes the function down. What a signature means as JSON Schema is worked out when
-somebody asks for the first time, since annotations may name what is defined further down. What is
+the first request for it, since annotations may name what is defined further down. What is
 wrong is kept as a ``Problem``, for the system checks: an import never fails because of an agent's
 name or signature. Nothing here knows runs, nor where agents are called.
 """

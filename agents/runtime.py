@@ -51,7 +51,7 @@ class Outcome:
 
     Attributes:
         kind: ``stopped`` if a wish to stop was observed, whatever came out afterwards;
-            ``interrupted`` if the process is going away and nobody wished a stop; otherwise
+            ``interrupted`` if the process is going away and no stop was requested; otherwise
             ``success`` for a normal return and ``error`` for an exception.
         result: what was returned, JSON, if ``success``.
         partial_result: what was returned otherwise, JSON.
@@ -166,7 +166,7 @@ async def _settle(guard: Guard) -> None:
         await _end_left_behind(guard)
         guard.close()
         await settle_started(guard)
-        await close_clients(guard)  # what may be in flight now are responses that nobody reads
+        await close_clients(guard)  # what may be in flight now are responses that no code reads
         await guard.settle()
         await settle_started(guard)  # by a call that was in flight in a thread, left behind as well
         await close_clients(guard)

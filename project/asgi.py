@@ -34,7 +34,7 @@ _sockets = URLRouter(
 application = Lifespan(
     ProtocolTypeRouter(
         {
-            # The API refuses exactly at the limit; beyond this nobody means well.
+            # The API refuses exactly at the limit; beyond this a body is an attack.
             "http": BodyLimit(
                 Probes(Patience(Handler())), lambda: conf().max_input_bytes + 1024 * 1024
             ),

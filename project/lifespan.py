@@ -139,7 +139,7 @@ class Lifespan:
 
 
 async def _send_away() -> None:
-    """Let nobody wait for anything here any longer: readers, and requests that wait for an end."""
+    """Release all that wait here: readers of feeds, and requests that wait for an end."""
     # Not at the top: they import models.
     from runs.web.api.waiting import let_go
     from runs.web.feed import close_hub

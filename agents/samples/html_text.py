@@ -1,7 +1,7 @@
 """The text of a web page, without its markup.
 
 Not by ``html.parser``: on malformed markup it takes time that grows with the square of the length
-(80 kB of ``"<a "`` took 38 s on Python 3.11), and a page is whatever somebody put on the net. This
+(80 kB of ``"<a "`` took 38 s on Python 3.11), and a page can be anything. This
 scanner only ever looks ahead: what it can't find once, it never looks for again.
 """
 

@@ -177,7 +177,7 @@ class Run:
     def stop(self, mode: StopMode | str = StopMode.GRACEFUL, reason: str = "") -> None:
         """Ask the run, and all that it has called, to stop; from any thread, any number of times.
 
-        ``abandon`` gives code up that never comes back, and there is nobody here who could.
+        ``abandon`` gives code up that never comes back, and there is no other worker here.
         """
         mode = StopMode(mode)
         if mode is StopMode.ABANDON:
@@ -323,8 +323,8 @@ class _Setting:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def changed(self) -> None:
-        """Wake whoever waits; from any thread."""
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+        """Wake the waiting test; from any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and no test waits
             self.loop.call_soon_threadsafe(self._wake)
 
     async def change(self) -> None:
@@ -343,7 +343,7 @@ class _Setting:
 
 
 class _Recorder:
-    """A trace sink that keeps the events and wakes whoever waits for them."""
+    """A trace sink that keeps the events and wakes the test that waits for them."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -52,7 +52,7 @@ def forget_secrets() -> None:
 def redact(text: str) -> str:
     """Replace secrets by ``[redacted]``; names of keys, headers and users stay readable.
 
-    Redact before you cut: half a secret is recognised by nobody. Takes some microseconds for a
+    Redact before you cut: half a secret is not recognised. Takes some microseconds for a
     kilobyte of ordinary text.
     """
     for secret in _secrets:

@@ -151,7 +151,7 @@ def _is_plain(value: object, max_depth: int) -> bool:
 
 
 class _Place:
-    """Where an item stands. The text is made only when somebody asks, as hardly anybody does."""
+    """Where an item stands. The text is made only on request, which is rare."""
 
     __slots__ = ("key", "parent")
 

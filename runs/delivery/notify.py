@@ -161,7 +161,7 @@ def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
 def send_stops(deliveries: Iterable[StopDelivery]) -> None:
     """Tell the workers of other processes that runs of theirs were asked to stop."""
     if not relay.is_shared(get_channel_layer()):
-        return  # nobody else could hear it
+        return  # no other process could receive it
     stops: dict[uuid.UUID, list[StopDelivery]] = {}
     for delivery in deliveries:
         if delivery.worker is not None:

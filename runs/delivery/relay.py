@@ -1,11 +1,11 @@
 """Sends what other processes are to hear, by the channel layer.
 
-Stops and wake-ups leave at once, in the thread of whoever has asked for them. The rest leaves in a
+Stops and wake-ups leave at once, in the thread of the caller. The rest leaves in a
 thread of its own: news of runs for feeds are collected for a moment, and say only that there are
 some: who cares reads the table. So a message is small, many news fit into one, and it does not
 matter in which order they come or whether they come at all.
 
-Nobody waits for a layer that fails. What can't be sent is given up: all who listen also look by
+No caller waits for a layer that fails. What can't be sent is given up: all listeners also poll by
 themselves.
 """
 
@@ -64,7 +64,7 @@ def send(group: str, message: dict[str, Any], *, is_repeated: bool = False) -> N
 def send_at_once(group: str, message: dict[str, Any], *, is_repeated: bool = False) -> None:
     """Send ``message`` before this returns, if the layer can; else, or if it fails, as ``send``.
 
-    For what somebody waits for: a change of thread takes half a millisecond where processors are
+    For what a person waits for: a change of thread takes half a millisecond where processors are
     busy. From any thread but an event loop's.
     """
     layer = get_channel_layer()

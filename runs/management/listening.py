@@ -43,7 +43,7 @@ def resolve(addrport: str, *, use_ipv6: bool = False) -> Address:
     """Read ``port``, ``address:port`` or ``[IPv6]:port``; the port 0 stands for any free one.
 
     Raises:
-        CommandError: it is malformed, or nobody knows the name.
+        CommandError: it is malformed, or the name is unknown.
     """
     match = _ADDRPORT.fullmatch(addrport)
     if match is None or int(match["port"]) > 65535:

@@ -90,7 +90,7 @@ async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
     """Return who opens a socket to watch ``run``, or the list.
 
     Raises:
-        Refused: nobody who may, or not from a page of ours.
+        Refused: the user may not, or the page is not ours.
     """
     headers = {name.lower(): value for name, value in scope["headers"]}
     authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -135,7 +135,7 @@ async def refuse_unknown_address(scope: dict[str, Any], receive: Any, send: Any)
 
 
 def not_allowed() -> Refused:
-    """Return the one answer for what is missing or hidden, and who is nobody: it tells nothing."""
+    """Return the one answer for what is missing, what is hidden, and for no user: it tells nothing."""
     return Refused(
         HTTPStatus.FORBIDDEN, "permission_denied", "There is nothing here that you may see."
     )

@@ -44,7 +44,7 @@ class Words(TypedDict):
     waiting: WaitingWords | None  # only while stopping
     silent: str | None  # the stop can't be delivered: its worker does not answer
     log_removed: str | None  # there is no log any more
-    receipt: list[str]  # sentences; none if nobody wanted it stopped
+    receipt: list[str]  # sentences; none without a stop request
     usage: str
 
 
@@ -68,7 +68,7 @@ def present(
         receipt = receipts.sentences(
             run,
             waited_for=waited_for,
-            # While stopping this would also put in for how long by now, and nobody makes it tick.
+            # While stopping this would also put in for how long by now, which would not tick.
             now=None if is_stopping else now or timezone.now(),
         )
         removed_at = run.get("log_removed_at")

@@ -37,7 +37,7 @@ def sentences(
 ) -> list[str]:
     """Return what there is to say about a run's stop, as a person would say it.
 
-    Empty if nobody asked for one. ``waited_for`` are the calls that were in flight when the stop
+    Empty without a request. ``waited_for`` are the calls that were in flight when the stop
     came (see ``calls_waited_for``); ``now`` puts dates to times of other days; ``result_below``:
     the partial result, if there is one, is shown below these sentences.
     """
@@ -166,7 +166,7 @@ def _in_flight_words(calls: list[Call]) -> str:
 
 def _started_after(stop: Mapping[str, Any]) -> str:
     if not stop.get("observed_at"):
-        return ""  # it had not begun, or nobody was left to count
+        return ""  # it had not started, or no worker was left to count
     count = stop.get("calls_started_after_acknowledgement") or 0
     if not count:
         return _("Nothing was started after that.")

@@ -33,7 +33,7 @@ __all__ = [
     "take_open",
 ]
 
-FINISH_SECONDS = 30.0  # how long a body that nobody waits for any more may take to its end
+FINISH_SECONDS = 30.0  # how long a body without a reader may take to its end
 
 
 class _Opened:
@@ -95,7 +95,7 @@ class Governed:
 
     @property
     def may_finish(self) -> bool:
-        """Whether the call is to finish although whoever made it was cancelled."""
+        """Whether the call is to finish although its caller was cancelled."""
         return not self.call.may_be_cut()
 
 
@@ -160,7 +160,7 @@ class AsyncBody:
         return chunk
 
     async def _finish(self, chunks: AsyncIterator[bytes]) -> None:
-        """Read the rest for nobody, so that the request ends as the server knows it."""
+        """Read and drop the rest, so that the request ends as the server knows it."""
 
         async def rest() -> None:
             async with asyncio.timeout(FINISH_SECONDS):
@@ -205,9 +205,9 @@ class AsyncBody:
         if self._loop is not asyncio.get_running_loop():
             return  # the next chunk is refused, over there
         if self._reading is not None:
-            self._reading.cancel()  # whoever reads gets the cancellation, and closes
+            self._reading.cancel()  # the reader gets the cancellation, and closes
             return
-        with suppress(Exception):  # nobody is left to hear of it
+        with suppress(Exception):  # no caller is left to raise it to
             await self.aclose()
 
 

@@ -48,7 +48,7 @@ Rs = TypeVar("Rs", httpx.Response, httpx2.Response)
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=10.0)
 
 # These libraries log whole URLs, and headers with cookies in them; and what is logged by an agent
-# goes into its run's events. Whoever wants it back sets a level of his own.
+# goes into its run's events. Set a level of your own to have it back.
 for _name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
     if logging.getLogger(_name).level == logging.NOTSET:
         logging.getLogger(_name).setLevel(logging.WARNING)
@@ -106,8 +106,8 @@ def open_sync_client(guard: Guard, transports: Transports) -> httpx.Client:
 async def close_clients(guard: Guard) -> None:
     """Close the clients of a run, and each response that its code has left open.
 
-    For the runtime, once the agent's code has returned: a response that nobody closes would be in
-    flight for ever. Whoever still reads one, in a thread say, is refused at the next chunk. Repeats
+    For the runtime, once the agent's code has returned: a response that is not closed would be in
+    flight for ever. Code that still reads one, in a thread say, is refused at the next chunk. Repeats
     do no harm.
     """
     bodies, clients = take_open(guard)
@@ -186,7 +186,7 @@ class _AsyncGuarding(_Guarding[Rq, Rs]):
                 governed.call.finish(error)
             raise
         response = answered[0]
-        if response.is_closed:  # a fake's, which has its content already: nobody will close it
+        if response.is_closed:  # a fake's, which has its content already, and is not closed
             governed.call.finish()
         else:
             response.stream = self._body_class(response, governed)  # type: ignore[assignment]

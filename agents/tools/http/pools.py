@@ -67,7 +67,7 @@ class Transports:
 
 
 # The pools' own limit on connections is off: we count ourselves, and a slot that httpx 0.28 loses
-# must not become a PoolTimeout for everybody.
+# must not become a PoolTimeout for all runs.
 
 
 def _httpx_async_pool() -> httpx.AsyncHTTPTransport:
@@ -130,7 +130,7 @@ async def _within(work: Coroutine[Any, Any, T], seconds: float) -> T:
 class _Pool:
     transport: Any
     busy_count: int = 0
-    is_retired: bool = False  # takes no more requests, and is closed once nobody uses it
+    is_retired: bool = False  # takes no more requests, and is closed after its last request
 
 
 class _Pools(Generic[Rq, Rs]):

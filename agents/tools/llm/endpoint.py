@@ -204,7 +204,7 @@ class Endpoint:
         """Take out the key, whole or in part: some endpoints say which key they don't like."""
         if len(self._api_key) >= 8:
             text = re.sub(re.escape(self._api_key[:6]) + r"[^\s'\",;]*", "[redacted]", text)
-        text = redaction.redact(text)  # before it is cut: half a secret is recognised by nobody
+        text = redaction.redact(text)  # before it is cut: half a secret is not recognised
         return text if len(text) <= MAX_DETAIL else text[:MAX_DETAIL] + "…"
 
 

@@ -20,7 +20,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError(
-                "Everybody knows these passwords: the demo users are made only with DJANGO_DEBUG=1."
+                "These passwords are public: the demo users are made only with DJANGO_DEBUG=1."
             )
         created = create_missing_demo_users()
         for user in created:

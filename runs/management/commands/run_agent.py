@@ -190,5 +190,5 @@ def _print_result(result: object, stdout: TextIO) -> None:
             stdout.write(f"{text}\n")
         stdout.flush()
     except BrokenPipeError:
-        # Whoever reads it has enough. Python would complain once more when it closes the stream.
+        # The reader has enough. Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -42,7 +42,8 @@ class Command(BaseCommand):
             "--wait", type=_seconds, metavar="SECONDS", help="wait until it is over, and say how"
         )
         parser.add_argument(
-            "--user", help="in whose name, and with whose rights; without, nobody's are asked"
+            "--user",
+            help="in whose name, and with whose rights; without it no permission is checked",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

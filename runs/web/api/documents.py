@@ -1,4 +1,4 @@
-"""The OpenAPI document, and the page to read it and to try it out. Nobody has to be logged in."""
+"""The OpenAPI document, and the page to read it and to try it out. Both are open without a login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often somebody may ask."""
+"""How often a user may call the API."""
 
 from __future__ import annotations
 

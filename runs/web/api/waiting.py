@@ -14,7 +14,7 @@ from runs.status import TERMINAL
 
 __all__ = ["let_go", "release_connection", "wait_until_over"]
 
-LOOK_SECONDS = 0.3  # for runs of other processes, of which nobody tells us
+POLL_SECONDS = 0.3  # for runs of other processes
 
 _leaving = threading.Event()
 
@@ -22,13 +22,13 @@ _leaving = threading.Event()
 def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
     """Block until ``run`` is over, for ``seconds`` at most; return whether it is.
 
-    Shorter if this process goes away: whoever waits is told how the run stands, and may ask again.
+    Shorter if this process goes away: the caller gets how the run stands, and may ask again.
     Holds no database connection meanwhile: a pool of twenty would be gone with twenty waiting
     clients.
     """
     deadline = time.monotonic() + seconds
     while True:
-        # Watched before the look, so that an end in between is not missed; and anew each time,
+        # Watched before the poll, so that an end in between is not missed; and again each time,
         # because a run that is handed back sets the event as well.
         with local_runs.watching(run) as ended:
             if RunRecord.objects.filter(pk=run, status__in=TERMINAL).exists():
@@ -37,11 +37,11 @@ def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
             if left <= 0 or _leaving.is_set():
                 return False
             release_connection()
-            ended.wait(min(left, LOOK_SECONDS))
+            ended.wait(min(left, POLL_SECONDS))
 
 
 def let_go() -> None:
-    """Let nobody wait here any longer: this process goes away."""
+    """Release all that wait here: this process goes away."""
     _leaving.set()
 
 

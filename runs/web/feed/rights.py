@@ -77,10 +77,10 @@ def let_in(
 ) -> Viewer:
     """Return the viewer of a run, or of the list.
 
-    ``user`` has been identified before, by whoever asks.
+    ``user`` has been identified before, by the caller.
 
     Raises:
-        RightLost: nobody is signed in, or there is nothing that they may see.
+        RightLost: no user is signed in, or there is nothing that they may see.
     """
     user = user or identify(session_key=session_key, token=token)
     if user is None:

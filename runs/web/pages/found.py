@@ -1,4 +1,4 @@
-"""The run that a page is about, for whoever may see it."""
+"""The run that a page is about, for a user who may see it."""
 
 from __future__ import annotations
 

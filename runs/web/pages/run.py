@@ -102,7 +102,7 @@ class PageStopView(StopView):
 
 
 class RunAgainView(ApiView):
-    """Run the same agent with the same input, for whoever asks."""
+    """Run the same agent with the same input, for the user who asks."""
 
     authentication_classes = [_PageSession]
     schema = None

@@ -17,7 +17,7 @@ __all__ = ["SignInView", "SignOutView"]
 
 
 class SignInView(LoginView):
-    """Sign in, and go on to ``?next=``; whoever is signed in already goes there at once."""
+    """Sign in, and go on to ``?next=``; a user who is signed in goes there at once."""
 
     template_name = "runs/login.html"
     redirect_authenticated_user = True

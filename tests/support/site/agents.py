@@ -8,12 +8,12 @@ import time
 from django.conf import settings
 
 from agents import SyncTools, Tools, agent, check_should_stop
-from runs.worker import worker
+from runs.worker import claim_loop, heartbeat
 
 from . import forms, starters, watch, witnesses  # noqa: F401  register their agents
 
-if settings.LOOK_SECONDS:
-    worker.LOOK_SECONDS = settings.LOOK_SECONDS
+if settings.POLL_SECONDS:
+    claim_loop.POLL_SECONDS = heartbeat.POLL_SECONDS = settings.POLL_SECONDS
 
 
 @agent("site-trivial")

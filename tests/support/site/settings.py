@@ -21,4 +21,4 @@ if LOST_MESSAGES:
     _LAYERS["default"]["BACKEND"] = "tests.support.site.lossy.LossyLayer"
 
 # How often workers poll for work and for stops without a message; see agents.py.
-LOOK_SECONDS = float(os.environ.get("LOOK_SECONDS") or 0)
+POLL_SECONDS = float(os.environ.get("POLL_SECONDS") or 0)

@@ -15,7 +15,7 @@ COUNT = 5
 
 def test_by_message_it_does_not_wait_for_a_look(make_cluster: MakeCluster) -> None:
     """The worker polls every five seconds only."""
-    cluster = make_cluster(LOOK_SECONDS="5", RUNS_LEASE_SECONDS="30")
+    cluster = make_cluster(POLL_SECONDS="5", RUNS_LEASE_SECONDS="30")
     (web,), _ = cluster.launch(webs=1, workers=1)
     took = sorted(_seconds_to_acknowledge(web) for _ in range(COUNT))
     assert took[COUNT // 2] < 0.5, took

@@ -57,7 +57,7 @@ function build(initial) {
   if (form.isEmpty) formElement.append(h("p", { class: "quiet" }, "There is nothing to fill in."));
 }
 
-/** What the form would keep if nobody had typed anything. */
+/** What the form would keep without any typing. */
 function beginning() {
   return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).draft()));
 }

@@ -72,7 +72,7 @@ function row(event) {
     h("td", {}, event.type),
     h("td", {}, data));
 
-  /** Written out only when somebody looks: thousands of events would weigh on the page. */
+  /** Written out only when it is opened: thousands of events would weigh on the page. */
   function unfold(toggle) {
     const details = toggle.target;
     if (details.open && !details.querySelector("pre")) {

@@ -9,7 +9,7 @@
 //
 // onState({ name, retryInSeconds? }), whenever it changes:
 //   "connecting"  for the first time
-//   "open"        connected; said anew for each new connection
+//   "open"        connected; said for each new connection
 //   "lost"        it broke; the next try is in retryInSeconds (0: it is being made now)
 //   "refused"     signed out, or the right is lost: final
 //   "gone"        there is no such run any more: final
@@ -90,7 +90,7 @@ class Feed {
     const socket = new WebSocket(this.#whole());
     this.#socket = socket;
     let wasOpen = false;
-    // What an abandoned socket still has to say is nobody's business: its successor begins
+    // What an abandoned socket still has to say is ignored: its successor starts
     // at the cursor.
     const ifCurrent = (act) => (event) => {
       if (this.#socket === socket) act(event);
@@ -160,7 +160,7 @@ class Feed {
   #retryLater() {
     const pause = PAUSES[Math.min(this.#failures, PAUSES.length - 1)];
     this.#failures += 1;
-    // Everybody's connection broke when the server went down: don't all come back at once.
+    // All connections broke when the server went down: don't all come back at once.
     const retryInSeconds = pause * (0.75 + Math.random() / 2);
     this.#retryTimer = setTimeout(() => {
       this.#onState({ name: "lost", retryInSeconds: 0 });

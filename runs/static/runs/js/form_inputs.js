@@ -13,7 +13,7 @@ function emptyValue({ isNullable, isRequired }, schema) {
   return isRequired || (schema.default ?? null) !== null ? null : ABSENT;
 }
 
-/** What to say to an empty field. Left out, its default would apply, which nobody would see. */
+/** What to say to an empty field. Left out, its default would apply, unseen. */
 function emptyProblem({ isNullable, isRequired }, schema, { showsDefault = false } = {}) {
   if (isNullable) return "";
   return isRequired || (schema.default !== undefined && !showsDefault) ? MISSING : "";
@@ -132,7 +132,7 @@ export class InstantField extends Field {
     super(form, schema, withHelp(place, schema, "In your own time zone."));
     this.input = h("input", { class: "input input-narrow", type: "datetime-local", step: hasSeconds(initial) && 1 });
     this.input.value = localText(initial);
-    // Sent back as it came unless somebody changes it: the input knows no fractions, no offsets.
+    // Sent back as it came unless the person changes it: the input knows no fractions, no offsets.
     this.shown = { text: this.input.value, value: initial };
     this.frame(this.input);
   }

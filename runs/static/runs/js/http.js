@@ -1,7 +1,7 @@
 // Ask the server. Errors have the API's one shape: {code, detail, fields?}.
 
 export class RequestFailed extends Error {
-  /** `code` is the API's, or "offline" when nobody answered. `body` is what came, if it was JSON. */
+  /** `code` is the API's, or "offline" without an answer. `body` is what came, if it was JSON. */
   constructor(code, detail, { status = 0, fields = {}, body = null } = {}) {
     super(detail);
     this.code = code;
@@ -53,7 +53,7 @@ async function send(address, options) {
   } catch {
     throw new RequestFailed("offline", "The server can't be reached.");
   }
-  // Whoever is signed out gets a form to sign in; the admin has one of its own.
+  // A person who is signed out gets a form to sign in; the admin has one of its own.
   if (response.redirected && /^\/(accounts|admin)\/login\//.test(new URL(response.url).pathname)) {
     throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
   }

@@ -1,4 +1,4 @@
-// The feed of all runs that the person may see: one connection, whoever listens on this page.
+// The feed of all runs that the person may see: one connection for all listeners on this page.
 //
 //   listen({ onRun(run, words), onReset(), onSettled(alive, isFirst), onState(state) })
 //

@@ -2,7 +2,7 @@
 //
 //   const log = new LogView(document.getElementById("log"), { rootId, mayStop, stopChild });
 //   log.apply(frames);     // of the feed, see feed.js: any order of runs, each run's events in order
-//   log.reconnected();     // whenever the feed is open anew: streamed text comes from its beginning
+//   log.reconnected();     // whenever the feed is open again: streamed text comes from its beginning
 //
 // rootId: the run whose page this is. mayStop: whether the reader may stop its sub-agents;
 // stopChild(runId): asks for that, and throws RequestFailed. addressOf(runId): the page of one.
@@ -85,7 +85,7 @@ export class LogView {
     else if (run.id !== this.#options.rootId) parent?.childChanged();
   }
 
-  /** A group that nobody knows the caller of yet is kept aside, with all its lines. */
+  /** A group whose caller is not known yet is kept aside, with all its lines. */
   #place(group, run) {
     const parent = this.#groups.get(run.parent);
     if (parent) parent.addChild(group, run.created_at);

@@ -5,7 +5,7 @@ import { secondsSince, ticking } from "./server_clock.js";
 const running = new Map(); // element -> since when
 let timer = 0;
 
-/** Let `element` say how long it is since the instant `since`, anew each second. */
+/** Let `element` say how long it is since the instant `since`, updated each second. */
 export function tickSince(element, since) {
   running.set(element, since);
   show(element, since);

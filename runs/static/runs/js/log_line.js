@@ -6,7 +6,7 @@ import { callParts } from "./log_call.js";
 
 /**
  * Make the line of an event. `about.attempt` is which start of the run this is, for agent_start.
- * Types that nobody has told us of are shown by their name, with all they bring.
+ * Unknown types are shown by their name, with all they bring.
  */
 export function lineOf(event, about = {}) {
   const { kind, mark, parts, below = [], tone = "", data = {} } = describe(event, about);

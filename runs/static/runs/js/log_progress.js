@@ -14,7 +14,7 @@ export class ProgressBar {
     element.append(this.#bar, this.#label);
   }
 
-  /** Without a total nobody knows how far it is: the number alone is shown. */
+  /** Without a total it is unknown how far it is: the number alone is shown. */
   show({ done, total, message }) {
     const text = asText(message).trim();
     const known = typeof total === "number" && total > 0;

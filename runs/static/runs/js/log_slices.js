@@ -2,7 +2,7 @@
 
 const SLICE = 8; // ms of each frame; the rest is the browser's, for layout and the reader's clicks
 const LEAST = 30; // items of each frame: where others take the processor, the clock runs on without us
-const HIDDEN_PAUSE = 500; // ms; a page that nobody sees gets no frames, but its queue must not grow
+const HIDDEN_PAUSE = 500; // ms; a hidden page gets no frames, but its queue must not grow
 
 /** Do `work(item)` for each item, in order; `afterSlice()` when a slice is done. */
 export class Slices {
@@ -23,7 +23,7 @@ export class Slices {
     this.#schedule();
   }
 
-  /** Take items out that nobody wants any more. */
+  /** Take items out that are not wanted any more. */
   remove(isUnwanted) {
     this.#queue = this.#queue.slice(this.#next).filter((item) => !isUnwanted(item));
     this.#next = 0;

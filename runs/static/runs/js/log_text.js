@@ -50,7 +50,7 @@ export function unfold(button) {
   button.textContent = isOpen ? button.dataset.all : "Show less";
 }
 
-/** Text of which the first line is shown until somebody wants it all; short text as it is. */
+/** Text of which the first line is shown until it is opened; short text as it is. */
 export function folded(text) {
   const trimmed = text.trim();
   if (trimmed.length <= ONE_LINE && !trimmed.includes("\n")) {

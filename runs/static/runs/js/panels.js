@@ -17,7 +17,7 @@ export class Panel {
     return !this.#element.hasChildNodes();
   }
 
-  /** Let the server draw it anew. */
+  /** Let the server draw it again. */
   async load() {
     const number = ++this.#newest;
     try {

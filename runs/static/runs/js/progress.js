@@ -1,6 +1,6 @@
 // How far the run is, by its own account.
 
-const MANY = 1000; // beyond this many parts nobody counts along
+const MANY = 1000; // beyond this many parts a person does not count along
 
 /** Show {done, total, message} of a run in `status`; its room is kept while there is nothing. */
 export function showProgress(element, progress, status) {

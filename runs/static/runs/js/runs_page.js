@@ -83,7 +83,7 @@ function tick(cell, since) {
 function tickAll() {
   for (const cell of ticking) {
     if (cell.isConnected) continue;
-    stopTicking(cell); // its row was drawn anew
+    stopTicking(cell); // its row was drawn again
     ticking.delete(cell);
   }
   for (const cell of body.querySelectorAll("[data-since]")) tick(cell, cell.dataset.since);
@@ -177,7 +177,7 @@ function prepareFilters() {
     const days = [form.elements.from, form.elements.to];
     form.elements.zone.disabled = !days.some((day) => day.value);
     form.elements.zone.value = timeZone;
-    // An address without what was left empty can be read, and sent to somebody.
+    // An address without what was left empty can be read, and sent to others.
     const empty = [...form.elements].filter((field) => field.name && !field.value);
     for (const field of empty) field.disabled = true;
     // Coming back here, they must be there again.

@@ -1,4 +1,4 @@
-// What time it is for the server: whoever reads may have a clock that is wrong by minutes.
+// What time it is for the server: the reader's clock may be wrong by minutes.
 import { duration } from "./format.js";
 
 let ahead = 0; // ms; how far the server's clock is ahead of ours

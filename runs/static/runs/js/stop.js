@@ -13,7 +13,7 @@ export class StopControl {
   #address;
   #refresh;
   #state;
-  #button = find("stop"); // null for whoever may see the run and not stop it
+  #button = find("stop"); // null for a person who may see the run but not stop it
   #why = find("why");
   #reason = find("reason");
   #line = find("stop-line");
@@ -94,7 +94,7 @@ export class StopControl {
 /** Say what became of a stop that the server did not accept. */
 export function inWords(error) {
   if (error.status === 409) return "Nothing was stopped: the run had finished first.";
-  // Nobody knows how far the request has come. To ask again does no harm.
+  // It is unknown how far the request has come. To ask again does no harm.
   if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press Stop again.`;
   if (error.code === "not_authenticated") return "The stop was not accepted: you are signed out.";
   return `The stop was not accepted. ${error.message}`;

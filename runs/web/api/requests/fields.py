@@ -67,7 +67,7 @@ class InstantField(serializers.DateTimeField):
     def to_internal_value(self, value: object) -> datetime:
         if not isinstance(value, str):
             self.fail("invalid", format="ISO 8601")
-        if "T" in value:  # 2026-01-31T12:00:00+00:00 in a URL whose + nobody had escaped
+        if "T" in value:  # 2026-01-31T12:00:00+00:00 in a URL whose + was not escaped
             value = self._TAKEN_FOR_A_SPACE.sub("+", value)
         try:
             instant = parse_datetime(value)

@@ -15,7 +15,7 @@ from agents.values.jsonable import child_path
 __all__ = ["DataFile", "files_in", "read_data_url"]
 
 #: Type -> what people call it, and how such a file's name ends. Only these are sent as what they
-#: say they are: a page of somebody's making must never come from our own host as a page.
+#: say they are: a page that a user made must never come from our own host as a page.
 _KINDS = {
     "application/pdf": ("PDF", "pdf"),
     "application/json": ("JSON", "json"),

@@ -1,4 +1,4 @@
-"""Markdown as safe HTML: what a model wrote, or somebody made it write.
+"""Markdown as safe HTML: what a model wrote, or was made to write.
 
 The text is hostile until shown otherwise. markdown-it writes out no markup of the text's own, and
 nh3 lets through a short list of tags; either alone would do.

@@ -206,7 +206,7 @@ class TestWait:
     def test_it_answers_when_the_run_ends_here_without_looking_again(
         self, api: APIClient, runs: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(waiting, "LOOK_SECONDS", 30)
+        monkeypatch.setattr(waiting, "POLL_SECONDS", 30)
         run = runs.running()
         with in_thread(lambda: api.post(f"/runs/{run.pk}/stop?wait=20")) as answer:
             _until(lambda: run.pk in local_runs._waiting)
@@ -259,7 +259,7 @@ class TestWait:
     def test_it_holds_no_connection_while_it_waits(
         self, runs: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(waiting, "LOOK_SECONDS", 30)
+        monkeypatch.setattr(waiting, "POLL_SECONDS", 30)
         run = runs.running()
         open_ones: list[bool] = []
         wait = waiting.release_connection
