@@ -135,7 +135,7 @@ async def refuse_unknown_address(scope: dict[str, Any], receive: Any, send: Any)
 
 
 def not_allowed() -> Refused:
-    """Return the one answer for what is missing, what is hidden, and for no user: it tells nothing."""
+    """Return the one answer for a missing run, a hidden run and no user: it tells nothing."""
     return Refused(
         HTTPStatus.FORBIDDEN, "permission_denied", "There is nothing here that you may see."
     )

@@ -154,7 +154,8 @@ def _pinned(request: httpx.Request, address: str) -> httpx.Request:
     """Return the same request to one address instead of a name.
 
     A pool knows connections by their address, so one that was opened for a name (and checked
-    against that name's certificate) could serve another name at the same address. So each connection is closed.
+    against that name's certificate) could serve another name at the same address.
+    So each connection is closed.
     """
     headers = httpx.Headers(request.headers)
     headers["Connection"] = "close"

@@ -107,8 +107,8 @@ async def close_clients(guard: Guard) -> None:
     """Close the clients of a run, and each response that its code has left open.
 
     For the runtime, once the agent's code has returned: a response that is not closed would be in
-    flight for ever. Code that still reads one, in a thread say, is refused at the next chunk. Repeats
-    do no harm.
+    flight for ever. Code that still reads one, in a thread say, is refused at the next chunk.
+    Repeats do no harm.
     """
     bodies, clients = take_open(guard)
     for body in bodies:

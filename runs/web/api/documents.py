@@ -1,4 +1,4 @@
-"""The OpenAPI document, and the page to read it and to try it out. Both are open without a login."""
+"""The OpenAPI document, and the page to read it and try it out. Both need no login."""
 
 from __future__ import annotations
 
