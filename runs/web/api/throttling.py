@@ -1,4 +1,4 @@
-"""How often somebody may ask."""
+"""How often a client may send requests."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ApiView(APIView):
 
     @property
     def user(self) -> User:
-        """Who is asking: permissions have made sure that somebody is."""
+        """The user who asks; permissions have made sure that there is one."""
         return cast(User, self.request.user)
 
 
