@@ -39,12 +39,12 @@ def append(events: Iterable[Event]) -> None:
 
 
 def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> Event:
-    """Make an event that is told of a run by others than its agent."""
+    """Make an event of a run that the system records, not its agent."""
     return Event(str(run.pk), seq, datetime.now(UTC), type, run.agent, run.depth, "system", data)
 
 
 def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[RunEvent]:
-    """Return up to ``limit`` events of ``run`` behind ``after``, in order."""
+    """Return up to ``limit`` events of ``run`` after ``after``, in order."""
     return list(RunEvent.objects.filter(run=run, seq__gt=after).order_by("seq")[:limit])
 
 

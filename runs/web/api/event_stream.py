@@ -106,7 +106,7 @@ def refuse_in_json(request: Request) -> None:
 
 
 def respond(request: Request, run: uuid.UUID) -> HttpResponseBase:
-    """Answer with a stream that ends behind the run's last event.
+    """Answer with a stream that ends after the run's last event.
 
     Raises:
         Http404, InvalidFilter: see the view.

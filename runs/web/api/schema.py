@@ -1,4 +1,4 @@
-"""What OpenAPI says beside the serializers: errors, headers, pages, examples."""
+"""What OpenAPI says in addition to the serializers: errors, headers, pages, examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a user may call the API."""
+"""How often a client may send requests."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ApiView(APIView):
 
     @property
     def user(self) -> User:
-        """The user that asks: permissions have made sure that there is one."""
+        """The user who asks; permissions have made sure that there is one."""
         return cast(User, self.request.user)
 
 

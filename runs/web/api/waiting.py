@@ -14,7 +14,7 @@ from runs.status import TERMINAL
 
 __all__ = ["let_go", "release_connection", "wait_until_over"]
 
-POLL_SECONDS = 0.3  # for runs of other processes
+POLL_SECONDS = 0.3  # other processes send no message when their runs end
 
 _leaving = threading.Event()
 
@@ -22,14 +22,13 @@ _leaving = threading.Event()
 def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
     """Block until ``run`` is over, for ``seconds`` at most; return whether it is.
 
-    Shorter if this process goes away: the caller gets how the run stands, and may ask again.
-    Holds no database connection meanwhile: a pool of twenty would be gone with twenty waiting
-    clients.
+    Returns early if this process goes away; the client may ask again. Holds no database connection
+    while it waits: twenty waiting clients would use up a pool of twenty.
     """
     deadline = time.monotonic() + seconds
     while True:
-        # Watched before the poll, so that an end in between is not missed; and again each time,
-        # because a run that is handed back sets the event as well.
+        # Watch before each poll, so that an end in between is not missed. Watch again each time:
+        # a run that is requeued sets the event as well.
         with local_runs.watching(run) as ended:
             if RunRecord.objects.filter(pk=run, status__in=TERMINAL).exists():
                 return True
@@ -41,7 +40,7 @@ def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
 
 
 def let_go() -> None:
-    """Release all that wait here: this process goes away."""
+    """End all waits: this process goes away."""
     _leaving.set()
 
 

@@ -67,7 +67,7 @@ class InstantField(serializers.DateTimeField):
     def to_internal_value(self, value: object) -> datetime:
         if not isinstance(value, str):
             self.fail("invalid", format="ISO 8601")
-        if "T" in value:  # 2026-01-31T12:00:00+00:00 in a URL whose + was not escaped
+        if "T" in value:  # 2026-01-31T12:00:00+00:00 in a URL whose + is not escaped
             value = self._TAKEN_FOR_A_SPACE.sub("+", value)
         try:
             instant = parse_datetime(value)
@@ -94,7 +94,7 @@ class AnyJsonField(serializers.Field):
 class StrictSerializer(serializers.Serializer):
     """Refuses fields that it doesn't know: most are slips of the pen."""
 
-    #: What its JSON Schema says beside the fields.
+    #: What its JSON Schema says in addition to the fields.
     schema_extra: ClassVar[dict[str, Any]] = {}
 
     def to_internal_value(self, data: Any) -> Any:

@@ -43,7 +43,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """The place behind a run, in one of two directions. Opaque to clients."""
+    """The place after a run, in one of two directions. Opaque to clients."""
 
     newer: bool  # going back, towards newer runs
     created_at: datetime
@@ -73,7 +73,7 @@ class _Cursor:
     def turned(self) -> _Cursor:
         return _Cursor(not self.newer, self.created_at, self.id)
 
-    def behind(self) -> Q:
+    def beyond(self) -> Q:
         """Return the condition for what lies beyond the place, in the cursor's direction."""
         side = "gt" if self.newer else "lt"
         # The first half is what an index is searched by.
@@ -91,7 +91,7 @@ def read_page(request: Request, runs: QuerySet[RunRecord]) -> Page:
     size = whole_number(request, "page_size", default=PAGE_SIZE, at_least=1, at_most=MOST_PAGE_SIZE)
     cursor = _read_cursor(request)
     if cursor is not None:
-        runs = runs.filter(cursor.behind())
+        runs = runs.filter(cursor.beyond())
     goes_back = cursor is not None and cursor.newer
     order = ("created_at", "id") if goes_back else ("-created_at", "-id")
     found = list(runs.order_by(*order)[: size + 1])
