@@ -33,6 +33,36 @@ class LLMOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseTimes:
+    """The timeouts of a worker: each is a share of its lease, so that one setting moves them all.
+
+    The server also ends a transaction that is idle for ``renew_every`` (project/settings.py).
+    """
+
+    seconds: float
+
+    @property
+    def renew_every(self) -> float:
+        """Two renewals in a row may fail before the lease is over."""
+        return self.seconds / 3
+
+    @property
+    def reap_every(self) -> float:
+        """How often a process looks for leases that are over."""
+        return self.seconds / 3
+
+    @property
+    def recover_within(self) -> float:
+        """For how long the runs of lost workers are dealt with at a time, between two renewals."""
+        return self.seconds / 6
+
+    @property
+    def own_seconds(self) -> float:
+        """For how long after a renewal a worker's own runs may continue: less than others wait."""
+        return self.seconds - min(2.0, self.seconds / 5)
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Everything that can be set about runs."""
 
@@ -43,11 +73,15 @@ class Options:
     keep_days: float = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: float = 0.0  # the same of logs alone
     worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health
-    lease_seconds: float = 15.0  # renewed and reaped every third of it
+    lease_seconds: float = 15.0  # see LeaseTimes
     drain_seconds: float = 20.0  # how long runs may continue after SIGTERM
     max_input_bytes: int = 8 * 1024 * 1024
     api_throttle_rate: str | None = "600/min"  # per user or address; None is off
     llm: LLMOptions = field(default_factory=LLMOptions)
+
+    @property
+    def lease(self) -> LeaseTimes:
+        return LeaseTimes(self.lease_seconds)
 
 
 def conf() -> Options:

@@ -78,7 +78,7 @@ def status(worker: WorkerRecord) -> SafeString:
             "heartbeat_at": worker.heartbeat_at,
         },
         now=timezone.now(),
-        renewed_every_seconds=conf().lease_seconds / 3,
+        renewed_every_seconds=conf().lease.renew_every,
     )
     return format_html(
         '<span class="chip tone-{}"><span aria-hidden="true">{}</span>'

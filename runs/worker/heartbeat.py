@@ -17,6 +17,7 @@ from django.db import DatabaseError, InterfaceError, connection, reset_queries
 from agents.cancellation import Lease, StopCause
 from runs import metrics
 from runs.actions import leases, recovery
+from runs.conf import LeaseTimes
 from runs.delivery import local_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
@@ -45,6 +46,7 @@ class Heartbeat:
         self.lease = Lease()
         self.next_renewal = 0.0
         self._lease_seconds = lease_seconds
+        self._times = LeaseTimes(lease_seconds)
         self._capacity = capacity
         self._record: WorkerRecord | None = None
         self._reaper = Reaper(lease_seconds, lambda: self.id)
@@ -115,7 +117,7 @@ class Heartbeat:
         if now < self.next_renewal:
             return
         self.renew()
-        self.next_renewal = now + self._lease_seconds / 3
+        self.next_renewal = now + self._times.renew_every
         if recovery.recover_orphans(self.id):
             local_runs.wake()
 
@@ -137,15 +139,15 @@ class Heartbeat:
             before = self.id
             local_runs.remove_worker(before)
             self.register(instead_of=before)
-        elif not self.lease.extend(started + self._own_seconds()):
+        elif not self.lease.extend(started + self._times.own_seconds):
             # Renewed too late, though no process declared the worker lost. Its runs are stopped all
             # the same, since the guard may have refused calls meanwhile.
             self.fence_if_late()
             self.start_lease(started)
 
     def start_lease(self, started: float) -> None:
-        self.lease = Lease(started + self._own_seconds())
-        self.next_renewal = started + self._lease_seconds / 3
+        self.lease = Lease(started + self._times.own_seconds)
+        self.next_renewal = started + self._times.renew_every
         local_runs.add_worker(self.id, self.lease)
 
     def fence_if_late(self) -> None:
@@ -153,10 +155,6 @@ class Heartbeat:
         lease = self.lease  # the other thread may start another one meanwhile
         if lease.is_over:
             _end(lease, "the lease could not be renewed in time")
-
-    def _own_seconds(self) -> float:
-        """Return how long its runs may run after a renewal: less than other processes wait."""
-        return self._lease_seconds - min(2.0, self._lease_seconds / 5)
 
     def _heart_main(self) -> None:
         is_more = False

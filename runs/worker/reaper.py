@@ -17,6 +17,7 @@ from django.db import connection, reset_queries
 from django.utils import timezone
 
 from runs.actions import leases, recovery
+from runs.conf import LeaseTimes
 from runs.delivery import notify
 
 from .retention import MOST_SHARE, PAUSE_SECONDS, REST_SECONDS, Retention
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # how often it checks the processes of workers on this host
 FORGET_SECONDS = 3600.0  # how often it removes the records of workers lost long ago
-REAPINGS = 3  # how often it checks for leases that are over, in the time of one lease
 
 
 class Reaper:
@@ -42,8 +42,7 @@ class Reaper:
     def __init__(
         self, lease_seconds: float, self_id: Callable[[], uuid.UUID] | None = None
     ) -> None:
-        self._reaping_seconds = lease_seconds / REAPINGS
-        self._recovery_seconds = lease_seconds / 6  # a lease is renewed every third of it
+        self._times = LeaseTimes(lease_seconds)
         self._self_id = self_id
         self._retention = Retention() if self_id is not None else None
         self._next_poll = 0.0
@@ -68,8 +67,8 @@ class Reaper:
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)
-            self._next_reaping = now + self._reaping_seconds
-        recovered = recovery.recover_runs(seconds=self._recovery_seconds)
+            self._next_reaping = now + self._times.reap_every
+        recovered = recovery.recover_runs(seconds=self._times.recover_within)
         if not recovered:
             recovery.free_runs()
         if found or recovered:  # some may be queued again

@@ -143,7 +143,7 @@ def _silent_seconds(record: RunRecord) -> int | None:
     if not record.stop_requested or record.is_terminal or record.worker is None:
         return None
     now = timezone.now()
-    if (now - record.worker.heartbeat_at).total_seconds() < conf().lease_seconds / 3 + LATE_SECONDS:
+    if (now - record.worker.heartbeat_at).total_seconds() < conf().lease.renew_every + LATE_SECONDS:
         return None
     return max(0, int((record.worker.lease_until - now).total_seconds()))
 
