@@ -447,3 +447,17 @@ async def settle(hub: Hub, *readers: Reader) -> None:
             quiet = 0 if now != before or is_busy else quiet + 1
             before = now
             await asyncio.sleep(0)
+
+
+def watch(hub: Hub, run: Any, wire: Wire = "socket", **options: Any) -> Reader:
+    return Reader(Client(options.pop("start", 0)), hub, run, wire, **options)
+
+
+def finished(writer: Writer, count: int) -> Any:
+    """Return a run that is over, with ``count`` lines between its first and its last event."""
+    run = writer.queue()
+    writer.begin()
+    writer.log(run.pk, count)
+    writer.end(run.pk)
+    run.refresh_from_db()
+    return run

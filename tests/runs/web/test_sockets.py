@@ -57,9 +57,7 @@ def token(alice: User) -> str:
 
 @pytest.fixture
 def session(alice: User) -> str:
-    client = Client()
-    client.force_login(alice)
-    return client.cookies["sessionid"].value
+    return _sign_in(alice)
 
 
 class Socket(ApplicationCommunicator):

@@ -14,12 +14,8 @@ from django.utils import timezone
 from runs.delivery import notify
 from runs.events import read as read_events
 from runs.ops.retention import Policy, Sweep
-from runs.web.feed import Hub, RightLost, RunIsGone, follower, reading, refresh
-from tests.support.feeds import Client, Reader, Wire, Writer, settle, turns
-
-
-def _watch(hub: Hub, run: Any, wire: Wire = "socket", **options: Any) -> Reader:
-    return Reader(Client(options.pop("start", 0)), hub, run, wire, **options)
+from runs.web.feed import Hub, RunIsGone, follower, reading, refresh
+from tests.support.feeds import Client, Reader, Wire, Writer, finished, settle, turns, watch
 
 
 class TestOneRun:
@@ -28,7 +24,7 @@ class TestOneRun:
         self, writer: Writer, hub: Hub, wire: Wire
     ) -> None:
         run = writer.queue()
-        reader = _watch(hub, run, wire)
+        reader = watch(hub, run, wire)
         await settle(hub, reader)
         assert reader.client.types == ["run"]
         writer.begin()
@@ -45,16 +41,16 @@ class TestOneRun:
         assert client.events[str(run.pk)] == [e.as_dict() for e in read_events(run.pk)]
 
     async def test_that_is_over_is_told_from_anywhere(self, writer: Writer, hub: Hub) -> None:
-        run = _finished(writer, 1_200)
+        run = finished(writer, 1_200)
         for after in (0, 1, 250, 499, 500, 501, 1_000, 1_201):
-            reader = _watch(hub, run, start=after)
+            reader = watch(hub, run, start=after)
             await settle(hub, reader)
             assert reader.client.is_ended
             seqs = [event["seq"] for event in reader.client.events[str(run.pk)]]
             assert seqs == list(range(after + 1, 1_203))
             assert (reader.client.types[0], reader.client.types[-1]) == ("run", "end")
         for after in (1_202, 1_203, 2**31 - 1):
-            reader = _watch(hub, run, start=after)
+            reader = watch(hub, run, start=after)
             await settle(hub, reader)
             assert reader.client.types == ["run", "end"]
 
@@ -63,7 +59,7 @@ class TestOneRun:
         writer.begin()
         writer.log(run.pk, 700)
         writer.flush()
-        reader = _watch(hub, run, start=600)
+        reader = watch(hub, run, start=600)
         for _ in range(20):
             writer.log(run.pk, 7)
             writer.flush()
@@ -76,7 +72,7 @@ class TestOneRun:
     ) -> None:
         run = writer.queue()
         writer.begin()
-        reader = _watch(hub, run, start=10)
+        reader = watch(hub, run, start=10)
         writer.flush()
         await settle(hub, reader)
         assert reader.client.types == ["run"]
@@ -87,7 +83,7 @@ class TestOneRun:
 
     async def test_that_nobody_tells_of_is_found_by_looking(self, writer: Writer, hub: Hub) -> None:
         run = writer.queue()
-        reader = _watch(hub, run)
+        reader = watch(hub, run)
         await settle(hub, reader)
         writer.begin(is_elsewhere=True)
         writer.log(run.pk, 1_500)
@@ -107,7 +103,7 @@ class TestOneRun:
         writer.begin()
         writer.begin_call(run.pk)
         writer.flush()
-        reader = _watch(hub, run)
+        reader = watch(hub, run)
         await settle(hub, reader)
         seen: list[Any] = []
 
@@ -141,7 +137,7 @@ class TestOneRun:
 
     async def test_that_was_deleted_is_gone(self, writer: Writer, hub: Hub) -> None:
         run = writer.queue()
-        reader = _watch(hub, run)
+        reader = watch(hub, run)
         await settle(hub, reader)
         writer.delete(run.pk)
         await settle(hub, reader)
@@ -154,7 +150,7 @@ class TestOneRun:
         run = writer.queue()
         writer.begin()
         writer.flush()
-        reader = _watch(hub, run)
+        reader = watch(hub, run)
         await settle(hub, reader)
         writer.begin_call(run.pk)
         await turns(20)
@@ -175,7 +171,7 @@ class TestOneRun:
         run = writer.queue()
         writer.begin()
         writer.flush()
-        reader = _watch(hub, run)
+        reader = watch(hub, run)
         await settle(hub, reader)
         monkeypatch.setattr(notify, "_listeners", [])
         writer.begin_call(run.pk)
@@ -192,9 +188,9 @@ class TestRemovedLog:
     async def test_ends_at_once_wherever_one_begins(
         self, writer: Writer, hub: Hub, wire: Wire, start: int
     ) -> None:
-        run = _finished(writer, 5)
+        run = finished(writer, 5)
         _remove_log(run)
-        reader = _watch(hub, run, wire, start=start)
+        reader = watch(hub, run, wire, start=start)
         await settle(hub, reader)
         assert reader.client.types == ["run", "end"]
         shown = reader.client.runs[str(run.pk)]
@@ -211,7 +207,7 @@ class TestRemovedLog:
         for run in (root, child):
             run.refresh_from_db()
             _remove_log(run)
-        reader = _watch(hub, root, is_tree=True)
+        reader = watch(hub, root, is_tree=True)
         await settle(hub, reader)
         assert reader.client.is_ended
         assert reader.client.types.count("run") == 2
@@ -221,8 +217,8 @@ class TestRemovedLog:
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch, removed: str
     ) -> None:
         monkeypatch.setattr(follower, "_LOST_TRACK_SECONDS", 0.01)
-        run = _finished(writer, 1_500)
-        reader = _watch(hub, run)
+        run = finished(writer, 1_500)
+        reader = watch(hub, run)
         async with asyncio.timeout(10):
             while not reader.client.seqs:
                 await asyncio.sleep(0)
@@ -249,7 +245,7 @@ class TestTree:
     async def test_children_are_told_of_as_they_are_born(self, writer: Writer, hub: Hub) -> None:
         root = writer.queue()
         writer.begin()
-        reader = _watch(hub, root, is_tree=True)
+        reader = watch(hub, root, is_tree=True)
         await settle(hub, reader)
         child = writer.bear(root.pk)
         writer.log(child.pk, 5)
@@ -271,7 +267,7 @@ class TestTree:
         one, other = writer.bear(root.pk), writer.bear(root.pk)
         below = writer.bear(one.pk)
         writer.flush()
-        reader = _watch(hub, one, is_tree=True)
+        reader = watch(hub, one, is_tree=True)
         await settle(hub, reader)
         assert reader.client.runs.keys() == {str(one.pk), str(below.pk)}
         assert str(other.pk) not in reader.client.events
@@ -284,7 +280,7 @@ class TestTree:
         writer.begin()
         child = writer.bear(root.pk)
         writer.flush()
-        reader = _watch(hub, root, is_tree=True)
+        reader = watch(hub, root, is_tree=True)
         await settle(hub, reader)
         writer.end(child.pk)
         writer.end(root.pk)
@@ -314,7 +310,7 @@ class TestTree:
         writer.begin()
         child = writer.bear(root.pk)
         writer.flush()
-        reader = _watch(hub, root, is_tree=True)
+        reader = watch(hub, root, is_tree=True)
         await settle(hub, reader)
         writer.end(child.pk)
         writer.delete(child.pk)
@@ -356,7 +352,7 @@ class TestTree:
         writer.begin()
         children = [writer.bear(root.pk) for _ in range(5)]
         writer.flush()
-        reader = _watch(hub, root, wire, is_tree=True)
+        reader = watch(hub, root, wire, is_tree=True)
         seen: list[Any] = []
         encode = reader._encode
 
@@ -370,138 +366,6 @@ class TestTree:
         traces = [frame for frame in frames if frame["type"] == "trace"]
         assert len(traces) == len(children) + 1
         assert all(("cursor" in frame) is (wire == "socket") for frame in traces)
-
-
-class TestHeartbeats:
-    async def test_come_when_there_is_nothing_to_tell(
-        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.01)
-        reader = _watch(hub, writer.queue())
-        async with asyncio.timeout(10):
-            while reader.heartbeats < 3:
-                await asyncio.sleep(0.005)
-
-    async def test_come_also_when_there_is_news_of_no_interest(
-        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Of a deleted child, say, each look finds out anew that it is gone."""
-        monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
-        reader = _watch(hub, writer.queue())
-        async with asyncio.timeout(10):
-            while reader.heartbeats < 3:
-                reader.follower.wake()
-                await asyncio.sleep(0.005)
-
-
-class TestSlowReaders:
-    async def test_make_nobody_hold_anything(
-        self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        run = writer.queue()
-        writer.begin()
-        writer.flush()
-        viewer = _watch(hub, run)
-        slow = _watch(hub, run)
-        await settle(hub, viewer, slow)
-        gate = asyncio.Event()
-        held: list[int] = []
-        read_on = slow._encode
-
-        def encode(batch: Any) -> Any:
-            held.append(sum(len(frame.data) for frame in batch.frames))
-            return read_on(batch)
-
-        monkeypatch.setattr(slow, "_encode", encode)
-        sleep = asyncio.sleep
-
-        async def stuck(seconds: float) -> None:
-            if asyncio.current_task() is slow.task:
-                await gate.wait()
-            await sleep(seconds)
-
-        monkeypatch.setattr(asyncio, "sleep", stuck)
-        for _ in range(40):
-            writer.log(run.pk, 50, 20_000)
-            writer.flush()
-            await turns(50)
-        await settle(hub, viewer)
-        tail = hub.tails.get(run.pk)
-        assert tail is not None
-        assert viewer.client.seqs[str(run.pk)] == 2_001
-        assert slow.client.seqs.get(str(run.pk), 0) < 200
-        assert len(tail._events) <= 1_000
-        assert tail._characters == sum(map(len, tail._events)) <= 1_000_000
-        kept = hub.pages
-        assert kept._characters == sum(len(e) for p in kept._pages.values() for e in p)
-        assert kept._characters <= reading.MOST_PAGES_CHARACTERS
-        gate.set()
-        await settle(hub, slow)
-        assert slow.client.seqs[str(run.pk)] == 2_001
-        assert max(held) < follower.MOST_CHARACTERS + 25_000
-
-
-class TestLeaving:
-    async def test_at_any_moment_leaves_nothing_behind(self, writer: Writer, hub: Hub) -> None:
-        run = writer.queue()
-        writer.begin()
-        writer.bear(run.pk)
-        writer.log(run.pk, 600)
-        writer.flush()
-        first = _watch(hub, run)  # starts the hub's own tasks
-        await settle(hub, first)
-        tasks = asyncio.all_tasks()
-        for moment in range(0, 80, 2):
-            reader = _watch(hub, run, is_tree=True)
-            await turns(moment)
-            reader.task.cancel()
-            await asyncio.gather(reader.task, return_exceptions=True)
-            await turns(60)
-            assert hub.readers == {first.follower}
-            assert not hub.refresher.trees
-            assert not hub.pages.reading
-            assert asyncio.all_tasks() == tasks
-            followers = {tail.id: tail.followers for tail in hub.tails if tail.followers}
-            assert followers == {run.pk: {first.follower}}
-        for tail in hub.tails:
-            hub.tails.forget_if_alone(tail)  # as when it has lingered
-        assert [tail.id for tail in hub.tails] == [run.pk]
-        assert hub.tails._names.keys() == {str(run.pk)}
-
-    async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
-        reader = _watch(hub, writer.queue())
-        await settle(hub, reader)
-        await hub.close()
-        await turns(10)
-        assert isinstance(reader.error, RightLost)
-        assert reader.error.why == "restart"
-        late = _watch(hub, writer.queue())
-        await turns(10)
-        assert isinstance(late.error, RightLost)
-
-    @pytest.mark.parametrize("moment", [0, 2, 5, 9, 14, 20])
-    async def test_of_the_process_ends_a_feed_in_the_middle_of_its_replay(
-        self, writer: Writer, hub: Hub, moment: int
-    ) -> None:
-        run = _finished(writer, 3_000)
-        reader = _watch(hub, run)
-        await turns(moment)
-        await hub.close()
-        async with asyncio.timeout(10):
-            await asyncio.gather(reader.task, return_exceptions=True)
-        assert not reader.task.cancelled()
-        assert isinstance(reader.error, RightLost), reader.error
-        assert reader.error.why == "restart"
-
-
-def _finished(writer: Writer, count: int) -> Any:
-    """Return a run that is over, with ``count`` lines between its first and its last event."""
-    run = writer.queue()
-    writer.begin()
-    writer.log(run.pk, count)
-    writer.end(run.pk)
-    run.refresh_from_db()
-    return run
 
 
 def test_ids_of_runs_can_be_told_apart_by_their_ends() -> None:
