@@ -182,12 +182,18 @@ def for_wire(runs: QuerySet[RunRecord], *, with_input: bool = True) -> QuerySet[
 
 
 def get_for_wire(id: uuid.UUID) -> RunRecord:
-    """Read a run for the wire, as it is now, in one query.
+    """Read a run for the wire, as it is now.
+
+    Without the two joins for the people of its stop: PostgreSQL takes half of the time to plan
+    them. Mostly the owner stops a run, and that user is joined already.
 
     Raises:
         RunRecord.DoesNotExist: there is no such run.
     """
-    return for_wire(RunRecord.objects.all()).get(pk=id)
+    run = RunRecord.objects.select_related("owner", "worker", "input_record").get(pk=id)
+    if run.stop_requested_by_id == run.owner_id:
+        run.stop_requested_by = run.owner
+    return run
 
 
 def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db import connection, models
+from django.db import connection, connections, models
 from django.db.backends.utils import CursorWrapper
 from django.db.models.expressions import Col
 
@@ -141,10 +141,10 @@ def update_and_read(
             sql = f"WITH updated AS ({sql}), inserted AS ({into}) SELECT * FROM updated"  # noqa: S608
             parameters += more
         cursor.execute(sql, parameters)
-        rows = cursor.fetchall()
         attributes = [field.attname for field in wanted]
         updated = [
-            model.from_db(connection.alias, attributes, [*map(_read, wanted, row)]) for row in rows
+            model.from_db(connection.alias, attributes, _converted(wanted, row))
+            for row in cursor.fetchall()
         ]
         if insertion is not None and not is_one and updated:
             places = ", ".join(["%s"] * len(updated))
@@ -170,27 +170,36 @@ def _computed(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> list[Any]:
     parameters: list[Any] = []
+    database = connections[connection.alias]  # the proxy makes each use of it slower
     for field in fields:
         value = values[field.name]
         if isinstance(value, Expression):
             parameters += value.arguments
         else:
-            parameters.append(field.get_db_prep_save(value, connection))
+            parameters.append(field.get_db_prep_save(value, database))
     return parameters
 
 
-def _read(field: models.Field, value: Any) -> Any:
-    column, converters = _converters(field, connection.vendor)
-    for convert in converters:
-        value = convert(value, column, connection)
-    return value
+def _converted(fields: tuple[models.Field, ...], row: Sequence[Any]) -> list[Any]:
+    """Return what the database gave for ``fields`` as the values of a model."""
+    values = list(row)
+    for position, column, convert in _converters(fields, connection.vendor):
+        values[position] = convert(values[position], column, connection)
+    return values
 
 
 @functools.cache
-def _converters(field: models.Field, vendor: str) -> tuple[Col, list[Callable[..., Any]]]:
-    column = field.get_col(field.model._meta.db_table)  # for a foreign key, of its target's type
-    found = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
-    return column, found
+def _converters(
+    fields: tuple[models.Field, ...], vendor: str
+) -> list[tuple[int, Col, Callable[..., Any]]]:
+    """Return the conversions in the order to apply them; PostgreSQL needs few."""
+    found = []
+    for position, field in enumerate(fields):
+        column = field.get_col(field.model._meta.db_table)  # for a foreign key, of its target
+        of_database = connection.ops.get_db_converters(column)
+        for convert in [*of_database, *column.get_db_converters(connection)]:
+            found.append((position, column, convert))
+    return found
 
 
 def read_keys(sql: str, keys: Collection[uuid.UUID]) -> list[tuple[uuid.UUID, ...]]:
@@ -214,9 +223,9 @@ def _execute(cursor: CursorWrapper, sql: str, rows: Sequence[Sequence[Any]]) -> 
 
 
 def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any]:
+    database = connections[connection.alias]
     return [
-        field.get_db_prep_save(value, connection)
-        for field, value in zip(fields, values, strict=True)
+        field.get_db_prep_save(value, database) for field, value in zip(fields, values, strict=True)
     ]
 
 
