@@ -197,8 +197,8 @@ def _converters(
     for position, field in enumerate(fields):
         column = field.get_col(field.model._meta.db_table)  # for a foreign key, of its target
         of_database = connection.ops.get_db_converters(column)
-        for convert in [*of_database, *column.get_db_converters(connection)]:
-            found.append((position, column, convert))
+        converters = [*of_database, *column.get_db_converters(connection)]
+        found += [(position, column, convert) for convert in converters]
     return found
 
 
