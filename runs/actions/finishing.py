@@ -41,6 +41,7 @@ __all__ = [
     "finish_reported",
     "note_unheld",
     "with_active_children",
+    "worker_lost",
 ]
 
 
@@ -292,6 +293,11 @@ def _lost_error(record: RunRecord, code: str, *, is_fenced: bool = False) -> dic
     if record.requeue_on_loss and record.attempt >= record.max_attempts:
         code = "worker_lost"
         message += f" All {record.max_attempts} attempts are used up."
+    return worker_lost(message, code)
+
+
+def worker_lost(message: str, code: str = "worker_lost") -> dict[str, Any]:
+    """Return the error of a run whose worker cannot end it."""
     return {"code": code, "type": "WorkerLost", "message": message}
 
 

@@ -18,7 +18,7 @@ from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.guard import Guard
 from runs.actions import starting
-from runs.actions.finishing import Ended
+from runs.actions.finishing import Ended, worker_lost
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import NothingWritten, patiently
 from runs.delivery import stops
@@ -136,7 +136,7 @@ class _Called:
             case Ended(status=Status.SUCCESS | Status.ERROR | Status.STOPPED as status):
                 return ChildEnd(cast(Any, status.value), ended.result, ended.error)
             case _:  # the claim was lost, and with it the caller's
-                return ChildEnd("error", error={"code": "worker_lost", "message": "claim lost"})
+                return ChildEnd("error", error=worker_lost("Its caller lost its claim."))
 
     def give_up(self) -> None:
         # Not after a shutdown: it reaches the child through its token, and is no stop request. The

@@ -27,6 +27,7 @@ from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.trace import CallInfo, Event
 from runs.actions import leases, recovery, stopping
+from runs.actions.finishing import worker_lost
 from runs.actions.stopping import stop_children
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import patiently
@@ -120,9 +121,8 @@ class StartedRuns:
         self._running: dict[ActiveRun, dict[uuid.UUID, StartedRun]] = {}  # by caller
         self._awaited: dict[uuid.UUID, StartedRun] = {}
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
-        self._freed_at: dict[
-            ActiveRun, float
-        ] = {}  # by caller: when one of its runs last left a slot
+        #: By caller: when one of its runs last left a slot.
+        self._freed_at: dict[ActiveRun, float] = {}
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
@@ -325,12 +325,7 @@ class StartedRuns:
 
 
 #: A record that was deleted.
-_GONE: Row = (
-    uuid.UUID(int=0),
-    Status.ERROR,
-    None,
-    {"code": "worker_lost", "type": "WorkerLost", "message": "Its record is gone."},
-)
+_GONE: Row = (uuid.UUID(int=0), Status.ERROR, None, worker_lost("Its record is gone."))
 
 
 def _is_limited(agent: str) -> bool:
