@@ -15,26 +15,22 @@ They read settings only: checks run before the database exists.
 from __future__ import annotations
 
 import ipaddress
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Caution
+from pydantic import TypeAdapter, ValidationError
 
-from agents.options import LONGEST_SECONDS
 from runs.conf import Options, conf, unknown_names
 
 __all__ = ["check_deployment", "check_options"]
 
 _Apps = Sequence[AppConfig] | None
 
-_MOST_DAYS = 36_500
-# A lease is renewed every third of it; below this the renewals crowd out the work.
-_SHORTEST_LEASE_SECONDS = 1
 _SENSIBLE_LEASE_SECONDS = 3
 
 
@@ -50,11 +46,8 @@ def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
         for name in unknown_names(getattr(settings, "RUNS", {}))
     ]
     options = conf()
-    wrong = _wrong_values(options)
-    messages += wrong
-    if not wrong:
-        messages += _unwise_values(options)
-    return messages
+    wrong = list(_wrong_values(options))
+    return messages + (wrong or _unwise_values(options))
 
 
 @register(Tags.security, deploy=True)
@@ -90,39 +83,18 @@ def check_deployment(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     return messages
 
 
-def _wrong_values(options: Options) -> list[CheckMessage]:
-    def wrong(name: str, value: Any, accepted: str) -> CheckMessage:
-        return Error(
-            f"RUNS[{name.upper()!r}] is {value!r}.",
-            hint=f"Accepted: {accepted}. "
-            f"The environment's name for it is {_VARIABLES[name]} (see README.md).",
-            id="runs.E002",
-        )
-
-    messages = []
-    # Nothing has checked the annotations before this.
-    value: Any = options.embedded_worker
-    if not isinstance(value, bool):
-        messages.append(wrong("embedded_worker", value, "True or False"))
-    for name, at_least in (("max_concurrent", 1), ("max_per_owner", 0), ("max_input_bytes", 1)):
-        value = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            messages.append(wrong(name, value, f"a whole number of at least {at_least}"))
-    for name, least in (("lease_seconds", _SHORTEST_LEASE_SECONDS), ("drain_seconds", 0)):
-        value = getattr(options, name)
-        if not _is_number(value) or value < least:
-            messages.append(wrong(name, value, f"a number of seconds, at least {least}"))
-    value = options.queue_seconds
-    if not _is_number(value) or not 0 <= value <= LONGEST_SECONDS:
-        messages.append(wrong("queue_seconds", value, "a number of seconds from 0 up to a year"))
-    for name in ("keep_days", "keep_logs_days"):
-        value = getattr(options, name)
-        if not _is_number(value) or not 0 <= value <= _MOST_DAYS:
-            messages.append(wrong(name, value, "a number of days from 0 up to a century"))
-    value = options.api_throttle_rate
-    if value is not None and not (isinstance(value, str) and "/" in value):
-        messages.append(wrong("api_throttle_rate", value, "a rate such as '600/min', or None"))
-    return messages
+def _wrong_values(options: Options) -> Iterator[CheckMessage]:
+    for name, type_ in get_type_hints(Options, include_extras=True).items():
+        try:
+            TypeAdapter(type_).validate_python(getattr(options, name), strict=True)
+        except ValidationError as error:
+            variable = name if name == "api_throttle_rate" else f"runs_{name}"
+            yield Error(
+                f"RUNS[{name.upper()!r}] is {getattr(options, name)!r}.",
+                hint=f"{error.errors()[0]['msg']}. "
+                f"The environment's name for it is {variable.upper()} (see README.md).",
+                id="runs.E002",
+            )
 
 
 def _unwise_values(options: Options) -> list[CheckMessage]:
@@ -155,24 +127,6 @@ def _unwise_values(options: Options) -> list[CheckMessage]:
             )
         )
     return messages
-
-
-_VARIABLES = {
-    "embedded_worker": "RUNS_EMBEDDED_WORKER",
-    "max_concurrent": "RUNS_MAX_CONCURRENT",
-    "max_per_owner": "RUNS_MAX_PER_OWNER",
-    "queue_seconds": "RUNS_QUEUE_SECONDS",
-    "keep_days": "RUNS_KEEP_DAYS",
-    "keep_logs_days": "RUNS_KEEP_LOGS_DAYS",
-    "lease_seconds": "RUNS_LEASE_SECONDS",
-    "drain_seconds": "RUNS_DRAIN_SECONDS",
-    "max_input_bytes": "RUNS_MAX_INPUT_BYTES",
-    "api_throttle_rate": "API_THROTTLE_RATE",
-}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_plain_http_elsewhere(url: str) -> bool:
