@@ -34,10 +34,6 @@ MOST_VALUE_CHARACTERS = 64 * 1024
 # Filters.
 
 
-class EntryOwnerFilter(OwnerFilter):
-    newest = ("-pk",)
-
-
 class NamespaceFilter(FieldFilter):
     """Offers the namespaces of the newest entries."""
 
@@ -121,7 +117,7 @@ def _as_json(value: Any) -> SafeString:
 class DataStoreEntryAdmin(ReadOnlyAdmin):
     list_display = ("key", "namespace", "owner", short_value, size, updated)
     list_display_links = ("key",)
-    list_filter = (EntryOwnerFilter, NamespaceFilter)
+    list_filter = (OwnerFilter, NamespaceFilter)
     # The order of the one index, so that the database need not sort.
     ordering = ("owner_id", "namespace", "key")
     sortable_by = (updated,)  # type: ignore[assignment]  # columns may be callables here, too

@@ -102,15 +102,14 @@ class FieldFilter(_Filter):
 
 
 class OwnerFilter(FieldFilter):
-    """Offers the owners of the newest rows; ``newest`` is their order."""
+    """Offers the owners of the newest rows."""
 
     title = _("owner")
     parameter_name = "owner"
     placeholder = _("username")
-    newest: tuple[str, ...] = ("-created_at", "-id")
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        newest = model_admin.model.objects.order_by(*self.newest).values("owner_id")[:NEWEST]
+        newest = model_admin.model.objects.order_by("-pk").values("owner_id")[:NEWEST]
         name = get_user_model().USERNAME_FIELD
         names = get_user_model().objects.filter(pk__in=newest).order_by(name)
         return [(found, found) for found in names.values_list(name, flat=True)[:MOST_OFFERED]]
