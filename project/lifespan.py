@@ -63,12 +63,10 @@ class Lifespan:
         await receive()  # lifespan.startup
         try:
             await self.start()
-        except ImproperlyConfigured as error:
-            # The server prints the message, and a traceback would only hide it.
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
         except Exception as error:
-            logger.exception("start-up failed")
+            # The server prints the message. Of a wrong setting a traceback would only hide it.
+            if not isinstance(error, ImproperlyConfigured):
+                logger.exception("start-up failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         if "state" in scope:
