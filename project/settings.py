@@ -234,7 +234,7 @@ LOGOUT_REDIRECT_URL = "/accounts/login/"
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
-# Serve files from the packages, also in production: no one has to remember `collectstatic`.
+# Serve files from the packages, in production, too: so no deployment needs `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 # Browsers ask for each file again, and get 304: a page's modules must be of one version, and names

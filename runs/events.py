@@ -38,5 +38,5 @@ def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[Ru
 
 
 def has_stop_requested(run: uuid.UUID) -> bool:
-    """Tell whether the log says already that a stop was asked for."""
+    """Return whether the log has a stop request."""
     return RunEvent.objects.filter(run=run, type="stop_requested").exists()

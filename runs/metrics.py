@@ -1,8 +1,7 @@
 """The counters and histograms of this process, for Prometheus (``runs.ops.metrics_view``).
 
-The process that does a thing counts it, once: the writer of an ending, the worker that claims.
-Counting takes about a microsecond, and is done per batch where there are batches. This module knows
-no record, so every layer of ``runs`` can use it.
+Only the process that does something counts it: the writer of an ending, the worker that claims. An
+increment takes about a microsecond. This module knows no record, so every layer can use it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The addresses of the admin that stop runs: one at once, many after a page to confirm.
 
-The page to confirm carries the ids of the runs that it shows, and exactly these are stopped: a run
-that starts or comes to match the filter meanwhile is not. All ids travel in one field of the form.
-Django's own protocol takes a field for each id and refuses more than 1,000 fields. It would also
-drop a run that has left the filter meanwhile, and that run would have no outcome.
+The page to confirm carries the ids of the runs that it shows, in one field of its form, and exactly
+these are stopped: not a run that starts meanwhile, or comes to match the filter. Django's own
+protocol would take a field for each id, at most 1,000, and drop a run that has left the filter
+meanwhile, so that this run would have no outcome.
 
-``stopping`` decides which runs this user may stop, whatever ids arrive here.
+``stopping`` decides which of these runs the user may stop.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StopForm", "StopPages"]
 
-MOST_SHOWN = 100  # runs that the page to confirm names one by one
+MOST_SHOWN = 100  # runs that the page to confirm lists
 _MOST_OVER = 1_000  # finished runs that get an outcome
 
 _MODE_WORDS: dict[StopMode, StrOrPromise] = {
@@ -123,17 +123,17 @@ class StopPages(ReadOnlyAdmin):
         reason = _reason(request)
         try:
             stopping.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=reason)
-            status, code, said = 202, "accepted", _("%(run)s is asked to stop.")
+            status, code, detail = 202, "accepted", _("%(run)s is asked to stop.")
         except StopNotPermitted:
             raise PermissionDenied from None
         except RunRecord.DoesNotExist:
             raise Http404 from None
         except RunAlreadyFinished:
-            status, code, said = 409, "run_already_finished", _("%(run)s had finished first.")
-        said %= {"run": run}
+            status, code, detail = 409, "run_already_finished", _("%(run)s had finished first.")
+        detail %= {"run": run}
         if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
-            return JsonResponse({"code": code, "detail": said}, status=status)
-        self.message_user(request, said, messages.SUCCESS if status == 202 else messages.WARNING)
+            return JsonResponse({"code": code, "detail": detail}, status=status)
+        self.message_user(request, detail, messages.SUCCESS if status == 202 else messages.WARNING)
         return HttpResponseRedirect(_back(request))
 
     # Many runs: first ask, then stop the runs that were shown.

@@ -1,7 +1,7 @@
 """The workers in the admin: which are alive, how many runs each executes, and draining.
 
-Draining a worker here sets one column, which every claim checks. The worker and its runs continue.
-A process that shuts down drains independently of it.
+The admin drains a worker by a column that every claim checks. The worker and its runs continue. A
+process that shuts down drains without it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["WorkerRecordAdmin"]
 
 
 class PresenceFilter(admin.SimpleListFilter):
-    """Hides the workers that are gone: each start of a process makes a new one."""
+    """Hides lost workers: each start of a process makes a new one."""
 
     title = gettext_lazy("presence")
     parameter_name = "presence"
@@ -140,7 +140,7 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
     actions = ("drain", "take")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerRecord]:
-        # By the index on workers; a join would read, for each line, all runs that it ever had.
+        # By the index on workers. A join would read all runs that a worker ever had.
         running = (
             RunRecord.objects.filter(worker=OuterRef("pk"), status=Status.RUNNING)
             .order_by()
@@ -197,10 +197,10 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, workers: QuerySet[WorkerRecord], *, draining: bool
     ) -> None:
         change = leases.mark_draining if draining else leases.mark_taking
-        said = "Asked to drain." if draining else "Asked to take runs again."
+        message = "Asked to drain." if draining else "Asked to take runs again."
         changed = [worker for worker in workers if change(worker.pk)]
         for worker in changed:
-            self.log_change(request, worker, said)
+            self.log_change(request, worker, message)
         if left := len(workers) - len(changed):
             words = ngettext(
                 "%(count)d worker was left as it was: gone, or nothing had to change.",

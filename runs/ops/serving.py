@@ -1,8 +1,8 @@
-"""uvicorn that drains first: stops still work over HTTP while runs end.
+"""A uvicorn that drains before it exits, so that stops work over HTTP while runs end.
 
-uvicorn answers SIGTERM by closing its sockets, and tells the application last. Here the first
+On SIGTERM uvicorn closes its sockets first, and shuts the application down last. Here the first
 signal only starts the drain of the application's lifespan (project/lifespan.py, found in the
-lifespan state). HTTP is served until the drain is done, and only then uvicorn exits.
+lifespan state). uvicorn serves HTTP until the drain is done, and exits then.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HURRY_SECONDS = 2.0
 _LINGER_SECONDS = 3.0
 _FORCED_LINGER_SECONDS = 0.3
 # For requests in flight, each of which may wait five seconds for the database. The feeds are closed
-# by then; a client that does not read its close frame must not delay the exit for ever.
+# before. A client that does not read its close frame must not delay the exit for ever.
 _GRACEFUL_SECONDS = 8
 # Of one message from a client. We use none of them.
 _MOST_SOCKET_BYTES = 4096
@@ -140,7 +140,7 @@ def serve(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
 
 def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
     """Serve as the child of a ReloadingSupervisor, and end when that one is gone."""
-    # Logging before the first line; the application itself is imported by uvicorn.
+    # Configures logging before the first line. uvicorn imports the application itself.
     django.setup()
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     DrainingServer(config, is_supervised=True, owns_process=True).run(sockets=sockets)
