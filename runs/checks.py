@@ -37,7 +37,7 @@ _SENSIBLE_LEASE_SECONDS = 3
 @register()
 def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     """Check ``settings.RUNS``."""
-    messages: list[CheckMessage] = [
+    unknown = [
         Error(
             f"RUNS has {name!r}, which is no option.",
             hint="runs/conf.py lists the options.",
@@ -46,41 +46,36 @@ def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
         for name in unknown_names(getattr(settings, "RUNS", {}))
     ]
     options = conf()
-    wrong = list(_wrong_values(options))
-    return messages + (wrong or _unwise_values(options))
+    return [*unknown, *(list(_wrong_values(options)) or _unwise_values(options))]
 
 
 @register(Tags.security, deploy=True)
 def check_deployment(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     """Check settings that are harmless on a developer's machine and dangerous on a server."""
-    messages: list[CheckMessage] = []
+    return list(_dangers())
+
+
+def _dangers() -> Iterator[CheckMessage]:
     if settings.DEBUG:
-        messages.append(
-            Error(
-                "DEBUG is on: error pages show source and settings to every visitor.",
-                hint="Unset DJANGO_DEBUG.",
-                id="runs.E003",
-            )
+        yield Error(
+            "DEBUG is on: error pages show source and settings to every visitor.",
+            hint="Unset DJANGO_DEBUG.",
+            id="runs.E003",
         )
     if settings.SECRET_KEY.startswith("django-insecure-"):
-        messages.append(
-            Error(
-                "SECRET_KEY is the published one: anyone can sign in as any user.",
-                hint="Set DJANGO_SECRET_KEY to a long random text, "
-                'as from python -c "import secrets; print(secrets.token_urlsafe(50))".',
-                id="runs.E004",
-            )
+        yield Error(
+            "SECRET_KEY is the published one: anyone can sign in as any user.",
+            hint="Set DJANGO_SECRET_KEY to a long random text, "
+            'as from python -c "import secrets; print(secrets.token_urlsafe(50))".',
+            id="runs.E004",
         )
     if "*" in settings.ALLOWED_HOSTS:
-        messages.append(
-            Caution(
-                "ALLOWED_HOSTS has '*': any Host header passes, and the check of a socket's "
-                "Origin with it.",
-                hint="Set DJANGO_ALLOWED_HOSTS to the names that the site is reached by.",
-                id="runs.W003",
-            )
+        yield Caution(
+            "ALLOWED_HOSTS has '*': any Host header passes, and the check of a socket's "
+            "Origin with it.",
+            hint="Set DJANGO_ALLOWED_HOSTS to the names that the site is reached by.",
+            id="runs.W003",
         )
-    return messages
 
 
 def _wrong_values(options: Options) -> Iterator[CheckMessage]:
@@ -97,36 +92,28 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
             )
 
 
-def _unwise_values(options: Options) -> list[CheckMessage]:
-    messages: list[CheckMessage] = []
+def _unwise_values(options: Options) -> Iterator[CheckMessage]:
     if options.lease_seconds < _SENSIBLE_LEASE_SECONDS:
-        messages.append(
-            Caution(
-                f"RUNS_LEASE_SECONDS is {options.lease_seconds:g}: a worker that pauses for so "
-                "short a time loses its runs to others.",
-                hint=f"Use at least {_SENSIBLE_LEASE_SECONDS}; the default is 15.",
-                id="runs.W001",
-            )
+        yield Caution(
+            f"RUNS_LEASE_SECONDS is {options.lease_seconds:g}: a worker that pauses for so "
+            "short a time loses its runs to others.",
+            hint=f"Use at least {_SENSIBLE_LEASE_SECONDS}; the default is 15.",
+            id="runs.W001",
         )
     llm = options.llm
     if llm.api_key and _is_plain_http_elsewhere(llm.base_url):
-        messages.append(
-            Caution(
-                "LLM_BASE_URL is plain http to another network: LLM_API_KEY and every prompt "
-                "can be read on the way.",
-                hint="Use https.",
-                id="runs.W002",
-            )
+        yield Caution(
+            "LLM_BASE_URL is plain http to another network: LLM_API_KEY and every prompt "
+            "can be read on the way.",
+            hint="Use https.",
+            id="runs.W002",
         )
     if not llm.is_stand_in and not llm.model:
-        messages.append(
-            Caution(
-                "LLM_MODEL is not set: every call of call_llm has to name its model.",
-                hint="Set LLM_MODEL to a model that the endpoint serves.",
-                id="runs.W004",
-            )
+        yield Caution(
+            "LLM_MODEL is not set: every call of call_llm has to name its model.",
+            hint="Set LLM_MODEL to a model that the endpoint serves.",
+            id="runs.W004",
         )
-    return messages
 
 
 def _is_plain_http_elsewhere(url: str) -> bool:
