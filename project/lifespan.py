@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifespan"]
 
-_Scope = MutableMapping[str, Any]
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[Any, Any, Any], Awaitable[None]]
-
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +38,13 @@ class Lifespan:
     ``is_draining`` turns true once, and readiness (runs/ops/health.py) says no from then on.
     """
 
-    def __init__(self, app: _App, *, is_worker: bool = False, urlconf: str | None = None) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        *,
+        is_worker: bool = False,
+        urlconf: str | None = None,
+    ) -> None:
         self._app = app
         self._is_worker = is_worker
         self._urlconf = urlconf
@@ -54,7 +54,7 @@ class Lifespan:
         self._reaper: ReaperThread | None = None
         self._listener: asyncio.Task[None] | None = None  # receives run.start and run.stop
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
