@@ -13,12 +13,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 # Before anything that imports models.
 django.setup(set_prefix=False)
 
-from project.body_limit import BodyLimit  # noqa: E402
 from project.handler import Handler  # noqa: E402
 from project.lifespan import Lifespan  # noqa: E402
-from project.patience import Patience  # noqa: E402
-from project.probes import Probes  # noqa: E402
-from runs.conf import conf  # noqa: E402
 from runs.consumers import AGENTS_CHANNEL, AgentConsumer, RunConsumer, RunListConsumer  # noqa: E402
 from runs.web.sockets import refuse_unknown_address  # noqa: E402
 
@@ -34,11 +30,8 @@ _sockets = URLRouter(
 application = Lifespan(
     ProtocolTypeRouter(
         {
-            # The API refuses exactly at the limit; beyond this a body is an attack.
-            "http": BodyLimit(
-                Probes(Patience(Handler())), lambda: conf().max_input_bytes + 1024 * 1024
-            ),
-            # Who may come in, and from where, is asked in runs/web/sockets.py.
+            "http": Handler(),
+            # runs/web/sockets.py checks the user and the Origin.
             "websocket": _sockets,
             # What other processes send to the worker of this one; the lifespan listens.
             "channel": ChannelNameRouter({AGENTS_CHANNEL: AgentConsumer.as_asgi()}),

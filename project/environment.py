@@ -6,19 +6,19 @@ as not set: container tools produce such variables.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+from pydantic import Field, TypeAdapter, ValidationError
 
 __all__ = ["Environment"]
 
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
+T = TypeVar("T")
+
 _RATE = re.compile(r"(?P<count>\d+)\s*/\s*(?P<period>s|sec|second|m|min|minute|h|hour|d|day)")
 
 
@@ -38,40 +38,19 @@ class Environment:
 
     def switch(self, name: str, *, default: bool) -> bool:
         """Read a switch: 1/0, true/false, yes/no, on/off, in any case."""
-        value = self.text(name).lower()
-        if not value:
-            return default
-        if value in _TRUE:
-            return True
-        if value in _FALSE:
-            return False
-        raise _wrong(name, value, "1 or 0, true or false, yes or no, on or off")
+        accepted = "1 or 0, true or false, yes or no, on or off"
+        return self._parse(name, bool, default, accepted)
 
     def whole_number(self, name: str, default: int, *, at_least: int) -> int:
         """Read an integer."""
-        value = self.text(name)
-        if not value:
-            return default
-        try:
-            number = int(value)
-        except ValueError:
-            number = at_least - 1
-        if number < at_least:
-            raise _wrong(name, value, f"a whole number of at least {at_least}")
-        return number
+        accepted = f"a whole number of at least {at_least}"
+        return self._parse(name, Annotated[int, Field(ge=at_least)], default, accepted)
 
     def seconds(self, name: str, default: float, *, at_least: float) -> float:
         """Read a duration in seconds, which may be a fraction."""
-        value = self.text(name)
-        if not value:
-            return default
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number) or number < at_least:
-            raise _wrong(name, value, f"a number of seconds, at least {at_least:g}")
-        return number
+        accepted = f"a number of seconds, at least {at_least:g}"
+        type_ = Annotated[float, Field(ge=at_least, allow_inf_nan=False)]
+        return self._parse(name, type_, default, accepted)
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
         """Read one of ``choices``, in any case; the first one is the default."""
@@ -101,20 +80,16 @@ class Environment:
     def http_url(self, name: str) -> str:
         """Read an http or https address, without the slash at its end."""
         value = self.text(name)
-        if not value:
-            return ""
         parts = _split(value)
-        if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        if value and not (parts and parts.scheme in {"http", "https"} and parts.hostname):
             raise _wrong(name, None, "an address that begins with http:// or https://")
         return value.rstrip("/")
 
     def redis_url(self, name: str) -> str:
         """Read a Redis address."""
         value = self.text(name)
-        if not value:
-            return ""
         parts = _split(value)
-        if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
+        if value and not (parts and parts.scheme in {"redis", "rediss", "unix"}):
             raise _wrong(name, None, "redis://, rediss:// or unix:// and where Redis is")
         return value
 
@@ -136,11 +111,18 @@ class Environment:
             raise _wrong(name, None, f"{expected}; it must name a database, and not :memory:")
         return database
 
+    def _parse(self, name: str, type_: Any, default: T, accepted: str) -> T:
+        value = self.text(name)
+        try:
+            return TypeAdapter(type_).validate_python(value) if value else default
+        except ValidationError:
+            raise _wrong(name, value, accepted) from None
 
-def _split(value: str) -> Any:
+
+def _split(value: str) -> SplitResult | None:
     try:
         parts = urlsplit(value)
-        _ = parts.port
+        _ = parts.port  # raises, too
     except ValueError:
         return None
     return parts

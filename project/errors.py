@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import REASON_NO_CSRF_COOKIE
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -42,29 +42,23 @@ class ErrorPagesMiddleware(MiddlewareMixin):
     not help a reader who followed a link to a deleted run, or to a run of another user.
     """
 
-    def process_exception(
-        self, request: HttpRequest, exception: Exception
-    ) -> HttpResponseBase | None:
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, Http404):
             return not_found(request, exception)
         return unavailable(request, exception) if is_away(exception) else None
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer 400 to a request that Django itself refuses, such as one with a foreign Host."""
-    if _is_for_a_program(request):
-        return _json(400, "bad_request", "The request could not be understood.")
-    return _page(400, "400")
+    return _answer(request, 400, "bad_request", "The request could not be understood.")
 
 
-def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer 403."""
-    if _is_for_a_program(request):
-        return _json(403, "permission_denied", "You may not do this.")
-    return _page(403, "403")
+    return _answer(request, 403, "permission_denied", "You may not do this.")
 
 
-def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Answer 403 to a form or a session's call without its CSRF token.
 
     People see this in a tab that stayed open while they signed in or out in another one.
@@ -81,11 +75,9 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     return _page(403, "csrf", context)
 
 
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer 404."""
-    if _is_for_a_program(request):
-        return _json(404, "not_found", "There is nothing at this address.")
-    return _page(404, "404")
+    return _answer(request, 404, "not_found", "There is nothing at this address.")
 
 
 def no_such_address(request: HttpRequest) -> HttpResponse:
@@ -93,27 +85,26 @@ def no_such_address(request: HttpRequest) -> HttpResponse:
     return _json(404, "not_found", "There is nothing at this address.")
 
 
-def server_error(request: HttpRequest) -> HttpResponseBase:
+def server_error(request: HttpRequest) -> HttpResponse:
     """Answer 500, or 503 if the database is away. The log has the error."""
     error = sys.exc_info()[1]
     if error is not None and is_away(error):  # raised in a middleware
         return unavailable(request, error)
-    if _is_for_a_program(request):
-        return _json(500, "server_error", "The server failed; its log says why.")
-    return _page(500, "500")
+    return _answer(request, 500, "server_error", "The server failed; its log says why.")
 
 
-def unavailable(request: HttpRequest, error: BaseException) -> HttpResponseBase:
+def unavailable(request: HttpRequest, error: BaseException) -> HttpResponse:
     """Answer 503: the same request may work in a moment."""
     logger.warning("the database does not answer (%s)", type(error).__name__)
-    response: HttpResponse
-    if _is_for_a_program(request):
-        detail = "The database does not answer. Nothing was changed; try again."
-        response = _json(503, "unavailable", detail)
-    else:
-        response = _page(503, "503")
+    detail = "The database does not answer. Nothing was changed; try again."
+    response = _answer(request, 503, "unavailable", detail)
     response.headers["Retry-After"] = "1"
     return response
+
+
+def _answer(request: HttpRequest, status: int, code: str, detail: str) -> HttpResponse:
+    is_for_a_program = _is_for_a_program(request)
+    return _json(status, code, detail) if is_for_a_program else _page(status, str(status))
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:
@@ -123,9 +114,8 @@ def _is_for_a_program(request: HttpRequest) -> bool:
 
 
 def _page(status: int, name: str, context: dict[str, Any] | None = None) -> HttpResponse:
-    response = HttpResponse(render_to_string(f"runs/errors/{name}.html", context), status=status)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    text = render_to_string(f"runs/errors/{name}.html", context)
+    return HttpResponse(text, status=status, headers={"Cache-Control": "no-store"})
 
 
 def _json(status: int, code: str, detail: str) -> HttpResponse:

@@ -1,17 +1,49 @@
-"""Django's ASGI handler, with one trip to a thread for each request."""
+"""Django's ASGI handler for this project."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import cast
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, cast
 
 from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIHandler
-from django.http import HttpRequest, StreamingHttpResponse
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-__all__ = ["Handler"]
+from runs.conf import conf
+
+__all__ = ["Handler", "ProbeHandler"]
+
+_Message = Mapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The API answers 413 exactly at RUNS_MAX_INPUT_BYTES. A body above this outer limit is an attack.
+_MARGIN_BYTES = 1024 * 1024
+# A client that is still sending when the connection closes often sees a reset instead of the
+# answer. So read and discard up to this many bytes first.
+_DISCARD_BYTES = 64 * 1024 * 1024
+_PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
+
+
+class _ProbeRequest(ASGIRequest):
+    """A request of a balancer, an orchestrator or Prometheus: its Host is not checked.
+
+    They reach a process by its address, which is rightly not in ALLOWED_HOSTS, and no answer to
+    them depends on the Host.
+    """
+
+    urlconf = "project.probe_urls"  # Django reads it from each request
+
+    def get_host(self) -> str:
+        return "probe"
+
+
+def _new_request(scope: Any, body: Any) -> ASGIRequest:
+    is_probe = _PROBES.fullmatch(scope["path"])
+    return (_ProbeRequest if is_probe else ASGIRequest)(scope, body)
 
 
 class Handler(ASGIHandler):
@@ -23,8 +55,44 @@ class Handler(ASGIHandler):
     Django's own handler.
     """
 
+    request_class: Any = staticmethod(_new_request)
+
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
+
+    async def handle(self, scope: Any, receive: _Receive, send: Any) -> None:
+        """Handle a request, unless its body is too large.
+
+        Django writes a whole body to disk before a view starts, however long the body is.
+        """
+        limit = conf().max_input_bytes + _MARGIN_BYTES
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"")
+        received = 0
+
+        async def counting_receive() -> _Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _BodyTooLarge
+            return message
+
+        patient = (
+            counting_receive if scope["method"] in _SAFE_METHODS else _patient(counting_receive)
+        )
+        try:
+            if declared.isdigit() and int(declared) > limit:
+                raise _BodyTooLarge
+            await super().handle(scope, patient, send)
+        except _BodyTooLarge:
+            # "Expect: 100-continue": the client waits for an answer and hasn't sent the body.
+            if received or b"expect" not in headers:
+                await _discard(receive)
+            detail = f"The request's body is larger than {limit} bytes."
+            refusal = JsonResponse({"code": "input_too_large", "detail": detail}, status=413)
+            refusal.headers["Connection"] = "close"
+            await self.send_response(refusal, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self.get_response)(request)
@@ -32,6 +100,45 @@ class Handler(ASGIHandler):
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
         return response
+
+
+class ProbeHandler(Handler):
+    """Answers nothing but probes."""
+
+    request_class = _ProbeRequest
+
+
+class _BodyTooLarge(Exception):
+    """Raised where Django reads the body, so before it has started to answer."""
+
+
+def _patient(receive: _Receive) -> _Receive:
+    """Hide a disconnect after the whole request has arrived.
+
+    Django cancels a request whose client disconnects. That is right for a request that only reads.
+    But a person who presses Stop and closes the page has pressed Stop, and half of the work may be
+    done.
+    """
+    is_whole = False
+
+    async def receive_patiently() -> _Message:
+        nonlocal is_whole
+        message = await receive()
+        if message["type"] == "http.request":
+            is_whole = not message.get("more_body", False)
+        elif is_whole:
+            await asyncio.Event().wait()  # until the handler is done and cancels this wait
+        return message
+
+    return receive_patiently
+
+
+async def _discard(receive: _Receive) -> None:
+    discarded, more = 0, True
+    while more and discarded < _DISCARD_BYTES:
+        message = await receive()
+        discarded += len(message.get("body", b""))
+        more = message.get("more_body", False)  # a disconnect has none
 
 
 async def _read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

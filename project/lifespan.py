@@ -1,15 +1,14 @@
 """Host the worker of this process for as long as the ASGI server lives.
 
-ProtocolTypeRouter raises on lifespan events, so this is the outermost ASGI application. A server
-that can do better than "close all sockets, then shut down" (ours, runs/ops/serving.py) finds this
-object in the lifespan state and starts the drain while HTTP is still being served.
+ProtocolTypeRouter raises on lifespan events, so this is the outermost ASGI application. Our server
+(runs/ops/serving.py) finds this object in the lifespan state, and drains it while it serves HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifespan"]
 
-_Scope = MutableMapping[str, Any]
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[Any, Any, Any], Awaitable[None]]
-
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +38,13 @@ class Lifespan:
     ``is_draining`` turns true once, and readiness (runs/ops/health.py) says no from then on.
     """
 
-    def __init__(self, app: _App, *, is_worker: bool = False, urlconf: str | None = None) -> None:
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        *,
+        is_worker: bool = False,
+        urlconf: str | None = None,
+    ) -> None:
         self._app = app
         self._is_worker = is_worker
         self._urlconf = urlconf
@@ -53,9 +52,9 @@ class Lifespan:
         self.is_draining = False
         self._is_drained = False
         self._reaper: ReaperThread | None = None
-        self._listener: asyncio.Task[None] | None = None  # hears of work and of stops elsewhere
+        self._listener: asyncio.Task[None] | None = None  # receives run.start and run.stop
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
@@ -63,12 +62,10 @@ class Lifespan:
         await receive()  # lifespan.startup
         try:
             await self.start()
-        except ImproperlyConfigured as error:
-            # The server prints the message, and a traceback would only hide it.
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
         except Exception as error:
-            logger.exception("start-up failed")
+            # The server prints the message. Of a wrong setting a traceback would only hide it.
+            if not isinstance(error, ImproperlyConfigured):
+                logger.exception("start-up failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         if "state" in scope:
@@ -78,7 +75,7 @@ class Lifespan:
         try:
             await receive()  # lifespan.shutdown
         except asyncio.CancelledError:
-            # A server in a hurry leaves without asking; ours has called stop() by itself.
+            # A server in a hurry ends without this message; ours has called stop() itself.
             return
         try:
             await self.drain()
@@ -99,11 +96,11 @@ class Lifespan:
             raise ImproperlyConfigured(
                 "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
             )
-        # All views, now: else the first request imports them, for a second, on the server's loop.
+        # Import all views now. Otherwise the first request does so, for a second, on the loop.
         await asyncio.to_thread(lambda: get_resolver(self._urlconf).url_patterns)
         if self._is_worker or conf().embedded_worker:
-            # Not at the top: models can only be imported once Django is set up, and a web
-            # process without a worker has no use for the agents' libraries.
+            # Not at the top: models can only be imported after Django's setup, and a web process
+            # without a worker does not need the agents' libraries.
             from runs.consumers import listen
             from runs.worker.worker import Worker
 
@@ -121,8 +118,8 @@ class Lifespan:
         self.is_draining = True
         if self.worker is not None and not self._is_drained:
             await self.worker.drain()
-        # Now, and not in stop(): servers wait for their connections before they end the lifespan,
-        # and a feed would never end by itself. Until here pages could watch their runs.
+        # Not in stop(): a server waits for its connections before it ends the lifespan, and a feed
+        # would never end by itself. And not before: pages watch their runs end.
         await _send_away()
         self._is_drained = True
 
@@ -139,7 +136,7 @@ class Lifespan:
 
 
 async def _send_away() -> None:
-    """Release all that wait here: readers of feeds, and requests that wait for an end."""
+    """Release the readers of feeds, and the requests that wait for the end of a run."""
     # Not at the top: they import models.
     from runs.web.api.waiting import let_go
     from runs.web.feed import close_hub

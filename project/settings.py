@@ -212,8 +212,8 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",
 ]
 
-# The API counts a body itself and answers 413 (runs/web/api), and project/body_limit.py refuses a
-# body that is far too large. Django's own limit must be above both.
+# The API counts a body itself and answers 413 (runs/web/api), and project/handler.py refuses a body
+# that is far too large. Django's own limit must be above both.
 DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -234,7 +234,7 @@ LOGOUT_REDIRECT_URL = "/accounts/login/"
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
-# Serve files from the packages, also in production: no one has to remember `collectstatic`.
+# Serve files from the packages, in production, too: so no deployment needs `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 # Browsers ask for each file again, and get 304: a page's modules must be of one version, and names

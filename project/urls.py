@@ -21,8 +21,7 @@ urlpatterns = [
     path("app/", include("runs.web.pages.urls")),
     # Browsers ask for this on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    # project/probes.py mostly answers these before they come here.
-    *probes,
+    *probes,  # of Django's test client; project/handler.py gives probes a urlconf of their own
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

@@ -13,8 +13,8 @@ from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django.setup(set_prefix=False)
 
-from project.lifespan import Lifespan  # noqa: E402 - after the settings
-from project.probes import ProbeHandler  # noqa: E402
+from project.handler import ProbeHandler  # noqa: E402 - after the settings
+from project.lifespan import Lifespan  # noqa: E402
 from runs.consumers import AGENTS_CHANNEL, AgentConsumer  # noqa: E402
 
 application = Lifespan(

@@ -2,7 +2,7 @@
 
 ``settings.RUNS`` holds them under upper-case names (``LEASE_SECONDS``). A missing option has the
 default below. ``conf()`` follows ``override_settings``, so never keep its answer for long.
-Nothing is validated here: checks.py reports a wrong value, and explains it.
+A wrong value is a system check (checks.py), which reads the types below.
 """
 
 from __future__ import annotations
@@ -10,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
+from pydantic import Field
+
+from agents.options import LONGEST_SECONDS
 
 __all__ = ["LLMOptions", "Options", "conf", "override", "unknown_names"]
+
+
+_Positive = Annotated[int, Field(ge=1)]
+_Limit = Annotated[int, Field(ge=0)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A lease is renewed every third of it; below a second the renewals crowd out the work.
+_LeaseSeconds = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+_QueueSeconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+_Days = Annotated[float, Field(ge=0, le=36_500)]
+_Rate = Annotated[str, Field(pattern=r"^\d+/[smhd]")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +80,16 @@ class Options:
     """Everything that can be set about runs."""
 
     embedded_worker: bool = True  # the web process runs agents too
-    max_concurrent: int = 1000  # claimed runs per process
-    max_per_owner: int = 0  # claimed runs of one owner, wherever they run; 0 is no limit
-    queue_seconds: float = 0.0  # how long a run may wait for its start; 0 is no limit
-    keep_days: float = 0.0  # runs that ended longer ago are removed; 0 is for ever
-    keep_logs_days: float = 0.0  # the same of logs alone
+    max_concurrent: _Positive = 1000  # claimed runs per process
+    max_per_owner: _Limit = 0  # claimed runs of one owner, wherever they run; 0 is no limit
+    queue_seconds: _QueueSeconds = 0.0  # how long a run may wait for its start; 0 is no limit
+    keep_days: _Days = 0.0  # runs that ended longer ago are removed; 0 is for ever
+    keep_logs_days: _Days = 0.0  # the same of logs alone
     worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health
-    lease_seconds: float = 15.0  # see LeaseTimes
-    drain_seconds: float = 20.0  # how long runs may continue after SIGTERM
-    max_input_bytes: int = 8 * 1024 * 1024
-    api_throttle_rate: str | None = "600/min"  # per user or address; None is off
+    lease_seconds: _LeaseSeconds = 15.0  # see LeaseTimes
+    drain_seconds: _Seconds = 20.0  # how long runs may continue after SIGTERM
+    max_input_bytes: _Positive = 8 * 1024 * 1024
+    api_throttle_rate: _Rate | None = "600/min"  # per user or address; None is off
     llm: LLMOptions = field(default_factory=LLMOptions)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from agents.trace import Event
@@ -16,26 +17,14 @@ __all__ = ["append", "has_stop_requested", "read", "system_event"]
 
 BATCH_COUNT = 500
 
+_COLUMNS = ("seq", "ts", "type", "agent", "depth", "source", "data")
+_values = attrgetter(*_COLUMNS)
+
 
 def append(events: Iterable[Event]) -> None:
     """Insert events; the caller has checked the claim and writes ``last_seq`` with it."""
-    insert_rows(
-        RunEvent,
-        ("run", "seq", "ts", "type", "agent", "depth", "source", "data"),
-        [
-            (
-                uuid.UUID(event.run),
-                event.seq,
-                event.ts,
-                event.type,
-                event.agent,
-                event.depth,
-                event.source,
-                event.data,
-            )
-            for event in events
-        ],
-    )
+    rows = [(uuid.UUID(event.run), *_values(event)) for event in events]
+    insert_rows(RunEvent, ("run", *_COLUMNS), rows)
 
 
 def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> Event:
@@ -49,5 +38,5 @@ def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[Ru
 
 
 def has_stop_requested(run: uuid.UUID) -> bool:
-    """Tell whether the log says already that a stop was asked for."""
+    """Return whether the log has a stop request."""
     return RunEvent.objects.filter(run=run, type="stop_requested").exists()

@@ -1,14 +1,14 @@
-"""What the services refuse.
+"""Errors of the services.
 
 RunError                    code: the stable word that doors answer with
 ├── RunAlreadyFinished      a stop of a run that is over; run: the record
-├── StopNotPermitted        may be seen, may not be stopped by this user
-├── ModeNotAvailable        a rung of stopping that does not exist yet
-├── IdempotencyMismatch     the same key came with another body
-├── PriorityNotPermitted    before its turn, and this user may not
+├── StopNotPermitted        this user may see the run, but not stop it
+├── ModeNotAvailable        a mode of stopping that is not built yet
+├── IdempotencyMismatch     the same Idempotency-Key came with another body
+├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
-├── ParentIsStopping        no child is begun below a run that was asked to stop
-└── LeaseLost               a write of a worker whose claim is not good any more
+├── ParentIsStopping        no child starts below a run that is over or was asked to stop
+└── LeaseLost               a worker's claim is not good any more; nothing was written
 """
 
 from __future__ import annotations
@@ -32,14 +32,10 @@ __all__ = [
 
 
 class RunError(Exception):
-    """The root of this package's errors."""
-
     code: ClassVar[str] = "run_error"
 
 
 class RunAlreadyFinished(RunError):
-    """The run is over; there is nothing to stop."""
-
     code = "run_already_finished"
 
     def __init__(self, run: RunRecord) -> None:
@@ -48,42 +44,28 @@ class RunAlreadyFinished(RunError):
 
 
 class StopNotPermitted(RunError):
-    """This user may see the run, and may not stop it."""
-
     code = "permission_denied"
 
 
 class ModeNotAvailable(RunError):
-    """This rung of stopping is not built yet."""
-
     code = "mode_not_available"
 
 
 class PriorityNotPermitted(RunError):
-    """This user may not let a run go before others' like that."""
-
     code = "permission_denied"
 
 
 class IdempotencyMismatch(RunError):
-    """An Idempotency-Key was used before, with another body."""
-
     code = "idempotency_mismatch"
 
 
 class InputTooLarge(RunError):
-    """The input has more bytes than a run may be given."""
-
     code = "input_too_large"
 
 
 class ParentIsStopping(RunError):
-    """The run that wants a child was asked to stop (or is over)."""
-
     code = "parent_is_stopping"
 
 
 class LeaseLost(RunError):
-    """The worker's claim on the run is not good any more; nothing was written."""
-
     code = "lease_lost"

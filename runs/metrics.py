@@ -1,13 +1,13 @@
 """The counters and histograms of this process, for Prometheus (``runs.ops.metrics_view``).
 
-The process that does a thing counts it, once: the writer of an ending, the worker that claims.
-Counting takes about a microsecond, and is done per batch where there are batches. This module knows
-no record, so every layer of ``runs`` can use it.
+Only the process that does something counts it: the writer of an ending, the worker that claims. An
+increment takes about a microsecond. This module knows no record, so every layer can use it.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
@@ -35,82 +35,61 @@ _MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
-RUNS_CLAIMED = Counter(
-    "halting_runs_claimed", "Runs taken from the queue by this process.", registry=REGISTRY
+_counter = partial(Counter, registry=REGISTRY)
+_histogram = partial(Histogram, registry=REGISTRY)
+
+RUNS_CLAIMED = _counter("halting_runs_claimed", "Runs taken from the queue by this process.")
+RUNS_FINISHED = _counter(
+    "halting_runs_finished", "Runs whose ending this process wrote.", ["status", "agent"]
 )
-RUNS_FINISHED = Counter(
-    "halting_runs_finished",
-    "Runs whose ending this process wrote.",
-    ["status", "agent"],
-    registry=REGISTRY,
-)
-RUNS_RECOVERED = Counter(
+RUNS_RECOVERED = _counter(
     "halting_runs_recovered",
     "Runs of lost workers that this process recovered; queued ones were requeued.",
     ["outcome"],
-    registry=REGISTRY,
 )
-WORKERS_REAPED = Counter(
-    "halting_workers_reaped",
-    "Workers that this process declared lost.",
-    ["reason"],  # lease: it ran out; vanished: the process on this host is gone
-    registry=REGISTRY,
+# lease: it ran out; vanished: the process on this host is gone
+WORKERS_REAPED = _counter(
+    "halting_workers_reaped", "Workers that this process declared lost.", ["reason"]
 )
-LEASE_RENEWALS = Counter(
-    "halting_lease_renewals",
-    "Attempts to renew the lease of this process's worker.",
-    ["outcome"],  # ok; lost: another worker took its runs over; failed: no answer of the database
-    registry=REGISTRY,
+# lost: another worker took its runs over; failed: no answer of the database
+LEASE_RENEWALS = _counter(
+    "halting_lease_renewals", "Attempts to renew the lease of this process's worker.", ["outcome"]
 )
-EVENTS = Counter("halting_events_written", "Events that this process committed.", registry=REGISTRY)
-CLAIM_SECONDS = Histogram(
-    "halting_claim_seconds",
-    "How long a poll of the queue took, with the claims.",
-    buckets=_MOMENTS,
-    registry=REGISTRY,
+EVENTS = _counter("halting_events_written", "Events that this process committed.")
+CLAIM_SECONDS = _histogram(
+    "halting_claim_seconds", "How long a poll of the queue took, with the claims.", buckets=_MOMENTS
 )
-RECORDER_EVENTS = Histogram(
-    "halting_recorder_batch_events",
-    "Events in one transaction of the recorder.",
-    buckets=_COUNTS,
-    registry=REGISTRY,
+RECORDER_EVENTS = _histogram(
+    "halting_recorder_batch_events", "Events in one transaction of the recorder.", buckets=_COUNTS
 )
-RECORDER_SECONDS = Histogram(
+RECORDER_SECONDS = _histogram(
     "halting_recorder_write_seconds",
     "How long a transaction of the recorder took, with its retries.",
     buckets=_MOMENTS,
-    registry=REGISTRY,
 )
-_QUEUE_WAIT = Histogram(
-    "halting_queue_wait_seconds",
-    "From the creation of a run to its first claim.",
-    buckets=_WAITS,
-    registry=REGISTRY,
+_QUEUE_WAIT = _histogram(
+    "halting_queue_wait_seconds", "From the creation of a run to its first claim.", buckets=_WAITS
 )
-_START = Histogram(
-    "halting_start_seconds",
-    "From the creation of a run to its first execution.",
-    buckets=_WAITS,
-    registry=REGISTRY,
+_START = _histogram(
+    "halting_start_seconds", "From the creation of a run to its first execution.", buckets=_WAITS
 )
-_STOP = Histogram(
+_STOP = _histogram(
     "halting_stop_seconds",
     "From the request of a stop until the token is tripped (acknowledged), the agent observes it, "
     "the run ends (finished). Of runs that were being executed.",
     ["until"],
     buckets=_MOMENTS,
-    registry=REGISTRY,
 )
 
 # Create every series at 0: increase() misses the first increment of a series that did not exist.
-for _outcome in ("ok", "failed", "lost"):
-    LEASE_RENEWALS.labels(_outcome)
-for _reason in ("lease", "vanished"):
-    WORKERS_REAPED.labels(_reason)
-for _outcome in ("queued", "stopped", "error"):
-    RUNS_RECOVERED.labels(_outcome)
-for _until in ("acknowledged", "observed", "finished"):
-    _STOP.labels(_until)
+for _metric, _values in (
+    (LEASE_RENEWALS, ("ok", "failed", "lost")),
+    (WORKERS_REAPED, ("lease", "vanished")),
+    (RUNS_RECOVERED, ("queued", "stopped", "error")),
+    (_STOP, ("acknowledged", "observed", "finished")),
+):
+    for _value in _values:
+        _metric.labels(_value)
 
 
 def observe_claim(created_at: datetime, started_at: datetime | None, attempt: int) -> None:
@@ -134,11 +113,8 @@ def observe_stop(
     finished_at: datetime | None,
 ) -> None:
     """Measure how long a stop took, at the end of its run."""
-    for until, at in (
-        ("acknowledged", acknowledged_at),
-        ("observed", observed_at),
-        ("finished", finished_at),
-    ):
+    instants = {"acknowledged": acknowledged_at, "observed": observed_at, "finished": finished_at}
+    for until, at in instants.items():
         if at is not None:
             _STOP.labels(until).observe(_seconds(requested_at, at))
 

@@ -34,10 +34,6 @@ MOST_VALUE_CHARACTERS = 64 * 1024
 # Filters.
 
 
-class EntryOwnerFilter(OwnerFilter):
-    newest = ("-pk",)
-
-
 class NamespaceFilter(FieldFilter):
     """Offers the namespaces of the newest entries."""
 
@@ -82,20 +78,15 @@ def updated(entry: DataStoreEntry) -> SafeString:
 
 def _readable(text: str, *, is_cut: bool) -> str:
     """Return the start of a JSON text, its escapes decoded."""
-    if not is_cut:
+    if is_cut:
+        # SQLite stores characters beyond ASCII as \uXXXX, PostgreSQL as they are.
+        text = re.sub(r"\\(u[0-9a-fA-F]{0,3})?$", "", text)
+        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+        text = text.removeprefix('"') + "…"
+    else:
         value = json.loads(text)
-        whole = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return _without_halves(whole)
-    # SQLite stores characters beyond ASCII as \uXXXX, PostgreSQL as they are.
-    whole_escapes = re.sub(r"\\(u[0-9a-fA-F]{0,3})?$", "", text)
-    written = re.sub(
-        r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), whole_escapes
-    ).removeprefix('"')
-    return f"{_without_halves(written)}…"
-
-
-def _without_halves(text: str) -> str:
-    """Join surrogate pairs, and replace a half that has lost the other one."""
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # Join surrogate pairs, and replace a half that has lost the other one.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -121,7 +112,7 @@ def _as_json(value: Any) -> SafeString:
 class DataStoreEntryAdmin(ReadOnlyAdmin):
     list_display = ("key", "namespace", "owner", short_value, size, updated)
     list_display_links = ("key",)
-    list_filter = (EntryOwnerFilter, NamespaceFilter)
+    list_filter = (OwnerFilter, NamespaceFilter)
     # The order of the one index, so that the database need not sort.
     ordering = ("owner_id", "namespace", "key")
     sortable_by = (updated,)  # type: ignore[assignment]  # columns may be callables here, too

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.models import AnonymousUser, User
@@ -90,13 +89,15 @@ def waiting(run: RunRecord) -> SafeString | str:
     """Say what a stopping run waits for, and since when."""
     if run.shown_status != STOPPING:
         return ""
-    wire = _on_the_wire(run)
+    # The part of a run on the wire that ``phrases`` reads here.
+    stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
+    wire = {"in_flight": run.in_flight, "stop": stop}
     oldest = phrases.oldest_awaited(wire)
     if oldest is None:
         return phrases.waiting_for(wire)
     label, since = oldest
-    started_at = since if isinstance(since, datetime) else datetime.fromisoformat(since)
-    ticks = _ticking(started_at, phrases.waiting_detail(wire, timezone.now()), label)
+    detail = phrases.waiting_detail(wire, timezone.now())
+    ticks = _ticking(phrases.as_datetime(since), detail, label)
     return format_html("{} {}", phrases.waiting_for(wire), ticks)
 
 
@@ -144,9 +145,3 @@ def _ticking(since: datetime, text: str, label: str = "") -> SafeString:
         label,
         text,
     )
-
-
-def _on_the_wire(run: RunRecord) -> dict[str, Any]:
-    """Return the part of a run on the wire that ``wording`` needs here."""
-    stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
-    return {"in_flight": run.in_flight, "stop": stop}

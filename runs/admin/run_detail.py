@@ -8,10 +8,6 @@ is Stop's, because nothing about a run can be edited.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,10 +15,13 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import get_token
+from django.shortcuts import render
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from runs.web.feed.reading import read_snapshots
@@ -35,6 +34,7 @@ from runs.wording.presentation import in_zone
 
 from ..models import RunRecord
 from ..status import Status
+from ..templatetags.runs_pages import instant
 from .read_only import ReadOnlyAdmin
 
 __all__ = ["RunDetail"]
@@ -78,7 +78,7 @@ class RunDetail(ReadOnlyAdmin):
             "run_page": CHANGE,
             "fields": input_fields(run.agent, run.input_record.value),
             "facts_of_run": _facts(run),
-            "tree": _tree(run),
+            **_tree(run),
         }
         return TemplateResponse(request, "admin/runs/runrecord/change_form.html", whole)
 
@@ -86,36 +86,25 @@ class RunDetail(ReadOnlyAdmin):
         """Draw a part of the page for its script; ``?tz=`` is the reader's time zone."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        if part not in _PARTS:
-            raise Http404
         run = find_run(request, id)
         zone = request.GET.get("tz", "")
         with in_zone(zone):
-            template, context = _PARTS[part](run, zone)
-            page = TemplateResponse(request, template, {"run_page": CHANGE, **context})
-            return page.render()
+            match part:
+                case "tree":
+                    context = _tree(run)
+                case "facts":
+                    context = {"facts_of_run": _facts(run)}
+                case "receipt":
+                    context = receipt_context(run, read_snapshots([id])[id].words(zone))
+                case _:
+                    raise Http404
+            return render(request, _PARTS[part], {"run_page": CHANGE, **context})
 
 
-_Part = tuple[str, dict[str, Any]]
-
-
-def _tree_part(run: RunRecord, zone: str) -> _Part:
-    return "admin/runs/runrecord/tree.html", {"tree": _tree(run)}
-
-
-def _facts_part(run: RunRecord, zone: str) -> _Part:
-    return "admin/runs/runrecord/facts.html", {"facts_of_run": _facts(run)}
-
-
-def _receipt_part(run: RunRecord, zone: str) -> _Part:
-    words = read_snapshots([run.pk])[run.pk].words(zone)
-    return "runs/fragments/receipt.html", receipt_context(run, words)
-
-
-_PARTS: dict[str, Callable[[RunRecord, str], _Part]] = {
-    "tree": _tree_part,
-    "facts": _facts_part,
-    "receipt": _receipt_part,
+_PARTS = {
+    "tree": "admin/runs/runrecord/tree.html",
+    "facts": "admin/runs/runrecord/facts.html",
+    "receipt": "runs/fragments/receipt.html",
 }
 
 
@@ -128,118 +117,73 @@ def _read_id(text: str) -> uuid.UUID:
 
 def _addresses(run: RunRecord) -> dict[str, str]:
     """Return the addresses that differ from those of the run's page."""
-    parts = {
-        part: reverse("admin:runs_runrecord_part", args=[run.pk, part]) for part in sorted(_PARTS)
-    }
     return {
-        **parts,
+        **{part: reverse("admin:runs_runrecord_part", args=[run.pk, part]) for part in _PARTS},
         "stop": reverse("admin:runs_runrecord_stop", args=[run.pk]),
         "change": reverse(CHANGE, args=[run.pk]),
         "sign_in": reverse("admin:login"),
     }
 
 
-# Facts.
+def _facts(run: RunRecord) -> dict[str, SafeString | str]:
+    """Return what is known of a run, by its label; what is not known is left out."""
+    owner, input, parent, worker = run.owner, run.input_record, run.parent, run.worker
+    attempts = {"attempt": run.attempt, "most": run.max_attempts}
+    facts = {
+        _("Id"): format_html("<code>{}</code>", run.pk),
+        _("Agent"): _listed(run.agent, agent=run.agent),
+        _("Owner"): _listed(owner.get_username(), owner=owner.get_username()),
+        _("Called by"): parent and _link(parent.agent, reverse(CHANGE, args=[parent.pk])),
+        _("Asked for"): instant(run.created_at, "full"),
+        _("Started"): instant(run.started_at, "full"),
+        _("Finished"): instant(run.finished_at, "full"),
+        _("Priority"): str(run.priority) if run.priority or run.status == Status.QUEUED else "",
+        _("Attempt"): run.attempt and _("%(attempt)d of at most %(most)d") % attempts,
+        _("Worker"): worker and _listed(worker.name, worker=str(worker.pk)),
+        _("Size of the input"): input.size_bytes and filesizeformat(input.size_bytes),
+    }
+    return {label: value for label, value in facts.items() if value}
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One row; ``at`` is an instant, ``address`` leads to more of it."""
-
-    label: str
-    value: str = ""
-    at: datetime | None = None
-    address: str = ""
-    is_code: bool = False
+def _listed(text: str, **filters: str) -> SafeString:
+    return _link(text, f"{reverse('admin:runs_runrecord_changelist')}?{urlencode(filters)}")
 
 
-def _facts(run: RunRecord) -> list[Fact]:
-    return [fact for fact in _all_facts(run) if fact.value or fact.at]
+def _link(text: str, address: str) -> SafeString:
+    return format_html('<a href="{}">{}</a>', address, text)
 
 
-def _all_facts(run: RunRecord) -> Iterator[Fact]:
-    name = run.owner.get_username()
-    yield Fact(_("Id"), str(run.pk), is_code=True)
-    yield Fact(_("Agent"), run.agent, address=_listed(agent=run.agent), is_code=True)
-    yield Fact(_("Owner"), name, address=_listed(owner=name))
-    if run.parent_id and run.parent:
-        yield Fact(_("Called by"), run.parent.agent, address=reverse(CHANGE, args=[run.parent_id]))
-    yield Fact(_("Asked for"), at=run.created_at)
-    yield Fact(_("Started"), at=run.started_at)
-    yield Fact(_("Finished"), at=run.finished_at)
-    if run.priority or run.status == Status.QUEUED:
-        yield Fact(_("Priority"), str(run.priority))
-    if run.attempt:
-        words = _("%(attempt)d of at most %(most)d")
-        yield Fact(_("Attempt"), words % {"attempt": run.attempt, "most": run.max_attempts})
-    if run.worker:
-        yield Fact(_("Worker"), run.worker.name, address=_listed(worker=str(run.worker_id)))
-    size_bytes = run.input_record.size_bytes
-    yield Fact(_("Size of the input"), filesizeformat(size_bytes) if size_bytes else "")
-
-
-def _listed(**filters: str) -> str:
-    return f"{reverse('admin:runs_runrecord_changelist')}?{urlencode(filters)}"
-
-
-# The tree.
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A run in its tree; ``step`` is its indentation."""
-
-    run: RunRecord
-    step: int
-    is_this: bool
-    took: str
-    usage: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """The runs of a tree, each before those that it called."""
-
-    branches: list[Branch]
-    unlisted_count: int
-
-
-def _tree(run: RunRecord) -> Tree:
+def _tree(run: RunRecord) -> dict[str, Any]:
+    """Return what ``tree.html`` shows: each run of the tree before those that it called."""
     runs = RunRecord.objects.filter(root=run.root_id).defer(
         "result", "partial_result", "error", "in_flight", "stop_cleanup_error"
     )
     # Topmost first: the callers of every listed run are listed, too.
-    found = list(islice(runs.order_by("depth", "created_at", "id"), MOST_BRANCHES + 1))
-    count = len(found) if len(found) <= MOST_BRANCHES else runs.count()
-    listed = found[:MOST_BRANCHES]
-    return Tree([_branch(one, run) for one in _in_order(listed)], count - len(listed))
+    listed = list(runs.order_by("depth", "created_at", "id")[:MOST_BRANCHES])
+    paths: dict[uuid.UUID | None, tuple[int, ...]] = {}
+    for place, one in enumerate(listed):
+        paths[one.pk] = (*paths.get(one.parent_id, ()), place)
+    listed.sort(key=lambda one: paths[one.pk])
+    count = len(listed) if len(listed) < MOST_BRANCHES else runs.count()
+    return {
+        "this": run,
+        "branches": [(one, min(one.depth, DEEPEST), _used(one)) for one in listed],
+        "unlisted_count": count - len(listed),
+    }
 
 
-def _in_order(runs: list[RunRecord]) -> Iterator[RunRecord]:
-    """Yield each run before those that it called. No recursion: trees may be deep."""
-    below: dict[uuid.UUID | None, list[RunRecord]] = {}
-    for run in runs:
-        below.setdefault(run.parent_id, []).append(run)
-    todo = list(reversed(below.get(None, [])))
-    while todo:
-        run = todo.pop()
-        yield run
-        todo += reversed(below.get(run.pk, []))
-
-
-def _branch(run: RunRecord, shown: RunRecord) -> Branch:
+def _used(run: RunRecord) -> str:
+    """Return ``3.2 s · 2 LLM calls · 12.4k tokens``."""
     took = ""
     if run.started_at:
         end = run.finished_at or timezone.now()
         took = phrases.duration(phrases.seconds_between(run.started_at, end))
-    usage = phrases.usage_text(_usage(run))
-    return Branch(run, min(run.depth, DEEPEST), run.pk == shown.pk, took, usage)
-
-
-def _usage(run: RunRecord) -> dict[str, Any]:
-    return {
-        "llm_calls": run.llm_calls,
-        "input_tokens": run.input_tokens,
-        "output_tokens": run.output_tokens,
-        "estimated": run.usage_estimated,
-    }
+    usage = phrases.usage_text(
+        {
+            "llm_calls": run.llm_calls,
+            "input_tokens": run.input_tokens,
+            "output_tokens": run.output_tokens,
+            "estimated": run.usage_estimated,
+        }
+    )
+    return " · ".join(filter(None, (took, usage)))

@@ -1,4 +1,4 @@
-"""The list of runs in the admin: look, find, stop. Nothing about a run can be edited."""
+"""The list of runs in the admin: it shows, finds and stops runs, and edits none."""
 
 from __future__ import annotations
 

@@ -1,26 +1,31 @@
 """The addresses of the admin that stop runs: one at once, many after a page to confirm.
 
-The page to confirm carries the ids of the runs that it shows, and exactly these are stopped: a run
-that starts or comes to match the filter meanwhile is not. All ids travel in one field of the form.
-Django's own protocol takes a field for each id and refuses more than 1,000 fields. It would also
-drop a run that has left the filter meanwhile, and that run would have no outcome.
+The page to confirm carries the ids of the runs that it shows, in one field of its form, and exactly
+these are stopped: not a run that starts meanwhile, or comes to match the filter. Django's own
+protocol would take a field for each id, at most 1,000, and drop a run that has left the filter
+meanwhile, so that this run would have no outcome.
 
-``stopping`` decides which runs this user may stop, whatever ids arrive here.
+``stopping`` decides which of these runs the user may stop.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
+from django.core.validators import RegexValidator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -29,35 +34,44 @@ from django.utils.translation import gettext_lazy
 
 from agents.cancellation import StopMode
 from runs.actions import stopping
+from runs.wire import BulkWord
 
 from ..exceptions import RunAlreadyFinished, StopNotPermitted
 from ..models import MAX_REASON_LENGTH, RunRecord, StopVia
-from . import outcomes
+from ..status import TERMINAL
 from .read_only import ReadOnlyAdmin
-from .selection import Selection
+from .rows import for_rows
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
 __all__ = ["StopForm", "StopPages"]
 
-MOST_SHOWN = 100  # runs that the page to confirm names one by one
+MOST_SHOWN = 100  # runs that the page to confirm lists
+_MOST_OVER = 1_000  # finished runs that get an outcome
 
 _MODE_WORDS: dict[StopMode, StrOrPromise] = {
     StopMode.GRACEFUL: gettext_lazy("Let the calls in flight complete, and refuse the next ones"),
     StopMode.ABORT: gettext_lazy("Cut the calls in flight as well"),
     StopMode.ABANDON: gettext_lazy("Give up on code that never comes back"),
 }
+_OUTCOME_WORDS: dict[BulkWord, StrOrPromise] = {
+    "accepted": gettext_lazy("accepted"),
+    "already_stopping": gettext_lazy("was already stopping"),
+    "already_finished": gettext_lazy("had finished"),
+    "not_permitted": gettext_lazy("not permitted"),
+    "not_found": gettext_lazy("not there any more"),
+}
 
 
 class StopForm(forms.Form):
-    """How, and why."""
+    """How, and why. With ``is_everything`` a person must write a word, too."""
 
     mode = forms.ChoiceField(
         label=gettext_lazy("How"),
         choices=[(str(mode), _MODE_WORDS[mode]) for mode in stopping.AVAILABLE_MODES],
         initial=str(stopping.AVAILABLE_MODES[0]),
-        widget=forms.RadioSelect,
+        widget=forms.RadioSelect if len(stopping.AVAILABLE_MODES) > 1 else forms.HiddenInput,
     )
     reason = forms.CharField(
         label=gettext_lazy("Reason"),
@@ -67,24 +81,17 @@ class StopForm(forms.Form):
         widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
     )
 
-    def __init__(self, *args: Any, is_everything: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, is_everything: bool = False) -> None:
+        super().__init__(*args)
         if is_everything:
             word = _("everything")
+            label = _("No filter is set. To stop all of these runs, write the word “%(word)s”")
+            wrong = _("Write the word “%(word)s”.") % {"word": word}
             self.fields["word"] = forms.CharField(
-                label=_("No filter is set. To stop all of these runs, write the word “%(word)s”")
-                % {"word": word},
-                validators=[_is(word)],
+                label=label % {"word": word},
+                validators=[RegexValidator(rf"^{re.escape(word)}\Z", wrong, flags=re.IGNORECASE)],
                 widget=forms.TextInput(attrs={"autocomplete": "off", "size": "16"}),
             )
-
-
-def _is(word: str) -> Any:
-    def validate(value: str) -> None:
-        if value.strip().casefold() != word.casefold():
-            raise forms.ValidationError(_("Write the word “%(word)s”.") % {"word": word})
-
-    return validate
 
 
 class StopPages(ReadOnlyAdmin):
@@ -112,23 +119,21 @@ class StopPages(ReadOnlyAdmin):
         """Stop a run, for the button on its line; a script gets JSON, a form its list back."""
         if request.method != "POST" or not self.has_view_permission(request):
             raise Http404
-        run = self.get_queryset(request).filter(pk=id).first()
-        if run is None:
-            raise Http404
-        user = _user(request)
+        run = get_object_or_404(self.get_queryset(request), pk=id)
+        reason = _reason(request)
         try:
-            stopping.request_stop(id, via=StopVia.ADMIN, by=user, reason=_reason(request))
-            status, code, said = 202, "accepted", _("%(run)s is asked to stop.")
+            stopping.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=reason)
+            status, code, detail = 202, "accepted", _("%(run)s is asked to stop.")
         except StopNotPermitted:
             raise PermissionDenied from None
         except RunRecord.DoesNotExist:
             raise Http404 from None
         except RunAlreadyFinished:
-            status, code, said = 409, "run_already_finished", _("%(run)s had finished first.")
-        said %= {"run": run}
+            status, code, detail = 409, "run_already_finished", _("%(run)s had finished first.")
+        detail %= {"run": run}
         if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
-            return JsonResponse({"code": code, "detail": said}, status=status)
-        self.message_user(request, said, messages.SUCCESS if status == 202 else messages.WARNING)
+            return JsonResponse({"code": code, "detail": detail}, status=status)
+        self.message_user(request, detail, messages.SUCCESS if status == 202 else messages.WARNING)
         return HttpResponseRedirect(_back(request))
 
     # Many runs: first ask, then stop the runs that were shown.
@@ -162,34 +167,36 @@ class StopPages(ReadOnlyAdmin):
         self, request: HttpRequest, runs: QuerySet[RunRecord], form: StopForm, address: str
     ) -> HttpResponse:
         """Show the effect of a stop of ``runs``; the form goes to ``address``."""
-        selection = Selection.of(runs, _user(request))
         context = {
             "title": _("Stop runs"),
             "form": form,
-            "only_mode": _only_mode(),
             "address": address,
             "back": _list_address() if form.is_bound else _back(request),
-            "selection": selection,
-            "count": len(selection.chosen),
-            "shown": selection.chosen[:MOST_SHOWN],
-            "unshown_count": max(0, len(selection.chosen) - MOST_SHOWN),
-            "ids": ",".join(str(id) for id in selection.ids),
+            **_effect(runs, _user(request)),
         }
         return self._page(request, "stop_selected", context)
 
     def _stop(self, request: HttpRequest, form: StopForm) -> HttpResponse:
-        ids = _read_ids(request.POST.get("runs", ""))
+        try:
+            ids = [uuid.UUID(word) for word in request.POST.get("runs", "").split(",")]
+        except ValueError as error:
+            raise BadRequest("The field `runs` holds ids, separated by commas.") from error
         if not form.is_valid():
             shown = self.get_queryset(request).filter(pk__in=ids)
             return self._ask(request, shown, form, request.get_full_path())
-        given = form.cleaned_data
-        stopped = stopping.stop_many(
-            ids, by=_user(request), via=StopVia.ADMIN, mode=given["mode"], reason=given["reason"]
+        mode, reason = form.cleaned_data["mode"], form.cleaned_data["reason"]
+        outcomes = stopping.stop_many(
+            ids, by=_user(request), via=StopVia.ADMIN, mode=mode, reason=reason
         )
+        found = for_rows(RunRecord.objects.all()).in_bulk(ids)
+        count = Counter(_OUTCOME_WORDS[one.outcome] for one in outcomes)
         context = {
             "title": _("Outcome of the stop"),
-            "counts": outcomes.counts(stopped),
-            "lines": outcomes.lines(stopped),
+            "counts": [(words, count[words]) for words in _OUTCOME_WORDS.values() if count[words]],
+            "lines": [
+                (one.id, _OUTCOME_WORDS[one.outcome], found.get(uuid.UUID(one.id)))
+                for one in outcomes
+            ],
         }
         return self._page(request, "stop_outcome", context)
 
@@ -206,17 +213,58 @@ class StopPages(ReadOnlyAdmin):
         return TemplateResponse(request, f"admin/runs/runrecord/{template}.html", whole)
 
 
-def _only_mode() -> tuple[str, StrOrPromise] | None:
-    """Return the mode that needs no question, while there is no other."""
-    modes: tuple[StopMode, ...] = stopping.AVAILABLE_MODES
-    return None if len(modes) > 1 else (str(modes[0]), _MODE_WORDS[modes[0]])
+def _effect(runs: QuerySet[RunRecord], user: User) -> dict[str, Any]:
+    """Return what the page to confirm says about a stop of ``runs``, all of which ``user`` sees.
+
+    Of each tree the page names only the topmost of the runs to stop, and counts the active runs
+    below it. The finished runs travel along, so that each of them gets an outcome.
+    """
+    reads = ("agent", "status", "stop_requested_at", "parent", "root", "owner")
+    active = runs.filter(finished_at=None).select_related(None).select_related("owner")
+    permitted: dict[uuid.UUID, RunRecord] = {}
+    not_permitted = []
+    for run in active.only(*reads, f"owner__{User.USERNAME_FIELD}"):
+        if run.may_be_stopped_by(user):
+            permitted[run.pk] = run
+        else:
+            not_permitted.append(run)
+
+    parents = {run.pk: run.parent_id for run in permitted.values()}
+    alive = set(permitted)
+    trees = RunRecord.objects.filter(root__in=active.values("root"), parent__isnull=False)
+    for id, parent, finished_at in trees.values_list("pk", "parent_id", "finished_at"):
+        parents[id] = parent
+        if finished_at is None:
+            alive.add(id)
+    tops = {id: _topmost(id, parents, permitted) for id in alive}
+    below = Counter(top for id, top in tops.items() if top and top != id)
+    chosen = [(run, below[run.pk]) for run in permitted.values() if tops[run.pk] == run.pk]
+
+    over = runs.filter(status__in=TERMINAL).values_list("pk", flat=True)
+    over_count = over.count()
+    ids = [*(run.pk for run, _below in chosen), *(over if over_count <= _MOST_OVER else ())]
+    return {
+        "count": len(chosen),
+        "below_count": below.total(),
+        "shown": chosen[:MOST_SHOWN],
+        "unshown_count": max(0, len(chosen) - MOST_SHOWN),
+        "not_permitted": not_permitted[:MOST_SHOWN],
+        "over_count": over_count,
+        "ids": ",".join(map(str, ids)),
+    }
 
 
-def _read_ids(text: str) -> list[uuid.UUID]:
-    try:
-        return [uuid.UUID(word) for word in text.split(",")]
-    except ValueError as error:
-        raise BadRequest("The field `runs` holds ids, separated by commas.") from error
+def _topmost(
+    run: uuid.UUID, parents: Mapping[uuid.UUID, uuid.UUID | None], chosen: Container[uuid.UUID]
+) -> uuid.UUID | None:
+    """Return the topmost chosen run at or above ``run``, if there is one."""
+    top: uuid.UUID | None = None
+    at: uuid.UUID | None = run
+    while at is not None:
+        if at in chosen:
+            top = at
+        at = parents.get(at)
+    return top
 
 
 def _reason(request: HttpRequest) -> str:

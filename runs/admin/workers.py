@@ -1,14 +1,12 @@
 """The workers in the admin: which are alive, how many runs each executes, and draining.
 
-Draining a worker here sets one column, which every claim checks. The worker and its runs continue.
-A process that shuts down drains independently of it.
+The admin drains a worker by a column that every claim checks. The worker and its runs continue. A
+process that shuts down drains without it.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -17,7 +15,7 @@ from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.forms import Script
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, re_path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -38,11 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerRecordAdmin"]
 
-Change = Callable[[uuid.UUID], Any]
-
 
 class PresenceFilter(admin.SimpleListFilter):
-    """Hides the workers that are gone: each start of a process makes a new one."""
+    """Hides lost workers: each start of a process makes a new one."""
 
     title = gettext_lazy("presence")
     parameter_name = "presence"
@@ -70,15 +66,8 @@ class PresenceFilter(admin.SimpleListFilter):
 
 @admin.display(description=gettext_lazy("Status"))
 def status(worker: WorkerRecord) -> SafeString:
-    """Draw sign and word, as in ``wording``."""
     look = phrases.worker_look(
-        {
-            "lost_at": worker.lost_at,
-            "draining_at": worker.draining_at,
-            "heartbeat_at": worker.heartbeat_at,
-        },
-        now=timezone.now(),
-        renewed_every_seconds=conf().lease.renew_every,
+        vars(worker), now=timezone.now(), renewed_every_seconds=conf().lease.renew_every
     )
     return format_html(
         '<span class="chip tone-{}"><span aria-hidden="true">{}</span>'
@@ -128,7 +117,7 @@ def drain_button(worker: WorkerRecord) -> SafeString | str:
         '<button type="submit" class="button worker-{}" formaction="{}" formnovalidate>{}'
         '<span class="visually-hidden"> {}</span></button>',
         name,
-        reverse(f"admin:runs_workerrecord_{name}", args=[worker.pk]),
+        reverse("admin:runs_workerrecord_draining", args=[worker.pk, name]),
         words,
         worker.name,
     )
@@ -151,7 +140,7 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
     actions = ("drain", "take")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WorkerRecord]:
-        # By the index on workers; a join would read, for each line, all runs that it ever had.
+        # By the index on workers. A join would read all runs that a worker ever had.
         running = (
             RunRecord.objects.filter(worker=OuterRef("pk"), status=Status.RUNNING)
             .order_by()
@@ -189,17 +178,11 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
         self._change(request, queryset, draining=False)
 
     def get_urls(self) -> list[URLPattern]:
-        own = [
-            path(
-                f"<uuid:id>/{name}/",
-                self.admin_site.admin_view(partial(self._change_one, draining=name == "drain")),
-                name=f"runs_workerrecord_{name}",
-            )
-            for name in ("drain", "take")
-        ]
-        return own + super().get_urls()
+        where = r"^(?P<id>[0-9a-f-]{36})/(?P<what>drain|take)/$"
+        view = self.admin_site.admin_view(self._change_one)
+        return [re_path(where, view, name="runs_workerrecord_draining"), *super().get_urls()]
 
-    def _change_one(self, request: HttpRequest, id: uuid.UUID, *, draining: bool) -> HttpResponse:
+    def _change_one(self, request: HttpRequest, id: str, what: str) -> HttpResponse:
         if request.method != "POST" or not self.has_view_permission(request):
             raise Http404
         if not self.has_drain_permission(request):
@@ -207,17 +190,17 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
         found = self.get_queryset(request).filter(pk=id)
         if not found:
             raise Http404
-        self._change(request, found, draining=draining)
+        self._change(request, found, draining=what == "drain")
         return HttpResponseRedirect(reverse("admin:runs_workerrecord_changelist"))
 
     def _change(
         self, request: HttpRequest, workers: QuerySet[WorkerRecord], *, draining: bool
     ) -> None:
         change = leases.mark_draining if draining else leases.mark_taking
-        said = "Asked to drain." if draining else "Asked to take runs again."
+        message = "Asked to drain." if draining else "Asked to take runs again."
         changed = [worker for worker in workers if change(worker.pk)]
         for worker in changed:
-            self.log_change(request, worker, said)
+            self.log_change(request, worker, message)
         if left := len(workers) - len(changed):
             words = ngettext(
                 "%(count)d worker was left as it was: gone, or nothing had to change.",

@@ -1,4 +1,4 @@
-"""The accounts that the project makes: the group of the operators, and the users of a demo."""
+"""The accounts that the project creates: the group of the operators, and the demo users."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CODENAMES = (
 def create_missing_group(
     app_config: AppConfig, using: str, apps: Any = installed, **kwargs: Any
 ) -> None:
-    """Create the group of the operators, who look after other people's runs.
+    """Create the group of the operators, who see and stop other people's runs.
 
-    An existing group keeps the permissions that an admin gave it. Receiver of ``post_migrate``,
-    sent by our app; ``flush`` sends it without ``apps``. Does nothing while the tables of another
-    state of the project exist (``migrate runs zero``).
+    An existing group keeps the permissions that an admin gave it. Receiver of ``post_migrate`` of
+    our app; ``flush`` sends it without ``apps``. After ``migrate runs zero`` there is no group to
+    create: the models are missing.
     """
     # Django creates permissions in a receiver of its own, which may run later than this one.
     create_permissions(app_config, verbosity=0, using=using, apps=apps)
@@ -57,7 +57,7 @@ def create_missing_group(
 
 @dataclass(frozen=True, slots=True)
 class DemoUser:
-    """A user whose password is the name, so that every reader of the README knows it."""
+    """A user whose password is the name. The README publishes it."""
 
     name: str
     is_superuser: bool
@@ -72,14 +72,11 @@ DEMO_USERS = (DemoUser("demo", is_superuser=False), DemoUser("admin", is_superus
 def create_missing_demo_users() -> list[DemoUser]:
     """Create the demo users that don't exist, and return them; leave existing users alone."""
     users = get_user_model().objects
-    created = []
-    for demo in DEMO_USERS:
-        if users.filter(username=demo.name).exists():
-            continue
+    missing = [demo for demo in DEMO_USERS if not users.filter(username=demo.name).exists()]
+    for demo in missing:
         create = users.create_superuser if demo.is_superuser else users.create_user
         create(demo.name, password=demo.name)
-        created.append(demo)
-    return created
+    return missing
 
 
 def find_open_demo_users() -> list[DemoUser]:
@@ -87,14 +84,12 @@ def find_open_demo_users() -> list[DemoUser]:
 
     The first call takes a good part of a second, because it hashes passwords.
     """
-    active = get_user_model().objects.filter(is_active=True)
-    names = [demo.name for demo in DEMO_USERS]
-    passwords = dict(active.filter(username__in=names).values_list("username", "password"))
-    return [
-        demo
-        for demo in DEMO_USERS
-        if demo.name in passwords and _is_open(demo.name, passwords[demo.name])
-    ]
+    active = get_user_model().objects.filter(
+        is_active=True, username__in=[demo.name for demo in DEMO_USERS]
+    )
+    passwords = dict(active.values_list("username", "password"))
+    found = [demo for demo in DEMO_USERS if demo.name in passwords]
+    return [demo for demo in found if _is_open(demo.name, passwords[demo.name])]
 
 
 @cache  # the answer for a hash never changes, and the sign-in page asks each time

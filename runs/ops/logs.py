@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -57,21 +56,21 @@ class Seldom(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+        self._passed: dict[tuple[str, int, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         words, now = record.getMessage(), time.monotonic()
         key = (record.name, record.levelno, words)
-        said_at, count = self._said.get(key, (-SELDOM_SECONDS, 0))
-        if now - said_at < SELDOM_SECONDS:
-            self._said[key] = (said_at, count + 1)
+        passed_at, count = self._passed.get(key, (-SELDOM_SECONDS, 0))
+        if now - passed_at < SELDOM_SECONDS:
+            self._passed[key] = (passed_at, count + 1)
             return False
         if count:
-            record.msg = f"{words} ({count} times more in {now - said_at:.0f} s)"
+            record.msg = f"{words} ({count} times more in {now - passed_at:.0f} s)"
             record.args = ()
-        if len(self._said) >= _MOST_WORDS:
-            self._said.clear()
-        self._said[key] = (now, 0)
+        if len(self._passed) >= _MOST_WORDS:
+            self._passed.clear()
+        self._passed[key] = (now, 0)
         return True
 
 
@@ -126,19 +125,13 @@ def _without_quotes(text: str, error: BaseException | None) -> str:
 
     In the lines after it PostgreSQL quotes the statement, the row or the JSON that it refused.
     """
-    for one in _chain(error):
-        if any(_is_of_a_database(kind) for kind in type(one).__mro__):
-            said = str(one)
-            text = text.replace(said, said.partition("\n")[0])
-    return text
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        if any(_is_of_a_database(kind) for kind in type(error).__mro__):
+            text = text.replace(str(error), str(error).partition("\n")[0])
         error = error.__cause__ or error.__context__
+    return text
 
 
 def _is_of_a_database(kind: type) -> bool:

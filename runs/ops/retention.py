@@ -11,10 +11,11 @@ The data store is no log and is not touched.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from django.db import DEFAULT_DB_ALIAS, connection, transaction
 from django.db.models import Q
@@ -56,25 +57,6 @@ class Removed:
     events: int = 0
 
 
-class _Row(NamedTuple):
-    id: uuid.UUID
-    created_at: datetime
-    parent_id: uuid.UUID | None
-    status: str
-    finished_at: datetime | None
-    agent: str
-    owner_id: Any
-    log_removed_at: datetime | None
-
-
-class _Member(NamedTuple):
-    id: uuid.UUID
-    root_id: uuid.UUID
-    status: str
-    last_seq: int
-    log_removed_at: datetime | None
-
-
 Position = tuple[datetime, uuid.UUID]
 
 
@@ -85,8 +67,6 @@ class Sweep:
     Attributes:
         is_alone: skip a step while another process does one.
         position: the last run that was read.
-        resume: the ``position`` for a later sweep of the same policy: all runs up to there are
-            removed, or will never match.
     """
 
     policy: Policy
@@ -94,10 +74,17 @@ class Sweep:
     is_dry: bool = False
     is_alone: bool = False
     position: Position | None = None
-    resume: Position | None = None
     removed: Removed = field(default_factory=Removed)
-    _roots: list[_Row] = field(default_factory=list)
-    _is_resume_fixed: bool = False
+    _roots: list[RunRecord] = field(default_factory=list)
+    _before_left: Position | None = None
+
+    @property
+    def resume(self) -> Position | None:
+        """The ``position`` for a later sweep of the same policy.
+
+        All runs up to there are removed, or will never match.
+        """
+        return self._before_left or self.position
 
     def step(self) -> bool:
         """Read some runs, or remove some; return False when there are no more. Takes a moment.
@@ -107,48 +94,41 @@ class Sweep:
         """
         if not self._roots:
             return self._read_page()
-        roots = {row.id: row for row in self._roots[: self.batch_count]}
+        roots = {run.pk: run for run in self._roots[: self.batch_count]}
         if self.is_dry:
             self._count(roots)
         else:
-            gone = self._remove(roots.keys())
-            for row in roots.values():
-                if row.id not in gone:
-                    self._leave_for_later(row)
+            gone = self._remove(roots)
+            for id in roots.keys() - gone:
+                self._leave_for_later(roots[id])
         del self._roots[: len(roots)]
         return True
 
     def _read_page(self) -> bool:
-        rows = _page(self.position, self.policy.before)
-        for row in rows:
-            if row.parent_id is None:
-                self._consider(row)
-        if not rows:
-            return False
-        self.position = (rows[-1].created_at, rows[-1].id)
-        if not self._is_resume_fixed:
-            self.resume = self.position
-        return True
+        runs = _page(self.position, self.policy.before)
+        for run in runs:
+            if run.parent_id is None:
+                self._consider(run)
+        if runs:
+            self.position = (runs[-1].created_at, runs[-1].pk)
+        return bool(runs)
 
-    def _consider(self, row: _Row) -> None:
+    def _consider(self, run: RunRecord) -> None:
         policy = self.policy
-        if row.finished_at is None or row.finished_at >= policy.before:
-            self._leave_for_later(row)
-        elif policy.what == "logs" and row.log_removed_at is not None:
-            pass
+        if run.finished_at is None or run.finished_at >= policy.before:
+            self._leave_for_later(run)
         elif (
-            row.status in policy.statuses
-            and (not policy.agent or row.agent == policy.agent)
-            and (policy.owner_id is None or row.owner_id == policy.owner_id)
+            (policy.what == "runs" or run.log_removed_at is None)
+            and run.status in policy.statuses
+            and policy.agent in ("", run.agent)
+            and policy.owner_id in (None, run.owner_id)
         ):
-            self._roots.append(row)
+            self._roots.append(run)
 
-    def _leave_for_later(self, row: _Row) -> None:
+    def _leave_for_later(self, run: RunRecord) -> None:
         """Let a later sweep start before this run."""
-        before = (row.created_at - timedelta(microseconds=1), row.id)
-        if not self._is_resume_fixed or self.resume is None or before < self.resume:
-            self.resume = before
-        self._is_resume_fixed = True
+        before = (run.created_at - timedelta(microseconds=1), run.pk)
+        self._before_left = min(before, self._before_left or before)
 
     def _count(self, roots: Collection[uuid.UUID]) -> None:
         for members in _trees(roots).values():
@@ -159,14 +139,13 @@ class Sweep:
     def _remove(self, roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
         """Remove some trees, or their logs; return the roots of those that are done."""
         trees = _trees(roots)
-        below = [m for root, members in trees.items() for m in members if m.id != root]
-        freed = self._remove_logs(below)
-        left = {m.root_id for m in below if m.log_removed_at is None and m.id not in freed}
+        members = [member for tree in trees.values() for member in tree]
+        freed = self._remove_logs(m for m in members if m.pk != m.root_id)
         # The root's log goes last: its mark says that the logs of the whole tree are gone.
-        last = [m for root, members in trees.items() for m in members if m.id == root]
-        freed |= self._remove_logs(m for m in last if m.id not in left)
+        left = {m.root_id for m in members if not (_is_free(m, freed) or m.pk == m.root_id)}
+        freed |= self._remove_logs(m for m in members if m.pk == m.root_id and m.pk not in left)
         if self.policy.what == "logs":
-            gone = {m.id for m in last if m.log_removed_at is not None or m.id in freed}
+            gone = {m.pk for m in members if m.pk == m.root_id and _is_free(m, freed)}
             self.removed.trees += len(gone)
             self.removed.runs += len(freed)
             return gone
@@ -178,7 +157,7 @@ class Sweep:
         self.removed.runs += sum(len(trees[root]) for root in gone)
         return gone
 
-    def _remove_logs(self, members: Iterable[_Member]) -> set[uuid.UUID]:
+    def _remove_logs(self, members: Iterable[RunRecord]) -> set[uuid.UUID]:
         """Remove the logs of runs, some at a time; return the runs whose logs are gone now."""
         freed: set[uuid.UUID] = set()
         for ids in _portions(members):
@@ -198,7 +177,7 @@ class Sweep:
             return bool(cursor.fetchone()[0])
 
 
-def _page(after: Position | None, before: datetime) -> list[_Row]:
+def _page(after: Position | None, before: datetime) -> list[RunRecord]:
     """Return the next runs in the order of their creation, by the index on it.
 
     This reads only the oldest part of the table: a run that ended before an instant was created
@@ -208,22 +187,24 @@ def _page(after: Position | None, before: datetime) -> list[_Row]:
     if after is not None:
         at, id = after
         runs = runs.filter(Q(created_at__gt=at) | Q(created_at=at, id__gt=id), created_at__gte=at)
-    return [_Row(*row) for row in runs.values_list(*_Row._fields)[:PAGE_COUNT]]
+    fields = ("agent", "created_at", "finished_at", "log_removed_at", "owner", "parent", "status")
+    return list(runs.only(*fields)[:PAGE_COUNT])
 
 
-def _trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, list[_Member]]:
+def _trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, list[RunRecord]]:
     """Return the runs of the trees that have no active run, by their roots."""
-    trees: dict[uuid.UUID, list[_Member]] = {root: [] for root in roots}
-    for row in RunRecord.objects.filter(root__in=roots).values_list(*_Member._fields):
-        trees[row[1]].append(_Member(*row))
-    return {
-        root: members
-        for root, members in trees.items()
-        if members and all(member.status in TERMINAL for member in members)
-    }
+    trees: dict[uuid.UUID, list[RunRecord]] = defaultdict(list)
+    runs = RunRecord.objects.filter(root__in=roots)
+    for run in runs.only("last_seq", "log_removed_at", "root", "status"):
+        trees[run.root_id].append(run)
+    return {root: tree for root, tree in trees.items() if all(run.is_terminal for run in tree)}
 
 
-def _portions(members: Iterable[_Member]) -> Iterator[list[uuid.UUID]]:
+def _is_free(run: RunRecord, freed: Container[uuid.UUID]) -> bool:
+    return run.log_removed_at is not None or run.pk in freed
+
+
+def _portions(members: Iterable[RunRecord]) -> Iterator[list[uuid.UUID]]:
     """Divide the runs that have a log into parts for one transaction each."""
     part: list[uuid.UUID] = []
     left = EVENTS_AT_ONCE
@@ -233,7 +214,7 @@ def _portions(members: Iterable[_Member]) -> Iterator[list[uuid.UUID]]:
         if part and member.last_seq > left:
             yield part
             part, left = [], EVENTS_AT_ONCE
-        part.append(member.id)
+        part.append(member.pk)
         left -= member.last_seq
     if part:
         yield part
@@ -255,19 +236,17 @@ def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
 
 def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Remove trees whose logs are gone and of which no run is locked; return their roots."""
-    of_these = Q(root__in=roots)
-    free = set(_lock(of_these, is_for_key=True))
+    runs = RunRecord.objects.filter(root__in=roots)
+    free = set(_lock(Q(root__in=roots), is_for_key=True))
     whole = set(roots)
-    for member in RunRecord.objects.filter(of_these).values_list(*_Member._fields):
-        one = _Member(*member)
-        if one.id not in free or one.status not in TERMINAL or one.log_removed_at is None:
-            whole.discard(one.root_id)
+    for run in runs.only("log_removed_at", "root", "status"):
+        if run.pk not in free or not run.is_terminal or run.log_removed_at is None:
+            whole.discard(run.root_id)
     # Django's collector would load every row, for signals that have no receivers. The database
     # checks the keys between the runs of a tree at the end of the transaction.
-    RunInput.objects.filter(run__in=RunRecord.objects.filter(root__in=whole))._raw_delete(
-        DEFAULT_DB_ALIAS
-    )
-    RunRecord.objects.filter(root__in=whole)._raw_delete(DEFAULT_DB_ALIAS)
+    runs = RunRecord.objects.filter(root__in=whole)
+    RunInput.objects.filter(run__in=runs)._raw_delete(DEFAULT_DB_ALIAS)
+    runs._raw_delete(DEFAULT_DB_ALIAS)
     return whole
 
 

@@ -1,8 +1,8 @@
-"""uvicorn that drains first: stops still work over HTTP while runs end.
+"""A uvicorn that drains before it exits, so that stops work over HTTP while runs end.
 
-uvicorn answers SIGTERM by closing its sockets, and tells the application last. Here the first
+On SIGTERM uvicorn closes its sockets first, and shuts the application down last. Here the first
 signal only starts the drain of the application's lifespan (project/lifespan.py, found in the
-lifespan state). HTTP is served until the drain is done, and only then uvicorn exits.
+lifespan state). uvicorn serves HTTP until the drain is done, and exits then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import threading
 from multiprocessing import parent_process
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any
 
 import django
 import uvicorn
@@ -33,15 +33,10 @@ _HURRY_SECONDS = 2.0
 _LINGER_SECONDS = 3.0
 _FORCED_LINGER_SECONDS = 0.3
 # For requests in flight, each of which may wait five seconds for the database. The feeds are closed
-# by then; a client that does not read its close frame must not delay the exit for ever.
+# before. A client that does not read its close frame must not delay the exit for ever.
 _GRACEFUL_SECONDS = 8
 # Of one message from a client. We use none of them.
 _MOST_SOCKET_BYTES = 4096
-
-
-class _Lifespan(Protocol):
-    async def drain(self) -> None: ...
-    async def stop(self) -> None: ...
 
 
 class DrainingServer(uvicorn.Server):
@@ -58,8 +53,6 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._is_supervised = is_supervised
         self._owns_process = owns_process
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._draining: asyncio.Task[None] | None = None
         self._signals_seen: set[int] = set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -69,52 +62,40 @@ class DrainingServer(uvicorn.Server):
         """
         is_second = sig in self._signals_seen if self._is_supervised else bool(self._signals_seen)
         self._signals_seen.add(sig)
+        self.should_exit = True
         if is_second:
             self._leave_within(2 * _HURRY_SECONDS)
-            self.force_exit = self.should_exit = True
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._cancel_draining)
-        elif self._loop is None or not self.started:
-            self.should_exit = True
-        else:
-            self._loop.call_soon_threadsafe(self._start_draining)
+            self.force_exit = True
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets=sockets)
+    async def main_loop(self) -> None:
+        """Serve until the first signal, and on until the application has drained."""
+        await super().main_loop()
+        lifespan = self._lifespan()
+        if lifespan is None:
+            return
+        logger.info("draining: no new runs here; the same signal again leaves at once")
+        draining = asyncio.ensure_future(lifespan.drain())
+        try:
+            while not (draining.done() or self.force_exit):
+                await self.on_tick(0)  # puts the time into the headers of answers
+                await asyncio.wait({draining}, timeout=0.1)
+            if draining.done() and (error := draining.exception()):
+                logger.error("the drain failed", exc_info=error)
+        finally:
+            draining.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets=sockets)
-        if self.force_exit:
+        if self.force_exit and (lifespan := self._lifespan()) is not None:
             # uvicorn skips the lifespan then. Release what can be released quickly.
-            lifespan = self._lifespan()
-            if lifespan is not None:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
         # A thread (the rest of a drain, an agent) would keep the process alive.
         self._leave_within(_FORCED_LINGER_SECONDS if self.force_exit else _LINGER_SECONDS)
 
-    def _start_draining(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
-
-    def _cancel_draining(self) -> None:
-        if self._draining is not None:
-            self._draining.cancel()
-
-    async def _drain(self) -> None:
-        lifespan = self._lifespan()
-        try:
-            if lifespan is not None:
-                logger.info("draining: no new runs here; the same signal again leaves at once")
-                await lifespan.drain()
-        except Exception:
-            logger.exception("the drain failed")
-        finally:
-            self.should_exit = True
-
-    def _lifespan(self) -> _Lifespan | None:
-        return cast("_Lifespan | None", self.lifespan.state.get("lifespan"))
+    def _lifespan(self) -> Any:
+        """Return the ``project.lifespan.Lifespan``, if the application has one."""
+        return self.lifespan.state.get("lifespan")
 
     def _leave_within(self, seconds: float) -> None:
         if self._owns_process:
@@ -159,7 +140,7 @@ def serve(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
 
 def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
     """Serve as the child of a ReloadingSupervisor, and end when that one is gone."""
-    # Logging before the first line; the application itself is imported by uvicorn.
+    # Configures logging before the first line. uvicorn imports the application itself.
     django.setup()
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     DrainingServer(config, is_supervised=True, owns_process=True).run(sockets=sockets)

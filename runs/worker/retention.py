@@ -35,7 +35,7 @@ class Retention:
         if not self._sweeps:
             self._sweeps = [Sweep(policy, is_alone=True) for policy in _policies()]
             for sweep in self._sweeps:
-                sweep.position = sweep.resume = self._resume.get(sweep.policy.what)
+                sweep.position = self._resume.get(sweep.policy.what)
         if not self._sweeps:
             return False
         sweep = self._sweeps[0]

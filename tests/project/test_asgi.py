@@ -1,4 +1,4 @@
-"""The ASGI application: sockets, the lifespan, and bodies that are far too large."""
+"""The ASGI application: sockets and the lifespan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from channels.layers import InMemoryChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from project.asgi import application
-from project.body_limit import BodyLimit
 from project.lifespan import Lifespan
 from runs.delivery.notify import WORKERS_GROUP
 from runs.web.feed import get_hub
@@ -169,63 +168,6 @@ async def test_no_listener_is_left_though_a_cancellation_was_lost(
         await asyncio.sleep(0)
     await lifespan.stop()
     assert not asyncio.all_tasks() - others
-
-
-async def _reads_all(scope: Any, receive: Any, send: Any) -> None:
-    """Read the body as Django's handler does, and answer with its length."""
-    length, more = 0, True
-    while more:
-        message = await receive()
-        length += len(message.get("body", b""))
-        more = message.get("more_body", False)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": str(length).encode()})
-
-
-async def _post(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple[int, bytes]:
-    app = BodyLimit(_reads_all, lambda: 10)
-    client = ApplicationCommunicator(app, {"type": "http", "headers": list(headers.items())})
-    for chunk in chunks:
-        await client.send_input({"type": "http.request", "body": chunk, "more_body": True})
-    await client.send_input({"type": "http.request", "body": b"", "more_body": False})
-    start = await client.receive_output(1)
-    body = await client.receive_output(1)
-    await client.wait()
-    return start["status"], body["body"]
-
-
-async def test_a_body_within_the_limit_passes() -> None:
-    assert await _post([b"12345", b"67890"], {b"content-length": b"10"}) == (200, b"10")
-    assert await _post([b"12345", b"67890"], {}) == (200, b"10")
-    assert await _post([b"12345"], {b"content-length": b"what"}) == (200, b"5")
-
-
-@pytest.mark.parametrize(
-    ("chunks", "headers"),
-    [
-        pytest.param([b"123456", b"78901"], {b"content-length": b"11"}, id="declared"),
-        pytest.param([b"123456", b"78901", b"2"], {}, id="counted"),
-        pytest.param([], {b"content-length": b"11", b"expect": b"100-continue"}, id="asked first"),
-    ],
-)
-async def test_a_body_above_the_limit_is_413(
-    chunks: list[bytes], headers: dict[bytes, bytes]
-) -> None:
-    status, body = await _post(chunks, headers)
-    assert status == 413
-    assert json.loads(body) == {
-        "code": "input_too_large",
-        "detail": "The request's body is larger than 10 bytes.",
-    }
-
-
-async def test_a_client_that_waits_for_our_word_is_refused_at_once() -> None:
-    app = BodyLimit(_reads_all, lambda: 10)
-    headers = [(b"content-length", b"11"), (b"expect", b"100-continue")]
-    client = ApplicationCommunicator(app, {"type": "http", "headers": headers})
-    async with asyncio.timeout(1):
-        assert (await client.receive_output(1))["status"] == 413
-    await client.wait()
 
 
 async def test_the_drain_sends_watchers_away_at_its_end(worker: FakeWorker) -> None:

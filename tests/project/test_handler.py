@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import pytest
 from asgiref.sync import SyncToAsync
+from asgiref.testing import ApplicationCommunicator
+from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.urls import path
 
+from project import handler
 from project.handler import Handler
 
 urlpatterns: list[Any] = []
@@ -94,3 +100,121 @@ async def test_what_a_view_raises_is_an_answer(settings: Any) -> None:
         raise ValueError("a bug")
 
     assert (await ask()).status_code == 500
+
+
+_WHOLE = {"type": "http.request", "body": b"{}", "more_body": False}
+_PART = {"type": "http.request", "body": b"{", "more_body": True}
+_GONE = {"type": "http.disconnect"}
+
+
+async def _receive(
+    method: str, messages: Iterable[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Return the types of messages that Django's handler receives, until there are no more."""
+    left = list(messages)
+    received: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return left.pop(0)
+
+    async def handle(self: ASGIHandler, scope: Any, receive: Any, send: Any) -> None:
+        while left:
+            async with asyncio.timeout(0.05):
+                received.append((await receive())["type"])
+
+    monkeypatch.setattr(ASGIHandler, "handle", handle)
+    try:
+        await Handler()({"type": "http", "method": method, "headers": []}, receive, None)
+    except TimeoutError:
+        received.append("nothing")
+    return received
+
+
+async def test_a_post_that_arrived_whole_is_not_told_that_the_client_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await _receive("POST", [_PART, _WHOLE, _GONE], monkeypatch) == [
+        "http.request",
+        "http.request",
+        "nothing",
+    ]
+
+
+async def test_a_post_that_broke_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    types = await _receive("POST", [_PART, _GONE], monkeypatch)
+    assert types == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_request_that_only_reads_is_told(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = await _receive(method, [_WHOLE, _GONE], monkeypatch)
+    assert types == ["http.request", "http.disconnect"]
+
+
+@pytest.fixture
+def _reads_all(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Django's handler read the body, at most ten bytes, and answer with its length."""
+    settings.RUNS = {"MAX_INPUT_BYTES": 10}
+    monkeypatch.setattr(handler, "_MARGIN_BYTES", 0)
+    monkeypatch.setattr(ASGIHandler, "handle", _read_all)
+
+
+async def _read_all(self: ASGIHandler, scope: Any, receive: Any, send: Any) -> None:
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+async def _post(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple[int, bytes]:
+    scope = {"type": "http", "method": "POST", "headers": list(headers.items())}
+    client = ApplicationCommunicator(Handler(), scope)
+    for chunk in chunks:
+        await client.send_input({"type": "http.request", "body": chunk, "more_body": True})
+    await client.send_input({"type": "http.request", "body": b"", "more_body": False})
+    start = await client.receive_output(1)
+    body = await client.receive_output(1)
+    await client.wait()
+    return start["status"], body["body"]
+
+
+@pytest.mark.usefixtures("_reads_all")
+async def test_a_body_within_the_limit_passes() -> None:
+    assert await _post([b"12345", b"67890"], {b"content-length": b"10"}) == (200, b"10")
+    assert await _post([b"12345", b"67890"], {}) == (200, b"10")
+    assert await _post([b"12345"], {b"content-length": b"what"}) == (200, b"5")
+
+
+@pytest.mark.usefixtures("_reads_all")
+@pytest.mark.parametrize(
+    ("chunks", "headers"),
+    [
+        pytest.param([b"123456", b"78901"], {b"content-length": b"11"}, id="declared"),
+        pytest.param([b"123456", b"78901", b"2"], {}, id="counted"),
+        pytest.param([], {b"content-length": b"11", b"expect": b"100-continue"}, id="asked first"),
+    ],
+)
+async def test_a_body_above_the_limit_is_413(
+    chunks: list[bytes], headers: dict[bytes, bytes]
+) -> None:
+    status, body = await _post(chunks, headers)
+    assert status == 413
+    assert json.loads(body) == {
+        "code": "input_too_large",
+        "detail": "The request's body is larger than 10 bytes.",
+    }
+
+
+@pytest.mark.usefixtures("_reads_all")
+async def test_a_client_that_waits_for_our_word_is_refused_at_once() -> None:
+    headers = [(b"content-length", b"11"), (b"expect", b"100-continue")]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    client = ApplicationCommunicator(Handler(), scope)
+    async with asyncio.timeout(1):
+        assert (await client.receive_output(1))["status"] == 413
+    await client.wait()

@@ -169,6 +169,15 @@ class TestFilters:
         assert set(listed(operator_client, called="no")) == set(ids(old, root))
         assert listed(operator_client, called="yes") == ids(child)
 
+    def test_by_date_offers_the_past_30_days(self, operator_client: Client, alice: User) -> None:
+        now = timezone.now()
+        make_run(alice, created_at=now - timedelta(days=32))
+        old = make_run(alice, created_at=now - timedelta(days=29))
+        chosen = self.date(operator_client, "Past 30 days")
+        assert listed(operator_client, **chosen) == ids(old)
+        page = operator_client.get(LIST, chosen).content.decode()
+        assert re.search(r'<li class="selected">\s*<a href="[^"]+">Past 30 days<', page)
+
     def date(self, client: Client, choice: str) -> dict[str, str]:
         """Return the query of a choice of the filter by date."""
         page = client.get(LIST).content.decode()

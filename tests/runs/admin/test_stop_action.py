@@ -270,7 +270,7 @@ class TestTheForm:
     def test_leaves_out_finished_runs_if_there_are_very_many(
         self, operator_client: Client, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("runs.admin.selection._MOST_OVER", 2)
+        monkeypatch.setattr("runs.admin.stop_pages._MOST_OVER", 2)
         run = running(alice)
         over = [make_run(alice, status=Status.SUCCESS) for _ in range(3)]
         page = ask(operator_client, [run, *over])
