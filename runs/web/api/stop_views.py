@@ -110,9 +110,7 @@ class StopManyView(ApiView):
                 {"filter": {"agent": "summarise", "status": ["running"]}, "reason": "Enough."},
                 request_only=True,
             ),
-            OpenApiExample(
-                "By id", {"ids": ["01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"]}, request_only=True
-            ),
+            OpenApiExample("By id", {"ids": [str(schema.EXAMPLE_ID)]}, request_only=True),
         ],
     )
     def post(self, request: Request) -> Response:
