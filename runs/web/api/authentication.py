@@ -14,8 +14,6 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, UnsupportedMediaType
 from rest_framework.request import Request
 
-from .errors import CsrfFailed
-
 __all__ = ["SessionAuthentication", "TokenAuthentication"]
 
 
@@ -44,7 +42,7 @@ class SessionAuthentication(authentication.SessionAuthentication):
         try:
             super().enforce_csrf(request)
         except PermissionDenied as error:
-            raise CsrfFailed(str(error.detail)) from error
+            raise PermissionDenied(str(error.detail), "csrf_failed") from error
 
 
 class _SessionScheme(SessionScheme):  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.http import Http404
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.exceptions import APIException
+from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -27,7 +27,6 @@ from runs.wire import for_wire, get_for_wire, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication, TokenAuthentication
-from .errors import InvalidInput
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.filters import RunFilterSerializer, filter_runs
@@ -270,10 +269,10 @@ def read_idempotency_key(request: Request) -> str | None:
     """Return the request's Idempotency-Key, None if it has none.
 
     Raises:
-        InvalidInput: it is empty, too long, or has characters that headers should not have.
+        ValidationError: it is empty, too long, or has characters that headers should not have.
     """
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         message = "1 to 255 printable ASCII characters are expected."
-        raise InvalidInput({"Idempotency-Key": [message]})
+        raise ValidationError({"Idempotency-Key": [message]})
     return key

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 
 from runs.models import RunRecord
-from runs.web.api.errors import InvalidFilter
+from runs.web.api.errors import InvalidFilter, flat
 from runs.web.api.requests.pagination import Page, read_page
 
 from .filters import Filters
@@ -34,7 +34,7 @@ def runs_page(request: HttpRequest) -> HttpResponse:
         try:
             page = read_page(Request(request), for_rows(filters.narrow(visible)))
         except InvalidFilter as error:
-            filters.errors |= {name: list(texts) for name, texts in error.fields.items()}
+            filters.errors |= flat(error.detail)
     context = {
         "section": "runs",
         "rows": as_rows(page.runs, request.user),

@@ -11,7 +11,6 @@ from rest_framework import serializers
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.models import MAX_REASON_LENGTH
-from runs.web.api.errors import InvalidInput
 
 from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
 from .filters import RunFilterSerializer
@@ -106,11 +105,11 @@ def stop_many_serializer(body: dict[str, Any]) -> type[StopSerializer]:
     """Choose the shape that a body is meant to have.
 
     Raises:
-        InvalidInput: it has both ids and filter, or neither.
+        ValidationError: it has both ids and filter, or neither.
     """
     if ("ids" in body) == ("filter" in body):
         message = "Either ids or filter is expected, and not both."
-        raise InvalidInput({"ids": [message], "filter": [message]})
+        raise serializers.ValidationError({"ids": [message], "filter": [message]})
     return StopByIdsSerializer if "ids" in body else StopByFilterSerializer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.http import QueryDict
 from rest_framework.request import Request
 
-from runs.web.api.errors import InvalidFilter, flat
+from runs.web.api.errors import InvalidFilter
 
 from .filters import RunFilterSerializer
 
@@ -76,6 +76,6 @@ def run_filter(request: Request) -> dict[str, Any]:
     }
     serializer = RunFilterSerializer(data=data)
     if not serializer.is_valid():
-        raise InvalidFilter(flat(serializer.errors))
+        raise InvalidFilter(serializer.errors)
     validated: dict[str, Any] = serializer.validated_data
     return validated
