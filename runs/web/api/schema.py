@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from django.contrib.auth.models import User
 from drf_spectacular.types import OpenApiTypes
@@ -13,6 +14,7 @@ from drf_spectacular.utils import (
     OpenApiParameter,
     OpenApiResponse,
     PolymorphicProxySerializer,
+    extend_schema,
 )
 from rest_framework import serializers
 
@@ -28,7 +30,6 @@ from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, Ru
 
 __all__ = [
     "CURSOR",
-    "ERROR_HEADERS",
     "EXAMPLE_ID",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENCY_KEY_PATTERN",
@@ -41,8 +42,10 @@ __all__ = [
     "StopManyResultSerializer",
     "TokenSerializer",
     "example_of_run",
-    "problems",
+    "operation",
 ]
+
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 EXAMPLE_ID = uuid.UUID("01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20")
 IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
@@ -115,17 +118,26 @@ class TokenSerializer(serializers.Serializer):
     token = serializers.CharField(help_text="To be sent as `Authorization: Token <token>`.")
 
 
-def problems(*statuses: int, wrong: Sequence[str] = ()) -> dict[int, OpenApiResponse]:
-    """Describe the errors of an operation; those that any may have come with them.
+def operation(
+    id: str,
+    summary: str,
+    tag: str,
+    responses: Mapping[Any, Any],
+    errors: Sequence[int] = (),
+    wrong: Sequence[str] = (),
+    parameters: Sequence[Any] = (),
+    **more: Any,
+) -> Callable[[_View], _View]:
+    """Describe a view's method for OpenAPI: ``extend_schema``, with the errors.
 
-    ``wrong`` has the codes of its 400s.
+    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s.
     """
     codes: dict[int, Sequence[str]] = {
-        status: CODES[status] for status in (*statuses, 406, 429, 503)
+        status: CODES[status] for status in (401, 406, 429, 503, *errors)
     }
     if wrong:
         codes[400] = wrong
-    return {
+    problems = {
         status: OpenApiResponse(
             FinishedErrorSerializer if status == 409 else ErrorSerializer,
             description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
@@ -133,6 +145,14 @@ def problems(*statuses: int, wrong: Sequence[str] = ()) -> dict[int, OpenApiResp
         )
         for status, some in sorted(codes.items())
     }
+    return extend_schema(
+        operation_id=id,
+        summary=summary,
+        tags=[tag],
+        parameters=[*parameters, *_ERROR_HEADERS],
+        responses={**responses, **problems},
+        **more,
+    )
 
 
 _EXAMPLE_OF_400 = OpenApiExample(
@@ -154,8 +174,7 @@ STOP_MANY = PolymorphicProxySerializer(
     resource_type_field_name=None,
 )
 
-
-ERROR_HEADERS = [
+_ERROR_HEADERS = [
     OpenApiParameter(
         "WWW-Authenticate",
         OpenApiTypes.STR,

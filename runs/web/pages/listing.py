@@ -20,8 +20,6 @@ from .shell import render_page
 
 __all__ = ["runs_page"]
 
-_NOTHING = Page([], None, None)
-
 
 @require_safe
 @login_required
@@ -29,7 +27,7 @@ _NOTHING = Page([], None, None)
 def runs_page(request: HttpRequest) -> HttpResponse:
     filters = Filters(request.GET)
     visible = RunRecord.objects.visible_to(request.user)
-    page = _NOTHING
+    page = Page([])
     if not filters.errors:
         try:
             page = read_page(Request(request), for_rows(filters.narrow(visible)))
