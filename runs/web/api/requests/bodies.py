@@ -1,7 +1,7 @@
-"""Read a JSON body, with all that can be wrong about one.
+"""Read a JSON body.
 
-DRF's own way takes a body without a Content-Length (chunked) for an empty one, has no limit, and
-lets RecursionError and lone surrogates through; so views call ``read`` instead of ``request.data``.
+Views call ``read`` instead of ``request.data``: DRF takes a body without a Content-Length (chunked)
+for an empty one, has no limit, and lets RecursionError and lone surrogates through.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from runs.web.api.errors import body_too_large
 
 __all__ = ["read"]
 
-#: Agents check this one themselves, in the same way; once is enough for 8 MiB.
+#: The agent's schema checks this field in the same way; once is enough for 8 MiB.
 _CHECKED_LATER = "input"
-
 
 Shape = type[serializers.Serializer]
 
 
 def read(request: Request, shape: Shape | Callable[[dict[str, Any]], Shape]) -> dict[str, Any]:
-    """Return the body as a serializer validated it; no body counts as ``{}``.
+    """Return the validated body; an empty one counts as ``{}``.
 
     ``shape`` is the serializer's class, or chooses it by the body.
 
@@ -74,7 +73,7 @@ def _parse(raw: bytes) -> Any:
         raise ParseError("The body is not valid UTF-8.") from error
     except RecursionError as error:
         raise ParseError("The body is nested too deep.") from error
-    except ValueError as error:  # also for integers of more digits than Python reads
+    except ValueError as error:  # also for an integer with more digits than Python reads
         raise ParseError(f"The body is not valid JSON: {error}") from error
 
 
