@@ -22,7 +22,6 @@ from .status import SHOWN
 
 __all__ = [
     "BULK_WORDS",
-    "BulkStopOnWire",
     "BulkWord",
     "EventOnWire",
     "Form",
@@ -158,11 +157,6 @@ class EventOnWire(TypedDict):
 class OutcomeOnWire(TypedDict):  # no docstring: it would enter the OpenAPI document
     id: Uuid
     outcome: BulkWord
-
-
-class BulkStopOnWire(TypedDict):
-    outcomes: list[OutcomeOnWire]
-    counts: dict[BulkWord, int]
 
 
 class _Input(TypedDict, total=False):

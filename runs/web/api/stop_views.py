@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from runs.actions import stopping
 from runs.models import RunRecord, StopVia
-from runs.wire import BULK_WORDS, BulkStopOnWire, get_for_wire, run_as_dict
+from runs.wire import BULK_WORDS, get_for_wire, run_as_dict
 
 from . import schema
 from .requests import bodies, inputs, parameters
@@ -105,7 +105,7 @@ class StopManyView(ApiView):
             ids = list(filter_runs(active, wanted).values_list("pk", flat=True))
         outcomes = stopping.stop_many(ids, by=self.user, via=StopVia.API, **body)
         counts = Counter(one.outcome for one in outcomes)
-        answer: BulkStopOnWire = {
+        answer = {
             "outcomes": [{"id": one.id, "outcome": one.outcome} for one in outcomes],
             "counts": {word: counts[word] for word in BULK_WORDS},
         }
