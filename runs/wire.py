@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The form of a field, as far as its type does not say it. Strings annotate its meaning."""
+    """The form of a field, beyond its type. Its meaning for OpenAPI is a plain string."""
 
     format: Literal["uuid", "instant"] | None = None
     min_value: int | None = None
@@ -50,7 +50,7 @@ Uuid = Annotated[str, Form("uuid")]
 Instant = Annotated[str, Form("instant")]  # ISO 8601, UTC
 Count = Annotated[int, Form(min_value=0)]
 
-#: What came of asking one of many runs to stop.
+#: The outcome of a request to stop many runs, for one of them.
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
 
@@ -114,7 +114,7 @@ class RunOnWire(TypedDict):
 
     id: Uuid
     agent: str
-    input: NotRequired[dict[str, Any]]  # the API always sends it, the live feeds never do
+    input: NotRequired[dict[str, Any]]  # the API always sends it, feeds never do
     status: Annotated[str, Form(choices=tuple(map(str, SHOWN)))]
     result: Annotated[Any | None, "What the agent returned."]
     partial_result: Annotated[Any | None, "What there was when the run was stopped or failed."]
@@ -181,7 +181,7 @@ def get_for_wire(id: uuid.UUID) -> RunRecord:
 
 
 def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
-    """Return the run as it goes over the wire. Live feeds leave its input out: it never changes."""
+    """Return the run as it goes over the wire. Feeds leave out its input, which never changes."""
     given: _Input = {"input": run.input_record.value} if with_input else {}
     return {
         "id": str(run.pk),

@@ -63,7 +63,7 @@ _LONGEST_MESSAGE = 500  # characters; messages quote what came
 _MOST_FIELDS = 100
 
 
-#: DRF's words, where ours differ.
+#: DRF's codes that the API names otherwise.
 _OUR_CODES = {
     "authentication_failed": "not_authenticated",
     "invalid": "invalid_input",

@@ -1,4 +1,4 @@
-"""What OpenAPI says in addition to the serializers: errors, headers, pages, examples."""
+"""The parts of the OpenAPI document that no serializer gives: errors, headers, examples."""
 
 from __future__ import annotations
 

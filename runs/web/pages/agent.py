@@ -38,7 +38,7 @@ def agent_page(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404 from error
     source = _find_source(request, name)
     missing = _(
-        "The run to begin with is not there, or is another agent's. The form begins afresh."
+        "The run to copy is not there, or is another agent's. The form starts with its defaults."
     )
     context = {
         "section": "agents",

@@ -110,11 +110,11 @@ def _why_nothing(run: RunRecord) -> str:
         case str(status) if status == STOPPING:
             return _("It is stopping. What it has so far will show here.")
         case Status.STOPPED if run.started_at is None:
-            return _("There is no result: it was stopped before it had begun.")
+            return _("There is no result: it was stopped before it had started.")
         case Status.STOPPED:
             return _("It was stopped, and left no partial result.")
         case Status.ERROR if run.started_at is None:
-            return _("There is no result: it had not begun.")
+            return _("There is no result: it had not started.")
         case Status.ERROR:
             return _("It left no partial result.")
         case _:
@@ -159,10 +159,11 @@ def _facts(run: RunRecord) -> list[Fact]:
         Fact(_("Mode"), run.stop_mode),
         Fact(_("Made harder at"), at=run.stop_escalated_at),
         Fact(_("Made harder by"), escalated_by.get_username() if escalated_by else ""),
-        Fact(_("The worker heard it at"), at=run.stop_acknowledged_at),
+        Fact(_("The worker received it at"), at=run.stop_acknowledged_at),
         Fact(_("It took effect at"), at=run.stop_observed_at),
         Fact(
-            _("Calls started after the worker heard it"), str(count) if run.stop_observed_at else ""
+            _("Calls started after the worker received it"),
+            str(count) if run.stop_observed_at else "",
         ),
         Fact(_("The run ended at"), at=run.finished_at),
         Fact(_("The run finished first"), _("yes") if run.stop_finished_first else ""),
