@@ -1,8 +1,7 @@
 """The shapes of runs and events on the wire: one typed definition for every door.
 
-``run_as_dict`` is a plain function: DRF's serializer would copy thirty field objects for each run,
-and lists and live feeds write many. The API's response serializers are made from these shapes, so
-a field's form and its words for OpenAPI stand here, with its type.
+The API's serializers, and with them OpenAPI, are made from these shapes. ``run_as_dict`` is a plain
+function because lists and feeds write many runs: DRF would copy thirty field objects for each.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, overload
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
 from django.db.models import QuerySet
 
@@ -23,44 +22,40 @@ from .status import SHOWN
 
 __all__ = [
     "BULK_WORDS",
-    "BulkStopOnWire",
     "BulkWord",
-    "CleanupError",
-    "ErrorOnWire",
     "EventOnWire",
     "Form",
-    "InFlightCall",
     "OutcomeOnWire",
     "RunOnWire",
-    "StopReceipt",
     "Usage",
     "for_wire",
     "get_for_wire",
     "run_as_dict",
+    "usage_of",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The form of a field, as far as its type does not say it. Strings annotate its meaning."""
+    """The form of a field, beyond its type. Its meaning for OpenAPI is a plain string."""
 
     format: Literal["uuid", "instant"] | None = None
-    at_least: int | None = None
-    at_most: int | None = None
-    longest: int | None = None
-    words: tuple[str, ...] = ()
+    min_value: int | None = None
+    max_value: int | None = None
+    max_length: int | None = None
+    choices: tuple[str, ...] | None = None
 
 
 Uuid = Annotated[str, Form("uuid")]
 Instant = Annotated[str, Form("instant")]  # ISO 8601, UTC
-Count = Annotated[int, Form(at_least=0)]
+Count = Annotated[int, Form(min_value=0)]
 
-#: What came of asking one of many runs to stop.
+#: The outcome of a request to stop many runs, for one of them.
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
 
 
-class ErrorOnWire(TypedDict):
+class ErrorInfo(TypedDict):
     """What ended a run as `error`."""
 
     code: str
@@ -75,7 +70,7 @@ class CleanupError(TypedDict):
     message: str
 
 
-class InFlightCall(TypedDict):
+class CallOnWire(TypedDict):
     """A guarded call that is going on now."""
 
     call: Annotated[str, "Its id, the same in its event."]
@@ -93,12 +88,12 @@ class Usage(TypedDict):
     estimated: Annotated[bool, "Some of it was not reported by the model."]
 
 
-class StopReceipt(TypedDict):
+class ReceiptOnWire(TypedDict):
     """The stop receipt."""
 
-    mode: Annotated[str, Form(words=tuple(map(str, StopMode)))]
-    reason: Annotated[str, Form(longest=MAX_REASON_LENGTH)]
-    via: Annotated[str, Form(words=tuple(StopVia.values)), "The door that it came through."]
+    mode: Annotated[str, Form(choices=tuple(map(str, StopMode)))]
+    reason: Annotated[str, Form(max_length=MAX_REASON_LENGTH)]
+    via: Annotated[str, Form(choices=tuple(StopVia.values)), "The door that it came through."]
     requested_by: Annotated[str | None, "A username."]
     requested_at: Instant
     escalated_by: Annotated[str | None, "A username."]
@@ -119,38 +114,38 @@ class RunOnWire(TypedDict):
 
     id: Uuid
     agent: str
-    input: NotRequired[dict[str, Any]]  # the API always sends it, the live feeds never do
-    status: Annotated[str, Form(words=tuple(map(str, SHOWN)))]
+    input: NotRequired[dict[str, Any]]  # the API always sends it, feeds never do
+    status: Annotated[str, Form(choices=tuple(map(str, SHOWN)))]
     result: Annotated[Any | None, "What the agent returned."]
     partial_result: Annotated[Any | None, "What there was when the run was stopped or failed."]
-    error: ErrorOnWire | None
+    error: ErrorInfo | None
     owner: Annotated[str, "A username."]
     parent: Uuid | None
     root: Annotated[Uuid, "Its own id if nothing called it."]
     priority: Annotated[
         int,
-        Form(at_least=LOWEST_PRIORITY, at_most=HIGHEST_PRIORITY),
+        Form(min_value=LOWEST_PRIORITY, max_value=HIGHEST_PRIORITY),
         "Of what is waiting, the highest is begun first.",
     ]
     attempt: Annotated[Count, "0 until a worker has claimed it."]
     created_at: Instant
     started_at: Instant | None
     finished_at: Instant | None
-    in_flight: list[InFlightCall]
+    in_flight: list[CallOnWire]
     usage: Usage
     last_seq: Annotated[Count, "The number of its last event."]
     log_removed_at: Annotated[
         Instant | None, "Since then its events are gone; it had `last_seq` of them."
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
-    stop: StopReceipt | None
+    stop: ReceiptOnWire | None
 
 
 class EventOnWire(TypedDict):
     """One line of a run's log."""
 
     run: Uuid
-    seq: Annotated[int, Form(at_least=1), "From 1, without a gap."]
+    seq: Annotated[int, Form(min_value=1), "From 1, without a gap."]
     ts: Instant
     type: str
     agent: str
@@ -162,11 +157,6 @@ class EventOnWire(TypedDict):
 class OutcomeOnWire(TypedDict):  # no docstring: it would enter the OpenAPI document
     id: Uuid
     outcome: BulkWord
-
-
-class BulkStopOnWire(TypedDict):
-    outcomes: list[OutcomeOnWire]
-    counts: dict[BulkWord, int]
 
 
 class _Input(TypedDict, total=False):
@@ -197,7 +187,7 @@ def get_for_wire(id: uuid.UUID) -> RunRecord:
 
 
 def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
-    """Return the run as it goes over the wire. Live feeds leave its input out: it never changes."""
+    """Return the run as it goes over the wire. Feeds leave out its input, which never changes."""
     given: _Input = {"input": run.input_record.value} if with_input else {}
     return {
         "id": str(run.pk),
@@ -213,23 +203,27 @@ def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
         "priority": run.priority,
         "attempt": run.attempt,
         "created_at": _instant(run.created_at),
-        "started_at": _instant(run.started_at),
-        "finished_at": _instant(run.finished_at),
+        "started_at": _if_known(run.started_at),
+        "finished_at": _if_known(run.finished_at),
         "in_flight": run.in_flight,
-        "usage": {
-            "llm_calls": run.llm_calls,
-            "input_tokens": run.input_tokens,
-            "output_tokens": run.output_tokens,
-            "estimated": run.usage_estimated,
-        },
+        "usage": usage_of(run),
         "last_seq": run.last_seq,
-        "log_removed_at": _instant(run.log_removed_at),
+        "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
         "stop": _receipt(run),
     }
 
 
-def _receipt(run: RunRecord) -> StopReceipt | None:
+def usage_of(run: RunRecord) -> Usage:
+    return {
+        "llm_calls": run.llm_calls,
+        "input_tokens": run.input_tokens,
+        "output_tokens": run.output_tokens,
+        "estimated": run.usage_estimated,
+    }
+
+
+def _receipt(run: RunRecord) -> ReceiptOnWire | None:
     if run.stop_requested_at is None:
         return None
     by, escalated_by = run.stop_requested_by, run.stop_escalated_by
@@ -240,9 +234,9 @@ def _receipt(run: RunRecord) -> StopReceipt | None:
         "requested_by": by.get_username() if by else None,
         "requested_at": _instant(run.stop_requested_at),
         "escalated_by": escalated_by.get_username() if escalated_by else None,
-        "escalated_at": _instant(run.stop_escalated_at),
-        "acknowledged_at": _instant(run.stop_acknowledged_at),
-        "observed_at": _instant(run.stop_observed_at),
+        "escalated_at": _if_known(run.stop_escalated_at),
+        "acknowledged_at": _if_known(run.stop_acknowledged_at),
+        "observed_at": _if_known(run.stop_observed_at),
         "finished_first": run.stop_finished_first,
         "calls_started_after_acknowledgement": run.stop_calls_started_after_acknowledgement,
         "root_request": str(run.stop_root_request or run.pk),
@@ -251,11 +245,9 @@ def _receipt(run: RunRecord) -> StopReceipt | None:
     }
 
 
-@overload
-def _instant(at: datetime) -> str: ...
-@overload
-def _instant(at: None) -> None: ...
-@overload
-def _instant(at: datetime | None) -> str | None: ...
-def _instant(at: datetime | None) -> str | None:
-    return at.astimezone(UTC).isoformat() if at is not None else None
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat()
+
+
+def _if_known(at: datetime | None) -> str | None:
+    return None if at is None else _instant(at)

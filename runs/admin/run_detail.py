@@ -25,8 +25,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from runs.web.feed.reading import read_snapshots
-from runs.web.pages.found import find_run
-from runs.web.pages.fragments import receipt_context
+from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
 from runs.wording import phrases

@@ -1,1 +1,1 @@
-"""The REST door: reads requests, asks the services, writes answers. It never writes a run's row."""
+"""The REST door: it reads requests, calls actions, writes answers. It writes no row of a run."""

@@ -1,7 +1,4 @@
-"""Who is asking: a token for programs, the session with its CSRF token for pages.
-
-Both are DRF's; what is added only keeps bytes that PostgreSQL refuses away from it.
-"""
+"""DRF's authentication by token and by session, without the bytes that PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ from rest_framework import authentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, UnsupportedMediaType
 from rest_framework.request import Request
 
-from .errors import CsrfFailed
-
 __all__ = ["SessionAuthentication", "TokenAuthentication"]
 
 
@@ -23,13 +18,13 @@ class TokenAuthentication(authentication.TokenAuthentication):
     """``Authorization: Token <key>``."""
 
     def authenticate_credentials(self, key: str) -> tuple[Any, Any]:
-        if not key.isalnum():  # nor could it be looked up, with a NUL in it
+        if not key.isalnum():  # PostgreSQL refuses to look up a NUL
             raise AuthenticationFailed("Invalid token.")
         return super().authenticate_credentials(key)
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
-    """The session cookie; what changes something needs the CSRF token, too."""
+    """The session cookie; a request that changes something needs the CSRF token, too."""
 
     def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         # Cookies may be quoted, with any character in octal.
@@ -38,17 +33,17 @@ class SessionAuthentication(authentication.SessionAuthentication):
         return super().authenticate(request)
 
     def enforce_csrf(self, request: Request) -> None:
-        # The check looks for its token in forms first, and would use up the body for that.
+        # The check would look for its token in the form, and use up the body.
         if request._request.content_type == "multipart/form-data":
             raise UnsupportedMediaType(request._request.content_type)
         try:
             super().enforce_csrf(request)
         except PermissionDenied as error:
-            raise CsrfFailed(str(error.detail)) from error
+            raise PermissionDenied(str(error.detail), "csrf_failed") from error
 
 
 class _SessionScheme(SessionScheme):  # type: ignore[no-untyped-call]
-    """What OpenAPI says of it; drf-spectacular knows DRF's own class only."""
+    """Describes it for OpenAPI: drf-spectacular knows DRF's own class only."""
 
     target_class = SessionAuthentication  # type: ignore[assignment]
     priority = 1

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and the page to read it and try it out. Both need no login."""
+"""The OpenAPI document, and the page to read and try it. Both need no login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DocsView", "SchemaView"]
 
 
 class SchemaView(SpectacularAPIView):
-    """The OpenAPI document: JSON, which is YAML as well, unless YAML is asked for."""
+    """The OpenAPI document, as JSON unless the client prefers YAML."""
 
     renderer_classes: Any = [
         OpenApiJsonRenderer2,
@@ -28,7 +28,7 @@ class SchemaView(SpectacularAPIView):
 
 
 class DocsView(SpectacularSwaggerSplitView):
-    """Swagger UI, with its script apart from the page, as the Content-Security-Policy wants it."""
+    """Swagger UI with its script in a file, as the Content-Security-Policy demands."""
 
     authentication_classes: Any = []
     url_name = "api-schema"

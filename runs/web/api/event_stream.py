@@ -1,4 +1,4 @@
-"""A run's log as server-sent events (WHATWG HTML, section 9.2), by the feed's one cursor."""
+"""A run's log as server-sent events (WHATWG HTML, section 9.2), resumed by the feed's cursor."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ __all__ = [
 ]
 
 MEDIA_TYPE = "text/event-stream"
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold it back
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # else nginx buffers it
 
-#: A second, not the browsers' three: a deploy shows as a short pause.
+#: Reconnect after a second. Browsers wait for three: readers would notice each deploy.
 _OPENING = b"retry: 1000\n\n"
 
 PARAMETERS = [
@@ -83,7 +83,7 @@ RESPONSE = OpenApiResponse(
 
 
 class ServerSentEventRenderer(BaseRenderer):
-    """Lets the content negotiation choose a stream; ``respond`` writes it."""
+    """Takes part in the content negotiation; ``respond`` writes the stream."""
 
     media_type = MEDIA_TYPE
     format = "event-stream"
@@ -95,12 +95,12 @@ class ServerSentEventRenderer(BaseRenderer):
 
 def is_wanted(request: Request) -> bool:
     """Tell whether the client prefers a stream."""
-    return isinstance(request.accepted_renderer, ServerSentEventRenderer)
+    return isinstance(getattr(request, "accepted_renderer", None), ServerSentEventRenderer)
 
 
 def refuse_in_json(request: Request) -> None:
-    """Let an error be JSON also where a stream was asked for."""
-    if isinstance(getattr(request, "accepted_renderer", None), ServerSentEventRenderer):
+    """Send an error as JSON also to a client that asked for a stream."""
+    if is_wanted(request):
         request.accepted_renderer = JSONRenderer()
         request.accepted_media_type = JSONRenderer.media_type
 
@@ -117,7 +117,7 @@ def respond(request: Request, run: uuid.UUID) -> HttpResponseBase:
     viewer = _viewer(request, run)
     if request.method == "HEAD":
         return HttpResponse(content_type=MEDIA_TYPE, headers=_HEADERS)
-    release_connection()  # else it would be held for as long as the stream
+    release_connection()  # else the stream would hold it to its end
     return StreamingHttpResponse(
         _stream(viewer, cursor, is_tree), content_type=MEDIA_TYPE, headers=_HEADERS
     )
@@ -132,15 +132,15 @@ async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterato
                 with _unless_stuck(batches):
                     yield as_server_sent(batch)
     except (RightLost, RunIsGone):
-        return  # a client that comes back is told why
+        return  # the client's next request is told why
 
 
 @contextmanager
 def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
-    """Cancel the task that is sending if it does not come back for the next piece.
+    """Cancel the task that is sending if it does not ask for the next piece in time.
 
-    Django closes its own wrapper around the stream then. The stream in it would be closed by the
-    garbage collector, whenever that comes by; so the reader is sent away from here.
+    Django then closes only its own wrapper around the stream, and would leave the stream in it to
+    the garbage collector. So close the follower's batches here.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -162,7 +162,7 @@ def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
         timer.cancel()
 
 
-_closing: set[asyncio.Task[None]] = set()  # a loop alone keeps no task alive
+_closing: set[asyncio.Task[None]] = set()  # the loop alone keeps no task alive
 
 
 def _cursor(request: Request, run: uuid.UUID) -> Cursor:
@@ -179,9 +179,9 @@ def _cursor(request: Request, run: uuid.UUID) -> Cursor:
 
 
 def _viewer(request: Request, run: uuid.UUID) -> Viewer:
-    """Return who follows, by the proof that came with this request."""
+    """Return the reader, identified by the token or the session of this request."""
     user = request.user
-    assert isinstance(user, User), "permissions have made sure of that"
+    assert isinstance(user, User), "the permissions let in no other"
     is_token = isinstance(request.auth, Token)
     try:
         return rights.let_in(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth import authenticate
-from drf_spectacular.utils import OpenApiExample, extend_schema
+from drf_spectacular.utils import OpenApiExample
 from rest_framework.authtoken.models import Token
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import AllowAny
@@ -26,17 +26,15 @@ class TokenView(ApiView):
     def get_authenticate_header(self, request: Request) -> str:
         return "Token"
 
-    @extend_schema(
-        operation_id="obtain_token",
-        summary="Get a token",
-        tags=["identity"],
+    @schema.operation(
+        "obtain_token",
+        "Get a token",
+        "identity",
+        {200: schema.TokenSerializer},
+        errors=[413, 415],
+        wrong=["invalid_json", "invalid_input"],
         auth=[],
-        parameters=schema.ERROR_HEADERS,
         request=inputs.CredentialsSerializer,
-        responses={
-            200: schema.TokenSerializer,
-            **schema.problems(401, 413, 415, wrong=["invalid_json", "invalid_input"]),
-        },
         examples=[
             OpenApiExample("Demo", {"username": "demo", "password": "demo"}, request_only=True)
         ],

@@ -1,19 +1,27 @@
-"""What OpenAPI says in addition to the serializers: errors, headers, pages, examples."""
+"""The parts of the OpenAPI document that no serializer gives: errors, headers, examples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
+from django.contrib.auth.models import User
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
     OpenApiResponse,
     PolymorphicProxySerializer,
+    extend_schema,
 )
 from rest_framework import serializers
 
-from runs.wire import BULK_WORDS, RunOnWire
+from agents.cancellation import StopMode
+from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
+from runs.status import Status
+from runs.wire import BULK_WORDS, run_as_dict
 
 from .errors import CODES
 from .requests.inputs import StopByFilterSerializer, StopByIdsSerializer
@@ -22,7 +30,7 @@ from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, Ru
 
 __all__ = [
     "CURSOR",
-    "ERROR_HEADERS",
+    "EXAMPLE_ID",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENCY_KEY_PATTERN",
     "PAGE_SIZE_PARAMETER",
@@ -34,9 +42,12 @@ __all__ = [
     "StopManyResultSerializer",
     "TokenSerializer",
     "example_of_run",
-    "problems",
+    "operation",
 ]
 
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+EXAMPLE_ID = uuid.UUID("01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20")
 IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
 _MEANINGS = {
@@ -107,17 +118,26 @@ class TokenSerializer(serializers.Serializer):
     token = serializers.CharField(help_text="To be sent as `Authorization: Token <token>`.")
 
 
-def problems(*statuses: int, wrong: Sequence[str] = ()) -> dict[int, OpenApiResponse]:
-    """Describe the errors of an operation; those that any may have come with them.
+def operation(
+    id: str,
+    summary: str,
+    tag: str,
+    responses: Mapping[Any, Any],
+    errors: Sequence[int] = (),
+    wrong: Sequence[str] = (),
+    parameters: Sequence[Any] = (),
+    **more: Any,
+) -> Callable[[_View], _View]:
+    """Describe a view's method for OpenAPI: ``extend_schema``, with the errors.
 
-    ``wrong`` has the codes of its 400s.
+    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s.
     """
     codes: dict[int, Sequence[str]] = {
-        status: CODES[status] for status in (*statuses, 406, 429, 503)
+        status: CODES[status] for status in (401, 406, 429, 503, *errors)
     }
     if wrong:
         codes[400] = wrong
-    return {
+    problems = {
         status: OpenApiResponse(
             FinishedErrorSerializer if status == 409 else ErrorSerializer,
             description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
@@ -125,6 +145,14 @@ def problems(*statuses: int, wrong: Sequence[str] = ()) -> dict[int, OpenApiResp
         )
         for status, some in sorted(codes.items())
     }
+    return extend_schema(
+        operation_id=id,
+        summary=summary,
+        tags=[tag],
+        parameters=[*parameters, *_ERROR_HEADERS],
+        responses={**responses, **problems},
+        **more,
+    )
 
 
 _EXAMPLE_OF_400 = OpenApiExample(
@@ -146,8 +174,7 @@ STOP_MANY = PolymorphicProxySerializer(
     resource_type_field_name=None,
 )
 
-
-ERROR_HEADERS = [
+_ERROR_HEADERS = [
     OpenApiParameter(
         "WWW-Authenticate",
         OpenApiTypes.STR,
@@ -190,75 +217,28 @@ PAGE_SIZE_PARAMETER = OpenApiParameter(
 )
 
 
-#: The published example lacks these two fields. Delete this to show a run with all of them.
-_NOT_IN_THE_EXAMPLE = ("priority", "log_removed_at")
-
-
 def example_of_run(*, stopping: bool = False) -> OpenApiExample:
-    """Return a run that was just begun, or one that was just asked to stop."""
-    id = "01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"
-    run: RunOnWire = {
-        "id": id,
-        "agent": "summarise",
-        "input": {"document": "It was the best of times ...", "words": 100},
-        "status": "queued",
-        "result": None,
-        "partial_result": None,
-        "error": None,
-        "owner": "demo",
-        "parent": None,
-        "root": id,
-        "priority": 0,
-        "attempt": 0,
-        "created_at": "2026-01-31T12:00:00.123456+00:00",
-        "started_at": None,
-        "finished_at": None,
-        "in_flight": [],
-        "usage": {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False},
-        "last_seq": 0,
-        "log_removed_at": None,
-        "worker": None,
-        "stop": None,
-    }
-    if stopping:
-        run |= {
-            "status": "stopping",
-            "attempt": 1,
-            "started_at": "2026-01-31T12:00:00.125000+00:00",
-            "in_flight": [
-                {
-                    "call": "3",
-                    "tool": "call_llm",
-                    "label": "llama3",
-                    "started_at": "2026-01-31T12:00:41.200000+00:00",
-                }
-            ],
-            "usage": {
-                "llm_calls": 2,
-                "input_tokens": 5120,
-                "output_tokens": 210,
-                "estimated": False,
-            },
-            "last_seq": 7,
-            "worker": "host:4711",
-            "stop": {
-                "mode": "graceful",
-                "reason": "The wrong document.",
-                "via": "api",
-                "requested_by": "demo",
-                "requested_at": "2026-01-31T12:00:42.000000+00:00",
-                "escalated_by": None,
-                "escalated_at": None,
-                "acknowledged_at": None,
-                "observed_at": None,
-                "finished_first": False,
-                "calls_started_after_acknowledgement": 0,
-                "root_request": id,
-                "abandoned": False,
-                "cleanup_error": None,
-            },
-        }
-    shown = {name: value for name, value in run.items() if name not in _NOT_IN_THE_EXAMPLE}
-    return OpenApiExample(
-        "A run that is stopping" if stopping else "A run", shown, response_only=True
+    """Return a run that was just started, or one that was just asked to stop."""
+    demo = User(username="demo")
+    run = RunRecord(
+        id=EXAMPLE_ID,
+        agent="summarise",
+        owner=demo,
+        root_id=EXAMPLE_ID,
+        created_at=datetime(2026, 1, 31, 12, 0, 0, 123456, UTC),
     )
+    run.input_record = RunInput(value={"document": "It was the best of times ...", "words": 100})
+    if stopping:
+        run.status, run.attempt, run.last_seq = Status.RUNNING, 1, 7
+        run.started_at = datetime(2026, 1, 31, 12, 0, 0, 125000, UTC)
+        run.worker = WorkerRecord(name="host:4711")
+        called_at = "2026-01-31T12:00:41.200000+00:00"
+        run.in_flight = [
+            {"call": "3", "tool": "call_llm", "label": "llama3", "started_at": called_at}
+        ]
+        run.llm_calls, run.input_tokens, run.output_tokens = 2, 5120, 210
+        run.stop_requested_at = datetime(2026, 1, 31, 12, 0, 42, tzinfo=UTC)
+        run.stop_requested_by, run.stop_via = demo, StopVia.API
+        run.stop_mode, run.stop_reason = StopMode.GRACEFUL, "The wrong document."
+    name = "A run that is stopping" if stopping else "A run"
+    return OpenApiExample(name, run_as_dict(run), response_only=True)

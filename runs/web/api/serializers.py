@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cache
 from types import NoneType
 from typing import (
@@ -34,25 +35,13 @@ class AgentSerializer(serializers.Serializer):
     output_schema = serializers.DictField(help_text="JSON Schema of the `result` of its runs.")
 
 
-#: The names of the shapes in the OpenAPI document.
-_COMPONENTS: dict[type, str] = {
-    wire.CleanupError: "CleanupError",
-    wire.ErrorOnWire: "ErrorInfo",
-    wire.EventOnWire: "Event",
-    wire.InFlightCall: "Call",
-    wire.OutcomeOnWire: "Outcome",
-    wire.RunOnWire: "Run",
-    wire.StopReceipt: "Receipt",
-    wire.Usage: "Usage",
-}
+#: By type, or by the ``format`` of a ``wire.Form``.
 _FIELDS: dict[Any, type[serializers.Field]] = {
     Any: AnyJsonField,
     bool: serializers.BooleanField,
     dict: serializers.DictField,
     int: serializers.IntegerField,
     str: serializers.CharField,
-}
-_FIELDS_BY_FORMAT: dict[str, type[serializers.Field]] = {
     "instant": serializers.DateTimeField,
     "uuid": serializers.UUIDField,
 }
@@ -60,19 +49,19 @@ _FIELDS_BY_FORMAT: dict[str, type[serializers.Field]] = {
 
 @cache
 def _serializer_of(shape: type) -> type[serializers.Serializer]:
-    """Make the serializer of a TypedDict. Its docstring describes the component."""
+    """Make the serializer of a TypedDict, whose name and docstring OpenAPI shows."""
     hints = get_type_hints(shape, include_extras=True)
     fields = {name: _field_of(hint) for name, hint in hints.items()}
-    name = f"{_COMPONENTS[shape]}Serializer"
+    name = f"{shape.__name__.removesuffix('OnWire')}Serializer"
     return type(name, (serializers.Serializer,), {**fields, "__doc__": shape.__doc__})
 
 
 def _field_of(hint: Any, **options: Any) -> serializers.Field:
-    """Make the field of a type hint. ``options`` are those that the hint around it has given."""
+    """Make the field of a type hint. ``options`` come from the hint around it."""
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint):
         return _serializer_of(hint)(**options)
-    if origin is NotRequired:  # a door may leave it out; the API never does
+    if origin is NotRequired:  # feeds leave it out, the API never does
         return _field_of(inner[0], **options)
     if origin is list:
         return _field_of(inner[0], many=True, **options)
@@ -83,22 +72,14 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     if origin is not Annotated:
         return _FIELDS[origin or hint](**options)
 
-    form = wire.Form()
     for note in hint.__metadata__:
-        if isinstance(note, wire.Form):
-            form = note
-        else:
-            options["help_text"] = note
-    if form.words:
-        return serializers.ChoiceField(form.words, **options)
-    if form.format:
-        return _FIELDS_BY_FORMAT[form.format](**options)
-    limits = {
-        "min_value": form.at_least,
-        "max_value": form.at_most,
-        "max_length": form.longest,
-    }
-    return _field_of(inner[0], **{k: v for k, v in limits.items() if v is not None}, **options)
+        given = {"help_text": note} if isinstance(note, str) else asdict(note)
+        options |= {name: value for name, value in given.items() if value is not None}
+    if "choices" in options:
+        return serializers.ChoiceField(**options)
+    if format := options.pop("format", None):
+        return _FIELDS[format](**options)
+    return _field_of(inner[0], **options)
 
 
 EventSerializer = _serializer_of(wire.EventOnWire)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from django.http import Http404
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from runs.actions import stopping
 from runs.models import RunRecord, StopVia
-from runs.wire import BULK_WORDS, BulkStopOnWire, get_for_wire, run_as_dict
+from runs.wire import BULK_WORDS, get_for_wire, run_as_dict
 
 from . import schema
 from .requests import bodies, inputs, parameters
@@ -31,10 +30,20 @@ class StopView(ApiView):
     via = StopVia.API
     throttle_classes = [StopThrottle]
 
-    @extend_schema(
-        operation_id="stop_run",
-        summary="Stop a run",
-        tags=["stopping"],
+    @schema.operation(
+        "stop_run",
+        "Stop a run",
+        "stopping",
+        {
+            202: OpenApiResponse(
+                RunSerializer,
+                "The request to stop is committed, or was before.",
+                [schema.example_of_run(stopping=True)],
+            ),
+            200: OpenApiResponse(RunSerializer, "It was waited for, and the run is over."),
+        },
+        errors=[403, 404, 409, 413, 415],
+        wrong=["invalid_json", "invalid_input", "invalid_filter", "mode_not_available"],
         parameters=[
             ID,
             OpenApiParameter(
@@ -45,29 +54,9 @@ class StopView(ApiView):
                     f"More than {MOST_WAIT_SECONDS} is cut to that."
                 ),
             ),
-            *schema.ERROR_HEADERS,
         ],
         request=inputs.StopSerializer,
-        responses={
-            202: OpenApiResponse(
-                RunSerializer,
-                "The request to stop is committed, or was before.",
-                [schema.example_of_run(stopping=True)],
-            ),
-            200: OpenApiResponse(RunSerializer, "It was waited for, and the run is over."),
-            **schema.problems(
-                401,
-                403,
-                404,
-                409,
-                413,
-                415,
-                wrong=["invalid_json", "invalid_input", "invalid_filter", "mode_not_available"],
-            ),
-        },
-        examples=[
-            OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True),
-        ],
+        examples=[OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True)],
     )
     def post(self, request: Request, id: str) -> Response:
         """Ask a run, and all that it has called, to stop.
@@ -79,10 +68,7 @@ class StopView(ApiView):
         parameters.refuse_unknown(request, {"wait"})
         wait = parameters.seconds(request, "wait", at_most=MOST_WAIT_SECONDS)
         body = bodies.read(request, inputs.StopSerializer)
-        try:
-            result = stopping.request_stop(run, via=self.via, by=self.user, **body)
-        except RunRecord.DoesNotExist:
-            raise Http404 from None
+        result = stopping.request_stop(run, via=self.via, by=self.user, **body)
         if wait is None:
             return Response(run_as_dict(result.run), status=202)
         is_over = wait_until_over(run, wait)
@@ -92,27 +78,21 @@ class StopView(ApiView):
 class StopManyView(ApiView):
     throttle_classes = [StopThrottle]
 
-    @extend_schema(
-        operation_id="stop_runs",
-        summary="Stop many runs",
-        tags=["stopping"],
-        parameters=schema.ERROR_HEADERS,
+    @schema.operation(
+        "stop_runs",
+        "Stop many runs",
+        "stopping",
+        {202: schema.StopManyResultSerializer},
+        errors=[403, 413, 415],
+        wrong=["invalid_json", "invalid_input", "mode_not_available"],
         request=schema.STOP_MANY,
-        responses={
-            202: schema.StopManyResultSerializer,
-            **schema.problems(
-                401, 403, 413, 415, wrong=["invalid_json", "invalid_input", "mode_not_available"]
-            ),
-        },
         examples=[
             OpenApiExample(
                 "By filter",
                 {"filter": {"agent": "summarise", "status": ["running"]}, "reason": "Enough."},
                 request_only=True,
             ),
-            OpenApiExample(
-                "By id", {"ids": ["01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"]}, request_only=True
-            ),
+            OpenApiExample("By id", {"ids": [str(schema.EXAMPLE_ID)]}, request_only=True),
         ],
     )
     def post(self, request: Request) -> Response:
@@ -125,7 +105,7 @@ class StopManyView(ApiView):
             ids = list(filter_runs(active, wanted).values_list("pk", flat=True))
         outcomes = stopping.stop_many(ids, by=self.user, via=StopVia.API, **body)
         counts = Counter(one.outcome for one in outcomes)
-        answer: BulkStopOnWire = {
+        answer = {
             "outcomes": [{"id": one.id, "outcome": one.outcome} for one in outcomes],
             "counts": {word: counts[word] for word in BULK_WORDS},
         }

@@ -1,4 +1,4 @@
-"""How often a client may send requests."""
+"""The limit on the requests of a client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class ApiThrottle(SimpleRateThrottle):
-    """``API_THROTTLE_RATE`` for each user, and for each address without one.
+    """``API_THROTTLE_RATE`` for each user, and for each address of requests without one.
 
-    The count is kept in the cache. Without the cache there is no limit: what must be stopped can be
-    stopped even then.
+    The cache counts. While the cache is away there is no limit, so that runs can be stopped.
     """
 
     scope = "api"
@@ -37,8 +36,8 @@ class ApiThrottle(SimpleRateThrottle):
         return f"throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
-        # DRF believes X-Forwarded-For until it is told how many proxies there are; any client
-        # could then make itself a new address with each request.
+        # Until DRF is told the number of proxies, it believes X-Forwarded-For: a client could
+        # invent a new address for each request.
         if api_settings.NUM_PROXIES is None:
             return str(request.META.get("REMOTE_ADDR", ""))
         return str(super().get_ident(request))
@@ -51,14 +50,14 @@ class ApiThrottle(SimpleRateThrottle):
             return True
 
     def wait(self) -> float:
-        # DRF knows no answer when the rate was lowered meanwhile.
+        # DRF returns None after the rate was lowered.
         return super().wait() or 1.0
 
 
 class StopThrottle(ApiThrottle):
-    """Refuses no user a stop: neither those who have asked too much else, nor one stop too many."""
+    """Does not count the stops of users: they are never refused."""
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if request.user.is_authenticated:
-            return None  # not counted at all
+            return None
         return super().get_cache_key(request, view)

@@ -1,4 +1,4 @@
-"""The views of the REST API. Each reads a request, asks a service, and writes down the answer."""
+"""The views of the REST API. Each reads a request, calls a service, and writes the answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any, cast
 from django.contrib.auth.models import User
 from django.http import Http404
 from django.http.response import HttpResponseBase
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.exceptions import APIException
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
+from rest_framework.exceptions import (
+    APIException,
+    NotAcceptable,
+    Throttled,
+    ValidationError,
+)
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -27,11 +32,11 @@ from runs.wire import for_wire, get_for_wire, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication, TokenAuthentication
-from .errors import InvalidInput
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
+from .requests.fields import UuidField
 from .requests.filters import RunFilterSerializer, filter_runs
-from .requests.pagination import PAGE_PARAMETERS, page_as_dict, read_page
+from .requests.pagination import PAGE_PARAMETERS, read_page
 from .serializers import AgentSerializer, RunSerializer
 
 __all__ = [
@@ -60,24 +65,18 @@ class _ByAcceptAlone(DefaultContentNegotiation):
 
 
 class ApiView(APIView):
-    """What the views have in common."""
+    """The parent of all views."""
 
     authentication_classes: Any = [TokenAuthentication, SessionAuthentication]
     content_negotiation_class: Any = _ByAcceptAlone
 
-    # DRF counts requests only after it has let them in: tokens could be guessed for free.
-
-    def perform_authentication(self, request: Request) -> None:
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         try:
-            super().perform_authentication(request)
-        except APIException:
-            self.check_throttles(request)
+            super().initial(request, *args, **kwargs)
+        except (NotAcceptable, Throttled):
             raise
-
-    def check_permissions(self, request: Request) -> None:
-        try:
-            super().check_permissions(request)
         except APIException:
+            # DRF counts only the requests that it lets in: guessing tokens would cost nothing.
             self.check_throttles(request)
             raise
 
@@ -88,35 +87,25 @@ class ApiView(APIView):
 
     @property
     def user(self) -> User:
-        """The user who asks; permissions have made sure that there is one."""
+        """The user who asks; the permissions let in no request without one."""
         return cast(User, self.request.user)
 
 
 class AgentsView(ApiView):
-    @extend_schema(
-        operation_id="list_agents",
-        summary="List the agents",
-        tags=["agents"],
-        parameters=schema.ERROR_HEADERS,
-        responses={200: schema.AgentListSerializer, **schema.problems(401)},
-    )
+    @schema.operation("list_agents", "List the agents", "agents", {200: schema.AgentListSerializer})
     def get(self, request: Request) -> Response:
         """All agents that can be run, by name, with the schemas of what they take and give."""
         return Response({"results": AgentSerializer(registry.all(), many=True).data})
 
 
 class RunsView(ApiView):
-    @extend_schema(
-        operation_id="list_runs",
-        summary="List runs",
-        tags=["runs"],
-        parameters=[
-            RunFilterSerializer,
-            schema.CURSOR,
-            schema.PAGE_SIZE_PARAMETER,
-            *schema.ERROR_HEADERS,
-        ],
-        responses={200: schema.RunPageSerializer, **schema.problems(401, wrong=["invalid_filter"])},
+    @schema.operation(
+        "list_runs",
+        "List runs",
+        "runs",
+        {200: schema.RunPageSerializer},
+        wrong=["invalid_filter"],
+        parameters=[RunFilterSerializer, schema.CURSOR, schema.PAGE_SIZE_PARAMETER],
     )
     def get(self, request: Request) -> Response:
         """The runs that you may see, newest first. Pages stay put while new runs come in."""
@@ -124,12 +113,18 @@ class RunsView(ApiView):
         wanted = parameters.run_filter(request)
         runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
         page = read_page(request, for_wire(runs))
-        return Response(page_as_dict(page, [run_as_dict(run) for run in page.runs]))
+        return Response(page.as_dict([run_as_dict(run) for run in page.runs]))
 
-    @extend_schema(
-        operation_id="start_run",
-        summary="Start a run",
-        tags=["runs"],
+    @schema.operation(
+        "start_run",
+        "Start a run",
+        "runs",
+        {
+            201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
+            200: OpenApiResponse(RunSerializer, "The run that this key has begun before."),
+        },
+        errors=[403, 413, 415, 422],
+        wrong=["invalid_json", "invalid_input"],
         parameters=[
             schema.IDEMPOTENCY_KEY,
             OpenApiParameter(
@@ -139,14 +134,8 @@ class RunsView(ApiView):
                 response=[201],
                 description="The address of the run.",
             ),
-            *schema.ERROR_HEADERS,
         ],
         request=inputs.StartSerializer,
-        responses={
-            201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
-            200: OpenApiResponse(RunSerializer, "The run that this key has begun before."),
-            **schema.problems(401, 403, 413, 415, 422, wrong=["invalid_json", "invalid_input"]),
-        },
         examples=[
             OpenApiExample(
                 "Summarise",
@@ -173,15 +162,13 @@ class RunsView(ApiView):
 
 
 class RunView(ApiView):
-    @extend_schema(
-        operation_id="get_run",
-        summary="Look at a run",
-        tags=["runs"],
-        parameters=[ID, *schema.ERROR_HEADERS],
-        responses={
-            200: OpenApiResponse(RunSerializer, examples=[schema.example_of_run(stopping=True)]),
-            **schema.problems(401, 404),
-        },
+    @schema.operation(
+        "get_run",
+        "Look at a run",
+        "runs",
+        {200: OpenApiResponse(RunSerializer, examples=[schema.example_of_run(stopping=True)])},
+        errors=[404],
+        parameters=[ID],
     )
     def get(self, request: Request, id: str) -> Response:
         """The run, with its stop receipt once somebody wanted it stopped."""
@@ -192,10 +179,16 @@ class RunView(ApiView):
 class EventsView(ApiView):
     renderer_classes: Any = [JSONRenderer, ServerSentEventRenderer]
 
-    @extend_schema(
-        operation_id="list_events",
-        summary="Read a run's log, or follow it",
-        tags=["runs"],
+    @schema.operation(
+        "list_events",
+        "Read a run's log, or follow it",
+        "runs",
+        {
+            (200, "application/json"): schema.EventPageSerializer,
+            (200, "text/event-stream"): event_stream.RESPONSE,
+        },
+        errors=[404],
+        wrong=["invalid_filter"],
         parameters=[
             ID,
             OpenApiParameter(
@@ -209,13 +202,7 @@ class EventsView(ApiView):
                 {"type": "integer", "minimum": 1, "default": EVENT_COUNT},
                 description=f"More than {MOST_EVENTS} is cut to that.",
             ),
-            *schema.ERROR_HEADERS,
         ],
-        responses={
-            (200, "application/json"): schema.EventPageSerializer,
-            (200, "text/event-stream"): event_stream.RESPONSE,
-            **schema.problems(401, 404, wrong=["invalid_filter"]),
-        },
     )
     def get(self, request: Request, id: str) -> HttpResponseBase:
         """The events behind `after`, in order. Ask again behind the last one until `ended`.
@@ -236,17 +223,17 @@ class EventsView(ApiView):
         runs = RunRecord.objects.visible_to(self.user).filter(pk=run)
         if not runs.exists():
             raise Http404
-        # The events before the record: what is written in between is missing from the page, and
-        # last_seq then says so. The other way round, a page could claim to be the end too early.
+        # The events before the record: last_seq then counts events that were written in between.
+        # In the other order a page could say too early that it is the last.
         page = events.read(run, after=after, limit=limit)
         record = runs.only("status", "last_seq", "log_removed_at").get()
         seen = page[-1].seq if page else after
+        is_last = seen >= record.last_seq or record.log_removed_at is not None
         return Response(
             {
                 "results": [event.as_dict() for event in page],
                 "last_seq": record.last_seq,
-                "ended": record.is_terminal
-                and (seen >= record.last_seq or record.log_removed_at is not None),
+                "ended": record.is_terminal and is_last,
             }
         )
 
@@ -256,24 +243,21 @@ class EventsView(ApiView):
 
 
 def read_id(text: str) -> uuid.UUID:
-    """Read an id of an address; what can't be one is an address where nothing is."""
+    """Read an id of an address; there is nothing at an address whose id can't be one."""
     try:
-        id = uuid.UUID(text)
-    except ValueError:
+        return UuidField().to_internal_value(text)
+    except ValidationError:
         raise Http404 from None
-    if str(id) != text.lower():
-        raise Http404
-    return id
 
 
 def read_idempotency_key(request: Request) -> str | None:
     """Return the request's Idempotency-Key, None if it has none.
 
     Raises:
-        InvalidInput: it is empty, too long, or has characters that headers should not have.
+        ValidationError: it is empty, too long, or has characters that headers should not have.
     """
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         message = "1 to 255 printable ASCII characters are expected."
-        raise InvalidInput({"Idempotency-Key": [message]})
+        raise ValidationError({"Idempotency-Key": [message]})
     return key

@@ -1,4 +1,4 @@
-"""Wait for a run to be over; it wears out no database and keeps no process from leaving."""
+"""Wait for the end of a run, without a database connection, and not while the process drains."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _leaving = threading.Event()
 def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
     """Block until ``run`` is over, for ``seconds`` at most; return whether it is.
 
-    Returns early if this process goes away; the client may ask again. Holds no database connection
+    Returns early if this process drains; the client may ask again. Holds no database connection
     while it waits: twenty waiting clients would use up a pool of twenty.
     """
     deadline = time.monotonic() + seconds
     while True:
-        # Watch before each poll, so that an end in between is not missed. Watch again each time:
-        # a run that is requeued sets the event as well.
+        # Watch before the poll, or an end between the two is missed. Watch again each time: a
+        # requeue sets the event, too.
         with local_runs.watching(run) as ended:
             if RunRecord.objects.filter(pk=run, status__in=TERMINAL).exists():
                 return True
@@ -40,11 +40,11 @@ def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
 
 
 def let_go() -> None:
-    """End all waits: this process goes away."""
+    """End all waits: this process drains."""
     _leaving.set()
 
 
 def release_connection() -> None:
-    """Give back the database connection of a request that will be long."""
+    """Give back the database connection before a long wait."""
     if not connection.in_atomic_block:  # as in tests
         connection.close()

@@ -1,1 +1,1 @@
-"""The run screen: what a person sees under ``/app/``. Views translate; services decide."""
+"""The pages under ``/app/``. Views translate; actions decide."""

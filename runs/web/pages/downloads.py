@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 from runs import events
 from runs.models import RunRecord
 
-from .found import find_run
+from .fragments import find_run
 from .values.data_urls import files_in
 from .values.markdown import MAX_CHARACTERS, MarkdownText
 from .values.rendering import as_text
@@ -26,7 +26,7 @@ __all__ = ["download"]
 @require_safe
 @login_required
 def download(request: HttpRequest, id: uuid.UUID, what: str) -> HttpResponseBase:
-    """Send ``result`` (or what there is of one), ``input`` or ``events`` as a file.
+    """Send ``result`` (or the partial one), ``input`` or ``events`` as a file.
 
     ``input?file=<path>`` is one file of the input, as it was sent in.
     """
@@ -37,14 +37,14 @@ def download(request: HttpRequest, id: uuid.UUID, what: str) -> HttpResponseBase
         case "input" if "file" in request.GET:
             return _file_of_input(run, request.GET["file"])
         case "input":
-            value = run.input_record.value
-            return _attachment(as_text(value), "application/json", run, "input", "json")
+            value = as_text(run.input_record.value)
+            return _attachment(value, "application/json", run, "input", "json")
         case "events":
-            return _events(run)
+            return _attachment(_lines(run.pk), "application/x-ndjson", run, "events", "jsonl")
     raise Http404
 
 
-def _result(run: RunRecord) -> HttpResponse:
+def _result(run: RunRecord) -> HttpResponseBase:
     is_partial = run.result is None
     value = run.partial_result if is_partial else run.result
     if value is None:
@@ -57,22 +57,16 @@ def _result(run: RunRecord) -> HttpResponse:
     return _attachment(value, "text/plain", run, name, "txt")
 
 
-def _file_of_input(run: RunRecord, path: str) -> HttpResponse:
-    for place, file in files_in(run.input_record.value):
-        if place == path:
-            try:
-                content = file.content()
-            except ValueError as error:
-                raise Http404 from error
-            name = _safe(file.name.rpartition(".")[0]) or _safe(path.removeprefix("input."))
-            return _attachment(content, file.safe_type, run, name, file.extension)
-    raise Http404
-
-
-def _events(run: RunRecord) -> StreamingHttpResponse:
-    response = StreamingHttpResponse(_lines(run.pk), content_type="application/x-ndjson")
-    _make_attachment(response, run, "events", "jsonl")
-    return response
+def _file_of_input(run: RunRecord, path: str) -> HttpResponseBase:
+    file = dict(files_in(run.input_record.value)).get(path)
+    if file is None:
+        raise Http404
+    try:
+        content = file.content()
+    except ValueError as error:
+        raise Http404 from error
+    name = _safe(file.name.rpartition(".")[0]) or _safe(path.removeprefix("input."))
+    return _attachment(content, file.safe_type, run, name, file.extension)
 
 
 async def _lines(run: uuid.UUID) -> AsyncIterator[str]:
@@ -85,24 +79,29 @@ async def _lines(run: uuid.UUID) -> AsyncIterator[str]:
 
 
 def _attachment(
-    content: str | bytes, media_type: str, run: RunRecord, name: str, extension: str
-) -> HttpResponse:
-    is_text = isinstance(content, str)
-    response = HttpResponse(content, f"{media_type}; charset=utf-8" if is_text else media_type)
-    _make_attachment(response, run, name, extension)
+    content: str | bytes | AsyncIterator[str],
+    media_type: str,
+    run: RunRecord,
+    name: str,
+    extension: str,
+) -> HttpResponseBase:
+    """Let the browser save it; it must never show it as a page of this site."""
+    if isinstance(content, str):
+        media_type += "; charset=utf-8"
+    response: HttpResponseBase
+    if isinstance(content, (str, bytes)):
+        response = HttpResponse(content, content_type=media_type)
+    else:
+        response = StreamingHttpResponse(content, content_type=media_type)
+    # The end of a UUIDv7 is its random part: ids of one minute start alike.
+    parts = (_safe(run.agent), run.pk.hex[-8:], name)
+    file_name = f"{'-'.join(part for part in parts if part)}.{extension}"
+    response.headers["Content-Disposition"] = f'attachment; filename="{file_name}"'
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _make_attachment(response: HttpResponseBase, run: RunRecord, name: str, extension: str) -> None:
-    """Let a browser save it, and never show it as a page of ours."""
-    # The end of a UUIDv7 is its random part: runs of one minute begin alike.
-    parts = [_safe(run.agent), run.pk.hex[-8:], name]
-    file_name = "-".join(part for part in parts if part)
-    response.headers["Content-Disposition"] = f'attachment; filename="{file_name}.{extension}"'
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
-
-
 def _safe(name: str) -> str:
-    """Keep of a name what is harmless in a header and in any file system."""
+    """Keep the part of a name that is harmless in a header and in any file system."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60].strip("-")

@@ -1,30 +1,35 @@
-"""The pieces of a run's page that the server draws again when there is something new in them."""
+"""The pieces of a run's page that the server draws again when the run changes."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from runs.models import RunEvent, RunRecord
+from runs.models import RunEvent, RunRecord, StopVia
 from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
+from runs.wire import for_wire
 from runs.wording.phrases import queued_text
 from runs.wording.presentation import Words
 
-from .found import find_run
-from .receipt import stop_facts
 from .values.input_fields import input_fields
 from .values.rendering import show
 
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
+
 __all__ = [
+    "find_run",
     "input_fragment",
     "receipt_context",
     "receipt_fragment",
@@ -33,17 +38,26 @@ __all__ = [
 ]
 
 
+def find_run(request: HttpRequest, id: uuid.UUID) -> RunRecord:
+    """Return a run with all that pages read of it.
+
+    Raises:
+        Http404: there is none that the user may see.
+    """
+    return get_object_or_404(for_wire(RunRecord.objects.visible_to(request.user)), pk=id)
+
+
 @require_safe
 @login_required
 def result_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-    """Draw what the run has made, or why there is nothing yet."""
+    """Draw the run's result, or why there is none yet."""
     return _fragment(request, "result", result_context(find_run(request, id)))
 
 
 @require_safe
 @login_required
 def input_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-    """Draw what the run was asked."""
+    """Draw the run's input."""
     run = find_run(request, id)
     fields = input_fields(run.agent, run.input_record.value)
     return _fragment(request, "input", {"fields": fields, "download": _download(run, "input")})
@@ -52,7 +66,7 @@ def input_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
 @require_safe
 @login_required
 def receipt_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-    """Draw who stopped the run, why, and what came of it; ``?tz=`` is the reader's time zone."""
+    """Draw the receipt of the run's stop; ``?tz=`` is the reader's time zone."""
     run = find_run(request, id)
     words = read_snapshots([id])[id].words(request.GET.get("tz", ""))
     return _fragment(request, "receipt", receipt_context(run, words))
@@ -74,7 +88,7 @@ def result_context(run: RunRecord) -> dict[str, Any]:
 
 def receipt_context(run: RunRecord, words: Words) -> dict[str, Any]:
     """Return what ``fragments/receipt.html`` shows."""
-    return {"sentences": words["receipt"], "facts": stop_facts(run)}
+    return {"sentences": words["receipt"], "facts": _facts(run)}
 
 
 def _fragment(request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
@@ -96,11 +110,11 @@ def _why_nothing(run: RunRecord) -> str:
         case str(status) if status == STOPPING:
             return _("It is stopping. What it has so far will show here.")
         case Status.STOPPED if run.started_at is None:
-            return _("There is no result: it was stopped before it had begun.")
+            return _("There is no result: it was stopped before it had started.")
         case Status.STOPPED:
             return _("It was stopped, and left no partial result.")
         case Status.ERROR if run.started_at is None:
-            return _("There is no result: it had not begun.")
+            return _("There is no result: it had not started.")
         case Status.ERROR:
             return _("It left no partial result.")
         case _:
@@ -117,3 +131,42 @@ def _why_queued(run: RunRecord) -> str:
 def _traceback(run: RunRecord) -> str:
     event = RunEvent.objects.filter(run=run, type="error").order_by("-seq").first()
     return str(event.data.get("traceback") or "") if event else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A row of the receipt; ``at`` is an instant, ``run`` another run to show."""
+
+    label: str
+    value: StrOrPromise = ""
+    at: datetime | None = None
+    run: uuid.UUID | None = None
+
+
+def _facts(run: RunRecord) -> list[Fact]:
+    """Return the record's facts about its stop; none without a stop request."""
+    if not run.stop_requested:
+        return []
+    by, escalated_by = run.stop_requested_by, run.stop_escalated_by
+    is_below = run.stop_root_request and run.stop_root_request != run.pk
+    count = run.stop_calls_started_after_acknowledgement
+    facts = [
+        Fact(_("Asked at"), at=run.stop_requested_at),
+        Fact(_("Asked by"), by.get_username() if by else ""),
+        Fact(_("By way of"), StopVia(run.stop_via).label if run.stop_via else ""),
+        Fact(_("Asked of"), _("the run above") if is_below else "", run=run.stop_root_request),
+        Fact(_("Reason"), run.stop_reason),
+        Fact(_("Mode"), run.stop_mode),
+        Fact(_("Made harder at"), at=run.stop_escalated_at),
+        Fact(_("Made harder by"), escalated_by.get_username() if escalated_by else ""),
+        Fact(_("The worker received it at"), at=run.stop_acknowledged_at),
+        Fact(_("It took effect at"), at=run.stop_observed_at),
+        Fact(
+            _("Calls started after the worker received it"),
+            str(count) if run.stop_observed_at else "",
+        ),
+        Fact(_("The run ended at"), at=run.finished_at),
+        Fact(_("The run finished first"), _("yes") if run.stop_finished_first else ""),
+        Fact(_("Abandoned"), _("yes; its code may still be running") if run.stop_abandoned else ""),
+    ]
+    return [fact for fact in facts if fact.value or fact.at]

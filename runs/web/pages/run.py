@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -14,34 +14,27 @@ from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agents import registry
-from agents.exceptions import AgentNotFound
 from runs.actions import starting
 from runs.models import MAX_REASON_LENGTH, RunEvent, RunRecord, StopVia
-from runs.status import STOPPING, Status
 from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
 from runs.web.feed.reading import read_snapshots
-from runs.wording.phrases import LOOKS, duration
-from runs.wording.presentation import in_zone, is_time_zone
+from runs.wording.phrases import LOOKS, duration, seconds_between
+from runs.wording.presentation import in_zone
 
-from .found import find_run
-from .fragments import receipt_context, result_context
-from .shell import agent_title, render_page
+from .fragments import find_run, receipt_context, result_context
+from .shell import agent_titles, render_page
 
 __all__ = ["PageStopView", "RunAgainView", "run_context", "run_page", "run_state"]
-
-#: Statuses of a run that goes on; the page's own script asks the same of ``data-status``.
-_ALIVE = (Status.QUEUED, Status.RUNNING, STOPPING)
 
 
 @require_safe
 @login_required
 @ensure_csrf_cookie
 def run_page(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-    """Show a run as it is now; the page's script goes on from there."""
-    zone = _zone(request)
+    """Show a run as it is now; the page's script follows it from there."""
+    zone = request.COOKIES.get("timezone", "")  # the script's; it writes instants in it as well
     with in_zone(zone):
         context = run_context(request, find_run(request, id), zone)
         return render_page(request, "runs/run.html", {"section": "runs", **context})
@@ -50,26 +43,34 @@ def run_page(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
 def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[str, Any]:
     """Return what a page about ``run`` shows to a reader in ``zone``; the admin's as well."""
     state = _state(request, run, zone)
-    # What is drawn must not be older than what the script begins with: of a run that ended between
-    # the two it would never hear that anything has changed. The other way round the feed tells it.
+    # Read the record after the state: the feed sends all that is newer than the state, and would
+    # not correct a page that was drawn from an older record.
     run.refresh_from_db()
-    progress = _progress(run)
+    titles = agent_titles()
+    event = RunEvent.objects.filter(run=run, type="progress").order_by("-seq").first()
+    progress = {"seq": event.seq, **event.data} if event else None
+    took = seconds_between(run.started_at or run.created_at, run.finished_at or timezone.now())
+    edit = reverse("page-agent", args=[run.agent]) if run.agent in titles else ""
+    looks = {
+        str(status): {"label": str(look.label), "sign": look.sign, "tone": look.tone}
+        for status, look in LOOKS.items()
+    }
     return {
         "run": run,
-        "title": agent_title(run.agent),
-        "parent_title": agent_title(run.parent.agent) if run.parent else "",
+        "title": titles.get(run.agent, run.agent),
+        "parent_title": titles.get(run.parent.agent, run.parent.agent) if run.parent else "",
         "look": LOOKS[run.shown_status],
-        "is_alive": run.shown_status in _ALIVE,
+        "is_alive": not run.is_terminal,
         "may_stop": state["may_stop"],
         "words": state["words"],
-        "took": _took(run),
-        "edit": _edit(run),
+        "took": duration(took),
+        "edit": f"{edit}?from={run.pk}" if edit else "",
         "progress": progress,
         "most_reason_characters": MAX_REASON_LENGTH,
         "data": {
             **state,
             "progress": progress,
-            "looks": _looks(),
+            "looks": looks,
             "addresses": _addresses(run),
         },
         **result_context(run),
@@ -80,7 +81,7 @@ def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[st
 @require_safe
 @login_required
 def run_state(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-    """Give what the page's script needs to know of a run; ``?tz=`` is the reader's time zone."""
+    """Return the state of a run for the page's script; ``?tz=`` is the reader's time zone."""
     response = JsonResponse(_state(request, find_run(request, id), request.GET.get("tz", "")))
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -94,11 +95,11 @@ class _PageSession(SessionAuthentication):
 
 
 class PageStopView(StopView):
-    """The API's, for the page's own button."""
+    """The API's view, for the page's button."""
 
     via = StopVia.PAGE
     authentication_classes = [_PageSession]
-    schema = None  # it is no part of the API
+    schema = None  # not in the OpenAPI document
 
 
 class RunAgainView(ApiView):
@@ -108,11 +109,9 @@ class RunAgainView(ApiView):
     schema = None
 
     def post(self, request: Request, id: str) -> Response:
-        """Answer with the address of the new run's page; of the same key, the same run's."""
+        """Answer with the address of the new run's page; with a repeated key, of the same run."""
         runs = RunRecord.objects.visible_to(self.user).select_related("input_record")
-        known = runs.filter(pk=read_id(id)).first()
-        if known is None:
-            raise Http404
+        known = runs.get(pk=read_id(id))
         run, _ = starting.start_run(
             known.agent,
             known.input_record.value,
@@ -125,20 +124,13 @@ class RunAgainView(ApiView):
 
 def _state(request: HttpRequest, run: RunRecord, zone: str) -> dict[str, Any]:
     snapshot = read_snapshots([run.pk])[run.pk]
-    # What it has made may be large, and is drawn by the server.
+    # The server draws the results, which may be large.
     shown = {k: v for k, v in snapshot.run.items() if k not in {"result", "partial_result"}}
     return {
         "run": shown,
         "words": snapshot.words(zone),
         "may_stop": run.may_be_stopped_by(request.user),
         "now": timezone.now().isoformat(),
-    }
-
-
-def _looks() -> dict[str, dict[str, str]]:
-    return {
-        str(status): {"label": str(look.label), "sign": look.sign, "tone": look.tone}
-        for status, look in LOOKS.items()
     }
 
 
@@ -153,32 +145,3 @@ def _addresses(run: RunRecord) -> dict[str, str]:
         "feed": f"/ws/runs/{run.pk}",
         "sign_in": reverse("login"),
     }
-
-
-def _took(run: RunRecord) -> str:
-    """Say for how long it has been running, or waiting."""
-    end = run.finished_at or timezone.now()
-    return duration((end - (run.started_at or run.created_at)).total_seconds())
-
-
-def _edit(run: RunRecord) -> str:
-    """Return the address of the agent's form, filled with this run's input, if there is one."""
-    try:
-        name = registry.get(run.agent).name
-    except AgentNotFound:
-        return ""
-    return f"{reverse('page-agent', kwargs={'name': name})}?from={run.pk}"
-
-
-def _progress(run: RunRecord) -> dict[str, Any] | None:
-    event = RunEvent.objects.filter(run=run, type="progress").order_by("-seq").first()
-    return {"seq": event.seq, **event.data} if event else None
-
-
-def _zone(request: HttpRequest) -> str:
-    """Return the time zone that the page's script has left in a cookie, if it is one.
-
-    So a page reads from its first moment as it will when its script has looked it over.
-    """
-    zone = request.COOKIES.get("timezone", "")
-    return zone if is_time_zone(zone) else ""

@@ -1,35 +1,20 @@
-"""What surrounds every page: the agents, the person's own past runs, how many are going on."""
+"""The frame of every page: the agents, the user's own past runs, how many are running."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from agents import registry
+from runs.conf import conf
 from runs.models import RunRecord
-from runs.wording.phrases import Look, look
+from runs.wording.phrases import STAND_IN_NOTE, look
 
-__all__ = ["PastRun", "agent_title", "agent_titles", "past_runs", "render_page"]
+__all__ = ["agent_titles", "render_page"]
 
 PAST_RUNS = 15
-
-
-@dataclass(frozen=True, slots=True)
-class PastRun:
-    """One line of the sidebar."""
-
-    record: RunRecord
-    title: str
-    look: Look
-
-
-def agent_title(name: str) -> str:
-    """Return an agent's title, or its name if there is no such agent any more."""
-    return agent_titles().get(name, name)
 
 
 def agent_titles() -> dict[str, str]:
@@ -37,35 +22,31 @@ def agent_titles() -> dict[str, str]:
     return {agent.name: agent.title for agent in registry.all()}
 
 
-def past_runs(user: User | AnonymousUser, count: int = PAST_RUNS) -> list[PastRun]:
-    """Return the newest runs that ``user`` began, those that agents called left out."""
-    if not user.is_authenticated:
-        return []
-    runs = RunRecord.objects.filter(owner=user, parent=None)
-    # A record carries its whole result.
-    runs = runs.only("agent", "status", "created_at", "stop_requested_at")
-    titles = agent_titles()
-    return [
-        PastRun(record, titles.get(record.agent, record.agent), look(record.shown_status))
-        for record in runs[:count]
-    ]
-
-
 def render_page(
-    request: HttpRequest, template: str, context: dict[str, Any] | None = None, status: int = 200
+    request: HttpRequest, template: str, context: dict[str, Any], status: int = 200
 ) -> HttpResponse:
-    """Render a page with all that surrounds it.
+    """Render a page in its frame, for a user who is signed in.
 
-    ``section`` in the context says which entry of the header it belongs to: agents or runs.
+    ``section`` in the context names the page's entry in the header: agents or runs.
     """
-    user: Any = request.user
-    surroundings: dict[str, Any] = {"agents": [], "past_runs": [], "active_count": 0}
-    if user.is_authenticated:
-        surroundings = {
-            "agents": registry.all(),
-            "past_runs": past_runs(user),
-            "active_count": RunRecord.objects.filter(owner=user, parent=None).active().count(),
-        }
-    response = render(request, template, {**surroundings, **(context or {})}, status=status)
+    # Without those that agents called.
+    own = RunRecord.objects.filter(owner_id=request.user.pk, parent=None)
+    # A whole record would carry its result.
+    newest = own.only("agent", "status", "created_at", "stop_requested_at")[:PAST_RUNS]
+    titles = agent_titles()
+    frame = {
+        "agents": registry.all(),
+        "past_runs": [
+            {
+                "record": run,
+                "title": titles.get(run.agent, run.agent),
+                "look": look(run.shown_status),
+            }
+            for run in newest
+        ],
+        "active_count": own.active().count(),
+        "stand_in_note": STAND_IN_NOTE if conf().llm.is_stand_in else "",
+    }
+    response = render(request, template, {**frame, **context}, status=status)
     response.headers["Cache-Control"] = "no-store"
     return response

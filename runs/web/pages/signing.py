@@ -17,7 +17,7 @@ __all__ = ["SignInView", "SignOutView"]
 
 
 class SignInView(LoginView):
-    """Sign in, and go on to ``?next=``; a user who is signed in goes there at once."""
+    """Sign in and redirect to ``?next=``; a user who is signed in is redirected at once."""
 
     template_name = "runs/login.html"
     redirect_authenticated_user = True
@@ -31,10 +31,10 @@ class SignInView(LoginView):
 
 
 class SignOutView(LogoutView):
-    """Sign out by POST, and say so on the page that one is led to."""
+    """Sign out by POST, and say so on the page that follows."""
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         response = super().post(request, *args, **kwargs)
-        # After it: signing out empties the session, and with it what was to be said.
+        # After signing out, which empties the session and the messages in it.
         messages.info(request, _("You are signed out."))
         return response

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import agent, downloads, fragments, home, listing, run
+from . import agent, downloads, fragments, listing, run
 
 urlpatterns = [
-    path("", home.home, name="page-home"),
+    path("", listing.home, name="page-home"),
     path("agents/<str:name>/", agent.agent_page, name="page-agent"),
     path("runs/", listing.runs_page, name="page-runs"),
     path("runs/<uuid:id>/", run.run_page, name="page-run"),

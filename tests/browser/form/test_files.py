@@ -153,7 +153,7 @@ def test_a_form_begun_from_a_run_sends_the_same_again(page: Page, server: Server
 
 def test_a_run_that_is_not_there_leaves_the_form_as_it_is(page: Page) -> None:
     page.goto(f"/app/agents/site-trivial/?from={_UUID}")
-    expect(page.locator("#form-notice")).to_contain_text("The form begins afresh.")
+    expect(page.locator("#form-notice")).to_contain_text("The form starts with its defaults.")
     expect(field(page, "number")).to_have_value("0")
 
 

@@ -90,7 +90,7 @@ class TestWhatItShows:
         assert "half of it" in part(page, "result")
         receipt = part(page, "receipt")
         assert "Stopped by alice in the admin at" in receipt
-        assert "Calls started after the worker heard it 0" in receipt
+        assert "Calls started after the worker received it 0" in receipt
         assert 'id="stop"' not in page
 
     def test_of_a_failed_run_with_its_traceback(self, operator_client: Client, alice: User) -> None:

@@ -1,4 +1,4 @@
-"""Serializer fields that are as strict, and as exact, as the contract."""
+"""Serializer fields that are as strict as the contract."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class TextField(serializers.CharField):
-    """Text, and nothing that could be made text."""
+    """Text; no value is converted to it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(trim_whitespace=False, **options)
@@ -48,7 +48,7 @@ class WholeNumberField(serializers.IntegerField):
 
 
 class UuidField(serializers.UUIDField):
-    """A UUID with its hyphens; Python's parser would take braces, URNs and worse."""
+    """A UUID with its hyphens; Python's parser also takes braces, URNs and more."""
 
     def to_internal_value(self, data: object) -> uuid.UUID:
         if not isinstance(data, str) or len(data) != 36:
@@ -60,7 +60,7 @@ class UuidField(serializers.UUIDField):
 
 
 class InstantField(serializers.DateTimeField):
-    """An instant as ISO 8601; taken for UTC if it doesn't say."""
+    """An instant as ISO 8601, in UTC unless it has an offset."""
 
     _TAKEN_FOR_A_SPACE = re.compile(r"(?<=\d) (?=\d\d:\d\d\Z)")
 
@@ -80,21 +80,16 @@ class InstantField(serializers.DateTimeField):
 
 @extend_schema_field(OpenApiTypes.ANY)
 class AnyJsonField(serializers.Field):
-    """A JSON value as it is: stored ones were checked, others will be."""
+    """Any JSON value, null too; other code checks it."""
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
-        if data is serializers.empty:
-            return super().run_validation(data)
-        return data  # null is a value, too
-
-    def to_representation(self, value: Any) -> Any:
-        return value
+        return super().run_validation(data) if data is serializers.empty else data
 
 
 class StrictSerializer(serializers.Serializer):
-    """Refuses fields that it doesn't know: most are slips of the pen."""
+    """Refuses unknown fields: most are typing errors."""
 
-    #: What its JSON Schema says in addition to the fields.
+    #: Added to its JSON Schema.
     schema_extra: ClassVar[dict[str, Any]] = {}
 
     def to_internal_value(self, data: Any) -> Any:

@@ -53,7 +53,7 @@ class RunFilterSerializer(StrictSerializer):
 
     schema_extra: ClassVar[dict[str, Any]] = {"minProperties": 1}
 
-    #: What a query asks for each of the fields but ``status``.
+    #: Field -> lookup of the query, for all but ``status``.
     LOOKUPS: ClassVar[dict[str, str]] = {
         "agent": "agent",
         "owner": f"owner__{get_user_model().USERNAME_FIELD}",
@@ -65,7 +65,7 @@ class RunFilterSerializer(StrictSerializer):
 
 
 def filter_runs(runs: RunQuerySet, wanted: dict[str, Any]) -> QuerySet[RunRecord]:
-    """Narrow ``runs`` to those that a validated ``RunFilterSerializer`` asks for."""
+    """Narrow ``runs`` by the data of a valid ``RunFilterSerializer``."""
     if statuses := wanted.get("status"):
         runs = runs.with_shown_status(statuses)
     lookups = RunFilterSerializer.LOOKUPS

@@ -1,4 +1,4 @@
-"""What clients may send: the bodies of requests."""
+"""The shapes of the bodies that clients send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rest_framework import serializers
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.models import MAX_REASON_LENGTH
-from runs.web.api.errors import InvalidInput
 
 from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
 from .filters import RunFilterSerializer
@@ -31,7 +30,7 @@ MOST_IDS = 10_000
 
 @extend_schema_field(OpenApiTypes.OBJECT)
 class _InputField(AnyJsonField):
-    """Checked against the agent's own schema, by the service."""
+    """The service checks it by the agent's schema."""
 
 
 class StartSerializer(StrictSerializer):
@@ -66,7 +65,7 @@ class StopSerializer(StrictSerializer):
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Let null be the same as nothing."""
+        """Treat null as a field that is left out."""
         return {name: value for name, value in attrs.items() if value is not None}
 
 
@@ -103,14 +102,14 @@ class StopByFilterSerializer(StopSerializer):
 
 
 def stop_many_serializer(body: dict[str, Any]) -> type[StopSerializer]:
-    """Choose the shape that a body is meant to have.
+    """Choose the shape of a body.
 
     Raises:
-        InvalidInput: it has both ids and filter, or neither.
+        ValidationError: it has both ids and filter, or neither.
     """
     if ("ids" in body) == ("filter" in body):
         message = "Either ids or filter is expected, and not both."
-        raise InvalidInput({"ids": [message], "filter": [message]})
+        raise serializers.ValidationError({"ids": [message], "filter": [message]})
     return StopByIdsSerializer if "ids" in body else StopByFilterSerializer
 
 

@@ -1,4 +1,4 @@
-"""Read query parameters; what is wrong with one is ``InvalidFilter``."""
+"""Read query parameters. All functions raise ``InvalidFilter``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from django.http import QueryDict
 from rest_framework.request import Request
 
-from runs.web.api.errors import InvalidFilter, flat
+from runs.web.api.errors import InvalidFilter
 
 from .filters import RunFilterSerializer
 
 __all__ = ["SWITCHES", "refuse_unknown", "run_filter", "seconds", "switch", "whole_number"]
 
-#: What a switch in a query may say; sockets read theirs by it, too.
+#: The words of a switch; sockets read theirs by it, too.
 SWITCHES = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -26,7 +26,7 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 
 def refuse_unknown(request: Request, known: Collection[str]) -> None:
-    """Refuse parameters other than ``known``, and known ones that come twice."""
+    """Refuse unknown parameters, and known ones that are given twice."""
     given = request.query_params
     wrong = {name: ["There is no such parameter."] for name in given if name not in known}
     for name in given:
@@ -41,7 +41,7 @@ def whole_number(request: Request, name: str, *, default: int, at_least: int, at
     text = request.query_params.get(name)
     if text is None:
         return default
-    # Python reads no more than 4,300 digits, and databases far fewer.
+    # Python reads up to 4,300 digits.
     value = int(text[:4000]) if _WHOLE_NUMBER.fullmatch(text) else -1
     if value < at_least:
         raise InvalidFilter({name: [f"A whole number from {at_least} is expected."]})
@@ -49,7 +49,7 @@ def whole_number(request: Request, name: str, *, default: int, at_least: int, at
 
 
 def seconds(request: Request, name: str, *, at_most: float) -> float | None:
-    """Read a duration; a longer one counts as ``at_most``, None says that there is none."""
+    """Read a duration; a longer one counts as ``at_most``. None: it is not given."""
     text = request.query_params.get(name)
     if text is None:
         return None
@@ -67,15 +67,14 @@ def switch(request: Request, name: str) -> bool:
 
 
 def run_filter(request: Request) -> dict[str, Any]:
-    """Read the filters of a list of runs: what ``filter_runs`` takes."""
+    """Read the filters of a list of runs, for ``filter_runs``."""
     given: QueryDict = request.query_params
+    known = RunFilterSerializer().fields.keys() & given.keys()
     data: dict[str, Any] = {
-        name: given.getlist(name) if name == "status" else given[name]
-        for name in given
-        if name in RunFilterSerializer().fields
+        name: given.getlist(name) if name == "status" else given[name] for name in known
     }
     serializer = RunFilterSerializer(data=data)
     if not serializer.is_valid():
-        raise InvalidFilter(flat(serializer.errors))
+        raise InvalidFilter(serializer.errors)
     validated: dict[str, Any] = serializer.validated_data
     return validated

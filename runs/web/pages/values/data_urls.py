@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from agents.values.jsonable import child_path
 
 __all__ = ["DataFile", "files_in", "read_data_url"]
 
-#: Type -> what people call it, and how such a file's name ends. Only these are sent as what they
-#: say they are: a page that a user made must never come from our own host as a page.
+#: Type -> its name for people, and the extension. Only these are sent with their own type: a page
+#: that a user made must never come from this host as a page.
 _KINDS = {
     "application/pdf": ("PDF", "pdf"),
     "application/json": ("JSON", "json"),
@@ -37,26 +36,26 @@ _NAME = re.compile(r";(?:file)?name=([^;,]*)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file that is written into a text."""
+    """A file inside a text."""
 
     media_type: str
-    name: str  # as its sender called it; empty if it has none
+    name: str  # the sender's; empty if there is none
     _text: str
     _start: int
     _is_base64: bool
 
     @property
     def kind(self) -> str:
-        """What people call such a file."""
-        return _KINDS[self.media_type][0] if self.media_type in _KINDS else self.media_type
+        """The name of its type for people."""
+        return _KINDS.get(self.media_type, (self.media_type, ""))[0]
 
     @property
     def extension(self) -> str:
-        return _KINDS[self.media_type][1] if self.media_type in _KINDS else "bin"
+        return _KINDS.get(self.media_type, ("", "bin"))[1]
 
     @property
     def safe_type(self) -> str:
-        """The type to send it as."""
+        """The type to send it with."""
         return self.media_type if self.media_type in _KINDS else "application/octet-stream"
 
     @property
@@ -71,19 +70,14 @@ class DataFile:
         """Decode it.
 
         Raises:
-            ValueError: it is not the base64 that it says it is.
+            ValueError: it is declared as base64, and is not.
         """
         text = self._text[self._start :]
-        if not self._is_base64:
-            return unquote_to_bytes(text)
-        try:
-            return base64.b64decode(text, validate=True)
-        except binascii.Error as error:
-            raise ValueError("the file is not valid base64") from error
+        return base64.b64decode(text, validate=True) if self._is_base64 else unquote_to_bytes(text)
 
 
 def read_data_url(text: str) -> DataFile | None:
-    """Return the file that ``text`` is, None if it is something else."""
+    """Return the file that a ``data:`` URL holds, None for any other text."""
     head = _HEAD.match(text)
     if head is None:
         return None

@@ -1,8 +1,8 @@
-"""A run's input as the fields of the form that it came from."""
+"""A run's input as the fields of its agent's form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,14 @@ _MOST_ITEMS = 100
 
 @dataclass(frozen=True, slots=True)
 class InputField:
-    """One field: a file, a value, or a list of such."""
+    """One field: a file, a value, or a list of these."""
 
     label: str
     path: str
     shown: Shown | None = None
     file: DataFile | None = None
     items: list[InputField] = field(default_factory=list)
-    more_count: int = 0  # items that are left out
+    more_count: int = 0  # items left out
 
     @property
     def is_long(self) -> bool:
@@ -39,29 +39,23 @@ class InputField:
 
     @property
     def beginning(self) -> str:
-        """Enough of a long text to tell it by."""
+        """Enough of a long text to recognise it."""
         raw = self.shown.raw if self.shown else ""
         return " ".join(raw[:200].split())[:120]
 
 
 def input_fields(agent: str, value: Mapping[str, Any]) -> list[InputField]:
     """Return the fields of an input, those of the agent's schema first and in its order."""
-    properties = _properties(agent)
+    try:
+        properties: Mapping[str, Any] = registry.get(agent).input_schema.get("properties", {})
+    except AgentNotFound:  # it was removed, its runs were not
+        properties = {}
     names = [name for name in properties if name in value]
     names += [name for name in value if name not in properties]
     return [
         _field(_label(name, properties.get(name)), child_path("input", name), value[name])
         for name in names
     ]
-
-
-def _properties(agent: str) -> Mapping[str, Any]:
-    try:
-        schema = registry.get(agent).input_schema
-    except AgentNotFound:  # it is gone; its runs are not
-        return {}
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    return properties
 
 
 def _label(name: str, schema: Any) -> str:
@@ -73,11 +67,9 @@ def _field(label: str, path: str, value: Any) -> InputField:
     if isinstance(value, str) and (file := read_data_url(value)):
         return InputField(label, path, file=file)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        items = list(_items(label, path, value[:_MOST_ITEMS]))
+        items = [
+            _field(f"{label} {index + 1}", child_path(path, index), item)
+            for index, item in enumerate(value[:_MOST_ITEMS])
+        ]
         return InputField(label, path, items=items, more_count=len(value) - len(items))
     return InputField(label, path, shown=show_plainly(value))
-
-
-def _items(label: str, path: str, values: list[str]) -> Iterator[InputField]:
-    for index, value in enumerate(values):
-        yield _field(f"{label} {index + 1}", child_path(path, index), value)

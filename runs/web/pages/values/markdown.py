@@ -1,13 +1,12 @@
-"""Markdown as safe HTML: what a model wrote, or was made to write.
+"""The Markdown of a model as safe HTML.
 
-The text is hostile until shown otherwise. markdown-it writes out no markup of the text's own, and
-nh3 lets through a short list of tags; either alone would do.
+Treat the text as hostile. markdown-it escapes the text's own markup, and nh3 lets through a short
+list of tags; either alone would do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import nh3
@@ -18,16 +17,15 @@ from markdown_it.token import Token
 
 __all__ = ["MAX_CHARACTERS", "MarkdownText"]
 
-#: Characters. More than anybody reads at once, and with the two below about a second of work for
-#: whatever text.
+#: With the two below, any text costs about a second of work at most.
 MAX_CHARACTERS = 40_000
 
-#: The parser looks for the end of each bracket as far as the text goes.
+#: The parser looks for the end of each bracket up to the end of the text.
 _MAX_BRACKETS = 1_000
-#: A row may leave its cells out, and the parser puts them in: 40,000 characters make 65,000 cells.
+#: The parser adds the cells that a row leaves out: 40,000 characters make 65,000 cells.
 _MAX_CELLS = 20_000
 
-#: Of the page's outline, what stands above the text: the run's title and the panel's.
+#: Headings of the page above the text: the run's title and the panel's.
 _LEVELS_ABOVE = 2
 
 _TAGS = {
@@ -39,11 +37,11 @@ _ATTRIBUTES: dict[str, set[str]] = {
     "ol": {"start"},
     "th": {"align"},
     "td": {"align"},
-    "*": set(),  # else nh3 lets titles through, on anything
+    "*": set(),  # else nh3 lets a title through on any tag
 }
 _SCHEMES = {"http", "https", "mailto"}
 
-#: Whole addresses only: a relative one would lead to a page of ours, in the reader's name.
+#: Whole addresses only: a relative one would lead to a page of this site, as the reader.
 _ADDRESS = re.compile(r"(https?://|mailto:)\S+", re.IGNORECASE)
 
 _PLAIN = frozenset(
@@ -59,13 +57,17 @@ class MarkdownText:
 
     @property
     def has_markup(self) -> bool:
-        """Whether there is more in it than paragraphs."""
-        return any(token.type not in _PLAIN for token in _flat(self._tokens))
+        """Whether it has more than paragraphs."""
+        return any(
+            part.type not in _PLAIN
+            for token in self._tokens
+            for part in (token, *(token.children or ()))
+        )
 
     def as_html(self) -> SafeString:
-        """Return it as HTML that can do no harm.
+        """Return it as harmless HTML.
 
-        Images become links, so that looking at a result asks no other host for anything.
+        Images become links, so that showing a result sends no request to another host.
         """
         for token in self._tokens:
             _fit_into_page(token)
@@ -77,13 +79,7 @@ class MarkdownText:
             link_rel="noopener noreferrer nofollow",
             set_tag_attribute_values={"a": {"target": "_blank"}},
         )
-        return mark_safe(html)  # noqa: S308 - that is what nh3 is for
-
-
-def _flat(tokens: Iterable[Token]) -> Iterable[Token]:
-    for token in tokens:
-        yield token
-        yield from token.children or ()
+        return mark_safe(html)  # noqa: S308 - nh3 has cleaned it
 
 
 def _fit_into_page(token: Token) -> None:
@@ -91,7 +87,7 @@ def _fit_into_page(token: Token) -> None:
         level = len(token.markup) if token.markup.startswith("#") else "=-".index(token.markup) + 1
         token.tag = f"h{min(6, level + _LEVELS_ABOVE)}"
     elif token.type in ("th_open", "td_open"):
-        # markdown-it aligns by a style, which our Content-Security-Policy would refuse.
+        # markdown-it aligns by a style, which the Content-Security-Policy refuses.
         side = str(token.attrs.pop("style", "")).removeprefix("text-align:")
         if side in ("left", "center", "right"):
             token.attrs["align"] = side
@@ -115,15 +111,11 @@ def _make_parser() -> MarkdownIt:
         "commonmark", {"html": False, "breaks": True, "maxNesting": 20}, renderer_cls=_Renderer
     )
     parser.enable(["table", "strikethrough"])
-    # Text that happens to be indented is not code, and a list of references is to be read.
+    # Models indent text that is no code, and readers want to see a list of references.
     parser.disable(["code", "reference"])
-    # What is no link stays as it was written, and can be seen to be none.
-    parser.validateLink = _is_address  # type: ignore[method-assign]
+    # A refused link stays text, as it was written.
+    parser.validateLink = lambda url: bool(_ADDRESS.fullmatch(url))  # type: ignore[method-assign]
     return parser
-
-
-def _is_address(url: str) -> bool:
-    return _ADDRESS.fullmatch(url) is not None
 
 
 _parser = _make_parser()

@@ -1,14 +1,14 @@
-"""Any JSON value as something to read: a result, what was kept of one, a field of an input.
+"""Any JSON value in a readable form: a result, a partial one, a field of an input.
 
-Templates draw what is made here (``fragments/value.html``). Whatever its size, a value costs a
-bounded time and a bounded page; what is left out is said, and the download has it all.
+``fragments/value.html`` draws it. A value of any size takes a bounded time and a bounded page; the
+page says what is left out, and the download has all of it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, TypeGuard
@@ -27,8 +27,7 @@ MAX_COLUMNS = 12
 MAX_CELL = 500  # characters
 MAX_BRANCHES = 1_000
 MAX_DEPTH = 20  # of branches; the template calls itself for each
-#: JSON of more lines than these is drawn as branches that fold.
-MOST_LINES_UNFOLDED = 40
+MOST_LINES_UNFOLDED = 40  # longer JSON is drawn as branches that fold
 
 Kind = Literal["prose", "text", "table", "facts", "tree", "json", "plain"]
 
@@ -44,7 +43,7 @@ class Table:
 
 @dataclass(slots=True)
 class Branch:
-    """One line of a tree, with those below it."""
+    """One line of a tree, with the lines below it."""
 
     name: str
     value: str
@@ -56,8 +55,8 @@ class Branch:
 class Shown:
     """A value, ready for the template.
 
-    ``raw`` is the text itself, or pretty JSON; ``note`` says if it or the formatted form was cut.
-    Of the other fields, ``kind`` says which is filled.
+    ``raw`` is the text itself, or pretty JSON; ``is_cut`` is True if it or the formatted form is
+    not all of the value. ``kind`` says which of the other fields is filled.
     """
 
     kind: Kind
@@ -69,12 +68,12 @@ class Shown:
 
     @property
     def has_two_forms(self) -> bool:
-        """Whether there is a formatted form beside the raw one."""
+        """Whether it has a formatted form, too, and not only the raw one."""
         return self.kind in ("prose", "table", "facts", "tree")
 
 
 def show(value: Any) -> Shown:
-    """Choose how ``value`` reads best."""
+    """Choose the most readable form of ``value``."""
     if isinstance(value, str):
         return _show_text(value)
     if isinstance(value, (dict, list)) and value:
@@ -83,35 +82,29 @@ def show(value: Any) -> Shown:
 
 
 def show_plainly(value: Any) -> Shown:
-    """Show ``value``, and a text as it was written."""
+    """Show ``value``; a text is not taken for Markdown."""
     if isinstance(value, str):
         return Shown("text", value[:MAX_RAW], len(value) > MAX_RAW)
     return show(value)
 
 
 def as_text(value: Any) -> str:
-    """Return the whole value as text: a string as it is, all else as pretty JSON."""
+    """Return the whole value as text: a string as it is, any other value as pretty JSON."""
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _show_text(text: str) -> Shown:
     if not text.strip():
         return Shown("text", text)
-    part = _up_to_a_paragraph(text, MAX_CHARACTERS)
+    part = text[:MAX_CHARACTERS]
+    if len(part) < len(text) and (end := part.rfind("\n\n", MAX_CHARACTERS // 2)) > 0:
+        part = part[:end]  # cut between paragraphs if there is a place
     markdown = MarkdownText(part)
     if markdown.has_markup or len(part) == len(text):
         kind: Kind = "prose" if markdown.has_markup else "text"
         is_cut = len(part) < len(text)
         return Shown(kind, text[:MAX_RAW], is_cut, html=markdown.as_html())
     return Shown("text", text[:MAX_RAW], len(text) > MAX_RAW)
-
-
-def _up_to_a_paragraph(text: str, limit: int) -> str:
-    """Cut a text where it hurts least."""
-    if len(text) <= limit:
-        return text
-    end = text.rfind("\n\n", limit // 2, limit)
-    return text[:end] if end > 0 else text[:limit]
 
 
 def _show_structure(value: dict[str, Any] | list[Any]) -> Shown:
@@ -136,9 +129,6 @@ def _pretty(value: Any) -> tuple[str, bool]:
         if length > MAX_RAW:
             return "".join(pieces)[:MAX_RAW], True
     return "".join(pieces), False
-
-
-# Lists of flat objects.
 
 
 def _is_flat(value: Mapping[str, Any]) -> bool:
@@ -176,17 +166,15 @@ def _cell(value: Any) -> str:
     return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"
 
 
-# Everything else that is large.
-
-
 def _tree(value: dict[str, Any] | list[Any]) -> list[Branch]:
     root = Branch("", "")
     todo: deque[tuple[Branch, Any, int]] = deque([(root, value, 1)])
     left = MAX_BRANCHES
-    # Breadth first: if it is too much, it is the depths that are left out.
+    # Breadth first: of a value that is too large, the deepest levels are left out.
     while todo:
         above, structure, depth = todo.popleft()
-        items = list(islice(_items(structure), left))
+        named = structure.items() if isinstance(structure, dict) else enumerate(structure)
+        items: list[tuple[Any, Any]] = list(islice(named, left))
         left -= len(items)
         for name, item in items:
             is_folded = isinstance(item, (dict, list)) and item and depth < MAX_DEPTH
@@ -198,13 +186,6 @@ def _tree(value: dict[str, Any] | list[Any]) -> list[Branch]:
         if len(items) < len(structure):
             above.below.append(Branch("…", _("%d more") % (len(structure) - len(items))))
     return root.below
-
-
-def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    else:
-        yield from ((str(index), item) for index, item in enumerate(value))
 
 
 def _count(value: dict[str, Any] | list[Any]) -> str:

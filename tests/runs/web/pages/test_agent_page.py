@@ -151,18 +151,18 @@ def test_a_run_that_is_not_there_is_left_aside_with_a_word(alices: Client, sourc
     response = alices.get("/app/agents/echo/", {"from": source})
     assert response.status_code == 200
     assert _data(response)["input"] is None
-    assert "The form begins afresh." in _main(response)
+    assert "The form starts with its defaults." in _main(response)
 
 
 def test_without_a_run_to_begin_with_nothing_is_said(alices: Client) -> None:
-    assert "begins afresh" not in _main(alices.get("/app/agents/echo/"))
+    assert "starts with its defaults" not in _main(alices.get("/app/agents/echo/"))
 
 
 def test_a_run_of_another_agent_is_left_aside(alices: Client, alice: User) -> None:
     run, _ = starting.start_run("other", PLAIN_RUN, owner=alice)
     response = alices.get(f"/app/agents/echo/?from={run.pk}")
     assert _data(response)["input"] is None
-    assert "The form begins afresh." in _main(response)
+    assert "The form starts with its defaults." in _main(response)
 
 
 def test_somebody_elses_run_is_as_good_as_none(alices: Client, bob: User) -> None:
@@ -170,7 +170,7 @@ def test_somebody_elses_run_is_as_good_as_none(alices: Client, bob: User) -> Non
     response = alices.get(f"/app/agents/echo/?from={run.pk}")
     assert _data(response)["input"] is None
     assert str(run.pk) not in _main(response)
-    assert "The form begins afresh." in _main(response)
+    assert "The form starts with its defaults." in _main(response)
 
 
 def test_one_who_may_see_all_runs_may_begin_from_any(

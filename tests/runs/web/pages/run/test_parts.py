@@ -35,9 +35,9 @@ class TestResult:
             (Status.RUNNING, {"stop_requested_at": timezone.now()}, "It is stopping."),
             (Status.SUCCESS, {}, "It is done. It had nothing to return."),
             (Status.STOPPED, {}, "It was stopped, and left no partial result."),
-            (Status.STOPPED, {"started_at": None}, "it was stopped before it had begun"),
+            (Status.STOPPED, {"started_at": None}, "it was stopped before it had started"),
             (Status.ERROR, {}, "It left no partial result."),
-            (Status.ERROR, {"started_at": None}, "There is no result: it had not begun."),
+            (Status.ERROR, {"started_at": None}, "There is no result: it had not started."),
         ],
     )
     def test_an_empty_panel_says_why(
@@ -120,7 +120,7 @@ class TestReceipt:
         assert rows["By way of"] == "page"
         assert rows["Reason"] == "enough"
         assert rows["Mode"] == "graceful"
-        assert rows["Calls started after the worker heard it"] == "0"
+        assert rows["Calls started after the worker received it"] == "0"
         assert "<time" in rows["It took effect at"]
 
     def test_a_cascaded_stop_leads_to_where_it_was_asked(self, alices: Client, alice: User) -> None:
