@@ -20,7 +20,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from runs.wording import phrases
+from runs.wording import run as run_words
+from runs.wording import time as time_words
+from runs.wording.stop import oldest_awaited, waiting_detail, waiting_for
 
 from ..models import RunRecord
 from ..status import STOPPING
@@ -67,8 +69,8 @@ def started(run: RunRecord) -> SafeString:
 def duration(run: RunRecord) -> SafeString | str:
     if run.started_at is None:
         return ""
-    seconds = phrases.seconds_between(run.started_at, run.finished_at or timezone.now())
-    text = phrases.duration(seconds)
+    seconds = time_words.seconds_between(run.started_at, run.finished_at or timezone.now())
+    text = time_words.duration(seconds)
     return text if run.is_terminal else _ticking(run.started_at, text)
 
 
@@ -77,7 +79,7 @@ def tokens(run: RunRecord) -> str:
     if not run.llm_calls:
         return ""
     count = run.input_tokens + run.output_tokens
-    return phrases.tokens(count, estimated=run.usage_estimated)
+    return run_words.tokens(count, estimated=run.usage_estimated)
 
 
 @admin.display(description=gettext_lazy("Worker"))
@@ -91,13 +93,13 @@ def waiting(run: RunRecord) -> SafeString | str:
     if run.shown_status != STOPPING:
         return ""
     wire = _on_the_wire(run)
-    oldest = phrases.oldest_awaited(wire)
+    oldest = oldest_awaited(wire)
     if oldest is None:
-        return phrases.waiting_for(wire)
+        return waiting_for(wire)
     label, since = oldest
     started_at = since if isinstance(since, datetime) else datetime.fromisoformat(since)
-    ticks = _ticking(started_at, phrases.waiting_detail(wire, timezone.now()), label)
-    return format_html("{} {}", phrases.waiting_for(wire), ticks)
+    ticks = _ticking(started_at, waiting_detail(wire, timezone.now()), label)
+    return format_html("{} {}", waiting_for(wire), ticks)
 
 
 def stop_column(user: User | AnonymousUser) -> Column:

@@ -30,8 +30,8 @@ from runs.web.pages.found import find_run
 from runs.web.pages.fragments import receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
-from runs.wording import phrases
-from runs.wording.presentation import in_zone
+from runs.wording.run import usage_text
+from runs.wording.time import duration, in_zone, seconds_between
 
 from ..models import RunRecord
 from ..status import Status
@@ -231,8 +231,8 @@ def _branch(run: RunRecord, shown: RunRecord) -> Branch:
     took = ""
     if run.started_at:
         end = run.finished_at or timezone.now()
-        took = phrases.duration(phrases.seconds_between(run.started_at, end))
-    usage = phrases.usage_text(_usage(run))
+        took = duration(seconds_between(run.started_at, end))
+    usage = usage_text(_usage(run))
     return Branch(run, min(run.depth, DEEPEST), run.pk == shown.pk, took, usage)
 
 

@@ -20,7 +20,8 @@ from rich.text import Text
 
 from runs.management.log_words import event_lines
 from runs.status import TERMINAL, Status
-from runs.wording import phrases
+from runs.wording.stop import stopping_text, waiting_detail
+from runs.wording.time import clock, duration, seconds_between
 
 __all__ = ["Console", "printable"]
 
@@ -231,8 +232,8 @@ class Console:
             case "agent_end":
                 took = ""
                 if run.started_at is not None:
-                    since = phrases.seconds_between(run.started_at, event["ts"])
-                    took = f" · {phrases.duration(since)}"
+                    since = seconds_between(run.started_at, event["ts"])
+                    took = f" · {duration(since)}"
                 for line, tone in event_lines(event):
                     yield f"{line}{took}", tone
             case _:
@@ -248,11 +249,11 @@ class Console:
     def _print_of(self, run: _Shown, at: datetime | str, line: str, tone: str) -> None:
         """Print a line of a run, under its name if the line before was another's."""
         indent = "  " * run.depth
-        clock = phrases.clock(at)
+        at_clock = clock(at)
         if self._speaker != run.id:
             self._speaker = run.id
-            self._print(Text(f"{clock}  {indent}▸ {run.name}", style="bold"))
-        text = Text(f"{clock}  {indent}  ", style="dim")
+            self._print(Text(f"{at_clock}  {indent}▸ {run.name}", style="bold"))
+        text = Text(f"{at_clock}  {indent}  ", style="dim")
         text.append(printable(line), style=_STYLES[tone] or "not dim")
         self._print(text)
 
@@ -260,7 +261,7 @@ class Console:
         """Print what stopping runs wait for: a line for each change of it."""
         now = time.monotonic()
         for run in self._stopping():
-            words = phrases.stopping_text(run.as_wire())
+            words = stopping_text(run.as_wire())
             if words == run.stop_words:
                 continue
             if not run.in_flight and run.stop_words:
@@ -276,8 +277,8 @@ class Console:
 
     def _stopping_line(self, run: _Shown) -> str:
         wire = run.as_wire()
-        detail = phrases.waiting_detail(wire, timezone.now())
-        words = phrases.stopping_text(wire)
+        detail = waiting_detail(wire, timezone.now())
+        words = stopping_text(wire)
         return f"{words} {detail}" if detail else words
 
     def _print(self, text: Text) -> None:

@@ -35,7 +35,8 @@ from runs.models import RunRecord, StopVia, WorkerRecord
 from runs.queue.limits import find_obstacle
 from runs.status import Status
 from runs.wire import for_wire
-from runs.wording import phrases
+from runs.wording.run import queued_text
+from runs.wording.time import duration
 from runs.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class RunHere(Watch):
             self.exit_code = STOPPED if self._is_asked else ERROR
             self.leave_at_once()
         seconds = conf().drain_seconds
-        left = f"has {phrases.duration(seconds)} left" if seconds else "ends with it"
+        left = f"has {duration(seconds)} left" if seconds else "ends with it"
         self.console.say(f"This process is to end, and the run {left}.", "warning")
         threading.Thread(target=self.worker.drain_threads, name="drain", daemon=True).start()
 
@@ -302,7 +303,7 @@ class RunThere(Watch):
                 "warning",
             )
         elif obstacle := find_obstacle(record):
-            why = phrases.queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
+            why = queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
             self.console.say(f"It waits: {why}", "dim")
 
     def _read(self, record: RunRecord) -> Iterator[dict[str, Any]]:

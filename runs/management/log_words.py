@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runs.wording import phrases
+from runs.wording.status import look
+from runs.wording.time import duration
 
 __all__ = ["event_lines"]
 
@@ -44,8 +45,8 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[Line]:
         case "truncated":
             yield "the log is full; what follows is left out", "warning"
         case "agent_end":
-            look = phrases.look(data["status"])
-            yield f"{look.sign} {look.label}", look.tone
+            status = look(data["status"])
+            yield f"{status.sign} {status.label}", status.tone
 
 
 def _tone_of(data: Mapping[str, Any]) -> str:
@@ -53,7 +54,7 @@ def _tone_of(data: Mapping[str, Any]) -> str:
 
 
 def _ms(milliseconds: float | None) -> str:
-    return phrases.duration((milliseconds or 0) / 1000)
+    return duration((milliseconds or 0) / 1000)
 
 
 _STORE_VERBS = {
@@ -97,7 +98,7 @@ def _call(type: str, data: Mapping[str, Any]) -> str:
             parts = [f"sub-agent {data.get('label')} started"]
         case _:
             status = data.get("status")
-            ended = f" {phrases.look(status).label}" if status else ""
+            ended = f" {look(status).label}" if status else ""
             if status == "stopped":
                 outcome = []  # said already
             parts = [f"sub-agent {data.get('label')}{ended}", took]

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from runs.models import RunEvent, RunRecord
 from runs.wire import run_as_dict
-from runs.wording import receipts
+from runs.wording.receipt import calls_waited_for, sentences
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -56,7 +56,5 @@ def receipt_of(record: RunRecord, *, result_below: bool) -> list[str]:
     later = RunEvent.objects.filter(
         run=record, type__in=_CALLS, ts__gte=record.stop_acknowledged_at or record.created_at
     )
-    waited_for = receipts.calls_waited_for((event.as_dict() for event in later), run["stop"])
-    return receipts.sentences(
-        run, waited_for=waited_for, now=timezone.now(), result_below=result_below
-    )
+    waited_for = calls_waited_for((event.as_dict() for event in later), run["stop"])
+    return sentences(run, waited_for=waited_for, now=timezone.now(), result_below=result_below)

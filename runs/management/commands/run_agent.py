@@ -24,7 +24,9 @@ from runs.management.input_arguments import UnreadableInput, read_input, read_js
 from runs.management.records import find_user, receipt_of, usage_of_tree
 from runs.models import RunRecord
 from runs.status import Status
-from runs.wording import phrases
+from runs.wording.run import usage_text
+from runs.wording.status import look
+from runs.wording.time import duration
 
 
 class Command(BaseCommand):
@@ -138,17 +140,17 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     """Print how a run has ended, and return the exit code for it."""
-    look = phrases.look(record.shown_status)
+    status = look(record.shown_status)
     took = ""
     if record.started_at is not None and record.finished_at is not None:
         seconds = (record.finished_at - record.started_at).total_seconds()
-        took = f" in {phrases.duration(seconds)}"
+        took = f" in {duration(seconds)}"
     parts = [
-        f"{look.sign} {look.label}{took}",
-        phrases.usage_text(usage_of_tree(record)),
+        f"{status.sign} {status.label}{took}",
+        usage_text(usage_of_tree(record)),
         f"run {record.pk}",
     ]
-    console.say(" · ".join(part for part in parts if part), look.tone)
+    console.say(" · ".join(part for part in parts if part), status.tone)
     for sentence in receipt_of(record, result_below=True):
         console.say(sentence)
     match record.status:

@@ -19,7 +19,9 @@ from runs.management.console import printable
 from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord, StopVia
 from runs.wire import for_wire, run_as_dict
-from runs.wording import phrases
+from runs.wording.status import look
+from runs.wording.stop import stopping_text, worker_silent
+from runs.wording.time import duration
 
 REFUSED, USAGE = 1, 2
 POLL_SECONDS = 0.1
@@ -69,7 +71,7 @@ class Command(BaseCommand):
         except RunRecord.DoesNotExist:
             raise _not_found(options["run"]) from None
         except RunAlreadyFinished as error:
-            words = phrases.look(error.run.shown_status).label
+            words = look(error.run.shown_status).label
             self._say(receipt_of(error.run, result_below=False))
             raise CommandError(f"The run was already over: {words}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
@@ -98,20 +100,20 @@ class Command(BaseCommand):
             if now != said:
                 self._say(now)
             said = now
-        self._say([f"It has not ended within {phrases.duration(seconds)}; it goes on stopping."])
+        self._say([f"It has not ended within {duration(seconds)}; it goes on stopping."])
 
     def _now(self, record: RunRecord) -> list[str]:
         """Say how it stands with a run that was asked to stop."""
         if record.is_terminal:
             return receipt_of(record, result_below=False)
-        sentences = [phrases.stopping_text(run_as_dict(record, with_input=False))]
+        sentences = [stopping_text(run_as_dict(record, with_input=False))]
         worker = record.worker
         if worker is not None and record.stop_acknowledged_at is None:
             silent = timezone.now() - worker.heartbeat_at
             # It renews every third of its lease.
             if silent > timedelta(seconds=conf().lease_seconds / 2):
                 left = (worker.lease_until - timezone.now()).total_seconds()
-                sentences.append(phrases.worker_silent(left))
+                sentences.append(worker_silent(left))
         return sentences
 
     def _say(self, sentences: list[str]) -> None:

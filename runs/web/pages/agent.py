@@ -21,7 +21,7 @@ from agents.exceptions import AgentNotFound
 from agents.registry import AgentDefinition
 from runs.conf import conf
 from runs.models import RunRecord
-from runs.wording.phrases import STAND_IN_NOTE
+from runs.wording.run import STAND_IN_NOTE
 
 from .shell import render_page
 

@@ -16,8 +16,7 @@ from runs.models import RunEvent, RunRecord
 from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
-from runs.wording.phrases import queued_text
-from runs.wording.presentation import Words
+from runs.wording.run import Words, queued_text
 
 from .found import find_run
 from .receipt import stop_facts
@@ -100,7 +99,7 @@ def _why_nothing(run: RunRecord) -> str:
         case Status.STOPPED:
             return _("It was stopped, and left no partial result.")
         case Status.ERROR if run.started_at is None:
-            return _("There is no result: it had not begun.")
+            return _("There is no result: it had not started.")
         case Status.ERROR:
             return _("It left no partial result.")
         case _:

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from runs.conf import conf
 from runs.models import RunRecord
-from runs.wording.phrases import STAND_IN_NOTE
+from runs.wording.run import STAND_IN_NOTE
 
 from .rows import as_rows, for_rows
 from .shell import render_page

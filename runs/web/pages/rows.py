@@ -11,7 +11,8 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from runs.models import RunRecord
-from runs.wording.phrases import duration, seconds_between, usage_text
+from runs.wording.run import usage_text
+from runs.wording.time import duration, seconds_between
 
 from .shell import agent_titles
 

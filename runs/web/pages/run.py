@@ -23,8 +23,8 @@ from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
 from runs.web.feed.reading import read_snapshots
-from runs.wording.phrases import LOOKS, duration
-from runs.wording.presentation import in_zone, is_time_zone
+from runs.wording.status import LOOKS
+from runs.wording.time import duration, in_zone, is_time_zone
 
 from .found import find_run
 from .fragments import receipt_context, result_context

@@ -11,7 +11,7 @@ from django.shortcuts import render
 
 from agents import registry
 from runs.models import RunRecord
-from runs.wording.phrases import Look, look
+from runs.wording.status import Look, look
 
 __all__ = ["PastRun", "agent_title", "agent_titles", "past_runs", "render_page"]
 

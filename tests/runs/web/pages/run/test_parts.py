@@ -37,7 +37,7 @@ class TestResult:
             (Status.STOPPED, {}, "It was stopped, and left no partial result."),
             (Status.STOPPED, {"started_at": None}, "it was stopped before it had begun"),
             (Status.ERROR, {}, "It left no partial result."),
-            (Status.ERROR, {"started_at": None}, "There is no result: it had not begun."),
+            (Status.ERROR, {"started_at": None}, "There is no result: it had not started."),
         ],
     )
     def test_an_empty_panel_says_why(
@@ -53,7 +53,7 @@ class TestResult:
 
         make_run(alice, status=Status.RUNNING)
         page = page_of(alices, make_run(alice))
-        assert "No result yet: 1 of 1 runs of this agent are going on." in page
+        assert "No result yet: 1 of 1 runs of this agent are running." in page
 
     def test_markdown_is_formatted_and_can_be_seen_raw(self, alices: Client, alice: User) -> None:
         panel = page_of(alices, make_run(alice, status=Status.SUCCESS, result="**a**"), "result")
