@@ -19,7 +19,7 @@ from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.conf import conf
 from runs.exceptions import InputTooLarge, PriorityNotPermitted
 from runs.management.console import Console, printable
-from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere, Watch
+from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
 from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
 from runs.management.records import find_user, receipt_of, usage_of_tree
 from runs.models import RunRecord
@@ -81,12 +81,13 @@ class Command(BaseCommand):
                 )
             agent, input = _read(options)
             console = Console(stderr, verbosity=options["verbosity"])
-            watch: Watch
+            watch: RunHere | RunThere
             if options["remote"]:
                 watch = RunThere(console, agent, input, owner, priority=options["priority"])
             else:
                 watch = RunHere(console, agent, input, owner)
-            record = watch.run()
+            with watch.running() as record:
+                watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
         except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
@@ -95,8 +96,6 @@ class Command(BaseCommand):
             raise CommandError(
                 f"The database (DATABASE_URL) can't be used: {error}. Is it migrated?"
             ) from error
-        watch.exit_code = _report(record, console, stdout)
-        watch.close()
         if watch.exit_code:
             raise SystemExit(watch.exit_code)
 
