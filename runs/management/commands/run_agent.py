@@ -20,7 +20,7 @@ from runs.conf import conf
 from runs.exceptions import InputTooLarge, PriorityNotPermitted
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
-from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
+from runs.management.input_arguments import read_input, read_json_input
 from runs.management.records import find_user, receipt_of, usage_of_tree
 from runs.models import RunRecord
 from runs.status import Status
@@ -117,14 +117,11 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
     except AgentNotFound as error:
         raise CommandError(str(error), returncode=USAGE) from None
     limit = conf().max_input_bytes
-    fields: dict[str, list[str]] = {}
-    try:
-        if options["input_json"] is not None:
-            input = read_json_input(options["input_json"], max_bytes=limit)
-        else:
-            input = read_input(options["input"], definition.input_schema, max_bytes=limit)
-    except UnreadableInput as error:
-        fields, input = error.fields, error.readable
+    input: Any
+    if options["input_json"] is not None:
+        input, fields = read_json_input(options["input_json"], max_bytes=limit)
+    else:
+        input, fields = read_input(options["input"], definition.input_schema, max_bytes=limit)
     try:
         if input is not None:
             definition.validate_input(input)
