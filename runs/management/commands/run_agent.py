@@ -147,7 +147,7 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
         f"run {record.pk}",
     ]
     console.say(" · ".join(part for part in parts if part), status.tone)
-    for sentence in receipt_of(record, result_below=True):
+    for sentence in receipt_of(record.pk, result_below=True):
         console.say(sentence)
     match record.status:
         case Status.SUCCESS:
