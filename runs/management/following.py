@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -53,11 +54,15 @@ LINGER_SECONDS = 1.0  # after the end of the run, for the last lines of the runs
 class _Watch:
     """Shows one run until it is over, and makes a stop of Ctrl-C."""
 
-    def __init__(self, console: Console, agent: str, input: Any, owner: User) -> None:
+    def __init__(
+        self, console: Console, agent: str, input: Any, owner: User, priority: int | None = None
+    ) -> None:
         self.console = console
         self.exit_code = STOPPED  # of a process that leaves at once
         self.is_asked = False
-        self._run = (agent, input)
+        self.start = functools.partial(
+            starting.start_run, agent, input, owner=owner, priority=priority
+        )
         self._owner = owner
         self._presses = 0
         self._tasks: set[asyncio.Task[None]] = set()  # a loop alone keeps no task alive
@@ -66,23 +71,20 @@ class _Watch:
     def running(self) -> Iterator[RunRecord]:
         """Start the run and follow it to its end; yield its record.
 
-        Signals are handled until the end of the context, and what hosts the run goes after it.
+        Signals are handled until the end of the context.
         """
         with (
             asyncio.Runner() as runner,
             self._signals(runner.get_loop()),
             _logging_to(self.console),
-            self.hosting(),
+            self.started() as record,
         ):
-            record = self.start(*self._run, owner=self._owner)
             self.run_id = record.pk
             runner.run(self._follow())
             yield for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
 
-    def hosting(self) -> AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def start(self, agent: str, input: Any, *, owner: User) -> RunRecord:
+    def started(self) -> AbstractContextManager[RunRecord]:
+        """Start the run; release its host at the end of the context."""
         raise NotImplementedError
 
     async def wait_for_worker(self) -> None:
@@ -204,18 +206,15 @@ class RunHere(_Watch):
     _has_shutdown = False
 
     @contextlib.contextmanager
-    def hosting(self) -> Iterator[None]:
+    def started(self) -> Iterator[RunRecord]:
         self._worker = Worker(claims=False)
         self._worker.start_threads()
         try:
-            yield
+            record, _ = self.start(worker=self._worker.id)
+            self._worker.adopt(record)
+            yield record
         finally:
             self._worker.stop_threads()
-
-    def start(self, agent: str, input: Any, *, owner: User) -> RunRecord:
-        record, _ = starting.start_run(agent, input, owner=owner, worker=self._worker.id)
-        self._worker.adopt(record)
-        return record
 
     def is_left(self, run: dict[str, Any]) -> bool:
         return bool(run["worker"] != process_name())  # requeued, or claimed again since then
@@ -251,14 +250,11 @@ class RunHere(_Watch):
 class RunThere(_Watch):
     """Queues the run for the workers."""
 
-    def __init__(self, *args: Any, priority: int | None = None) -> None:
-        super().__init__(*args)
-        self._priority = priority
-
-    def start(self, agent: str, input: Any, *, owner: User) -> RunRecord:
-        record, _ = starting.start_run(agent, input, owner=owner, priority=self._priority)
+    @contextlib.contextmanager
+    def started(self) -> Iterator[RunRecord]:
+        record, _ = self.start()
         self.console.say(f"Queued as run {record.pk}.", "dim")
-        return record
+        yield record
 
     def poll(self) -> None:
         get_hub().refresher.run_is_stale(self.run_id)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["find_user", "receipt_of", "usage_of_tree"]
 
 
-def find_user(name: str) -> User:
-    """Return the active user of that name.
+def find_user(name: str, *, may_be_inactive: bool = False) -> User:
+    """Return the user of that name.
 
     Raises:
         CommandError: there is none, or the user is not active; exit code 2.
@@ -32,7 +32,7 @@ def find_user(name: str) -> User:
     if user is None:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
         raise CommandError(f'There is no user "{name}".{hint}', returncode=2)
-    if not user.is_active:
+    if not (user.is_active or may_be_inactive):
         raise CommandError(f'The user "{name}" is not active.', returncode=2)
     return user
 

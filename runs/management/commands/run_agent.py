@@ -35,7 +35,7 @@ class Command(BaseCommand):
         "to standard error. Ctrl-C stops it after the call in flight. Exits with 0 (success), "
         "1 (error), 2 (usage) or 3 (stopped)."
     )
-    # Whether the site's addresses are in order is none of its business.
+    # It serves no addresses, so it checks none.
     requires_system_checks = ["agents"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -54,7 +54,7 @@ class Command(BaseCommand):
             metavar="JSON",
             help="all parameters as one JSON object, or @FILE, or - for standard input",
         )
-        parser.add_argument("--user", help="whose run it is (in debug: demo, if not said)")
+        parser.add_argument("--user", help="whose run it is (in debug mode: demo by default)")
         parser.add_argument(
             "--remote",
             action="store_true",
@@ -69,11 +69,14 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # The streams as they are now: while runs go on, others stand in their place.
+        # The streams as they are now: while agents run, sys.stdout is another.
         stdout: TextIO = options.get("stdout") or sys.stdout
         stderr: TextIO = options.get("stderr") or sys.stderr
         try:
-            owner = find_user(options["user"] or _default_user())
+            user = options["user"] or ("demo" if settings.DEBUG else "")
+            if not user:
+                raise CommandError("Say whose run it is: --user USERNAME.", returncode=USAGE)
+            owner = find_user(user)
             if options["priority"] is not None and not options["remote"]:
                 raise CommandError(
                     "Without --remote the run starts at once: --priority has no effect.",
@@ -81,11 +84,8 @@ class Command(BaseCommand):
                 )
             agent, input = _read(options)
             console = Console(stderr, verbosity=options["verbosity"])
-            watch: RunHere | RunThere
-            if options["remote"]:
-                watch = RunThere(console, agent, input, owner, priority=options["priority"])
-            else:
-                watch = RunHere(console, agent, input, owner)
+            kind = RunThere if options["remote"] else RunHere
+            watch = kind(console, agent, input, owner, options["priority"])
             with watch.running() as record:
                 watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
@@ -98,12 +98,6 @@ class Command(BaseCommand):
             ) from error
         if watch.exit_code:
             raise SystemExit(watch.exit_code)
-
-
-def _default_user() -> str:
-    if not settings.DEBUG:
-        raise CommandError("Say whose run it is: --user USERNAME.", returncode=USAGE)
-    return "demo"
 
 
 def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
@@ -149,30 +143,19 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     console.say(" · ".join(part for part in parts if part), status.tone)
     for sentence in receipt_of(record.pk, result_below=True):
         console.say(sentence)
-    match record.status:
-        case Status.SUCCESS:
-            _print_result(record.result, stdout)
-            return SUCCESS
-        case Status.ERROR:
-            error = record.error or {}
-            console.say(f"{error.get('message')} ({error.get('code')})", "bad")
-            _print_partial(record, console, stdout)
-            return ERROR
-        case Status.STOPPED:
-            _print_partial(record, console, stdout)
-            return STOPPED
-        case Status.QUEUED:
-            console.say("It was queued again, and starts afresh as soon as a worker claims it.")
-            return ERROR
-        case _:  # not followed to its end
-            return STOPPED if record.stop_requested else ERROR
-
-
-def _print_partial(record: RunRecord, console: Console, stdout: TextIO) -> None:
+    if record.status == Status.SUCCESS:
+        _print_result(record.result, stdout)
+        return SUCCESS
+    if record.status == Status.QUEUED:
+        console.say("It was queued again, and starts afresh as soon as a worker claims it.")
+    if is_error := record.status == Status.ERROR:
+        error = record.error or {}
+        console.say(f"{error.get('message')} ({error.get('code')})", "bad")
     if record.partial_result is not None:
-        if record.status == Status.ERROR:
+        if is_error:
             console.say("What it had so far:")
         _print_result(record.partial_result, stdout)
+    return STOPPED if record.stop_requested and not is_error else ERROR
 
 
 def _print_result(result: object, stdout: TextIO) -> None:
@@ -183,10 +166,10 @@ def _print_result(result: object, stdout: TextIO) -> None:
     try:
         try:
             stdout.write(f"{text}\n")
-        except UnicodeEncodeError:  # an old locale; what can be read back is better than ???
+        except UnicodeEncodeError:  # an old locale, which has no sign for some of it
             stdout.reconfigure(encoding="utf-8")  # type: ignore[attr-defined]
             stdout.write(f"{text}\n")
         stdout.flush()
     except BrokenPipeError:
-        # The reader has enough. Python would complain once more when it closes the stream.
+        # The reader has closed the pipe. Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
