@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from agents import registry
-from runs.wording.phrases import LOOKS
+from runs.wording.status import LOOKS
 
 from ..models import WorkerRecord
 

@@ -19,7 +19,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from runs.wording import phrases
+from runs.wording import run as run_words
+from runs.wording import time as time_words
+from runs.wording.stop import oldest_awaited, waiting_detail, waiting_for
 
 from ..models import RunRecord
 from ..status import STOPPING
@@ -66,8 +68,8 @@ def started(run: RunRecord) -> SafeString:
 def duration(run: RunRecord) -> SafeString | str:
     if run.started_at is None:
         return ""
-    seconds = phrases.seconds_between(run.started_at, run.finished_at or timezone.now())
-    text = phrases.duration(seconds)
+    seconds = time_words.seconds_between(run.started_at, run.finished_at or timezone.now())
+    text = time_words.duration(seconds)
     return text if run.is_terminal else _ticking(run.started_at, text)
 
 
@@ -76,7 +78,7 @@ def tokens(run: RunRecord) -> str:
     if not run.llm_calls:
         return ""
     count = run.input_tokens + run.output_tokens
-    return phrases.tokens(count, estimated=run.usage_estimated)
+    return run_words.tokens(count, estimated=run.usage_estimated)
 
 
 @admin.display(description=gettext_lazy("Worker"))
@@ -89,16 +91,16 @@ def waiting(run: RunRecord) -> SafeString | str:
     """Say what a stopping run waits for, and since when."""
     if run.shown_status != STOPPING:
         return ""
-    # The part of a run on the wire that ``phrases`` reads here.
+    # The part of a run on the wire that the words of a stop need.
     stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
     wire = {"in_flight": run.in_flight, "stop": stop}
-    oldest = phrases.oldest_awaited(wire)
+    oldest = oldest_awaited(wire)
     if oldest is None:
-        return phrases.waiting_for(wire)
+        return waiting_for(wire)
     label, since = oldest
-    detail = phrases.waiting_detail(wire, timezone.now())
-    ticks = _ticking(phrases.as_datetime(since), detail, label)
-    return format_html("{} {}", phrases.waiting_for(wire), ticks)
+    detail = waiting_detail(wire, timezone.now())
+    ticks = _ticking(time_words.as_datetime(since), detail, label)
+    return format_html("{} {}", waiting_for(wire), ticks)
 
 
 def stop_column(user: User | AnonymousUser) -> Column:

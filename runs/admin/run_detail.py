@@ -28,8 +28,8 @@ from runs.web.feed.reading import read_snapshots
 from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
-from runs.wording import phrases
-from runs.wording.presentation import in_zone
+from runs.wording.run import usage_text
+from runs.wording.time import duration, in_zone, seconds_between
 
 from ..models import RunRecord
 from ..status import Status
@@ -176,8 +176,8 @@ def _used(run: RunRecord) -> str:
     took = ""
     if run.started_at:
         end = run.finished_at or timezone.now()
-        took = phrases.duration(phrases.seconds_between(run.started_at, end))
-    usage = phrases.usage_text(
+        took = duration(seconds_between(run.started_at, end))
+    usage = usage_text(
         {
             "llm_calls": run.llm_calls,
             "input_tokens": run.input_tokens,

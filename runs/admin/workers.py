@@ -23,7 +23,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from runs.actions import leases
-from runs.wording import phrases
+from runs.wording.status import worker_look
+from runs.wording.time import duration, seconds_between
 
 from ..conf import conf
 from ..models import RunRecord, WorkerRecord
@@ -66,7 +67,7 @@ class PresenceFilter(admin.SimpleListFilter):
 
 @admin.display(description=gettext_lazy("Status"))
 def status(worker: WorkerRecord) -> SafeString:
-    look = phrases.worker_look(
+    look = worker_look(
         vars(worker), now=timezone.now(), renewed_every_seconds=conf().lease.renew_every
     )
     return format_html(
@@ -98,8 +99,8 @@ def in_flight(worker: WorkerRecord) -> SafeString | str:
 def heartbeat(worker: WorkerRecord) -> str:
     if worker.lost_at is not None:
         return str(instant(worker.heartbeat_at, "day"))
-    seconds = phrases.seconds_between(worker.heartbeat_at, timezone.now())
-    return _("%(time)s ago") % {"time": phrases.duration(max(0.0, seconds))}
+    seconds = seconds_between(worker.heartbeat_at, timezone.now())
+    return _("%(time)s ago") % {"time": duration(max(0.0, seconds))}
 
 
 @admin.display(description=gettext_lazy("Started"), ordering="started_at")

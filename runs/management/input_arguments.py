@@ -1,37 +1,38 @@
 """From ``--input key=value`` and ``--input-json`` to an agent's input.
 
-A shell knows only text; the agent's schema says what each text stands for. Whether the input fits
-the agent is not judged here, only whether it can be read.
+A shell knows only text; the agent's schema says what each text stands for. This module says whether
+the arguments can be read. The agent decides whether the input fits.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-__all__ = ["UnreadableInput", "read_input", "read_json_input"]
+__all__ = ["Problems", "read_input", "read_json_input"]
+
+Problems = dict[str, list[str]]  # by path: input.words
 
 PDF_MAGIC = b"%PDF-"
-_JSON_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
-
-
-class UnreadableInput(Exception):
-    """The arguments can't be read.
-
-    ``fields`` maps a path (``input.words``) to its messages; ``readable`` is the rest of the
-    input, None if there is nothing of it.
-    """
-
-    def __init__(
-        self, fields: Mapping[str, Sequence[str]], readable: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__("The input can't be read.")
-        self.fields = {path: list(messages) for path, messages in fields.items()}
-        self.readable = readable
+_TYPES = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+_NAMES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+    "array": "a list in JSON",
+    "object": "an object in JSON",
+}
 
 
 class _Unreadable(Exception):
@@ -40,132 +41,77 @@ class _Unreadable(Exception):
 
 def read_input(
     arguments: Sequence[str], schema: Mapping[str, Any], *, max_bytes: int
-) -> dict[str, Any]:
-    """Return the input that ``key=value`` arguments stand for.
+) -> tuple[dict[str, Any], Problems]:
+    """Return the input that ``key=value`` arguments stand for, and why some can't be read.
 
-    A parameter that takes text gets the text as it is, any other the JSON that the value is. Where
-    a parameter takes both, a value that reads as the other thing is it. ``@FILE`` stands for what
-    is in the file (``@-``: on standard input), ``@@x`` for the text ``@x``. For a list each
-    argument adds an item, or all items of a JSON array.
-
-    Raises:
-        UnreadableInput: with all that is wrong, not only the first.
+    A parameter that takes text gets the text as it is, any other the JSON that the value is. If it
+    takes both, a value that reads as the other thing is it. ``@FILE`` stands for the content of the
+    file (``@-``: of standard input), ``@@x`` for the text ``@x``. For a list each argument adds an
+    item, or all items of a JSON array.
     """
     given: dict[str, Any] = {}
-    problems: dict[str, list[str]] = {}
+    problems: Problems = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        path = f"input.{key}" if equals and key else "input"
+        is_pair = bool(key and equals)
         try:
-            if path == "input":
-                _refuse(f"{_shown(argument)} is not of the form key=value.")
-            wanted = _Wanted.of(schema, key)
-            if wanted.is_list:
-                given.setdefault(key, []).extend(_items(value, wanted, max_bytes))
+            if not is_pair:
+                raise _Unreadable(f"{_shown(argument)} is not of the form key=value.")
+            # The agent refuses an unknown parameter later, with all else that does not fit.
+            part = schema.get("properties", {}).get(key, {"type": "string"})
+            leaves = list(_leaves(part, schema))
+            types = {type for type, _ in leaves}
+            if "array" in types and types <= {"array", "null"}:
+                arrays = [items for type, items in leaves if type == "array"]
+                item_types = {type for items in arrays for type, _ in _leaves(items, schema)}
+                given.setdefault(key, []).extend(_items(value, item_types, max_bytes))
             elif key in given:
-                _refuse("It was given twice, and it takes one value.")
+                raise _Unreadable("It was given twice, and it takes one value.")
             else:
-                given[key] = _value(value, wanted.types, max_bytes)
+                given[key] = _value(value, types, max_bytes)
         except _Unreadable as problem:
-            problems.setdefault(path, []).append(str(problem))
-    if problems:
-        raise UnreadableInput(problems, given)
-    return given
+            problems.setdefault(f"input.{key}" if is_pair else "input", []).append(str(problem))
+    return given, problems
 
 
-def read_json_input(argument: str, *, max_bytes: int) -> Any:
-    """Return the JSON that ``--input-json`` stands for: itself, ``@FILE``, or ``-`` for stdin.
+def read_json_input(argument: str, *, max_bytes: int) -> tuple[Any, Problems]:
+    """Return the JSON that ``--input-json`` stands for, and why it can't be read.
 
-    Raises:
-        UnreadableInput: there is no such file, or it is not JSON.
+    It is JSON, ``@FILE``, or ``-`` for standard input.
     """
     try:
         if argument == "-":
             argument = "@-"
         text = _text(_content(argument[1:], max_bytes)) if argument[:1] == "@" else argument
-        try:
-            return _json(text)
-        except ValueError as error:
-            _refuse(f"It is not JSON: {error}.")
+        return _json(text), {}
     except _Unreadable as problem:
-        raise UnreadableInput({"input": [str(problem)]}) from None
+        return None, {"input": [str(problem)]}
+    except ValueError as error:
+        return None, {"input": [f"It is not JSON: {error}."]}
 
 
-class _Wanted:
-    """The JSON types that a parameter takes; for a list, those of its items."""
-
-    def __init__(self, types: frozenset[str], *, is_list: bool) -> None:
-        self.types = types
-        self.is_list = is_list
-
-    @classmethod
-    def of(cls, schema: Mapping[str, Any], key: str) -> _Wanted:
-        properties = schema.get("properties", {})
-        if key not in properties:  # refused later, with all else that does not fit
-            return cls(frozenset({"string"}), is_list=False)
-        branches = list(_branches(properties[key], schema, depth=0))
-        types = frozenset().union(*(_types(branch) for branch in branches))
-        if "array" not in types or types - {"array", "null"}:
-            return cls(types, is_list=False)
-        items = frozenset[str]().union(
-            *(
-                _types(branch)
-                for array in branches
-                if _types(array) == {"array"}
-                for branch in _branches(array.get("items", {}), schema, depth=0)
-            )
-        )
-        return cls(items, is_list=True)
-
-
-def _branches(part: Any, schema: Mapping[str, Any], depth: int) -> list[Mapping[str, Any]]:
-    """Follow references and unions to the schemas that a value may fit."""
-    if not isinstance(part, Mapping) or depth > 20:
-        return [{}]
-    if isinstance(reference := part.get("$ref"), str):
-        name = reference.rpartition("/")[2]
-        return _branches(schema.get("$defs", {}).get(name, {}), schema, depth + 1)
-    for union in ("anyOf", "oneOf", "allOf"):
-        if union in part:
-            return [b for one in part[union] for b in _branches(one, schema, depth + 1)]
-    return [part]
-
-
-def _types(branch: Mapping[str, Any]) -> frozenset[str]:
-    named = branch.get("type")
-    if isinstance(named, str):
-        return frozenset({named})
-    if isinstance(named, list):
-        return frozenset(named)
-    if "const" in branch or "enum" in branch:
-        values = [branch["const"]] if "const" in branch else branch["enum"]
-        return frozenset(_type_of(value) for value in values)
-    return _JSON_TYPES  # Any
-
-
-def _type_of(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
+def _leaves(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the JSON types that a part of a schema takes, each with the schema of its items."""
+    match part:
+        case {"$ref": str(reference)}:
+            yield from _leaves(schema["$defs"][reference.rpartition("/")[2]], schema)
+        case {"anyOf": parts} | {"oneOf": parts} | {"allOf": parts}:
+            for one in parts:
+                yield from _leaves(one, schema)
+        case {"type": str(name)}:
+            yield name, part.get("items", {})
+        case {"enum": values}:
+            yield from ((_TYPES[type(value)], {}) for value in values)
+        case {"const": value}:
+            yield _TYPES[type(value)], {}
         case _:
-            return "object"
+            yield from ((name, {}) for name in _TYPES.values())
 
 
-def _items(value: str, wanted: _Wanted, max_bytes: int) -> list[Any]:
+def _items(value: str, types: set[str], max_bytes: int) -> list[Any]:
     """Return what one argument adds to a list."""
     is_file = value.startswith("@") and not value.startswith("@@")
-    text_of_file = is_file and "string" in wanted.types
-    if not text_of_file:
+    if not (is_file and "string" in types):
         text = _text(_content(value[1:], max_bytes)) if is_file else value
         try:
             whole = _json(text)
@@ -173,10 +119,10 @@ def _items(value: str, wanted: _Wanted, max_bytes: int) -> list[Any]:
             whole = None
         if isinstance(whole, list):
             return whole
-    return [_value(value, wanted.types, max_bytes)]
+    return [_value(value, types, max_bytes)]
 
 
-def _value(value: str, types: frozenset[str], max_bytes: int) -> Any:
+def _value(value: str, types: set[str], max_bytes: int) -> Any:
     if value.startswith("@@"):
         return _typed(value[1:], types)
     if not value.startswith("@"):
@@ -189,7 +135,7 @@ def _value(value: str, types: frozenset[str], max_bytes: int) -> Any:
     return _text(content)
 
 
-def _typed(text: str, types: frozenset[str]) -> Any:
+def _typed(text: str, types: set[str]) -> Any:
     if types == {"string"}:
         return text
     try:
@@ -197,8 +143,9 @@ def _typed(text: str, types: frozenset[str]) -> Any:
     except ValueError:
         if "string" in types:
             return text
-        _refuse(f"{_shown(text)} is not {_expected(types)}.")
-    kind = _type_of(value)
+        expected = " or ".join(name for type, name in _NAMES.items() if type in types) or "JSON"
+        raise _Unreadable(f"{_shown(text)} is not {expected}.") from None
+    kind = _TYPES[type(value)]
     fits = kind in types or (kind == "integer" and "number" in types)
     # What is of a wrong type goes on as it is: the agent's schema says it best.
     return value if fits or "string" not in types else text
@@ -214,36 +161,20 @@ def _json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-_NAMES = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
-    "array": "a list in JSON",
-    "object": "an object in JSON",
-}
-
-
-def _expected(types: frozenset[str]) -> str:
-    return " or ".join(name for type, name in _NAMES.items() if type in types) or "JSON"
-
-
 def _content(name: str, max_bytes: int) -> bytes:
-    """Read a file, or standard input, as far as a run could be given it."""
+    """Read a file, or standard input, up to the limit of an input."""
     if not name:
-        _refuse("After @ comes the name of a file; @@ begins a text with @.")
+        raise _Unreadable("After @ comes the name of a file; @@ begins a text with @.")
     try:
-        if name == "-":
-            content = sys.stdin.buffer.read(max_bytes + 1)
-        else:
-            with Path(name).open("rb") as file:
-                content = file.read(max_bytes + 1)
+        with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+            content = file.read(max_bytes + 1)
     except OSError as error:
-        _refuse(f"The file {name} can't be read: {error.strerror or error}.")
+        raise _Unreadable(f"The file {name} can't be read: {error.strerror or error}.") from None
     except ValueError:  # a NUL in the name
-        _refuse(f"{_shown(name)} can't be the name of a file.")
+        raise _Unreadable(f"{_shown(name)} can't be the name of a file.") from None
     if len(content) > max_bytes:
-        _refuse(f"{name} has more than {max_bytes:,} bytes, which is the limit of an input.")
+        limit = f"{max_bytes:,} bytes, which is the limit of an input"
+        raise _Unreadable(f"{name} has more than {limit}.")
     return content
 
 
@@ -252,12 +183,9 @@ def _text(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = "a PDF, and no text" if content.startswith(PDF_MAGIC) else "no text in UTF-8"
-        _refuse(f"The file is {what} (byte {error.start} is 0x{content[error.start]:02x}).")
+        byte = f"byte {error.start} is 0x{content[error.start]:02x}"
+        raise _Unreadable(f"The file is {what} ({byte}).") from None
 
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _refuse(message: str) -> NoReturn:
-    raise _Unreadable(message)

@@ -1,7 +1,7 @@
-"""What must be there before a process serves or works: settings, a database, its tables.
+"""What a process needs before it serves or works: settings, a database, its tables.
 
-Each is asked for in words that an operator can act on. A database that is not there *yet* is waited
-for: where everything starts at once it is the slowest.
+Each error says what the operator can do. A process waits for its database, which is often the last
+of several services to start.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ __all__ = ["await_database", "require_migrations", "require_production_settings"
 
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
-NAMED_COUNT = 3  # of the missing migrations
 
 
 def require_production_settings(*, serves_pages: bool = True) -> None:
-    """Say at once what would otherwise fail at start-up or at the first request.
+    """Check the settings without which the start-up or the first request would fail.
 
     Raises:
         CommandError: DJANGO_ALLOWED_HOSTS (if it ``serves_pages``) or DJANGO_SECRET_KEY is not set.
@@ -44,42 +43,37 @@ def await_database(
     end = time.monotonic() + patience_seconds
     has_said = False
     while (error := _complaint()) is not None:
+        reason = " ".join(str(error).split())
         if time.monotonic() >= end:
-            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {_one_line(error)}")
+            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {reason}")
         if not has_said:
             has_said = True
             say(
                 f"The database (DATABASE_URL) doesn't answer yet; "
-                f"waiting for it, for at most {patience_seconds:g} s: {_one_line(error)}"
+                f"waiting for it, for at most {patience_seconds:g} s: {reason}"
             )
         time.sleep(PAUSE_SECONDS)
 
 
 def require_migrations() -> None:
-    """Look whether the database has the tables that this code needs.
+    """Check that the database has the tables that this code needs.
 
     Raises:
-        CommandError: it has not.
+        CommandError: migrations are missing.
     """
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     connection.close()
     if plan:
-        names = [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
-        others = len(names) - NAMED_COUNT
-        more = f" and {others} more" if others > 0 else ""
+        first = plan[0][0]
         raise CommandError(
-            f"The database lacks migrations ({', '.join(names[:NAMED_COUNT])}{more}): "
-            "run `manage.py migrate` first."
+            f"The database lacks {len(plan)} migrations, {first.app_label}.{first.name} "
+            "to begin with: run `manage.py migrate` first."
         )
 
 
-def _one_line(error: DatabaseError) -> str:
-    return " ".join(str(error).split())
-
-
 def _complaint() -> DatabaseError | None:
-    # Without the pool, which would wait for five seconds and not say what was in its way.
+    # Without the pool, which would wait for five seconds and hide the reason.
     alone = connection.copy()
     alone.settings_dict["OPTIONS"].pop("pool", None)
     try:

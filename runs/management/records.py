@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
@@ -10,30 +11,28 @@ from django.db.models import IntegerField, Max, Sum
 from django.db.models.functions import Cast
 from django.utils import timezone
 
-from runs.models import RunEvent, RunRecord
-from runs.wire import run_as_dict
-from runs.wording import receipts
+from runs.models import RunRecord
+from runs.web.feed.reading import read_snapshots
+from runs.wording.receipt import sentences
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = ["find_user", "receipt_of", "usage_of_tree"]
 
-_CALLS = ("llm_call", "data_store", "http", "agent_call")
 
-
-def find_user(name: str) -> User:
-    """Return the active user of that name.
+def find_user(name: str, *, may_be_inactive: bool = False) -> User:
+    """Return the user of that name.
 
     Raises:
-        CommandError: there is none, or it may not do anything; exit code 2.
+        CommandError: there is none, or the user is not active; exit code 2.
     """
     users = get_user_model()
     user = users.objects.filter(**{users.USERNAME_FIELD: name}).first()
     if user is None:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
         raise CommandError(f'There is no user "{name}".{hint}', returncode=2)
-    if not user.is_active:
+    if not (user.is_active or may_be_inactive):
         raise CommandError(f'The user "{name}" is not active.', returncode=2)
     return user
 
@@ -48,15 +47,12 @@ def usage_of_tree(record: RunRecord) -> dict[str, Any]:
     )
 
 
-def receipt_of(record: RunRecord, *, result_below: bool) -> list[str]:
-    """Return the receipt of a run in sentences, with what its log says about the stop."""
-    run = run_as_dict(record, with_input=False)
-    if run["stop"] is None:
-        return []
-    later = RunEvent.objects.filter(
-        run=record, type__in=_CALLS, ts__gte=record.stop_acknowledged_at or record.created_at
-    )
-    waited_for = receipts.calls_waited_for((event.as_dict() for event in later), run["stop"])
-    return receipts.sentences(
-        run, waited_for=waited_for, now=timezone.now(), result_below=result_below
+def receipt_of(run: uuid.UUID, *, result_below: bool) -> list[str]:
+    """Return the stop receipt of a run in sentences; none without a stop request."""
+    snapshot = read_snapshots([run])[run]
+    return sentences(
+        snapshot.run,
+        waited_for=snapshot.waited_for,
+        now=timezone.now(),
+        result_below=result_below,
     )

@@ -9,7 +9,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from runs.wording.phrases import clock, look
+from runs.wording.status import look
+from runs.wording.time import clock
 
 register = template.Library()
 

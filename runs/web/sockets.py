@@ -19,7 +19,7 @@ from django.http import parse_cookie
 from django.http.request import validate_host
 
 from runs.db.transactions import is_away
-from runs.wording.presentation import is_time_zone
+from runs.wording.time import is_time_zone
 
 from . import feed
 from .api.requests.parameters import SWITCHES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from runs.wording import phrases
+from runs.wording.status import look
 
 __all__ = ["BEGIN", "at", "event", "run_frame"]
 
@@ -29,7 +29,7 @@ def run_frame(
     **words: Any,
 ) -> Frame:
     """Return a snapshot of a run that was created and started ``began`` seconds in."""
-    look = phrases.look(status)
+    looks = look(status)
     run = {
         "id": id,
         "agent": agent,
@@ -40,7 +40,7 @@ def run_frame(
         "finished_at": None if ended is None else at(ended),
         "in_flight": [],
     }
-    said = {"status": {"label": str(look.label), "tone": look.tone}, "waiting": None}
+    said = {"status": {"label": str(looks.label), "tone": looks.tone}, "waiting": None}
     return {"type": "run", "run": run, "words": said | {"silent": None, "usage": ""} | words}
 
 

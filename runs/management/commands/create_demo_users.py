@@ -1,4 +1,4 @@
-"""`manage.py create_demo_users`: demo/demo and admin/admin, for one's own machine."""
+"""`manage.py create_demo_users`: demo/demo and admin/admin, for a developer's machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runs.ops.accounts import create_missing_demo_users
 class Command(BaseCommand):
     help = (
         "Create the users demo/demo (ordinary) and admin/admin (superuser) if they are missing. "
-        "Only in debug; the password of an existing user is never touched."
+        "Only in debug mode. An existing user keeps its password."
     )
     requires_migrations_checks = True
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError(
-                "These passwords are public: the demo users are made only with DJANGO_DEBUG=1."
+                "These passwords are public: the demo users are created only with DJANGO_DEBUG=1."
             )
         created = create_missing_demo_users()
         for user in created:
             self.stdout.write(f"Created the user {user}.")
         if not created and options["verbosity"] > 1:
-            self.stdout.write("The demo users are there already.")
+            self.stdout.write("The demo users exist already.")

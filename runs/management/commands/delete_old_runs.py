@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 from django.utils import timezone
 
+from runs.management.records import find_user
 from runs.ops.retention import BATCH_COUNT, Policy, Sweep
 from runs.status import TERMINAL
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-_LONGEST = timedelta(days=36_500)
 
 
 class Command(BaseCommand):
     help = (
-        "Remove runs that ended long ago, with all runs below them, or only their logs. Runs that "
-        "are not over are never touched, nor is the data store. It can be interrupted, begun "
-        "again, and run beside itself at any time."
+        "Remove runs that ended long ago, with all runs below them, or only their logs. It never "
+        "removes active runs or the data store. You may interrupt it, start it again, and run "
+        "several at once."
     )
     requires_system_checks = ()
 
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             "--logs-older-than",
             type=_age,
             metavar="AGE",
-            help="remove the logs of runs, and keep what came of them",
+            help="remove only the logs of runs",
         )
         parser.add_argument(
             "--status",
@@ -49,21 +49,23 @@ class Command(BaseCommand):
         parser.add_argument("--agent", default="", help="only runs of this agent")
         parser.add_argument("--owner", help="only this user's runs")
         parser.add_argument(
-            "--dry-run", action="store_true", help="only say how much would be removed"
+            "--dry-run",
+            action="store_true",
+            help="say how much would be removed",
         )
         parser.add_argument(
             "--batch-size",
-            type=_count,
+            type=_number(int, 1, 1_000),
             default=BATCH_COUNT,
             metavar="N",
             help=f"trees of runs at a time ({BATCH_COUNT})",
         )
         parser.add_argument(
             "--pause",
-            type=_seconds,
+            type=_number(float, 0, 3_600),
             default=0.05,
             metavar="SECONDS",
-            help="between two batches, for others to get on with their work (0.05)",
+            help="between two batches, for the work of others (0.05)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -75,7 +77,9 @@ class Command(BaseCommand):
             raise CommandError(f"The database (DATABASE_URL) can't be used: {error}.") from error
 
     def _remove(self, options: dict[str, Any]) -> None:
-        owner = _user_id(options["owner"]) if options["owner"] is not None else None
+        owner = None
+        if options["owner"] is not None:
+            owner = find_user(options["owner"], may_be_inactive=True).pk
         now = timezone.now()
         for what, age in (("runs", options["older_than"]), ("logs", options["logs_older_than"])):
             if age is None:
@@ -91,7 +95,7 @@ class Command(BaseCommand):
             self._sweep(sweep, options["pause"])
 
     def _sweep(self, sweep: Sweep, pause: float) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         removed = sweep.removed
         try:
             before = removed.trees
@@ -100,7 +104,7 @@ class Command(BaseCommand):
                     before = removed.trees
                     time.sleep(pause)
         except KeyboardInterrupt:
-            self.stderr.write("Interrupted; what is said below is done.")
+            self.stderr.write("Interrupted. Until then:")
             raise SystemExit(130) from None
         finally:
             verb = "would be removed" if sweep.is_dry else "removed"
@@ -108,46 +112,29 @@ class Command(BaseCommand):
                 said = f"{removed.runs} runs ({removed.trees} with those below them)"
             else:
                 said = f"the logs of {removed.runs} runs"
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started
             self.stdout.write(f"{said}, {removed.events} events: {verb} ({seconds:.1f} s)")
 
 
-def _user_id(name: str) -> Any:
-    users = get_user_model()
-    user = users.objects.filter(**{users.USERNAME_FIELD: name}).first()
-    if user is None:
-        raise CommandError(f'There is no user "{name}".', returncode=2)
-    return user.pk
-
-
 def _age(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([hdw])", text.strip())
+    found = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
     if not found:
-        raise argparse.ArgumentTypeError("an age such as 90d, 12h or 8w is expected")
-    age = timedelta(**{_UNITS[found[2]]: int(found[1])})
-    if age > _LONGEST:
-        raise argparse.ArgumentTypeError("that is more than a century")
-    return age
+        raise ArgumentTypeError("an age such as 90d, 12h or 8w is expected")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _statuses(text: str) -> frozenset[str]:
     statuses = frozenset(part.strip() for part in text.split(","))
     if not statuses <= set(map(str, TERMINAL)):
-        raise argparse.ArgumentTypeError("some of success, error, stopped are expected")
+        raise ArgumentTypeError("some of success, error, stopped are expected")
     return statuses
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000:
-        raise argparse.ArgumentTypeError("a number from 1 to 1000 is expected")
-    return int(text)
+def _number(kind: type[float], least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (number := kind(text)) <= most:
+                return number
+        raise ArgumentTypeError(f"a number from {least} to {most} is expected")
 
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("a number of seconds is expected")
-    return seconds
+    return read

@@ -19,12 +19,14 @@ from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.conf import conf
 from runs.exceptions import InputTooLarge, PriorityNotPermitted
 from runs.management.console import Console, printable
-from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere, Watch
-from runs.management.input_arguments import UnreadableInput, read_input, read_json_input
+from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
+from runs.management.input_arguments import read_input, read_json_input
 from runs.management.records import find_user, receipt_of, usage_of_tree
 from runs.models import RunRecord
 from runs.status import Status
-from runs.wording import phrases
+from runs.wording.run import usage_text
+from runs.wording.status import look
+from runs.wording.time import duration
 
 
 class Command(BaseCommand):
@@ -33,7 +35,7 @@ class Command(BaseCommand):
         "to standard error. Ctrl-C stops it after the call in flight. Exits with 0 (success), "
         "1 (error), 2 (usage) or 3 (stopped)."
     )
-    # Whether the site's addresses are in order is none of its business.
+    # It serves no addresses, so it checks none.
     requires_system_checks = ["agents"]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -52,7 +54,7 @@ class Command(BaseCommand):
             metavar="JSON",
             help="all parameters as one JSON object, or @FILE, or - for standard input",
         )
-        parser.add_argument("--user", help="whose run it is (in debug: demo, if not said)")
+        parser.add_argument("--user", help="whose run it is (in debug mode: demo by default)")
         parser.add_argument(
             "--remote",
             action="store_true",
@@ -67,11 +69,14 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # The streams as they are now: while runs go on, others stand in their place.
+        # The streams as they are now: while agents run, sys.stdout is another.
         stdout: TextIO = options.get("stdout") or sys.stdout
         stderr: TextIO = options.get("stderr") or sys.stderr
         try:
-            owner = find_user(options["user"] or _default_user())
+            user = options["user"] or ("demo" if settings.DEBUG else "")
+            if not user:
+                raise CommandError("Say whose run it is: --user USERNAME.", returncode=USAGE)
+            owner = find_user(user)
             if options["priority"] is not None and not options["remote"]:
                 raise CommandError(
                     "Without --remote the run starts at once: --priority has no effect.",
@@ -79,12 +84,10 @@ class Command(BaseCommand):
                 )
             agent, input = _read(options)
             console = Console(stderr, verbosity=options["verbosity"])
-            watch: Watch
-            if options["remote"]:
-                watch = RunThere(console, agent, input, owner, priority=options["priority"])
-            else:
-                watch = RunHere(console, agent, input, owner)
-            record = watch.run()
+            kind = RunThere if options["remote"] else RunHere
+            watch = kind(console, agent, input, owner, options["priority"])
+            with watch.running() as record:
+                watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
         except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
@@ -93,16 +96,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"The database (DATABASE_URL) can't be used: {error}. Is it migrated?"
             ) from error
-        watch.exit_code = _report(record, console, stdout)
-        watch.close()
         if watch.exit_code:
             raise SystemExit(watch.exit_code)
-
-
-def _default_user() -> str:
-    if not settings.DEBUG:
-        raise CommandError("Say whose run it is: --user USERNAME.", returncode=USAGE)
-    return "demo"
 
 
 def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
@@ -116,14 +111,11 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
     except AgentNotFound as error:
         raise CommandError(str(error), returncode=USAGE) from None
     limit = conf().max_input_bytes
-    fields: dict[str, list[str]] = {}
-    try:
-        if options["input_json"] is not None:
-            input = read_json_input(options["input_json"], max_bytes=limit)
-        else:
-            input = read_input(options["input"], definition.input_schema, max_bytes=limit)
-    except UnreadableInput as error:
-        fields, input = error.fields, error.readable
+    input: Any
+    if options["input_json"] is not None:
+        input, fields = read_json_input(options["input_json"], max_bytes=limit)
+    else:
+        input, fields = read_input(options["input"], definition.input_schema, max_bytes=limit)
     try:
         if input is not None:
             definition.validate_input(input)
@@ -138,43 +130,32 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     """Print how a run has ended, and return the exit code for it."""
-    look = phrases.look(record.shown_status)
+    status = look(record.shown_status)
     took = ""
     if record.started_at is not None and record.finished_at is not None:
         seconds = (record.finished_at - record.started_at).total_seconds()
-        took = f" in {phrases.duration(seconds)}"
+        took = f" in {duration(seconds)}"
     parts = [
-        f"{look.sign} {look.label}{took}",
-        phrases.usage_text(usage_of_tree(record)),
+        f"{status.sign} {status.label}{took}",
+        usage_text(usage_of_tree(record)),
         f"run {record.pk}",
     ]
-    console.say(" · ".join(part for part in parts if part), look.tone)
-    for sentence in receipt_of(record, result_below=True):
+    console.say(" · ".join(part for part in parts if part), status.tone)
+    for sentence in receipt_of(record.pk, result_below=True):
         console.say(sentence)
-    match record.status:
-        case Status.SUCCESS:
-            _print_result(record.result, stdout)
-            return SUCCESS
-        case Status.ERROR:
-            error = record.error or {}
-            console.say(f"{error.get('message')} ({error.get('code')})", "bad")
-            _print_partial(record, console, stdout)
-            return ERROR
-        case Status.STOPPED:
-            _print_partial(record, console, stdout)
-            return STOPPED
-        case Status.QUEUED:
-            console.say("It was queued again, and starts afresh as soon as a worker claims it.")
-            return ERROR
-        case _:  # not followed to its end
-            return STOPPED if record.stop_requested else ERROR
-
-
-def _print_partial(record: RunRecord, console: Console, stdout: TextIO) -> None:
+    if record.status == Status.SUCCESS:
+        _print_result(record.result, stdout)
+        return SUCCESS
+    if record.status == Status.QUEUED:
+        console.say("It was queued again, and starts afresh as soon as a worker claims it.")
+    if is_error := record.status == Status.ERROR:
+        error = record.error or {}
+        console.say(f"{error.get('message')} ({error.get('code')})", "bad")
     if record.partial_result is not None:
-        if record.status == Status.ERROR:
+        if is_error:
             console.say("What it had so far:")
         _print_result(record.partial_result, stdout)
+    return STOPPED if record.stop_requested and not is_error else ERROR
 
 
 def _print_result(result: object, stdout: TextIO) -> None:
@@ -185,10 +166,10 @@ def _print_result(result: object, stdout: TextIO) -> None:
     try:
         try:
             stdout.write(f"{text}\n")
-        except UnicodeEncodeError:  # an old locale; what can be read back is better than ???
+        except UnicodeEncodeError:  # an old locale, which has no sign for some of it
             stdout.reconfigure(encoding="utf-8")  # type: ignore[attr-defined]
             stdout.write(f"{text}\n")
         stdout.flush()
     except BrokenPipeError:
-        # The reader has enough. Python would complain once more when it closes the stream.
+        # The reader has closed the pipe. Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -78,8 +78,7 @@ class Command(BaseCommand):
         try:
             return find_open_demo_users()
         except DatabaseError:
-            # Not migrated yet: there are no users at all.
-            return []
+            return []  # the database has no tables yet
 
     def _greet(self, listener: socket.socket, open_users: list[DemoUser]) -> None:
         llm = conf().llm
@@ -105,16 +104,16 @@ def _bind(addrport: str, use_ipv6: bool, open_users: list[DemoUser]) -> socket.s
             elsewhere while users with well-known passwords exist.
     """
     address = resolve(addrport, use_ipv6=use_ipv6)
-    if open_users and not ipaddress.ip_address(address.host).is_loopback:
-        names = " and ".join(str(user) for user in open_users)
+    host = address[1][0].partition("%")[0]  # without the zone that IPv6 may add
+    if open_users and not ipaddress.ip_address(host).is_loopback:
+        names = " and ".join(map(str, open_users))
         raise CommandError(
-            f"Everybody knows the passwords of {names}, so in debug this server listens only on "
+            f"The passwords of {names} are public, so in debug mode this server listens only on "
             "this machine (127.0.0.1). To be reached from elsewhere, change them "
-            "(manage.py changepassword NAME) or delete these users; for a server that others "
+            "(manage.py changepassword NAME) or delete these users. For a server that others "
             "use, unset DJANGO_DEBUG."
         )
-
-    return listen(address)
+    return listen(addrport, address)
 
 
 def _source_directories() -> list[str]:

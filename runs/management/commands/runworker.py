@@ -1,7 +1,6 @@
 """`manage.py runworker`: a process that runs agents and serves nothing but its own health.
 
-It stands in place of the command of this name that Channels ships: that one takes work from
-messages, and ours takes it from the database.
+It replaces the command of this name that Channels ships, which takes its work from messages.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Command(BaseCommand):
         override(max_concurrent=options["max_concurrent"])
         await_database(self._say)
         require_migrations()
-        with listen(resolve(options["listen"])) as listener:
+        with listen(options["listen"], resolve(options["listen"])) as listener:
             self._introduce(listener)
             serve(configuration(settings.WORKER_ASGI_APPLICATION), [listener])
 
@@ -69,8 +68,8 @@ class Command(BaseCommand):
         )
         if not is_reached:
             self._say(
-                "  Without REDIS_URL other processes can send it no messages: it finds new runs "
-                "and stops by looking, twice a second."
+                "  Without REDIS_URL other processes can send it no messages: it polls for new "
+                "runs and stops, twice a second."
             )
 
     def _say(self, text: str) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from argparse import ArgumentParser
-from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
-from django.utils import timezone
 
 from runs.actions import stopping
-from runs.conf import conf
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.management.console import printable
 from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord, StopVia
-from runs.wire import for_wire, run_as_dict
-from runs.wording import phrases
+from runs.web.feed.reading import read_snapshots
+from runs.wording.status import look
+from runs.wording.time import duration
 
 REFUSED, USAGE = 1, 2
 POLL_SECONDS = 0.1
@@ -47,14 +45,15 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        self._said: list[str] = []
         try:
             run = self._ask(options)
-            if options["wait"] is not None:
+            if not self._tell(run) and options["wait"] is not None:
                 self._wait(run, options["wait"])
         except DatabaseError as error:
             raise CommandError(f"The database (DATABASE_URL) can't be used: {error}.") from error
 
-    def _ask(self, options: dict[str, Any]) -> RunRecord:
+    def _ask(self, options: dict[str, Any]) -> uuid.UUID:
         user = find_user(options["user"]) if options["user"] is not None else None
         id = _find(options["run"], user)
         try:
@@ -69,50 +68,38 @@ class Command(BaseCommand):
         except RunRecord.DoesNotExist:
             raise _not_found(options["run"]) from None
         except RunAlreadyFinished as error:
-            words = phrases.look(error.run.shown_status).label
-            self._say(receipt_of(error.run, result_below=False))
-            raise CommandError(f"The run was already over: {words}.", returncode=REFUSED) from None
+            self._say(receipt_of(id, result_below=False))
+            status = look(error.run.shown_status).label
+            raise CommandError(f"The run was already over: {status}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
             raise CommandError(str(error), returncode=REFUSED) from None
         except (ModeNotAvailable, ValueError) as error:
             raise CommandError(str(error), returncode=USAGE) from None
         if result.outcome == "already_stopping":
             self._say(["It was asked to stop before; the first request counts."])
-        record = _load(id)
-        self._say(self._now(record))
-        return record
+        return id
 
-    def _wait(self, record: RunRecord, seconds: float) -> None:
-        """Wait until a run is over, and say so; ``record`` is what was said of it already."""
+    def _wait(self, run: uuid.UUID, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        if record.is_terminal:
-            return
-        said = self._now(record)
-        while time.monotonic() < deadline:
-            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-            record = _load(record.pk)
-            if record.is_terminal:
-                self._say(receipt_of(record, result_below=False))
+        while not self._tell(run):
+            if time.monotonic() >= deadline:
+                self._say([f"It has not ended within {duration(seconds)}; it continues to stop."])
                 return
-            now = self._now(record)
-            if now != said:
-                self._say(now)
-            said = now
-        self._say([f"It has not ended within {phrases.duration(seconds)}; it goes on stopping."])
+            time.sleep(POLL_SECONDS)
 
-    def _now(self, record: RunRecord) -> list[str]:
-        """Say how it stands with a run that was asked to stop."""
-        if record.is_terminal:
-            return receipt_of(record, result_below=False)
-        sentences = [phrases.stopping_text(run_as_dict(record, with_input=False))]
-        worker = record.worker
-        if worker is not None and record.stop_acknowledged_at is None:
-            silent = timezone.now() - worker.heartbeat_at
-            # It renews every third of its lease.
-            if silent > timedelta(seconds=conf().lease_seconds / 2):
-                left = (worker.lease_until - timezone.now()).total_seconds()
-                sentences.append(phrases.worker_silent(left))
-        return sentences
+    def _tell(self, run: uuid.UUID) -> bool:
+        """Say how the stop stands, if that has changed; return whether the run is over."""
+        snapshot = read_snapshots([run])[run]
+        if snapshot.is_over:
+            said = receipt_of(run, result_below=False)
+        else:
+            words = snapshot.words("")
+            waiting = words["waiting"]
+            said = [text for text in (waiting and waiting["text"], words["silent"]) if text]
+        if said != self._said:
+            self._say(said)
+            self._said = said
+        return snapshot.is_over
 
     def _say(self, sentences: list[str]) -> None:
         for sentence in sentences:
@@ -128,10 +115,6 @@ def _find(given: str, user: Any) -> uuid.UUID:
     if user is not None and not RunRecord.objects.visible_to(user).filter(pk=id).exists():
         raise _not_found(given)
     return id
-
-
-def _load(id: uuid.UUID) -> RunRecord:
-    return for_wire(RunRecord.objects.all(), with_input=False).get(pk=id)
 
 
 def _not_found(given: str) -> CommandError:

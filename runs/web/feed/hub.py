@@ -144,9 +144,10 @@ class Hub:
     # Background work.
 
     async def _check_rights(self) -> None:
-        if not self.readers:
+        viewers = {one.viewer for one in self.readers if not one.viewer.is_trusted}
+        if not viewers:
             return
-        lost = await self.read(rights.find_lost, {one.viewer for one in self.readers})
+        lost = await self.read(rights.find_lost, viewers)
         for reader in list(self.readers):
             if reader.viewer in lost:
                 _dismiss(reader, lost[reader.viewer])

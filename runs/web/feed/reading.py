@@ -17,8 +17,8 @@ from runs.conf import conf
 from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord
 from runs.status import TERMINAL, Status
 from runs.wire import RunOnWire, for_wire, run_as_dict
-from runs.wording import receipts
-from runs.wording.presentation import Words, present
+from runs.wording.receipt import calls_waited_for
+from runs.wording.run import Words, present
 
 from .frames import to_json
 from .rights import Viewer
@@ -135,7 +135,7 @@ def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
     after = RunEvent.objects.filter(run=record, ts__gt=record.stop_acknowledged_at)
     log = [event.as_dict() for event in after.order_by("seq")[:_WAITED_FOR_COUNT]]
     stop = {"acknowledged_at": record.stop_acknowledged_at}
-    return tuple(dict(call) for call in receipts.calls_waited_for(log, stop))
+    return tuple(dict(call) for call in calls_waited_for(log, stop))
 
 
 def _silent_seconds(record: RunRecord) -> int | None:

@@ -37,7 +37,7 @@ class RightLost(Exception):
 class Viewer:
     """Who watches, by which proof, and what: one run, or the list (``run`` is None).
 
-    ``sees_all``: other people's runs, too.
+    ``sees_all``: other people's runs, too. ``is_trusted``: the command line, which needs no proof.
     """
 
     user_id: Any
@@ -45,6 +45,7 @@ class Viewer:
     token: str = ""
     run: uuid.UUID | None = None
     sees_all: bool = False
+    is_trusted: bool = False
 
 
 class _Look(dict[str, Any]):

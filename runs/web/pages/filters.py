@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 from runs.models import RunQuerySet, RunRecord
 from runs.web.api.errors import flat
 from runs.web.api.requests.filters import RunFilterSerializer, filter_runs
-from runs.wording.phrases import LOOKS, look
-from runs.wording.presentation import is_time_zone
+from runs.wording.status import LOOKS, look
+from runs.wording.time import is_time_zone
 
 from .shell import agent_titles
 

@@ -19,8 +19,7 @@ from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
 from runs.wire import for_wire
-from runs.wording.phrases import queued_text
-from runs.wording.presentation import Words
+from runs.wording.run import Words, queued_text
 
 from .values.input_fields import input_fields
 from .values.rendering import show

@@ -19,7 +19,8 @@ from runs.models import SEE_ALL, RunRecord
 from runs.web.api.errors import InvalidFilter, flat
 from runs.web.api.requests.pagination import Page, read_page
 from runs.wire import usage_of
-from runs.wording.phrases import duration, seconds_between, usage_text
+from runs.wording.run import usage_text
+from runs.wording.time import duration, seconds_between
 
 from .filters import Filters
 from .shell import agent_titles, render_page

@@ -20,8 +20,8 @@ from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
 from runs.web.feed.reading import read_snapshots
-from runs.wording.phrases import LOOKS, duration, seconds_between
-from runs.wording.presentation import in_zone
+from runs.wording.status import LOOKS
+from runs.wording.time import duration, in_zone, seconds_between
 
 from .fragments import find_run, receipt_context, result_context
 from .shell import agent_titles, render_page

@@ -10,7 +10,8 @@ from django.shortcuts import render
 from agents import registry
 from runs.conf import conf
 from runs.models import RunRecord
-from runs.wording.phrases import STAND_IN_NOTE, look
+from runs.wording.run import STAND_IN_NOTE
+from runs.wording.status import look
 
 __all__ = ["agent_titles", "render_page"]
 

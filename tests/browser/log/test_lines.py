@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from runs.wording import phrases
+from runs.wording.time import duration
 from tests.support.frames import event, run_frame
 from tests.support.log_page import Log, llm_call
 
@@ -132,7 +132,7 @@ def test_durations_are_written_as_the_server_writes_them(page: Page) -> None:
         }""",
         seconds,
     )
-    assert written == [phrases.duration(one) for one in seconds]
+    assert written == [duration(one) for one in seconds]
 
 
 def test_an_empty_log_says_what_it_waits_for(page: Page) -> None:

@@ -29,6 +29,23 @@ def _event(kind: str, run: str = "r", agent: str = "a", **data: Any) -> dict[str
     }
 
 
+def _run(event: dict[str, Any], waiting: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a snapshot of the run of an event."""
+    run, parent = event["run"], "r" if event["depth"] else None
+    snapshot = {"id": run, "agent": event["agent"], "parent": parent}
+    return {"type": "run", "run": snapshot, "words": {"waiting": waiting}}
+
+
+def _take(console: Console, *events: dict[str, Any]) -> None:
+    for event in events:
+        console.take(_run(event))
+        console.take({"type": "trace", "event": event})
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "run": "r", "agent": "a", "call": "1", "text": text}
+
+
 def _call(kind: str, tool: str, label: str, **data: Any) -> dict[str, Any]:
     return _event(kind, tool=tool, label=label, duration_ms=2300, call="1", **data)
 
@@ -36,8 +53,8 @@ def _call(kind: str, tool: str, label: str, **data: Any) -> dict[str, Any]:
 def _shown(*news: dict[str, Any], verbosity: int = 1) -> list[str]:
     stream = io.StringIO()
     console = Console(stream, verbosity=verbosity)
-    for event in news:
-        console.event(event)
+    _take(console, *news)
+    console.flush()
     return [line.removeprefix("14:03:22  ") for line in stream.getvalue().splitlines()]
 
 
@@ -89,7 +106,7 @@ def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
         (_event("log", level="info", message={"a": 1}), '{"a": 1}'),
         (_event("stdout", stream="stdout", text="hello"), "> hello"),
         (_event("error", type="ValueError", message="bad"), "ValueError: bad"),
-        (_event("stop_observed", tool="call_llm", label="m"), "met the stop at call_llm m"),
+        (_event("stop_observed", tool="call_llm", label="m"), "observed the stop at call_llm m"),
         (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
         (_event("truncated", max_events=10), "the log is full; what follows is left out"),
         (_event("agent_end", status="stopped"), "■ Stopped"),
@@ -120,37 +137,73 @@ def test_quiet_shows_no_log_and_verbose_shows_tracebacks() -> None:
     assert "  Traceback ..." in _shown(error, verbosity=2)
 
 
-def test_what_is_in_flight_is_known_before_the_first_event_is_stored() -> None:
+def test_a_stopping_run_says_once_what_it_waits_for() -> None:
+    stream = io.StringIO()
+    console = Console(stream, verbosity=0)
+    words = "Stopping... (after current LLM call completes)"
+    waiting = {"text": words, "label": "m", "since": "2024-05-06T14:03:22Z"}
+    console.take(_run(_event("agent_start"), waiting))
+    console.tick()
+    console.take({"type": "activity", "run": "r", "words": {"waiting": {**waiting, "label": "n"}}})
+    console.tick()
+    assert [line[10:].partition(", ")[0] for line in stream.getvalue().splitlines()] == [
+        "▸ a",
+        f"  {words} m",
+    ]
+
+
+def test_a_moment_between_two_calls_is_worth_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     console = Console(stream)
-    call = {"call": "1", "tool": "call_llm", "label": "m", "started_at": "2024-05-06T14:03:22Z"}
-    console.activity("r", [call])
-    console.event(_event("agent_start"))
-    console.event(_event("stop_requested"))
+    event = _event("agent_start")
+    calling = {"text": "Stopping... (x)", "label": "m", "since": "2024-05-06T14:03:22Z"}
+    between = {"text": "Stopping... (before its next call)", "label": "", "since": None}
+    console.take(_run(event, calling))
     console.tick()
-    assert "Stopping... (after current LLM call completes) m, " in stream.getvalue()
+    console.take(_run(event, between))
+    console.tick()
+    assert "before its next call" not in stream.getvalue()
+    monkeypatch.setattr("runs.management.console.SETTLE_SECONDS", 0.0)
+    console.tick()
+    assert stream.getvalue().endswith("Stopping... (before its next call)\n")
 
 
 def test_text_that_comes_before_its_agent_has_begun_is_shown_after_that() -> None:
     stream = io.StringIO()
     console = Console(stream)
-    console.text("r", "1", "some words")
+    console.take(_run(_event("agent_start")))
+    console.take(_text("some words"))
     console.tick()
     assert stream.getvalue() == ""
-    console.event(_event("agent_start", title="A"))
-    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text="some words"))
+    call = _call("llm_call", "call_llm", "m", outcome="ok", text="some words")
+    _take(console, _event("agent_start", title="A"), call)
+    console.flush()
     lines = [line[10:] for line in stream.getvalue().splitlines()]
     assert lines == ["▸ a", "  A", "  │ some words", "  LLM  m  2.3 s"]
+
+
+def test_lines_of_several_runs_are_in_the_order_of_their_time() -> None:
+    later = _event("log", message="later") | {"ts": "2024-05-06T14:03:23+00:00"}
+    lines = _shown(later, _event("log", run="c", agent="b", message="sooner"))
+    assert [line.removeprefix("14:03:23  ") for line in lines] == [
+        "  ▸ b",
+        "    sooner",
+        "▸ a",
+        "  later",
+    ]
 
 
 def test_long_text_comes_in_whole_lines() -> None:
     stream = io.StringIO()
     console = Console(stream)
-    console.event(_event("agent_start"))
     words = " ".join(f"word{n}" for n in range(40))
-    for start in range(0, len(words), 7):
-        console.text("r", "1", words[start : start + 7])
-    console.event(_call("llm_call", "call_llm", "m", outcome="ok", text=words))
+    _take(console, _event("agent_start"))
+    for start in range(0, len(words) - 20, 7):  # and the last pieces come too late
+        console.take(_text(words[start : start + 7]))
+        console.flush()
+    assert stream.getvalue().count("│") > 1
+    _take(console, _call("llm_call", "call_llm", "m", outcome="ok", text=words))
+    console.flush()
     told = [line[14:] for line in stream.getvalue().splitlines() if "│" in line]
     assert " ".join(told) == words
     assert all(len(line) <= 88 for line in told)

@@ -403,7 +403,7 @@ def test_a_remote_run_without_a_worker_says_so_and_is_stopped_at_once(demo: User
         process.send(signal.SIGINT)
         code, out = process.end()
     assert (code, out) == (3, "")
-    assert "It had not begun." in process.err
+    assert "It had not started." in process.err
     assert assert_consistent(_only_run()).status == "stopped"
 
 

@@ -44,7 +44,7 @@ def test_a_site_without_a_worker_queues_and_a_worker_runs(site: Installation) ->
             engine = connection.display_name
             assert re.search(rf"Worker \S+:\d+ takes up to 7 runs \(database {engine}", said)
             has_redis = bool(os.environ.get("REDIS_URL"))
-            assert ("finds new runs and stops by looking" in said) is not has_redis
+            assert ("polls for new runs and stops" in said) is not has_redis
             assert server.until(run, "success")["result"] == 3
             loop = server.start("site-loop")
             server.until_it_works(loop)

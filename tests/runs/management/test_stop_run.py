@@ -51,7 +51,7 @@ def test_a_queued_run_is_stopped_at_once_and_nobody_is_named(queued: RunRecord) 
     assert ran.code == 0
     assert "Stopped from the command line at " in ran.out
     assert "(reason: wrong document)." in ran.out
-    assert "It had not begun." in ran.out
+    assert "It had not started." in ran.out
     run = assert_consistent(queued)
     assert (run.status, run.stop_via, run.stop_requested_by) == ("stopped", "cli", None)
 

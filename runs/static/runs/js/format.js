@@ -1,4 +1,4 @@
-// Numbers and instants for people; durations and tokens as runs/wording/phrases.py writes them.
+// Numbers and instants for people; durations and tokens as runs/wording writes them.
 
 /** "320 ms", "3.2 s", "41 s", "1:42", "1:02:03"; never rounded up. */
 export function duration(seconds) {

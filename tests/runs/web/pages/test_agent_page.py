@@ -16,7 +16,7 @@ from pydantic import Field
 
 from agents import Tools, agent
 from runs.actions import starting
-from runs.wording.phrases import STAND_IN_NOTE
+from runs.wording.run import STAND_IN_NOTE
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 PLAIN_RUN = {"text": "hello"}

@@ -53,7 +53,7 @@ class TestResult:
 
         make_run(alice, status=Status.RUNNING)
         page = page_of(alices, make_run(alice))
-        assert "No result yet: 1 of 1 runs of this agent are going on." in page
+        assert "No result yet: 1 of 1 runs of this agent are running." in page
 
     def test_markdown_is_formatted_and_can_be_seen_raw(self, alices: Client, alice: User) -> None:
         panel = page_of(alices, make_run(alice, status=Status.SUCCESS, result="**a**"), "result")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runs.status import STOPPING
-from runs.wording import receipts
+from runs.wording.receipt import calls_waited_for, sentences
 
 T0 = datetime(2024, 5, 6, 14, 3, 22, tzinfo=UTC)
 
@@ -50,7 +50,7 @@ def _stopped(**changes: Any) -> dict[str, Any]:
 
 
 def _text(run: dict[str, Any], *calls: dict[str, Any], **options: Any) -> str:
-    return " ".join(receipts.sentences(run, waited_for=calls, **options))
+    return " ".join(sentences(run, waited_for=calls, **options))
 
 
 def test_the_receipt_is_the_one_of_the_brief() -> None:
@@ -85,7 +85,7 @@ def test_the_receipt_is_the_one_of_the_brief() -> None:
     ],
 )
 def test_who_stopped_it_and_how(changes: dict[str, Any], words: str) -> None:
-    assert receipts.sentences(_stopped(reason="", **changes))[0] == words
+    assert sentences(_stopped(reason="", **changes))[0] == words
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_a_run_that_finished_first() -> None:
     assert "had already ended in an error" in _text(_stopped(status="error"))
 
 
-def test_a_queued_run_had_not_begun() -> None:
+def test_a_queued_run_had_not_started() -> None:
     run = _stopped(started_at=None, acknowledged_at=None, observed_at=None, partial_result=None)
-    assert receipts.sentences(run)[1:] == ["It had not begun."]
+    assert sentences(run)[1:] == ["It had not started."]
 
 
-def test_nothing_is_claimed_of_a_run_whose_worker_was_gone() -> None:
+def test_nothing_is_claimed_of_a_run_whose_worker_was_lost() -> None:
     text = _text(_stopped(observed_at=None, partial_result=None))
-    assert "Its worker was gone" in text
+    assert "Its worker was lost" in text
     assert "Nothing was started" not in text
 
 
@@ -152,7 +152,7 @@ def test_while_stopping_the_receipt_says_how_it_stands() -> None:
 
 
 def test_without_a_stop_there_is_no_receipt() -> None:
-    assert receipts.sentences({"id": "r", "status": "success", "stop": None}) == []
+    assert sentences({"id": "r", "status": "success", "stop": None}) == []
 
 
 def test_only_calls_across_the_acknowledgement_were_waited_for() -> None:
@@ -161,5 +161,5 @@ def test_only_calls_across_the_acknowledgement_were_waited_for() -> None:
 
     events = [event(-5, -1), event(-2, 3), event(1, 2), {"ts": _at(4), "data": {}}]
     stop = {"acknowledged_at": _at(0)}
-    assert [call["label"] for call in receipts.calls_waited_for(events, stop)] == ["-2"]
-    assert receipts.calls_waited_for(events, {"acknowledged_at": None}) == []
+    assert [call["label"] for call in calls_waited_for(events, stop)] == ["-2"]
+    assert calls_waited_for(events, {"acknowledged_at": None}) == []

@@ -1,4 +1,4 @@
-"""What a screen says of a run."""
+"""What people read about a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runs.wording.presentation import is_time_zone, present
+from runs.wording.run import STAND_IN_NOTE, present, queued_text, tokens, usage_text
 
 AT = "2026-03-01T12:00:00+00:00"
 NOW = datetime(2026, 3, 1, 12, 0, 41, tzinfo=UTC)
@@ -92,14 +92,56 @@ def test_instants_are_in_the_readers_time_zone(zone: str, clock: str) -> None:
     assert receipt[0] == f"Stopped by demo at {clock} (reason: enough)."
 
 
-def test_what_is_no_time_zone() -> None:
-    assert is_time_zone("Europe/Berlin")
-    assert not is_time_zone("../../etc/passwd")
-
-
 def test_a_log_that_was_removed_is_said_to_be_gone() -> None:
     gone = run("success") | {"log_removed_at": "2026-03-04T23:30:00+00:00"}
     assert present(gone)["log_removed"] == "The log was removed on March 4, 2026."
     assert (
         present(gone, zone="Asia/Tokyo")["log_removed"] == "The log was removed on March 5, 2026."
     )
+
+
+def test_the_stand_in_is_said_to_be_no_model() -> None:
+    words = "The answers come from the built-in stand-in, not from a real model."
+    assert str(STAND_IN_NOTE) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 tokens"),
+        (1, "1 token"),
+        (812, "812 tokens"),
+        (999, "999 tokens"),
+        (12_430, "12.4k tokens"),
+        (999_999, "999.9k tokens"),
+        (1_250_000, "1.2M tokens"),
+    ],
+)
+def test_tokens(count: int, words: str) -> None:
+    assert tokens(count) == words
+
+
+def test_usage_says_when_it_is_estimated() -> None:
+    usage = {"llm_calls": 7, "input_tokens": 12_000, "output_tokens": 400, "estimated": False}
+    assert usage_text(usage) == "7 LLM calls · 12.4k tokens"
+    assert usage_text({**usage, "estimated": True}) == "7 LLM calls · ~12.4k tokens"
+    assert usage_text({**usage, "llm_calls": 1}) == "1 LLM call · 12.4k tokens"
+    assert usage_text({**usage, "llm_calls": 0}) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "it is waiting for a worker."),
+        (
+            {"of": "agent", "taken": 3, "limit": 3},
+            "3 of 3 runs of this agent are running.",
+        ),
+        (
+            {"of": "owner", "taken": 2, "limit": 1},
+            "2 of 1 runs of this owner are running.",
+        ),
+    ],
+)
+def test_what_a_queued_run_waits_for(given: Any, said: str) -> None:
+    assert queued_text(**given) == said

@@ -1,0 +1,181 @@
+"""The stop receipt of a run, in the sentences that a person would say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from runs.status import TERMINAL, Status
+
+from .stop import Call, Run, call_kind, stopping_text
+from .time import as_datetime, clock, duration, seconds_between
+
+__all__ = ["calls_waited_for", "sentences"]
+
+Stop = Mapping[str, Any]
+
+_WAYS = {
+    "cli": gettext_lazy("from the command line"),
+    "admin": gettext_lazy("in the admin"),
+    "api": gettext_lazy("through the API"),
+}
+_AFTER = {
+    "call_llm": gettext_lazy("the LLM call in flight had completed"),
+    "data_store": gettext_lazy("the data store call in flight had completed"),
+    "http": gettext_lazy("the HTTP request in flight had completed"),
+    "agents": gettext_lazy("the sub-agent %(name)s had stopped"),
+    "agents.start": gettext_lazy("the sub-agent %(name)s was queued"),
+}
+_AFTER_ANY = gettext_lazy("the call in flight had completed")
+
+
+def sentences(
+    run: Run,
+    *,
+    waited_for: Iterable[Call] = (),
+    now: datetime | None = None,
+    result_below: bool = True,
+) -> list[str]:
+    """Return what there is to say about a run's stop; nothing without a stop request.
+
+    Args:
+        waited_for: the calls that were in flight at the acknowledgement: ``calls_waited_for``.
+        now: adds the date to times of other days.
+        result_below: the partial result is shown below these sentences.
+    """
+    stop = run.get("stop")
+    if not stop:
+        return []
+    at = clock(stop["requested_at"], now=now)
+    words = {"at": at, "by": _by(stop), "because": _because(stop)}
+    if run["status"] not in TERMINAL:
+        asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
+        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
+    elif run["status"] != Status.STOPPED:
+        said = [_finished_first(run, words)]
+    else:
+        said = [
+            _stopped(run, stop, words),
+            _escalation(stop, now),
+            _effect(run, stop, list(waited_for)),
+            _started_after(stop),
+            _cleanup_error(stop),
+            _abandoned(stop),
+            _kept(run, result_below),
+        ]
+    return [sentence for sentence in said if sentence]
+
+
+def calls_waited_for(events: Iterable[Mapping[str, Any]], stop: Stop) -> list[Call]:
+    """Return the ``data`` of the calls that a stop waited for.
+
+    Of a run's log, these calls were in flight when the stop was acknowledged.
+    """
+    acknowledged_at = stop.get("acknowledged_at")
+    if not acknowledged_at:
+        return []
+    at = as_datetime(acknowledged_at)
+    return [
+        event["data"]
+        for event in events
+        if "started_at" in event["data"]
+        and as_datetime(event["data"]["started_at"]) <= at < as_datetime(event["ts"])
+    ]
+
+
+def _by(stop: Stop) -> str:
+    """Say who asked and how, each with a blank before it."""
+    name = stop.get("requested_by")
+    who = _(" by %(name)s") % {"name": name} if name else ""
+    way = _WAYS.get(stop["via"])
+    return f"{who} {way}" if way else who
+
+
+def _because(stop: Stop) -> str:
+    reason = str(stop.get("reason") or "").strip()
+    return _(" (reason: %(reason)s)") % {"reason": reason} if reason else ""
+
+
+def _finished_first(run: Run, words: Mapping[str, str]) -> str:
+    if run["status"] == Status.SUCCESS:
+        but = _("but the run had already done its work")
+    else:
+        but = _("but the run had already ended in an error")
+    return _("A stop was asked for at %(at)s%(by)s%(because)s, %(but)s.") % {**words, "but": but}
+
+
+def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
+    if stop["via"] == "budget":
+        return _("Stopped by its budget at %(at)s%(because)s.") % words
+    if stop["via"] == "parent":
+        if stop.get("root_request") in (None, run["id"]):
+            return _("Stopped by the run that called it at %(at)s%(because)s.") % words
+        return _("Stopped%(by)s with the run that called it at %(at)s%(because)s.") % words
+    return _("Stopped%(by)s at %(at)s%(because)s.") % words
+
+
+def _escalation(stop: Stop, now: datetime | None) -> str:
+    if not stop.get("escalated_at"):
+        return ""
+    at = clock(stop["escalated_at"], now=now)
+    by = _(" by %(name)s") % {"name": stop["escalated_by"]} if stop.get("escalated_by") else ""
+    words = {"mode": stop["mode"], "at": at, "by": by}
+    return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
+
+
+def _effect(run: Run, stop: Stop, waited_for: Sequence[Call]) -> str:
+    if not run.get("started_at"):
+        return _("It had not started.")
+    if not stop.get("observed_at"):
+        return _("Its worker was lost; the run was ended without it.")
+    later = duration(seconds_between(stop["requested_at"], stop["observed_at"]))
+    if not waited_for:
+        return _("It took effect %(later)s later.") % {"later": later}
+    words = {"later": later, "what": _in_flight_words(waited_for)}
+    return _("It took effect %(later)s later, after %(what)s.") % words
+
+
+def _in_flight_words(calls: Sequence[Call]) -> str:
+    if len(calls) > 1:
+        return _("the %(count)d calls in flight had completed") % {"count": len(calls)}
+    return str(_AFTER.get(call_kind(calls[0]), _AFTER_ANY) % {"name": calls[0]["label"]})
+
+
+def _started_after(stop: Stop) -> str:
+    if not stop.get("observed_at"):
+        return ""  # it had not started, or no worker was left to count
+    count = stop.get("calls_started_after_acknowledgement") or 0
+    if not count:
+        return _("Nothing was started after that.")
+    words = ngettext(
+        "%(count)d call was started all the same.",
+        "%(count)d calls were started all the same.",
+        count,
+    )
+    return words % {"count": count}
+
+
+def _cleanup_error(stop: Stop) -> str:
+    error = stop.get("cleanup_error")
+    if not error:
+        return ""
+    words = {"type": error["type"], "message": error["message"]}
+    return _("While cleaning up it failed with %(type)s: %(message)s") % words
+
+
+def _abandoned(stop: Stop) -> str:
+    if not stop.get("abandoned"):
+        return ""
+    return _("Its code may still be running; what it does is not recorded.")
+
+
+def _kept(run: Run, result_below: bool) -> str:
+    if run.get("partial_result") is None:
+        return _("It left no partial result.") if run.get("started_at") else ""
+    if result_below:
+        return _("What it had so far is kept below.")
+    return _("What it had so far is kept.")
