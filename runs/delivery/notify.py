@@ -16,9 +16,8 @@ from django.db import DatabaseError, InterfaceError
 
 from agents.trace import CallInfo, Event, Trace
 
-from . import local_runs, relay, streamed_text
+from . import local_runs, relay, streamed_text, worker_choice
 from .stop_message import StopDelivery
-from .worker_choice import choose_worker
 
 __all__ = [
     "WORKERS_GROUP",
@@ -133,7 +132,7 @@ def send_start(run: uuid.UUID) -> None:
     if local_runs.wake() or not relay.is_shared(get_channel_layer()):
         return
     try:
-        worker = choose_worker()
+        worker = worker_choice.choice.choose()
     except (DatabaseError, InterfaceError) as error:
         logger.info("no worker can be chosen (%s), all are woken", type(error).__name__)
         worker = None

@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents import Tools, agent
 from agents.cancellation import StopMode
 from runs.actions import stopping
-from runs.delivery import local_runs, notify, relay
+from runs.delivery import local_runs, notify, relay, worker_choice
 from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import RunEvent
 from runs.worker.worker import Worker
@@ -244,7 +244,7 @@ class TestAStart:
         def refuse() -> None:
             raise error("away")
 
-        monkeypatch.setattr(notify, "choose_worker", refuse)
+        monkeypatch.setattr(worker_choice.choice, "choose", refuse)
         notify.send_start(uuid.uuid4())
         assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
 
@@ -252,7 +252,7 @@ class TestAStart:
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chosen: list[int] = []
-        monkeypatch.setattr(notify, "choose_worker", lambda: chosen.append(1))
+        monkeypatch.setattr(worker_choice.choice, "choose", lambda: chosen.append(1))
         monkeypatch.setattr(notify, "get_channel_layer", InMemoryChannelLayer)
         notify.send_start(uuid.uuid4())
         assert chosen == []
