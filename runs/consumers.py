@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ from channels.layers import get_channel_layer
 from runs.delivery import notify, relay, streamed_text
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
-from runs.web import feed, sockets
-from runs.web.feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
+from runs.web import sockets
+from runs.web.feed import Follower, ListFollower, Reader, RightLost, get_hub
 from runs.web.feed.follower import STUCK_SECONDS
 from runs.web.feed.frames import as_page_message, as_socket_messages
+from runs.web.feed.rights import Why
 
 from .tasks import cancel_and_wait
 
@@ -174,32 +175,33 @@ async def _send_nothing(message: dict[str, Any]) -> None:
 
 # Close codes: 1000 and 1012 are RFC 6455's, from 4000 on they are the application's own.
 OVER = 1000
-RESTARTING = 1012
 FAILED = 1011
+RESTARTING = 1012
 RIGHT_LOST = 4403
 GONE = 4404
 TOO_MANY = 4429
+_CODES: dict[Why, int] = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}
 
 
 class _FeedConsumer(AsyncConsumer):
-    """Sends a follower's batches over one socket."""
+    """Sends a reader's batches over one socket."""
 
-    #: No messages from the channel layer: the hub hears them once, for all its followers.
+    #: No messages from the channel layer: the hub receives them once for all its readers.
     channel_layer_alias = "not used"
 
     _sending: asyncio.Task[None] | None = None
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         try:
-            batches, view = await self.open()
+            reader = await self.open()
         except sockets.Refused as why:
             await sockets.refuse(self.scope, self.send, why)
             raise StopConsumer from None
         await self.send({"type": "websocket.accept"})
-        self._sending = asyncio.create_task(self._send_all(batches, view))
+        self._sending = asyncio.create_task(self._send_all(reader))
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
-        """Nothing that a client could say is of interest."""
+        """Ignore what a client sends."""
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         if self._sending is not None:
@@ -208,32 +210,27 @@ class _FeedConsumer(AsyncConsumer):
                 await self._sending
         raise StopConsumer
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
-        """Return what to send, to be overridden.
+    async def open(self) -> Reader:
+        """Return the reader, to be overridden.
 
         Raises:
-            sockets.Refused: this one is not let in.
+            sockets.Refused: the user is not let in.
         """
         raise NotImplementedError
 
-    async def _send_all(self, batches: AsyncGenerator[Batch, None], view: View) -> None:
+    async def _send_all(self, reader: Reader) -> None:
         code = OVER
         try:
-            async with aclosing(batches):
+            async with aclosing(reader.batches()) as batches:
                 async for batch in batches:
-                    messages = (
-                        [as_page_message(batch)] if view.is_page else as_socket_messages(batch)
-                    )
+                    is_page = reader.view.is_page
+                    messages = [as_page_message(batch)] if is_page else as_socket_messages(batch)
                     # For all of them: a timer for each would take a quarter of the time.
                     async with asyncio.timeout(STUCK_SECONDS):
                         for text in messages:
                             await self.send({"type": "websocket.send", "text": text})
         except RightLost as lost:
-            code = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}.get(
-                lost.why, RIGHT_LOST
-            )
-        except RunIsGone:
-            code = GONE
+            code = _CODES.get(lost.why, RIGHT_LOST)
         except (TimeoutError, OSError):
             code = FAILED
         except Exception:
@@ -246,26 +243,21 @@ class _FeedConsumer(AsyncConsumer):
 class RunConsumer(_FeedConsumer):
     """``/ws/runs/<id>``: ``?after=<seq>`` or ``?cursor=...``, ``?tree=1``."""
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+    async def open(self) -> Reader:
         try:
             run = uuid.UUID(self.scope["url_route"]["kwargs"]["id"])
         except ValueError:
             raise sockets.not_allowed() from None
         viewer = await sockets.enter(self.scope, run)
-        query = sockets.Query(self.scope)
-        query.refuse_unknown("after", "cursor", "tree", "view", "tz")
-        follower = Follower(
-            feed.get_hub(), viewer, query.cursor(run), is_tree=query.tree(), view=query.view()
-        )
-        return follower.batches(), query.view()
+        query = sockets.Query(self.scope, {"after", "cursor", "tree", "view", "tz"})
+        cursor, is_tree = query.cursor(run), query.is_tree()
+        return Follower(get_hub(), viewer, cursor, is_tree=is_tree, view=query.view())
 
 
 class RunListConsumer(_FeedConsumer):
     """``/ws/runs``: the runs that the user may see, whenever one of them changes."""
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+    async def open(self) -> Reader:
         viewer = await sockets.enter(self.scope, None)
-        query = sockets.Query(self.scope)
-        query.refuse_unknown("view", "tz")
-        follower = ListFollower(feed.get_hub(), viewer, view=query.view())
-        return follower.batches(), query.view()
+        query = sockets.Query(self.scope, {"view", "tz"})
+        return ListFollower(get_hub(), viewer, view=query.view())

@@ -23,7 +23,6 @@ from runs.web.feed import (
     Follower,
     InvalidCursor,
     RightLost,
-    RunIsGone,
     View,
     Viewer,
     rights,
@@ -131,7 +130,7 @@ async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterato
             async for batch in batches:
                 with _unless_stuck(batches):
                     yield as_server_sent(batch)
-    except (RightLost, RunIsGone):
+    except RightLost:
         return  # a client that comes back is told why
 
 

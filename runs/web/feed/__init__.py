@@ -22,9 +22,9 @@ nothing here writes a row.
 """
 
 from .cursor import Cursor, InvalidCursor
-from .follower import Follower, RunIsGone
+from .follower import Follower
 from .frames import Batch, Frame, View
-from .hub import Hub, close_hub, get_hub, open_count
+from .hub import Hub, Reader, close_hub, get_hub, open_count
 from .listing import ListFollower
 from .rights import RightLost, Viewer
 
@@ -36,8 +36,8 @@ __all__ = [
     "Hub",
     "InvalidCursor",
     "ListFollower",
+    "Reader",
     "RightLost",
-    "RunIsGone",
     "View",
     "Viewer",
     "close_hub",

@@ -12,18 +12,14 @@ from .cursor import Cursor
 from .frames import Batch, Frame, View
 from .hub import Hub, Reader
 from .reading import PAGE_COUNT
-from .rights import Viewer
+from .rights import RightLost, Viewer
 from .tail import RunTail
 
-__all__ = ["STUCK_SECONDS", "Follower", "RunIsGone"]
+__all__ = ["STUCK_SECONDS", "Follower"]
 
 STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is sent away
 MOST_CHARACTERS = 400_000  # in one batch, which is all that a slow reader makes us hold
 _LOST_TRACK_SECONDS = 0.2
-
-
-class RunIsGone(Exception):
-    """The run was deleted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +74,7 @@ class Follower(Reader):
     async def collect(self) -> list[Frame]:
         tail = self._positions[self._run].tail
         if tail.is_gone:
-            raise RunIsGone
+            raise RightLost("gone")
         frames = await self._of_all()
         if await self._is_all_sent():
             self.is_over = True

@@ -196,8 +196,7 @@ class Reader:
         A caller that leaves before the end closes it (``aclosing``).
 
         Raises:
-            RightLost: the reader may not go on, or this process goes away.
-            RunIsGone: the run was deleted.
+            RightLost: the reader may not continue, the run was deleted, or this process ends.
         """
         loop = asyncio.get_running_loop()
         await self.hub.join(self)

@@ -20,7 +20,7 @@ from rest_framework.authtoken.models import Token
 
 from runs.models import RunQuerySet, RunRecord
 
-__all__ = ["RightLost", "Viewer", "find_lost", "identify", "let_in"]
+__all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
 
 Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many"]
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from runs.delivery import notify
 from runs.events import read as read_events
 from runs.ops.retention import Policy, Sweep
-from runs.web.feed import Hub, RunIsGone, follower, reading, refresh
+from runs.web.feed import Hub, RightLost, follower, reading, refresh
 from tests.support.feeds import Client, Reader, Wire, Writer, finished, settle, turns, watch
 
 
@@ -141,7 +141,8 @@ class TestOneRun:
         await settle(hub, reader)
         writer.delete(run.pk)
         await settle(hub, reader)
-        assert isinstance(reader.error, RunIsGone)
+        assert isinstance(reader.error, RightLost)
+        assert reader.error.why == "gone"
 
     async def test_handed_back_has_nothing_in_flight_any_more(
         self, writer: Writer, hub: Hub
@@ -227,7 +228,8 @@ class TestRemovedLog:
                 writer.delete(run.pk)
             await asyncio.gather(reader.task)
         if removed == "run":
-            assert isinstance(reader.error, RunIsGone)
+            assert isinstance(reader.error, RightLost)
+            assert reader.error.why == "gone"
         else:
             assert reader.client.is_ended
             assert reader.client.runs[str(run.pk)]["log_removed_at"]
