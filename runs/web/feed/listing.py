@@ -43,7 +43,7 @@ class ListFollower(Reader):
     def take(self, snapshots: Iterable[Snapshot]) -> None:
         """Take runs that have changed; those that the reader may not see are left out."""
         for snapshot in snapshots:
-            if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
+            if not self.viewer.includes(snapshot.owner_id):
                 continue
             if snapshot.id in self._over:
                 continue

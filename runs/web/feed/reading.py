@@ -14,14 +14,13 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from runs.conf import conf
-from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord
+from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord, Sight
 from runs.status import TERMINAL, Status
 from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording import receipts
 from runs.wording.presentation import Words, present
 
 from .frames import to_json
-from .rights import Viewer
 
 __all__ = [
     "PAGE_COUNT",
@@ -148,11 +147,9 @@ def _silent_seconds(record: RunRecord) -> int | None:
     return max(0, int((record.worker.lease_until - now).total_seconds()))
 
 
-def read_active(viewer: Viewer, limit: int) -> list[Snapshot]:
-    """Return the runs that ``viewer`` may see and that are not over, the oldest first."""
-    runs = RunRecord.objects.active()
-    if not viewer.sees_all:
-        runs = runs.filter(owner=viewer.user_id)
+def read_active(sight: Sight, limit: int) -> list[Snapshot]:
+    """Return the runs that a user may see and that are not over, the oldest first."""
+    runs = RunRecord.objects.active().within(sight)
     newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
     return [_snapshot(run) for run in reversed(newest)]
 

@@ -18,7 +18,7 @@ from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
 from rest_framework.authtoken.models import Token
 
-from runs.models import RunQuerySet, RunRecord
+from runs.models import SEE_ALL, RunQuerySet, RunRecord, Sight
 
 __all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
 
@@ -34,24 +34,19 @@ class RightLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
-    """Who watches, by which proof, and what: one run, or the list (``run`` is None).
+class Viewer(Sight):
+    """Who watches, by which proof, and what: one run, or the list (``run`` is None)."""
 
-    ``sees_all``: other people's runs, too.
-    """
-
-    user_id: Any
     session_key: str = ""
     token: str = ""
     run: uuid.UUID | None = None
-    sees_all: bool = False
 
 
-class _Look(dict[str, Any]):
-    """What a session holds; looking changes nothing.
+class _ReadOnly(dict[str, Any]):
+    """The data of a session.
 
     ``get_user`` would end a session whose password has changed, and give one that was signed with
-    an older SECRET_KEY another key, of which a socket can't tell the browser.
+    an older SECRET_KEY another key, which a socket can't send to the browser.
     """
 
     def flush(self) -> None: ...
@@ -67,7 +62,7 @@ def identify(*, session_key: str = "", token: str = "") -> User | None:
     if not session_key:
         return None
     engine = import_module(settings.SESSION_ENGINE)
-    request: Any = SimpleNamespace(session=_Look(engine.SessionStore(session_key).load()))
+    request: Any = SimpleNamespace(session=_ReadOnly(engine.SessionStore(session_key).load()))
     user = get_user(request)  # compares the password's hash, as every request does
     return None if isinstance(user, AnonymousUser) else user
 
@@ -85,7 +80,7 @@ def let_in(
     user = user or identify(session_key=session_key, token=token)
     if user is None:
         raise RightLost("not_authenticated")
-    viewer = Viewer(user.pk, session_key, token, run, _sees_all(user))
+    viewer = Viewer(user.pk, user.has_perm(SEE_ALL), session_key, token, run)
     if run is not None and not RunRecord.objects.visible_to(user).filter(pk=run).exists():
         raise RightLost("not_found")
     return viewer
@@ -108,7 +103,7 @@ def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
             lost[viewer] = RightLost("not_authenticated")
         elif viewer.run is not None:
             of_runs.setdefault(proof, []).append(viewer)
-        elif viewer.sees_all and not _sees_all(user):
+        elif viewer.sees_all and not user.has_perm(SEE_ALL):
             lost[viewer] = RightLost("not_found")
     hidden = []
     for proof, some in of_runs.items():
@@ -126,7 +121,3 @@ def _ids(runs: RunQuerySet, viewers: Collection[Viewer]) -> set[uuid.UUID]:
     """Return which of the runs that are watched are among ``runs``."""
     watched = {viewer.run for viewer in viewers if viewer.run is not None}
     return set(runs.filter(pk__in=watched).values_list("pk", flat=True))
-
-
-def _sees_all(user: User) -> bool:
-    return user.has_perm("runs.view_runrecord")
