@@ -20,7 +20,8 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import notify, relay, streamed_text
+from runs.delivery import feeds, notify, relay
+from runs.delivery.messages import FeedAsk, FeedWatch, RunEnded, RunStart, RunStop, RunWake
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
 from runs.web import sockets
@@ -57,35 +58,32 @@ class AgentConsumer(AsyncConsumer):
         super().__init__()
         self._executions: set[asyncio.Task[None]] = set()
 
-    async def run_start(self, message: dict[str, Any]) -> None:
+    async def run_start(self, message: RunStart) -> None:
         """Claim a queued run in its turn, and await its execution.
 
-        {"type": "run.start", "run": id}. If this worker is full by now, it wakes all others.
+        If this worker is full by now, it wakes all others.
         """
         worker = self.scope["worker"]
         ended = await worker.execute(uuid.UUID(message["run"]))
         if ended is None and not worker.has_capacity:
             await asyncio.to_thread(notify.wake_workers)
 
-    async def run_wake(self, message: dict[str, Any]) -> None:
-        """Poll the queue now: {"type": "run.wake"}."""
+    async def run_wake(self, message: RunWake) -> None:
+        """Poll the queue now."""
         self.scope["worker"].wake()
 
-    async def run_stop(self, message: dict[str, Any]) -> None:
-        """Trip the tokens of runs: {"type": "run.stop", "stops": [...]}.
-
-        Each stop is a ``StopDelivery.as_message``.
-        """
+    async def run_stop(self, message: RunStop) -> None:
+        """Trip the tokens of runs."""
         stops = [StopDelivery.from_message(stop) for stop in message["stops"]]
         self.scope["worker"].receive_stops(stops)
 
-    async def run_ended(self, message: dict[str, Any]) -> None:
-        """Poll runs that may be over: {"type": "run.ended", "runs": [id, ...]}."""
+    async def run_ended(self, message: RunEnded) -> None:
+        """Poll runs that may be over."""
         self.scope["worker"].poll_started(uuid.UUID(run) for run in message["runs"])
 
-    async def feed_watch(self, message: dict[str, Any]) -> None:
-        """Another process has readers: {"type": "feed.watch", "runs": {id: {call: length}}}."""
-        streamed_text.request(message["runs"])
+    async def feed_watch(self, message: FeedWatch) -> None:
+        """Send streamed text to a process that has readers."""
+        feeds.sender.request(message["runs"])
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Handle executions concurrently, and other messages at once.
@@ -141,7 +139,9 @@ async def listen(application: Application, worker: Worker) -> None:
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
-                streamed_text.ask_readers()
+                # This worker has missed the requests for text that were sent before.
+                ask: FeedAsk = {"type": "feed.ask", "from": relay.PROCESS}
+                relay.outbox.send(relay.FEED_GROUP, ask, is_repeated=True)
             joining = asyncio.create_task(_join_own_group(layer, channel, worker))
             await application(scope, receive, _send_nothing)
         except Exception as error:  # of any kind: each layer raises its own

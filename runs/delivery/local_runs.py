@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from agents.cancellation import CancelToken, Lease, StopCause
 from agents.guard import Guard
+from agents.trace import Trace
 
 from .stop_message import StopDelivery, StopRequest
 
@@ -27,6 +28,7 @@ __all__ = [
     "lease_of",
     "remove",
     "remove_worker",
+    "trace_of",
     "trip",
     "trip_unless_claiming",
     "wake",
@@ -87,6 +89,12 @@ def add(run: ActiveRun) -> None:
 
 def get(run: uuid.UUID) -> ActiveRun | None:
     return _runs.get(run)
+
+
+def trace_of(run: uuid.UUID) -> Trace | None:
+    """Return the trace of a run that is executed in this process."""
+    entry = _runs.get(run)
+    return entry.guard.trace if entry is not None and entry.guard is not None else None
 
 
 def all_runs() -> list[ActiveRun]:

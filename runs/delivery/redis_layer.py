@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -26,7 +27,7 @@ class RedisLayer(RedisPubSubChannelLayer):
         self._host = host
         self._prefix = prefix
 
-    def group_send_now(self, group: str, message: dict[str, Any]) -> None:
+    def group_send_now(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all subscribers of a group, and return once Redis has it. From any thread.
 
         Raises:

@@ -14,7 +14,8 @@ from typing import Any
 from channels.layers import get_channel_layer
 
 from runs.delivery import notify, relay
-from runs.delivery.streamed_text import ASK_SECONDS
+from runs.delivery.feeds import ASK_SECONDS
+from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch
 
 from .refresh import Refresher
 from .tail import RunTail, Tails
@@ -54,7 +55,7 @@ class Inbox:
             if message.get("from") != self._process:
                 self._take(message)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: Any) -> None:
         try:
             match message["type"]:
                 case "feed.news":
@@ -66,7 +67,7 @@ class Inbox:
         except Exception as error:  # it is of another release, say
             logger.warning("a message to the feed can't be understood (%r)", error)
 
-    def _take_updates(self, message: dict[str, Any]) -> None:
+    def _take_updates(self, message: FeedUpdates) -> None:
         for run in message.get("logs", ()):
             tail = self._tails.named(run)
             if tail is not None:
@@ -85,7 +86,7 @@ class Inbox:
         self._asks_all_at = 0.0
         self._is_due.set()
 
-    def _take_text(self, message: dict[str, Any]) -> None:
+    def _take_text(self, message: FeedText) -> None:
         for run, agent, call, start, text in message["pieces"]:
             tail = self._tails.named(run)
             if tail is not None and not tail.texts.take(agent, call, start, text):
@@ -112,5 +113,9 @@ class Inbox:
             for start in range(0, len(tails), MOST_RUNS):
                 some = tails[start : start + MOST_RUNS]
                 known = {str(tail.id): tail.texts.lengths() for tail in some}
-                message = {"type": "feed.watch", "from": self._process, "runs": known}
-                relay.send(notify.WORKERS_GROUP, message)
+                message: FeedWatch = {
+                    "type": "feed.watch",
+                    "from": self._process,
+                    "runs": known,
+                }
+                relay.outbox.send(notify.WORKERS_GROUP, message)

@@ -170,7 +170,7 @@ class TestMessages:
             notify.wake_workers()
             assert tried.acquire(timeout=10)
             # What comes while that one fails is given up with it.
-            eventually(lambda: not relay._relay._is_sending)
+            eventually(lambda: not relay.outbox._is_sending)
             notify.send_stops([_delivery(uuid.uuid4())])
             assert tried.acquire(timeout=10)
 

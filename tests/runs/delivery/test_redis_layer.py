@@ -45,36 +45,36 @@ class Layer(RedisLayer):
 def layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Layer]:
     layer = Layer()
     monkeypatch.setattr(relay, "get_channel_layer", lambda: layer)
-    monkeypatch.setattr(relay, "_relay", relay._Relay())
+    monkeypatch.setattr(relay, "outbox", relay.Outbox())
     return layer
 
 
 def test_a_layer_that_can_sends_at_once(layer: Layer) -> None:
-    relay.send_at_once("workers", {"number": 1})
+    relay.outbox.send_at_once("workers", {"number": 1})
     assert (layer.now, layer.later) == ([1], [])
 
 
 def test_nobody_waits_twice_for_a_layer_that_fails(layer: Layer) -> None:
     layer.is_failing = True
-    relay.send_at_once("workers", {"number": 1})
+    relay.outbox.send_at_once("workers", {"number": 1})
     _until_failing()
     for number in (2, 3):
-        relay.send_at_once("workers", {"number": number})
+        relay.outbox.send_at_once("workers", {"number": number})
         assert layer.arrived.acquire(timeout=WAIT_SECONDS)
     assert layer.now == [1]
 
 
 def test_what_failed_at_once_is_tried_again_and_then_all_is_as_before(layer: Layer) -> None:
     layer.is_failing = True
-    relay.send_at_once("workers", {"number": 1})
+    relay.outbox.send_at_once("workers", {"number": 1})
     _until_failing()
     layer.is_failing = False
-    relay.send_at_once("workers", {"number": 2})
+    relay.outbox.send_at_once("workers", {"number": 2})
     assert layer.arrived.acquire(timeout=WAIT_SECONDS)
     assert layer.arrived.acquire(timeout=WAIT_SECONDS)
     assert layer.later == [1, 2]
     _until_failing(False)
-    relay.send_at_once("workers", {"number": 3})
+    relay.outbox.send_at_once("workers", {"number": 3})
     assert (layer.now, layer.later) == ([1, 3], [1, 2])
 
 
@@ -102,6 +102,6 @@ async def test_what_a_thread_sends_is_heard_as_what_a_coroutine_sends() -> None:
 
 def _until_failing(is_failing: bool = True) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while relay._relay.is_failing is not is_failing:
+    while relay.outbox.is_failing is not is_failing:
         assert time.monotonic() < deadline, "the relay did not notice"
         time.sleep(0.01)
