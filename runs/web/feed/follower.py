@@ -67,7 +67,7 @@ class Follower(Reader):
 
     def stop(self) -> None:
         if self._root is not None:
-            self.hub.unfollow_tree(self._root, self)
+            self.hub.refresher.unfollow_tree(self._root, self.grow)
         for position in self._positions.values():
             self.hub.unfollow(position.tail, self)
 
@@ -120,7 +120,9 @@ class Follower(Reader):
                 found = await self.hub.read(reading.read_inputs, [tail.id])
                 tail.input_json = found.get(tail.id)
             if self._is_tree and tail.id == self._run:
-                self._join_tree(tail)
+                assert tail.snapshot is not None
+                self._root = tail.snapshot.root
+                self.hub.refresher.follow_tree(self._root, self.grow)
             position.version, position.activity = tail.version, tail.activity_version
             frames.append(tail.run_frame("run", self.view))
         frames += self._texts(position)
@@ -173,7 +175,7 @@ class Follower(Reader):
             return False
         if not self._is_tree:
             return True
-        while all(position.is_done for position in self._below()):
+        while all(one.is_done for id, one in self._positions.items() if id != self._run):
             if self._tree_is_final:
                 return True
             # All known runs are over: one that is not in the table by now will never be started.
@@ -182,14 +184,6 @@ class Follower(Reader):
             self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
-
-    def _below(self) -> Iterator[_Position]:
-        return (position for id, position in self._positions.items() if id != self._run)
-
-    def _join_tree(self, tail: RunTail) -> None:
-        assert tail.snapshot is not None
-        self._root = tail.snapshot.root
-        self.hub.follow_tree(self._root, self)
 
     def _cursor_now(self) -> str:
         if not self._is_tree:

@@ -1,20 +1,24 @@
-"""What a follower gets, and how that looks over WebSocket and as server-sent events.
+"""The frames of a feed, and their form over WebSocket and as server-sent events.
 
-Data is encoded once for all followers of this process; here it is only put together.
+The data is encoded once for all readers of this process; here it is only put together.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from agents.trace import CallInfo
 
 __all__ = [
     "HEARTBEAT",
+    "Activity",
     "Batch",
     "Frame",
     "FrameType",
+    "Text",
     "View",
     "as_page_message",
     "as_server_sent",
@@ -29,22 +33,39 @@ HEARTBEAT = '{"type":"heartbeat"}'
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a reader wants to see beside the contract.
+    """Options for our own page.
 
-    ``is_page``: for our own screen: runs come without their input and with ``words``, and frames in
-    batches. ``zone`` is the reader's time zone, for the words.
+    ``is_page``: runs come without their input and with ``words``, and frames in batches. ``zone``
+    is the reader's time zone, for the words.
     """
 
     is_page: bool = False
     zone: str = ""
 
 
+class Activity(TypedDict):
+    """The data of an ``activity`` frame."""
+
+    run: str
+    in_flight: list[CallInfo]
+    usage: Mapping[str, Any]
+
+
+class Text(TypedDict):
+    """The data of a ``text`` frame."""
+
+    run: str
+    agent: str
+    call: str
+    text: str
+
+
 class Frame(NamedTuple):
     """One message of a feed. A tuple: each reader has its own, so making one must cost little.
 
-    ``data`` is JSON: the event, the run, or an object with the other frame's fields. ``cursor`` is
-    the position behind this frame; only events move it. Of one run it is the event's own number, so
-    a socket only names it for a tree.
+    ``data`` is JSON: the event, the run, ``Activity`` or ``Text``. ``cursor`` is the position after
+    this frame; only events move it. Of one run it is the event's number, so a socket names it for a
+    tree only.
     """
 
     type: FrameType
@@ -56,14 +77,14 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames that are to be sent now; none is a heartbeat. ``cursor`` is the one behind all."""
+    """Frames to send now; none is a heartbeat. ``cursor`` is the position after all of them."""
 
     frames: Sequence[Frame]
     cursor: str = ""
 
 
 def to_json(value: Any) -> str:
-    """Encode in ASCII: no sign in it can end a line, or can't be sent."""
+    """Encode in ASCII: no character can end a line, and all can be sent."""
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -84,7 +105,7 @@ def as_page_message(batch: Batch) -> str:
 
 
 def as_server_sent(batch: Batch) -> bytes:
-    """Return a batch as server-sent events; a comment, if there is nothing to tell."""
+    """Return a batch as server-sent events; a comment for a heartbeat."""
     if not batch.frames:
         return b":\n\n"
     return "".join(_server_sent(frame) for frame in batch.frames).encode()

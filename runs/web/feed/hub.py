@@ -18,7 +18,7 @@ from .frames import Batch, Frame, View
 from .inbox import Inbox
 from .listener import HubListener
 from .reading import LogPages
-from .refresh import LIST_POLL_SECONDS, ListReader, Refresher, TreeReader
+from .refresh import LIST_POLL_SECONDS, Refresher
 from .rights import RightLost, Viewer
 from .tail import RunTail, Tails, Wakeable
 
@@ -97,24 +97,6 @@ class Hub:
         tail.followers.discard(follower)
         if not tail.followers:
             self.tails.leave(tail, at_once=self.is_closed)
-
-    def follow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
-        """Call ``reader.grow`` with all runs of a tree, now and whenever there is a new one."""
-        self.refresher.trees.setdefault(root, set()).add(reader)
-        self.refresher.tree_is_stale(root)
-
-    def unfollow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
-        trees = self.refresher.trees
-        readers = trees.get(root, set())
-        readers.discard(reader)
-        if not readers:
-            trees.pop(root, None)
-
-    def follow_list(self, reader: ListReader) -> None:
-        self.refresher.lists.add(reader)
-
-    def unfollow_list(self, reader: ListReader) -> None:
-        self.refresher.lists.discard(reader)
 
     async def close(self) -> None:
         """Send all readers away, and end. May be repeated."""

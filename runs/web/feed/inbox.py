@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -38,7 +38,7 @@ class Inbox:
         self._channel: str | None = None
         self._missing: set[uuid.UUID] = set()  # runs of which text is missing
         self._is_due = asyncio.Event()
-        self._asks_all_at = 0.0
+        self._ask_all_at = 0.0
 
     async def receive(self) -> None:
         """Receive messages until the channel layer fails."""
@@ -69,7 +69,7 @@ class Inbox:
 
     def _take_updates(self, message: FeedUpdates) -> None:
         for run in message.get("logs", ()):
-            tail = self._tails.named(run)
+            tail = self._tails.get(run)
             if tail is not None:
                 self._refresher.run_is_stale(tail.id)
         for run, root in message.get("changed", ()):
@@ -83,39 +83,34 @@ class Inbox:
         self._is_due.set()
 
     def _ask_for_all(self) -> None:
-        self._asks_all_at = 0.0
+        self._ask_all_at = asyncio.get_running_loop().time() + ASK_SECONDS
+        self._missing |= {tail.id for tail in self._tails if tail.snapshot is not None}
         self._is_due.set()
 
     def _take_text(self, message: FeedText) -> None:
         for run, agent, call, start, text in message["pieces"]:
-            tail = self._tails.named(run)
+            tail = self._tails.get(run)
             if tail is not None and not tail.texts.take(agent, call, start, text):
                 self.ask_for(tail)
 
     async def keep_asking(self) -> None:
         """Ask for text when some is missing, and for that of all followed runs once in a while."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._asks_all_at):
+        try:
+            async with asyncio.timeout_at(self._ask_all_at):
                 await self._is_due.wait()
+        except TimeoutError:
+            self._ask_for_all()
         await asyncio.sleep(SOON_SECONDS)
         self._is_due.clear()
         missing, self._missing = self._missing, set()
-        now = asyncio.get_running_loop().time()
-        is_for_all = now >= self._asks_all_at
-        if is_for_all:
-            self._asks_all_at = now + ASK_SECONDS
-        if relay.is_shared(get_channel_layer()):
-            tails = [
-                tail
-                for tail in self._tails
-                if tail.is_elsewhere and (tail.id in missing or (is_for_all and tail.snapshot))
-            ]
-            for start in range(0, len(tails), MOST_RUNS):
-                some = tails[start : start + MOST_RUNS]
-                known = {str(tail.id): tail.texts.lengths() for tail in some}
-                message: FeedWatch = {
-                    "type": "feed.watch",
-                    "from": self._process,
-                    "runs": known,
-                }
-                relay.outbox.send(notify.WORKERS_GROUP, message)
+        if not relay.is_shared(get_channel_layer()):
+            return
+        known = {
+            str(tail.id): tail.texts.lengths()
+            for tail in self._tails
+            if tail.id in missing and tail.is_elsewhere
+        }
+        for start in range(0, len(known), MOST_RUNS):
+            runs = dict(islice(known.items(), start, start + MOST_RUNS))
+            message: FeedWatch = {"type": "feed.watch", "from": self._process, "runs": runs}
+            relay.outbox.send(notify.WORKERS_GROUP, message)

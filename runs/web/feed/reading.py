@@ -20,7 +20,7 @@ from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording import receipts
 from runs.wording.presentation import Words, present
 
-from .frames import to_json
+from .frames import Frame, FrameType, View, to_json
 
 __all__ = [
     "PAGE_COUNT",
@@ -47,6 +47,8 @@ _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
 )
+#: A run, and the first and last event of a page of its log.
+_Page = tuple[uuid.UUID, int, int]
 _ACTIVITY = ("llm_calls", "input_tokens", "output_tokens", "usage_estimated")
 
 
@@ -105,6 +107,20 @@ class Snapshot:
             waited_for=self.waited_for,
             lease_seconds=self.silent_seconds,
         )
+
+    def frame(
+        self,
+        type: FrameType,
+        view: View,
+        input_json: str | None,
+        current: Mapping[str, Any] | None = None,
+    ) -> Frame:
+        """Return the run as a frame, with what is newer than the record."""
+        run = {**self.run, **(current or {})}
+        if view.is_page:
+            return Frame(type, to_json(run), to_json(self.words(view.zone, run)))
+        data = to_json(run)
+        return Frame(type, f'{{"input":{input_json},{data[1:]}' if input_json else data)
 
 
 def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,49 +236,43 @@ def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
 class LogPages:
     """The pages of logs that were read last, for all readers whom no tail can serve.
 
+    Whole pages never change, and are kept: two hundred readers of one log read it once.
+
     Args:
         read: calls a function that reads the database.
     """
 
     def __init__(self, read: Callable[..., Awaitable[list[str]]]) -> None:
         self._read = read
-        self._pages: OrderedDict[tuple[uuid.UUID, int], list[str]] = OrderedDict()
+        self._pages: OrderedDict[_Page, list[str]] = OrderedDict()
         self._characters = 0
         #: Readers share these tasks, so cancelling one would end them all without a word.
-        self.reading: dict[tuple[uuid.UUID, int, int], asyncio.Task[list[str]]] = {}
+        self.reading: dict[_Page, asyncio.Task[list[str]]] = {}
 
     async def events(self, run: uuid.UUID, after: int, last_seq: int) -> list[str]:
-        """Return some of a run's events after ``after`` as JSON; the run has ``last_seq``.
-
-        Two hundred readers of one log read it once: whole pages never change, and are kept.
-        """
-        number = after // PAGE_COUNT
-        page = self._pages.get((run, number))
+        """Return some of a run's events after ``after`` as JSON; the run has ``last_seq``."""
+        first = after - after % PAGE_COUNT + 1
+        key = (run, first, min(first + PAGE_COUNT - 1, last_seq))
+        page = self._pages.get(key)
         if page is None:
-            page = await self._page(run, number, last_seq)
+            page = await self._page(key)
         else:
-            self._pages.move_to_end((run, number))
-        found = page[after - number * PAGE_COUNT :]
+            self._pages.move_to_end(key)
+        found = page[after + 1 - first :]
         if not found and last_seq > after:  # events so large that the page was cut
             found = await self._read(read_events, run, after + 1, after + PAGE_COUNT)
         return found
 
-    async def _page(self, run: uuid.UUID, number: int, last_seq: int) -> list[str]:
-        key = (run, number, last_seq)
+    async def _page(self, key: _Page) -> list[str]:
         task = self.reading.get(key)
         if task is None:
-            first = number * PAGE_COUNT + 1
-            work = self._read(read_events, run, first, first + PAGE_COUNT - 1)
-            task = self.reading[key] = asyncio.ensure_future(work)
+            task = self.reading[key] = asyncio.ensure_future(self._read(read_events, *key))
             task.add_done_callback(lambda _: self.reading.pop(key, None))
         page = await asyncio.shield(task)
-        if len(page) == PAGE_COUNT and (run, number) not in self._pages:
-            self._keep(run, number, page)
+        if len(page) == PAGE_COUNT and key not in self._pages:
+            self._pages[key] = page
+            self._characters += sum(map(len, page))
+            while self._characters > MOST_PAGES_CHARACTERS:
+                _, oldest = self._pages.popitem(last=False)
+                self._characters -= sum(map(len, oldest))
         return page
-
-    def _keep(self, run: uuid.UUID, number: int, page: list[str]) -> None:
-        self._pages[run, number] = page
-        self._characters += sum(map(len, page))
-        while self._characters > MOST_PAGES_CHARACTERS:
-            _, oldest = self._pages.popitem(last=False)
-            self._characters -= sum(map(len, oldest))

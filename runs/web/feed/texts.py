@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .frames import Frame, to_json
+from .frames import Frame, Text, to_json
 
 __all__ = ["Texts"]
 
@@ -156,4 +156,5 @@ class Texts:
         text.sent, text.fresh = text.sent + text.fresh, ""
 
     def _frame(self, call: str, agent: str, text: str) -> str:
-        return to_json({"run": self._run, "agent": agent, "call": call, "text": text})
+        frame: Text = {"run": self._run, "agent": agent, "call": call, "text": text}
+        return to_json(frame)

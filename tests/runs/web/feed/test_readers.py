@@ -105,7 +105,7 @@ class TestLeaving:
         for tail in hub.tails:
             hub.tails.forget_if_alone(tail)  # as when it has lingered
         assert [tail.id for tail in hub.tails] == [run.pk]
-        assert hub.tails._names.keys() == {str(run.pk)}
+        assert hub.tails._tails.keys() == {run.pk, str(run.pk)}
 
     async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
         reader = watch(hub, writer.queue())
