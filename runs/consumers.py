@@ -205,9 +205,7 @@ class _FeedConsumer(AsyncConsumer):
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         if self._sending is not None:
-            self._sending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sending
+            await cancel_and_wait([self._sending])
         raise StopConsumer
 
     async def open(self) -> Reader:
@@ -222,9 +220,10 @@ class _FeedConsumer(AsyncConsumer):
         code = OVER
         try:
             async with aclosing(reader.batches()) as batches:
-                async for batch in batches:
-                    is_page = reader.view.is_page
-                    messages = [as_page_message(batch)] if is_page else as_socket_messages(batch)
+                async for frames in batches:
+                    messages = as_socket_messages(frames)
+                    if reader.view.is_page:
+                        messages = [as_page_message(frames, reader.cursor)]
                     # For all of them: a timer for each would take a quarter of the time.
                     async with asyncio.timeout(STUCK_SECONDS):
                         for text in messages:

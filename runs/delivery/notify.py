@@ -17,7 +17,6 @@ from django.db import DatabaseError, InterfaceError
 from agents.trace import CallInfo, Event, Trace
 
 from . import feeds, local_runs, relay, worker_choice
-from .messages import RunEnded, RunStart, RunStop
 from .stop_message import StopDelivery
 
 __all__ = [
@@ -128,8 +127,7 @@ def send_start(run: uuid.UUID) -> None:
     if worker is None:
         wake_workers()
     else:
-        message: RunStart = {"type": "run.start", "run": str(run)}
-        relay.outbox.send_at_once(worker_group(worker), message)
+        relay.outbox.send_at_once(worker_group(worker), {"type": "run.start", "run": str(run)})
 
 
 def wake_workers() -> None:
@@ -142,8 +140,8 @@ def wake_workers() -> None:
 def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
     """Tell a worker in another process that runs which it started are over."""
     if relay.is_shared(get_channel_layer()):
-        message: RunEnded = {"type": "run.ended", "runs": [str(run) for run in runs]}
-        relay.outbox.send(worker_group(worker), message)
+        ended = [str(run) for run in runs]
+        relay.outbox.send(worker_group(worker), {"type": "run.ended", "runs": ended})
 
 
 def send_stops(deliveries: Iterable[StopDelivery]) -> None:
@@ -155,5 +153,5 @@ def send_stops(deliveries: Iterable[StopDelivery]) -> None:
         if delivery.worker is not None:
             stops.setdefault(delivery.worker, []).append(delivery)
     for worker, mine in stops.items():
-        message: RunStop = {"type": "run.stop", "stops": [one.as_message() for one in mine]}
-        relay.outbox.send_at_once(worker_group(worker), message)
+        messages = [delivery.as_message() for delivery in mine]
+        relay.outbox.send_at_once(worker_group(worker), {"type": "run.stop", "stops": messages})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,11 @@ class RedisLayer(RedisPubSubChannelLayer):
 
     def __init__(self, host: dict[str, Any], prefix: str) -> None:
         super().__init__(hosts=[host], prefix=prefix)
-        self._host = host
         self._prefix = prefix
+        options = dict(host)
+        # The caller waits for one try. redis-py finds a broken connection before it uses it.
+        retry = Retry(NoBackoff(), 0)
+        self._redis = redis.Redis.from_url(options.pop("address"), retry=retry, **options)
 
     def group_send_now(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all subscribers of a group, and return once Redis has it. From any thread.
@@ -35,9 +37,3 @@ class RedisLayer(RedisPubSubChannelLayer):
         """
         # The name that channels_redis gives to a group; a test compares what both ways deliver.
         self._redis.publish(f"{self._prefix}__group__{group}", self.serialize(message))
-
-    @functools.cached_property
-    def _redis(self) -> redis.Redis:
-        options = dict(self._host)
-        # The caller waits for one try. redis-py finds a broken connection before it uses it.
-        return redis.Redis.from_url(options.pop("address"), retry=Retry(NoBackoff(), 0), **options)

@@ -27,7 +27,7 @@ from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.status import Status
-from runs.web.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
+from runs.web.feed import Cursor, Follower, Frame, Hub, View, Viewer, get_hub
 from runs.web.feed import hub as hub_module
 from runs.web.feed import tail as tail_module
 from runs.web.feed import texts as texts_module
@@ -327,14 +327,14 @@ class Reader:
         for message in arrived:
             self._apply(message)
 
-    def _encode(self, batch: Batch) -> list[Any]:
-        if not batch.frames:
+    def _encode(self, frames: list[Frame]) -> list[Any]:
+        if not frames:
             self.heartbeats += 1
         if self.wire == "page":
-            return [json.loads(as_page_message(batch))]
+            return [json.loads(as_page_message(frames, self.follower.cursor))]
         if self.wire == "sse":
-            return parse_server_sent(as_server_sent(batch).decode())
-        return [json.loads(text) for text in as_socket_messages(batch)]
+            return parse_server_sent(as_server_sent(frames).decode())
+        return [json.loads(text) for text in as_socket_messages(frames)]
 
     def _apply(self, message: Any) -> None:
         client = self.client

@@ -18,9 +18,9 @@ from rest_framework.request import Request
 
 from runs.web import feed
 from runs.web.feed import (
-    Batch,
     Cursor,
     Follower,
+    Frame,
     InvalidCursor,
     RightLost,
     View,
@@ -127,15 +127,15 @@ async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterato
     follower = Follower(feed.get_hub(), viewer, cursor, is_tree=is_tree, view=View())
     try:
         async with aclosing(follower.batches()) as batches:
-            async for batch in batches:
+            async for frames in batches:
                 with _unless_stuck(batches):
-                    yield as_server_sent(batch)
+                    yield as_server_sent(frames)
     except RightLost:
         return  # a client that comes back is told why
 
 
 @contextmanager
-def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
+def _unless_stuck(batches: AsyncGenerator[list[Frame], None]) -> Iterator[None]:
     """Cancel the task that is sending if it does not come back for the next piece.
 
     Django closes its own wrapper around the stream then. The stream in it would be closed by the

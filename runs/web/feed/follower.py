@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from . import reading
 from .cursor import Cursor
-from .frames import Batch, Frame, View
+from .frames import Frame, View
 from .hub import Hub, Reader
 from .reading import PAGE_COUNT
 from .rights import RightLost, Viewer
@@ -56,7 +56,7 @@ class Follower(Reader):
         assert viewer.run is not None
         super().__init__(hub, viewer, view)
         self._run = viewer.run
-        self._cursor = cursor
+        self._start = cursor
         self._is_tree = is_tree
         self._root: uuid.UUID | None = None
         self._positions: dict[uuid.UUID, _Position] = {}
@@ -81,8 +81,11 @@ class Follower(Reader):
             frames.append(tail.run_frame("end", self.view))
         return frames
 
-    def batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames, self._cursor_now())
+    @property
+    def cursor(self) -> str:
+        if not self._is_tree:
+            return str(self._positions[self._run].seq)
+        return self._start.advanced({id: one.seq for id, one in self._positions.items()})
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
         """Learn of all runs of the tree, and follow those below the followed one."""
@@ -95,7 +98,7 @@ class Follower(Reader):
     def _add(self, id: uuid.UUID) -> None:
         if id not in self._positions:
             tail = self.hub.follow(id, self)
-            self._positions[id] = _Position(tail, self._cursor.seen(id))
+            self._positions[id] = _Position(tail, self._start.seen(id))
             self.wake()
 
     async def _of_all(self) -> list[Frame]:
@@ -129,7 +132,7 @@ class Follower(Reader):
         for event in _within(await self._events(position), room):
             position.seq += 1
             # A page gets one cursor for the whole batch: that of a large tree is long.
-            cursor = "" if self.view.is_page else self._cursor_now()
+            cursor = "" if self.view.is_page else self.cursor
             frames.append(Frame("trace", event, "", cursor, self._is_tree))
         frames += self._state(position)
         return frames
@@ -184,11 +187,6 @@ class Follower(Reader):
             self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
-
-    def _cursor_now(self) -> str:
-        if not self._is_tree:
-            return str(self._positions[self._run].seq)
-        return self._cursor.advanced({id: one.seq for id, one in self._positions.items()})
 
 
 def _within(events: list[str], room: int) -> Iterator[str]:

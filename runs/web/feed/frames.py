@@ -6,7 +6,7 @@ The data is encoded once for all readers of this process; here it is only put to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -15,7 +15,6 @@ from agents.trace import CallInfo
 __all__ = [
     "HEARTBEAT",
     "Activity",
-    "Batch",
     "Frame",
     "FrameType",
     "Text",
@@ -75,40 +74,32 @@ class Frame(NamedTuple):
     is_of_tree: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Frames to send now; none is a heartbeat. ``cursor`` is the position after all of them."""
-
-    frames: Sequence[Frame]
-    cursor: str = ""
-
-
 def to_json(value: Any) -> str:
     """Encode in ASCII: no character can end a line, and all can be sent."""
     return json.dumps(value, separators=(",", ":"))
 
 
-def as_socket_messages(batch: Batch) -> list[str]:
-    """Return the text messages of a batch, one for each frame; none for a heartbeat.
+def as_socket_messages(frames: Iterable[Frame]) -> list[str]:
+    """Return one text message for each frame.
 
-    The protocol's own pings are the heartbeat of a plain socket.
+    Of no frames, a heartbeat, that is none: a plain socket has the protocol's own pings.
     """
-    return [_message(frame) for frame in batch.frames]
+    return [_message(frame) for frame in frames]
 
 
-def as_page_message(batch: Batch) -> str:
-    """Return a whole batch as one text message."""
-    if not batch.frames:
+def as_page_message(frames: Sequence[Frame], cursor: str) -> str:
+    """Return all frames as one text message; ``cursor`` is the position after them."""
+    if not frames:
         return HEARTBEAT
-    frames = ",".join(_message(frame) for frame in batch.frames)
-    return f'{{"type":"frames","cursor":{json.dumps(batch.cursor)},"frames":[{frames}]}}'
+    messages = ",".join(_message(frame) for frame in frames)
+    return f'{{"type":"frames","cursor":{json.dumps(cursor)},"frames":[{messages}]}}'
 
 
-def as_server_sent(batch: Batch) -> bytes:
-    """Return a batch as server-sent events; a comment for a heartbeat."""
-    if not batch.frames:
+def as_server_sent(frames: Sequence[Frame]) -> bytes:
+    """Return frames as server-sent events; a comment for a heartbeat."""
+    if not frames:
         return b":\n\n"
-    return "".join(_server_sent(frame) for frame in batch.frames).encode()
+    return "".join(_server_sent(frame) for frame in frames).encode()
 
 
 def _message(frame: Frame) -> str:

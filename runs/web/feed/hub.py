@@ -14,9 +14,8 @@ from runs.delivery import notify
 from runs.tasks import cancel_and_wait
 
 from . import rights
-from .frames import Batch, Frame, View
-from .inbox import Inbox
-from .listener import HubListener
+from .frames import Frame, View
+from .inbox import HubListener, Inbox
 from .reading import LogPages
 from .refresh import LIST_POLL_SECONDS, Refresher
 from .rights import RightLost, Viewer
@@ -143,7 +142,6 @@ class Hub:
                 failures += 1
                 if failures == 1:
                     logger.warning("the feed can't read (%s); trying again", type(error).__name__)
-                self.refresher.try_again()
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
 
 
@@ -169,11 +167,16 @@ class Reader:
         self.is_over = False
         self._updates = asyncio.Event()
 
+    @property
+    def cursor(self) -> str:
+        """The position after the frames that were yielded."""
+        return ""
+
     def wake(self) -> None:
         self._updates.set()
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
+    async def batches(self) -> AsyncGenerator[list[Frame], None]:
+        """Yield the frames to send, as they come; an empty list is a heartbeat.
 
         A caller that leaves before the end closes it (``aclosing``).
 
@@ -191,7 +194,7 @@ class Reader:
                     raise self.lost
                 frames = await self.collect()
                 if frames or not await self._wait_until(quiet_since + HEARTBEAT_SECONDS):
-                    yield self.batch(frames)
+                    yield frames
                     quiet_since = loop.time()
         finally:
             self.stop()
@@ -217,9 +220,6 @@ class Reader:
     async def collect(self) -> list[Frame]:
         """Return the next frames, no more than one batch."""
         raise NotImplementedError
-
-    def batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()

@@ -94,10 +94,6 @@ class Refresher:
         if self.lists:
             self._mark(self._stale_in_list, [run])
 
-    def try_again(self) -> None:
-        """Read again what could not be read."""
-        self._work.set()
-
     def _mark(self, stale: _Stale, ids: Iterable[uuid.UUID]) -> None:
         stale |= dict.fromkeys(ids)
         if stale:
@@ -109,19 +105,19 @@ class Refresher:
         """Wait until something is stale, and read it: of each kind what one query may read."""
         await self._work.wait()
         self._work.clear()
-        with _some(self._stale_trees) as roots:
+        with self._some(self._stale_trees) as roots:
             if followed := self.trees.keys() & roots:
                 trees = await self._read(reading.read_trees, followed)
                 for root, members in trees.items():
                     for grow in list(self.trees.get(root, ())):
                         grow(members)
-        with _some(self._stale) as ids:
+        with self._some(self._stale) as ids:
             ids = [id for id in ids if id in self._tails]
             snapshots = await self._read(reading.read_snapshots, ids) if ids else {}
             for id in ids:
                 if tail := self._tails.get(id):
                     await self._update(tail, snapshots.get(id))
-        with _some(self._stale_in_list) as ids:
+        with self._some(self._stale_in_list) as ids:
             snapshots = await self._read(reading.read_snapshots, ids) if ids else {}
             for take in list(self.lists):
                 take(snapshots.values())
@@ -158,6 +154,18 @@ class Refresher:
                 tail.texts.end(call)
             tail.add(seq, event)
 
+    @contextlib.contextmanager
+    def _some(self, stale: _Stale) -> Iterator[list[uuid.UUID]]:
+        """Take out what one query may read; put it back if that fails."""
+        some = list(stale)[:MOST_AT_ONCE]
+        for id in some:
+            del stale[id]
+        try:
+            yield some
+        except BaseException:
+            self._mark(stale, some)
+            raise
+
     # Polling, for what no message has told.
 
     async def poll(self) -> None:
@@ -184,19 +192,6 @@ class Refresher:
         stale |= self._listed.keys() - found.keys()
         self._listed = found
         self._mark(self._stale_in_list, stale)
-
-
-@contextlib.contextmanager
-def _some(stale: _Stale) -> Iterator[list[uuid.UUID]]:
-    """Take out what one query may read; put it back if that fails."""
-    some = list(stale)[:MOST_AT_ONCE]
-    for id in some:
-        del stale[id]
-    try:
-        yield some
-    except BaseException:
-        stale |= dict.fromkeys(some)
-        raise
 
 
 def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:

@@ -91,26 +91,24 @@ def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
 
     Few queries for each proof, however many runs are watched by it.
     """
-    lost: dict[Viewer, RightLost] = {}
-    users: dict[tuple[str, str], User | None] = {}
-    of_runs: dict[tuple[str, str], list[Viewer]] = {}
+    by_proof: dict[tuple[str, str], list[Viewer]] = {}
     for viewer in viewers:
-        proof = (viewer.session_key, viewer.token)
-        if proof not in users:
-            users[proof] = identify(session_key=viewer.session_key, token=viewer.token)
-        user = users[proof]
-        if user is None or user.pk != viewer.user_id:
-            lost[viewer] = RightLost("not_authenticated")
-        elif viewer.run is not None:
-            of_runs.setdefault(proof, []).append(viewer)
-        elif viewer.sees_all and not user.has_perm(SEE_ALL):
-            lost[viewer] = RightLost("not_found")
-    hidden = []
-    for proof, some in of_runs.items():
-        user = users[proof]
-        assert user is not None, "it was looked at above"
-        visible = _ids(RunRecord.objects.visible_to(user), some)
-        hidden += [viewer for viewer in some if viewer.run not in visible]
+        by_proof.setdefault((viewer.session_key, viewer.token), []).append(viewer)
+    lost: dict[Viewer, RightLost] = {}
+    hidden: list[Viewer] = []
+    for (session_key, token), some in by_proof.items():
+        user = identify(session_key=session_key, token=token)
+        of_runs = []
+        for viewer in some:
+            if user is None or user.pk != viewer.user_id:
+                lost[viewer] = RightLost("not_authenticated")
+            elif viewer.run is not None:
+                of_runs.append(viewer)
+            elif viewer.sees_all and not user.has_perm(SEE_ALL):
+                lost[viewer] = RightLost("not_found")
+        if user is not None and of_runs:
+            visible = _ids(RunRecord.objects.visible_to(user), of_runs)
+            hidden += [viewer for viewer in of_runs if viewer.run not in visible]
     there = _ids(RunRecord.objects.all(), hidden) if hidden else set()
     return lost | {
         viewer: RightLost("not_found" if viewer.run in there else "gone") for viewer in hidden

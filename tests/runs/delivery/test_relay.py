@@ -163,7 +163,7 @@ async def test_a_feed_learns_of_runs_elsewhere_by_message(
                 notify.remove_listener(ours.listener)
                 # What this process says is what another one would.
                 monkeypatch.setattr(relay, "PROCESS", "another")
-                seen += [frame.type for frame in batch.frames]
+                seen += [frame.type for frame in batch]
                 if "go" not in seen and "trace" in seen:
                     seen.append("go")
                     await asyncio.to_thread(_closing, _let_go, run)

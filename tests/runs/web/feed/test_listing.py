@@ -26,7 +26,7 @@ class Reader:
 
     async def _read(self) -> None:
         async for batch in self.follower.batches():
-            for frame in batch.frames:
+            for frame in batch:
                 self.told.append("reset" if frame.type == "reset" else json.loads(frame.data))
             await self.gate.wait()
 

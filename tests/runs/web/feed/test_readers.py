@@ -48,7 +48,7 @@ class TestSlowReaders:
         read_on = slow._encode
 
         def encode(batch: Any) -> Any:
-            held.append(sum(len(frame.data) for frame in batch.frames))
+            held.append(sum(len(frame.data) for frame in batch))
             return read_on(batch)
 
         monkeypatch.setattr(slow, "_encode", encode)
