@@ -1,10 +1,7 @@
-"""Channels consumers: ``AgentConsumer`` executes agents, two others bring runs to browsers.
+"""Channels consumers: ``AgentConsumer`` executes agents, two others send runs to browsers.
 
-A message only saves time: a worker also polls the database twice a second. So a lost message costs
-half a second. A broken layer is retried with growing pauses and never ends the worker.
-
-``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``web.feed``). What a
-client sends is ignored.
+A worker also polls the database twice a second, so a lost message costs half a second. A broken
+layer is retried with growing pauses and never ends the worker.
 """
 
 from __future__ import annotations
@@ -186,7 +183,7 @@ _CODES: dict[Why, int] = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_M
 class _FeedConsumer(AsyncConsumer):
     """Sends a reader's batches over one socket."""
 
-    #: No messages from the channel layer: the hub receives them once for all its readers.
+    #: The hub receives the messages of the layer, once for all its readers.
     channel_layer_alias = "not used"
 
     _sending: asyncio.Task[None] | None = None
@@ -254,7 +251,7 @@ class RunConsumer(_FeedConsumer):
 
 
 class RunListConsumer(_FeedConsumer):
-    """``/ws/runs``: the runs that the user may see, whenever one of them changes."""
+    """``/ws/runs``: each run that the user may see, when it changes."""
 
     async def open(self) -> Reader:
         viewer = await sockets.enter(self.scope, None)

@@ -1,8 +1,8 @@
-"""The door of the sockets: where a handshake is let in or refused.
+"""The door of the sockets: it admits or refuses a handshake.
 
-A browser brings the session, and its Origin must be ours: any page in the world can open a socket,
-and the browser sends the cookie along. A program brings a token; browsers can't be made to send
-one, so the Origin may be absent, and if there is one it must be ours, too.
+Any page in the world can open a socket, and the browser adds the session's cookie. So with a
+session the Origin must be this site's. A program sends a token, which no foreign page can make a
+browser send. So with a token the Origin may be absent; if there is one, it must be this site's.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Query:
 
 
 async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
-    """Return who opens a socket to watch ``run``, or the list.
+    """Return the viewer who opens a socket for ``run``, or for the list.
 
     Raises:
-        Refused: the user may not, or the page is not ours.
+        Refused: the user may not see the run, or the page is another site's.
     """
     headers = {name.lower(): value for name, value in scope["headers"]}
     authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -124,13 +124,13 @@ async def refuse(scope: Mapping[str, Any], send: _Send, why: Refused) -> None:
 
 
 async def refuse_unknown_address(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Be the ASGI application for sockets that lead nowhere."""
+    """Serve the addresses of sockets that do not exist, as an ASGI application."""
     await receive()
     await refuse(scope, send, not_allowed())
 
 
 def not_allowed() -> Refused:
-    """Return the one answer for a missing run, a hidden run and no user: it tells nothing."""
+    """Return the one answer for a missing run, a hidden run and no user: it reveals nothing."""
     return Refused(
         HTTPStatus.FORBIDDEN, "permission_denied", "There is nothing here that you may see."
     )

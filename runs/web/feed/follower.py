@@ -17,8 +17,8 @@ from .tail import RunTail
 
 __all__ = ["STUCK_SECONDS", "Follower"]
 
-STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is sent away
-MOST_CHARACTERS = 400_000  # in one batch, which is all that a slow reader makes us hold
+STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is disconnected
+MOST_CHARACTERS = 400_000  # in one batch: no more is held for a slow reader
 _LOST_TRACK_SECONDS = 0.2
 
 
@@ -46,8 +46,8 @@ class Follower(Reader):
     """Follows one run; with ``is_tree``, all runs below it too.
 
     Each event of each run comes exactly once, in order of ``seq``, from the cursor on, even if
-    messages between processes are lost. Snapshots, what is in flight and streamed text come as they
-    are now: what is out of date is left out.
+    messages between processes are lost. Snapshots, calls in flight and streamed text come as they
+    are now; older states are left out.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Follower(Reader):
         return self._start.advanced({id: one.seq for id, one in self._positions.items()})
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
-        """Learn of all runs of the tree, and follow those below the followed one."""
+        """Take all runs of the tree, and follow those below the followed one."""
         below = {self._run}
         for id, parent in members.items():  # callers come before their calls
             if parent in below:
@@ -102,7 +102,7 @@ class Follower(Reader):
             self.wake()
 
     async def _of_all(self) -> list[Frame]:
-        """Return the next frames, of all runs together no more than one batch."""
+        """Return the next frames of all runs, no more than one batch."""
         frames: list[Frame] = []
         room = MOST_CHARACTERS
         for position in list(self._positions.values()):
@@ -128,12 +128,17 @@ class Follower(Reader):
                 self.hub.refresher.follow_tree(self._root, self.grow)
             position.version, position.activity = tail.version, tail.activity_version
             frames.append(tail.run_frame("run", self.view))
-        frames += self._texts(position)
-        for event in _within(await self._events(position), room):
+        # Streamed text comes before the events of its calls.
+        sent, position.texts = position.texts, tail.texts.count
+        frames += tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
+        for event in await self._events(position):
             position.seq += 1
             # A page gets one cursor for the whole batch: that of a large tree is long.
             cursor = "" if self.view.is_page else self.cursor
             frames.append(Frame("trace", event, "", cursor, self._is_tree))
+            room -= len(event)
+            if room <= 0:
+                break
         frames += self._state(position)
         return frames
 
@@ -151,12 +156,6 @@ class Follower(Reader):
         if position.activity != tail.activity_version:
             position.activity = tail.activity_version
             yield tail.activity_frame(self.view)
-
-    def _texts(self, position: _Position) -> list[Frame]:
-        """Return new streamed text, which comes before the events of its calls."""
-        tail, sent = position.tail, position.texts
-        position.texts = tail.texts.count
-        return tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
 
     async def _events(self, position: _Position) -> list[str]:
         tail = position.tail
@@ -187,12 +186,3 @@ class Follower(Reader):
             self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
-
-
-def _within(events: list[str], room: int) -> Iterator[str]:
-    """Yield events until there are ``room`` characters of them; one at least."""
-    for event in events:
-        yield event
-        room -= len(event)
-        if room <= 0:
-            return

@@ -52,13 +52,13 @@ class Hub:
         self.pages = LogPages(lambda *work: self.read(*work))
         self.is_closed = False
 
-    # Coming and going.
+    # Readers.
 
     async def join(self, reader: Reader) -> None:
         """Take on a reader.
 
         Raises:
-            RightLost: this process goes away, or the user has too many feeds open.
+            RightLost: this process ends, or the user has too many feeds open.
         """
         if self.is_closed:
             raise RightLost("restart")
@@ -98,7 +98,7 @@ class Hub:
             self.tails.leave(tail, at_once=self.is_closed)
 
     async def close(self) -> None:
-        """Send all readers away, and end. May be repeated."""
+        """Disconnect all readers, and end. May be repeated."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -116,7 +116,7 @@ class Hub:
         """Call a function that reads the database, in a thread of the hub's own.
 
         Raises:
-            RightLost: this process goes away.
+            RightLost: this process ends.
         """
         if self.is_closed:
             raise RightLost("restart")
@@ -155,7 +155,7 @@ class Reader:
 
     Attributes:
         viewer: the user who reads.
-        lost: set when the right is lost, or the process goes away.
+        lost: set when the right is lost, or the process ends.
         is_over: set when nothing follows the frames that ``collect`` returns.
     """
 
@@ -214,7 +214,7 @@ class Reader:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Have it bring no more; called even if ``start`` has failed."""
+        """Have the hub bring no more; called even if ``start`` has failed."""
         raise NotImplementedError
 
     async def collect(self) -> list[Frame]:
@@ -240,7 +240,7 @@ def open_count() -> int:
 
 
 async def close_hub() -> None:
-    """Close the hub of the running loop, if there is one; it takes no readers after that."""
+    """Close the hub of the running loop, if there is one; it takes no more readers."""
     hub = _hubs.get(asyncio.get_running_loop())
     if hub is not None:
         await hub.close()

@@ -1,4 +1,4 @@
-"""One reader of the list of runs: those that the reader may see, whenever something changes."""
+"""A reader of the list of runs: gets each run that it may see, when the run changes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class ListFollower(Reader):
     async def start(self) -> None:
         self.hub.refresher.lists.add(self.take)
         first = await self.hub.read(reading.read_active, self.viewer, MOST_PENDING)
-        # Those that the hub has brought meanwhile are newer.
+        # The hub may have brought newer ones meanwhile.
         self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
 
     def stop(self) -> None:
         self.hub.refresher.lists.discard(self.take)
 
     def take(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take runs that have changed; those that the reader may not see are left out."""
+        """Take runs that have changed; leave out those that the reader may not see."""
         for snapshot in snapshots:
             if not self.viewer.includes(snapshot.owner_id):
                 continue
@@ -69,7 +69,7 @@ class ListFollower(Reader):
         return frames + [one.frame("run", self.view, inputs.get(id)) for id, one in pending.items()]
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Remember what was sent, so as not to repeat it; of runs that are over, only the id."""
+        """Remember what was sent, to send it once; of runs that are over, only the id."""
         if not snapshot.is_over:
             self._sent[snapshot.id] = snapshot
             return

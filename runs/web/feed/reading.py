@@ -1,20 +1,19 @@
-"""What the feed reads of the database: functions for the hub's threads, shared pages of logs."""
+"""The feed's queries, for the hub's threads, and the pages of logs that readers share."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
 from django.utils import timezone
 
 from runs.conf import conf
-from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord, Sight
+from runs.models import RunEvent, RunInput, RunRecord, Sight
 from runs.status import TERMINAL, Status
 from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording import receipts
@@ -49,15 +48,15 @@ _RECEIPT = (
 )
 #: A run, and the first and last event of a page of its log.
 _Page = tuple[uuid.UUID, int, int]
-_ACTIVITY = ("llm_calls", "input_tokens", "output_tokens", "usage_estimated")
+_ACTIVITY = ("in_flight", "llm_calls", "input_tokens", "output_tokens", "usage_estimated")
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Values of a run's row that differ once something about the run is new."""
+    """Values of a run's row: if they differ, the run has something new."""
 
-    receipt: tuple[Any, ...]
-    activity: tuple[Any, ...] = ()
+    receipt: list[Any]
+    activity: list[Any] = field(default_factory=list)
     last_seq: int = 0
 
 
@@ -68,7 +67,7 @@ class Snapshot:
     Attributes:
         run: as it goes over the wire, without its input.
         waited_for: the calls that its stop had to wait for, once it is over.
-        silent_seconds: in how long the lease ends of a worker that gives no sign of life.
+        silent_seconds: what is left of the lease of a worker that gives no sign of life.
     """
 
     id: uuid.UUID
@@ -92,7 +91,7 @@ class Snapshot:
         return self.run["status"] in TERMINAL
 
     def says_the_same_as(self, other: Snapshot | None) -> bool:
-        """Tell whether the two differ only in what other frames tell."""
+        """Tell whether the two differ in nothing but what other frames have."""
         return (
             other is not None
             and self.silent_seconds == other.silent_seconds
@@ -128,7 +127,7 @@ def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
-    """Return the runs that there are, as they are now."""
+    """Return the runs that exist, as they are now."""
     runs = for_wire(RunRecord.objects.filter(pk__in=ids), with_input=False)
     return {run.pk: _snapshot(run) for run in runs}
 
@@ -154,7 +153,7 @@ def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
 
 
 def _silent_seconds(record: RunRecord) -> int | None:
-    """Return in how long the lease ends of a stopping run's worker that does not answer."""
+    """Return what is left of the lease, if a stopping run's worker gives no sign of life."""
     if not record.stop_requested or record.is_terminal or record.worker is None:
         return None
     now = timezone.now()
@@ -199,15 +198,10 @@ def read_events(id: uuid.UUID, first: int, last: int) -> list[str]:
 
 
 def fingerprints(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Fingerprint]:
-    """Return the fingerprints of the runs that there are."""
-    found = {}
-    columns = ("pk", "last_seq", "in_flight", *_RECEIPT, *_ACTIVITY)
-    for id, last_seq, in_flight, *rest in RunRecord.objects.filter(pk__in=ids).values_list(
-        *columns
-    ):
-        receipt, activity = rest[: len(_RECEIPT)], rest[len(_RECEIPT) :]
-        found[id] = Fingerprint(tuple(receipt), (repr(in_flight), *activity), last_seq)
-    return found
+    """Return the fingerprints of the runs that exist."""
+    rows = RunRecord.objects.filter(pk__in=ids).values_list("pk", "last_seq", *_RECEIPT, *_ACTIVITY)
+    count = len(_RECEIPT)
+    return {id: Fingerprint(rest[:count], rest[count:], seq) for id, seq, *rest in rows}
 
 
 def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, uuid.UUID | None]]:
@@ -222,15 +216,11 @@ def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, 
 def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
     """Return the fingerprints of runs that are not over, and of those created after ``since``."""
     names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
-    rows: dict[uuid.UUID, Fingerprint] = {}
-    queries: Iterable[RunQuerySet | QuerySet[RunRecord]] = (
-        RunRecord.objects.active(),
-        RunRecord.objects.filter(created_at__gte=since),
-    )
-    for query in queries:
-        for id, *rest in query.order_by("-created_at", "-id").values_list("pk", *names)[:limit]:
-            rows[id] = Fingerprint(tuple(rest))
-    return rows
+    found: dict[uuid.UUID, Fingerprint] = {}
+    for runs in (RunRecord.objects.active(), RunRecord.objects.filter(created_at__gte=since)):
+        rows = runs.order_by("-created_at", "-id").values_list("pk", *names)[:limit]
+        found |= {id: Fingerprint(rest) for id, *rest in rows}
+    return found
 
 
 class LogPages:

@@ -99,10 +99,10 @@ class Refresher:
         if stale:
             self._work.set()
 
-    # What is known to be stale.
+    # Reading.
 
     async def refresh(self) -> None:
-        """Wait until something is stale, and read it: of each kind what one query may read."""
+        """Wait until something is stale, and read it: one query of each kind."""
         await self._work.wait()
         self._work.clear()
         with self._some(self._stale_trees) as roots:
@@ -129,7 +129,7 @@ class Refresher:
             tail.go()
             return
         if tail.snapshot is None:
-            # A listener or the next poll finds what comes from now on; the rest is in the table.
+            # A listener or the next poll finds the events from now on; the rest is in the table.
             tail.start_at(max(tail.last_seq, snapshot.last_seq))
         else:
             await self._fill(tail, snapshot.last_seq)
@@ -141,7 +141,7 @@ class Refresher:
             self._on_found(tail)
 
     async def _fill(self, tail: RunTail, last_seq: int) -> None:
-        """Read the events of which no message has come; very many are left in the table."""
+        """Read the events that no message has brought; leave very many in the table."""
         if last_seq <= tail.last_seq:
             return
         if last_seq - tail.last_seq > PAGE_COUNT:
@@ -166,7 +166,7 @@ class Refresher:
             self._mark(stale, some)
             raise
 
-    # Polling, for what no message has told.
+    # Polling: a message may be lost.
 
     async def poll(self) -> None:
         """Compare the followed runs with the table."""
@@ -195,7 +195,7 @@ class Refresher:
 
 
 def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:
-    """Tell whether a poll has found what is not known of a run yet."""
+    """Tell whether a poll has found something new of a run."""
     before = tail.fingerprint
     if found is None or before is None or found.receipt != before.receipt:
         return True
@@ -203,5 +203,5 @@ def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:
         return True
     if found.activity != before.activity and tail.is_elsewhere:
         return True
-    # A worker that falls silent changes nothing in the record of a run that is to stop.
+    # A worker that gives no sign of life changes nothing in the record of a stopping run.
     return tail.snapshot is not None and tail.snapshot.run["stop"] is not None

@@ -1,7 +1,7 @@
 """Who is watching, and whether they still may.
 
-The same rule lets a reader in and is asked again every few seconds: a session that ended, a
-token that was deleted, a user who was switched off or lost a permission stops receiving.
+The same rule lets a reader in and is checked again every few seconds: after a session has ended, a
+token was deleted, or a user was deactivated or lost a permission, the feed ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many"]
 
 
 class RightLost(Exception):
-    """A reader may not go on; ``why`` says for which reason."""
+    """A reader may not continue; ``why`` gives the reason."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)
@@ -87,9 +87,9 @@ def let_in(
 
 
 def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
-    """Return those who may not watch any longer, with the reason.
+    """Return the viewers who may not watch any longer, with the reason.
 
-    Few queries for each proof, however many runs are watched by it.
+    Takes a few queries for each proof, however many runs are watched by it.
     """
     by_proof: dict[tuple[str, str], list[Viewer]] = {}
     for viewer in viewers:

@@ -91,7 +91,7 @@ class RunTail:
         return True
 
     def start_at(self, seq: int) -> None:
-        """Know of everything up to ``seq``, and keep nothing of it: it is in the table."""
+        """Leave the log up to ``seq`` to the table."""
         self._events.clear()
         self._characters = 0
         self.last_seq = seq
@@ -118,7 +118,7 @@ class RunTail:
             self._wake()
 
     def go(self) -> None:
-        """Be deleted."""
+        """Note that the run was deleted."""
         if not self.is_gone:
             self.is_gone = True
             self._wake()
@@ -129,7 +129,7 @@ class RunTail:
         return self.snapshot.frame(type, view, self.input_json, self._current())
 
     def _current(self) -> dict[str, Any]:
-        """Return what is newer than the record, which is written a moment later."""
+        """Return the fields that are newer than the record, which is written a moment later."""
         assert self.snapshot is not None
         if self.snapshot.is_over:
             return {}
@@ -191,7 +191,7 @@ class RunTail:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether another process may have the run, or get it."""
+        """Whether another process may have the run, or claim it."""
         is_over = self.snapshot is not None and self.snapshot.is_over
         return not (is_over or self.is_gone) and local_runs.get(self.id) is None
 
@@ -228,7 +228,7 @@ class Tails:
         return self._tails.get(run)
 
     def open(self, id: uuid.UUID) -> RunTail:
-        """Make a run's tail, which knows what happens in this process but not the record."""
+        """Make a run's tail. It has what a run of this process knows, and no record yet."""
         tail = self._tails[id] = self._tails[str(id)] = RunTail(id)
         tail.take_activity()
         tail.take_texts()
