@@ -240,7 +240,7 @@ class World(RuleBasedStateMachine):
 
 
 class _Nobody:
-    """Hears nothing: in the hub's place stands an ear that the test opens."""
+    """Receives nothing: the test passes on what the hub receives (``LossyListener``)."""
 
     event = text = activity = changed = lambda *_: None
 
