@@ -132,7 +132,7 @@ async def listen(application: Application, worker: Worker) -> None:
     while True:
         joining: asyncio.Task[None] | None = None
         try:
-            # Reuse the channel: the layer would go on filling an old one that no task reads.
+            # Reuse the channel: the layer would fill an old one that no task reads.
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):

@@ -69,7 +69,7 @@ class Follower(Reader):
         if self._root is not None:
             self.hub.refresher.unfollow_tree(self._root, self.grow)
         for position in self._positions.values():
-            self.hub.unfollow(position.tail, self)
+            self.hub.unfollow(position.tail, self.wake)
 
     async def collect(self) -> list[Frame]:
         tail = self._positions[self._run].tail
@@ -97,7 +97,7 @@ class Follower(Reader):
 
     def _add(self, id: uuid.UUID) -> None:
         if id not in self._positions:
-            tail = self.hub.follow(id, self)
+            tail = self.hub.follow(id, self.wake)
             self._positions[id] = _Position(tail, self._start.seen(id))
             self.wake()
 

@@ -19,7 +19,7 @@ from .inbox import HubListener, Inbox
 from .reading import LogPages
 from .refresh import LIST_POLL_SECONDS, Refresher
 from .rights import RightLost, Viewer
-from .tail import RunTail, Tails, Wakeable
+from .tail import RunTail, Tails
 
 __all__ = ["Hub", "Reader", "close_hub", "get_hub", "open_count"]
 
@@ -80,21 +80,18 @@ class Hub:
                 )
             ]
 
-    def leave(self, reader: Reader) -> None:
-        self.readers.discard(reader)
-
-    def follow(self, id: uuid.UUID, follower: Wakeable) -> RunTail:
-        """Return a run's tail, which wakes ``follower`` from now on."""
+    def follow(self, id: uuid.UUID, wake: Callable[[], None]) -> RunTail:
+        """Return a run's tail, which calls ``wake`` from now on when it has something new."""
         tail = self.tails.get(id)
         if tail is None:
             tail = self.tails.open(id)
             self.refresher.run_is_stale(id)
-        tail.followers.add(follower)
+        tail.wakers.add(wake)
         return tail
 
-    def unfollow(self, tail: RunTail, follower: Wakeable) -> None:
-        tail.followers.discard(follower)
-        if not tail.followers:
+    def unfollow(self, tail: RunTail, wake: Callable[[], None]) -> None:
+        tail.wakers.discard(wake)
+        if not tail.wakers:
             self.tails.leave(tail, at_once=self.is_closed)
 
     async def close(self) -> None:
@@ -107,7 +104,8 @@ class Hub:
             _dismiss(reader, RightLost("restart"))
         await cancel_and_wait(self._tasks)
         await asyncio.gather(*self.pages.reading.values(), return_exceptions=True)
-        self.tails.close()
+        for tail in self.tails:
+            tail.close()
         await asyncio.to_thread(self._database.close)
 
     # Reading.
@@ -198,7 +196,7 @@ class Reader:
                     quiet_since = loop.time()
         finally:
             self.stop()
-            self.hub.leave(self)
+            self.hub.readers.discard(self)
 
     async def _wait_until(self, time: float) -> bool:
         """Wait for updates; False when a heartbeat is due."""

@@ -119,7 +119,7 @@ class Inbox:
         if layer is None or not relay.is_shared(layer):
             await asyncio.Event().wait()
             return
-        # The same channel again: the layer would go on to fill the one before.
+        # Reuse the channel: the layer would fill an old one that no task reads.
         channel = self._channel = self._channel or await layer.new_channel()
         await layer.group_add(relay.FEED_GROUP, channel)
         self._ask_for_all()  # nothing that was sent before has come

@@ -10,8 +10,8 @@ import asyncio
 import json
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from agents.trace import CallInfo
 from runs.delivery import local_runs
@@ -20,18 +20,12 @@ from .frames import Activity, Frame, FrameType, View, to_json
 from .reading import Fingerprint, Snapshot
 from .texts import Texts
 
-__all__ = ["RunTail", "Tails", "Wakeable", "model_call"]
+__all__ = ["RunTail", "Tails", "model_call"]
 
 MOST_EVENTS = 1_000
 MOST_CHARACTERS = 1_000_000  # of the events kept here
 ACTIVITY_SECONDS = 0.05
 LINGER_SECONDS = 30.0  # a page that is loaded again finds the answers in progress
-
-
-class Wakeable(Protocol):
-    """A reader that a tail can wake."""
-
-    def wake(self) -> None: ...
 
 
 class RunTail:
@@ -44,6 +38,7 @@ class RunTail:
         activity_version: grows with each change of the calls in flight.
         texts: the answers that its models are writing.
         is_gone: the run was deleted.
+        wakers: one for each reader.
         fingerprint: what the last poll saw.
     """
 
@@ -56,7 +51,7 @@ class RunTail:
         self.texts = Texts(str(id), self._wake)
         self.is_gone = False
         self.fingerprint: Fingerprint | None = None
-        self.followers: set[Wakeable] = set()
+        self.wakers: set[Callable[[], None]] = set()
         self.input_json: str | None = None
         self._events: deque[str] = deque()
         self._characters = 0
@@ -203,8 +198,8 @@ class RunTail:
         self._activity_is_new = False
 
     def _wake(self) -> None:
-        for follower in self.followers:
-            follower.wake()
+        for wake in self.wakers:
+            wake()
 
 
 class Tails:
@@ -242,13 +237,9 @@ class Tails:
             self._loop.call_later(LINGER_SECONDS, self.forget_if_alone, tail)
 
     def forget_if_alone(self, tail: RunTail) -> None:
-        if not tail.followers and self.get(tail.id) is tail:
+        if not tail.wakers and self.get(tail.id) is tail:
             tail.close()
             del self._tails[tail.id], self._tails[str(tail.id)]
-
-    def close(self) -> None:
-        for tail in self:
-            tail.close()
 
 
 def model_call(event: str) -> str:

@@ -166,7 +166,7 @@ def test_a_process_that_stops_asking_is_forgotten(
     assert not feeds.sender.is_wanted(trace.run)
 
 
-def test_what_is_in_flight_is_told_once_it_is_committed(
+def test_what_is_in_flight_is_sent_once_it_is_committed(
     queue: RelayQueue, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []

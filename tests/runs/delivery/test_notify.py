@@ -83,7 +83,7 @@ def test_events_are_committed_before_they_are_published(
 ) -> None:
     missing: list[Any] = []
 
-    class Looking:
+    class Reading:
         def event(self, event: Any) -> None:
             if not RunEvent.objects.filter(run=event.run, seq=event.seq).exists():
                 missing.append(event)
@@ -97,8 +97,8 @@ def test_events_are_committed_before_they_are_published(
     async def quick(tools: Tools) -> None:
         await tools.data_store.get("x")
 
-    looking: Any = Looking()
-    notify.add_listener(looking)
+    reading: Any = Reading()
+    notify.add_listener(reading)
     try:
         queued = start("quick")
         stopping.request_stop(queued.pk, via="api", check_permission=False)
@@ -106,7 +106,7 @@ def test_events_are_committed_before_they_are_published(
         hire()
         log.over(start("quick"))
     finally:
-        notify.remove_listener(looking)
+        notify.remove_listener(reading)
     assert not missing
 
 
@@ -221,7 +221,7 @@ class TestAStart:
         assert woken == [1]
         assert self._sent(layer) == []
 
-    def test_one_worker_elsewhere_with_capacity_is_told_which_run_it_is(
+    def test_one_worker_elsewhere_with_capacity_gets_the_run(
         self, layer: NotingLayer, transactional_db: None
     ) -> None:
         large, _ = make_worker(capacity=2), make_worker(capacity=1)

@@ -54,7 +54,7 @@ def test_a_layer_that_can_sends_at_once(layer: Layer) -> None:
     assert (layer.now, layer.later) == ([1], [])
 
 
-def test_nobody_waits_twice_for_a_layer_that_fails(layer: Layer) -> None:
+def test_no_caller_waits_twice_for_a_layer_that_fails(layer: Layer) -> None:
     layer.is_failing = True
     relay.outbox.send_at_once("workers", {"number": 1})
     _until_failing()
@@ -85,7 +85,7 @@ def test_a_redis_that_refuses_is_said_at_once() -> None:
 
 
 @pytest.mark.redis
-async def test_what_a_thread_sends_is_heard_as_what_a_coroutine_sends() -> None:
+async def test_a_thread_s_message_arrives_as_a_coroutine_s_does() -> None:
     layer = get_channel_layer()
     assert isinstance(layer, RedisLayer)
     assert settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"] == layer._prefix
