@@ -1,10 +1,7 @@
-"""Channels consumers: ``AgentConsumer`` executes agents, two others bring runs to browsers.
+"""Channels consumers: ``AgentConsumer`` executes agents, two others send runs to browsers.
 
-A message only saves time: a worker also polls the database twice a second. So a lost message costs
-half a second. A broken layer is retried with growing pauses and never ends the worker.
-
-``RunConsumer`` and ``RunListConsumer`` send what a follower gives them (``web.feed``). What a
-client sends is ignored.
+A worker also polls the database twice a second, so a lost message costs half a second. A broken
+layer is retried with growing pauses and never ends the worker.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +17,15 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import notify, relay, streamed_text
+from runs.delivery import feeds, notify, relay
+from runs.delivery.messages import FeedAsk, FeedWatch, RunEnded, RunStart, RunStop, RunWake
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
-from runs.web import feed, sockets
-from runs.web.feed import Batch, Follower, ListFollower, RightLost, RunIsGone, View
+from runs.web import sockets
+from runs.web.feed import Follower, ListFollower, Reader, RightLost, get_hub
 from runs.web.feed.follower import STUCK_SECONDS
 from runs.web.feed.frames import as_page_message, as_socket_messages
+from runs.web.feed.rights import Why
 
 from .tasks import cancel_and_wait
 
@@ -56,35 +55,32 @@ class AgentConsumer(AsyncConsumer):
         super().__init__()
         self._executions: set[asyncio.Task[None]] = set()
 
-    async def run_start(self, message: dict[str, Any]) -> None:
+    async def run_start(self, message: RunStart) -> None:
         """Claim a queued run in its turn, and await its execution.
 
-        {"type": "run.start", "run": id}. If this worker is full by now, it wakes all others.
+        If this worker is full by now, it wakes all others.
         """
         worker = self.scope["worker"]
         ended = await worker.execute(uuid.UUID(message["run"]))
         if ended is None and not worker.has_capacity:
             await asyncio.to_thread(notify.wake_workers)
 
-    async def run_wake(self, message: dict[str, Any]) -> None:
-        """Poll the queue now: {"type": "run.wake"}."""
+    async def run_wake(self, message: RunWake) -> None:
+        """Poll the queue now."""
         self.scope["worker"].wake()
 
-    async def run_stop(self, message: dict[str, Any]) -> None:
-        """Trip the tokens of runs: {"type": "run.stop", "stops": [...]}.
-
-        Each stop is a ``StopDelivery.as_message``.
-        """
+    async def run_stop(self, message: RunStop) -> None:
+        """Trip the tokens of runs."""
         stops = [StopDelivery.from_message(stop) for stop in message["stops"]]
         self.scope["worker"].receive_stops(stops)
 
-    async def run_ended(self, message: dict[str, Any]) -> None:
-        """Poll runs that may be over: {"type": "run.ended", "runs": [id, ...]}."""
+    async def run_ended(self, message: RunEnded) -> None:
+        """Poll runs that may be over."""
         self.scope["worker"].poll_started(uuid.UUID(run) for run in message["runs"])
 
-    async def feed_watch(self, message: dict[str, Any]) -> None:
-        """Another process has readers: {"type": "feed.watch", "runs": {id: {call: length}}}."""
-        streamed_text.request(message["runs"])
+    async def feed_watch(self, message: FeedWatch) -> None:
+        """Send streamed text to a process that has readers."""
+        feeds.sender.request(message["runs"])
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Handle executions concurrently, and other messages at once.
@@ -136,11 +132,13 @@ async def listen(application: Application, worker: Worker) -> None:
     while True:
         joining: asyncio.Task[None] | None = None
         try:
-            # Reuse the channel: the layer would go on filling an old one that no task reads.
+            # Reuse the channel: the layer would fill an old one that no task reads.
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
             if relay.is_shared(layer):
-                streamed_text.ask_readers()
+                # This worker has missed the requests for text that were sent before.
+                ask: FeedAsk = {"type": "feed.ask", "from": relay.PROCESS}
+                relay.outbox.send(relay.FEED_GROUP, ask, is_repeated=True)
             joining = asyncio.create_task(_join_own_group(layer, channel, worker))
             await application(scope, receive, _send_nothing)
         except Exception as error:  # of any kind: each layer raises its own
@@ -174,66 +172,61 @@ async def _send_nothing(message: dict[str, Any]) -> None:
 
 # Close codes: 1000 and 1012 are RFC 6455's, from 4000 on they are the application's own.
 OVER = 1000
-RESTARTING = 1012
 FAILED = 1011
+RESTARTING = 1012
 RIGHT_LOST = 4403
 GONE = 4404
 TOO_MANY = 4429
+_CODES: dict[Why, int] = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}
 
 
 class _FeedConsumer(AsyncConsumer):
-    """Sends a follower's batches over one socket."""
+    """Sends a reader's batches over one socket."""
 
-    #: No messages from the channel layer: the hub hears them once, for all its followers.
+    #: The hub receives the messages of the layer, once for all its readers.
     channel_layer_alias = "not used"
 
     _sending: asyncio.Task[None] | None = None
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
         try:
-            batches, view = await self.open()
+            reader = await self.open()
         except sockets.Refused as why:
             await sockets.refuse(self.scope, self.send, why)
             raise StopConsumer from None
         await self.send({"type": "websocket.accept"})
-        self._sending = asyncio.create_task(self._send_all(batches, view))
+        self._sending = asyncio.create_task(self._send_all(reader))
 
     async def websocket_receive(self, message: dict[str, Any]) -> None:
-        """Nothing that a client could say is of interest."""
+        """Ignore what a client sends."""
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         if self._sending is not None:
-            self._sending.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sending
+            await cancel_and_wait([self._sending])
         raise StopConsumer
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
-        """Return what to send, to be overridden.
+    async def open(self) -> Reader:
+        """Return the reader, to be overridden.
 
         Raises:
-            sockets.Refused: this one is not let in.
+            sockets.Refused: the user is not let in.
         """
         raise NotImplementedError
 
-    async def _send_all(self, batches: AsyncGenerator[Batch, None], view: View) -> None:
+    async def _send_all(self, reader: Reader) -> None:
         code = OVER
         try:
-            async with aclosing(batches):
-                async for batch in batches:
-                    messages = (
-                        [as_page_message(batch)] if view.is_page else as_socket_messages(batch)
-                    )
+            async with aclosing(reader.batches()) as batches:
+                async for frames in batches:
+                    messages = as_socket_messages(frames)
+                    if reader.view.is_page:
+                        messages = [as_page_message(frames, reader.cursor)]
                     # For all of them: a timer for each would take a quarter of the time.
                     async with asyncio.timeout(STUCK_SECONDS):
                         for text in messages:
                             await self.send({"type": "websocket.send", "text": text})
         except RightLost as lost:
-            code = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}.get(
-                lost.why, RIGHT_LOST
-            )
-        except RunIsGone:
-            code = GONE
+            code = _CODES.get(lost.why, RIGHT_LOST)
         except (TimeoutError, OSError):
             code = FAILED
         except Exception:
@@ -246,26 +239,21 @@ class _FeedConsumer(AsyncConsumer):
 class RunConsumer(_FeedConsumer):
     """``/ws/runs/<id>``: ``?after=<seq>`` or ``?cursor=...``, ``?tree=1``."""
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+    async def open(self) -> Reader:
         try:
             run = uuid.UUID(self.scope["url_route"]["kwargs"]["id"])
         except ValueError:
             raise sockets.not_allowed() from None
         viewer = await sockets.enter(self.scope, run)
-        query = sockets.Query(self.scope)
-        query.refuse_unknown("after", "cursor", "tree", "view", "tz")
-        follower = Follower(
-            feed.get_hub(), viewer, query.cursor(run), is_tree=query.tree(), view=query.view()
-        )
-        return follower.batches(), query.view()
+        query = sockets.Query(self.scope, {"after", "cursor", "tree", "view", "tz"})
+        cursor, is_tree = query.cursor(run), query.is_tree()
+        return Follower(get_hub(), viewer, cursor, is_tree=is_tree, view=query.view())
 
 
 class RunListConsumer(_FeedConsumer):
-    """``/ws/runs``: the runs that the user may see, whenever one of them changes."""
+    """``/ws/runs``: each run that the user may see, when it changes."""
 
-    async def open(self) -> tuple[AsyncGenerator[Batch, None], View]:
+    async def open(self) -> Reader:
         viewer = await sockets.enter(self.scope, None)
-        query = sockets.Query(self.scope)
-        query.refuse_unknown("view", "tz")
-        follower = ListFollower(feed.get_hub(), viewer, view=query.view())
-        return follower.batches(), query.view()
+        query = sockets.Query(self.scope, {"view", "tz"})
+        return ListFollower(get_hub(), viewer, view=query.view())

@@ -8,6 +8,7 @@ table of its own.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import uuid_utils.compat
@@ -29,6 +30,7 @@ __all__ = [
     "RunEvent",
     "RunInput",
     "RunRecord",
+    "Sight",
     "StopVia",
     "WorkerRecord",
     "uuid7",
@@ -98,15 +100,29 @@ def _is_signed_in(user: User | AnonymousUser) -> bool:
     return user.is_authenticated and user.is_active
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which runs a user may see: own runs, or all with ``SEE_ALL``. Applied without a query.
+
+    The rule for one record is ``RunRecord.may_be_seen_by``.
+    """
+
+    user_id: Any
+    sees_all: bool = False
+
+    def includes(self, owner_id: Any) -> bool:
+        return self.sees_all or owner_id == self.user_id
+
+
 class RunQuerySet(models.QuerySet["RunRecord"]):
     def visible_to(self, user: User | AnonymousUser) -> Self:
-        """Narrow to the runs that ``user`` may see: own runs, or all with ``SEE_ALL``.
-
-        The rule for one record is ``RunRecord.may_be_seen_by``.
-        """
+        """Narrow to the runs that ``user`` may see."""
         if not _is_signed_in(user):
             return self.none()
-        return self if user.has_perm(SEE_ALL) else self.filter(owner=user)
+        return self.within(Sight(user.pk, user.has_perm(SEE_ALL)))
+
+    def within(self, sight: Sight) -> Self:
+        return self if sight.sees_all else self.filter(owner=sight.user_id)
 
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)

@@ -1,8 +1,4 @@
-"""The claimed runs and the workers of this process, for stops, wake-ups and ends without a message.
-
-After its commit an action first delivers to the runs and workers here. Other processes get a
-message; their workers also poll.
-"""
+"""The claimed runs and the workers of this process, which actions reach without a message."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from dataclasses import dataclass, field
 
 from agents.cancellation import CancelToken, Lease, StopCause
 from agents.guard import Guard
+from agents.trace import Trace
 
 from .stop_message import StopDelivery, StopRequest
 
@@ -27,6 +24,7 @@ __all__ = [
     "lease_of",
     "remove",
     "remove_worker",
+    "trace_of",
     "trip",
     "trip_unless_claiming",
     "wake",
@@ -64,7 +62,7 @@ class ActiveRun:
 _runs: dict[uuid.UUID, ActiveRun] = {}
 _workers: dict[uuid.UUID, Lease] = {}
 _wakers: list[Callable[[], object]] = []
-_waiting: dict[uuid.UUID, list[threading.Event]] = {}
+_waiting: dict[uuid.UUID, set[threading.Event]] = {}
 _lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
 
@@ -89,6 +87,12 @@ def get(run: uuid.UUID) -> ActiveRun | None:
     return _runs.get(run)
 
 
+def trace_of(run: uuid.UUID) -> Trace | None:
+    """Return the trace of a run that is executed in this process."""
+    entry = _runs.get(run)
+    return entry.guard.trace if entry is not None and entry.guard is not None else None
+
+
 def all_runs() -> list[ActiveRun]:
     with _lock:
         return list(_runs.values())
@@ -97,8 +101,8 @@ def all_runs() -> list[ActiveRun]:
 def remove(run: ActiveRun | uuid.UUID) -> None:
     """Forget a run whose record is final or requeued, and set the events of ``watching``.
 
-    Given an entry, forget only that one: an attempt whose claim was lost may end after the next
-    attempt has started here.
+    Given an entry, forget no other: an attempt whose claim was lost may end after the next attempt
+    has started here.
     """
     with _lock:
         id = run if isinstance(run, uuid.UUID) else run.id
@@ -124,8 +128,8 @@ def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
 
     A run that has been claimed again since is skipped. All logs get their request before the first
     token trips: a run may observe the stop before the callbacks of the last token have run. Tokens
-    trip from the top for the same reason: to its caller, a child that is stopped first would look
-    as if only the child had been stopped. A run whose caller is in another process is a top here.
+    trip from the top: else a caller could take the stop for its child's own. A run whose caller is
+    in another process is a top here.
     """
     with _lock:
         here, may_be_claiming = _find(deliveries)
@@ -161,10 +165,7 @@ def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, S
 
 
 def add_worker(worker: uuid.UUID, lease: Lease) -> None:
-    """Register a worker of this process, with the lease of its next claims.
-
-    A stop of its runs waits for a claim in progress.
-    """
+    """Register a worker, whose claims stops wait for, with the lease of its next claims."""
     with _lock:
         _workers[worker] = lease
 
@@ -172,8 +173,7 @@ def add_worker(worker: uuid.UUID, lease: Lease) -> None:
 def lease_of(worker: uuid.UUID) -> Lease:
     """Return the lease under which a worker claims now; an endless one if it is not here.
 
-    Call it before the claim: if another process declares the worker lost after the claim, the
-    worker may be removed from here before the claim is registered.
+    Call it before the claim: after it the worker may be declared lost, and removed from here.
     """
     return _workers.get(worker) or Lease()
 
@@ -206,13 +206,12 @@ def watching(run: uuid.UUID) -> Iterator[threading.Event]:
     """Yield an event that is set when ``run`` ends in this process."""
     event = threading.Event()
     with _lock:
-        _waiting.setdefault(run, []).append(event)
+        _waiting.setdefault(run, set()).add(event)
     try:
         yield event
     finally:
         with _lock:
-            events = _waiting.get(run, [])
-            if event in events:
-                events.remove(event)
+            events = _waiting.get(run, set())
+            events.discard(event)
             if not events:
                 _waiting.pop(run, None)

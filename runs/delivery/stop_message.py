@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from agents.cancellation import StopMode
 from runs.models import RunRecord
 
@@ -39,26 +41,9 @@ class StopRequest:
         )
 
     def as_data(self) -> dict[str, Any]:
-        """Return the data of the event and of the message."""
-        return {
-            "mode": str(self.mode),
-            "reason": self.reason,
-            "via": self.via,
-            "requested_by": self.requested_by,
-            "requested_at": self.requested_at.isoformat(),
-            "root_request": str(self.root_request),
-        }
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> Self:
-        return cls(
-            StopMode(data["mode"]),
-            data["reason"],
-            data["via"],
-            data["requested_by"],
-            datetime.fromisoformat(data["requested_at"]),
-            uuid.UUID(data["root_request"]),
-        )
+        """Return the data of the event."""
+        data: dict[str, Any] = _REQUEST.dump_python(self, mode="json")
+        return data | {"requested_at": self.requested_at.isoformat()}  # pydantic writes Z for UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +64,14 @@ class StopDelivery:
         return cls(record.pk, record.worker_id, record.attempt, request or StopRequest.of(record))
 
     def as_message(self) -> dict[str, Any]:
-        """Return the message to another process."""
-        return {
-            "run": str(self.run),
-            "worker": str(self.worker),
-            "attempt": self.attempt,
-            "request": self.request.as_data(),
-        }
+        """Return the part of the message ``RunStop`` that says this."""
+        message: dict[str, Any] = _DELIVERY.dump_python(self, mode="json")
+        return message
 
     @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Self:
-        return cls(
-            uuid.UUID(message["run"]),
-            uuid.UUID(message["worker"]),
-            message["attempt"],
-            StopRequest.from_data(message["request"]),
-        )
+    def from_message(cls, message: dict[str, Any]) -> StopDelivery:
+        return _DELIVERY.validate_python(message)
+
+
+_REQUEST = TypeAdapter(StopRequest)
+_DELIVERY = TypeAdapter(StopDelivery)

@@ -1,7 +1,7 @@
 """Deliver committed stop requests to runs: directly in this process, by message to others.
 
-A message may be lost. Each worker therefore polls for requests of its own runs that are not
-acknowledged (``deliver_missed``), twice a second.
+A message may be lost, so each worker polls twice a second for requests that its runs have not
+acknowledged (``deliver_missed``).
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ def deliver_missed(worker: uuid.UUID) -> None:
 
 
 def refresh_claim(run: local_runs.ActiveRun) -> None:
-    """Trip the token of a run of this process if its record has a stop request.
-
-    Trip it, too, if the claim was lost: the run's code must not continue here.
-    """
+    """Trip the token of a run of this process if a stop was requested or the claim was lost."""
     record = (
         RunRecord.objects.only("root", "stop_requested_at")
         .filter(pk=run.id, worker=run.worker, attempt=run.attempt, status=Status.RUNNING)

@@ -16,37 +16,37 @@ from django.db.models.functions import Now
 from runs.models import WorkerRecord
 from runs.status import Status
 
-__all__ = ["choose_worker"]
+__all__ = ["WorkerChoice", "choice"]
 
 REFRESH_SECONDS = 1.0
 
-_lock = threading.Lock()
-_free: dict[uuid.UUID, int] = {}  # worker -> how many runs it can take
-_refresh_at = 0.0
 
+class WorkerChoice:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: dict[uuid.UUID, int] = {}  # worker -> how many runs it can take
+        self._refresh_at = 0.0
 
-def choose_worker() -> uuid.UUID | None:
-    """Return a worker with capacity, and count one run against it; None if none is known.
+    def choose(self) -> uuid.UUID | None:
+        """Return a worker with capacity, and count one run against it; None if none is known.
 
-    Queries at most once a second. The caller must not be in a transaction.
-    """
-    global _refresh_at
-    now = time.monotonic()
-    with _lock:
-        is_due = now >= _refresh_at
-        if is_due:
-            _refresh_at = now + REFRESH_SECONDS  # other threads use the old counts meanwhile
-    if is_due:
-        found = _read()
-        with _lock:
-            _free.clear()
-            _free.update(found)
-    with _lock:
-        worker = max(_free, key=_free.__getitem__, default=None)
-        if worker is None or _free[worker] <= 0:
-            return None
-        _free[worker] -= 1
-        return worker
+        Queries at most once a second. The caller must not be in a transaction.
+        """
+        now = time.monotonic()
+        with self._lock:
+            is_due = now >= self._refresh_at
+            if is_due:
+                self._refresh_at = now + REFRESH_SECONDS  # other threads use the old counts
+        found = _read() if is_due else None
+        with self._lock:
+            if found is not None:
+                self._free.clear()
+                self._free.update(found)
+            worker = max(self._free, key=self._free.__getitem__, default=None)
+            if worker is None or self._free[worker] <= 0:
+                return None
+            self._free[worker] -= 1
+            return worker
 
 
 def _read() -> dict[uuid.UUID, int]:
@@ -56,9 +56,5 @@ def _read() -> dict[uuid.UUID, int]:
     return {worker: capacity - running for worker, capacity, running in rows}
 
 
-def forget() -> None:
-    """Ask the database again the next time: for tests, whose databases come and go."""
-    global _refresh_at
-    with _lock:
-        _free.clear()
-        _refresh_at = 0.0
+#: Of this process.
+choice = WorkerChoice()

@@ -33,7 +33,7 @@ from runs.models import RunRecord, StopVia, WorkerRecord
 from runs.processes import process_name
 from runs.queue.limits import find_obstacle
 from runs.status import TERMINAL, Status
-from runs.web.feed import Cursor, Follower, RightLost, RunIsGone, View, Viewer, close_hub, get_hub
+from runs.web.feed import Cursor, Follower, RightLost, View, Viewer, close_hub, get_hub
 from runs.web.feed.frames import as_socket_messages
 from runs.wire import for_wire
 from runs.wording.run import queued_text
@@ -106,10 +106,12 @@ class _Watch:
         self._do(self._tick())
         self._do(self.wait_for_worker())
         try:
-            async for batch in self._follower.batches():
-                for message in as_socket_messages(batch):
+            async for frames in self._follower.batches():
+                for message in as_socket_messages(frames):
                     self._take(json.loads(message))
-        except RunIsGone:
+        except RightLost as lost:
+            if lost.why != "gone":
+                raise
             raise CommandError(f"Run {self.run_id} was deleted.") from None
         finally:
             await close_hub()

@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from runs.delivery import local_runs, relay
+from runs.delivery import feeds, local_runs, relay
 from runs.metrics import REGISTRY
 from runs.models import RunRecord, WorkerRecord
 from runs.status import STOPPING, Status
@@ -77,7 +77,7 @@ class _Process(Collector):
         yield CounterMetricFamily(
             "halting_messages_dropped",
             "Messages and updates that did not reach other processes, which poll instead.",
-            relay.dropped_count(),
+            relay.outbox.dropped_count + feeds.sender.dropped_count,
         )
 
 

@@ -1,14 +1,14 @@
-"""The door of the sockets: where a handshake is let in or refused.
+"""The door of the sockets: it admits or refuses a handshake.
 
-A browser brings the session, and its Origin must be ours: any page in the world can open a socket,
-and the browser sends the cookie along. A program brings a token; browsers can't be made to send
-one, so the Origin may be absent, and if there is one it must be ours, too.
+Any page in the world can open a socket, and the browser adds the session's cookie. So with a
+session the Origin must be this site's. A program sends a token, which no foreign page can make a
+browser send. So with a token the Origin may be absent; if there is one, it must be this site's.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -30,7 +30,7 @@ __all__ = ["Query", "Refused", "enter", "not_allowed", "refuse", "refuse_unknown
 
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_SCHEMES = ("http", "https", "ws", "wss")  # a proxy may have another one than we
 
 
 class Refused(Exception):
@@ -44,23 +44,21 @@ class Refused(Exception):
 
 
 class Query:
-    """The query of a socket's address.
+    """The query of a socket's address, with no other parameters than ``names``.
 
     Raises:
-        Refused: from each method, with what is wrong.
+        Refused: here and from each method, with what is wrong.
     """
 
-    def __init__(self, scope: Mapping[str, Any]) -> None:
+    def __init__(self, scope: Mapping[str, Any], names: Collection[str]) -> None:
         text = scope.get("query_string", b"").decode("ascii", "replace")
         self._given = dict(parse_qsl(text, keep_blank_values=True))
-
-    def refuse_unknown(self, *names: str) -> None:
         for name in self._given:
             if name not in names:
                 raise _invalid(f"{name[:50]}: there is no such parameter.")
 
     def cursor(self, run: uuid.UUID) -> Cursor:
-        """Return where to begin: at the beginning, if nothing is said."""
+        """Return where to start: at the first event by default."""
         if "after" in self._given and "cursor" in self._given:
             raise _invalid("after, cursor: one of them is enough.")
         name = "cursor" if "cursor" in self._given else "after"
@@ -69,8 +67,11 @@ class Query:
         except InvalidCursor as error:
             raise _invalid(f"{name}: {error}.") from error
 
-    def tree(self) -> bool:
-        return self._switch("tree")
+    def is_tree(self) -> bool:
+        value = self._given.get("tree", "0").lower()
+        if value not in SWITCHES:
+            raise _invalid("tree: 1 or 0 is expected.")
+        return SWITCHES[value]
 
     def view(self) -> View:
         name = self._given.get("view", "")
@@ -79,18 +80,12 @@ class Query:
         zone = self._given.get("tz", "")
         return View(name == "page", zone if is_time_zone(zone) else "")
 
-    def _switch(self, name: str) -> bool:
-        value = self._given.get(name, "0").lower()
-        if value not in SWITCHES:
-            raise _invalid(f"{name}: 1 or 0 is expected.")
-        return SWITCHES[value]
-
 
 async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
-    """Return who opens a socket to watch ``run``, or the list.
+    """Return the viewer who opens a socket for ``run``, or for the list.
 
     Raises:
-        Refused: the user may not, or the page is not ours.
+        Refused: the user may not see the run, or the page is another site's.
     """
     headers = {name.lower(): value for name, value in scope["headers"]}
     authorization = headers.get(b"authorization", b"").decode("latin-1")
@@ -129,13 +124,13 @@ async def refuse(scope: Mapping[str, Any], send: _Send, why: Refused) -> None:
 
 
 async def refuse_unknown_address(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Be the ASGI application for sockets that lead nowhere."""
+    """Serve the addresses of sockets that do not exist, as an ASGI application."""
     await receive()
     await refuse(scope, send, not_allowed())
 
 
 def not_allowed() -> Refused:
-    """Return the one answer for a missing run, a hidden run and no user: it tells nothing."""
+    """Return the one answer for a missing run, a hidden run and no user: it reveals nothing."""
     return Refused(
         HTTPStatus.FORBIDDEN, "permission_denied", "There is nothing here that you may see."
     )
@@ -152,23 +147,18 @@ def _session_key(cookies: str) -> str:
 
 def _is_ours(origin: str, host: str) -> bool:
     """Tell whether an Origin is this site: by its Host, or one that Django is told to trust."""
+    trusted = [origin.replace("://*.", "://.") for origin in settings.CSRF_TRUSTED_ORIGINS]
+    own = [f"{scheme}://{host}" for scheme in _SCHEMES]
     try:
-        parts, own = urlsplit(origin), urlsplit(f"//{host}")
-        if not parts.hostname or parts.scheme not in _DEFAULT_PORTS:
+        parts = urlsplit(origin)
+        if OriginValidator(None, trusted).validate_origin(parts):
+            return True
+        if not OriginValidator(None, own).validate_origin(parts):
             return False
-        default = _DEFAULT_PORTS[parts.scheme]  # behind a proxy our own scheme is another one
-        where = (parts.hostname, parts.port or default)
-        is_here = not host or where == (own.hostname, own.port or default)
     except ValueError:
         return False
-    if OriginValidator(None, _trusted_origins()).validate_origin(parts):
-        return True
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return is_here and validate_host(name, _allowed_hosts())
-
-
-def _trusted_origins() -> list[str]:
-    return [origin.replace("://*.", "://.") for origin in settings.CSRF_TRUSTED_ORIGINS]
+    name = parts.hostname or ""
+    return validate_host(f"[{name}]" if ":" in name else name, _allowed_hosts())
 
 
 def _allowed_hosts() -> list[str]:

@@ -1,6 +1,6 @@
 """Followers of the live feed without a server: a writer of runs, a client, and the hub in between.
 
-Reads happen at once, on the loop, behind a random number of its turns: thousands of interleavings
+Reads happen at once, on the loop, after a random number of its turns: thousands of interleavings
 can be tried in a second, and a failing one comes again with the same seed.
 """
 
@@ -27,7 +27,7 @@ from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.status import Status
-from runs.web.feed import Batch, Cursor, Follower, Hub, View, Viewer, get_hub
+from runs.web.feed import Cursor, Follower, Frame, Hub, View, Viewer, get_hub
 from runs.web.feed import hub as hub_module
 from runs.web.feed import tail as tail_module
 from runs.web.feed import texts as texts_module
@@ -71,7 +71,7 @@ class Writer:
 
     def begin(self, *, is_elsewhere: bool = False) -> None:
         """Claim what is queued, and call its agents."""
-        with _unheard(is_elsewhere):
+        with _unnoticed(is_elsewhere):
             records = leases.claim(self.worker.pk, 100)
         for record in records:
             self._open(record, is_elsewhere)
@@ -80,15 +80,15 @@ class Writer:
         """Let a held run call another."""
         above = self.held[parent]
         record = RunRecord.objects.get(pk=parent)
-        with _unheard(above.is_elsewhere), transaction.atomic():
+        with _unnoticed(above.is_elsewhere), transaction.atomic():
             run = make_run(
                 self.owner, status=Status.RUNNING, worker=self.worker, parent=record, agent="child"
             )
-        live_tell = [] if above.is_elsewhere else [(run.pk, run.root_id)]
+        changed = [] if above.is_elsewhere else [(run.pk, run.root_id)]
         if not above.is_elsewhere:
             local_runs.add(ActiveRun(run.pk, self.worker.pk))
         self._open(run, above.is_elsewhere)
-        notify.publish_changes(live_tell)
+        notify.publish_changes(changed)
         return run
 
     def _open(self, record: RunRecord, is_elsewhere: bool) -> None:
@@ -102,7 +102,7 @@ class Writer:
         trace.usage.input_tokens = record.input_tokens
         trace.usage.output_tokens = record.output_tokens
         held = self.held[record.pk] = _Held(entry, trace, is_elsewhere)
-        with _unheard(is_elsewhere):
+        with _unnoticed(is_elsewhere):
             self.recorder.open(entry, trace)
             entry.guard = Guard(entry.token, trace)
             entry.token.add_callback(lambda _: self.recorder.activity(trace))
@@ -111,26 +111,26 @@ class Writer:
 
     def log(self, run: uuid.UUID, count: int, size: int = 5) -> None:
         held = self.held[run]
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             for number in range(count):
                 held.trace.emit("log", {"level": "info", "message": f"{number} " + "x" * size})
 
     def begin_call(self, run: uuid.UUID) -> str:
         held = self.held[run]
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             call = held.trace.begin("call_llm", "small", RunRecord.objects.get(pk=run).created_at)
         held.calls.append(call)
         return call
 
     def say(self, run: uuid.UUID, text: str) -> None:
         held = self.held[run]
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             held.trace.text(held.calls[0], text)
 
     def end_call(self, run: uuid.UUID) -> None:
         held = self.held[run]
         call = held.calls.pop(0)
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             held.trace.add_usage(3, 5, estimated=False)
             held.trace.end(call)
             held.trace.emit("llm_call", {"call": call, "tool": "call_llm", "outcome": "ok"})
@@ -142,24 +142,24 @@ class Writer:
         for id, held in self.held.items():
             record = RunRecord.objects.select_related("stop_requested_by").get(pk=id)
             if held.is_elsewhere and record.stop_requested and not record.is_terminal:
-                with _unheard(True):
+                with _unnoticed(True):
                     held.entry.deliver(StopRequest.of(record))
 
     def observe(self, run: uuid.UUID) -> None:
         held = self.held[run]
         held.entry.token.observe("call_llm", "small")
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             held.trace.emit("stop_observed", {"tool": "call_llm", "label": "small"})
 
     def flush(self) -> None:
-        """Write and tell what the recorder has, of each process by itself."""
+        """Write and publish what the recorder has, of each process by itself."""
         recorder = self.recorder
         books = list(recorder._changed.values())
         recorder._changed.clear()
         recorder._count, recorder._urgent = 0, False
         for elsewhere in (False, True):
             some = [b for b in books if self._is_elsewhere(b.trace.run) is elsewhere]
-            with _unheard(elsewhere):
+            with _unnoticed(elsewhere):
                 for book in some:
                     recorder._write([book])
 
@@ -172,7 +172,7 @@ class Writer:
         for _ in list(held.calls):
             self.end_call(run)
         given = {"error": {"code": "x", "type": "X", "message": "x"}} if kind == "error" else {}
-        with _unheard(held.is_elsewhere):
+        with _unnoticed(held.is_elsewhere):
             self.recorder.end(held.trace, Outcome(kind, **given, **outcome), lambda ended: None)
         self.flush()
         del self.held[run]
@@ -184,7 +184,7 @@ class Writer:
         self.recorder._books.pop(str(run), None)
         self.recorder._changed.pop(str(run), None)
         local_runs.remove(run)
-        with _unheard(held.is_elsewhere), transaction.atomic():
+        with _unnoticed(held.is_elsewhere), transaction.atomic():
             record = RunRecord.objects.select_for_update(no_key=True).get(pk=run)
             finish([finish_lost(record, code="worker_lost")])
 
@@ -208,8 +208,8 @@ class _Held:
 
 
 @contextlib.contextmanager
-def _unheard(is_elsewhere: bool) -> Iterator[None]:
-    """Let nobody in this process hear what is told meanwhile."""
+def _unnoticed(is_elsewhere: bool) -> Iterator[None]:
+    """Let no listener of this process receive updates meanwhile."""
     kept = list(notify._listeners)
     if is_elsewhere:
         notify._listeners.clear()
@@ -255,11 +255,11 @@ class Client:
         self.is_ended = False
 
     def connect(self) -> None:
-        """Forget what is told anew with each connection."""
+        """Forget what each connection sends again."""
         self.texts.clear()
 
     def take(self, frame: dict[str, Any]) -> None:
-        assert not self.is_ended, "something came behind the end"
+        assert not self.is_ended, "something came after the end"
         self.types.append(frame["type"])
         match frame["type"]:
             case "run" | "end":
@@ -281,7 +281,7 @@ class Client:
                 raise AssertionError(other)
 
     def wait_is_true(self, run: str, *, with_input: bool) -> None:
-        """Compare what was put together with a fresh look."""
+        """Compare what was put together with the record."""
         fresh = run_as_dict(get_for_wire(uuid.UUID(run)), with_input=with_input)
         assert self.runs[run] == json.loads(json.dumps(fresh))
 
@@ -327,14 +327,14 @@ class Reader:
         for message in arrived:
             self._apply(message)
 
-    def _encode(self, batch: Batch) -> list[Any]:
-        if not batch.frames:
+    def _encode(self, frames: list[Frame]) -> list[Any]:
+        if not frames:
             self.heartbeats += 1
         if self.wire == "page":
-            return [json.loads(as_page_message(batch))]
+            return [json.loads(as_page_message(frames, self.follower.cursor))]
         if self.wire == "sse":
-            return parse_server_sent(as_server_sent(batch).decode())
-        return [json.loads(text) for text in as_socket_messages(batch)]
+            return parse_server_sent(as_server_sent(frames).decode())
+        return [json.loads(text) for text in as_socket_messages(frames)]
 
     def _apply(self, message: Any) -> None:
         client = self.client
@@ -376,7 +376,7 @@ def parse_server_sent(text: str) -> list[tuple[str, str, Any]]:
 
 @contextlib.contextmanager
 def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
-    """Let hubs read on their own loop, after a few turns of it; looks are the test's to make."""
+    """Let hubs read on their own loop, after a few turns of it; the test polls itself."""
 
     async def read(self: Hub, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for _ in range(chance.choice((0, 0, 1, 3, 8))):
@@ -400,9 +400,9 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _not_in_a_loop() -> Iterator[None]:
-    """Use the thread's own connection, as whoever is not in a coroutine.
+    """Use the thread's own connection, as code outside coroutines does.
 
-    Each task has one of its own otherwise, which nobody gives back.
+    Otherwise each task has its own connection, which is never given back.
     """
     loop = asyncio.get_running_loop()
     asyncio._set_running_loop(None)
@@ -413,7 +413,7 @@ def _not_in_a_loop() -> Iterator[None]:
 
 
 async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Do something with the ORM in a thread, beside the loop, and leave no connection behind."""
+    """Use the ORM in a thread, and leave no connection open."""
 
     def closing() -> Any:
         try:
@@ -425,13 +425,13 @@ async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 async def turns(count: int) -> None:
-    """Let the loop go on for a while."""
+    """Let the loop make some turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def settle(hub: Hub, *readers: Reader) -> None:
-    """Go on until nothing more comes of what is written and told."""
+    """Wait until all that was written has arrived."""
     for _ in range(3):
         await hub.refresher.poll()
         await hub.refresher.poll_lists()
@@ -439,7 +439,7 @@ async def settle(hub: Hub, *readers: Reader) -> None:
         before = -1
         while quiet < 60:
             patience += 1
-            assert patience < 20_000, "it never comes to rest"
+            assert patience < 20_000, "it never settles"
             now = sum(len(r.client.types) for r in readers) + sum(
                 tail.version + tail.activity_version for tail in hub.tails
             )

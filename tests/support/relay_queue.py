@@ -1,4 +1,4 @@
-"""A stand-in for the relay: keeps what is to be sent, and what is to be done later."""
+"""A stand-in for the outbox: keeps the messages, and the work that is to be done later."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ __all__ = ["RelayQueue"]
 
 
 class RelayQueue:
-    """Takes the place of the relay's thread: ``pass_time`` does what it would do."""
+    """Takes the place of the outbox; ``pass_time`` does what its thread would do."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.due: list[tuple[float, Any]] = []
-        patch.setattr(relay, "send", lambda group, message, **_: self.sent.append((group, message)))
-        patch.setattr(relay, "call_later", lambda seconds, work: self.due.append((seconds, work)))
+        patch.setattr(relay, "outbox", self)
+        patch.setattr(relay, "is_shared", lambda layer: True)
+
+    def send(self, group: str, message: dict[str, Any], **options: Any) -> None:
+        self.sent.append((group, message))
+
+    def call_later(self, seconds: float, work: Any) -> None:
+        if not any(other == work for _, other in self.due):
+            self.due.append((seconds, work))
 
     def pass_time(self) -> None:
         due, self.due = self.due, []

@@ -52,11 +52,9 @@ def isolated_agents() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def unknown_workers() -> Iterator[None]:
-    """Forget the workers of a test's database, which runs are offered to for a second."""
-    worker_choice.forget()
-    yield
-    worker_choice.forget()
+def unknown_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know no workers of another test's database, which runs would be offered to for a second."""
+    monkeypatch.setattr(worker_choice, "choice", worker_choice.WorkerChoice())
 
 
 @pytest.fixture(params=["here", pytest.param("postgres", marks=pytest.mark.postgres)])

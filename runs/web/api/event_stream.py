@@ -18,12 +18,11 @@ from rest_framework.request import Request
 
 from runs.web import feed
 from runs.web.feed import (
-    Batch,
     Cursor,
     Follower,
+    Frame,
     InvalidCursor,
     RightLost,
-    RunIsGone,
     View,
     Viewer,
     rights,
@@ -128,16 +127,16 @@ async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterato
     follower = Follower(feed.get_hub(), viewer, cursor, is_tree=is_tree, view=View())
     try:
         async with aclosing(follower.batches()) as batches:
-            async for batch in batches:
+            async for frames in batches:
                 with _unless_stuck(batches):
-                    yield as_server_sent(batch)
-    except (RightLost, RunIsGone):
-        return  # the client's next request is told why
+                    yield as_server_sent(frames)
+    except RightLost:
+        return  # a client that comes back is told why
 
 
 @contextmanager
-def _unless_stuck(batches: AsyncGenerator[Batch, None]) -> Iterator[None]:
-    """Cancel the task that is sending if it does not ask for the next piece in time.
+def _unless_stuck(batches: AsyncGenerator[list[Frame], None]) -> Iterator[None]:
+    """Cancel the task that is sending if it does not come back for the next piece.
 
     Django then closes only its own wrapper around the stream, and would leave the stream in it to
     the garbage collector. So close the follower's batches here.

@@ -11,8 +11,7 @@ is no queue that could grow.
     texts            the answers that a run's models are writing
     tail             the recent log of each followed run, its snapshot, what is in flight
     refresh          reads what is stale, and polls
-    listener         receives what the runs of this process do
-    inbox            receives the messages of other processes
+    inbox            receives what the runs of this process do, and messages of other processes
     hub              brings these together for the readers of one loop
     follower         a reader of a run, or of a tree
     listing          a reader of the list of runs
@@ -22,22 +21,21 @@ nothing here writes a row.
 """
 
 from .cursor import Cursor, InvalidCursor
-from .follower import Follower, RunIsGone
-from .frames import Batch, Frame, View
-from .hub import Hub, close_hub, get_hub, open_count
+from .follower import Follower
+from .frames import Frame, View
+from .hub import Hub, Reader, close_hub, get_hub, open_count
 from .listing import ListFollower
 from .rights import RightLost, Viewer
 
 __all__ = [
-    "Batch",
     "Cursor",
     "Follower",
     "Frame",
     "Hub",
     "InvalidCursor",
     "ListFollower",
+    "Reader",
     "RightLost",
-    "RunIsGone",
     "View",
     "Viewer",
     "close_hub",

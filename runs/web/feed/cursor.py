@@ -1,8 +1,8 @@
 """A position in the logs of a run, or of a tree of runs, as text that a client only hands back.
 
-Of one run it is the number of the last event seen. A tree has a log for each of its runs, each with
-numbers of its own and no order between them that all processes would agree on; so a tree's cursor
-names them all: six bytes of each id (they are random, and a tree has few), and a number.
+For one run it is the number of the last event seen. Each run of a tree numbers its own events, and
+there is no order between the runs. So a tree's cursor has six bytes of each run's id (they are
+random, and a tree has few runs), and a number.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _KEY_BYTES = 6
 
 
 class InvalidCursor(ValueError):
-    """That is no cursor."""
+    """The text is no cursor."""
 
 
 class Cursor:
-    """How far a reader has come in each run. ``seen(run)`` is 0 where it has seen nothing."""
+    """How far a reader has come in each run."""
 
     def __init__(self, seen: Mapping[bytes, int] | None = None) -> None:
         self._seen = dict(seen or {})
 
     @classmethod
     def of(cls, run: uuid.UUID, seq: int) -> Cursor:
-        """Return the position behind event ``seq`` of one run."""
+        """Return the position after event ``seq`` of one run."""
         return cls({_key(run): seq})
 
     @classmethod
     def read(cls, text: str, run: uuid.UUID) -> Cursor:
-        """Read what a client hands back for a feed of ``run``: a number, or a tree's cursor.
+        """Read a client's position in a feed of ``run``: a number, or a tree's cursor.
 
         Raises:
             InvalidCursor: it is neither.
@@ -50,13 +50,14 @@ class Cursor:
         return cls(dict(_unpack(text)))
 
     def seen(self, run: uuid.UUID) -> int:
+        """Return the last event seen of a run, or 0."""
         return self._seen.get(_key(run), 0)
 
     def advanced(self, positions: Mapping[uuid.UUID, int]) -> str:
         """Return the cursor of a tree: run -> the last event seen.
 
-        Other runs stay where they were: a reader that has just come back may leave again before it
-        is known here which runs the tree has.
+        The other runs keep their positions: a reader may leave again before the runs of the tree
+        are known here.
         """
         seen = self._seen | {_key(run): seq for run, seq in positions.items()}
         packed = b"".join(key + _varint(seq) for key, seq in seen.items() if seq)

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 
 from . import reading
 from .cursor import Cursor
-from .frames import Batch, Frame, View
+from .frames import Frame, View
 from .hub import Hub, Reader
 from .reading import PAGE_COUNT
-from .rights import Viewer
+from .rights import RightLost, Viewer
 from .tail import RunTail
 
-__all__ = ["STUCK_SECONDS", "Follower", "RunIsGone"]
+__all__ = ["STUCK_SECONDS", "Follower"]
 
-STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is sent away
-MOST_CHARACTERS = 400_000  # in one batch, which is all that a slow reader makes us hold
+STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is disconnected
+MOST_CHARACTERS = 400_000  # in one batch: no more is held for a slow reader
 _LOST_TRACK_SECONDS = 0.2
-
-
-class RunIsGone(Exception):
-    """The run was deleted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +46,8 @@ class Follower(Reader):
     """Follows one run; with ``is_tree``, all runs below it too.
 
     Each event of each run comes exactly once, in order of ``seq``, from the cursor on, even if
-    messages between processes are lost. Snapshots, what is in flight and streamed text come as they
-    are now: what is out of date is left out.
+    messages between processes are lost. Snapshots, calls in flight and streamed text come as they
+    are now; older states are left out.
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class Follower(Reader):
         assert viewer.run is not None
         super().__init__(hub, viewer, view)
         self._run = viewer.run
-        self._cursor = cursor
+        self._start = cursor
         self._is_tree = is_tree
         self._root: uuid.UUID | None = None
         self._positions: dict[uuid.UUID, _Position] = {}
@@ -71,25 +67,28 @@ class Follower(Reader):
 
     def stop(self) -> None:
         if self._root is not None:
-            self.hub.unfollow_tree(self._root, self)
+            self.hub.refresher.unfollow_tree(self._root, self.grow)
         for position in self._positions.values():
-            self.hub.unfollow(position.tail, self)
+            self.hub.unfollow(position.tail, self.wake)
 
     async def collect(self) -> list[Frame]:
         tail = self._positions[self._run].tail
         if tail.is_gone:
-            raise RunIsGone
+            raise RightLost("gone")
         frames = await self._of_all()
         if await self._is_all_sent():
             self.is_over = True
             frames.append(tail.run_frame("end", self.view))
         return frames
 
-    def batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames, self._cursor_now())
+    @property
+    def cursor(self) -> str:
+        if not self._is_tree:
+            return str(self._positions[self._run].seq)
+        return self._start.advanced({id: one.seq for id, one in self._positions.items()})
 
     def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
-        """Learn of all runs of the tree, and follow those below the followed one."""
+        """Take all runs of the tree, and follow those below the followed one."""
         below = {self._run}
         for id, parent in members.items():  # callers come before their calls
             if parent in below:
@@ -98,12 +97,12 @@ class Follower(Reader):
 
     def _add(self, id: uuid.UUID) -> None:
         if id not in self._positions:
-            tail = self.hub.follow(id, self)
-            self._positions[id] = _Position(tail, self._cursor.seen(id))
+            tail = self.hub.follow(id, self.wake)
+            self._positions[id] = _Position(tail, self._start.seen(id))
             self.wake()
 
     async def _of_all(self) -> list[Frame]:
-        """Return the next frames, of all runs together no more than one batch."""
+        """Return the next frames of all runs, no more than one batch."""
         frames: list[Frame] = []
         room = MOST_CHARACTERS
         for position in list(self._positions.values()):
@@ -124,15 +123,22 @@ class Follower(Reader):
                 found = await self.hub.read(reading.read_inputs, [tail.id])
                 tail.input_json = found.get(tail.id)
             if self._is_tree and tail.id == self._run:
-                self._join_tree(tail)
+                assert tail.snapshot is not None
+                self._root = tail.snapshot.root
+                self.hub.refresher.follow_tree(self._root, self.grow)
             position.version, position.activity = tail.version, tail.activity_version
             frames.append(tail.run_frame("run", self.view))
-        frames += self._texts(position)
-        for event in _within(await self._events(position), room):
+        # Streamed text comes before the events of its calls.
+        sent, position.texts = position.texts, tail.texts.count
+        frames += tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
+        for event in await self._events(position):
             position.seq += 1
             # A page gets one cursor for the whole batch: that of a large tree is long.
-            cursor = "" if self.view.is_page else self._cursor_now()
+            cursor = "" if self.view.is_page else self.cursor
             frames.append(Frame("trace", event, "", cursor, self._is_tree))
+            room -= len(event)
+            if room <= 0:
+                break
         frames += self._state(position)
         return frames
 
@@ -150,12 +156,6 @@ class Follower(Reader):
         if position.activity != tail.activity_version:
             position.activity = tail.activity_version
             yield tail.activity_frame(self.view)
-
-    def _texts(self, position: _Position) -> list[Frame]:
-        """Return new streamed text, which comes before the events of its calls."""
-        tail, sent = position.tail, position.texts
-        position.texts = tail.texts.count
-        return tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
 
     async def _events(self, position: _Position) -> list[str]:
         tail = position.tail
@@ -177,7 +177,7 @@ class Follower(Reader):
             return False
         if not self._is_tree:
             return True
-        while all(position.is_done for position in self._below()):
+        while all(one.is_done for id, one in self._positions.items() if id != self._run):
             if self._tree_is_final:
                 return True
             # All known runs are over: one that is not in the table by now will never be started.
@@ -186,25 +186,3 @@ class Follower(Reader):
             self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False
-
-    def _below(self) -> Iterator[_Position]:
-        return (position for id, position in self._positions.items() if id != self._run)
-
-    def _join_tree(self, tail: RunTail) -> None:
-        assert tail.snapshot is not None
-        self._root = tail.snapshot.root
-        self.hub.follow_tree(self._root, self)
-
-    def _cursor_now(self) -> str:
-        if not self._is_tree:
-            return str(self._positions[self._run].seq)
-        return self._cursor.advanced({id: one.seq for id, one in self._positions.items()})
-
-
-def _within(events: list[str], room: int) -> Iterator[str]:
-    """Yield events until there are ``room`` characters of them; one at least."""
-    for event in events:
-        yield event
-        room -= len(event)
-        if room <= 0:
-            return

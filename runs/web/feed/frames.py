@@ -1,20 +1,23 @@
-"""What a follower gets, and how that looks over WebSocket and as server-sent events.
+"""The frames of a feed, and their form over WebSocket and as server-sent events.
 
-Data is encoded once for all followers of this process; here it is only put together.
+The data is encoded once for all readers of this process; here it is only put together.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from agents.trace import CallInfo
 
 __all__ = [
     "HEARTBEAT",
-    "Batch",
+    "Activity",
     "Frame",
     "FrameType",
+    "Text",
     "View",
     "as_page_message",
     "as_server_sent",
@@ -29,22 +32,39 @@ HEARTBEAT = '{"type":"heartbeat"}'
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a reader wants to see beside the contract.
+    """Options for our own page.
 
-    ``is_page``: for our own screen: runs come without their input and with ``words``, and frames in
-    batches. ``zone`` is the reader's time zone, for the words.
+    ``is_page``: runs come without their input and with ``words``, and frames in batches. ``zone``
+    is the reader's time zone, for the words.
     """
 
     is_page: bool = False
     zone: str = ""
 
 
+class Activity(TypedDict):
+    """The data of an ``activity`` frame."""
+
+    run: str
+    in_flight: list[CallInfo]
+    usage: Mapping[str, Any]
+
+
+class Text(TypedDict):
+    """The data of a ``text`` frame."""
+
+    run: str
+    agent: str
+    call: str
+    text: str
+
+
 class Frame(NamedTuple):
     """One message of a feed. A tuple: each reader has its own, so making one must cost little.
 
-    ``data`` is JSON: the event, the run, or an object with the other frame's fields. ``cursor`` is
-    the position behind this frame; only events move it. Of one run it is the event's own number, so
-    a socket only names it for a tree.
+    ``data`` is JSON: the event, the run, ``Activity`` or ``Text``. ``cursor`` is the position after
+    this frame; only events move it. Of one run it is the event's number, so a socket names it for a
+    tree only.
     """
 
     type: FrameType
@@ -54,40 +74,32 @@ class Frame(NamedTuple):
     is_of_tree: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Frames that are to be sent now; none is a heartbeat. ``cursor`` is the one behind all."""
-
-    frames: Sequence[Frame]
-    cursor: str = ""
-
-
 def to_json(value: Any) -> str:
-    """Encode in ASCII: no sign in it can end a line, or can't be sent."""
+    """Encode in ASCII: no character can end a line, and all can be sent."""
     return json.dumps(value, separators=(",", ":"))
 
 
-def as_socket_messages(batch: Batch) -> list[str]:
-    """Return the text messages of a batch, one for each frame; none for a heartbeat.
+def as_socket_messages(frames: Iterable[Frame]) -> list[str]:
+    """Return one text message for each frame.
 
-    The protocol's own pings are the heartbeat of a plain socket.
+    Of no frames, a heartbeat, that is none: a plain socket has the protocol's own pings.
     """
-    return [_message(frame) for frame in batch.frames]
+    return [_message(frame) for frame in frames]
 
 
-def as_page_message(batch: Batch) -> str:
-    """Return a whole batch as one text message."""
-    if not batch.frames:
+def as_page_message(frames: Sequence[Frame], cursor: str) -> str:
+    """Return all frames as one text message; ``cursor`` is the position after them."""
+    if not frames:
         return HEARTBEAT
-    frames = ",".join(_message(frame) for frame in batch.frames)
-    return f'{{"type":"frames","cursor":{json.dumps(batch.cursor)},"frames":[{frames}]}}'
+    messages = ",".join(_message(frame) for frame in frames)
+    return f'{{"type":"frames","cursor":{json.dumps(cursor)},"frames":[{messages}]}}'
 
 
-def as_server_sent(batch: Batch) -> bytes:
-    """Return a batch as server-sent events; a comment, if there is nothing to tell."""
-    if not batch.frames:
+def as_server_sent(frames: Sequence[Frame]) -> bytes:
+    """Return frames as server-sent events; a comment for a heartbeat."""
+    if not frames:
         return b":\n\n"
-    return "".join(_server_sent(frame) for frame in batch.frames).encode()
+    return "".join(_server_sent(frame) for frame in frames).encode()
 
 
 def _message(frame: Frame) -> str:

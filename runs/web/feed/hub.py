@@ -14,13 +14,12 @@ from runs.delivery import notify
 from runs.tasks import cancel_and_wait
 
 from . import rights
-from .frames import Batch, Frame, View
-from .inbox import Inbox
-from .listener import HubListener
+from .frames import Frame, View
+from .inbox import HubListener, Inbox
 from .reading import LogPages
-from .refresh import LIST_POLL_SECONDS, ListReader, Refresher, TreeReader
+from .refresh import LIST_POLL_SECONDS, Refresher
 from .rights import RightLost, Viewer
-from .tail import RunTail, Tails, Wakeable
+from .tail import RunTail, Tails
 
 __all__ = ["Hub", "Reader", "close_hub", "get_hub", "open_count"]
 
@@ -53,13 +52,13 @@ class Hub:
         self.pages = LogPages(lambda *work: self.read(*work))
         self.is_closed = False
 
-    # Coming and going.
+    # Readers.
 
     async def join(self, reader: Reader) -> None:
         """Take on a reader.
 
         Raises:
-            RightLost: this process goes away, or the user has too many feeds open.
+            RightLost: this process ends, or the user has too many feeds open.
         """
         if self.is_closed:
             raise RightLost("restart")
@@ -81,43 +80,22 @@ class Hub:
                 )
             ]
 
-    def leave(self, reader: Reader) -> None:
-        self.readers.discard(reader)
-
-    def follow(self, id: uuid.UUID, follower: Wakeable) -> RunTail:
-        """Return a run's tail, which wakes ``follower`` from now on."""
+    def follow(self, id: uuid.UUID, wake: Callable[[], None]) -> RunTail:
+        """Return a run's tail, which calls ``wake`` from now on when it has something new."""
         tail = self.tails.get(id)
         if tail is None:
             tail = self.tails.open(id)
             self.refresher.run_is_stale(id)
-        tail.followers.add(follower)
+        tail.wakers.add(wake)
         return tail
 
-    def unfollow(self, tail: RunTail, follower: Wakeable) -> None:
-        tail.followers.discard(follower)
-        if not tail.followers:
+    def unfollow(self, tail: RunTail, wake: Callable[[], None]) -> None:
+        tail.wakers.discard(wake)
+        if not tail.wakers:
             self.tails.leave(tail, at_once=self.is_closed)
 
-    def follow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
-        """Call ``reader.grow`` with all runs of a tree, now and whenever there is a new one."""
-        self.refresher.trees.setdefault(root, set()).add(reader)
-        self.refresher.tree_is_stale(root)
-
-    def unfollow_tree(self, root: uuid.UUID, reader: TreeReader) -> None:
-        trees = self.refresher.trees
-        readers = trees.get(root, set())
-        readers.discard(reader)
-        if not readers:
-            trees.pop(root, None)
-
-    def follow_list(self, reader: ListReader) -> None:
-        self.refresher.lists.add(reader)
-
-    def unfollow_list(self, reader: ListReader) -> None:
-        self.refresher.lists.discard(reader)
-
     async def close(self) -> None:
-        """Send all readers away, and end. May be repeated."""
+        """Disconnect all readers, and end. May be repeated."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -126,7 +104,8 @@ class Hub:
             _dismiss(reader, RightLost("restart"))
         await cancel_and_wait(self._tasks)
         await asyncio.gather(*self.pages.reading.values(), return_exceptions=True)
-        self.tails.close()
+        for tail in self.tails:
+            tail.close()
         await asyncio.to_thread(self._database.close)
 
     # Reading.
@@ -135,7 +114,7 @@ class Hub:
         """Call a function that reads the database, in a thread of the hub's own.
 
         Raises:
-            RightLost: this process goes away.
+            RightLost: this process ends.
         """
         if self.is_closed:
             raise RightLost("restart")
@@ -162,7 +141,6 @@ class Hub:
                 failures += 1
                 if failures == 1:
                     logger.warning("the feed can't read (%s); trying again", type(error).__name__)
-                self.refresher.try_again()
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
 
 
@@ -176,7 +154,7 @@ class Reader:
 
     Attributes:
         viewer: the user who reads.
-        lost: set when the right is lost, or the process goes away.
+        lost: set when the right is lost, or the process ends.
         is_over: set when nothing follows the frames that ``collect`` returns.
     """
 
@@ -188,17 +166,21 @@ class Reader:
         self.is_over = False
         self._updates = asyncio.Event()
 
+    @property
+    def cursor(self) -> str:
+        """The position after the frames that were yielded."""
+        return ""
+
     def wake(self) -> None:
         self._updates.set()
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Yield what there is to send, as it comes; an empty batch is a heartbeat.
+    async def batches(self) -> AsyncGenerator[list[Frame], None]:
+        """Yield the frames to send, as they come; an empty list is a heartbeat.
 
         A caller that leaves before the end closes it (``aclosing``).
 
         Raises:
-            RightLost: the reader may not go on, or this process goes away.
-            RunIsGone: the run was deleted.
+            RightLost: the reader may not continue, the run was deleted, or this process ends.
         """
         loop = asyncio.get_running_loop()
         await self.hub.join(self)
@@ -211,11 +193,11 @@ class Reader:
                     raise self.lost
                 frames = await self.collect()
                 if frames or not await self._wait_until(quiet_since + HEARTBEAT_SECONDS):
-                    yield self.batch(frames)
+                    yield frames
                     quiet_since = loop.time()
         finally:
             self.stop()
-            self.hub.leave(self)
+            self.hub.readers.discard(self)
 
     async def _wait_until(self, time: float) -> bool:
         """Wait for updates; False when a heartbeat is due."""
@@ -231,15 +213,12 @@ class Reader:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Have it bring no more; called even if ``start`` has failed."""
+        """Have the hub bring no more; called even if ``start`` has failed."""
         raise NotImplementedError
 
     async def collect(self) -> list[Frame]:
         """Return the next frames, no more than one batch."""
         raise NotImplementedError
-
-    def batch(self, frames: list[Frame]) -> Batch:
-        return Batch(frames)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
@@ -260,7 +239,7 @@ def open_count() -> int:
 
 
 async def close_hub() -> None:
-    """Close the hub of the running loop, if there is one; it takes no readers after that."""
+    """Close the hub of the running loop, if there is one; it takes no more readers."""
     hub = _hubs.get(asyncio.get_running_loop())
     if hub is not None:
         await hub.close()

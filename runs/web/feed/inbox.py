@@ -1,6 +1,7 @@
-"""Receives what other processes send: which runs have changed, and text of the followed ones.
+"""What a hub receives: from the runs of its process, and from other processes.
 
-No reader relies on it: polling finds each change (``refresh``), and a call's event has its text.
+No reader relies on the messages of other processes: polling finds each change (``refresh``), and a
+call's event has its text.
 """
 
 from __future__ import annotations
@@ -8,23 +9,96 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from channels.layers import get_channel_layer
 
-from runs.delivery import notify, relay
-from runs.delivery.streamed_text import ASK_SECONDS
+from agents.trace import CallInfo, Event
+from runs.delivery import local_runs, notify, relay
+from runs.delivery.feeds import ASK_SECONDS
+from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch
 
+from .frames import to_json
 from .refresh import Refresher
 from .tail import RunTail, Tails
 
-__all__ = ["Inbox"]
+__all__ = ["HubListener", "Inbox"]
 
 logger = logging.getLogger(__name__)
 
 SOON_SECONDS = 0.01  # requests that come together are sent together
 MOST_RUNS = 2_000  # in one message
+
+
+class HubListener:
+    """A ``notify.Listener``. What comes within one turn of the loop is passed on together."""
+
+    def __init__(self, tails: Tails, refresher: Refresher) -> None:
+        self._tails = tails
+        self._refresher = refresher
+        self._loop = asyncio.get_running_loop()
+        self._updates: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_scheduled = False
+
+    # In any thread.
+
+    def event(self, event: Event) -> None:
+        if event.run in self._tails:
+            self._pass_on(self._take_event, event)
+
+    def text(self, run: str, agent: str, call: str, text: str) -> None:
+        if run in self._tails:
+            trace = local_runs.trace_of(uuid.UUID(run))
+            # The thread that has just streamed the piece calls this: the answer ends with it.
+            end = trace.text_length(call) if trace is not None else 0
+            self._pass_on(self._take_text, run, agent, call, end - len(text), text)
+
+    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+        if run in self._tails:
+            self._pass_on(self._take_activity, run)
+
+    def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
+        if self._refresher.is_followed(run, root):
+            self._pass_on(self._refresher.run_has_changed, run, root)
+
+    def _pass_on(self, take: Callable[..., None], *what: Any) -> None:
+        self._updates.append((take, what))
+        if not self._is_scheduled:  # at worst, two threads schedule it
+            self._is_scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._take_all)
+            except RuntimeError:  # the loop is closed, and its readers are gone
+                notify.remove_listener(self)
+
+    # On the hub's loop.
+
+    def _take_all(self) -> None:
+        self._is_scheduled = False  # first: what is appended from now on is scheduled again
+        for _ in range(len(self._updates)):
+            take, what = self._updates.popleft()
+            take(*what)
+
+    def _take_event(self, event: Event) -> None:
+        tail = self._tails.get(event.run)
+        if tail is None or tail.snapshot is None:
+            return  # the snapshot that is being read has a number, and the table the event
+        if event.type == "llm_call":
+            tail.texts.end(event.data.get("call", ""))
+        if not tail.add(event.seq, to_json(event.as_dict())):
+            self._refresher.run_is_stale(tail.id)
+
+    def _take_text(self, run: str, agent: str, call: str, start: int, text: str) -> None:
+        tail = self._tails.get(run)
+        if tail is not None and not tail.texts.take(agent, call, start, text):
+            tail.take_texts()
+
+    def _take_activity(self, run: str) -> None:
+        tail = self._tails.get(run)
+        if tail is not None:
+            tail.take_activity()
 
 
 class Inbox:
@@ -37,7 +111,7 @@ class Inbox:
         self._channel: str | None = None
         self._missing: set[uuid.UUID] = set()  # runs of which text is missing
         self._is_due = asyncio.Event()
-        self._asks_all_at = 0.0
+        self._ask_all_at = 0.0
 
     async def receive(self) -> None:
         """Receive messages until the channel layer fails."""
@@ -45,7 +119,7 @@ class Inbox:
         if layer is None or not relay.is_shared(layer):
             await asyncio.Event().wait()
             return
-        # The same channel again: the layer would go on to fill the one before.
+        # Reuse the channel: the layer would fill an old one that no task reads.
         channel = self._channel = self._channel or await layer.new_channel()
         await layer.group_add(relay.FEED_GROUP, channel)
         self._ask_for_all()  # nothing that was sent before has come
@@ -54,7 +128,7 @@ class Inbox:
             if message.get("from") != self._process:
                 self._take(message)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: Any) -> None:
         try:
             match message["type"]:
                 case "feed.news":
@@ -66,9 +140,9 @@ class Inbox:
         except Exception as error:  # it is of another release, say
             logger.warning("a message to the feed can't be understood (%r)", error)
 
-    def _take_updates(self, message: dict[str, Any]) -> None:
+    def _take_updates(self, message: FeedUpdates) -> None:
         for run in message.get("logs", ()):
-            tail = self._tails.named(run)
+            tail = self._tails.get(run)
             if tail is not None:
                 self._refresher.run_is_stale(tail.id)
         for run, root in message.get("changed", ()):
@@ -82,35 +156,34 @@ class Inbox:
         self._is_due.set()
 
     def _ask_for_all(self) -> None:
-        self._asks_all_at = 0.0
+        self._ask_all_at = asyncio.get_running_loop().time() + ASK_SECONDS
+        self._missing |= {tail.id for tail in self._tails if tail.snapshot is not None}
         self._is_due.set()
 
-    def _take_text(self, message: dict[str, Any]) -> None:
+    def _take_text(self, message: FeedText) -> None:
         for run, agent, call, start, text in message["pieces"]:
-            tail = self._tails.named(run)
+            tail = self._tails.get(run)
             if tail is not None and not tail.texts.take(agent, call, start, text):
                 self.ask_for(tail)
 
     async def keep_asking(self) -> None:
         """Ask for text when some is missing, and for that of all followed runs once in a while."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._asks_all_at):
+        try:
+            async with asyncio.timeout_at(self._ask_all_at):
                 await self._is_due.wait()
+        except TimeoutError:
+            self._ask_for_all()
         await asyncio.sleep(SOON_SECONDS)
         self._is_due.clear()
         missing, self._missing = self._missing, set()
-        now = asyncio.get_running_loop().time()
-        is_for_all = now >= self._asks_all_at
-        if is_for_all:
-            self._asks_all_at = now + ASK_SECONDS
-        if relay.is_shared(get_channel_layer()):
-            tails = [
-                tail
-                for tail in self._tails
-                if tail.is_elsewhere and (tail.id in missing or (is_for_all and tail.snapshot))
-            ]
-            for start in range(0, len(tails), MOST_RUNS):
-                some = tails[start : start + MOST_RUNS]
-                known = {str(tail.id): tail.texts.lengths() for tail in some}
-                message = {"type": "feed.watch", "from": self._process, "runs": known}
-                relay.send(notify.WORKERS_GROUP, message)
+        if not relay.is_shared(get_channel_layer()):
+            return
+        known = {
+            str(tail.id): tail.texts.lengths()
+            for tail in self._tails
+            if tail.id in missing and tail.is_elsewhere
+        }
+        for start in range(0, len(known), MOST_RUNS):
+            runs = dict(islice(known.items(), start, start + MOST_RUNS))
+            message: FeedWatch = {"type": "feed.watch", "from": self._process, "runs": runs}
+            relay.outbox.send(notify.WORKERS_GROUP, message)

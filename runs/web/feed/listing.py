@@ -1,4 +1,4 @@
-"""One reader of the list of runs: those that the reader may see, whenever something changes."""
+"""A reader of the list of runs: gets each run that it may see, when the run changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable
 
 from . import reading
-from .frames import Frame, View, to_json
+from .frames import Frame, View
 from .hub import Hub, Reader
 from .reading import Snapshot
 from .rights import Viewer
@@ -32,18 +32,18 @@ class ListFollower(Reader):
         self._is_reset = False
 
     async def start(self) -> None:
-        self.hub.follow_list(self)
+        self.hub.refresher.lists.add(self.take)
         first = await self.hub.read(reading.read_active, self.viewer, MOST_PENDING)
-        # Those that the hub has brought meanwhile are newer.
+        # The hub may have brought newer ones meanwhile.
         self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
 
     def stop(self) -> None:
-        self.hub.unfollow_list(self)
+        self.hub.refresher.lists.discard(self.take)
 
     def take(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take runs that have changed; those that the reader may not see are left out."""
+        """Take runs that have changed; leave out those that the reader may not see."""
         for snapshot in snapshots:
-            if not (self.viewer.sees_all or snapshot.owner_id == self.viewer.user_id):
+            if not self.viewer.includes(snapshot.owner_id):
                 continue
             if snapshot.id in self._over:
                 continue
@@ -66,10 +66,10 @@ class ListFollower(Reader):
         inputs: dict[uuid.UUID, str] = {}
         if pending and not self.view.is_page:
             inputs = await self.hub.read(reading.read_inputs, list(pending))
-        return frames + [self._frame(one, inputs.get(one.id)) for one in pending.values()]
+        return frames + [one.frame("run", self.view, inputs.get(id)) for id, one in pending.items()]
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Remember what was sent, so as not to repeat it; of runs that are over, only the id."""
+        """Remember what was sent, to send it once; of runs that are over, only the id."""
         if not snapshot.is_over:
             self._sent[snapshot.id] = snapshot
             return
@@ -77,9 +77,3 @@ class ListFollower(Reader):
         self._over[snapshot.id] = None
         if len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
-
-    def _frame(self, snapshot: Snapshot, input_json: str | None) -> Frame:
-        if self.view.is_page:
-            return Frame("run", to_json(snapshot.run), to_json(snapshot.words(self.view.zone)))
-        data = to_json(snapshot.run)
-        return Frame("run", f'{{"input":{input_json},{data[1:]}' if input_json else data)

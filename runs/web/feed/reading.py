@@ -1,27 +1,25 @@
-"""What the feed reads of the database: functions for the hub's threads, shared pages of logs."""
+"""The feed's queries, for the hub's threads, and the pages of logs that readers share."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
 from django.utils import timezone
 
 from runs.conf import conf
-from runs.models import RunEvent, RunInput, RunQuerySet, RunRecord
+from runs.models import RunEvent, RunInput, RunRecord, Sight
 from runs.status import TERMINAL, Status
 from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording.receipt import calls_waited_for
 from runs.wording.run import Words, present
 
-from .frames import to_json
-from .rights import Viewer
+from .frames import Frame, FrameType, View, to_json
 
 __all__ = [
     "PAGE_COUNT",
@@ -48,15 +46,17 @@ _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
 )
-_ACTIVITY = ("llm_calls", "input_tokens", "output_tokens", "usage_estimated")
+#: A run, and the first and last event of a page of its log.
+_Page = tuple[uuid.UUID, int, int]
+_ACTIVITY = ("in_flight", "llm_calls", "input_tokens", "output_tokens", "usage_estimated")
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Values of a run's row that differ once something about the run is new."""
+    """Values of a run's row: if they differ, the run has something new."""
 
-    receipt: tuple[Any, ...]
-    activity: tuple[Any, ...] = ()
+    receipt: list[Any]
+    activity: list[Any] = field(default_factory=list)
     last_seq: int = 0
 
 
@@ -67,7 +67,7 @@ class Snapshot:
     Attributes:
         run: as it goes over the wire, without its input.
         waited_for: the calls that its stop had to wait for, once it is over.
-        silent_seconds: in how long the lease ends of a worker that gives no sign of life.
+        silent_seconds: what is left of the lease of a worker that gives no sign of life.
     """
 
     id: uuid.UUID
@@ -91,7 +91,7 @@ class Snapshot:
         return self.run["status"] in TERMINAL
 
     def says_the_same_as(self, other: Snapshot | None) -> bool:
-        """Tell whether the two differ only in what other frames tell."""
+        """Tell whether the two differ in nothing but what other frames have."""
         return (
             other is not None
             and self.silent_seconds == other.silent_seconds
@@ -107,13 +107,27 @@ class Snapshot:
             lease_seconds=self.silent_seconds,
         )
 
+    def frame(
+        self,
+        type: FrameType,
+        view: View,
+        input_json: str | None,
+        current: Mapping[str, Any] | None = None,
+    ) -> Frame:
+        """Return the run as a frame, with what is newer than the record."""
+        run = {**self.run, **(current or {})}
+        if view.is_page:
+            return Frame(type, to_json(run), to_json(self.words(view.zone, run)))
+        data = to_json(run)
+        return Frame(type, f'{{"input":{input_json},{data[1:]}' if input_json else data)
+
 
 def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in run.items() if k not in {"last_seq", "in_flight", "usage"}}
 
 
 def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
-    """Return the runs that there are, as they are now."""
+    """Return the runs that exist, as they are now."""
     runs = for_wire(RunRecord.objects.filter(pk__in=ids), with_input=False)
     return {run.pk: _snapshot(run) for run in runs}
 
@@ -139,7 +153,7 @@ def _waited_for(record: RunRecord) -> tuple[dict[str, Any], ...]:
 
 
 def _silent_seconds(record: RunRecord) -> int | None:
-    """Return in how long the lease ends of a stopping run's worker that does not answer."""
+    """Return what is left of the lease, if a stopping run's worker gives no sign of life."""
     if not record.stop_requested or record.is_terminal or record.worker is None:
         return None
     now = timezone.now()
@@ -148,11 +162,9 @@ def _silent_seconds(record: RunRecord) -> int | None:
     return max(0, int((record.worker.lease_until - now).total_seconds()))
 
 
-def read_active(viewer: Viewer, limit: int) -> list[Snapshot]:
-    """Return the runs that ``viewer`` may see and that are not over, the oldest first."""
-    runs = RunRecord.objects.active()
-    if not viewer.sees_all:
-        runs = runs.filter(owner=viewer.user_id)
+def read_active(sight: Sight, limit: int) -> list[Snapshot]:
+    """Return the runs that a user may see and that are not over, the oldest first."""
+    runs = RunRecord.objects.active().within(sight)
     newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
     return [_snapshot(run) for run in reversed(newest)]
 
@@ -186,15 +198,10 @@ def read_events(id: uuid.UUID, first: int, last: int) -> list[str]:
 
 
 def fingerprints(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Fingerprint]:
-    """Return the fingerprints of the runs that there are."""
-    found = {}
-    columns = ("pk", "last_seq", "in_flight", *_RECEIPT, *_ACTIVITY)
-    for id, last_seq, in_flight, *rest in RunRecord.objects.filter(pk__in=ids).values_list(
-        *columns
-    ):
-        receipt, activity = rest[: len(_RECEIPT)], rest[len(_RECEIPT) :]
-        found[id] = Fingerprint(tuple(receipt), (repr(in_flight), *activity), last_seq)
-    return found
+    """Return the fingerprints of the runs that exist."""
+    rows = RunRecord.objects.filter(pk__in=ids).values_list("pk", "last_seq", *_RECEIPT, *_ACTIVITY)
+    count = len(_RECEIPT)
+    return {id: Fingerprint(rest[:count], rest[count:], seq) for id, seq, *rest in rows}
 
 
 def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, uuid.UUID | None]]:
@@ -209,19 +216,17 @@ def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, 
 def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
     """Return the fingerprints of runs that are not over, and of those created after ``since``."""
     names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
-    rows: dict[uuid.UUID, Fingerprint] = {}
-    queries: Iterable[RunQuerySet | QuerySet[RunRecord]] = (
-        RunRecord.objects.active(),
-        RunRecord.objects.filter(created_at__gte=since),
-    )
-    for query in queries:
-        for id, *rest in query.order_by("-created_at", "-id").values_list("pk", *names)[:limit]:
-            rows[id] = Fingerprint(tuple(rest))
-    return rows
+    found: dict[uuid.UUID, Fingerprint] = {}
+    for runs in (RunRecord.objects.active(), RunRecord.objects.filter(created_at__gte=since)):
+        rows = runs.order_by("-created_at", "-id").values_list("pk", *names)[:limit]
+        found |= {id: Fingerprint(rest) for id, *rest in rows}
+    return found
 
 
 class LogPages:
     """The pages of logs that were read last, for all readers whom no tail can serve.
+
+    Whole pages never change, and are kept: two hundred readers of one log read it once.
 
     Args:
         read: calls a function that reads the database.
@@ -229,43 +234,35 @@ class LogPages:
 
     def __init__(self, read: Callable[..., Awaitable[list[str]]]) -> None:
         self._read = read
-        self._pages: OrderedDict[tuple[uuid.UUID, int], list[str]] = OrderedDict()
+        self._pages: OrderedDict[_Page, list[str]] = OrderedDict()
         self._characters = 0
         #: Readers share these tasks, so cancelling one would end them all without a word.
-        self.reading: dict[tuple[uuid.UUID, int, int], asyncio.Task[list[str]]] = {}
+        self.reading: dict[_Page, asyncio.Task[list[str]]] = {}
 
     async def events(self, run: uuid.UUID, after: int, last_seq: int) -> list[str]:
-        """Return some of a run's events after ``after`` as JSON; the run has ``last_seq``.
-
-        Two hundred readers of one log read it once: whole pages never change, and are kept.
-        """
-        number = after // PAGE_COUNT
-        page = self._pages.get((run, number))
+        """Return some of a run's events after ``after`` as JSON; the run has ``last_seq``."""
+        first = after - after % PAGE_COUNT + 1
+        key = (run, first, min(first + PAGE_COUNT - 1, last_seq))
+        page = self._pages.get(key)
         if page is None:
-            page = await self._page(run, number, last_seq)
+            page = await self._page(key)
         else:
-            self._pages.move_to_end((run, number))
-        found = page[after - number * PAGE_COUNT :]
+            self._pages.move_to_end(key)
+        found = page[after + 1 - first :]
         if not found and last_seq > after:  # events so large that the page was cut
             found = await self._read(read_events, run, after + 1, after + PAGE_COUNT)
         return found
 
-    async def _page(self, run: uuid.UUID, number: int, last_seq: int) -> list[str]:
-        key = (run, number, last_seq)
+    async def _page(self, key: _Page) -> list[str]:
         task = self.reading.get(key)
         if task is None:
-            first = number * PAGE_COUNT + 1
-            work = self._read(read_events, run, first, first + PAGE_COUNT - 1)
-            task = self.reading[key] = asyncio.ensure_future(work)
+            task = self.reading[key] = asyncio.ensure_future(self._read(read_events, *key))
             task.add_done_callback(lambda _: self.reading.pop(key, None))
         page = await asyncio.shield(task)
-        if len(page) == PAGE_COUNT and (run, number) not in self._pages:
-            self._keep(run, number, page)
+        if len(page) == PAGE_COUNT and key not in self._pages:
+            self._pages[key] = page
+            self._characters += sum(map(len, page))
+            while self._characters > MOST_PAGES_CHARACTERS:
+                _, oldest = self._pages.popitem(last=False)
+                self._characters -= sum(map(len, oldest))
         return page
-
-    def _keep(self, run: uuid.UUID, number: int, page: list[str]) -> None:
-        self._pages[run, number] = page
-        self._characters += sum(map(len, page))
-        while self._characters > MOST_PAGES_CHARACTERS:
-            _, oldest = self._pages.popitem(last=False)
-            self._characters -= sum(map(len, oldest))

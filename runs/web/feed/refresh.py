@@ -1,4 +1,4 @@
-"""Brings what a hub knows up to date with the table: what has changed, and by polling.
+"""Reads again what is stale of what a hub knows: after a message, or because polling finds it.
 
 Twice a second the hub compares what it knows of each followed run with the table, so a lost message
 costs half a second and nothing else.
@@ -7,36 +7,29 @@ costs half a second and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from django.utils import timezone
 
 from . import reading
 from .reading import PAGE_COUNT, Fingerprint, Snapshot
-from .tail import RunTail, Tails, Wakeable, model_call
+from .tail import RunTail, Tails, model_call
 
-__all__ = ["LIST_POLL_SECONDS", "ListReader", "Refresher", "TreeReader"]
+__all__ = ["LIST_POLL_SECONDS", "Refresher"]
 
 LIST_POLL_SECONDS = 1.0
 MOST_AT_ONCE = 200  # runs in one query
 MOST_LISTED = 5_000
 
-
-class TreeReader(Wakeable, Protocol):
-    """A reader of a tree."""
-
-    def grow(self, members: dict[uuid.UUID, uuid.UUID | None]) -> None:
-        """Learn of all runs of the tree, each with its caller."""
-
-
-class ListReader(Wakeable, Protocol):
-    """A reader of the list."""
-
-    def take(self, snapshots: Iterable[Snapshot]) -> None:
-        """Take runs that have changed; not all of them are for this reader."""
+#: Takes all runs of a tree, each with its caller.
+Grow = Callable[[dict[uuid.UUID, uuid.UUID | None]], None]
+#: Takes runs that have changed; not all of them are for this reader.
+Take = Callable[[Iterable[Snapshot]], None]
+_Stale = dict[uuid.UUID, None]  # a set in order
 
 
 class Refresher:
@@ -44,7 +37,7 @@ class Refresher:
 
     Args:
         read: calls a function that reads the database.
-        on_found: called with a tail that knows its run's record now.
+        on_found: called with a tail when its run's record was read for the first time.
 
     Attributes:
         trees: the readers of each tree.
@@ -60,11 +53,11 @@ class Refresher:
         self._tails = tails
         self._read = read
         self._on_found = on_found
-        self.trees: dict[uuid.UUID, set[TreeReader]] = {}
-        self.lists: set[ListReader] = set()
-        self._stale: dict[uuid.UUID, None] = {}
-        self._stale_trees: set[uuid.UUID] = set()
-        self._stale_in_list: dict[uuid.UUID, None] = {}
+        self.trees: dict[uuid.UUID, set[Grow]] = {}
+        self.lists: set[Take] = set()
+        self._stale: _Stale = {}
+        self._stale_trees: _Stale = {}
+        self._stale_in_list: _Stale = {}
         self._listed: dict[uuid.UUID, Fingerprint] = {}
         self._work = asyncio.Event()
 
@@ -73,65 +66,70 @@ class Refresher:
         """Whether something is known to be stale."""
         return bool(self._stale or self._stale_trees or self._stale_in_list or self._work.is_set())
 
-    def cares_for(self, root: uuid.UUID) -> bool:
-        """Tell whether a reader here follows the runs of a tree, or all. From any thread."""
-        return bool(self.lists) or root in self.trees or root in self._tails
+    def follow_tree(self, root: uuid.UUID, grow: Grow) -> None:
+        """Call ``grow`` with all runs of a tree, now and whenever there is a new one."""
+        self.trees.setdefault(root, set()).add(grow)
+        self._mark(self._stale_trees, [root])
+
+    def unfollow_tree(self, root: uuid.UUID, grow: Grow) -> None:
+        readers = self.trees.get(root, set())
+        readers.discard(grow)
+        if not readers:
+            self.trees.pop(root, None)
+
+    def is_followed(self, run: uuid.UUID, root: uuid.UUID) -> bool:
+        """Tell whether a reader here follows a run, its tree, or the list. From any thread."""
+        return bool(self.lists) or run in self._tails or root in self.trees
 
     def run_is_stale(self, run: uuid.UUID) -> None:
-        """A followed run has changed."""
-        self._stale[run] = None
-        self._work.set()
-
-    def tree_is_stale(self, root: uuid.UUID) -> None:
-        """A tree may have a new run."""
-        self._stale_trees.add(root)
-        self._work.set()
+        """Read a followed run again."""
+        self._mark(self._stale, [run])
 
     def run_has_changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
-        """A run is new, or its status or receipt has changed."""
+        """Read again what a run belongs to that is new, or has another status or receipt."""
         if run in self._tails:
-            self.run_is_stale(run)
+            self._mark(self._stale, [run])
         if root in self.trees:
-            self.tree_is_stale(root)
+            self._mark(self._stale_trees, [root])
         if self.lists:
-            self._stale_in_list[run] = None
+            self._mark(self._stale_in_list, [run])
+
+    def _mark(self, stale: _Stale, ids: Iterable[uuid.UUID]) -> None:
+        stale |= dict.fromkeys(ids)
+        if stale:
             self._work.set()
 
-    def try_again(self) -> None:
-        """Go on with what could not be read."""
-        self._work.set()
-
-    # What is known to be stale.
+    # Reading.
 
     async def refresh(self) -> None:
-        """Wait until something is stale, and read it."""
+        """Wait until something is stale, and read it: one query of each kind."""
         await self._work.wait()
         self._work.clear()
-        if self._stale_trees:
-            await self._refresh_trees()
-        while self._stale:
-            some = list(self._stale)[:MOST_AT_ONCE]
-            for id in some:
-                del self._stale[id]
-            ids = [id for id in some if id in self._tails]
-            try:
-                snapshots = await self._read(reading.read_snapshots, ids)
-                for id in ids:
-                    tail = self._tails.get(id)
-                    if tail is not None:
-                        await self._update(tail, snapshots.get(id))
-            except BaseException:
-                self._stale |= dict.fromkeys(ids)
-                raise
-        if self._stale_in_list:
-            await self._refresh_lists()
+        with self._some(self._stale_trees) as roots:
+            if followed := self.trees.keys() & roots:
+                trees = await self._read(reading.read_trees, followed)
+                for root, members in trees.items():
+                    for grow in list(self.trees.get(root, ())):
+                        grow(members)
+        with self._some(self._stale) as ids:
+            ids = [id for id in ids if id in self._tails]
+            snapshots = await self._read(reading.read_snapshots, ids) if ids else {}
+            for id in ids:
+                if tail := self._tails.get(id):
+                    await self._update(tail, snapshots.get(id))
+        with self._some(self._stale_in_list) as ids:
+            snapshots = await self._read(reading.read_snapshots, ids) if ids else {}
+            for take in list(self.lists):
+                take(snapshots.values())
+        if self._stale_trees or self._stale or self._stale_in_list:
+            self._work.set()
 
     async def _update(self, tail: RunTail, snapshot: Snapshot | None) -> None:
         if snapshot is None:
             tail.go()
             return
         if tail.snapshot is None:
-            # A listener or the next poll finds what comes from now on; the rest is in the table.
+            # A listener or the next poll finds the events from now on; the rest is in the table.
             tail.start_at(max(tail.last_seq, snapshot.last_seq))
         else:
             await self._fill(tail, snapshot.last_seq)
@@ -143,7 +141,7 @@ class Refresher:
             self._on_found(tail)
 
     async def _fill(self, tail: RunTail, last_seq: int) -> None:
-        """Read the events of which no message has come; very many are left in the table."""
+        """Read the events that no message has brought; leave very many in the table."""
         if last_seq <= tail.last_seq:
             return
         if last_seq - tail.last_seq > PAGE_COUNT:
@@ -156,38 +154,23 @@ class Refresher:
                 tail.texts.end(call)
             tail.add(seq, event)
 
-    async def _refresh_trees(self) -> None:
-        roots, self._stale_trees = self._stale_trees & self.trees.keys(), set()
-        if not roots:
-            return
+    @contextlib.contextmanager
+    def _some(self, stale: _Stale) -> Iterator[list[uuid.UUID]]:
+        """Take out what one query may read; put it back if that fails."""
+        some = list(stale)[:MOST_AT_ONCE]
+        for id in some:
+            del stale[id]
         try:
-            trees = await self._read(reading.read_trees, roots)
+            yield some
         except BaseException:
-            self._stale_trees |= roots
+            self._mark(stale, some)
             raise
-        for root, members in trees.items():
-            for reader in list(self.trees.get(root, ())):
-                reader.grow(members)
 
-    async def _refresh_lists(self) -> None:
-        stale, self._stale_in_list = list(self._stale_in_list), {}
-        for start in range(0, len(stale), MOST_AT_ONCE):
-            some = stale[start : start + MOST_AT_ONCE]
-            try:
-                snapshots = await self._read(reading.read_snapshots, some)
-            except BaseException:
-                self._stale_in_list = dict.fromkeys(stale[start:]) | self._stale_in_list
-                raise
-            for reader in list(self.lists):
-                reader.take(snapshots.values())
-
-    # Polling, for what no message has told.
+    # Polling: a message may be lost.
 
     async def poll(self) -> None:
         """Compare the followed runs with the table."""
-        self._stale_trees |= self.trees.keys()
-        if self._stale_trees:
-            self._work.set()
+        self._mark(self._stale_trees, self.trees)
         followed = [tail for tail in self._tails if not (tail.is_complete or tail.is_gone)]
         for start in range(0, len(followed), MOST_AT_ONCE):
             some = followed[start : start + MOST_AT_ONCE]
@@ -208,13 +191,11 @@ class Refresher:
         stale = {id for id, fingerprint in found.items() if self._listed.get(id) != fingerprint}
         stale |= self._listed.keys() - found.keys()
         self._listed = found
-        if stale:
-            self._stale_in_list |= dict.fromkeys(stale)
-            self._work.set()
+        self._mark(self._stale_in_list, stale)
 
 
 def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:
-    """Tell whether a poll has found what is not known of a run yet."""
+    """Tell whether a poll has found something new of a run."""
     before = tail.fingerprint
     if found is None or before is None or found.receipt != before.receipt:
         return True
@@ -222,5 +203,5 @@ def _is_stale(tail: RunTail, found: Fingerprint | None) -> bool:
         return True
     if found.activity != before.activity and tail.is_elsewhere:
         return True
-    # A worker that falls silent changes nothing in the record of a run that is to stop.
+    # A worker that gives no sign of life changes nothing in the record of a stopping run.
     return tail.snapshot is not None and tail.snapshot.run["stop"] is not None

@@ -1,7 +1,7 @@
 """Who is watching, and whether they still may.
 
-The same rule lets a reader in and is asked again every few seconds: a session that ended, a
-token that was deleted, a user who was switched off or lost a permission stops receiving.
+The same rule lets a reader in and is checked again every few seconds: after a session has ended, a
+token was deleted, or a user was deactivated or lost a permission, the feed ends.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
 from rest_framework.authtoken.models import Token
 
-from runs.models import RunQuerySet, RunRecord
+from runs.models import SEE_ALL, RunQuerySet, RunRecord, Sight
 
-__all__ = ["RightLost", "Viewer", "find_lost", "identify", "let_in"]
+__all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
 
 Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many"]
 
 
 class RightLost(Exception):
-    """A reader may not go on; ``why`` says for which reason."""
+    """A reader may not continue; ``why`` gives the reason."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)
@@ -34,25 +34,23 @@ class RightLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
+class Viewer(Sight):
     """Who watches, by which proof, and what: one run, or the list (``run`` is None).
 
-    ``sees_all``: other people's runs, too. ``is_trusted``: the command line, which needs no proof.
+    ``is_trusted``: the command line, which needs no proof.
     """
 
-    user_id: Any
     session_key: str = ""
     token: str = ""
     run: uuid.UUID | None = None
-    sees_all: bool = False
     is_trusted: bool = False
 
 
-class _Look(dict[str, Any]):
-    """What a session holds; looking changes nothing.
+class _ReadOnly(dict[str, Any]):
+    """The data of a session.
 
     ``get_user`` would end a session whose password has changed, and give one that was signed with
-    an older SECRET_KEY another key, of which a socket can't tell the browser.
+    an older SECRET_KEY another key, which a socket can't send to the browser.
     """
 
     def flush(self) -> None: ...
@@ -68,7 +66,7 @@ def identify(*, session_key: str = "", token: str = "") -> User | None:
     if not session_key:
         return None
     engine = import_module(settings.SESSION_ENGINE)
-    request: Any = SimpleNamespace(session=_Look(engine.SessionStore(session_key).load()))
+    request: Any = SimpleNamespace(session=_ReadOnly(engine.SessionStore(session_key).load()))
     user = get_user(request)  # compares the password's hash, as every request does
     return None if isinstance(user, AnonymousUser) else user
 
@@ -86,37 +84,35 @@ def let_in(
     user = user or identify(session_key=session_key, token=token)
     if user is None:
         raise RightLost("not_authenticated")
-    viewer = Viewer(user.pk, session_key, token, run, _sees_all(user))
+    viewer = Viewer(user.pk, user.has_perm(SEE_ALL), session_key, token, run)
     if run is not None and not RunRecord.objects.visible_to(user).filter(pk=run).exists():
         raise RightLost("not_found")
     return viewer
 
 
 def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
-    """Return those who may not watch any longer, with the reason.
+    """Return the viewers who may not watch any longer, with the reason.
 
-    Few queries for each proof, however many runs are watched by it.
+    Takes a few queries for each proof, however many runs are watched by it.
     """
-    lost: dict[Viewer, RightLost] = {}
-    users: dict[tuple[str, str], User | None] = {}
-    of_runs: dict[tuple[str, str], list[Viewer]] = {}
+    by_proof: dict[tuple[str, str], list[Viewer]] = {}
     for viewer in viewers:
-        proof = (viewer.session_key, viewer.token)
-        if proof not in users:
-            users[proof] = identify(session_key=viewer.session_key, token=viewer.token)
-        user = users[proof]
-        if user is None or user.pk != viewer.user_id:
-            lost[viewer] = RightLost("not_authenticated")
-        elif viewer.run is not None:
-            of_runs.setdefault(proof, []).append(viewer)
-        elif viewer.sees_all and not _sees_all(user):
-            lost[viewer] = RightLost("not_found")
-    hidden = []
-    for proof, some in of_runs.items():
-        user = users[proof]
-        assert user is not None, "it was looked at above"
-        visible = _ids(RunRecord.objects.visible_to(user), some)
-        hidden += [viewer for viewer in some if viewer.run not in visible]
+        by_proof.setdefault((viewer.session_key, viewer.token), []).append(viewer)
+    lost: dict[Viewer, RightLost] = {}
+    hidden: list[Viewer] = []
+    for (session_key, token), some in by_proof.items():
+        user = identify(session_key=session_key, token=token)
+        of_runs = []
+        for viewer in some:
+            if user is None or user.pk != viewer.user_id:
+                lost[viewer] = RightLost("not_authenticated")
+            elif viewer.run is not None:
+                of_runs.append(viewer)
+            elif viewer.sees_all and not user.has_perm(SEE_ALL):
+                lost[viewer] = RightLost("not_found")
+        if user is not None and of_runs:
+            visible = _ids(RunRecord.objects.visible_to(user), of_runs)
+            hidden += [viewer for viewer in of_runs if viewer.run not in visible]
     there = _ids(RunRecord.objects.all(), hidden) if hidden else set()
     return lost | {
         viewer: RightLost("not_found" if viewer.run in there else "gone") for viewer in hidden
@@ -127,7 +123,3 @@ def _ids(runs: RunQuerySet, viewers: Collection[Viewer]) -> set[uuid.UUID]:
     """Return which of the runs that are watched are among ``runs``."""
     watched = {viewer.run for viewer in viewers if viewer.run is not None}
     return set(runs.filter(pk__in=watched).values_list("pk", flat=True))
-
-
-def _sees_all(user: User) -> bool:
-    return user.has_perm("runs.view_runrecord")

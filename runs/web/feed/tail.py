@@ -1,6 +1,6 @@
-"""The recent log of each followed run and what is known of the run, shared by all its readers.
+"""The recent log of each followed run and its state, shared by all its readers.
 
-A tail sends nothing. It remembers a bounded piece of the log and wakes its readers, and each reader
+A tail sends nothing. It keeps a bounded piece of the log and wakes its readers, and each reader
 takes what comes after its own position.
 """
 
@@ -10,28 +10,22 @@ import asyncio
 import json
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from agents.trace import CallInfo, Event, Trace
+from agents.trace import CallInfo
 from runs.delivery import local_runs
 
-from .frames import Frame, View, to_json
+from .frames import Activity, Frame, FrameType, View, to_json
 from .reading import Fingerprint, Snapshot
 from .texts import Texts
 
-__all__ = ["RunTail", "Tails", "Wakeable", "encode_event", "model_call"]
+__all__ = ["RunTail", "Tails", "model_call"]
 
 MOST_EVENTS = 1_000
 MOST_CHARACTERS = 1_000_000  # of the events kept here
 ACTIVITY_SECONDS = 0.05
 LINGER_SECONDS = 30.0  # a page that is loaded again finds the answers in progress
-
-
-class Wakeable(Protocol):
-    """A reader that a tail can wake."""
-
-    def wake(self) -> None: ...
 
 
 class RunTail:
@@ -41,9 +35,10 @@ class RunTail:
         snapshot: the run's record, None until it was read.
         version: grows with each snapshot that says something new.
         last_seq: the last event that is known of.
-        activity_version: grows with each change of what is in flight.
+        activity_version: grows with each change of the calls in flight.
         texts: the answers that its models are writing.
         is_gone: the run was deleted.
+        wakers: one for each reader.
         fingerprint: what the last poll saw.
     """
 
@@ -56,14 +51,14 @@ class RunTail:
         self.texts = Texts(str(id), self._wake)
         self.is_gone = False
         self.fingerprint: Fingerprint | None = None
-        self.followers: set[Wakeable] = set()
+        self.wakers: set[Callable[[], None]] = set()
         self.input_json: str | None = None
         self._events: deque[str] = deque()
         self._characters = 0
         self._in_flight: list[CallInfo] = []
         self._usage: Mapping[str, Any] = {}
         self._activity_timer: asyncio.TimerHandle | None = None
-        self._activity: tuple[list[CallInfo], Mapping[str, Any]] | None = None
+        self._activity_is_new = False
 
     @property
     def is_complete(self) -> bool:
@@ -91,7 +86,7 @@ class RunTail:
         return True
 
     def start_at(self, seq: int) -> None:
-        """Know of everything up to ``seq``, and keep nothing of it: it is in the table."""
+        """Leave the log up to ``seq`` to the table."""
         self._events.clear()
         self._characters = 0
         self.last_seq = seq
@@ -118,25 +113,18 @@ class RunTail:
             self._wake()
 
     def go(self) -> None:
-        """Be deleted."""
-        if self.is_gone:
-            return
-        self.is_gone = True
-        self._wake()
+        """Note that the run was deleted."""
+        if not self.is_gone:
+            self.is_gone = True
+            self._wake()
 
-    def run_frame(self, type: Any, view: View) -> Frame:
+    def run_frame(self, type: FrameType, view: View) -> Frame:
         """Return the run as it is now."""
         assert self.snapshot is not None
-        run = {**self.snapshot.run, **self._current()}
-        if view.is_page:
-            return Frame(type, to_json(run), to_json(self.snapshot.words(view.zone, run)))
-        data = to_json(run)
-        if self.input_json is not None:
-            data = f'{{"input":{self.input_json},{data[1:]}'
-        return Frame(type, data)
+        return self.snapshot.frame(type, view, self.input_json, self._current())
 
     def _current(self) -> dict[str, Any]:
-        """Return what is newer than the record, which is written a moment later."""
+        """Return the fields that are newer than the record, which is written a moment later."""
         assert self.snapshot is not None
         if self.snapshot.is_over:
             return {}
@@ -145,23 +133,23 @@ class RunTail:
             current |= {"in_flight": self._in_flight, "usage": self._usage}
         return current
 
-    # What is in flight.
+    # The calls in flight.
 
     def set_activity(self, in_flight: list[CallInfo], usage: Mapping[str, Any]) -> None:
-        """Know what is in flight now; readers get it at most twenty times a second."""
+        """Take the calls in flight; readers get them at most twenty times a second."""
         self.texts.know_calls({call["call"] for call in in_flight})
-        known = self._activity or (self._in_flight, self._usage)
-        if self.activity_version and known == (in_flight, usage):
+        if self.activity_version and (in_flight, usage) == (self._in_flight, self._usage):
             return
-        self._activity = (in_flight, usage)
+        self._in_flight, self._usage = in_flight, usage
+        self._activity_is_new = True
         if self._activity_timer is None:
             self._show_activity()
 
     def _show_activity(self) -> None:
         self._activity_timer = None
-        if self._activity is None:
+        if not self._activity_is_new:
             return
-        (self._in_flight, self._usage), self._activity = self._activity, None
+        self._activity_is_new = False
         self.activity_version += 1
         self.texts.end_what_is_over()
         loop = asyncio.get_running_loop()
@@ -169,87 +157,74 @@ class RunTail:
         self._wake()
 
     def activity_frame(self, view: View) -> Frame:
-        """Return what is in flight now."""
-        activity = {"run": str(self.id), "in_flight": self._in_flight, "usage": self._usage}
+        """Return the calls that are in flight now."""
+        activity: Activity = {
+            "run": str(self.id),
+            "in_flight": self._in_flight,
+            "usage": self._usage,
+        }
         if not view.is_page or self.snapshot is None:
             return Frame("activity", to_json(activity))
         words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
         return Frame("activity", to_json(activity), to_json(words))
 
-    # If the run is in this process, all of it is known exactly.
+    # A run of this process is known exactly.
 
     def take_activity(self) -> bool:
-        """Take what is in flight from the run itself; False if the run is not in this process."""
-        trace = self._trace()
+        """Take the calls in flight from the run itself; False if it is not in this process."""
+        trace = local_runs.trace_of(self.id)
         if trace is not None:
             self.set_activity(trace.in_flight(), trace.usage.as_dict())
         return trace is not None
 
     def take_texts(self) -> None:
         """Take what is missing of the answers in progress from the run itself."""
-        trace = self._trace()
+        trace = local_runs.trace_of(self.id)
         if trace is not None:
             for call, (start, text) in trace.texts_behind(self.texts.lengths()).items():
                 self.texts.take(trace.agent, call, start, text)
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether another process may have the run, or get it."""
+        """Whether another process may have the run, or claim it."""
         is_over = self.snapshot is not None and self.snapshot.is_over
         return not (is_over or self.is_gone) and local_runs.get(self.id) is None
-
-    def _trace(self) -> Trace | None:
-        entry = local_runs.get(self.id)
-        return entry.guard.trace if entry is not None and entry.guard is not None else None
 
     def close(self) -> None:
         """Stop all timers."""
         self.texts.close()
         if self._activity_timer is not None:
             self._activity_timer.cancel()
-        self._activity = None
+        self._activity_is_new = False
 
     def _wake(self) -> None:
-        for follower in self.followers:
-            follower.wake()
+        for wake in self.wakers:
+            wake()
 
 
 class Tails:
     """The tails of the runs that are followed in this process, or were a moment ago.
 
-    Used on the hub's loop alone, except ``has`` and ``in``.
+    Used on the hub's loop alone, except ``in``. A run is named by its id, or by its id as text, as
+    in events.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._tails: dict[uuid.UUID, RunTail] = {}
-        self._names: dict[str, uuid.UUID] = {}  # as events have them
+        self._tails: dict[uuid.UUID | str, RunTail] = {}  # each under both names
 
     def __iter__(self) -> Iterator[RunTail]:
-        return iter(list(self._tails.values()))
+        return iter(dict.fromkeys(self._tails.values()))
 
-    def __contains__(self, id: uuid.UUID) -> bool:
-        return id in self._tails
+    def __contains__(self, run: uuid.UUID | str) -> bool:
+        return run in self._tails
 
-    def __len__(self) -> int:
-        return len(self._tails)
-
-    def get(self, id: uuid.UUID) -> RunTail | None:
-        return self._tails.get(id)
-
-    def named(self, run: str) -> RunTail | None:
-        """Return the tail of a run whose id comes as text."""
-        id = self._names.get(run)
-        return self._tails.get(id) if id is not None else None
-
-    def has(self, run: str) -> bool:
-        """Tell whether there is a tail of a run. From any thread."""
-        return run in self._names
+    def get(self, run: uuid.UUID | str) -> RunTail | None:
+        return self._tails.get(run)
 
     def open(self, id: uuid.UUID) -> RunTail:
-        """Make a run's tail, which knows what happens in this process but not the record."""
-        tail = self._tails[id] = RunTail(id)
-        self._names[str(id)] = id
+        """Make a run's tail. It has what a run of this process knows, and no record yet."""
+        tail = self._tails[id] = self._tails[str(id)] = RunTail(id)
         tail.take_activity()
         tail.take_texts()
         return tail
@@ -257,28 +232,14 @@ class Tails:
     def leave(self, tail: RunTail, *, at_once: bool = False) -> None:
         """Forget a tail without readers, after a while if more may come."""
         if at_once or tail.is_complete or tail.is_gone or tail.snapshot is None:
-            self._forget(tail)
+            self.forget_if_alone(tail)
         else:
             self._loop.call_later(LINGER_SECONDS, self.forget_if_alone, tail)
 
     def forget_if_alone(self, tail: RunTail) -> None:
-        if not tail.followers and self._tails.get(tail.id) is tail:
-            self._forget(tail)
-
-    def close(self) -> None:
-        for tail in self:
+        if not tail.wakers and self.get(tail.id) is tail:
             tail.close()
-
-    def _forget(self, tail: RunTail) -> None:
-        tail.close()
-        if self._tails.get(tail.id) is tail:
-            del self._tails[tail.id]
-            del self._names[str(tail.id)]
-
-
-def encode_event(event: Event) -> str:
-    """Return an event as JSON."""
-    return to_json(event.as_dict())
+            del self._tails[tail.id], self._tails[str(tail.id)]
 
 
 def model_call(event: str) -> str:

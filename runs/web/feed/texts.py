@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .frames import Frame, to_json
+from .frames import Frame, Text, to_json
 
 __all__ = ["Texts"]
 
@@ -33,7 +33,7 @@ class _Text:
 
 
 class Texts:
-    """Streamed text of one run. None of a call is sent after the call's event.
+    """Streamed text of one run. Text of a call is never sent after the call's event.
 
     Attributes:
         count: how many pieces there were.
@@ -50,19 +50,19 @@ class Texts:
         self._timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
-        """Tell whether there is text of a call that is not known to be over."""
+        """Tell whether a call that is not known to be over has text."""
         return bool(self._texts)
 
     def lengths(self) -> dict[str, int]:
-        """Return how many characters there are of each answer."""
+        """Return the length of each answer so far."""
         return {call: text.length for call, text in self._texts.items()}
 
-    # What comes in.
+    # Input.
 
     def take(self, agent: str, call: str, start: int, piece: str) -> bool:
-        """Take in a piece of an answer that starts at its ``start``-th character.
+        """Take a piece of an answer that starts at its ``start``-th character.
 
-        The piece may be older than the record, or newer: it is sent once the call is known to be in
+        The piece may be older or newer than the record: it is sent once the call is known to be in
         flight. Returns False, and takes nothing, if text before the piece is missing.
         """
         text = self._texts.get(call) or _Text(agent)
@@ -81,10 +81,10 @@ class Texts:
             del self._texts[forgotten]
         return True
 
-    # What is known of the calls.
+    # The calls.
 
     def know_calls(self, calls: Collection[str]) -> None:
-        """Know which calls are in flight now."""
+        """Take the calls that are in flight now."""
         self._in_flight = calls
         for call in calls:
             text = self._texts.get(call)
@@ -93,16 +93,16 @@ class Texts:
                 self._send_soon()
 
     def end_what_is_over(self) -> None:
-        """End the calls that were in flight and are not any more."""
+        """End the calls that are no longer in flight."""
         for call, text in list(self._texts.items()):
             if text.is_known and call not in self._in_flight:
                 self.end(call)
 
     def end(self, call: str) -> None:
-        """Send the rest of an answer: the call is over.
+        """Send the rest of an answer whose call is over.
 
-        Text of a call that never had its turn is not sent, the call's event has it all: a thousand
-        short calls a second must not become a thousand frames.
+        If none of it was sent, send nothing, the call's event has it all: a thousand short calls a
+        second must not become a thousand frames.
         """
         self._ended[call] = None
         if len(self._ended) > MOST_ENDED:
@@ -120,14 +120,14 @@ class Texts:
         if self._timer is not None:
             self._timer.cancel()
 
-    # What goes out.
+    # Output.
 
     def after(self, count: int) -> list[Frame]:
-        """Return the pieces after the ``count``-th; a reader that is very late has missed some."""
+        """Return the pieces after the ``count``-th; a very late reader has missed some."""
         return [Frame("text", data) for number, data in self._pieces if number > count]
 
     def so_far(self) -> list[Frame]:
-        """Return the answers in progress, for a reader that comes in the middle."""
+        """Return the answers in progress, for a new reader."""
         return [
             Frame("text", self._frame(call, text.agent, text.sent))
             for call, text in self._texts.items()
@@ -156,4 +156,5 @@ class Texts:
         text.sent, text.fresh = text.sent + text.fresh, ""
 
     def _frame(self, call: str, agent: str, text: str) -> str:
-        return to_json({"run": self._run, "agent": agent, "call": call, "text": text})
+        frame: Text = {"run": self._run, "agent": agent, "call": call, "text": text}
+        return to_json(frame)

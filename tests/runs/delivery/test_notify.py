@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents import Tools, agent
 from agents.cancellation import StopMode
 from runs.actions import stopping
-from runs.delivery import local_runs, notify, relay
+from runs.delivery import local_runs, notify, relay, worker_choice
 from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import RunEvent
 from runs.worker.worker import Worker
@@ -83,7 +83,7 @@ def test_events_are_committed_before_they_are_published(
 ) -> None:
     missing: list[Any] = []
 
-    class Looking:
+    class Reading:
         def event(self, event: Any) -> None:
             if not RunEvent.objects.filter(run=event.run, seq=event.seq).exists():
                 missing.append(event)
@@ -97,8 +97,8 @@ def test_events_are_committed_before_they_are_published(
     async def quick(tools: Tools) -> None:
         await tools.data_store.get("x")
 
-    looking: Any = Looking()
-    notify.add_listener(looking)
+    reading: Any = Reading()
+    notify.add_listener(reading)
     try:
         queued = start("quick")
         stopping.request_stop(queued.pk, via="api", check_permission=False)
@@ -106,7 +106,7 @@ def test_events_are_committed_before_they_are_published(
         hire()
         log.over(start("quick"))
     finally:
-        notify.remove_listener(looking)
+        notify.remove_listener(reading)
     assert not missing
 
 
@@ -170,7 +170,7 @@ class TestMessages:
             notify.wake_workers()
             assert tried.acquire(timeout=10)
             # What comes while that one fails is given up with it.
-            eventually(lambda: not relay._relay._is_sending)
+            eventually(lambda: not relay.outbox._is_sending)
             notify.send_stops([_delivery(uuid.uuid4())])
             assert tried.acquire(timeout=10)
 
@@ -221,7 +221,7 @@ class TestAStart:
         assert woken == [1]
         assert self._sent(layer) == []
 
-    def test_one_worker_elsewhere_with_capacity_is_told_which_run_it_is(
+    def test_one_worker_elsewhere_with_capacity_gets_the_run(
         self, layer: NotingLayer, transactional_db: None
     ) -> None:
         large, _ = make_worker(capacity=2), make_worker(capacity=1)
@@ -244,7 +244,7 @@ class TestAStart:
         def refuse() -> None:
             raise error("away")
 
-        monkeypatch.setattr(notify, "choose_worker", refuse)
+        monkeypatch.setattr(worker_choice.choice, "choose", refuse)
         notify.send_start(uuid.uuid4())
         assert self._sent(layer) == [(notify.WORKERS_GROUP, {"type": "run.wake"})]
 
@@ -252,7 +252,7 @@ class TestAStart:
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chosen: list[int] = []
-        monkeypatch.setattr(notify, "choose_worker", lambda: chosen.append(1))
+        monkeypatch.setattr(worker_choice.choice, "choose", lambda: chosen.append(1))
         monkeypatch.setattr(notify, "get_channel_layer", InMemoryChannelLayer)
         notify.send_start(uuid.uuid4())
         assert chosen == []

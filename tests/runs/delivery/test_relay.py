@@ -9,11 +9,12 @@ import uuid
 from typing import Any
 
 import pytest
-from channels.layers import InMemoryChannelLayer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import connection
 
 from agents import Tools, agent
-from runs.delivery import notify, relay
+from runs.delivery import feeds, notify, relay
+from runs.delivery.messages import Message
 from runs.models import DataStoreEntry, RunRecord
 from runs.web.feed import Cursor, Follower, View, Viewer, close_hub, get_hub, hub
 from runs.worker.worker import Worker
@@ -60,25 +61,25 @@ def test_a_process_that_has_no_more_threads_for_a_while_sends_when_it_has(
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(relay, "_relay", relay._Relay())
+    monkeypatch.setattr(relay, "outbox", relay.Outbox())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
-            relay.tell_of_log("lost")
+            feeds.sender.tell_of_log("lost")
         with pytest.raises(RuntimeError):
-            relay.send(relay.FEED_GROUP, {"changed": [], "logs": ["lost"]})
-    relay.tell_of_log("told")
+            relay.outbox.send(relay.FEED_GROUP, {"changed": [], "logs": ["lost"]})
+    feeds.sender.tell_of_log("told")
     layer.until(lambda: "told" in layer.logs())
-    relay.send(relay.FEED_GROUP, {"changed": [], "logs": ["sent"]})
+    relay.outbox.send(relay.FEED_GROUP, {"changed": [], "logs": ["sent"]})
     layer.until(lambda: "sent" in layer.logs())
 
 
 def test_many_updates_are_one_message(layer: NotingLayer) -> None:
     runs = [(uuid.uuid4(), uuid.uuid4()) for _ in range(100)]
     for run, root in runs:
-        relay.tell_of_change(run, root)
-        relay.tell_of_log(str(run))
-        relay.tell_of_log(str(root))
+        feeds.sender.changed(run, root)
+        feeds.sender.tell_of_log(str(run))
+        feeds.sender.tell_of_log(str(root))
     layer.until(lambda: len(layer.changed()) == 100 and len(layer.logs()) == 100)
     assert len(layer.sent) < 20
     assert layer.sent[0]["from"] == relay.PROCESS
@@ -87,12 +88,12 @@ def test_many_updates_are_one_message(layer: NotingLayer) -> None:
 
 
 def test_a_message_has_an_end(layer: NotingLayer) -> None:
-    before = relay.dropped_count()
-    for _ in range(3 * relay.MOST_RUNS):
-        relay.tell_of_change(uuid.uuid4(), uuid.uuid4())
+    before = feeds.sender.dropped_count
+    for _ in range(3 * feeds.MOST_RUNS):
+        feeds.sender.changed(uuid.uuid4(), uuid.uuid4())
     layer.until(lambda: layer.sent)
-    assert relay.dropped_count() > before
-    assert all(len(message["changed"]) <= relay.MOST_RUNS for message in layer.sent)
+    assert feeds.sender.dropped_count > before
+    assert all(len(message["changed"]) <= feeds.MOST_RUNS for message in layer.sent)
 
 
 def test_a_layer_that_fails_is_complained_of_once(
@@ -108,23 +109,52 @@ def test_a_layer_that_fails_is_complained_of_once(
     monkeypatch.setattr(relay, "get_channel_layer", Failing)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            relay.tell_of_change(uuid.uuid4(), uuid.uuid4())
+            feeds.sender.changed(uuid.uuid4(), uuid.uuid4())
             assert tried.acquire(timeout=WAIT_SECONDS)
         monkeypatch.setattr(relay, "get_channel_layer", lambda: layer)
         run = uuid.uuid4()
-        relay.tell_of_change(run, run)
+        feeds.sender.changed(run, run)
         layer.until(lambda: str(run) in layer.changed())
     assert [r.message for r in caplog.records if r.name == "runs.delivery.relay"] == [
-        "no messages to other processes (no redis); they look by themselves"
+        "no messages to other processes (no redis); they poll"
     ]
+
+
+def test_a_process_that_ends_sends_its_messages_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    class Slow:
+        async def group_send(self, group: str, message: Any) -> None:
+            await asyncio.sleep(0.05)
+            sent.append(group)
+
+    monkeypatch.setattr(relay, "get_channel_layer", Slow)
+    outbox = relay.Outbox()
+    outbox.flush()
+    for group in ("first", "second"):
+        outbox.send(group, {"type": "run.wake"})
+    outbox.flush()
+    assert sent == ["first", "second"]
+
+
+@pytest.mark.redis
+async def test_a_message_arrives_over_redis() -> None:
+    layer = get_channel_layer()
+    assert relay.is_shared(layer)
+    channel = await layer.new_channel()
+    await layer.group_add("test.group", channel)
+    message: Message = {"type": "run.stop", "stops": [{"run": "x", "attempt": 1}]}
+    relay.outbox.send("test.group", message)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await layer.receive(channel) == message
 
 
 def test_only_a_layer_that_others_receive_from_is_used(
     monkeypatch: pytest.MonkeyPatch, worker: Worker, start: Start, log: Journal
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(relay, "tell_of_change", lambda run, root: told.append(str(run)))
-    monkeypatch.setattr(relay, "tell_of_log", told.append)
+    monkeypatch.setattr(feeds.sender, "changed", lambda run, root: told.append(str(run)))
+    monkeypatch.setattr(feeds.sender, "tell_of_log", told.append)
 
     @agent("quick")
     async def quick(tools: Tools) -> None:
@@ -163,7 +193,7 @@ async def test_a_feed_learns_of_runs_elsewhere_by_message(
                 notify.remove_listener(ours.listener)
                 # What this process says is what another one would.
                 monkeypatch.setattr(relay, "PROCESS", "another")
-                seen += [frame.type for frame in batch.frames]
+                seen += [frame.type for frame in batch]
                 if "go" not in seen and "trace" in seen:
                     seen.append("go")
                     await asyncio.to_thread(_closing, _let_go, run)

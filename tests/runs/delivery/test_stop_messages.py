@@ -284,12 +284,12 @@ def test_wake_ups_that_wait_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
                 done.set()
 
     monkeypatch.setattr(relay, "get_channel_layer", Slow)
-    relay.send("workers", {"type": "run.wake"}, is_repeated=True)
+    relay.outbox.send("workers", {"type": "run.wake"}, is_repeated=True)
     assert first.wait(WAIT_SECONDS)
     for _ in range(100):
-        relay.send("workers", {"type": "run.wake"}, is_repeated=True)
-    relay.send("worker", {"type": "run.stop"})
-    relay.send("worker", {"type": "last"})
+        relay.outbox.send("workers", {"type": "run.wake"}, is_repeated=True)
+    relay.outbox.send("worker", {"type": "run.stop"})
+    relay.outbox.send("worker", {"type": "last"})
     go_on.set()
     assert done.wait(WAIT_SECONDS)
     # The first had begun to leave, and might have been before what the second tells of.
@@ -311,16 +311,16 @@ def test_a_layer_that_hangs_keeps_no_caller_waiting(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(relay, "get_channel_layer", Hanging)
     monkeypatch.setattr(relay, "SEND_SECONDS", 0.2)
-    dropped = relay.dropped_count()
-    relay.send("worker", {"number": 0})
+    dropped = relay.outbox.dropped_count
+    relay.outbox.send("worker", {"number": 0})
     assert first.wait(WAIT_SECONDS)
     for number in range(1, 2 * relay.MOST_WAITING):
-        relay.send("worker", {"number": number})
+        relay.outbox.send("worker", {"number": number})
     deadline = time.monotonic() + WAIT_SECONDS
-    while relay.dropped_count() - dropped < 2 * relay.MOST_WAITING:
+    while relay.outbox.dropped_count - dropped < 2 * relay.MOST_WAITING:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert sent == []
-    relay.send("worker", {"number": -1})
+    relay.outbox.send("worker", {"number": -1})
     assert done.wait(WAIT_SECONDS)
     assert sent == [-1]

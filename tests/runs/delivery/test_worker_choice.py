@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from runs.delivery import worker_choice
-from runs.delivery.worker_choice import REFRESH_SECONDS, choose_worker
+from runs.delivery.worker_choice import REFRESH_SECONDS, WorkerChoice
 from runs.models import WorkerRecord
 from runs.status import Status
 from tests.support.rows import make_run, make_worker
@@ -30,6 +31,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
+def choose_worker() -> uuid.UUID | None:
+    return worker_choice.choice.choose()
+
+
 def occupy(worker: WorkerRecord, owner: User, count: int, **fields: Any) -> None:
     for _ in range(count):
         make_run(owner, status=Status.RUNNING, worker=worker, holds_slot=True, **fields)
@@ -38,9 +43,8 @@ def occupy(worker: WorkerRecord, owner: User, count: int, **fields: Any) -> None
 def test_the_most_free_capacity_wins(alice: User) -> None:
     large, middle, _ = [make_worker(capacity=capacity) for capacity in (10, 5, 3)]
     assert choose_worker() == large.pk
-    worker_choice.forget()
     occupy(large, alice, 6)
-    assert choose_worker() == middle.pk
+    assert WorkerChoice().choose() == middle.pk
 
 
 def test_only_running_runs_that_hold_a_slot_take_capacity(alice: User) -> None:
@@ -65,7 +69,7 @@ def test_threads_do_not_give_out_the_same_capacity_twice(monkeypatch: pytest.Mon
             time.sleep(0.001)  # another thread reads the same number now
             return free
 
-    monkeypatch.setattr(worker_choice, "_free", Slow())
+    monkeypatch.setattr(worker_choice.choice, "_free", Slow())
     worker = make_worker(capacity=6)
     assert choose_worker() == worker.pk
     assert Counter(together(*[choose_worker] * 20)) == {worker.pk: 5, None: 15}
@@ -85,8 +89,8 @@ def test_a_worker_that_takes_no_runs_is_not_chosen(reason: str, alice: User) -> 
     other = make_worker(capacity=1)
     assert choose_worker() == worker.pk, "it can take runs so far"
     WorkerRecord.objects.filter(pk=worker.pk).update(**changes[reason])
-    worker_choice.forget()
-    assert [choose_worker() for _ in range(2)] == [other.pk, None]
+    later = WorkerChoice()
+    assert [later.choose() for _ in range(2)] == [other.pk, None]
 
 
 def test_without_any_worker_it_is_none() -> None:

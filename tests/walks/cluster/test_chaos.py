@@ -20,7 +20,7 @@ import pytest
 from tests.support.audit import assert_books_balance
 from tests.support.client import Client
 from tests.support.cluster import Cluster, MakeCluster, Web, Worker
-from tests.support.ear import Ear
+from tests.support.request_inbox import RequestInbox
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
@@ -32,11 +32,13 @@ LEASE_SECONDS = 2
 class _Chaos:
     """Does one thing after the other to a cluster, as the seed has it."""
 
-    def __init__(self, cluster: Cluster, client: Client, workers: list[Worker], ear: Ear) -> None:
+    def __init__(
+        self, cluster: Cluster, client: Client, workers: list[Worker], inbox: RequestInbox
+    ) -> None:
         self.cluster = cluster
         self.client = client
         self.workers = workers
-        self.ear = ear
+        self.inbox = inbox
         self.seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
         self.chance = random.Random(self.seed)
         self.done: Counter[str] = Counter()
@@ -75,7 +77,7 @@ class _Chaos:
 
     def start(self) -> None:
         seconds = self.chance.choice([0, 0, 0.3, 1, 3])
-        url = self.ear.url
+        url = self.inbox.url
         agent, input = self.chance.choice(
             [
                 ("witness-once", {"seconds": seconds}),
@@ -159,10 +161,10 @@ def _lossy(chance: random.Random) -> dict[str, str]:
 
 def test_whatever_happens_to_processes_the_books_balance(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS=str(LEASE_SECONDS), RUNS_DRAIN_SECONDS="1")
-    with Ear() as ear:
+    with RequestInbox() as inbox:
         webs, workers = cluster.launch(webs=2, workers=3, LOST_MESSAGES="0.3")
         client = Client(webs)
-        chaos = _Chaos(cluster, client, workers, ear)
+        chaos = _Chaos(cluster, client, workers, inbox)
         print(f"CHAOS_SEED={chaos.seed}")
         try:
             chaos.go_on(SECONDS)

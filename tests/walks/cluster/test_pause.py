@@ -11,7 +11,7 @@ import pytest
 from runs.models import DataStoreEntry
 from tests.support.audit import assert_books_balance
 from tests.support.cluster import Cluster, MakeCluster, Worker
-from tests.support.ear import Ear
+from tests.support.request_inbox import RequestInbox
 from tests.support.server import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
@@ -21,11 +21,11 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS="3")
-    with Ear() as ear:
+    with RequestInbox() as inbox:
         (web,), (zombie,) = cluster.launch(webs=1, workers=1)
         mix: list[tuple[str, dict[str, Any]]] = [
-            *[("witness-caller", {"url": ear.url})] * 15,
-            *[("witness-caller-again", {"url": ear.url})] * 10,
+            *[("witness-caller", {"url": inbox.url})] * 15,
+            *[("witness-caller-again", {"url": inbox.url})] * 10,
             *[("witness-thread", {})] * 3,
             *[("witness-swallower", {})] * 5,
             *[("witness-talker", {"pause": 0.02})] * 5,
@@ -40,7 +40,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
         _until_nothing_is_left_to(cluster, zombie)
         again = set(started[15:25])
         cluster.eventually(
-            lambda: again <= {q["run"] for q in ear.heard if q["pid"] == str(rescuer.pid)},
+            lambda: again <= {q["run"] for q in inbox.received if q["pid"] == str(rescuer.pid)},
             "those that may be run again have begun again",
         )
         resumed_at = time.time()
@@ -56,7 +56,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
         last = web.start("witness-once")
         web.until(last, "success")
 
-        late = [q for q in ear.heard if q["pid"] == str(zombie.pid)]
+        late = [q for q in inbox.received if q["pid"] == str(zombie.pid)]
         assert [q for q in late if float(q["at"]) > resumed_at] == []
         records = assert_books_balance(cluster, started=[*started, last])
         with cluster.books():

@@ -286,7 +286,7 @@ def test_a_client_that_leaves_is_forgotten(
     while served.hub.readers or served.hub.refresher.trees:
         assert time.monotonic() < deadline, served.hub.readers
         time.sleep(0.01)
-    assert all(not tail.followers for tail in served.hub.tails)
+    assert all(not tail.wakers for tail in served.hub.tails)
 
 
 def test_a_client_that_reads_nothing_is_let_go(

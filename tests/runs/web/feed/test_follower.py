@@ -14,13 +14,13 @@ from django.utils import timezone
 from runs.delivery import notify
 from runs.events import read as read_events
 from runs.ops.retention import Policy, Sweep
-from runs.web.feed import Hub, RunIsGone, follower, reading, refresh
+from runs.web.feed import Hub, RightLost, follower, reading, refresh
 from tests.support.feeds import Client, Reader, Wire, Writer, finished, settle, turns, watch
 
 
 class TestOneRun:
     @pytest.mark.parametrize("wire", ["socket", "page", "sse"])
-    async def test_is_told_from_its_beginning_to_its_end(
+    async def test_comes_from_its_first_frame_to_its_end(
         self, writer: Writer, hub: Hub, wire: Wire
     ) -> None:
         run = writer.queue()
@@ -40,7 +40,7 @@ class TestOneRun:
         client.wait_is_true(str(run.pk), with_input=wire != "page")
         assert client.events[str(run.pk)] == [e.as_dict() for e in read_events(run.pk)]
 
-    async def test_that_is_over_is_told_from_anywhere(self, writer: Writer, hub: Hub) -> None:
+    async def test_that_is_over_comes_from_any_position(self, writer: Writer, hub: Hub) -> None:
         run = finished(writer, 1_200)
         for after in (0, 1, 250, 499, 500, 501, 1_000, 1_201):
             reader = watch(hub, run, start=after)
@@ -81,7 +81,7 @@ class TestOneRun:
         await settle(hub, reader)
         assert reader.client.events[str(run.pk)][0]["seq"] == 11
 
-    async def test_that_nobody_tells_of_is_found_by_looking(self, writer: Writer, hub: Hub) -> None:
+    async def test_without_messages_is_found_by_polling(self, writer: Writer, hub: Hub) -> None:
         run = writer.queue()
         reader = watch(hub, run)
         await settle(hub, reader)
@@ -96,9 +96,7 @@ class TestOneRun:
         await settle(hub, reader)
         assert reader.client.is_ended
 
-    async def test_tells_of_each_step_of_a_stop(
-        self, writer: Writer, hub: Hub, alice: User
-    ) -> None:
+    async def test_shows_each_step_of_a_stop(self, writer: Writer, hub: Hub, alice: User) -> None:
         run = writer.queue()
         writer.begin()
         writer.begin_call(run.pk)
@@ -107,7 +105,7 @@ class TestOneRun:
         await settle(hub, reader)
         seen: list[Any] = []
 
-        async def look() -> None:
+        async def note() -> None:
             await settle(hub, reader)
             shown = reader.client.runs[str(run.pk)]
             stop = shown["stop"] or {}
@@ -115,17 +113,17 @@ class TestOneRun:
                 (shown["status"], bool(stop.get("acknowledged_at")), bool(stop.get("observed_at")))
             )
 
-        await look()
+        await note()
         writer.request_stop(run.pk)
-        await look()
+        await note()
         writer.flush()  # while the call goes on
-        await look()
+        await note()
         writer.end_call(run.pk)
         writer.observe(run.pk)
         writer.flush()
-        await look()
+        await note()
         writer.end(run.pk, "stopped")
-        await look()
+        await note()
         assert seen == [
             ("running", False, False),
             ("stopping", False, False),
@@ -141,12 +139,13 @@ class TestOneRun:
         await settle(hub, reader)
         writer.delete(run.pk)
         await settle(hub, reader)
-        assert isinstance(reader.error, RunIsGone)
+        assert isinstance(reader.error, RightLost)
+        assert reader.error.why == "gone"
 
     async def test_handed_back_has_nothing_in_flight_any_more(
         self, writer: Writer, hub: Hub
     ) -> None:
-        """The end of its last call was not heard: it had left this process by then."""
+        """The end of its last call was not received: it had left this process by then."""
         run = writer.queue()
         writer.begin()
         writer.flush()
@@ -165,7 +164,7 @@ class TestOneRun:
         reader.client.wait_is_true(str(run.pk), with_input=True)
         assert reader.client.runs[str(run.pk)]["attempt"] == 2
 
-    async def test_what_is_in_flight_here_is_found_by_looking_too(
+    async def test_what_is_in_flight_here_is_found_by_polling_too(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = writer.queue()
@@ -227,7 +226,8 @@ class TestRemovedLog:
                 writer.delete(run.pk)
             await asyncio.gather(reader.task)
         if removed == "run":
-            assert isinstance(reader.error, RunIsGone)
+            assert isinstance(reader.error, RightLost)
+            assert reader.error.why == "gone"
         else:
             assert reader.client.is_ended
             assert reader.client.runs[str(run.pk)]["log_removed_at"]
@@ -242,7 +242,7 @@ def _remove_log(run: Any) -> None:
 
 
 class TestTree:
-    async def test_children_are_told_of_as_they_are_born(self, writer: Writer, hub: Hub) -> None:
+    async def test_children_come_as_they_are_created(self, writer: Writer, hub: Hub) -> None:
         root = writer.queue()
         writer.begin()
         reader = watch(hub, root, is_tree=True)
@@ -368,7 +368,7 @@ class TestTree:
         assert all(("cursor" in frame) is (wire == "socket") for frame in traces)
 
 
-def test_ids_of_runs_can_be_told_apart_by_their_ends() -> None:
+def test_the_last_bytes_of_ids_differ() -> None:
     """What a tree's cursor relies on."""
     from runs.models import uuid7
 

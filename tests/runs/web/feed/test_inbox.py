@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runs.delivery import notify, streamed_text
+from runs.delivery import feeds, notify
 from runs.web.feed import Hub, inbox, texts
 from runs.web.feed import tail as tail_module
 from tests.support.feeds import Client, Reader, Writer, settle, turns
@@ -137,7 +137,7 @@ class TestBothEnds:
 
     @pytest.fixture
     def queue(self, monkeypatch: pytest.MonkeyPatch) -> RelayQueue:
-        monkeypatch.setattr(streamed_text, "_texts", streamed_text._Texts())
+        monkeypatch.setattr(feeds, "sender", feeds.FeedSender())
         return RelayQueue(monkeypatch)
 
     @pytest.fixture
@@ -151,11 +151,11 @@ class TestBothEnds:
         writer.say(run.pk, "Once upon ")
         writer.flush()
         # Both processes are this one, in which the run is not among the local ones.
-        monkeypatch.setattr(streamed_text, "_trace", lambda run: self._trace(writer, run))
+        monkeypatch.setattr(feeds, "trace_of", lambda run: self._trace(writer, run))
         return run, call
 
-    def _trace(self, writer: Writer, run: str) -> Any:
-        held = writer.held.get(uuid.UUID(run))
+    def _trace(self, writer: Writer, run: uuid.UUID) -> Any:
+        held = writer.held.get(run)
         return held.trace if held is not None else None
 
     async def pass_on(
@@ -169,7 +169,7 @@ class TestBothEnds:
             for group, message in queue.take():
                 if message["type"] == "feed.watch":
                     assert group == notify.WORKERS_GROUP
-                    streamed_text.request(message["runs"])
+                    feeds.sender.request(message["runs"])
                 elif layer.joined.is_set() and not lose:
                     layer.messages.put_nowait({**message, "from": "another"})
 
@@ -198,7 +198,6 @@ class TestBothEnds:
         await self.pass_on(hub, queue, layer, reader)
         assert reader.client.texts == {name: "Once upon "}
         writer.say(run.pk, "a time")
-        streamed_text.note(str(run.pk))
         await self.pass_on(hub, queue, layer, reader, lose=True)
         await self.pass_on(hub, queue, layer, reader)
         assert reader.client.texts == {name: "Once upon "}, "it was lost"
@@ -220,7 +219,6 @@ class TestBothEnds:
         await self.pass_on(hub, queue, layer, reader)
         for piece, is_lost in (("a time ", True), ("there was", False)):
             writer.say(run.pk, piece)
-            streamed_text.note(str(run.pk))
             await self.pass_on(hub, queue, layer, reader, lose=is_lost)
         assert reader.client.texts == {name: "Once upon a time there was"}
 

@@ -1,4 +1,4 @@
-"""One reader of the list: nothing old behind what is new, and no news lost."""
+"""A reader of the list: nothing old comes after something newer, and no change is lost."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Reader:
     def __init__(self, hub: Hub, owner: User, *, sees_all: bool = False) -> None:
         viewer = Viewer(owner.pk, token="x", sees_all=sees_all)
         self.follower = ListFollower(hub, viewer, view=View())
-        self.told: list[Any] = []
+        self.received: list[Any] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         async for batch in self.follower.batches():
-            for frame in batch.frames:
-                self.told.append("reset" if frame.type == "reset" else json.loads(frame.data))
+            for frame in batch:
+                self.received.append("reset" if frame.type == "reset" else json.loads(frame.data))
             await self.gate.wait()
 
     def statuses(self, run: RunRecord) -> list[str]:
-        return [t["status"] for t in self.told if t != "reset" and t["id"] == str(run.pk)]
+        return [t["status"] for t in self.received if t != "reset" and t["id"] == str(run.pk)]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def reader_of(hub: Hub) -> AsyncIterator[Callable[..., Reader]]:
     assert not hub.readers
 
 
-async def test_each_change_is_told_once(
+async def test_each_change_comes_once(
     writer: Writer, hub: Hub, alice: User, bob: User, reader_of: Callable[..., Reader]
 ) -> None:
     mine, others = reader_of(alice), reader_of(bob)
@@ -68,11 +68,11 @@ async def test_each_change_is_told_once(
     await settle(hub)
     expected = ["queued", "running", "stopping", "stopping", "stopped"]
     assert mine.statuses(run) == all_of_them.statuses(run) == expected
-    assert others.told == []
-    assert mine.told[0]["input"] == {}
+    assert others.received == []
+    assert mine.received[0]["input"] == {}
 
 
-async def test_what_nobody_tells_of_is_found(
+async def test_a_change_without_a_message_is_found(
     writer: Writer, hub: Hub, alice: User, reader_of: Callable[..., Reader]
 ) -> None:
     run = writer.queue()
@@ -85,7 +85,7 @@ async def test_what_nobody_tells_of_is_found(
     assert reader.statuses(run) == ["queued", "running", "success"]
 
 
-async def test_the_first_look_does_not_overtake_what_is_newer(
+async def test_the_first_read_does_not_overtake_newer_ones(
     writer: Writer,
     hub: Hub,
     alice: User,
@@ -112,7 +112,7 @@ async def test_the_first_look_does_not_overtake_what_is_newer(
     assert reader.statuses(run)[-1] == "success"
 
 
-async def test_a_heartbeat_swallows_no_news(
+async def test_a_heartbeat_swallows_no_updates(
     writer: Writer,
     hub: Hub,
     alice: User,
@@ -136,7 +136,7 @@ async def test_a_heartbeat_swallows_no_news(
             await asyncio.sleep(0.01)
 
 
-async def test_a_slow_reader_is_told_to_read_the_list_again(
+async def test_a_slow_reader_has_to_read_the_list_again(
     writer: Writer,
     hub: Hub,
     alice: User,
@@ -156,6 +156,6 @@ async def test_a_slow_reader_is_told_to_read_the_list_again(
     last = writer.queue()
     reader.gate.set()
     await settle(hub)
-    assert reader.told.count("reset") == 1
-    assert len(reader.told) < 13
+    assert reader.received.count("reset") == 1
+    assert len(reader.received) < 13
     assert reader.statuses(last)

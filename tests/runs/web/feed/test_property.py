@@ -1,7 +1,7 @@
-"""THE property: a snapshot and the events behind it are a fresh snapshot, whatever is lost.
+"""THE property: a snapshot and the events after it are a fresh snapshot, whatever is lost.
 
 Hypothesis plays the world: runs are born, work, are stopped, handed back and end, here or in
-another process; news are kept back, lost, brought twice and out of order; connections break in the
+another process; updates are kept back, lost, doubled and out of order; connections break in the
 middle of a message's burst and come back with their cursor.
 """
 
@@ -59,7 +59,7 @@ class World(RuleBasedStateMachine):
     async def _open_hub(self) -> None:
         self.hub = get_hub()
         self.listener = LossyListener(self.hub, self.chance)
-        self.patch.setattr(self.hub, "listener", _Nobody())
+        self.patch.setattr(self.hub, "listener", _Deaf())
         notify.add_listener(self.listener)  # type: ignore[arg-type]
 
     def do(self, work: Any) -> Any:
@@ -145,14 +145,14 @@ class World(RuleBasedStateMachine):
         if self.count == 1 and self.chance.random() < 0.5:
             self.writer.lose(self.root.pk)
 
-    # The news.
+    # The updates.
 
     @rule(
         loss=st.sampled_from([0.0, 0.3, 1.0]),
         twice=st.sampled_from([0.0, 0.4]),
         mixed=st.booleans(),
     )
-    def news_come(self, loss: float, twice: float, mixed: bool) -> None:
+    def updates_come(self, loss: float, twice: float, mixed: bool) -> None:
         self.listener.bring(loss=loss, twice=twice, mixed=mixed)
 
     @rule(count=st.sampled_from([1, 3, 10, 50]))
@@ -160,14 +160,14 @@ class World(RuleBasedStateMachine):
         self.do(turns(count))
 
     @rule()
-    def the_hub_looks(self) -> None:
+    def the_hub_polls(self) -> None:
         self.do(self.hub.refresher.poll())
 
     # Those who watch.
 
     @precondition(lambda self: len(self.clients) < 4)
     @rule(wire=st.sampled_from(["socket", "page", "sse"]), is_tree=st.booleans())
-    def somebody_comes(self, wire: Any, is_tree: bool) -> None:
+    def a_client_connects(self, wire: Any, is_tree: bool) -> None:
         run = self.pick(RunRecord.objects.filter(root=self.root.pk))
         start = 0 if is_tree else self.chance.choice([0, 0, run.last_seq // 2, run.last_seq])
         self.clients.append((Client(start), {"run": run, "wire": wire, "is_tree": is_tree}))
@@ -236,11 +236,11 @@ class World(RuleBasedStateMachine):
         assert all(client.is_ended for client, _ in self.clients)
         assert not self.hub.readers
         assert not self.hub.refresher.trees
-        assert all(not tail.followers for tail in self.hub.tails)
+        assert all(not tail.wakers for tail in self.hub.tails)
 
 
-class _Nobody:
-    """Hears nothing: in the hub's place stands an ear that the test opens."""
+class _Deaf:
+    """Receives nothing: the test passes on what the hub receives (``LossyListener``)."""
 
     event = text = activity = changed = lambda *_: None
 

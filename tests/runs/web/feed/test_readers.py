@@ -12,7 +12,7 @@ from tests.support.feeds import Writer, finished, settle, turns, watch
 
 
 class TestHeartbeats:
-    async def test_come_when_there_is_nothing_to_tell(
+    async def test_come_when_there_is_nothing_to_send(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.01)
@@ -21,10 +21,10 @@ class TestHeartbeats:
             while reader.heartbeats < 3:
                 await asyncio.sleep(0.005)
 
-    async def test_come_also_when_there_is_news_of_no_interest(
+    async def test_come_also_when_updates_change_nothing(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of a deleted child, say, each look finds out anew that it is gone."""
+        """Of a deleted child, say, each poll finds again that it is gone."""
         monkeypatch.setattr("runs.web.feed.hub.HEARTBEAT_SECONDS", 0.05)
         reader = watch(hub, writer.queue())
         async with asyncio.timeout(10):
@@ -34,7 +34,7 @@ class TestHeartbeats:
 
 
 class TestSlowReaders:
-    async def test_make_nobody_hold_anything(
+    async def test_make_no_process_hold_anything(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = writer.queue()
@@ -48,7 +48,7 @@ class TestSlowReaders:
         read_on = slow._encode
 
         def encode(batch: Any) -> Any:
-            held.append(sum(len(frame.data) for frame in batch.frames))
+            held.append(sum(len(frame.data) for frame in batch))
             return read_on(batch)
 
         monkeypatch.setattr(slow, "_encode", encode)
@@ -100,12 +100,12 @@ class TestLeaving:
             assert not hub.refresher.trees
             assert not hub.pages.reading
             assert asyncio.all_tasks() == tasks
-            followers = {tail.id: tail.followers for tail in hub.tails if tail.followers}
-            assert followers == {run.pk: {first.follower}}
+            wakers = {tail.id: tail.wakers for tail in hub.tails if tail.wakers}
+            assert wakers == {run.pk: {first.follower.wake}}
         for tail in hub.tails:
             hub.tails.forget_if_alone(tail)  # as when it has lingered
         assert [tail.id for tail in hub.tails] == [run.pk]
-        assert hub.tails._names.keys() == {str(run.pk)}
+        assert hub.tails._tails.keys() == {run.pk, str(run.pk)}
 
     async def test_of_the_process_ends_every_feed(self, writer: Writer, hub: Hub) -> None:
         reader = watch(hub, writer.queue())

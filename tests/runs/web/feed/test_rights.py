@@ -29,7 +29,7 @@ def test_of_many_runs_cost_no_more_than_of_one(alice: User) -> None:
     assert costs[0] == costs[1] <= 4
 
 
-def test_each_is_told_why(alice: User, bob: User) -> None:
+def test_each_has_its_reason(alice: User, bob: User) -> None:
     def viewer(user: User, run: Any = None, **fields: Any) -> Viewer:
         token = Token.objects.get_or_create(user=user)[0].key
         return Viewer(user.pk, **{"token": token, "run": run, **fields})

@@ -1,4 +1,4 @@
-"""The end of a log: bounded, in order; what is in flight told in moderation."""
+"""The end of a log: bounded, in order; calls in flight are sent in moderation."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestLog:
 
 
 class TestActivity:
-    async def test_is_told_in_moderation_and_its_last_state_always(
+    async def test_is_sent_in_moderation_and_its_last_state_always(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tail, "ACTIVITY_SECONDS", 0.05)
@@ -77,7 +77,7 @@ class TestActivity:
                 await asyncio.sleep(0.005)
         run.close()
 
-    async def test_that_is_the_same_is_no_news(self) -> None:
+    async def test_that_is_the_same_is_not_sent(self) -> None:
         run = RunTail(RUN)
         run.set_activity([], USAGE)
         assert run.activity_version == 1

@@ -38,7 +38,7 @@ def _texts(run: RunTail, call: str) -> list[str]:
 class TestText:
     """Ten pieces a second, and all that was said in them."""
 
-    async def test_is_told_whole_in_few_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_is_sent_whole_in_few_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(texts, "TEXT_SECONDS", 0.05)
         run = RunTail(RUN)
         loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class TestText:
         assert 2 < run.texts.count <= seconds / 0.05 + 2
         run.close()
 
-    async def test_of_a_call_that_is_over_is_told_to_its_last_word(self) -> None:
+    async def test_of_a_call_that_is_over_is_sent_to_its_last_word(self) -> None:
         """Its last words come in the very moment in which it is over."""
         run = RunTail(RUN)
         run.set_activity([_call("a")], USAGE)
@@ -79,7 +79,7 @@ class TestText:
         assert not run.texts._texts
         run.close()
 
-    async def test_so_far_is_told_to_whoever_comes_in_the_middle(self) -> None:
+    async def test_so_far_is_sent_to_a_reader_that_comes_in_the_middle(self) -> None:
         run = RunTail(RUN)
         run.set_activity([_call("a")], USAGE)
         _say(run, "a", "one ")
@@ -109,7 +109,7 @@ class TestOfAnotherProcess:
     def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(texts, "TEXT_SECONDS", 0.0)
 
-    async def test_tells_it_once_the_call_is_known(self) -> None:
+    async def test_is_sent_once_the_call_is_known(self) -> None:
         tail = RunTail(RUN)
         assert tail.texts.take("a", "1", 0, "early ")
         await turns(3)
@@ -139,7 +139,7 @@ class TestOfAnotherProcess:
         await turns(3)
         assert _sent(tail) == "abcdefg"
 
-    async def test_tells_nothing_behind_the_end_of_a_call(self) -> None:
+    async def test_is_not_sent_after_the_end_of_a_call(self) -> None:
         tail = RunTail(RUN)
         tail.set_activity([_call("1"), _call("2")], USAGE)
         tail.texts.take("a", "1", 0, "one")
@@ -157,7 +157,7 @@ class TestOfAnotherProcess:
         assert tail.texts.so_far() == []
         tail.close()
 
-    async def test_holds_little_of_calls_that_nobody_knows(self) -> None:
+    async def test_of_unknown_calls_is_kept_in_part(self) -> None:
         tail = RunTail(RUN)
         for number in range(500):
             tail.texts.take("a", f"call {number}", 0, "x" * 1_000)

@@ -1,4 +1,4 @@
-"""An HTTP server that keeps what it was asked, and answers at once."""
+"""An HTTP server that keeps the requests that it receives, and answers at once."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Ear"]
+__all__ = ["RequestInbox"]
 
 
-class Ear:
-    """Listens on a port of its own; ``heard`` has the query of each request, in order."""
+class RequestInbox:
+    """Listens on a port of its own; ``received`` has the query of each request, in order."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, str]] = []
-        ear = self
+        self.received: list[dict[str, str]] = []
+        inbox = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 query = parse_qs(urlsplit(self.path).query)
-                ear.heard.append({name: values[0] for name, values in query.items()})
+                inbox.received.append({name: values[0] for name, values in query.items()})
                 self.send_response(200)
                 self.send_header("Content-Length", "2")
                 self.end_headers()
@@ -60,4 +60,4 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is killed breaks off; that is what these walks are about."""
+        """Ignore a client that is killed: these walks kill some."""

@@ -11,7 +11,7 @@ import pytest
 
 from agents.guard import Guard
 from agents.trace import Trace
-from runs.delivery import local_runs, notify, relay, streamed_text
+from runs.delivery import feeds, local_runs, notify, relay
 from runs.delivery.local_runs import ActiveRun
 from tests.support.relay_queue import RelayQueue
 
@@ -29,7 +29,7 @@ class _Sink:
 
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> RelayQueue:
-    monkeypatch.setattr(streamed_text, "_texts", streamed_text._Texts())
+    monkeypatch.setattr(feeds, "sender", feeds.FeedSender())
     return RelayQueue(monkeypatch)
 
 
@@ -75,7 +75,7 @@ def test_a_request_is_answered_with_what_was_said_and_then_with_what_is_new(
 ) -> None:
     call = _call(trace)
     trace.text(call, "Once ")
-    streamed_text.request({trace.run: {}})
+    feeds.sender.request({trace.run: {}})
     queue.pass_time()
     assert _texts(queue) == [(call, 0, "Once ")]
     for word in ("upon ", "a ", "time"):
@@ -93,17 +93,17 @@ def test_a_request_is_answered_with_what_was_said_and_then_with_what_is_new(
 def test_what_one_process_lacks_is_sent_again(queue: RelayQueue, trace: Trace) -> None:
     call = _call(trace)
     trace.text(call, "Once upon a time")
-    streamed_text.request({trace.run: {}})
+    feeds.sender.request({trace.run: {}})
     queue.pass_time()
     assert _texts(queue) == [(call, 0, "Once upon a time")]
-    streamed_text.request({trace.run: {call: 16}})
+    feeds.sender.request({trace.run: {call: 16}})
     queue.pass_time()
     assert _texts(queue) == [], "it has all of it"
-    streamed_text.request({trace.run: {call: 5}})
+    feeds.sender.request({trace.run: {call: 5}})
     queue.pass_time()
     assert _texts(queue) == [(call, 5, "upon a time")], "the last message was lost"
-    streamed_text.request({trace.run: {}})
-    streamed_text.request({trace.run: {call: 16}})
+    feeds.sender.request({trace.run: {}})
+    feeds.sender.request({trace.run: {call: 16}})
     queue.pass_time()
     assert _texts(queue) == [(call, 0, "Once upon a time")], "one of two has nothing"
 
@@ -111,7 +111,7 @@ def test_what_one_process_lacks_is_sent_again(queue: RelayQueue, trace: Trace) -
 def test_a_process_that_has_some_of_it_is_sent_the_rest(queue: RelayQueue, trace: Trace) -> None:
     call = _call(trace)
     trace.text(call, "Once upon a time")
-    streamed_text.request({trace.run: {call: 10}})
+    feeds.sender.request({trace.run: {call: 10}})
     queue.pass_time()
     assert _texts(queue) == [(call, 10, "a time")]
 
@@ -119,8 +119,8 @@ def test_a_process_that_has_some_of_it_is_sent_the_rest(queue: RelayQueue, trace
 def test_very_much_comes_in_several_messages(
     queue: RelayQueue, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed_text, "MOST_CHARACTERS", 10)
-    streamed_text.request({trace.run: {}})
+    monkeypatch.setattr(feeds, "MOST_CHARACTERS", 10)
+    feeds.sender.request({trace.run: {}})
     calls = [_call(trace) for _ in range(2)]
     for call in calls:
         trace.text(call, "abcdefghijklmno")
@@ -140,7 +140,7 @@ def test_many_runs_share_a_message(queue: RelayQueue) -> None:
     try:
         for trace in traces:
             trace.text(_call(trace), "word")
-        streamed_text.request({trace.run: {} for trace in traces})
+        feeds.sender.request({trace.run: {} for trace in traces})
         queue.pass_time()
         ((_, message),) = queue.take()
     finally:
@@ -154,25 +154,25 @@ def test_a_process_that_stops_asking_is_forgotten(
     queue: RelayQueue, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000.0
-    monkeypatch.setattr(streamed_text.time, "monotonic", lambda: now)
+    monkeypatch.setattr(feeds.time, "monotonic", lambda: now)
     call = _call(trace)
-    streamed_text.request({trace.run: {}})
+    feeds.sender.request({trace.run: {}})
     queue.pass_time()
-    now += streamed_text.WANTED_SECONDS + 1
+    now += feeds.WANTED_SECONDS + 1
     trace.text(call, "word")
     queue.pass_time()
     assert _texts(queue) == []
     assert not queue.due
-    assert not streamed_text.is_wanted(trace.run)
+    assert not feeds.sender.is_wanted(trace.run)
 
 
-def test_what_is_in_flight_is_told_once_it_is_committed(
+def test_what_is_in_flight_is_sent_once_it_is_committed(
     queue: RelayQueue, trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(relay, "tell_of_log", told.append)
+    monkeypatch.setattr(feeds.sender, "tell_of_log", told.append)
     notify.publish_progress([trace.run])
     assert told == []
-    streamed_text.request({trace.run: {}})
+    feeds.sender.request({trace.run: {}})
     notify.publish_progress([trace.run, str(uuid.uuid4())])
     assert told == [trace.run]
