@@ -61,7 +61,6 @@ MAX_STRING = 32_768  # characters of one string in an event
 MAX_LABEL = 500  # characters of what a call in flight is called
 MAX_TEXT_SO_FAR = 200_000  # characters of one call's streamed text that are kept while it goes on
 MAX_DATA = 262_144  # characters of all strings in an event
-_MAX_READ = 1_000_000  # characters of one string that are looked at; the rest is cut in any case
 
 
 class CallInfo(TypedDict):
@@ -205,7 +204,11 @@ class Trace:
         """
         if type not in EVENT_TYPES:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
-        payload = _presentable(data) if data else {}
+        payload: dict[str, Any] = {}
+        if data:
+            payload = jsonable.clean(
+                dict(data), max_string=MAX_STRING, max_total=MAX_DATA, redacting=True
+            )
         with self._lock:
             if self._is_writing:
                 self._waiting.append((type, payload, source))
@@ -304,38 +307,6 @@ class Trace:
         with self._lock:
             self.closed = True
             return self.last_seq
-
-
-def _presentable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``data`` as an event may have it. First redacted, then cut: half a secret is one."""
-    cleaned = jsonable.clean(dict(data), max_string=_MAX_READ)
-    payload: dict[str, Any] = redaction.redact_value(cleaned)
-    longest, total = _text_sizes(payload)
-    if longest > MAX_STRING:
-        payload = jsonable.clean(payload, max_string=MAX_STRING)
-        longest, total = _text_sizes(payload)
-    if total > MAX_DATA:
-        payload = jsonable.clean(payload, max_string=1_000, max_items=200)
-    return payload
-
-
-def _text_sizes(value: Any) -> tuple[int, int]:
-    """Return the length of the longest string in a JSON value, and of all of them with its keys."""
-    longest = total = 0
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            length = len(item)
-            total += length
-            if length > longest:
-                longest = length
-        elif isinstance(item, dict):
-            todo.extend(item)
-            todo.extend(item.values())
-        elif isinstance(item, list):
-            todo.extend(item)
-    return longest, total
 
 
 _trace: ContextVar[Trace | None] = ContextVar("agents_trace", default=None)

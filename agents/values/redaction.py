@@ -17,10 +17,10 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, quote_plus
 
-__all__ = ["REDACTED", "add_secret", "forget_secrets", "is_secret_key", "redact", "redact_value"]
+__all__ = ["REDACTED", "add_secret", "forget_secrets", "is_secret_key", "redact"]
 
 REDACTED: Final = "[redacted]"
 _SHORTEST_SECRET: Final = 8
@@ -72,41 +72,6 @@ def redact(text: str) -> str:
             text = pattern.hide(text, lowered, anchors)
             lowered = text.lower()
     return text
-
-
-def redact_value(obj: Any) -> Any:
-    """Return a copy of a JSON value without secrets.
-
-    What stands under a key such as ``password``, ``api_key``, ``access_token``, ``authorization``
-    or ``cookie`` is replaced whole, unless it is a number, a boolean or null: ``max_tokens`` and
-    the like are counts. Every other text, keys included, goes through ``redact``. Without
-    recursion; but a structure that holds itself never ends.
-    """
-    result: list[Any] = [None]
-    todo: list[tuple[Any, Any, Any]] = [(result, 0, obj)]
-    while todo:
-        target, place, value = todo.pop()
-        if isinstance(value, str):
-            target[place] = redact(value)
-        elif isinstance(value, dict):
-            copy: dict[Any, Any] = {}
-            target[place] = copy
-            for key, item in value.items():
-                name = redact(key) if isinstance(key, str) else key
-                hidden = isinstance(key, str) and is_secret_key(key)
-                copy[name] = REDACTED if hidden and isinstance(item, _HIDEABLE) else item
-                if copy[name] is item:
-                    todo.append((copy, name, item))
-        elif isinstance(value, (list, tuple)):
-            items = list(value)
-            target[place] = items
-            todo.extend((items, index, item) for index, item in enumerate(items))
-        else:
-            target[place] = value
-    return result[0]
-
-
-_HIDEABLE: Final = (str, dict, list, tuple)
 
 
 def is_secret_key(key: str) -> bool:
