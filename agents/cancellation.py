@@ -51,10 +51,10 @@ _RANKS = {mode: rank for rank, mode in enumerate(StopMode)}
 
 
 class StopCause(enum.StrEnum):
-    """Why a token was tripped. A wish outranks a shutdown: ``stopped`` always means a wish."""
+    """Why a token was tripped. A request outranks a shutdown: only it ends a run as ``stopped``."""
 
     SHUTDOWN = "shutdown"
-    WISH = "wish"
+    REQUEST = "request"
 
 
 class Lease:
@@ -161,13 +161,13 @@ class CancelToken:
         mode: StopMode | str = StopMode.GRACEFUL,
         reason: str = "",
         *,
-        cause: StopCause = StopCause.WISH,
+        cause: StopCause = StopCause.REQUEST,
     ) -> bool:
         """Ask this token's whole subtree to stop; return whether that changed anything here.
 
-        Thread-safe and idempotent. A repeat with a harder mode, or a wish after a shutdown,
-        escalates; anything else changes nothing. Callbacks run before this returns, in this
-        thread, outside the lock.
+        Thread-safe and idempotent. A repeat with a harder mode, or a stop request after a
+        shutdown, escalates; anything else changes nothing. Callbacks run before this returns, in
+        this thread, outside the lock.
         """
         mode = StopMode(mode)
         with self._lock:
@@ -197,7 +197,7 @@ class CancelToken:
         if mode.rank > self.mode.rank:
             self.mode = mode
             escalated = True
-        if cause is StopCause.WISH and self.cause is StopCause.SHUTDOWN:
+        if cause is StopCause.REQUEST and self.cause is StopCause.SHUTDOWN:
             self.cause, self.reason = cause, reason
             escalated = True
         return escalated
