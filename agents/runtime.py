@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 
 from . import output
 from .cancellation import StopCause, bind_token, leave_cleanup
@@ -27,8 +27,9 @@ from .tools.agents.handle import forget_started, settle_started
 from .tools.http.client import close_clients
 from .trace import bind_trace
 from .values import jsonable, redaction
+from .wire import ErrorInfo
 
-__all__ = ["AgentTask", "ErrorInfo", "Outcome", "describe_error", "run_agent", "task_factory"]
+__all__ = ["AgentTask", "Outcome", "describe_error", "run_agent", "task_factory"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +38,12 @@ MAX_MESSAGE = 4_000  # characters
 MAX_TRACEBACK = 20_000  # characters
 
 
-class ErrorInfo(TypedDict):
-    """An error as a record has it."""
-
-    code: str
-    type: str
-    message: str
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an agent's code has ended.
 
     Attributes:
-        kind: ``stopped`` if a wish to stop was observed, whatever came out afterwards;
+        kind: ``stopped`` if a stop request was observed, whatever came out afterwards;
             ``interrupted`` if the process is going away and no stop was requested; otherwise
             ``success`` for a normal return and ``error`` for an exception.
         result: what was returned, JSON, if ``success``.
@@ -211,7 +204,7 @@ def _outcome(
     if token.stopped and isinstance(essence, AgentStopped):
         token.observe("raise")  # a stop that came by another way than a guard of this run
     observed = token.observed_at is not None
-    if observed and token.cause is StopCause.WISH:
+    if observed and token.cause is StopCause.REQUEST:
         return _unwound("stopped", guard, value, essence)
     if observed or (guard.host_cancelled and essence is not None):
         return _unwound("interrupted", guard, value, essence)

@@ -11,17 +11,16 @@ import logging
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Protocol
 
 from .values import jsonable, redaction
+from .wire import CallInfo, EventOnWire, Source
 
 __all__ = [
     "EVENT_TYPES",
-    "CallInfo",
     "Event",
-    "Source",
     "Trace",
     "TraceSink",
     "Usage",
@@ -29,8 +28,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-Source = Literal["system", "agent"]
 
 #: Type -> what it tells. ``agent_start`` comes first (again at each new attempt), ``agent_end``
 #: comes last and once, and is the host's to write: only the host knows how the run has ended.
@@ -63,15 +60,6 @@ MAX_TEXT_SO_FAR = 200_000  # characters of one call's streamed text that are kep
 MAX_DATA = 262_144  # characters of all strings in an event
 
 
-class CallInfo(TypedDict):
-    """A guarded call that is going on now."""
-
-    call: str  # id, the same in the call's event and in frames of streamed text
-    tool: str
-    label: str
-    started_at: str  # ISO 8601, UTC
-
-
 @dataclass(slots=True, frozen=True)
 class Event:
     """One numbered line of a run's log; ``seq`` starts at 1."""
@@ -85,8 +73,7 @@ class Event:
     source: Source
     data: dict[str, Any]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the event as it goes over the wire."""
+    def as_dict(self) -> EventOnWire:
         return {
             "run": self.run,
             "seq": self.seq,
@@ -109,12 +96,7 @@ class Usage:
     estimated: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "llm_calls": self.llm_calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "estimated": self.estimated,
-        }
+        return asdict(self)
 
 
 @dataclass(slots=True)

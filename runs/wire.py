@@ -1,4 +1,4 @@
-"""The shapes of runs and events on the wire: one typed definition for every door.
+"""The shape of a run on the wire: one typed definition for every door.
 
 ``run_as_dict`` is a plain function: DRF's serializer would copy thirty field objects for each run,
 and lists and live feeds write many. The API's response serializers are made from these shapes, so
@@ -8,7 +8,6 @@ a field's form and its words for OpenAPI stand here, with its type.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, overload
 
@@ -16,7 +15,7 @@ from django.db.models import QuerySet
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
-from agents.trace import Source
+from agents.wire import CallInfo, Count, ErrorInfo, Form, Instant, Uuid
 
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import SHOWN
@@ -26,10 +25,6 @@ __all__ = [
     "BulkStopOnWire",
     "BulkWord",
     "CleanupError",
-    "ErrorOnWire",
-    "EventOnWire",
-    "Form",
-    "InFlightCall",
     "OutcomeOnWire",
     "RunOnWire",
     "StopReceipt",
@@ -40,32 +35,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The form of a field, as far as its type does not say it. Strings annotate its meaning."""
-
-    format: Literal["uuid", "instant"] | None = None
-    at_least: int | None = None
-    at_most: int | None = None
-    longest: int | None = None
-    words: tuple[str, ...] = ()
-
-
-Uuid = Annotated[str, Form("uuid")]
-Instant = Annotated[str, Form("instant")]  # ISO 8601, UTC
-Count = Annotated[int, Form(at_least=0)]
-
 #: What came of asking one of many runs to stop.
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
-
-
-class ErrorOnWire(TypedDict):
-    """What ended a run as `error`."""
-
-    code: str
-    type: str
-    message: str
 
 
 class CleanupError(TypedDict):
@@ -73,15 +45,6 @@ class CleanupError(TypedDict):
 
     type: str
     message: str
-
-
-class InFlightCall(TypedDict):
-    """A guarded call that is going on now."""
-
-    call: Annotated[str, "Its id, the same in its event."]
-    tool: str
-    label: str
-    started_at: Instant
 
 
 class Usage(TypedDict):
@@ -123,7 +86,7 @@ class RunOnWire(TypedDict):
     status: Annotated[str, Form(words=tuple(map(str, SHOWN)))]
     result: Annotated[Any | None, "What the agent returned."]
     partial_result: Annotated[Any | None, "What there was when the run was stopped or failed."]
-    error: ErrorOnWire | None
+    error: ErrorInfo | None
     owner: Annotated[str, "A username."]
     parent: Uuid | None
     root: Annotated[Uuid, "Its own id if nothing called it."]
@@ -136,7 +99,7 @@ class RunOnWire(TypedDict):
     created_at: Instant
     started_at: Instant | None
     finished_at: Instant | None
-    in_flight: list[InFlightCall]
+    in_flight: list[CallInfo]
     usage: Usage
     last_seq: Annotated[Count, "The number of its last event."]
     log_removed_at: Annotated[
@@ -144,19 +107,6 @@ class RunOnWire(TypedDict):
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
     stop: StopReceipt | None
-
-
-class EventOnWire(TypedDict):
-    """One line of a run's log."""
-
-    run: Uuid
-    seq: Annotated[int, Form(at_least=1), "From 1, without a gap."]
-    ts: Instant
-    type: str
-    agent: str
-    depth: Annotated[Count, "0 for the root of a tree of runs."]
-    source: Source
-    data: Annotated[dict[str, Any], "What is particular to the type."]
 
 
 class OutcomeOnWire(TypedDict):  # no docstring: it would enter the OpenAPI document

@@ -21,8 +21,9 @@ from ..environment import MAX_DEPTH, ChildEnd, Environment
 from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
 from ..registry import AgentDefinition
-from ..runtime import ErrorInfo, Outcome, run_agent, task_factory
-from ..trace import CallInfo, Event, Trace, Usage
+from ..runtime import Outcome, run_agent, task_factory
+from ..trace import Event, Trace, Usage
+from ..wire import CallInfo, ErrorInfo
 from .in_memory import AnsweredRequests, Handler, MemoryDataStore
 
 __all__ = ["Result", "Run", "run", "running"]

@@ -14,7 +14,8 @@ from typing import Protocol
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError
 
-from agents.trace import CallInfo, Event, Trace
+from agents.trace import Event, Trace
+from agents.wire import CallInfo
 
 from . import local_runs, relay, streamed_text
 from .stop_message import StopDelivery

@@ -24,7 +24,8 @@ from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from agents.cancellation import StopMode
-from agents.trace import CallInfo, Event, current_trace
+from agents.trace import Event, current_trace
+from agents.wire import CallInfo, EventOnWire
 from runs import events
 from runs.actions import starting, stopping
 from runs.conf import conf
@@ -67,7 +68,7 @@ class Watch:
         self.is_over = False
         # A SimpleQueue, because its put() may interrupt its get(): signals do.
         self.todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.heard: list[dict[str, Any]] = []  # events not yet shown
+        self.heard: list[EventOnWire] = []  # events not yet shown
         self.exit_code = STOPPED  # for leaving at once
         self._presses = 0
         self._is_asked = False
@@ -305,7 +306,7 @@ class RunThere(Watch):
             why = phrases.queued_text(of=obstacle.of, taken=obstacle.taken, limit=obstacle.limit)
             self.console.say(f"It waits: {why}", "dim")
 
-    def _read(self, record: RunRecord) -> Iterator[dict[str, Any]]:
+    def _read(self, record: RunRecord) -> Iterator[EventOnWire]:
         while (after := self._cursors.get(record.pk, 0)) < record.last_seq:
             page = events.read(record.pk, after=after)
             if not page:

@@ -17,6 +17,7 @@ from typing import (
 
 from rest_framework import serializers
 
+from agents.wire import CallInfo, ErrorInfo, EventOnWire, Form
 from runs import wire
 
 from .requests.fields import AnyJsonField
@@ -37,9 +38,9 @@ class AgentSerializer(serializers.Serializer):
 #: The names of the shapes in the OpenAPI document.
 _COMPONENTS: dict[type, str] = {
     wire.CleanupError: "CleanupError",
-    wire.ErrorOnWire: "ErrorInfo",
-    wire.EventOnWire: "Event",
-    wire.InFlightCall: "Call",
+    ErrorInfo: "ErrorInfo",
+    EventOnWire: "Event",
+    CallInfo: "Call",
     wire.OutcomeOnWire: "Outcome",
     wire.RunOnWire: "Run",
     wire.StopReceipt: "Receipt",
@@ -83,9 +84,9 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     if origin is not Annotated:
         return _FIELDS[origin or hint](**options)
 
-    form = wire.Form()
+    form = Form()
     for note in hint.__metadata__:
-        if isinstance(note, wire.Form):
+        if isinstance(note, Form):
             form = note
         else:
             options["help_text"] = note
@@ -101,6 +102,6 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     return _field_of(inner[0], **{k: v for k, v in limits.items() if v is not None}, **options)
 
 
-EventSerializer = _serializer_of(wire.EventOnWire)
+EventSerializer = _serializer_of(EventOnWire)
 OutcomeSerializer = _serializer_of(wire.OutcomeOnWire)
 RunSerializer = _serializer_of(wire.RunOnWire)

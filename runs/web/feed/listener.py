@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from agents.trace import CallInfo, Event
+from agents.trace import Event
+from agents.wire import CallInfo
 from runs.delivery import local_runs, notify
 
 from .refresh import Refresher

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from agents.trace import CallInfo, Event, Trace
+from agents.trace import Event, Trace
+from agents.wire import CallInfo
 from runs.delivery import local_runs
 
 from .frames import Frame, View, to_json
