@@ -44,10 +44,7 @@ class StopMode(enum.StrEnum):
 
     @property
     def rank(self) -> int:
-        return _RANKS[self]
-
-
-_RANKS = {mode: rank for rank, mode in enumerate(StopMode)}
+        return list(StopMode).index(self)
 
 
 class StopCause(enum.StrEnum):
@@ -66,8 +63,6 @@ class Lease:
     Attributes:
         until: on ``time.monotonic()``'s clock, which goes on while the process is frozen.
     """
-
-    __slots__ = ("_lock", "until")
 
     def __init__(self, until: float = float("inf")) -> None:
         self.until = until
@@ -111,23 +106,6 @@ class CancelToken:
             True.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_children",
-        "_lock",
-        "_observers",
-        "acknowledged_at",
-        "acknowledged_monotonic",
-        "cause",
-        "lease",
-        "mode",
-        "observed_at",
-        "parent",
-        "reason",
-        "stopped",
-    )
-
     def __init__(self, parent: CancelToken | None = None, *, lease: Lease = _NO_END) -> None:
         self.parent = parent
         self.lease: Lease = lease if parent is None else parent.lease
@@ -138,8 +116,8 @@ class CancelToken:
         self.acknowledged_at: datetime | None = None
         self.acknowledged_monotonic: float | None = None
         self.observed_at: datetime | None = None
-        self._callbacks: list[Callable[[CancelToken], None]] | None = None
-        self._observers: list[Callable[[str, str], None]] | None = None
+        self._callbacks: list[Callable[[CancelToken], None]] = []
+        self._observers: list[Callable[[str, str], None]] = []
         self._children: weakref.WeakSet[CancelToken] | None = None
         if parent is None:
             # Reentrant: the garbage collector may end a suspended coroutine of an agent's, and with
@@ -180,7 +158,7 @@ class CancelToken:
                     changed.append(token)
                 if token._children is not None:
                     pending.extend(token._children)
-            calls = [(t, callback) for t in changed for callback in tuple(t._callbacks or ())]
+            calls = [(t, callback) for t in changed for callback in tuple(t._callbacks)]
         for token, callback in calls:
             _call(callback, token)
         return self in changed
@@ -208,8 +186,6 @@ class CancelToken:
         It is called in whichever thread asks for the stop, and must not block.
         """
         with self._lock:
-            if self._callbacks is None:
-                self._callbacks = []
             self._callbacks.append(callback)
             stopped = self.stopped
         if stopped:
@@ -217,14 +193,12 @@ class CancelToken:
 
     def remove_callback(self, callback: Callable[[CancelToken], None]) -> None:
         with self._lock:
-            if self._callbacks and callback in self._callbacks:
+            if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
     def add_observer(self, observer: Callable[[str, str], None]) -> None:
         """Call ``observer(tool, label)`` once, when the code first meets the stop."""
         with self._lock:
-            if self._observers is None:
-                self._observers = []
             self._observers.append(observer)
 
     def ancestors(self) -> Iterator[CancelToken]:
@@ -240,7 +214,7 @@ class CancelToken:
             if self.observed_at is not None:
                 return
             self.observed_at = datetime.now(UTC)
-            observers = list(self._observers or ())
+            observers = list(self._observers)
         for observer in observers:
             _call(observer, tool, label)
 
@@ -358,17 +332,6 @@ class cleanup:  # in lower case, since it is used like a function
         ValueError: ``seconds`` is not a positive number.
     """
 
-    __slots__ = (
-        "_deadline",
-        "_entered",
-        "_loop",
-        "_outer",
-        "_reset",
-        "_seconds",
-        "_timeout",
-        "_token",
-    )
-
     def __init__(self, seconds: float = 5.0) -> None:
         if not 0 < seconds < float("inf"):
             raise ValueError(f"cleanup() needs a positive number of seconds, not {seconds!r}")
@@ -391,15 +354,9 @@ class cleanup:  # in lower case, since it is used like a function
         return self._deadline is None or time.monotonic() < self._deadline
 
     def __enter__(self) -> Self:
-        self._enter_once()
-        return self._open()
-
-    def _enter_once(self) -> None:
         if self._entered:
             raise RuntimeError("a cleanup() can't be entered twice; make a new one")
         self._entered = True
-
-    def _open(self) -> Self:
         self._outer = _cleanup.get()
         self._reset = _cleanup.set(self)
         self._token.add_callback(self._on_stop)
@@ -421,11 +378,11 @@ class cleanup:  # in lower case, since it is used like a function
             logger.debug("a cleanup() was left in another context than it was entered in")
 
     async def __aenter__(self) -> Self:
-        self._enter_once()
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        await self._timeout.__aenter__()
-        return self._open()
+        if not self._entered:
+            self._loop = asyncio.get_running_loop()
+            self._timeout = asyncio.timeout(None)
+            await self._timeout.__aenter__()
+        return self.__enter__()
 
     async def __aexit__(
         self,

@@ -38,20 +38,6 @@ class Guard:
         parts: those that its calls in flight consist of.
     """
 
-    __slots__ = (
-        "_closed",
-        "_idle",
-        "_in_flight",
-        "_lock",
-        "_loop",
-        "calls_started_after_acknowledgement",
-        "host_cancelled",
-        "parts",
-        "tasks",
-        "token",
-        "trace",
-    )
-
     def __init__(self, token: CancelToken, trace: Trace) -> None:
         self.token = token
         self.trace = trace
@@ -137,20 +123,6 @@ class Call:
         data: what the event will say; the tool adds to it.
         has_gone_out: a request of this call was sent already; the transport notes that.
     """
-
-    __slots__ = (
-        "_completed",
-        "_guard",
-        "_in_cleanup",
-        "_reset",
-        "_started",
-        "data",
-        "has_gone_out",
-        "id",
-        "label",
-        "started_at",
-        "tool",
-    )
 
     def __init__(
         self, guard: Guard, tool: str, label: str, in_cleanup: bool, data: dict[str, Any]
