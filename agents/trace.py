@@ -7,6 +7,7 @@ sink's business. Any thread may emit.
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Mapping
@@ -99,30 +100,22 @@ class Usage:
         return asdict(self)
 
 
-@dataclass(slots=True)
 class _StreamedText:
     """What a model has said so far in one call."""
 
-    pieces: list[str] = field(default_factory=list)
-    length: int = 0
+    def __init__(self) -> None:
+        self.length = 0
+        self._kept = io.StringIO()
 
     def add(self, text: str) -> None:
         if self.length < MAX_TEXT_SO_FAR:
-            self.pieces.append(text)
+            self._kept.seek(0, io.SEEK_END)
+            self._kept.write(text)
         self.length += len(text)
 
-    def behind(self, start: int) -> str:
-        """Return what is kept of it behind ``start`` characters."""
-        kept = sum(map(len, self.pieces)) if self.length >= MAX_TEXT_SO_FAR else self.length
-        missing = kept - start
-        found: list[str] = []
-        for piece in reversed(self.pieces):  # what is new is a little, at the end
-            if missing <= 0:
-                break
-            found.append(piece)
-            missing -= len(piece)
-        text = "".join(reversed(found))
-        return text[-missing:] if missing < 0 else text
+    def after(self, start: int) -> str:
+        self._kept.seek(start)
+        return self._kept.read()
 
 
 class TraceSink(Protocol):
@@ -159,7 +152,8 @@ class Trace:
     usage: Usage = field(default_factory=Usage)
     dropped_count: int = 0
     closed: bool = False
-    pending_output: object = None  # output.py keeps the unfinished printed lines here
+    #: The unfinished printed lines, by stream and thread; ``output`` keeps them here.
+    pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
     _emitted: int = 0
     _call_count: int = 0
     _calls: dict[str, CallInfo] = field(default_factory=dict)
@@ -233,14 +227,14 @@ class Trace:
                 self._texts.setdefault(call, _StreamedText()).add(text)
         self.sink.text(self, call, text)
 
-    def texts_behind(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
-        """Return what was said in the calls going on behind so many characters of each.
+    def texts_after(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
+        """Return what was said in the calls in flight after so many characters of each.
 
-        Call -> where it begins, text. The text is empty where nothing is new.
+        Call -> where it starts, text. The text is empty where nothing is new.
         """
         with self._lock:
             return {
-                call: (start := known.get(call, 0), text.behind(start))
+                call: (start := known.get(call, 0), text.after(start))
                 for call, text in self._texts.items()
             }
 

@@ -127,7 +127,7 @@ class _Texts:
             if wanted.until <= time.monotonic():
                 del self._wanted[trace.run]
                 return [], True
-            found = trace.texts_behind(wanted.sent)
+            found = trace.texts_after(wanted.sent)
             wanted.sent = {}  # of the calls that are still in flight
             pieces: list[_Piece] = []
             is_all = True

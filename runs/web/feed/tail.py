@@ -190,7 +190,7 @@ class RunTail:
         """Take what is missing of the answers in progress from the run itself."""
         trace = self._trace()
         if trace is not None:
-            for call, (start, text) in trace.texts_behind(self.texts.lengths()).items():
+            for call, (start, text) in trace.texts_after(self.texts.lengths()).items():
                 self.texts.take(trace.agent, call, start, text)
 
     @property
