@@ -16,7 +16,6 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -62,7 +61,7 @@ def redact(text: str) -> str:
         return text
     lowered = text.lower()
     for pattern in _PATTERNS:
-        for mark in pattern.marks:
+        for mark in pattern.marks:  # twice as fast as any()
             if mark in text:
                 break
         else:
@@ -137,22 +136,29 @@ def _hide_assigned(match: re.Match[str]) -> str:
     return f"{match['key']}{REDACTED}{value[len(core) :]}"
 
 
-@dataclass(frozen=True, slots=True)
 class _Pattern:
     """What a kind of secret looks like.
 
     Searching for fixed texts is far quicker than a regular expression, so that one is only tried
     where its anchor stands.
 
-    Attributes:
+    Args:
         marks: texts without one of which it can't match; quick to look for, so they come first.
-        anchors: lower-case texts with one of which each match begins.
+        anchors: lower-case texts with one of which each match starts.
     """
 
-    marks: tuple[str, ...]
-    anchors: tuple[str, ...]
-    regex: re.Pattern[str]
-    replacement: Callable[[re.Match[str]], str]
+    def __init__(
+        self,
+        marks: tuple[str, ...],
+        anchors: tuple[str, ...],
+        regex: str,
+        replacement: Callable[[re.Match[str]], str] = lambda match: REDACTED,
+        flags: int = 0,
+    ) -> None:
+        self.marks = marks
+        self.anchors = anchors
+        self.regex = re.compile(regex, re.VERBOSE | flags)
+        self.replacement = replacement
 
     def hide(self, text: str, lowered: str, anchors: list[str]) -> str:
         """Replace every match in ``text``; ``anchors`` are those that it has."""
@@ -172,16 +178,6 @@ class _Pattern:
         return "".join(parts)
 
 
-def _pattern(
-    marks: tuple[str, ...],
-    anchors: tuple[str, ...],
-    regex: str,
-    replacement: Callable[[re.Match[str]], str] = lambda match: REDACTED,
-    flags: int = 0,
-) -> _Pattern:
-    return _Pattern(marks, anchors, re.compile(regex, re.VERBOSE | flags), replacement)
-
-
 def _keep_name(match: re.Match[str]) -> str:
     return f"{match['key']}{REDACTED}"
 
@@ -192,7 +188,7 @@ _CLOSING: Final = r""" (?: \\{0,4} ["'] )? """
 _START: Final = r""" (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) ) """
 
 _PATTERNS: Final = (
-    _pattern(
+    _Pattern(
         ("-----BEGIN ",),
         ("-----begin ",),
         # Up to its end, or as far as the text goes if that was cut off.
@@ -202,7 +198,7 @@ _PATTERNS: Final = (
         (?: -----END[ ] [A-Z0-9 ]{0,40} PRIVATE[ ]KEY (?: [ ]BLOCK )? ----- )?
         """,
     ),
-    _pattern(
+    _Pattern(
         ("-",),
         ("sk-", "xox", "glpat-"),
         # A digit in sk-...: there are words that end in "sk-".
@@ -213,7 +209,7 @@ _PATTERNS: Final = (
           | glpat- [A-Za-z0-9_-]{{16,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("_",),
         ("sk_", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_"),
         rf"""
@@ -224,7 +220,7 @@ _PATTERNS: Final = (
           | hf_ [A-Za-z0-9]{{20,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("AKIA", "ASIA", "AIza"),
         ("akia", "asia", "aiza"),
         rf"""
@@ -232,7 +228,7 @@ _PATTERNS: Final = (
         (?: (?: AKIA | ASIA ) [A-Z0-9]{{16}} (?! [A-Za-z0-9] ) | AIza [A-Za-z0-9_-]{{30,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("eyJ",),  # a JSON Web Token: {" in base64
         ("eyj",),
         r"""
@@ -240,7 +236,7 @@ _PATTERNS: Final = (
         eyJ [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]*+
         """,
     ),
-    _pattern(
+    _Pattern(
         ("://",),  # scheme://user:password@host
         ("://",),
         r"""
@@ -248,7 +244,7 @@ _PATTERNS: Final = (
         """,
         _keep_name,
     ),
-    _pattern(
+    _Pattern(
         (":", "="),
         ("authorization",),  # a scheme, if any, and what follows it
         rf"""
@@ -258,7 +254,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         ("=",),
         ("cookie",),
         rf"""
@@ -268,7 +264,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         (" ", "\t"),
         ("bearer",),  # but not the bearer of bad news
         r"""
@@ -278,7 +274,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         (":", "="),
         ("pass", "pwd", "secret", "credential", "session", "key", "token"),
         # A quoted value ends at its quote, or where the text was cut; any other at a delimiter.

@@ -389,13 +389,13 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
     opened: Callable[[], asyncio.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_start = asyncio.Event()
-    queue = observed_run._Caller.queue
+    queue = observed_run._Host.queue
 
     async def slow(self: Any, name: str, input: object) -> Any:
         await may_start.wait()
         return await queue(self, name, input)
 
-    monkeypatch.setattr(observed_run._Caller, "queue", slow)
+    monkeypatch.setattr(observed_run._Host, "queue", slow)
 
     @agent("caller")
     def caller(tools: SyncTools) -> str:
