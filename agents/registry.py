@@ -201,14 +201,31 @@ class Registry:
             return name
 
         def register(function: F) -> F:
-            self._register(
-                function,
-                sys._getframe(1).f_locals,
-                name=name,
-                title=title,
-                description=description,
-                options=options,
-            )
+            caller_locals = sys._getframe(1).f_locals
+            where = signatures.where(function)
+            wrong = [*_wrong_words(name, title, description), *options.problems()]
+            reasons = [("agents.E003", *reason) for reason in wrong]
+            if not reasons and not inspect.isfunction(function):
+                message = f"{type(function).__name__} objects can't be agents."
+                reasons = [("agents.E002", message, "Decorate a function, def or async def.")]
+            with self._lock:
+                known = None if reasons else self._entries.get(name)
+                if known is not None and not known.is_same_function(function):
+                    message = f"There is an agent of this name already, at {known.where}."
+                    hint = "Rename one of them; until then the first one is used."
+                    reasons = [("agents.E001", message, hint)]
+                for id, message, hint in reasons:
+                    self._recorded[Problem(id, str(name), message, hint, where)] = None
+                if not reasons:
+                    self._entries[name] = _Entry(
+                        name,
+                        title or _humanised(name),
+                        description or _described(function),
+                        function,
+                        options,
+                        signatures.local_names(function, caller_locals),
+                        _spec_of(function),
+                    )
             return function
 
         return register
@@ -256,42 +273,6 @@ class Registry:
         finally:
             with self._lock:
                 self._entries, self._recorded = before
-
-    def _register(
-        self,
-        function: Callable[..., Any],
-        caller_locals: dict[str, Any],
-        *,
-        name: str,
-        title: str,
-        description: str,
-        options: Options,
-    ) -> None:
-        wrong = [*_wrong_words(name, title, description), *options.problems()]
-        where = signatures.where(function)
-        reasons = [("agents.E003", *reason) for reason in wrong]
-        if not reasons and not inspect.isfunction(function):
-            message = f"{type(function).__name__} objects can't be agents."
-            reasons = [("agents.E002", message, "Decorate a function, def or async def.")]
-        with self._lock:
-            known = None if reasons else self._entries.get(name)
-            if known is not None and not known.is_same_function(function):
-                message = f"There is an agent of this name already, at {known.where}."
-                hint = "Rename one of them; until then the first one is used."
-                reasons = [("agents.E001", message, hint)]
-            for id, message, hint in reasons:
-                self._recorded[Problem(id, str(name), message, hint, where)] = None
-            if reasons:
-                return
-            self._entries[name] = _Entry(
-                name,
-                title or _humanised(name),
-                description or _described(function),
-                function,
-                options,
-                signatures.local_names(function, caller_locals),
-                _spec_of(function),
-            )
 
     def _refuse_bare(self, function: Callable[..., Any]) -> None:
         name = str(getattr(function, "__name__", type(function).__name__))
