@@ -55,8 +55,6 @@ class AgentError(Exception):
 
 
 class AgentNotFound(AgentError):
-    """No agent of that name is registered."""
-
     code = "agent_not_found"
 
 
@@ -74,8 +72,6 @@ class InvalidInput(AgentError):
 
 
 class InvalidOutput(AgentError):
-    """The agent returned something that its output schema, or JSON, can't hold."""
-
     code = "invalid_output"
 
 
@@ -105,8 +101,6 @@ class SubAgentStopped(_SubAgentError):
 
 
 class AgentCallTooDeep(AgentError):
-    """Agents called agents beyond the depth that a tree may have."""
-
     code = "agent_call_too_deep"
 
 
@@ -138,6 +132,4 @@ class AddressRefused(AgentError):
 
 
 class DocumentError(AgentError):
-    """A document can't be fetched or read."""
-
     code = "document_error"

@@ -15,6 +15,7 @@ import enum
 import ipaddress
 import math
 import pathlib
+import sys
 import threading
 import uuid
 from collections import deque
@@ -181,7 +182,7 @@ class _Cleaner:
         self.max_depth = max_depth
         self.redacting = redacting
         self.characters = 0  # of all texts and keys so far
-        self.items_left = math.inf if max_items is None else max_items
+        self.items_left = sys.maxsize if max_items is None else max_items
         self.inside: set[int] = set()
 
     def clean(self, value: object) -> Any:
@@ -190,7 +191,7 @@ class _Cleaner:
             return value
         # issubclass(type(...)), not isinstance: that would ask the object for its __class__.
         if issubclass(kind, enum.Enum):
-            return self.attempt(self.clean_enum, value)
+            return self.attempt(lambda enumerated: self.clean(enumerated._value_), value)
         if issubclass(kind, str):
             return self.text(str.__str__(value))
         if issubclass(kind, int):
@@ -219,9 +220,6 @@ class _Cleaner:
                 return "<nested too deep>"
             return self.printed(value)
 
-    def clean_enum(self, value: Any) -> Any:
-        return self.clean(value._value_)
-
     def clean_object(self, value: Any) -> Any:
         kind = type(value)
         for base in _SEQUENCES:
@@ -246,7 +244,7 @@ class _Cleaner:
 
     def clean_sequence(self, value: Any, base: Any) -> list[Any]:
         total = base.__len__(value)
-        items = list(islice(base.__iter__(value), self.affordable(total)))
+        items = list(islice(base.__iter__(value), min(total, self.items_left)))
         if base in (set, frozenset) and set(map(type, items)) in ({str}, {int}):
             items.sort()  # the order of a set is chance, and differs between processes
         result: list[Any] = []
@@ -262,7 +260,7 @@ class _Cleaner:
     def clean_pairs(self, pairs: Iterable[tuple[object, object]], total: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         done = 0
-        for key, item in list(islice(pairs, self.affordable(total))):
+        for key, item in list(islice(pairs, min(total, self.items_left))):
             if self.items_left <= 0:
                 break
             self.items_left -= 1
@@ -289,9 +287,6 @@ class _Cleaner:
             return self.text(value.decode())
         except UnicodeDecodeError:
             return f"<{len(value):,} bytes>"
-
-    def affordable(self, total: int) -> int:
-        return int(min(total, self.items_left))
 
     def printed(self, value: object) -> str:
         try:
