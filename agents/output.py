@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from .trace import Trace, current_trace
 from .values import jsonable
 
-__all__ = ["capturing", "flush", "install", "uninstall"]
+__all__ = ["flush", "install", "uninstall"]
 
 MAX_PENDING = 8_192  # characters of a line without an end that are kept back
 
@@ -137,11 +137,6 @@ def uninstall() -> None:
         if _handler is not None:
             logging.getLogger().removeHandler(_handler)
             _handler = None
-
-
-def capturing() -> bool:
-    """Tell whether output is being captured in this process."""
-    return _install_count > 0
 
 
 def flush(trace: Trace) -> None:
