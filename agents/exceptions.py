@@ -1,4 +1,4 @@
-"""What can go wrong in an agent, and the one thing that is not an error: being stopped.
+"""Errors of agents, and the one thing that is not an error: being stopped.
 
     BaseException
     ├── AgentStopped            a stop was requested, and a guard refused
@@ -105,7 +105,7 @@ class AgentCallTooDeep(AgentError):
 
 
 class RunIsOver(AgentError):
-    """A tool was used after its agent had returned (by a task or thread that was left behind)."""
+    """A tool was used after its agent had returned (by a task or thread that it left running)."""
 
     code = "run_is_over"
 

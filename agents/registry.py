@@ -1,9 +1,9 @@
 """The agents, by name, and what each takes and gives.
 
 ``@agent`` only notes the function down. The first request for an agent works out its JSON Schemas,
-since annotations may name what is defined further down. What is wrong is kept as a ``Problem``, for
-the system checks: an import never fails because of an agent's name or signature. Nothing here knows
-runs, nor where agents are called.
+since annotations may name what is defined further down. It keeps a ``Problem`` for the system
+checks: an import never fails because of an agent's name or signature. Nothing here knows runs, nor
+where agents are called.
 """
 
 from __future__ import annotations

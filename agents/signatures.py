@@ -1,7 +1,6 @@
 """What an agent's signature means: JSON Schemas, and values that are read and written by them.
 
-All that is known about pydantic's strictness stands here. This module knows functions; it knows no
-agent, no registry and no run.
+The one module that knows pydantic's strictness. It knows functions, but no agent, registry or run.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ class Signature:
 def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Signature:
     """Work out what a function takes after ``tools``, and what it returns.
 
-    ``names`` are those that annotations may use beside the module's own. The annotation of
-    ``tools`` is never looked at: it may be importable only while type checking.
+    Annotations may use ``names`` besides the module's own. The annotation of ``tools`` is never
+    evaluated: it may be importable only while type checking.
 
     Raises:
         CannotDescribe: the signature means no JSON Schema.

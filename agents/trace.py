@@ -1,8 +1,7 @@
-"""What an agent did: its numbered events, the calls going on now, the tokens it used.
+"""What an agent did: its numbered events, the calls in flight, the tokens it used.
 
 A Trace belongs to one run. It numbers events without a gap, makes them fit for JSON, takes secrets
-out, and hands them to a sink; where they go from there (a table, a screen, a list in a test) is the
-sink's business. Any thread may emit.
+out, and hands them to a sink: a table, a screen, a list in a test. Any thread may emit.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Type -> what it tells. ``agent_start`` comes first (again at each new attempt), ``agent_end``
-#: comes last and once, and is the host's to write: only the host knows how the run has ended.
+#: Type -> what it means. ``agent_start`` comes first (again at each new attempt). ``agent_end``
+#: comes last and once; the host writes it, since only the host knows how the run has ended.
 EVENT_TYPES: dict[str, str] = {
     "agent_start": "the agent's function is called",
     "llm_call": "a call to a model has ended",
@@ -57,7 +56,7 @@ _ESSENTIAL = frozenset(
 MAX_EVENTS = 10_000
 MAX_STRING = 32_768  # characters of one string in an event
 MAX_LABEL = 500  # characters of what a call in flight is called
-MAX_TEXT_SO_FAR = 200_000  # characters of one call's streamed text that are kept while it goes on
+MAX_TEXT_SO_FAR = 200_000  # characters of its streamed text that a call in flight keeps
 MAX_DATA = 262_144  # characters of all strings in an event
 
 
@@ -124,7 +123,7 @@ class TraceSink(Protocol):
     def event(self, event: Event) -> None: ...
 
     def activity(self, trace: Trace) -> None:
-        """What is in flight has changed; ``trace.in_flight()`` tells what is."""
+        """The calls in flight have changed; ``trace.in_flight()`` has them."""
 
     def text(self, trace: Trace, call: str, text: str) -> None:
         """A piece of a model's answer as it streams; never stored."""
@@ -159,7 +158,7 @@ class Trace:
     _calls: dict[str, CallInfo] = field(default_factory=dict)
     _texts: dict[str, _StreamedText] = field(default_factory=dict)  # of the calls in flight
     # Reentrant: the garbage collector may run a finaliser that prints or logs while this very
-    # thread is writing an event. What comes in between is written after it.
+    # thread is writing an event. Its event is written after that one.
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _is_writing: bool = False
     _waiting: list[tuple[str, dict[str, Any], Source]] = field(default_factory=list)
@@ -172,8 +171,8 @@ class Trace:
     ) -> Event | None:
         """Number an event and hand it to the sink.
 
-        ``data`` is made fit for JSON, secrets are taken out, and what is too long is cut. Returns
-        None when the event was left out: the trace is closed or full.
+        Makes ``data`` fit for JSON, takes secrets out, and cuts long texts. Returns None when it
+        left the event out: the trace is closed or full.
 
         Raises:
             ValueError: there is no such type of event.
@@ -239,7 +238,7 @@ class Trace:
             }
 
     def text_length(self, call: str) -> int:
-        """Return how many characters were passed on in a call that is going on."""
+        """Return how many characters a call in flight has passed on."""
         with self._lock:
             text = self._texts.get(call)
             return text.length if text is not None else 0
@@ -259,14 +258,14 @@ class Trace:
         return call
 
     def end(self, call: str) -> None:
-        """Note that a call is over."""
+        """Note that a call has ended."""
         with self._lock:
             self._calls.pop(call, None)
             self._texts.pop(call, None)
         self.sink.activity(self)
 
     def in_flight(self) -> list[CallInfo]:
-        """Return the calls going on now, oldest first."""
+        """Return the calls in flight, oldest first."""
         with self._lock:
             return list(self._calls.values())
 

@@ -1,8 +1,7 @@
-"""Take secrets out of whatever is captured: events, messages of errors, labels.
+"""Take secrets out of all captured text: events, messages of errors, labels.
 
 Two ways, one after the other: exact values that this process knows (``add_secret``), and patterns
-of what secrets look like. The second is a net, not a proof. It rather takes out a word too many:
-what is lost is a word in a log.
+of common secrets. The patterns are a net, not a proof; they rather take out a word too many.
 
 Text comes from models and web pages, so no pattern may take more than linear time: each run of
 characters is entered from one end only, and no quantifier that has matched gives back (``*+``).
@@ -86,8 +85,8 @@ def _ends_like_a_secret(end: str) -> bool:
     return _SECRET_KEY.search(end) is not None
 
 
-# What secrets are called, from the last word that tells: what stands before it is only looked back
-# at, so that a name is found by searching for its anchor.
+# Names of secrets, from the last telling word on; a lookbehind checks the words before it, so that
+# searching for the anchor finds a name.
 _BETWEEN: Final = "[_ -]"
 _KINDS_OF_KEY: Final = (
     *("access", "account", "api", "auth", "encryption"),
@@ -137,7 +136,7 @@ def _hide_assigned(match: re.Match[str]) -> str:
 
 
 class _Pattern:
-    """What a kind of secret looks like.
+    """How one kind of secret looks.
 
     Searching for fixed texts is far quicker than a regular expression, so that one is only tried
     where its anchor stands.
