@@ -49,7 +49,7 @@ class Guard:
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
-        self._tell_idle: Callable[[], Any] | None = None
+        self._on_idle: Callable[[], Any] | None = None
         token.add_observer(
             lambda tool, label: trace.emit("stop_observed", {"tool": tool, "label": label})
         )
@@ -96,7 +96,7 @@ class Guard:
             if not self._in_flight:
                 return
             idle = asyncio.Event()
-            self._tell_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
+            self._on_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
         await idle.wait()
 
     def _enter(self) -> None:
@@ -108,8 +108,8 @@ class Guard:
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
-            if not self._in_flight and self._tell_idle is not None:
-                self._tell_idle()
+            if not self._in_flight and self._on_idle is not None:
+                self._on_idle()
 
 
 @dataclass(eq=False)
