@@ -44,7 +44,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an agent can't be used as it was meant.
+    """Why an agent can't be used as its author meant it.
 
     Attributes:
         id: ``agents.E001`` a name that is taken, ``agents.E002`` a signature that can't be
@@ -179,7 +179,7 @@ class Registry:
 
         Its first parameter is ``tools``; those after it become the input's JSON Schema, and the
         return annotation the output's. A ``def`` is as good as an ``async def``. Never raises
-        because of what it decorates: what is wrong becomes a system check.
+        because of the function: its problems become system checks.
 
         Args:
             name: a lower-case letter, then lower-case letters, digits, ``-`` and ``_``, at most 100
@@ -219,7 +219,7 @@ class Registry:
                 if not reasons:
                     self._entries[name] = _Entry(
                         name,
-                        title or _humanised(name),
+                        title or re.sub("[-_]+", " ", name).strip().capitalize(),
                         description or _described(function),
                         function,
                         options,
@@ -249,7 +249,7 @@ class Registry:
         return [definition for definition in found if definition is not None]
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong with what was registered, in the order of file and line."""
+        """Return the problems of all that was registered, in the order of file and line."""
         with self._lock:
             entries = list(self._entries.values())  # evaluating annotations may import more agents
             for entry in entries:
@@ -337,11 +337,6 @@ def _wrong_words(name: object, title: object, description: object) -> Iterator[t
     for option, value in (("title", title), ("description", description)):
         if not isinstance(value, str):
             yield f"The {option} is {value!r}.", f"A {option} is text."
-
-
-def _humanised(name: str) -> str:
-    words = name.replace("-", " ").replace("_", " ").split()
-    return " ".join(words).capitalize()
 
 
 _SECTION: Final = re.compile(

@@ -200,21 +200,19 @@ class Trace:
     def _write(self, type: str, data: dict[str, Any], source: Source) -> Event | None:
         if self.closed:
             return None
-        if self._emitted >= self.max_events and type not in _ESSENTIAL:
-            if not self.dropped_count:
-                self._append("truncated", {"max_events": self.max_events}, "system")
+        is_dropped = self._emitted >= self.max_events and type not in _ESSENTIAL
+        if is_dropped:
             self.dropped_count += 1
-            return None
-        return self._append(type, data, source)
-
-    def _append(self, type: str, data: dict[str, Any], source: Source) -> Event:
+            if self.dropped_count > 1:
+                return None
+            type, data, source = "truncated", {"max_events": self.max_events}, "system"
         self.last_seq += 1
         self._emitted += 1
         event = Event(
             self.run, self.last_seq, datetime.now(UTC), type, self.agent, self.depth, source, data
         )
         self.sink.event(event)  # under the lock: a sink sees the events in the order of seq
-        return event
+        return None if is_dropped else event
 
     def text(self, call: str, text: str) -> None:
         """Pass on a piece of a model's answer; nothing is stored."""
