@@ -43,13 +43,13 @@ __all__ = [
 class AgentStopped(BaseException):
     """The run was asked to stop, and this call was refused.
 
-    Let it pass. Code that must tidy up does so in ``finally``; code that must still save
-    something does so inside ``cleanup()``. Swallowing it only delays the stop to the next guard.
+    Let it pass. Tidy up in ``finally``, and save what you have inside ``cleanup()``. Swallowing it
+    only delays the stop to the next guard.
     """
 
 
 class AgentError(Exception):
-    """What an agent or a tool may raise to end a run as ``error`` with a code of its own."""
+    """An agent or a tool raises it to end the run as ``error``, with a code of its own."""
 
     code: ClassVar[str] = "agent_error"
 

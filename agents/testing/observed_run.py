@@ -21,7 +21,7 @@ from ..environment import MAX_DEPTH, ChildEnd, Environment
 from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
 from ..registry import AgentDefinition
-from ..runtime import Outcome, run_agent, task_factory
+from ..runtime import run_agent, task_factory
 from ..trace import Event, Trace, Usage
 from ..wire import CallInfo, ErrorInfo
 from .in_memory import AnsweredRequests, Handler, MemoryDataStore
@@ -50,7 +50,7 @@ async def running(
         agent: the decorated function, or the agent's name.
         input: its parameters by name, as JSON: checked like the input of any run.
         model: a ``ScriptedModel``; without, the stand-in, at full speed.
-        data_store: to look at, or to share between runs; without, an empty one.
+        data_store: to read afterwards, or to share between runs; without, an empty one.
         http: answers the requests of ``tools.http``; without, each is refused.
         seconds: how long each wait may take before it fails the test.
 
@@ -120,8 +120,8 @@ class Result:
     Attributes:
         partial_result: what a stopped agent returned.
         error: code, type and message, if ``status`` is ``error``.
-        cleanup_error: what came out of a stopped agent instead of the stop.
-        events: everything that its trace has, ``agent_end`` last.
+        cleanup_error: the exception that a stopped agent raised instead of the stop.
+        events: its whole trace, ``agent_end`` last.
         calls_started_after_stop: always 0, those inside ``cleanup()`` apart.
     """
 
@@ -140,8 +140,8 @@ class Run:
 
     Attributes:
         children: the runs that it has called or started, in the order of their start.
-        events: what its trace has so far.
-        token: its cancel token, for tests of what is below the tools.
+        events: its trace so far.
+        token: its cancel token, for tests below the tools.
     """
 
     def __init__(
@@ -177,10 +177,7 @@ class Run:
         return self._trace.in_flight()
 
     def stop(self, mode: StopMode | str = StopMode.GRACEFUL, reason: str = "") -> None:
-        """Ask the run, and all that it has called, to stop; from any thread, any number of times.
-
-        ``abandon`` gives code up that never comes back, and there is no other worker here.
-        """
+        """Ask the run, and all that it has called, to stop; from any thread, repeatedly."""
         mode = StopMode(mode)
         if mode is StopMode.ABANDON:
             raise ValueError("abandon is not for tests: the agent would outlive its test")
@@ -271,7 +268,13 @@ class Run:
         self, definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
     ) -> Result:
         outcome = await run_agent(definition, arguments, environment)
-        status, error = _status(outcome)
+        status: Literal["success", "error", "stopped"] = "error"
+        error = outcome.error
+        if outcome.kind == "interrupted":
+            message = "the test was over before the agent was"
+            error = {"code": "worker_shutdown", "type": "CancelledError", "message": message}
+        else:
+            status = outcome.kind
         self._trace.emit("agent_end", {"status": status, "error": error})
         self._trace.close()
         return Result(
@@ -361,12 +364,3 @@ class _Host:
         return child
 
     queue = start
-
-
-def _status(
-    outcome: Outcome,
-) -> tuple[Literal["success", "error", "stopped"], ErrorInfo | None]:
-    if outcome.kind != "interrupted":
-        return outcome.kind, outcome.error
-    message = "the test was over before the agent was"
-    return "error", {"code": "worker_shutdown", "type": "CancelledError", "message": message}

@@ -1,9 +1,8 @@
 """From any Python object to JSON that every database can hold.
 
-``check`` is for what comes in as JSON; ``dump`` for what an agent hands over: an object that JSON
-can hold, or an error; ``clean`` for what must be kept whatever it is: traces, partial results,
-messages of exceptions. ``storable`` decides what can be held at all. Nothing here knows agents or
-runs.
+``check`` is for input that is JSON already. ``dump`` is for values that an agent hands over: it
+refuses those that JSON can't hold. ``clean`` takes anything: for traces, partial results, messages
+of exceptions. ``storable`` decides what a database can hold. Nothing here knows agents or runs.
 """
 
 from __future__ import annotations
@@ -53,16 +52,19 @@ def clean(
 ) -> Any:
     """Turn any Python object into a JSON value that every database can hold, and never raise.
 
-    What is cut or can't be shown is marked in its place: ``… [12,345 more characters]``,
-    ``… [3 more items]``, ``<cycle>``, ``<nested too deep>``, ``<unprintable Foo>``. ``max_string``
-    is in characters, for each text; ``max_items`` counts the whole value; None is no limit.
-    NUL and lone surrogates become U+FFFD, numbers that are not finite become their names.
-    Fields that a dataclass or a pydantic model keeps out of its repr are left out.
+    Marks in their place show cuts: ``… [12,345 more characters]``, ``… [3 more items]``,
+    ``<cycle>``, ``<nested too deep>``, ``<unprintable Foo>``. NUL and lone surrogates become
+    U+FFFD, numbers that are not finite become their names. Fields that a dataclass or a pydantic
+    model keeps out of its repr are left out.
 
-    ``max_total`` is in characters, for all texts and keys together; with more, all that is long is
-    cut to little. ``redacting`` takes out secrets first: half a secret is not recognised. A text,
-    list or object under a key such as ``password``, ``api_key`` or ``cookie`` is replaced whole;
-    numbers stay, ``max_tokens`` and the like are counts.
+    Args:
+        max_string: characters of each text; None is no limit.
+        max_items: items of the whole value; None is no limit.
+        max_total: characters of all texts and keys; with more, each text is cut to 1,000 characters
+            and the value to 200 items.
+        redacting: take out secrets before cutting: half a secret is not recognised. A text, list or
+            object under a key such as ``password``, ``api_key`` or ``cookie`` is replaced whole;
+            numbers stay, since ``max_tokens`` and the like are counts.
 
     Code of the object's own may run (``__repr__``), so call it where that may happen. It swallows
     what that code raises, with one exception: on the main thread a KeyboardInterrupt or a
@@ -82,11 +84,11 @@ def clean(
 def dump(
     value: object, path: str = "value", adapter: pydantic.TypeAdapter[Any] | None = None
 ) -> Any:
-    """Make a JSON value, a copy, of what an agent hands over, or refuse.
+    """Copy a value that an agent hands over to JSON, or refuse it.
 
-    Besides JSON values it takes what pydantic can serialise: models, dataclasses, dates, sets, ...
-    In texts, NUL and lone surrogates become U+FFFD. With ``adapter`` the value is serialised as
-    that type, of which it must be. ``path`` is what messages call the value.
+    It takes all that pydantic can serialise: models, dataclasses, dates, sets, ... In texts, NUL
+    and lone surrogates become U+FFFD. With ``adapter`` the value is serialised as that type, of
+    which it must be. ``path`` names the value in messages.
 
     Raises:
         ValueError: JSON can't hold it: an unknown type, a number that is not finite, a cycle, too
@@ -97,7 +99,7 @@ def dump(
         # pydantic would read it to its end, which it need not have.
         raise ValueError(f"{found[0]}: {type_name(found[1])} is an iterator; make a list of it.")
     try:
-        # In JSON mode pydantic writes NaN as null, so look for it in what Python mode gives.
+        # In JSON mode pydantic writes NaN as null; Python mode keeps it.
         raw = adapter.dump_python(value, by_alias=True, warnings="error")
         result = adapter.dump_python(value, mode="json", by_alias=True, warnings="error")
     except Exception as error:
@@ -133,7 +135,7 @@ def error_text(exc: BaseException, max_length: int = 10_000) -> str:
 
 
 def _with_clean_text(value: Any) -> Any:
-    # Recursive: pydantic has refused what is nested too deep for that.
+    # Recursive: pydantic has refused values that are nested too deep for that.
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""What JSON has, and every database that we use can hold.
+"""The JSON values that every database can hold.
 
 Python's JSON is wider than JSON (NaN), and JSON is wider than PostgreSQL's jsonb and text (no NUL,
-no lone surrogates). This module is the one place that knows the difference. It knows nothing of
-objects that are not JSON yet: ``jsonable`` does.
+no lone surrogates). Only this module knows the difference. It does not know objects that are not
+JSON yet: ``jsonable`` does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PLAIN: Final = frozenset({type(None), bool, int, float, str, list, dict})
 _CONTAINERS: Final = frozenset({list, dict, tuple, set, frozenset})
 _MOST_PROBLEMS: Final = 100
 _LONGEST_KEY_IN_PATH: Final = 100
+_DEEPEST: Final = 256  # as deep as pydantic goes
 
 
 def check(value: object, path: str = "input", max_depth: int = MAX_DEPTH) -> dict[str, list[str]]:
@@ -83,12 +84,12 @@ def child_path(path: str, key: object) -> str:
 
 def find(value: object, path: str, is_wanted: Callable[[Any], bool]) -> tuple[str, Any] | None:
     """Find the first such item in lists, tuples, sets and dicts; return its path and the item."""
-    for level in islice(_levels(value), MAX_DEPTH + 1):
+    for level in islice(_levels(value), _DEEPEST):
         if any(map(is_wanted, level)):
             break
     else:
         return None
-    for parent, key, item, _ in _walk(value, path, MAX_DEPTH):
+    for parent, key, item, _ in _walk(value, path, _DEEPEST):
         if is_wanted(item):
             return _join(parent, key), item
     return None
