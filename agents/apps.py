@@ -1,4 +1,4 @@
-"""The one module of this package, beside its system checks, that knows Django."""
+"""With ``checks``, the one module of this package that knows Django."""
 
 from django.apps import AppConfig
 from django.utils.module_loading import autodiscover_modules

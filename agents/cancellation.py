@@ -1,8 +1,8 @@
 """The cancel token, and what an agent's code asks of it.
 
-The token says that a stop was asked for; it never interrupts anything. Code finds out when it
-looks: at the guard of a tool, or by ``should_stop()``. This module must not know tools, traces or
-runs, and needs nothing but the standard library.
+The token says that a stop was requested; it never interrupts anything. Code finds out at the guard
+of a tool, or by ``should_stop()``. This module must not know tools, traces or runs, and needs
+nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from .exceptions import AgentStopped
 
@@ -44,30 +43,25 @@ class StopMode(enum.StrEnum):
 
     @property
     def rank(self) -> int:
-        return _RANKS[self]
-
-
-_RANKS = {mode: rank for rank, mode in enumerate(StopMode)}
+        return list(StopMode).index(self)
 
 
 class StopCause(enum.StrEnum):
-    """Why a token was tripped. A wish outranks a shutdown: ``stopped`` always means a wish."""
+    """Why a token was tripped. A request outranks a shutdown: only it ends a run as ``stopped``."""
 
     SHUTDOWN = "shutdown"
-    WISH = "wish"
+    REQUEST = "request"
 
 
 class Lease:
     """Until when tokens admit calls, without asking the database.
 
-    A host that others may give up on, because it does not answer for a while, shares one among its
-    tokens and extends it. Once over it is over for good: others may have begun in its place.
+    A host that others may declare lost shares one lease among its tokens and extends it. Once over
+    it stays over: other hosts may have taken the runs.
 
     Attributes:
-        until: on ``time.monotonic()``'s clock, which goes on while the process is frozen.
+        until: on ``time.monotonic()``'s clock, which runs while the process is frozen.
     """
-
-    __slots__ = ("_lock", "until")
 
     def __init__(self, until: float = float("inf")) -> None:
         self.until = until
@@ -78,7 +72,7 @@ class Lease:
         return time.monotonic() >= self.until
 
     def extend(self, until: float) -> bool:
-        """Go on until then; return whether it was not over yet."""
+        """Extend it, unless it is over; return whether that worked."""
         with self._lock:
             if self.is_over:
                 return False
@@ -86,7 +80,7 @@ class Lease:
             return True
 
     def end(self) -> None:
-        """Be over from now on."""
+        """End it now."""
         with self._lock:
             self.until = float("-inf")
 
@@ -102,31 +96,14 @@ class CancelToken:
     instant: never in between.
 
     Attributes:
-        stopped: whether a stop was asked for. Goes from False to True once.
+        stopped: whether a stop was requested. Changes from False to True, once.
         lease: until when calls are admitted; a child's is its parent's.
         mode, reason, cause: of the request; only ``mode`` and ``cause`` may still escalate.
         acknowledged_at: when the token was tripped (aware, UTC).
         acknowledged_monotonic: the same instant on ``time.monotonic()``'s clock.
-        observed_at: when the code first met the stop: a guard refused, or ``should_stop()`` said
+        observed_at: when the code observed the stop: a guard refused, or ``should_stop()`` said
             True.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_children",
-        "_lock",
-        "_observers",
-        "acknowledged_at",
-        "acknowledged_monotonic",
-        "cause",
-        "lease",
-        "mode",
-        "observed_at",
-        "parent",
-        "reason",
-        "stopped",
-    )
 
     def __init__(self, parent: CancelToken | None = None, *, lease: Lease = _NO_END) -> None:
         self.parent = parent
@@ -138,8 +115,8 @@ class CancelToken:
         self.acknowledged_at: datetime | None = None
         self.acknowledged_monotonic: float | None = None
         self.observed_at: datetime | None = None
-        self._callbacks: list[Callable[[CancelToken], None]] | None = None
-        self._observers: list[Callable[[str, str], None]] | None = None
+        self._callbacks: list[Callable[[CancelToken], None]] = []
+        self._observers: list[Callable[[str, str], object]] = []
         self._children: weakref.WeakSet[CancelToken] | None = None
         if parent is None:
             # Reentrant: the garbage collector may end a suspended coroutine of an agent's, and with
@@ -161,13 +138,13 @@ class CancelToken:
         mode: StopMode | str = StopMode.GRACEFUL,
         reason: str = "",
         *,
-        cause: StopCause = StopCause.WISH,
+        cause: StopCause = StopCause.REQUEST,
     ) -> bool:
         """Ask this token's whole subtree to stop; return whether that changed anything here.
 
-        Thread-safe and idempotent. A repeat with a harder mode, or a wish after a shutdown,
-        escalates; anything else changes nothing. Callbacks run before this returns, in this
-        thread, outside the lock.
+        Thread-safe and idempotent. A repeat with a harder mode, or a stop request after a
+        shutdown, escalates; anything else changes nothing. Callbacks run before this returns, in
+        this thread, outside the lock.
         """
         mode = StopMode(mode)
         with self._lock:
@@ -180,7 +157,7 @@ class CancelToken:
                     changed.append(token)
                 if token._children is not None:
                     pending.extend(token._children)
-            calls = [(t, callback) for t in changed for callback in tuple(t._callbacks or ())]
+            calls = [(t, callback) for t in changed for callback in tuple(t._callbacks)]
         for token, callback in calls:
             _call(callback, token)
         return self in changed
@@ -197,7 +174,7 @@ class CancelToken:
         if mode.rank > self.mode.rank:
             self.mode = mode
             escalated = True
-        if cause is StopCause.WISH and self.cause is StopCause.SHUTDOWN:
+        if cause is StopCause.REQUEST and self.cause is StopCause.SHUTDOWN:
             self.cause, self.reason = cause, reason
             escalated = True
         return escalated
@@ -208,8 +185,6 @@ class CancelToken:
         It is called in whichever thread asks for the stop, and must not block.
         """
         with self._lock:
-            if self._callbacks is None:
-                self._callbacks = []
             self._callbacks.append(callback)
             stopped = self.stopped
         if stopped:
@@ -217,14 +192,12 @@ class CancelToken:
 
     def remove_callback(self, callback: Callable[[CancelToken], None]) -> None:
         with self._lock:
-            if self._callbacks and callback in self._callbacks:
+            if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
-    def add_observer(self, observer: Callable[[str, str], None]) -> None:
-        """Call ``observer(tool, label)`` once, when the code first meets the stop."""
+    def add_observer(self, observer: Callable[[str, str], object]) -> None:
+        """Call ``observer(tool, label)`` once, when the code first observes the stop."""
         with self._lock:
-            if self._observers is None:
-                self._observers = []
             self._observers.append(observer)
 
     def ancestors(self) -> Iterator[CancelToken]:
@@ -235,25 +208,24 @@ class CancelToken:
             token = token.parent
 
     def observe(self, tool: str = "", label: str = "") -> None:
-        """Note that the code has met the stop; only the first time counts."""
+        """Note that the code has observed the stop; only the first time counts."""
         with self._lock:
             if self.observed_at is not None:
                 return
             self.observed_at = datetime.now(UTC)
-            observers = list(self._observers or ())
+            observers = list(self._observers)
         for observer in observers:
             _call(observer, tool, label)
 
     def admit(self, tool: str = "", label: str = "", *, in_cleanup: bool = True) -> float:
         """Let one call start, or refuse it; return the instant, on ``time.monotonic()``'s clock.
 
-        The decision and the instant are taken under the lock that ``request`` takes: a call that
-        was admitted has started before the stop was acknowledged, always. With ``in_cleanup``
-        False a surrounding ``cleanup()`` makes no difference. Once the lease is over the token is
-        tripped, and nothing is admitted, whichever thread notices it first.
+        It holds the lock that ``request`` takes, so an admitted call always started before the stop
+        was acknowledged. With ``in_cleanup`` False a surrounding ``cleanup()`` makes no difference.
+        The first thread that finds the lease over trips the token.
 
         Raises:
-            AgentStopped: a stop was asked for, and no ``cleanup()`` is open around the caller; or
+            AgentStopped: a stop was requested, and no ``cleanup()`` is open around the caller; or
                 the lease is over.
         """
         with self._lock:
@@ -276,7 +248,7 @@ class CancelToken:
         return f"<CancelToken {state}>"
 
 
-def _call(callback: Callable[..., None], *args: object) -> None:
+def _call(callback: Callable[..., object], *args: object) -> None:
     try:
         callback(*args)
     except Exception:
@@ -316,7 +288,7 @@ def check_should_stop() -> None:
     Meant for loops that compute without calling a tool: it costs some 30 ns.
 
     Raises:
-        AgentStopped: a stop was asked for.
+        AgentStopped: a stop was requested.
     """
     token = _token.get()
     if token.stopped and not is_in_cleanup():
@@ -351,23 +323,12 @@ class cleanup:  # in lower case, since it is used like a function
     cut as well; in a thread only the guards can refuse. ``abandon`` ends it at once. Inside
     another ``cleanup()`` the one that ends first counts.
 
-    Calling another agent is refused even inside: nothing new is begun during a stop.
+    Calling another agent is refused even inside: a stop lets no agent start.
 
     Raises:
         AgentStopped: at its end, when the time was over and it had to cut.
         ValueError: ``seconds`` is not a positive number.
     """
-
-    __slots__ = (
-        "_deadline",
-        "_entered",
-        "_loop",
-        "_outer",
-        "_reset",
-        "_seconds",
-        "_timeout",
-        "_token",
-    )
 
     def __init__(self, seconds: float = 5.0) -> None:
         if not 0 < seconds < float("inf"):
@@ -383,7 +344,7 @@ class cleanup:  # in lower case, since it is used like a function
 
     @property
     def is_open(self) -> bool:
-        """Whether guards let through on account of this one."""
+        """Whether guards admit calls because of this one."""
         if self._reset is None or (self._outer is not None and not self._outer.is_open):
             return False
         if self._timeout is not None and self._timeout.expired():
@@ -391,26 +352,15 @@ class cleanup:  # in lower case, since it is used like a function
         return self._deadline is None or time.monotonic() < self._deadline
 
     def __enter__(self) -> Self:
-        self._enter_once()
-        return self._open()
-
-    def _enter_once(self) -> None:
         if self._entered:
             raise RuntimeError("a cleanup() can't be entered twice; make a new one")
         self._entered = True
-
-    def _open(self) -> Self:
         self._outer = _cleanup.get()
         self._reset = _cleanup.set(self)
         self._token.add_callback(self._on_stop)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: Any) -> None:
         self._token.remove_callback(self._on_stop)
         reset, self._reset = self._reset, None
         if reset is None:
@@ -421,23 +371,18 @@ class cleanup:  # in lower case, since it is used like a function
             logger.debug("a cleanup() was left in another context than it was entered in")
 
     async def __aenter__(self) -> Self:
-        self._enter_once()
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        await self._timeout.__aenter__()
-        return self._open()
+        if not self._entered:
+            self._loop = asyncio.get_running_loop()
+            self._timeout = asyncio.timeout(None)
+            await self._timeout.__aenter__()
+        return self.__enter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(exc_type, exc, traceback)
+    async def __aexit__(self, *exc_info: Any) -> None:
+        self.__exit__(*exc_info)
         assert self._timeout is not None
         timeout, self._timeout = self._timeout, None
         try:
-            await timeout.__aexit__(exc_type, exc, traceback)
+            await timeout.__aexit__(*exc_info)
         except TimeoutError as error:
             raise AgentStopped(f"cleanup was cut after {self._seconds:g} s") from error
 

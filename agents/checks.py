@@ -1,7 +1,4 @@
-"""What is wrong with the registered agents, as Django's system checks.
-
-Importing this module registers them. It translates; what is wrong is decided in the registry.
-"""
+"""The registry's problems, as Django's system checks. Importing this module registers them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a host gives to the agents that it runs.
 
-The tools guard and trace; what they reach is behind these protocols. ``runs`` implements them on
+The tools guard and trace; through these protocols they reach the world. ``runs`` implements them on
 the ORM and the executor, ``agents.testing`` in memory.
 """
 
@@ -43,7 +43,7 @@ class DataStoreBackend(Protocol):
         """Return how many there were."""
 
     async def list_keys(self, namespace: str, prefix: str) -> list[str]:
-        """Return the keys that begin with ``prefix``, sorted by code point."""
+        """Return the keys that start with ``prefix``, sorted by code point."""
 
     async def get_all(self, namespace: str) -> dict[str, Any]: ...
 
@@ -64,7 +64,7 @@ class ChildEnd:
 
 
 class ChildRun(Protocol):
-    """A called agent, under way."""
+    """A called agent that is running."""
 
     id: str
 
@@ -76,7 +76,7 @@ class ChildRun(Protocol):
 
 
 class StartedRun(Protocol):
-    """A run that was begun beside its caller, and may be on another worker."""
+    """A run that its caller has started, perhaps on another worker."""
 
     id: str
 
@@ -94,10 +94,10 @@ class AgentCaller(Protocol):
     """Starts agents below a run."""
 
     async def start(self, name: str, input: object) -> ChildRun:
-        """Begin a run of agent ``name``; nothing exists if this raises.
+        """Start a run of agent ``name``; if this raises, no run exists.
 
         Raises:
-            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun.
+            AgentNotFound, InvalidInput, AgentCallTooDeep: the agent can't be called like this.
             AgentStopped: the caller was asked to stop meanwhile.
         """
 

@@ -1,4 +1,4 @@
-"""What can go wrong in an agent, and the one thing that is not an error: being stopped.
+"""Errors of agents, and the one thing that is not an error: being stopped.
 
     BaseException
     ├── AgentStopped            a stop was requested, and a guard refused
@@ -43,20 +43,18 @@ __all__ = [
 class AgentStopped(BaseException):
     """The run was asked to stop, and this call was refused.
 
-    Let it pass. Code that must tidy up does so in ``finally``; code that must still save
-    something does so inside ``cleanup()``. Swallowing it only delays the stop to the next guard.
+    Let it pass. Tidy up in ``finally``, and save what you have inside ``cleanup()``. Swallowing it
+    only delays the stop to the next guard.
     """
 
 
 class AgentError(Exception):
-    """What an agent or a tool may raise to end a run as ``error`` with a code of its own."""
+    """An agent or a tool raises it to end the run as ``error``, with a code of its own."""
 
     code: ClassVar[str] = "agent_error"
 
 
 class AgentNotFound(AgentError):
-    """No agent of that name is registered."""
-
     code = "agent_not_found"
 
 
@@ -74,8 +72,6 @@ class InvalidInput(AgentError):
 
 
 class InvalidOutput(AgentError):
-    """The agent returned something that its output schema, or JSON, can't hold."""
-
     code = "invalid_output"
 
 
@@ -105,13 +101,11 @@ class SubAgentStopped(_SubAgentError):
 
 
 class AgentCallTooDeep(AgentError):
-    """Agents called agents beyond the depth that a tree may have."""
-
     code = "agent_call_too_deep"
 
 
 class RunIsOver(AgentError):
-    """A tool was used after its agent had returned (by a task or thread that was left behind)."""
+    """A tool was used after its agent had returned (by a task or thread that it left running)."""
 
     code = "run_is_over"
 
@@ -138,6 +132,4 @@ class AddressRefused(AgentError):
 
 
 class DocumentError(AgentError):
-    """A document can't be fetched or read."""
-
     code = "document_error"

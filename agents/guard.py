@@ -1,6 +1,6 @@
-"""The one guard: check, note what is in flight, call, trace.
+"""The one guard: check, note the call as in flight, call, trace.
 
-Every tool goes through it, no tool looks at the token by itself. A Guard belongs to one run and
+Every tool goes through it; no tool reads the token by itself. A Guard belongs to one run and
 carries that run's token and trace, so a call is guarded even from a thread or a task that lost its
 context on the way.
 """
@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, Token
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from .cancellation import CancelToken, StopMode, has_cleanup, is_in_cleanup
@@ -27,30 +28,16 @@ T = TypeVar("T")
 
 
 class Guard:
-    """What stands before every call of one run's tools.
+    """Checks and traces every call of one run's tools.
 
     Attributes:
-        calls_started_after_acknowledgement: calls that were let through although their start lay
-            after the token was tripped, those inside ``cleanup()`` apart. Measured from the clock,
-            not derived: it is 0 or there is a bug.
+        calls_started_after_acknowledgement: calls that were let through although they started
+            after the token was tripped, except inside ``cleanup()``. Measured by the clock: it is 0
+            or there is a bug.
         host_cancelled: the process is going away: calls in flight may be cut now.
         tasks: those that the agent has made, and that are not done.
-        parts: those that its calls in flight consist of.
+        parts: the tasks that its calls in flight consist of.
     """
-
-    __slots__ = (
-        "_closed",
-        "_idle",
-        "_in_flight",
-        "_lock",
-        "_loop",
-        "calls_started_after_acknowledgement",
-        "host_cancelled",
-        "parts",
-        "tasks",
-        "token",
-        "trace",
-    )
 
     def __init__(self, token: CancelToken, trace: Trace) -> None:
         self.token = token
@@ -62,9 +49,10 @@ class Guard:
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
-        self._idle: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        token.add_observer(self._on_observed)
+        self._on_idle: Callable[[], Any] | None = None
+        token.add_observer(
+            lambda tool, label: trace.emit("stop_observed", {"tool": tool, "label": label})
+        )
 
     def call(self, tool: str, label: str = "", *, in_cleanup: bool = True, **data: Any) -> Call:
         """Guard one call: ``with guard.call("http", "GET example.org", method="GET") as call:``.
@@ -87,8 +75,8 @@ class Guard:
     def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Make a task that is a part of the code that waits for it, and no task of the agent's.
 
-        At the run's end the agent's tasks are cancelled. This one isn't: the task that waits for it
-        is, and decides.
+        The run's end cancels the agent's tasks, but not this one: the task that waits for it
+        decides.
         """
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.discard(task)
@@ -107,12 +95,9 @@ class Guard:
         with self._lock:
             if not self._in_flight:
                 return
-            self._loop = asyncio.get_running_loop()
-            idle = self._idle = asyncio.Event()
+            idle = asyncio.Event()
+            self._on_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
         await idle.wait()
-
-    def _on_observed(self, tool: str, label: str) -> None:
-        self.trace.emit("stop_observed", {"tool": tool, "label": label})
 
     def _enter(self) -> None:
         with self._lock:
@@ -123,12 +108,11 @@ class Guard:
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
-            if self._in_flight or self._idle is None:
-                return
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._idle.set)
+            if not self._in_flight and self._on_idle is not None:
+                self._on_idle()
 
 
+@dataclass(eq=False)
 class Call:
     """One guarded call, from admission to its event. Made by ``Guard.call``.
 
@@ -138,34 +122,17 @@ class Call:
         has_gone_out: a request of this call was sent already; the transport notes that.
     """
 
-    __slots__ = (
-        "_completed",
-        "_guard",
-        "_in_cleanup",
-        "_reset",
-        "_started",
-        "data",
-        "has_gone_out",
-        "id",
-        "label",
-        "started_at",
-        "tool",
-    )
-
-    def __init__(
-        self, guard: Guard, tool: str, label: str, in_cleanup: bool, data: dict[str, Any]
-    ) -> None:
-        self._guard = guard
-        self.tool = tool
-        self.label = label
-        self.data = data
-        self.id = ""
-        self._in_cleanup = in_cleanup
-        self._completed = False
-        self.has_gone_out = False
+    _guard: Guard
+    tool: str
+    label: str
+    _in_cleanup: bool
+    data: dict[str, Any]
+    id: str = ""
+    has_gone_out: bool = False
+    _completed: bool = False
 
     def start(self) -> Self:
-        """Be admitted, and be in flight from now on.
+        """Ask to be admitted; from then on the call is in flight.
 
         Raises:
             AgentStopped: a stop was asked for.
@@ -189,7 +156,7 @@ class Call:
         return self
 
     def start_unasked(self) -> Self:
-        """Be in flight without being admitted: the runtime waits, the agent's code is over."""
+        """Be in flight without being admitted: the runtime waits, the agent's code has returned."""
         guard = self._guard
         with guard._lock:
             guard._in_flight += 1
@@ -201,7 +168,7 @@ class Call:
         return self
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Be over: write the event and leave the calls in flight."""
+        """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
         outcome = "ok" if self._completed else _outcome(error)
         if outcome == "error":
@@ -232,23 +199,18 @@ class Call:
         self._reset = _call.set(self)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         _call.reset(self._reset)
-        self.finish(exc)
+        self.finish(error)
 
     async def uninterrupted(
         self, work: Coroutine[Any, Any, T], record: Callable[[T], None] | None = None
     ) -> T:
-        """Await ``work``, and let nothing cut it while a graceful stop is on its way.
+        """Await ``work``; during a graceful stop nothing cuts it.
 
-        A TaskGroup answers a stop in one branch by cancelling the others; their calls in flight
-        are to finish all the same. ``record(result)`` is called before a cancellation that came
-        meanwhile is passed on, so that what was paid for is in the trace.
+        A TaskGroup answers a stop in one branch by cancelling the others, but their calls in flight
+        must finish. ``record(result)`` is called before a cancellation that came meanwhile is
+        passed on, so that the trace has what was paid for.
 
         A cancellation takes effect as usual when no stop was asked for (an agent's own time
         limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
@@ -275,7 +237,7 @@ class Call:
         return result
 
     def mark_incomplete(self) -> None:
-        """Take back that the work completed: it was a part of it that did."""
+        """Take back that the work completed: only a part of it did."""
         self._completed = False
 
     @property
@@ -291,7 +253,7 @@ class Call:
             return True
         if has_cleanup():
             # While it is open, this is not its end: a sibling has met the stop, or is done with its
-            # own cleanup. What is being saved here is saved all the same.
+            # own cleanup. This one still saves what it has.
             return not is_in_cleanup()
         return token.mode is not StopMode.GRACEFUL
 

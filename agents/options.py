@@ -1,4 +1,4 @@
-"""What ``@agent`` can be told about how its runs are to be treated, and what of that is allowed.
+"""How an agent wants its runs to be treated, and which values are allowed.
 
 Agents only declare this; their host applies it.
 """
@@ -21,17 +21,7 @@ LONGEST_SECONDS: Final = 366 * 24 * 60 * 60
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the runs of an agent are to be treated.
-
-    Attributes:
-        on_worker_loss: what becomes of a run whose worker is lost: ``fail`` or ``requeue``.
-        max_attempts: how often a run may be claimed in all, from 1 to 1000.
-        priority: what is waiting with a higher one is begun first, from -100 to 100.
-        max_concurrent: how many runs may go on at a time, in the whole installation; None is as
-            many as there is room for. Those that other agents call don't count.
-        queue_seconds: for how long a run may wait for its beginning; 0 is for ever, None is what
-            the installation says.
-    """
+    """How the host treats the runs of an agent; ``Registry.agent`` explains each option."""
 
     on_worker_loss: OnWorkerLoss = "fail"
     max_attempts: int = 3
@@ -40,7 +30,7 @@ class Options:
     queue_seconds: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is not allowed, and what would be. Values may be of any type."""
+        """Yield pairs: a value that is not allowed, and a hint. Values may be of any type."""
         if self.on_worker_loss not in ("fail", "requeue"):
             yield f"on_worker_loss is {self.on_worker_loss!r}.", 'It is "fail" or "requeue".'
         if not _is_whole(self.max_attempts, 1, _MOST_ATTEMPTS):

@@ -1,8 +1,8 @@
 """print() and logging of an agent go to its own trace.
 
-``sys.stdout`` and ``sys.stderr`` are replaced once per process by streams that look up the trace of
-the code that writes; outside any run the text goes where it went before. Nothing is swapped while
-runs are going on, so any number of them can print at once.
+``install`` replaces ``sys.stdout`` and ``sys.stderr`` once per process by streams that look up the
+trace of the code that writes; outside any run the text goes where it went before. So any number of
+runs can print at once.
 """
 
 from __future__ import annotations
@@ -11,46 +11,17 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Iterable
 from typing import Any, TextIO
 
 from .trace import Trace, current_trace
 from .values import jsonable
 
-__all__ = ["capturing", "flush", "install", "uninstall"]
+__all__ = ["flush", "install", "uninstall"]
 
 MAX_PENDING = 8_192  # characters of a line without an end that are kept back
 
 #: Libraries that log what the tools' own events already say; only their warnings are kept.
 _QUIET = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai")
-
-
-class _Pending:
-    """The unfinished lines of one run, by stream and thread."""
-
-    __slots__ = ("lines", "lock")
-
-    def __init__(self) -> None:
-        self.lines: dict[tuple[str, int], str] = {}
-        self.lock = threading.RLock()  # a finaliser may print while this thread is in here
-
-    def add(self, stream: str, text: str) -> str:
-        """Return what is to be written now: whole lines, or a line that grew too long."""
-        key = (stream, threading.get_ident())
-        with self.lock:
-            text = self.lines.pop(key, "") + text
-            whole, newline, rest = text.rpartition("\n")
-            if len(rest) > MAX_PENDING:
-                return text
-            if rest:
-                self.lines[key] = rest + self.lines.get(key, "")
-            return whole + newline
-
-    def rest(self) -> list[tuple[str, str]]:
-        with self.lock:
-            lines = [(stream, text) for (stream, _), text in self.lines.items()]
-            self.lines.clear()
-            return lines
 
 
 class _CapturedStream(io.TextIOBase):
@@ -68,10 +39,6 @@ class _CapturedStream(io.TextIOBase):
             return self.original.write(text)
         _write(trace, self.stream, text)
         return len(text)
-
-    def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]
-        for line in lines:
-            self.write(line)
 
     def flush(self) -> None:
         # A flush by an agent is no reason to cut its line in two; flush(trace) ends it.
@@ -100,13 +67,13 @@ class _CapturedStream(io.TextIOBase):
 
 
 class _TraceHandler(logging.Handler):
-    """Copies log records made inside a run to its trace, beside wherever else they go."""
+    """Copies log records made inside a run to its trace."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Do as a handler does, but without its lock: traces have locks of their own.
 
-        With one for all, runs would wait for each other, and two threads could wait for ever: one
-        that logs, and one whose trace is being written when a finaliser logs.
+        With one lock, runs would wait for each other, and two threads could deadlock: one that
+        logs, and one whose trace is being written when a finaliser logs.
         """
         passed: object = self.filter(record)  # from Python 3.12 on it may be another record
         if passed:
@@ -136,11 +103,11 @@ class _TraceHandler(logging.Handler):
 _installed: list[tuple[str, _CapturedStream]] = []
 _handler: _TraceHandler | None = None
 _install_count = 0
-_install_lock = threading.RLock()  # for the reason that the pending lines' is
+_install_lock = threading.Lock()
 
 
 def install(level: int = logging.INFO) -> None:
-    """Begin to capture; repeats are counted and need as many ``uninstall()``."""
+    """Start to capture; repeats are counted and need as many ``uninstall()``."""
     global _handler, _install_count
     with _install_lock:
         _install_count += 1
@@ -172,29 +139,26 @@ def uninstall() -> None:
             _handler = None
 
 
-def capturing() -> bool:
-    """Tell whether output is being captured in this process."""
-    return _install_count > 0
-
-
 def flush(trace: Trace) -> None:
     """Write the unfinished lines of a run; at its end."""
-    pending = trace.pending_output
-    if isinstance(pending, _Pending):
-        for stream, text in pending.rest():
-            _emit(trace, stream, text)
+    for key in list(trace.pending_output):
+        _emit(trace, key[0], trace.pending_output.pop(key, ""))
 
 
 def _write(trace: Trace, stream: str, text: str) -> None:
-    pending = trace.pending_output
-    if not isinstance(pending, _Pending):
-        with _install_lock:  # two threads of one run may print their first line at once
-            pending = trace.pending_output
-            if not isinstance(pending, _Pending):
-                pending = trace.pending_output = _Pending()
-    whole = pending.add(stream, text)
-    if whole:
-        _emit(trace, stream, whole)
+    """Write whole lines, or a line that grew too long, and keep the rest.
+
+    Needs no lock: a thread has its own lines. A finaliser may print while it is in here.
+    """
+    key, pending = (stream, threading.get_ident()), trace.pending_output
+    text = pending.pop(key, "") + text
+    whole, newline, rest = text.rpartition("\n")
+    if len(rest) > MAX_PENDING:
+        whole, newline, rest = text, "", ""
+    if rest:
+        pending[key] = rest + pending.get(key, "")
+    if whole or newline:
+        _emit(trace, stream, whole + newline)
 
 
 def _emit(trace: Trace, stream: str, text: str) -> None:

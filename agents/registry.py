@@ -1,9 +1,9 @@
-"""Which agents there are, by name, and what each takes and gives.
+"""The agents, by name, and what each takes and gives.
 
-``@agent`` only notes the function down. What a signature means as JSON Schema is worked out when
-the first request for it, since annotations may name what is defined further down. What is
-wrong is kept as a ``Problem``, for the system checks: an import never fails because of an agent's
-name or signature. Nothing here knows runs, nor where agents are called.
+``@agent`` only notes the function down. The first request for an agent works out its JSON Schemas,
+since annotations may name what is defined further down. It keeps a ``Problem`` for the system
+checks: an import never fails because of an agent's name or signature. Nothing here knows runs, nor
+where agents are called.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an agent can't be used as it was meant.
+    """Why an agent can't be used as its author meant it.
 
     Attributes:
         id: ``agents.E001`` a name that is taken, ``agents.E002`` a signature that can't be
@@ -120,9 +120,9 @@ class AgentDefinition:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
-    """What ``@agent`` was told: everything but what has to be worked out."""
+    """What ``@agent`` was told, and with the first request the definition or the problems."""
 
     name: str
     title: str
@@ -132,17 +132,19 @@ class _Entry:
     names: dict[str, Any]  # what annotations of a function inside a function may refer to
     # Of its module when it was registered: a reload keeps the module's dict and changes what is in.
     spec: object
+    definition: AgentDefinition | None = None
+    problems: list[Problem] = field(default_factory=list)
 
     @property
     def where(self) -> str:
         return signatures.where(self.function)
 
     def is_same_function(self, function: Callable[..., Any]) -> bool:
-        """Say whether ``function`` is ours, made once more: its module was loaded again, or the
-        function that encloses it was called again.
+        """Say whether ``function`` is ours, made once more by a reload of its module or by another
+        call of the function around it.
 
         Two functions of one name in one module are not: one is a copy that was never renamed. Only
-        the module's ``__spec__``, new with each loading, tells that from an edited module.
+        the module's ``__spec__``, new with each load, tells that from an edited module.
         """
         ours, theirs = inspect.unwrap(self.function), inspect.unwrap(function)
         if (ours.__module__, ours.__qualname__) != (theirs.__module__, theirs.__qualname__):
@@ -154,19 +156,12 @@ class _Entry:
 
 
 class Registry:
-    """Agents by name. Safe to use from any thread.
-
-    The one that matters is the module's own, behind ``agent``, ``get``, ``all``, ``problems`` and
-    ``isolated``.
-    """
+    """Agents by name. Safe to use from any thread; the module has one, and its methods."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._entries: dict[str, _Entry] = {}
         self._recorded: dict[Problem, None] = {}  # a set that keeps its order
-        # Worked out on demand; a name is in one of them or in neither.
-        self._definitions: dict[str, AgentDefinition] = {}
-        self._unusable: dict[str, list[Problem]] = {}
 
     def agent(
         self,
@@ -184,7 +179,7 @@ class Registry:
 
         Its first parameter is ``tools``; those after it become the input's JSON Schema, and the
         return annotation the output's. A ``def`` is as good as an ``async def``. Never raises
-        because of what it decorates: what is wrong becomes a system check.
+        because of the function: its problems become system checks.
 
         Args:
             name: a lower-case letter, then lower-case letters, digits, ``-`` and ``_``, at most 100
@@ -194,11 +189,11 @@ class Registry:
             on_worker_loss: ``"fail"`` ends a run whose worker was lost, ``"requeue"`` starts it
                 again.
             max_attempts: how often a run may be claimed in all, from 1 to 1000.
-            priority: what is waiting with a higher one is begun first, from -100 to 100.
-            max_concurrent: how many runs may go on at a time, in the whole installation; None is
-                as many as there is room for. Those that other agents call don't count.
-            queue_seconds: for how long a run may wait for its beginning before it ends as an
-                error; 0 is for ever, None is what the installation says.
+            priority: the queue starts runs with a higher one first, from -100 to 100.
+            max_concurrent: how many runs the whole installation may execute at a time; None is no
+                limit. Runs that other agents call don't count.
+            queue_seconds: how long a run may wait in the queue before it ends as an error; 0 is for
+                ever, None is the installation's setting.
         """
         options = Options(on_worker_loss, max_attempts, priority, max_concurrent, queue_seconds)
         if callable(name):  # @agent without parentheses
@@ -206,14 +201,31 @@ class Registry:
             return name
 
         def register(function: F) -> F:
-            self._register(
-                function,
-                sys._getframe(1).f_locals,
-                name=name,
-                title=title,
-                description=description,
-                options=options,
-            )
+            caller_locals = sys._getframe(1).f_locals
+            where = signatures.where(function)
+            wrong = [*_wrong_words(name, title, description), *options.problems()]
+            reasons = [("agents.E003", *reason) for reason in wrong]
+            if not reasons and not inspect.isfunction(function):
+                message = f"{type(function).__name__} objects can't be agents."
+                reasons = [("agents.E002", message, "Decorate a function, def or async def.")]
+            with self._lock:
+                known = None if reasons else self._entries.get(name)
+                if known is not None and not known.is_same_function(function):
+                    message = f"There is an agent of this name already, at {known.where}."
+                    hint = "Rename one of them; until then the first one is used."
+                    reasons = [("agents.E001", message, hint)]
+                for id, message, hint in reasons:
+                    self._recorded[Problem(id, str(name), message, hint, where)] = None
+                if not reasons:
+                    self._entries[name] = _Entry(
+                        name,
+                        title or re.sub("[-_]+", " ", name).strip().capitalize(),
+                        description or _described(function),
+                        function,
+                        options,
+                        signatures.local_names(function, caller_locals),
+                        _spec_of(function),
+                    )
             return function
 
         return register
@@ -224,11 +236,8 @@ class Registry:
         Raises:
             AgentNotFound: there is none, or it can't be used; the message says what is close.
         """
-        definition = self._definitions.get(name)
-        if definition is None:
-            with self._lock:
-                if name in self._entries:
-                    definition = self._work_out(name)
+        entry = self._entries.get(name)
+        definition = (entry.definition or self._work_out(entry)) if entry else None
         if definition is None:
             raise AgentNotFound(self._why_not(name))
         return definition
@@ -236,130 +245,63 @@ class Registry:
     def all(self) -> list[AgentDefinition]:
         """Return every agent that can be used, by name."""
         with self._lock:
-            found = [self._work_out(name) for name in sorted(self._entries)]
+            found = [self._work_out(self._entries[name]) for name in sorted(self._entries)]
         return [definition for definition in found if definition is not None]
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong with what was registered, in the order of file and line."""
+        """Return the problems of all that was registered, in the order of file and line."""
         with self._lock:
-            for name in list(self._entries):  # evaluating annotations may import more agents
-                self._work_out(name)
-            found = [*self._recorded, *(p for some in self._unusable.values() for p in some)]
+            entries = list(self._entries.values())  # evaluating annotations may import more agents
+            for entry in entries:
+                self._work_out(entry)
+            found = [*self._recorded, *(problem for entry in entries for problem in entry.problems)]
         return sorted(found, key=lambda problem: (problem.where, problem.id, problem.message))
 
     @contextmanager
     def isolated(self, *, empty: bool = False) -> Iterator[Registry]:
         """Forget at the end, for tests, what was registered meanwhile, in any thread.
 
-        ``empty`` begins without the agents that are there. A module that is imported for the first
+        ``empty`` starts without the agents that are there. A module that is imported for the first
         time inside doesn't register its agents again later.
         """
         with self._lock:
-            before = self._contents()
+            before = dict(self._entries), dict(self._recorded)
             if empty:
-                self._set_contents(({}, {}, {}, {}))
+                self._entries, self._recorded = {}, {}
         try:
             yield self
         finally:
             with self._lock:
-                self._set_contents(before)
-
-    def _contents(self) -> tuple[Any, ...]:
-        return (
-            dict(self._entries),
-            dict(self._recorded),
-            dict(self._definitions),
-            dict(self._unusable),
-        )
-
-    def _set_contents(self, contents: tuple[Any, ...]) -> None:
-        self._entries, self._recorded, self._definitions, self._unusable = contents
-
-    def _register(
-        self,
-        function: Callable[..., Any],
-        caller_locals: dict[str, Any],
-        *,
-        name: str,
-        title: str,
-        description: str,
-        options: Options,
-    ) -> None:
-        where = signatures.where(function)
-        wrong = [*_wrong_words(name, title, description), *options.problems()]
-        with self._lock:
-            for message, hint in wrong:
-                self._record(Problem("agents.E003", str(name), message, hint, where))
-            if wrong:
-                return
-            if not inspect.isfunction(function):
-                message = f"{type(function).__name__} objects can't be agents."
-                hint = "Decorate a function, def or async def."
-                self._record(Problem("agents.E002", name, message, hint, where))
-                return
-            known = self._entries.get(name)
-            if known is not None and not known.is_same_function(function):
-                message = f"There is an agent of this name already, at {known.where}."
-                hint = "Rename one of them; until then the first one is used."
-                self._record(Problem("agents.E001", name, message, hint, where))
-                return
-            self._entries[name] = _Entry(
-                name,
-                title or _humanised(name),
-                description or _described(function),
-                function,
-                options,
-                signatures.local_names(function, caller_locals),
-                _spec_of(function),
-            )
-            self._definitions.pop(name, None)
-            self._unusable.pop(name, None)
+                self._entries, self._recorded = before
 
     def _refuse_bare(self, function: Callable[..., Any]) -> None:
-        name = getattr(function, "__name__", type(function).__name__)
+        name = str(getattr(function, "__name__", type(function).__name__))
         message = "The agent has no name: @agent stands without parentheses."
-        hint = f'Write @agent("{str(name).lower()}").'
+        hint = f'Write @agent("{name.lower()}").'
+        problem = Problem("agents.E003", name, message, hint, signatures.where(function))
         with self._lock:
-            where = signatures.where(function)
-            self._record(Problem("agents.E003", str(name), message, hint, where))
+            self._recorded[problem] = None
 
-    def _record(self, problem: Problem) -> None:
-        self._recorded[problem] = None
-
-    def _work_out(self, name: str) -> AgentDefinition | None:
-        """Return the definition, None if the signature can't be described. Under the lock."""
-        if name in self._definitions or name in self._unusable:
-            return self._definitions.get(name)
-        entry = self._entries[name]
-        try:
-            signature = signatures.read(entry.function, entry.names, entry.title)
-        except signatures.CannotDescribe as refusal:
-            self._unusable[name] = [
-                Problem("agents.E002", name, message, hint, entry.where)
-                for message, hint in refusal.reasons
-            ]
-            return None
-        definition = AgentDefinition(
-            name=name,
-            title=entry.title,
-            description=entry.description,
-            function=entry.function,
-            is_async=inspect.iscoroutinefunction(entry.function),
-            options=entry.options,
-            input_schema=signature.input_schema,
-            output_schema=signature.output_schema,
-            _signature=signature,
-        )
-        self._definitions[name] = definition
-        return definition
+    def _work_out(self, entry: _Entry) -> AgentDefinition | None:
+        """Return the definition, None if the signature can't be described."""
+        with self._lock:
+            if entry.definition is None and not entry.problems:
+                try:
+                    entry.definition = _define(entry)
+                except signatures.CannotDescribe as refusal:
+                    entry.problems = [
+                        Problem("agents.E002", entry.name, message, hint, entry.where)
+                        for message, hint in refusal.reasons
+                    ]
+            return entry.definition
 
     def _why_not(self, name: str) -> str:
         shown = clean_text(str(name), 100)
         with self._lock:
-            unusable = self._unusable.get(name)
-            names = sorted(self._entries.keys() - self._unusable.keys())
-        if unusable:
-            return f'The agent "{shown}" can\'t be used: {unusable[0].message}'
+            entry = self._entries.get(name)
+            names = sorted(entry.name for entry in self._entries.values() if not entry.problems)
+        if entry is not None and entry.problems:
+            return f'The agent "{shown}" can\'t be used: {entry.problems[0].message}'
         close = difflib.get_close_matches(shown, names)
         if close:
             quoted = " or ".join(f'"{match}"' for match in close)
@@ -368,6 +310,21 @@ class Registry:
             return f'There is no agent "{shown}": none is registered.'
         some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         return f'There is no agent "{shown}". There are: {some}.'
+
+
+def _define(entry: _Entry) -> AgentDefinition:
+    signature = signatures.read(entry.function, entry.names, entry.title)
+    return AgentDefinition(
+        name=entry.name,
+        title=entry.title,
+        description=entry.description,
+        function=entry.function,
+        is_async=inspect.iscoroutinefunction(entry.function),
+        options=entry.options,
+        input_schema=signature.input_schema,
+        output_schema=signature.output_schema,
+        _signature=signature,
+    )
 
 
 def _spec_of(function: Callable[..., Any]) -> object:
@@ -380,11 +337,6 @@ def _wrong_words(name: object, title: object, description: object) -> Iterator[t
     for option, value in (("title", title), ("description", description)):
         if not isinstance(value, str):
             yield f"The {option} is {value!r}.", f"A {option} is text."
-
-
-def _humanised(name: str) -> str:
-    words = name.replace("-", " ").replace("_", " ").split()
-    return " ".join(words).capitalize()
 
 
 _SECTION: Final = re.compile(

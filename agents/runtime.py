@@ -2,7 +2,7 @@
 
 The runtime knows nothing of records, queues or processes. It binds the ambient token, trace and
 guard, calls the function, and returns only when the agent's code has really ended: its calls in
-flight, its sub-agents, and the tasks that it left behind.
+flight, its sub-agents, and the tasks that it left running.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 
 from . import output
 from .cancellation import StopCause, bind_token, leave_cleanup
@@ -27,8 +27,9 @@ from .tools.agents.handle import forget_started, settle_started
 from .tools.http.client import close_clients
 from .trace import bind_trace
 from .values import jsonable, redaction
+from .wire import ErrorInfo
 
-__all__ = ["AgentTask", "ErrorInfo", "Outcome", "describe_error", "run_agent", "task_factory"]
+__all__ = ["AgentTask", "Outcome", "describe_error", "run_agent", "task_factory"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +38,16 @@ MAX_MESSAGE = 4_000  # characters
 MAX_TRACEBACK = 20_000  # characters
 
 
-class ErrorInfo(TypedDict):
-    """An error as a record has it."""
-
-    code: str
-    type: str
-    message: str
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an agent's code has ended.
 
     Attributes:
-        kind: ``stopped`` if a wish to stop was observed, whatever came out afterwards;
+        kind: ``stopped`` if a stop request was observed, whatever came out afterwards;
             ``interrupted`` if the process is going away and no stop was requested; otherwise
             ``success`` for a normal return and ``error`` for an exception.
         result: what was returned, JSON, if ``success``.
-        partial_result: what was returned otherwise, JSON.
+        partial_result: what was returned, JSON, if not ``success``.
         error: if ``error``.
         cleanup_error: what came out of a stopped agent instead of ``AgentStopped``.
     """
@@ -71,8 +64,8 @@ async def run_agent(
 ) -> Outcome:
     """Call the agent's function and return how it ended; never raises.
 
-    To be awaited in a task with a context of its own, on a loop with ``task_factory``. A token that
-    is tripped already means that the function is never called.
+    Await it in a task with a context of its own, on a loop with ``task_factory``. If the token is
+    tripped already, the function is never called.
     """
     guard = environment.guard
     bind_token(guard.token)
@@ -82,23 +75,25 @@ async def run_agent(
     value: Any = None
     error: BaseException | None = None
     guard.trace.emit("agent_start", {"title": definition.title})
-    # Behind its first event: a watchdog may tell of this task at any instant.
-    cast(AgentTask, asyncio.current_task()).guard = guard
+    # After its first event: a watchdog may log about this task at any instant.
+    task = cast(AgentTask, asyncio.current_task())
+    task.guard = guard
     try:
         guard.token.admit("agent", definition.name, in_cleanup=False)
         value = await _call(definition, arguments, environment)
     except BaseException as raised:  # SystemExit too: it must not end the loop of the others
         error = raised
-    try:
-        await _take_own_cancellation(guard)
-    except asyncio.CancelledError as raised:
-        error = error or raised
+    if task.cancelling() and not guard.host_cancelled:
+        try:  # the agent's own, which none of its awaits has raised: it must not cut the wait below
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as raised:
+            error = error or raised
     try:
         await _settle(guard)
     except asyncio.CancelledError as raised:  # the host does not wait any longer
         error = error or raised
     except Exception:
-        logger.exception("what agent %s left behind could not be ended", definition.name)
+        logger.exception("agent %s left tasks or calls that could not be ended", definition.name)
     output.flush(guard.trace)
     return _outcome(definition, guard, value, error)
 
@@ -143,22 +138,12 @@ async def _in_thread(name: str, work: Callable[[], Any]) -> Any:
     return value
 
 
-async def _take_own_cancellation(guard: Guard) -> None:
-    """Meet a cancellation that the agent has asked for and that no await of its own has met.
-
-    It must not hit the wait for what is in flight still.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling() and not guard.host_cancelled:
-        await asyncio.sleep(0)
-
-
 async def _settle(guard: Guard) -> None:
-    """Wait until nothing of the agent's is going on any more.
+    """Wait until nothing of the agent's is running any more.
 
-    The tasks that it left behind are cancelled, as asyncio.run() does at its end. While a stop is
-    on its way these may be branches of a gather() that have not met it yet: as in a TaskGroup,
-    their calls in flight finish first, and their ``finally`` blocks may still use ``cleanup()``.
+    Tasks that it left are cancelled, as asyncio.run() does at its end. During a stop these may be
+    branches of a gather() that have not observed it yet: as in a TaskGroup, their calls in flight
+    finish first, and their ``finally`` blocks may still use ``cleanup()``.
     """
     if not guard.token.stopped:  # otherwise the token refuses
         guard.close()
@@ -168,7 +153,7 @@ async def _settle(guard: Guard) -> None:
         await settle_started(guard)
         await close_clients(guard)  # what may be in flight now are responses that no code reads
         await guard.settle()
-        await settle_started(guard)  # by a call that was in flight in a thread, left behind as well
+        await settle_started(guard)  # by a call that was in flight in a thread
         await close_clients(guard)
     finally:
         guard.close()
@@ -211,7 +196,7 @@ def _outcome(
     if token.stopped and isinstance(essence, AgentStopped):
         token.observe("raise")  # a stop that came by another way than a guard of this run
     observed = token.observed_at is not None
-    if observed and token.cause is StopCause.WISH:
+    if observed and token.cause is StopCause.REQUEST:
         return _unwound("stopped", guard, value, essence)
     if observed or (guard.host_cancelled and essence is not None):
         return _unwound("interrupted", guard, value, essence)
@@ -239,12 +224,12 @@ def _unwound(
 
 
 def _whole(value: object) -> Any:
-    """Return what an agent handed over as JSON, whatever it is, and nothing of it cut."""
+    """Return what an agent handed over as JSON, uncut, whatever its type."""
     return jsonable.clean(value, max_string=None, max_items=None)
 
 
 def _essence(error: BaseException | None) -> BaseException | None:
-    """Unwrap the groups that a TaskGroup makes: what, but for the stop itself, went wrong?"""
+    """Unwrap the groups that a TaskGroup makes; give what went wrong besides the stop itself."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = list(_leaves(error))
@@ -293,7 +278,7 @@ def _emit_error(guard: Guard, error: BaseException) -> None:
 
 
 class AgentTask(asyncio.Task[Any]):
-    """A task that knows whose it is, so that the runtime and a watchdog can tell."""
+    """A task that knows its run's guard, for the runtime and a watchdog."""
 
     guard: Guard | None = None
 

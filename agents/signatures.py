@@ -1,7 +1,6 @@
 """What an agent's signature means: JSON Schemas, and values that are read and written by them.
 
-All that is known about pydantic's strictness stands here. This module knows functions; it knows no
-agent, no registry and no run.
+The one module that knows pydantic's strictness. It knows functions, but no agent, registry or run.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .values import jsonable
 
 __all__ = ["CannotDescribe", "Signature", "local_names", "read", "where"]
 
-Reason = tuple[str, str]  # what is wrong, and what to do about it
+Reason = tuple[str, str]  # a problem and a hint
 Fields = dict[str, list[str]]
 
 _LONGEST_DEFAULT: Final = 10_000  # characters of JSON, in a schema
@@ -35,7 +34,7 @@ _MOST_ERRORS: Final = 10_000
 
 
 class CannotDescribe(Exception):
-    """The signature means no JSON Schema; ``reasons`` has pairs of what is wrong and a hint."""
+    """The signature means no JSON Schema; ``reasons`` has pairs of a problem and a hint."""
 
     def __init__(self, reasons: list[Reason]) -> None:
         super().__init__("; ".join(message for message, _ in reasons))
@@ -52,7 +51,7 @@ class Signature:
     _output: pydantic.TypeAdapter[Any]
 
     def read_input(self, value: object) -> tuple[Fields, dict[str, Any]]:
-        """Return what is wrong with the input, by path, and if nothing is, the arguments."""
+        """Return the problems of the input, by path; without any, the arguments."""
         problems = jsonable.check(value, "input")
         if problems:
             return problems, {}
@@ -85,7 +84,7 @@ class Signature:
         try:
             return self._output.validate_python(value, strict=True)
         except pydantic.ValidationError:
-            # Perhaps a dict for a model, or a text that is not quite Unicode: as JSON, it may do.
+            # Perhaps a dict for a model, or a text that is not quite Unicode: as JSON, it may fit.
             encoded = pydantic_core.to_json(jsonable.dump(value, "output"))
             return self._output.validate_json(encoded, strict=True)
 
@@ -93,8 +92,8 @@ class Signature:
 def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Signature:
     """Work out what a function takes after ``tools``, and what it returns.
 
-    ``names`` are those that annotations may use beside the module's own. The annotation of
-    ``tools`` is never looked at: it may be importable only while type checking.
+    Annotations may use ``names`` besides the module's own. The annotation of ``tools`` is never
+    evaluated: it may be importable only while type checking.
 
     Raises:
         CannotDescribe: the signature means no JSON Schema.
@@ -174,7 +173,7 @@ def local_names(function: Callable[..., Any], caller_locals: dict[str, Any]) -> 
         annotations = [parameter.annotation for parameter in parameters]
         annotations.append(_signature(function).return_annotation)
         words = set(re.findall(r"\w+", " ".join(map(str, annotations))))
-    except Exception:  # read() will say what is wrong with it
+    except Exception:  # read() will refuse it, with the reason
         return {}
     return {name: value for name, value in caller_locals.items() if name in words}
 
@@ -234,7 +233,7 @@ def _evaluated(
 
 
 _UNREADABLE: Final = {
-    # Read while the agent runs, when it is too late to refuse the input.
+    # The agent would read it while it runs, when it is too late to refuse the input.
     "generator": "Write list[...] instead of an iterable.",
     "is-subclass": "JSON has no classes.",
 }
@@ -262,7 +261,7 @@ def _adapter(
 
 
 def _contains(core_schema: Any, kind: str) -> bool:
-    """Look for a kind of schema among those by which pydantic reads JSON strictly."""
+    """Tell whether pydantic uses such a schema when it reads JSON strictly."""
     stack: list[Any] = [core_schema]
     seen: set[int] = set()
     while stack:
@@ -281,7 +280,7 @@ def _contains(core_schema: Any, kind: str) -> bool:
 
 
 def _refuse_misplaced(name: str, annotation: Any, default: object) -> None:
-    """Refuse a pydantic Field that says what the function itself would not know."""
+    """Refuse a pydantic Field with a default or an alias: plain calls would not have it."""
     if isinstance(default, FieldInfo):
         hint = f"Write {name}: Annotated[type, Field(...)] = value, so that plain calls work too."
         raise CannotDescribe([(f"The default of {name} is a Field.", hint)])

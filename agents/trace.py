@@ -1,27 +1,26 @@
-"""What an agent did: its numbered events, the calls going on now, the tokens it used.
+"""What an agent did: its numbered events, the calls in flight, the tokens it used.
 
 A Trace belongs to one run. It numbers events without a gap, makes them fit for JSON, takes secrets
-out, and hands them to a sink; where they go from there (a table, a screen, a list in a test) is the
-sink's business. Any thread may emit.
+out, and hands them to a sink: a table, a screen, a list in a test. Any thread may emit.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Protocol
 
 from .values import jsonable, redaction
+from .wire import CallInfo, EventOnWire, Source
 
 __all__ = [
     "EVENT_TYPES",
-    "CallInfo",
     "Event",
-    "Source",
     "Trace",
     "TraceSink",
     "Usage",
@@ -30,10 +29,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Source = Literal["system", "agent"]
-
-#: Type -> what it tells. ``agent_start`` comes first (again at each new attempt), ``agent_end``
-#: comes last and once, and is the host's to write: only the host knows how the run has ended.
+#: Type -> what it means. ``agent_start`` comes first (again at each new attempt). ``agent_end``
+#: comes last and once; the host writes it, since only the host knows how the run has ended.
 EVENT_TYPES: dict[str, str] = {
     "agent_start": "the agent's function is called",
     "llm_call": "a call to a model has ended",
@@ -59,18 +56,8 @@ _ESSENTIAL = frozenset(
 MAX_EVENTS = 10_000
 MAX_STRING = 32_768  # characters of one string in an event
 MAX_LABEL = 500  # characters of what a call in flight is called
-MAX_TEXT_SO_FAR = 200_000  # characters of one call's streamed text that are kept while it goes on
+MAX_TEXT_SO_FAR = 200_000  # characters of its streamed text that a call in flight keeps
 MAX_DATA = 262_144  # characters of all strings in an event
-_MAX_READ = 1_000_000  # characters of one string that are looked at; the rest is cut in any case
-
-
-class CallInfo(TypedDict):
-    """A guarded call that is going on now."""
-
-    call: str  # id, the same in the call's event and in frames of streamed text
-    tool: str
-    label: str
-    started_at: str  # ISO 8601, UTC
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,8 +73,7 @@ class Event:
     source: Source
     data: dict[str, Any]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the event as it goes over the wire."""
+    def as_dict(self) -> EventOnWire:
         return {
             "run": self.run,
             "seq": self.seq,
@@ -110,38 +96,25 @@ class Usage:
     estimated: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "llm_calls": self.llm_calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "estimated": self.estimated,
-        }
+        return asdict(self)
 
 
-@dataclass(slots=True)
 class _StreamedText:
     """What a model has said so far in one call."""
 
-    pieces: list[str] = field(default_factory=list)
-    length: int = 0
+    def __init__(self) -> None:
+        self.length = 0
+        self._kept = io.StringIO()
 
     def add(self, text: str) -> None:
         if self.length < MAX_TEXT_SO_FAR:
-            self.pieces.append(text)
+            self._kept.seek(0, io.SEEK_END)
+            self._kept.write(text)
         self.length += len(text)
 
-    def behind(self, start: int) -> str:
-        """Return what is kept of it behind ``start`` characters."""
-        kept = sum(map(len, self.pieces)) if self.length >= MAX_TEXT_SO_FAR else self.length
-        missing = kept - start
-        found: list[str] = []
-        for piece in reversed(self.pieces):  # what is new is a little, at the end
-            if missing <= 0:
-                break
-            found.append(piece)
-            missing -= len(piece)
-        text = "".join(reversed(found))
-        return text[-missing:] if missing < 0 else text
+    def after(self, start: int) -> str:
+        self._kept.seek(start)
+        return self._kept.read()
 
 
 class TraceSink(Protocol):
@@ -150,7 +123,7 @@ class TraceSink(Protocol):
     def event(self, event: Event) -> None: ...
 
     def activity(self, trace: Trace) -> None:
-        """What is in flight has changed; ``trace.in_flight()`` tells what is."""
+        """The calls in flight have changed; ``trace.in_flight()`` has them."""
 
     def text(self, trace: Trace, call: str, text: str) -> None:
         """A piece of a model's answer as it streams; never stored."""
@@ -178,13 +151,14 @@ class Trace:
     usage: Usage = field(default_factory=Usage)
     dropped_count: int = 0
     closed: bool = False
-    pending_output: object = None  # output.py keeps the unfinished printed lines here
+    #: The unfinished printed lines, by stream and thread; ``output`` keeps them here.
+    pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
     _emitted: int = 0
     _call_count: int = 0
     _calls: dict[str, CallInfo] = field(default_factory=dict)
     _texts: dict[str, _StreamedText] = field(default_factory=dict)  # of the calls in flight
     # Reentrant: the garbage collector may run a finaliser that prints or logs while this very
-    # thread is writing an event. What comes in between is written after it.
+    # thread is writing an event. Its event is written after that one.
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _is_writing: bool = False
     _waiting: list[tuple[str, dict[str, Any], Source]] = field(default_factory=list)
@@ -197,15 +171,19 @@ class Trace:
     ) -> Event | None:
         """Number an event and hand it to the sink.
 
-        ``data`` is made fit for JSON, secrets are taken out, and what is too long is cut. Returns
-        None when the event was left out: the trace is closed or full.
+        Makes ``data`` fit for JSON, takes secrets out, and cuts long texts. Returns None when it
+        left the event out: the trace is closed or full.
 
         Raises:
             ValueError: there is no such type of event.
         """
         if type not in EVENT_TYPES:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
-        payload = _presentable(data) if data else {}
+        payload: dict[str, Any] = {}
+        if data:
+            payload = jsonable.clean(
+                dict(data), max_string=MAX_STRING, max_total=MAX_DATA, redacting=True
+            )
         with self._lock:
             if self._is_writing:
                 self._waiting.append((type, payload, source))
@@ -222,21 +200,19 @@ class Trace:
     def _write(self, type: str, data: dict[str, Any], source: Source) -> Event | None:
         if self.closed:
             return None
-        if self._emitted >= self.max_events and type not in _ESSENTIAL:
-            if not self.dropped_count:
-                self._append("truncated", {"max_events": self.max_events}, "system")
+        is_dropped = self._emitted >= self.max_events and type not in _ESSENTIAL
+        if is_dropped:
             self.dropped_count += 1
-            return None
-        return self._append(type, data, source)
-
-    def _append(self, type: str, data: dict[str, Any], source: Source) -> Event:
+            if self.dropped_count > 1:
+                return None
+            type, data, source = "truncated", {"max_events": self.max_events}, "system"
         self.last_seq += 1
         self._emitted += 1
         event = Event(
             self.run, self.last_seq, datetime.now(UTC), type, self.agent, self.depth, source, data
         )
         self.sink.event(event)  # under the lock: a sink sees the events in the order of seq
-        return event
+        return None if is_dropped else event
 
     def text(self, call: str, text: str) -> None:
         """Pass on a piece of a model's answer; nothing is stored."""
@@ -248,19 +224,19 @@ class Trace:
                 self._texts.setdefault(call, _StreamedText()).add(text)
         self.sink.text(self, call, text)
 
-    def texts_behind(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
-        """Return what was said in the calls going on behind so many characters of each.
+    def texts_after(self, known: Mapping[str, int]) -> dict[str, tuple[int, str]]:
+        """Return what was said in the calls in flight after so many characters of each.
 
-        Call -> where it begins, text. The text is empty where nothing is new.
+        Call -> where it starts, text. The text is empty where nothing is new.
         """
         with self._lock:
             return {
-                call: (start := known.get(call, 0), text.behind(start))
+                call: (start := known.get(call, 0), text.after(start))
                 for call, text in self._texts.items()
             }
 
     def text_length(self, call: str) -> int:
-        """Return how many characters were passed on in a call that is going on."""
+        """Return how many characters a call in flight has passed on."""
         with self._lock:
             text = self._texts.get(call)
             return text.length if text is not None else 0
@@ -280,14 +256,14 @@ class Trace:
         return call
 
     def end(self, call: str) -> None:
-        """Note that a call is over."""
+        """Note that a call has ended."""
         with self._lock:
             self._calls.pop(call, None)
             self._texts.pop(call, None)
         self.sink.activity(self)
 
     def in_flight(self) -> list[CallInfo]:
-        """Return the calls going on now, oldest first."""
+        """Return the calls in flight, oldest first."""
         with self._lock:
             return list(self._calls.values())
 
@@ -304,38 +280,6 @@ class Trace:
         with self._lock:
             self.closed = True
             return self.last_seq
-
-
-def _presentable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``data`` as an event may have it. First redacted, then cut: half a secret is one."""
-    cleaned = jsonable.clean(dict(data), max_string=_MAX_READ)
-    payload: dict[str, Any] = redaction.redact_value(cleaned)
-    longest, total = _text_sizes(payload)
-    if longest > MAX_STRING:
-        payload = jsonable.clean(payload, max_string=MAX_STRING)
-        longest, total = _text_sizes(payload)
-    if total > MAX_DATA:
-        payload = jsonable.clean(payload, max_string=1_000, max_items=200)
-    return payload
-
-
-def _text_sizes(value: Any) -> tuple[int, int]:
-    """Return the length of the longest string in a JSON value, and of all of them with its keys."""
-    longest = total = 0
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            length = len(item)
-            total += length
-            if length > longest:
-                longest = length
-        elif isinstance(item, dict):
-            todo.extend(item)
-            todo.extend(item.values())
-        elif isinstance(item, list):
-            todo.extend(item)
-    return longest, total
 
 
 _trace: ContextVar[Trace | None] = ContextVar("agents_trace", default=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import uuid_utils.compat
 from django.conf import settings
@@ -19,6 +19,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from agents.cancellation import StopMode
+from agents.trace import Event
+from agents.wire import EventOnWire, Source
 
 from .status import ACTIVE, STOPPING, TERMINAL, TRANSITIONS, Status
 
@@ -370,18 +372,17 @@ class RunEvent(models.Model):
     def __str__(self) -> str:
         return f"{self.run_id} {self.seq} {self.type}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the event in its wire form, that of ``agents.trace.Event.as_dict``."""
-        return {
-            "run": str(self.run_id),
-            "seq": self.seq,
-            "ts": self.ts.isoformat(),
-            "type": self.type,
-            "agent": self.agent,
-            "depth": self.depth,
-            "source": self.source,
-            "data": self.data,
-        }
+    def as_dict(self) -> EventOnWire:
+        return Event(
+            str(self.run_id),
+            self.seq,
+            self.ts,
+            self.type,
+            self.agent,
+            self.depth,
+            cast(Source, self.source),
+            self.data,
+        ).as_dict()
 
 
 class DataStoreEntry(models.Model):

@@ -1,4 +1,4 @@
-"""The shapes of runs and events on the wire: one typed definition for every door.
+"""The shape of a run on the wire: one typed definition for every door.
 
 The API's serializers, and with them OpenAPI, are made from these shapes. ``run_as_dict`` is a plain
 function because lists and feeds write many runs: DRF would copy thirty field objects for each.
@@ -7,7 +7,6 @@ function because lists and feeds write many runs: DRF would copy thirty field ob
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
@@ -15,7 +14,7 @@ from django.db.models import QuerySet
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
-from agents.trace import Source
+from agents.wire import CallInfo, Count, ErrorInfo, Form, Instant, Uuid
 
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import SHOWN
@@ -23,8 +22,7 @@ from .status import SHOWN
 __all__ = [
     "BULK_WORDS",
     "BulkWord",
-    "EventOnWire",
-    "Form",
+    "CleanupError",
     "OutcomeOnWire",
     "RunOnWire",
     "Usage",
@@ -35,32 +33,9 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The form of a field, beyond its type. Its meaning for OpenAPI is a plain string."""
-
-    format: Literal["uuid", "instant"] | None = None
-    min_value: int | None = None
-    max_value: int | None = None
-    max_length: int | None = None
-    choices: tuple[str, ...] | None = None
-
-
-Uuid = Annotated[str, Form("uuid")]
-Instant = Annotated[str, Form("instant")]  # ISO 8601, UTC
-Count = Annotated[int, Form(min_value=0)]
-
-#: The outcome of a request to stop many runs, for one of them.
+#: What came of asking one of many runs to stop.
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
-
-
-class ErrorInfo(TypedDict):
-    """What ended a run as `error`."""
-
-    code: str
-    type: str
-    message: str
 
 
 class CleanupError(TypedDict):
@@ -68,15 +43,6 @@ class CleanupError(TypedDict):
 
     type: str
     message: str
-
-
-class CallOnWire(TypedDict):
-    """A guarded call that is going on now."""
-
-    call: Annotated[str, "Its id, the same in its event."]
-    tool: str
-    label: str
-    started_at: Instant
 
 
 class Usage(TypedDict):
@@ -131,7 +97,7 @@ class RunOnWire(TypedDict):
     created_at: Instant
     started_at: Instant | None
     finished_at: Instant | None
-    in_flight: list[CallOnWire]
+    in_flight: list[CallInfo]
     usage: Usage
     last_seq: Annotated[Count, "The number of its last event."]
     log_removed_at: Annotated[
@@ -139,19 +105,6 @@ class RunOnWire(TypedDict):
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
     stop: ReceiptOnWire | None
-
-
-class EventOnWire(TypedDict):
-    """One line of a run's log."""
-
-    run: Uuid
-    seq: Annotated[int, Form(min_value=1), "From 1, without a gap."]
-    ts: Instant
-    type: str
-    agent: str
-    depth: Annotated[Count, "0 for the root of a tree of runs."]
-    source: Source
-    data: Annotated[dict[str, Any], "What is particular to the type."]
 
 
 class OutcomeOnWire(TypedDict):  # no docstring: it would enter the OpenAPI document

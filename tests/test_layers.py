@@ -48,7 +48,7 @@ LAYERS = [
     ("agents.tools",),
     ("agents.registry", "agents.signatures", "agents.guard", "agents.environment"),
     ("agents.trace", "agents.cancellation", "agents.output"),
-    ("agents.exceptions", "agents.options", "agents.values"),
+    ("agents.exceptions", "agents.options", "agents.values", "agents.wire"),
 ]
 
 # What a module must not know, beside what is above it. Prefixes again, exceptions after them.

@@ -1,7 +1,7 @@
 """What a person needs to test an agent: no Django, no network, no key.
 
-Agents run here as they do in production, through the same runtime, guards and tools; only what is
-behind the tools is in memory. ``docs/writing-agents.md`` shows it in use. Nothing here knows
+Agents run here as they do in production, through the same runtime, guards and tools; only what the
+tools reach is in memory. ``docs/writing-agents.md`` shows it in use. Nothing here knows
 records, workers or doors.
 """
 

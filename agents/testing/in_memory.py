@@ -1,4 +1,4 @@
-"""What is behind the tools of an agent under test: no table, no net."""
+"""What the tools of an agent under test reach: no table, no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 class MemoryDataStore:
     """A data store in memory; give the same one to several runs to see what they share.
 
-    ``entries`` is namespace -> key -> value, to begin with and to look at afterwards.
+    ``entries`` is namespace -> key -> value: at first, and to look at afterwards.
     """
 
     def __init__(self, entries: Mapping[str, Mapping[str, Any]] | None = None) -> None:

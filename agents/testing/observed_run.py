@@ -9,7 +9,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agents.tools.llm.client import Model
@@ -21,8 +21,9 @@ from ..environment import MAX_DEPTH, ChildEnd, Environment
 from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
 from ..registry import AgentDefinition
-from ..runtime import ErrorInfo, Outcome, run_agent, task_factory
-from ..trace import CallInfo, Event, Trace, Usage
+from ..runtime import run_agent, task_factory
+from ..trace import Event, Trace, Usage
+from ..wire import CallInfo, ErrorInfo
 from .in_memory import AnsweredRequests, Handler, MemoryDataStore
 
 __all__ = ["Result", "Run", "run", "running"]
@@ -40,16 +41,16 @@ async def running(
     http: Handler | None = None,
     seconds: float = SECONDS,
 ) -> AsyncIterator[Run]:
-    """Run an agent beside the test: ``async with running(agent, {...}) as run:``.
+    """Run an agent while the test goes on: ``async with running(agent, {...}) as run:``.
 
-    The agent begins at the block's first ``await``, and the block's end waits for the run's. If the
-    block fails, the run is cut off. What the agent prints and logs is in its events.
+    The agent starts at the block's first ``await``, and the block's end waits for the run's. If the
+    block fails, the run is cut off. Events hold what the agent prints and logs.
 
     Args:
         agent: the decorated function, or the agent's name.
         input: its parameters by name, as JSON: checked like the input of any run.
         model: a ``ScriptedModel``; without, the stand-in, at full speed.
-        data_store: to look at, or to share between runs; without, an empty one.
+        data_store: to read afterwards, or to share between runs; without, an empty one.
         http: answers the requests of ``tools.http``; without, each is refused.
         seconds: how long each wait may take before it fails the test.
 
@@ -119,8 +120,8 @@ class Result:
     Attributes:
         partial_result: what a stopped agent returned.
         error: code, type and message, if ``status`` is ``error``.
-        cleanup_error: what came out of a stopped agent instead of the stop.
-        events: everything that its trace has, ``agent_end`` last.
+        cleanup_error: the exception that a stopped agent raised instead of the stop.
+        events: its whole trace, ``agent_end`` last.
         calls_started_after_stop: always 0, those inside ``cleanup()`` apart.
     """
 
@@ -139,8 +140,8 @@ class Run:
 
     Attributes:
         children: the runs that it has called or started, in the order of their start.
-        events: what its trace has so far.
-        token: its cancel token, for tests of what is below the tools.
+        events: its trace so far.
+        token: its cancel token, for tests below the tools.
     """
 
     def __init__(
@@ -157,10 +158,11 @@ class Run:
         self.token: CancelToken = CancelToken(parent.token if parent else None)
         self._setting = setting
         self._depth: int = parent._depth + 1 if parent else 0
-        self._trace = Trace(self.id, self.agent, _Recorder(self), depth=self._depth)
+        host = _Host(self)
+        self._trace = Trace(self.id, self.agent, host, depth=self._depth)
         self._guard = Guard(self.token, self._trace)
         environment = Environment(
-            self._guard, setting.model, setting.data_store, _Caller(self), setting.transports
+            self._guard, setting.model, setting.data_store, host, setting.transports
         )
         self._task = setting.loop.create_task(
             self._main(definition, arguments, environment),
@@ -171,14 +173,11 @@ class Run:
 
     @property
     def in_flight(self) -> list[CallInfo]:
-        """The guarded calls going on now, oldest first."""
+        """The guarded calls in flight, oldest first."""
         return self._trace.in_flight()
 
     def stop(self, mode: StopMode | str = StopMode.GRACEFUL, reason: str = "") -> None:
-        """Ask the run, and all that it has called, to stop; from any thread, any number of times.
-
-        ``abandon`` gives code up that never comes back, and there is no other worker here.
-        """
+        """Ask the run, and all that it has called, to stop; from any thread, repeatedly."""
         mode = StopMode(mode)
         if mode is StopMode.ABANDON:
             raise ValueError("abandon is not for tests: the agent would outlive its test")
@@ -197,7 +196,7 @@ class Run:
         return self._of(event_type)[count - 1]
 
     async def until_in_flight(self, tool: str, count: int = 1) -> list[CallInfo]:
-        """Wait until ``count`` calls of a tool are going on at once, and return them.
+        """Wait until ``count`` calls of a tool are in flight at once, and return them.
 
         ``tool`` is ``call_llm``, ``http``, ``agents.call``, ``agents.wait`` or
         ``data_store.<method>``.
@@ -251,7 +250,7 @@ class Run:
             self.stop(reason=reason)
 
     async def _cut_off(self) -> None:
-        """End what is still going on, as a process does that is going away."""
+        """End what is still running, as a process does that is going away."""
         if self._task.done():
             return
         for run in self._tree():
@@ -269,7 +268,13 @@ class Run:
         self, definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
     ) -> Result:
         outcome = await run_agent(definition, arguments, environment)
-        status, error = _status(outcome)
+        status: Literal["success", "error", "stopped"] = "error"
+        error = outcome.error
+        if outcome.kind == "interrupted":
+            message = "the test was over before the agent was"
+            error = {"code": "worker_shutdown", "type": "CancelledError", "message": message}
+        else:
+            status = outcome.kind
         self._trace.emit("agent_end", {"status": status, "error": error})
         self._trace.close()
         return Result(
@@ -304,23 +309,17 @@ class Run:
         return "\n".join([f"{self.agent}:", *lines, *map(str, self.children)])
 
 
+@dataclass(slots=True, eq=False)
 class _Setting:
     """What the runs of one tree have in common."""
 
-    def __init__(
-        self,
-        model: Model,
-        data_store: MemoryDataStore,
-        transports: AnsweredRequests,
-        seconds: float,
-    ) -> None:
-        self.model = model
-        self.data_store = data_store
-        self.transports = transports
-        self.seconds = seconds
-        self.loop = asyncio.get_running_loop()
-        self.context = contextvars.copy_context()
-        self._waiting: set[asyncio.Future[None]] = set()
+    model: Model
+    data_store: MemoryDataStore
+    transports: AnsweredRequests
+    seconds: float
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    _change: asyncio.Event = field(default_factory=asyncio.Event)
 
     def changed(self) -> None:
         """Wake the waiting test; from any thread."""
@@ -329,21 +328,15 @@ class _Setting:
 
     async def change(self) -> None:
         """Wait for the next change."""
-        waiting: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._waiting.discard(waiting)
+        await self._change.wait()
 
     def _wake(self) -> None:
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        self._change.set()
+        self._change = asyncio.Event()
 
 
-class _Recorder:
-    """A trace sink that keeps the events and wakes the test that waits for them."""
+class _Host:
+    """Keeps a run's events, wakes the test that waits for them, and starts the agents below it."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -358,13 +351,6 @@ class _Recorder:
     def text(self, trace: Trace, call: str, text: str) -> None:
         pass
 
-
-class _Caller:
-    """Starts called agents, and those begun beside, as further tasks of the test's loop."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
     async def start(self, name: str, input: object) -> Run:
         run = self._run
         definition = registry.get(name)
@@ -377,14 +363,4 @@ class _Caller:
         run._setting.changed()
         return child
 
-    async def queue(self, name: str, input: object) -> Run:
-        return await self.start(name, input)
-
-
-def _status(
-    outcome: Outcome,
-) -> tuple[Literal["success", "error", "stopped"], ErrorInfo | None]:
-    if outcome.kind != "interrupted":
-        return outcome.kind, outcome.error
-    message = "the test was over before the agent was"
-    return "error", {"code": "worker_shutdown", "type": "CancelledError", "message": message}
+    queue = start

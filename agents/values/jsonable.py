@@ -1,9 +1,8 @@
 """From any Python object to JSON that every database can hold.
 
-``check`` is for what comes in as JSON; ``dump`` for what an agent hands over: an object that JSON
-can hold, or an error; ``clean`` for what must be kept whatever it is: traces, partial results,
-messages of exceptions. What can be held at all is decided in ``storable``. Nothing here knows
-agents or runs.
+``check`` is for input that is JSON already. ``dump`` is for values that an agent hands over: it
+refuses those that JSON can't hold. ``clean`` takes anything: for traces, partial results, messages
+of exceptions. ``storable`` decides what a database can hold. Nothing here knows agents or runs.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import enum
 import ipaddress
 import math
 import pathlib
+import sys
 import threading
 import uuid
 from collections import deque
@@ -25,20 +25,10 @@ from typing import Any, Final
 import pydantic
 import pydantic_core
 
-from .storable import (
-    INTEGERS_END,
-    MAX_DEPTH,
-    MAX_DIGITS,
-    check,
-    child_path,
-    clean_text,
-    non_finite_path,
-    type_name,
-)
+from .redaction import REDACTED, is_secret_key, redact
+from .storable import INTEGERS_END, MAX_DEPTH, check, child_path, clean_text, find, type_name
 
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_DIGITS",
     "check",
     "child_path",
     "clean",
@@ -57,22 +47,36 @@ def clean(
     max_string: int | None = 100_000,
     max_items: int | None = 10_000,
     max_depth: int = MAX_DEPTH,
+    max_total: int | None = None,
+    redacting: bool = False,
 ) -> Any:
     """Turn any Python object into a JSON value that every database can hold, and never raise.
 
-    What is cut or can't be shown is marked in its place: ``… [12,345 more characters]``,
-    ``… [3 more items]``, ``<cycle>``, ``<nested too deep>``, ``<unprintable Foo>``. ``max_string``
-    is in characters, for each text; ``max_items`` counts the whole value; None is no limit.
-    NUL and lone surrogates become U+FFFD, numbers that are not finite become their names.
-    Fields that a dataclass or a pydantic model keeps out of its repr are left out.
+    Marks in their place show cuts: ``… [12,345 more characters]``, ``… [3 more items]``,
+    ``<cycle>``, ``<nested too deep>``, ``<unprintable Foo>``. NUL and lone surrogates become
+    U+FFFD, numbers that are not finite become their names. Fields that a dataclass or a pydantic
+    model keeps out of its repr are left out.
 
-    Code of the object's own may run (``__repr__``), so call it where that may happen. Whatever that
-    code raises is swallowed, with one exception: on the main thread a KeyboardInterrupt or a
+    Args:
+        max_string: characters of each text; None is no limit.
+        max_items: items of the whole value; None is no limit.
+        max_total: characters of all texts and keys; with more, each text is cut to 1,000 characters
+            and the value to 200 items.
+        redacting: take out secrets before cutting: half a secret is not recognised. A text, list or
+            object under a key such as ``password``, ``api_key`` or ``cookie`` is replaced whole;
+            numbers stay, since ``max_tokens`` and the like are counts.
+
+    Code of the object's own may run (``__repr__``), so call it where that may happen. It swallows
+    what that code raises, with one exception: on the main thread a KeyboardInterrupt or a
     SystemExit may come from a signal handler, and passes. A swallowed ``AgentStopped`` is not lost:
     the next guard raises it again.
     """
     try:
-        return _Cleaner(max_string, max_items, max_depth).clean(value)
+        cleaner = _Cleaner(max_string, max_items, max_depth, redacting)
+        result = cleaner.clean(value)
+        if max_total is not None and cleaner.characters > max_total:
+            return _Cleaner(1_000, 200, max_depth).clean(result)
+        return result
     except RecursionError:  # called with hardly any stack left
         return "<nested too deep>"
 
@@ -80,29 +84,28 @@ def clean(
 def dump(
     value: object, path: str = "value", adapter: pydantic.TypeAdapter[Any] | None = None
 ) -> Any:
-    """Make the JSON value of what an agent hands over, or refuse; the value itself isn't kept.
+    """Copy a value that an agent hands over to JSON, or refuse it.
 
-    Besides JSON values it takes what pydantic can serialise: models, dataclasses, dates, sets, ...
-    In texts, NUL and lone surrogates become U+FFFD. With ``adapter`` the value is serialised as
-    that type, of which it must be. ``path`` is what messages call the value.
+    It takes all that pydantic can serialise: models, dataclasses, dates, sets, ... In texts, NUL
+    and lone surrogates become U+FFFD. With ``adapter`` the value is serialised as that type, of
+    which it must be. ``path`` names the value in messages.
 
     Raises:
         ValueError: JSON can't hold it: an unknown type, a number that is not finite, a cycle, too
             deep nesting, an integer of more than ``MAX_DIGITS`` digits, bytes that are no UTF-8.
     """
     adapter = adapter or _ANYTHING
-    if (found := _iterator_in(value, path)) is not None:
+    if (found := find(value, path, _is_iterator)) is not None:
         # pydantic would read it to its end, which it need not have.
-        where, iterator = found
-        raise ValueError(f"{where}: {type_name(iterator)} is an iterator; make a list of it.")
+        raise ValueError(f"{found[0]}: {type_name(found[1])} is an iterator; make a list of it.")
     try:
-        # In JSON mode pydantic writes NaN as null, so look for it in what Python mode gives.
+        # In JSON mode pydantic writes NaN as null; Python mode keeps it.
         raw = adapter.dump_python(value, by_alias=True, warnings="error")
         result = adapter.dump_python(value, mode="json", by_alias=True, warnings="error")
     except Exception as error:
         raise ValueError(f"{path}: {error_text(error, 1000)}") from error
-    if (place := non_finite_path(raw, path)) is not None:
-        raise ValueError(f"{place}: NaN and infinite numbers are not allowed.")
+    if (found := find(raw, path, _is_not_finite)) is not None:
+        raise ValueError(f"{found[0]}: NaN and infinite numbers are not allowed.")
     problems = check(result, path)
     if problems:
         result = _with_clean_text(result)
@@ -112,24 +115,13 @@ def dump(
     return result
 
 
-def _iterator_in(value: object, path: str) -> tuple[str, object] | None:
-    """Find an iterator in plain lists, tuples and dicts."""
-    todo: list[tuple[str, Any]] = [(path, value)]
-    seen: set[int] = set()  # a structure may hold itself
-    while todo:
-        place, item = todo.pop()
-        kind = type(item)  # not isinstance(): objects may lie about their class, or raise
-        if issubclass(kind, Iterator):
-            return place, item
-        if kind in (list, tuple, dict) and id(item) not in seen:
-            seen.add(id(item))
-            parts = item.items() if kind is dict else enumerate(item)
-            todo += [
-                (child_path(place, key), part)
-                for key, part in parts
-                if type(part) not in (str, int, float, bool, type(None))
-            ]
-    return None
+def _is_iterator(item: object) -> bool:
+    kind = type(item)
+    return kind not in (str, int, float, dict, list) and issubclass(kind, Iterator)
+
+
+def _is_not_finite(item: Any) -> bool:
+    return issubclass(type(item), float) and not math.isfinite(item)
 
 
 def error_text(exc: BaseException, max_length: int = 10_000) -> str:
@@ -143,7 +135,7 @@ def error_text(exc: BaseException, max_length: int = 10_000) -> str:
 
 
 def _with_clean_text(value: Any) -> Any:
-    # Recursive: pydantic has refused what is nested too deep for that.
+    # Recursive: pydantic has refused values that are nested too deep for that.
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):
@@ -163,8 +155,11 @@ def let_signals_pass(error: BaseException) -> None:
         raise error
 
 
-_TIMES: Final = (datetime.date, datetime.time, datetime.timedelta)  # a datetime is a date
-_TEXTS: Final = (
+#: Pydantic gives their usual text.
+_SCALARS: Final = (
+    datetime.date,  # a datetime is one, too
+    datetime.time,
+    datetime.timedelta,
     decimal.Decimal,
     uuid.UUID,
     pathlib.PurePath,
@@ -172,15 +167,24 @@ _TEXTS: Final = (
     ipaddress.IPv6Address,
 )
 _SEQUENCES: Final = (list, tuple, set, frozenset, deque)
+_MAX_READ: Final = 1_000_000  # characters of one text that are searched for secrets; then it is cut
 
 
 class _Cleaner:
-    """One call of ``clean``: its limits, and what it is inside of at the moment."""
+    """One call of ``clean``: its limits, and the containers that it is in at the moment."""
 
-    def __init__(self, max_string: int | None, max_items: int | None, max_depth: int) -> None:
+    def __init__(
+        self,
+        max_string: int | None,
+        max_items: int | None,
+        max_depth: int,
+        redacting: bool = False,
+    ) -> None:
         self.max_string = max_string
         self.max_depth = max_depth
-        self.items_left = math.inf if max_items is None else max_items
+        self.redacting = redacting
+        self.characters = 0  # of all texts and keys so far
+        self.items_left = sys.maxsize if max_items is None else max_items
         self.inside: set[int] = set()
 
     def clean(self, value: object) -> Any:
@@ -189,9 +193,9 @@ class _Cleaner:
             return value
         # issubclass(type(...)), not isinstance: that would ask the object for its __class__.
         if issubclass(kind, enum.Enum):
-            return self.attempt(self.clean_enum, value)
+            return self.attempt(lambda enumerated: self.clean(enumerated._value_), value)
         if issubclass(kind, str):
-            return clean_text(str.__str__(value), self.max_string)
+            return self.text(str.__str__(value))
         if issubclass(kind, int):
             return _clean_integer(int.__int__(value))  # type: ignore[arg-type]
         if issubclass(kind, float):
@@ -199,7 +203,10 @@ class _Cleaner:
         if id(value) in self.inside:
             return "<cycle>"
         if len(self.inside) >= self.max_depth:
-            return self.describe_too_deep(value)
+            is_container = issubclass(kind, (*_SEQUENCES, Mapping, pydantic.BaseModel))
+            if is_container or dataclasses.is_dataclass(kind):
+                return "<nested too deep>"
+            return self.printed(value)
         self.inside.add(id(value))
         try:
             return self.attempt(self.clean_object, value)
@@ -214,9 +221,6 @@ class _Cleaner:
             if isinstance(error, RecursionError):
                 return "<nested too deep>"
             return self.printed(value)
-
-    def clean_enum(self, value: Any) -> Any:
-        return self.clean(value._value_)
 
     def clean_object(self, value: Any) -> Any:
         kind = type(value)
@@ -234,17 +238,15 @@ class _Cleaner:
         if dataclasses.is_dataclass(kind):
             names = [field.name for field in dataclasses.fields(kind) if field.repr]
             return self.clean_pairs(_attributes(value, names), len(names))
-        if issubclass(kind, _TIMES):
-            return clean_text(pydantic_core.to_jsonable_python(value), self.max_string)
-        if issubclass(kind, _TEXTS):
-            return clean_text(str(value), self.max_string)
+        if issubclass(kind, _SCALARS):
+            return self.text(pydantic_core.to_jsonable_python(value, fallback=str))
         if issubclass(kind, Mapping):
             return self.clean_pairs(value.items(), len(value))
         return self.printed(value)
 
     def clean_sequence(self, value: Any, base: Any) -> list[Any]:
         total = base.__len__(value)
-        items = list(islice(base.__iter__(value), self.affordable(total)))
+        items = list(islice(base.__iter__(value), min(total, self.items_left)))
         if base in (set, frozenset) and set(map(type, items)) in ({str}, {int}):
             items.sort()  # the order of a set is chance, and differs between processes
         result: list[Any] = []
@@ -260,13 +262,16 @@ class _Cleaner:
     def clean_pairs(self, pairs: Iterable[tuple[object, object]], total: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         done = 0
-        for key, item in list(islice(pairs, self.affordable(total))):
+        for key, item in list(islice(pairs, min(total, self.items_left))):
             if self.items_left <= 0:
                 break
             self.items_left -= 1
             done += 1
             name = self.clean_key(key)
-            result[name if name not in result else f"{name} (#{done})"] = self.clean(item)
+            cleaned = self.clean(item)
+            if self.redacting and isinstance(cleaned, (str, list, dict)) and is_secret_key(name):
+                cleaned = REDACTED
+            result[name if name not in result else f"{name} (#{done})"] = cleaned
         if done < total:
             result["…"] = f"[{total - done:,} more items]"
         return result
@@ -281,20 +286,9 @@ class _Cleaner:
 
     def clean_bytes(self, value: bytes) -> str:
         try:
-            return clean_text(value.decode(), self.max_string)
+            return self.text(value.decode())
         except UnicodeDecodeError:
             return f"<{len(value):,} bytes>"
-
-    def affordable(self, total: int) -> int:
-        return int(min(total, self.items_left))
-
-    def describe_too_deep(self, value: object) -> str:
-        kind = type(value)
-        if issubclass(kind, (*_SEQUENCES, Mapping, pydantic.BaseModel)):
-            return "<nested too deep>"
-        if dataclasses.is_dataclass(kind):
-            return "<nested too deep>"
-        return self.printed(value)
 
     def printed(self, value: object) -> str:
         try:
@@ -302,7 +296,14 @@ class _Cleaner:
         except BaseException as error:
             let_signals_pass(error)
             text = f"<unprintable {type_name(value)}>"
-        return clean_text(text, self.max_string)
+        return self.text(text)
+
+    def text(self, text: str) -> str:
+        if self.redacting:
+            text = redact(clean_text(text, _MAX_READ))
+        text = clean_text(text, self.max_string)
+        self.characters += len(text)
+        return text
 
 
 def _clean_integer(value: int) -> int | str:

@@ -1,8 +1,7 @@
-"""Take secrets out of whatever is captured: events, messages of errors, labels.
+"""Take secrets out of all captured text: events, messages of errors, labels.
 
 Two ways, one after the other: exact values that this process knows (``add_secret``), and patterns
-of what secrets look like. The second is a net, not a proof. It rather takes out a word too many:
-what is lost is a word in a log.
+of common secrets. The patterns are a net, not a proof; they rather take out a word too many.
 
 Text comes from models and web pages, so no pattern may take more than linear time: each run of
 characters is entered from one end only, and no quantifier that has matched gives back (``*+``).
@@ -16,11 +15,10 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, quote_plus
 
-__all__ = ["REDACTED", "add_secret", "forget_secrets", "is_secret_key", "redact", "redact_value"]
+__all__ = ["REDACTED", "add_secret", "forget_secrets", "is_secret_key", "redact"]
 
 REDACTED: Final = "[redacted]"
 _SHORTEST_SECRET: Final = 8
@@ -62,7 +60,7 @@ def redact(text: str) -> str:
         return text
     lowered = text.lower()
     for pattern in _PATTERNS:
-        for mark in pattern.marks:
+        for mark in pattern.marks:  # twice as fast as any()
             if mark in text:
                 break
         else:
@@ -72,41 +70,6 @@ def redact(text: str) -> str:
             text = pattern.hide(text, lowered, anchors)
             lowered = text.lower()
     return text
-
-
-def redact_value(obj: Any) -> Any:
-    """Return a copy of a JSON value without secrets.
-
-    What stands under a key such as ``password``, ``api_key``, ``access_token``, ``authorization``
-    or ``cookie`` is replaced whole, unless it is a number, a boolean or null: ``max_tokens`` and
-    the like are counts. Every other text, keys included, goes through ``redact``. Without
-    recursion; but a structure that holds itself never ends.
-    """
-    result: list[Any] = [None]
-    todo: list[tuple[Any, Any, Any]] = [(result, 0, obj)]
-    while todo:
-        target, place, value = todo.pop()
-        if isinstance(value, str):
-            target[place] = redact(value)
-        elif isinstance(value, dict):
-            copy: dict[Any, Any] = {}
-            target[place] = copy
-            for key, item in value.items():
-                name = redact(key) if isinstance(key, str) else key
-                hidden = isinstance(key, str) and is_secret_key(key)
-                copy[name] = REDACTED if hidden and isinstance(item, _HIDEABLE) else item
-                if copy[name] is item:
-                    todo.append((copy, name, item))
-        elif isinstance(value, (list, tuple)):
-            items = list(value)
-            target[place] = items
-            todo.extend((items, index, item) for index, item in enumerate(items))
-        else:
-            target[place] = value
-    return result[0]
-
-
-_HIDEABLE: Final = (str, dict, list, tuple)
 
 
 def is_secret_key(key: str) -> bool:
@@ -122,8 +85,8 @@ def _ends_like_a_secret(end: str) -> bool:
     return _SECRET_KEY.search(end) is not None
 
 
-# What secrets are called, from the last word that tells: what stands before it is only looked back
-# at, so that a name is found by searching for its anchor.
+# Names of secrets, from the last telling word on; a lookbehind checks the words before it, so that
+# searching for the anchor finds a name.
 _BETWEEN: Final = "[_ -]"
 _KINDS_OF_KEY: Final = (
     *("access", "account", "api", "auth", "encryption"),
@@ -172,22 +135,29 @@ def _hide_assigned(match: re.Match[str]) -> str:
     return f"{match['key']}{REDACTED}{value[len(core) :]}"
 
 
-@dataclass(frozen=True, slots=True)
 class _Pattern:
-    """What a kind of secret looks like.
+    """How one kind of secret looks.
 
     Searching for fixed texts is far quicker than a regular expression, so that one is only tried
     where its anchor stands.
 
-    Attributes:
+    Args:
         marks: texts without one of which it can't match; quick to look for, so they come first.
-        anchors: lower-case texts with one of which each match begins.
+        anchors: lower-case texts with one of which each match starts.
     """
 
-    marks: tuple[str, ...]
-    anchors: tuple[str, ...]
-    regex: re.Pattern[str]
-    replacement: Callable[[re.Match[str]], str]
+    def __init__(
+        self,
+        marks: tuple[str, ...],
+        anchors: tuple[str, ...],
+        regex: str,
+        replacement: Callable[[re.Match[str]], str] = lambda match: REDACTED,
+        flags: int = 0,
+    ) -> None:
+        self.marks = marks
+        self.anchors = anchors
+        self.regex = re.compile(regex, re.VERBOSE | flags)
+        self.replacement = replacement
 
     def hide(self, text: str, lowered: str, anchors: list[str]) -> str:
         """Replace every match in ``text``; ``anchors`` are those that it has."""
@@ -207,16 +177,6 @@ class _Pattern:
         return "".join(parts)
 
 
-def _pattern(
-    marks: tuple[str, ...],
-    anchors: tuple[str, ...],
-    regex: str,
-    replacement: Callable[[re.Match[str]], str] = lambda match: REDACTED,
-    flags: int = 0,
-) -> _Pattern:
-    return _Pattern(marks, anchors, re.compile(regex, re.VERBOSE | flags), replacement)
-
-
 def _keep_name(match: re.Match[str]) -> str:
     return f"{match['key']}{REDACTED}"
 
@@ -227,7 +187,7 @@ _CLOSING: Final = r""" (?: \\{0,4} ["'] )? """
 _START: Final = r""" (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) ) """
 
 _PATTERNS: Final = (
-    _pattern(
+    _Pattern(
         ("-----BEGIN ",),
         ("-----begin ",),
         # Up to its end, or as far as the text goes if that was cut off.
@@ -237,7 +197,7 @@ _PATTERNS: Final = (
         (?: -----END[ ] [A-Z0-9 ]{0,40} PRIVATE[ ]KEY (?: [ ]BLOCK )? ----- )?
         """,
     ),
-    _pattern(
+    _Pattern(
         ("-",),
         ("sk-", "xox", "glpat-"),
         # A digit in sk-...: there are words that end in "sk-".
@@ -248,7 +208,7 @@ _PATTERNS: Final = (
           | glpat- [A-Za-z0-9_-]{{16,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("_",),
         ("sk_", "rk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_"),
         rf"""
@@ -259,7 +219,7 @@ _PATTERNS: Final = (
           | hf_ [A-Za-z0-9]{{20,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("AKIA", "ASIA", "AIza"),
         ("akia", "asia", "aiza"),
         rf"""
@@ -267,7 +227,7 @@ _PATTERNS: Final = (
         (?: (?: AKIA | ASIA ) [A-Z0-9]{{16}} (?! [A-Za-z0-9] ) | AIza [A-Za-z0-9_-]{{30,}}+ )
         """,
     ),
-    _pattern(
+    _Pattern(
         ("eyJ",),  # a JSON Web Token: {" in base64
         ("eyj",),
         r"""
@@ -275,7 +235,7 @@ _PATTERNS: Final = (
         eyJ [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]{5,}+ [.] [A-Za-z0-9_-]*+
         """,
     ),
-    _pattern(
+    _Pattern(
         ("://",),  # scheme://user:password@host
         ("://",),
         r"""
@@ -283,7 +243,7 @@ _PATTERNS: Final = (
         """,
         _keep_name,
     ),
-    _pattern(
+    _Pattern(
         (":", "="),
         ("authorization",),  # a scheme, if any, and what follows it
         rf"""
@@ -293,7 +253,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         ("=",),
         ("cookie",),
         rf"""
@@ -303,7 +263,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         (" ", "\t"),
         ("bearer",),  # but not the bearer of bad news
         r"""
@@ -313,7 +273,7 @@ _PATTERNS: Final = (
         _keep_name,
         re.IGNORECASE,
     ),
-    _pattern(
+    _Pattern(
         (":", "="),
         ("pass", "pwd", "secret", "credential", "session", "key", "token"),
         # A quoted value ends at its quote, or where the text was cut; any other at a delimiter.

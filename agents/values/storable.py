@@ -1,15 +1,15 @@
-"""What JSON has, and every database that we use can hold.
+"""The JSON values that every database can hold.
 
 Python's JSON is wider than JSON (NaN), and JSON is wider than PostgreSQL's jsonb and text (no NUL,
-no lone surrogates). This module is the one place that knows the difference. It knows nothing of
-objects that are not JSON yet: ``jsonable`` does.
+no lone surrogates). Only this module knows the difference. It does not know objects that are not
+JSON yet: ``jsonable`` does.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ __all__ = [
     "check",
     "child_path",
     "clean_text",
-    "non_finite_path",
+    "find",
     "type_name",
 ]
 
@@ -37,24 +37,36 @@ _PLAIN: Final = frozenset({type(None), bool, int, float, str, list, dict})
 _CONTAINERS: Final = frozenset({list, dict, tuple, set, frozenset})
 _MOST_PROBLEMS: Final = 100
 _LONGEST_KEY_IN_PATH: Final = 100
+_DEEPEST: Final = 256  # as deep as pydantic goes
 
 
 def check(value: object, path: str = "input", max_depth: int = MAX_DEPTH) -> dict[str, list[str]]:
-    """List what keeps a parsed JSON value from being stored; an empty dict says that nothing does.
+    """List what keeps a parsed JSON value from being stored; an empty dict means that nothing does.
 
     Maps a path (``input``, ``input.words.0``) to its messages: NUL characters and lone surrogates
     (also in keys), numbers that are not finite, integers of more than ``MAX_DIGITS`` digits,
-    nesting beyond ``max_depth``, and whatever is no JSON value at all. Tuples count as lists. After
-    100 problems it looks no further, and says so.
+    nesting beyond ``max_depth``, and types that JSON does not have. Tuples count as lists. After
+    100 problems it stops, and says so.
     """
-    if _is_plain(value, max_depth):
-        return {}
-    return _find_problems(value, path, max_depth)
+    return {} if _is_plain(value, max_depth) else _find_problems(value, path, max_depth)
+
+
+def _find_problems(value: object, path: str, max_depth: int) -> dict[str, list[str]]:
+    problems: dict[str, list[str]] = {}
+    count = 0
+    for parent, key, item, depth in _walk(value, path, max_depth):
+        for message in _messages(item, depth, max_depth):
+            problems.setdefault(_join(parent, key), []).append(message)
+            count += 1
+        if count >= _MOST_PROBLEMS:
+            problems.setdefault(path, []).append(f"Only the first {count} problems are listed.")
+            break
+    return problems
 
 
 def clean_text(text: str, max_length: int | None = None) -> str:
     """Replace NUL and lone surrogates by U+FFFD and cut, visibly, what exceeds ``max_length``."""
-    plain = str.__str__(text)  # of a subclass too, whatever its methods do
+    plain = str.__str__(text)  # not str(): a subclass may override it
     if max_length is not None and len(plain) > max_length:
         more = len(plain) - max_length
         plain = f"{plain[:max_length]}… [{more:,} more characters]"
@@ -70,20 +82,17 @@ def child_path(path: str, key: object) -> str:
     return f"{path}.{type_name(key)}"
 
 
-def non_finite_path(value: object, path: str) -> str | None:
-    """Name the first NaN or infinite number in lists, tuples, sets and dicts; None if all is well.
-
-    Other objects are passed over, unlike in ``check``.
-    """
-    for level in islice(_levels(value), MAX_DEPTH + 1):  # what is deeper is refused anyway
-        if not all(math.isfinite(item) for item in level if type(item) is float):
+def find(value: object, path: str, is_wanted: Callable[[Any], bool]) -> tuple[str, Any] | None:
+    """Find the first such item in lists, tuples, sets and dicts; return its path and the item."""
+    for level in islice(_levels(value), _DEEPEST):
+        if any(map(is_wanted, level)):
             break
     else:
         return None
-    for place, item, _ in _walk(value, path, MAX_DEPTH):
-        if isinstance(item, float) and not math.isfinite(item):
-            return place()
-    return path
+    for parent, key, item, _ in _walk(value, path, _DEEPEST):
+        if is_wanted(item):
+            return _join(parent, key), item
+    return None
 
 
 def type_name(value: object) -> str:
@@ -115,16 +124,9 @@ def _levels(value: object) -> Iterator[list[Any]]:
     level: list[Any] = [value]
     while level:
         yield level
-        if _CONTAINERS.isdisjoint(map(type, level)):
-            return
-        containers = [item for item in level if type(item) in _CONTAINERS]
-        if len(set(map(id, containers))) < len(containers):
-            containers = list({id(item): item for item in containers}.values())
-        level = list(
-            chain.from_iterable(
-                item.values() if type(item) is dict else item for item in containers
-            )
-        )
+        containers = {id(item): item for item in level if type(item) in _CONTAINERS}.values()
+        parts = (item.values() if type(item) is dict else item for item in containers)
+        level = list(chain.from_iterable(parts))
 
 
 def _is_plain(value: object, max_depth: int) -> bool:
@@ -150,67 +152,33 @@ def _is_plain(value: object, max_depth: int) -> bool:
     return True
 
 
-class _Place:
-    """Where an item stands. The text is made only on request, which is rare."""
-
-    __slots__ = ("key", "parent")
-
-    def __init__(self, parent: str, key: object) -> None:
-        self.parent = parent
-        self.key = key
-
-    def __call__(self) -> str:
-        return self.parent if self.key is None else child_path(self.parent, self.key)
-
-
-def _walk(value: object, path: str, max_depth: int) -> Iterator[tuple[_Place, object, int]]:
-    """Give each item with its place and its depth, depth first, without recursion.
+def _walk(value: Any, path: str, max_depth: int) -> Iterator[tuple[str | None, Any, Any, int]]:
+    """Give each item, depth first, without recursion: its parent's path, its key, it, its depth.
 
     The same container at the same depth is opened once, and none beyond ``max_depth``, so that
     cycles and shared parts have an end.
     """
-    root = _Place(path, None)
-    yield root, value, 0
     opened: set[tuple[int, int]] = set()
-    stack: list[tuple[str, Iterator[tuple[object, object]], int]] = []
-
-    def open_container(item: object, place: _Place, depth: int) -> None:
-        if depth >= max_depth or (id(item), depth) in opened:
-            return
-        if isinstance(item, dict):
-            pairs: Iterator[tuple[object, object]] = iter(dict.items(item))
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            pairs = iter(enumerate(item))
-        else:
-            return
-        opened.add((id(item), depth))
-        stack.append((place(), pairs, depth + 1))
-
-    open_container(value, root, 0)
+    stack: list[tuple[str | None, Iterator[tuple[Any, Any]]]] = [(None, iter([(path, value)]))]
     while stack:
-        parent, pairs, depth = stack[-1]
+        parent, pairs = stack[-1]
+        depth = len(stack) - 1
         for key, item in pairs:
-            place = _Place(parent, key)
-            yield place, item, depth
-            if isinstance(item, (dict, list, tuple, set, frozenset)):
-                open_container(item, place, depth)
-                if stack[-1][1] is not pairs:
-                    break
+            yield parent, key, item, depth
+            kind = type(item)  # not isinstance(): objects may lie about their class, or raise
+            if not issubclass(kind, (dict, list, tuple, set, frozenset)):
+                continue
+            if depth < max_depth and (id(item), depth) not in opened:
+                opened.add((id(item), depth))
+                parts = iter(dict.items(item)) if issubclass(kind, dict) else enumerate(item)
+                stack.append((_join(parent, key), parts))
+                break
         else:
             stack.pop()
 
 
-def _find_problems(value: object, path: str, max_depth: int) -> dict[str, list[str]]:
-    problems: dict[str, list[str]] = {}
-    count = 0
-    for place, item, depth in _walk(value, path, max_depth):
-        for message in _messages(item, depth, max_depth):
-            problems.setdefault(place(), []).append(message)
-            count += 1
-        if count >= _MOST_PROBLEMS:
-            problems.setdefault(path, []).append(f"Only the first {count} problems are listed.")
-            break
-    return problems
+def _join(parent: str | None, key: Any) -> str:
+    return child_path(parent, key) if parent is not None else key
 
 
 def _messages(item: object, depth: int, max_depth: int) -> Iterator[str]:
@@ -229,10 +197,10 @@ def _messages(item: object, depth: int, max_depth: int) -> Iterator[str]:
             yield f"This is nested more than {max_depth} levels deep."
         if isinstance(item, dict):
             for key in dict.keys(item):
-                if not isinstance(key, str):
-                    yield f"Keys must be text, not {type_name(key)}."
-                elif not _is_text((key,)):
+                if isinstance(key, str):
                     yield from _text_messages(key, "key")
+                else:
+                    yield f"Keys must be text, not {type_name(key)}."
     else:
         yield f"{type_name(item)} is not a JSON value."
 

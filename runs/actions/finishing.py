@@ -20,8 +20,9 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from agents.runtime import ErrorInfo, Outcome
+from agents.runtime import Outcome
 from agents.trace import Event
+from agents.wire import ErrorInfo
 from runs import events, metrics, transitions
 from runs.delivery import notify
 from runs.delivery.stop_message import StopRequest

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from django.db import transaction
 
-from agents.trace import CallInfo, Event, Source, Usage
+from agents.trace import Event, Usage
+from agents.wire import CallInfo, Source
 from runs import events, metrics
 from runs.db.statements import read_keys
 from runs.models import RunRecord

@@ -19,7 +19,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agents.trace import CallInfo, Event
+from agents.trace import Event
+from agents.wire import CallInfo
 
 from . import relay
 from .local_runs import trace_of
@@ -138,7 +139,7 @@ class FeedSender:
                 if wanted.until <= time.monotonic():
                     del self._wanted[run]
                     continue
-                found = trace.texts_behind(wanted.sent)
+                found = trace.texts_after(wanted.sent)
                 wanted.sent = {}  # of the calls that are still in flight
                 for call, (start, text) in found.items():
                     piece = text[:room]

@@ -49,7 +49,7 @@ class ActiveRun:
         if self.stop is None:
             self.stop = request
         self.log_stop()
-        self.token.request(request.mode, request.reason, cause=StopCause.WISH)
+        self.token.request(request.mode, request.reason, cause=StopCause.REQUEST)
 
     def log_stop(self) -> None:
         """Write the request into the run's log, once. Before the run has a log, do nothing."""

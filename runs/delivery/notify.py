@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError
 
-from agents.trace import CallInfo, Event, Trace
+from agents.trace import Event, Trace
+from agents.wire import CallInfo
 
 from . import feeds, local_runs, relay, worker_choice
 from .stop_message import StopDelivery

@@ -75,4 +75,4 @@ def committed_in(roots: Collection[uuid.UUID]) -> RunQuerySet:
 
 def _has_missed(run: uuid.UUID) -> bool:
     entry = local_runs.get(run)
-    return entry is not None and entry.token.cause is not StopCause.WISH
+    return entry is not None and entry.token.cause is not StopCause.REQUEST

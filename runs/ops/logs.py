@@ -16,7 +16,8 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from agents.trace import current_trace
-from agents.values.redaction import redact, redact_value
+from agents.values.jsonable import clean
+from agents.values.redaction import redact
 from runs.processes import process_name
 
 __all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
@@ -116,7 +117,9 @@ class JsonLines(JsonFormatter):
         return _without_quotes(str(super().formatException(ei)), ei[1])
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        cleaned: dict[str, Any] = redact_value(super().process_log_record(log_data))
+        log_data = super().process_log_record(log_data)
+        log_data["time"] = log_data["time"].isoformat()
+        cleaned: dict[str, Any] = clean(log_data, max_string=None, redacting=True)
         return cleaned
 
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 
 from django.db import connection, reset_queries
 
-from agents.runtime import ErrorInfo, Outcome
+from agents.runtime import Outcome
 from agents.trace import Event, Trace
+from agents.wire import ErrorInfo
 from runs import metrics
 from runs.actions.finishing import Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates

@@ -25,7 +25,8 @@ from agents import registry
 from agents.cancellation import CancelToken, StopCause
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
-from agents.trace import CallInfo, Event
+from agents.trace import Event
+from agents.wire import CallInfo
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import worker_lost
 from runs.actions.stopping import stop_children

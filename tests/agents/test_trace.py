@@ -375,10 +375,10 @@ def test_what_models_have_said_is_kept_while_the_call_goes_on() -> None:
     trace.text(call, "Once ")
     trace.text(call, "upon")
     trace.text("no call", "lost")
-    assert trace.texts_behind({}) == {call: (0, "Once upon")}
+    assert trace.texts_after({}) == {call: (0, "Once upon")}
     assert trace.text_length(call) == 9
     trace.end(call)
-    assert trace.texts_behind({}) == {}
+    assert trace.texts_after({}) == {}
     assert trace.text_length(call) == 0
 
 
@@ -390,9 +390,9 @@ def test_text_after_a_position_is_what_was_said_since() -> None:
         trace.text(call, f"{number} ")
         whole += f"{number} "
         for start in (0, len(whole) // 2, len(whole) - 1, len(whole)):
-            assert trace.texts_behind({call: start}) == {call: (start, whole[start:])}
+            assert trace.texts_after({call: start}) == {call: (start, whole[start:])}
     long = "x" * 300_000
     trace.text(call, long)
     trace.text(call, "not kept")
-    assert trace.texts_behind({call: len(whole)})[call] == (len(whole), long)
-    assert trace.texts_behind({call: 10**6})[call] == (10**6, "")
+    assert trace.texts_after({call: len(whole)})[call] == (len(whole), long)
+    assert trace.texts_after({call: 10**6})[call] == (10**6, "")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agents.trace import CallInfo, Event
+from agents.trace import Event
+from agents.wire import CallInfo
 from runs.delivery import notify
 from runs.models import RunRecord
 

@@ -124,7 +124,7 @@ async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
 
     def said() -> str:
         entry = local_runs.get(run.pk)
-        texts = entry.guard.trace.texts_behind({}) if entry and entry.guard else {}
+        texts = entry.guard.trace.texts_after({}) if entry and entry.guard else {}
         return "".join(text for _, text in texts.values())
 
     await _until(said)

@@ -1,4 +1,4 @@
-"""The serializers of responses, for OpenAPI; those of runs and events follow ``runs.wire``."""
+"""The serializers of responses, for OpenAPI; ``runs.wire`` and ``agents.wire`` have the shapes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import (
 
 from rest_framework import serializers
 
+from agents.wire import EventOnWire
 from runs import wire
 
 from .requests.fields import AnyJsonField
@@ -35,7 +36,7 @@ class AgentSerializer(serializers.Serializer):
     output_schema = serializers.DictField(help_text="JSON Schema of the `result` of its runs.")
 
 
-#: By type, or by the ``format`` of a ``wire.Form``.
+#: By type, or by the ``format`` of a ``Form``.
 _FIELDS: dict[Any, type[serializers.Field]] = {
     Any: AnyJsonField,
     bool: serializers.BooleanField,
@@ -82,6 +83,6 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     return _field_of(inner[0], **options)
 
 
-EventSerializer = _serializer_of(wire.EventOnWire)
+EventSerializer = _serializer_of(EventOnWire)
 OutcomeSerializer = _serializer_of(wire.OutcomeOnWire)
 RunSerializer = _serializer_of(wire.RunOnWire)

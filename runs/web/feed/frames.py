@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from agents.trace import CallInfo
+from agents.wire import CallInfo
 
 __all__ = [
     "HEARTBEAT",

@@ -16,7 +16,8 @@ from typing import Any
 
 from channels.layers import get_channel_layer
 
-from agents.trace import CallInfo, Event
+from agents.trace import Event
+from agents.wire import CallInfo
 from runs.delivery import local_runs, notify, relay
 from runs.delivery.feeds import ASK_SECONDS
 from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from agents.trace import CallInfo
+from agents.wire import CallInfo
 from runs.delivery import local_runs
 
 from .frames import Activity, Frame, FrameType, View, to_json
@@ -181,7 +181,7 @@ class RunTail:
         """Take what is missing of the answers in progress from the run itself."""
         trace = local_runs.trace_of(self.id)
         if trace is not None:
-            for call, (start, text) in trace.texts_behind(self.texts.lengths()).items():
+            for call, (start, text) in trace.texts_after(self.texts.lengths()).items():
                 self.texts.take(trace.agent, call, start, text)
 
     @property

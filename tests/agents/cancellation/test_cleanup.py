@@ -179,7 +179,7 @@ def test_an_escalation_below_abandon_neither_shortens_nor_prolongs_it(
     token.request("graceful", cause=StopCause.SHUTDOWN)
     with cleanup(seconds=5):
         clock.now += 3
-        token.request(mode, cause=StopCause.WISH)
+        token.request(mode, cause=StopCause.REQUEST)
         assert is_in_cleanup()
         clock.now += 2.1
         assert not is_in_cleanup()
@@ -449,7 +449,7 @@ class TestALease:
             lease.end()
             with pytest.raises(AgentStopped):
                 token.admit("tool")
-        assert (token.reason, token.cause) == ("enough", StopCause.WISH)
+        assert (token.reason, token.cause) == ("enough", StopCause.REQUEST)
 
     def test_is_extended_while_it_lasts_and_never_after(self) -> None:
         lease = Lease(time.monotonic() + 60)

@@ -23,11 +23,11 @@ def test_a_callback_is_called_at_the_request_and_at_each_escalation() -> None:
     token.add_callback(lambda token: modes.append((token.mode, token.cause)))
     token.request("graceful", cause=StopCause.SHUTDOWN)
     token.request("graceful", cause=StopCause.SHUTDOWN)
-    token.request("graceful", cause=StopCause.WISH)
+    token.request("graceful", cause=StopCause.REQUEST)
     token.request("abort")
     token.request("graceful")
     token.request("abandon")
-    wish = StopCause.WISH
+    wish = StopCause.REQUEST
     assert modes == [
         (StopMode.GRACEFUL, StopCause.SHUTDOWN),
         (StopMode.GRACEFUL, wish),

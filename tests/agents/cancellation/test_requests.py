@@ -29,7 +29,7 @@ def test_a_request_says_how_why_and_when() -> None:
     before = datetime.now(UTC)
     assert token.request("abort", "too dear") is True
     assert (token.stopped, token.mode, token.reason) == (True, StopMode.ABORT, "too dear")
-    assert token.cause is StopCause.WISH
+    assert token.cause is StopCause.REQUEST
     assert token.acknowledged_at is not None
     assert before <= token.acknowledged_at <= datetime.now(UTC)
     assert token.acknowledged_monotonic is not None
@@ -65,8 +65,8 @@ def test_requests_only_ever_escalate(requests: list[tuple[StopMode, StopCause]])
         assert changed == (before != (token.mode, token.cause))
         reasons.append(token.reason)
     assert token.mode == max((mode for mode, _ in requests), key=lambda mode: mode.rank)
-    wished = [number for number, (_, cause) in enumerate(requests) if cause is StopCause.WISH]
-    assert token.cause is (StopCause.WISH if wished else StopCause.SHUTDOWN)
+    wished = [number for number, (_, cause) in enumerate(requests) if cause is StopCause.REQUEST]
+    assert token.cause is (StopCause.REQUEST if wished else StopCause.SHUTDOWN)
     # The reason is that of the first wish; without one, of the first request.
     assert token.reason == str(wished[0] if wished else 0)
     # A callback for each change, and none for what changed nothing.
@@ -78,10 +78,10 @@ def test_a_wish_after_a_shutdown_brings_its_own_reason_and_keeps_the_instant() -
     token = CancelToken()
     token.request(reason="the worker goes away", cause=StopCause.SHUTDOWN)
     at = token.acknowledged_at
-    assert token.request(reason="enough", cause=StopCause.WISH) is True
-    assert (token.cause, token.reason, token.acknowledged_at) == (StopCause.WISH, "enough", at)
+    assert token.request(reason="enough", cause=StopCause.REQUEST) is True
+    assert (token.cause, token.reason, token.acknowledged_at) == (StopCause.REQUEST, "enough", at)
     assert token.request(reason="again", cause=StopCause.SHUTDOWN) is False
-    assert (token.cause, token.reason) == (StopCause.WISH, "enough")
+    assert (token.cause, token.reason) == (StopCause.REQUEST, "enough")
 
 
 def test_whoever_sees_the_token_stopped_sees_the_rest_too() -> None:
@@ -94,7 +94,7 @@ def test_whoever_sees_the_token_stopped_sees_the_rest_too() -> None:
             return token.mode, token.cause, token.reason, token.acknowledged_at is None
 
         seen, _changed = in_parallel(look, lambda token=token: token.request(reason="enough"))
-        assert seen == (StopMode.GRACEFUL, StopCause.WISH, "enough", False)
+        assert seen == (StopMode.GRACEFUL, StopCause.REQUEST, "enough", False)
 
 
 def test_of_many_requests_at_once_exactly_one_counts_per_rung() -> None:

@@ -42,9 +42,9 @@ def test_a_descendant_that_is_stopped_harder_already_keeps_its_own() -> None:
 
 def test_a_repeat_on_the_parent_reaches_a_child_though_it_changes_nothing_at_the_parent() -> None:
     root = CancelToken()
-    root.request("abort", cause=StopCause.WISH)
+    root.request("abort", cause=StopCause.REQUEST)
     child = CancelToken(root)
-    assert (child.mode, child.cause) == (StopMode.ABORT, StopCause.WISH)
+    assert (child.mode, child.cause) == (StopMode.ABORT, StopCause.REQUEST)
     assert root.request("graceful") is False
 
 

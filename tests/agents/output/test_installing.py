@@ -22,18 +22,18 @@ def test_as_many_uninstalls_as_installs_give_the_streams_back(
     monkeypatch.setattr(sys, "stdout", before_out)
     monkeypatch.setattr(sys, "stderr", before_err)
     handlers = list(logging.getLogger().handlers)
-    was_capturing = output.capturing()
+    count = output._install_count
     output.install()
     installed = sys.stdout
     output.install()
     assert sys.stdout is installed
     output.uninstall()
     assert sys.stdout is installed
-    assert output.capturing()
+    assert output._install_count == count + 1
     output.uninstall()
     assert (sys.stdout, sys.stderr) == (before_out, before_err)
     assert logging.getLogger().handlers == handlers
-    assert output.capturing() is was_capturing
+    assert output._install_count == count
     output.uninstall()  # one too many is no error
     assert sys.stdout is before_out
 

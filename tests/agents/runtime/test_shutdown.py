@@ -32,7 +32,7 @@ async def test_a_wish_that_comes_after_the_shutdown_was_met_makes_it_a_stop() ->
     async def work(tools: Tools) -> None:
         run.token.request(cause=StopCause.SHUTDOWN)
         should_stop()
-        run.token.request(cause=StopCause.WISH)
+        run.token.request(cause=StopCause.REQUEST)
         await tools.data_store.get("a")
 
     run = Started(work)

@@ -363,6 +363,14 @@ def test_the_text_of_an_error_is_safe() -> None:
     assert error_text(AgentStopped("why")) == "why"
 
 
+def test_dump_refuses_an_endless_iterator_however_deep_it_is() -> None:
+    value: Any = itertools.count()
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(ValueError, match="count is an iterator"):
+        dump(value)
+
+
 @pytest.mark.parametrize("value", [{"x": itertools.count()}, [1, (itertools.count(),)]])
 def test_dump_refuses_an_endless_iterator_wherever_it_is(value: object) -> None:
     with pytest.raises(ValueError, match=r"value\.(x|1\.0): count is an iterator"):

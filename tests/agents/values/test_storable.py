@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.values import jsonable, storable
-from agents.values.storable import check, child_path, clean_text, non_finite_path
+from agents.values.storable import check, child_path, clean_text, find
 
 
 def nested(depth: int, innermost: Any = 1) -> Any:
@@ -158,9 +158,13 @@ def test_text_of_a_hostile_class_is_cleaned_too() -> None:
 
 
 def test_the_first_number_that_is_not_finite_is_named_in_any_container() -> None:
-    assert non_finite_path({"a": [1.0, (2.0, {math.nan})]}, "output") == "output.a.1.1.0"
-    assert non_finite_path({"a": [1.0, object(), "x", 2**5000]}, "output") is None
-    assert non_finite_path(math.inf, "output") == "output"
+    def path_of(value: object) -> str | None:
+        found = find(value, "output", lambda item: isinstance(item, float) and item != item)
+        return found and found[0]
+
+    assert path_of({"a": [1.0, (2.0, {math.nan})]}) == "output.a.1.1.0"
+    assert path_of({"a": [1.0, object(), "x", 2**5000]}) is None
+    assert path_of(math.nan) == "output"
 
 
 ANY_JSON = st.recursive(

@@ -125,7 +125,7 @@ def test_many_that_no_message_has_delivered_cost_the_heartbeat_no_more_than_one(
     with CaptureQueriesContext(connections["default"]) as queries:
         deliver_missed(worker.id)
     assert len(queries) == 2
-    assert all(entry.token.cause is StopCause.WISH for entry in local_runs.all_runs())
+    assert all(entry.token.cause is StopCause.REQUEST for entry in local_runs.all_runs())
     gate.open()
     for run in runs:
         log.over(run)
@@ -181,7 +181,7 @@ def test_of_another_attempt_or_worker_it_is_not_believed(
     assert not entry.token.stopped
     assert entry.stop is None
     assert local_runs.trip([delivery]) == {run.pk}
-    assert entry.token.cause is StopCause.WISH
+    assert entry.token.cause is StopCause.REQUEST
     gate.open()
     log.over(run)
 

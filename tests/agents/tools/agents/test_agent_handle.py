@@ -389,13 +389,13 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
     opened: Callable[[], asyncio.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_start = asyncio.Event()
-    queue = observed_run._Caller.queue
+    queue = observed_run._Host.queue
 
     async def slow(self: Any, name: str, input: object) -> Any:
         await may_start.wait()
         return await queue(self, name, input)
 
-    monkeypatch.setattr(observed_run._Caller, "queue", slow)
+    monkeypatch.setattr(observed_run._Host, "queue", slow)
 
     @agent("caller")
     def caller(tools: SyncTools) -> str:
@@ -405,7 +405,7 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
         return "done"
 
     async with running(caller) as run:
-        while run._guard._idle is None:  # it is over, and the call in flight is waited for
+        while run._guard._on_idle is None:  # it is over, and the call in flight is waited for
             await asyncio.sleep(0.001)
         may_start.set()
         result = await run.result()
