@@ -62,7 +62,6 @@ CODES: dict[int, tuple[str, ...]] = {
 _LONGEST_MESSAGE = 500  # characters; messages quote what came
 _MOST_FIELDS = 100
 
-
 #: DRF's codes that the API names otherwise.
 _OUR_CODES = {
     "authentication_failed": "not_authenticated",
@@ -111,19 +110,12 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     response = drf_exception_handler(error, context) if error else None
     if error is None or response is None:
         return None
-    if isinstance(error, exceptions.ValidationError):
-        fields: Mapping[str, Sequence[str]] = flat(error.detail)
-        code: Any = error.default_code
-        detail = _summary(fields)
-    else:
-        fields = getattr(error, "fields", {})
-        code = error.get_codes()
-        detail = str(error.detail)
+    code: Any = error.get_codes()
     response.data = {
         "code": _OUR_CODES.get(code, code),
-        "detail": clean_text(detail, _LONGEST_MESSAGE),
+        "detail": clean_text(str(error.detail), _LONGEST_MESSAGE),
     }
-    if fields:
+    if fields := getattr(error, "fields", None):
         # Names and messages quote the client, whose text may not even be encodable.
         response.data["fields"] = {
             clean_text(name): [clean_text(message, _LONGEST_MESSAGE) for message in messages]
@@ -136,6 +128,11 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
 
 def _translate(exc: Exception) -> exceptions.APIException | None:
     match exc:
+        case exceptions.ValidationError():
+            fields = flat(exc.detail)
+            path, messages = next(iter(fields.items()))
+            more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+            return _Refusal(400, exc.default_code, f"{path}: {messages[0]}{more}", fields)
         case exceptions.APIException():
             return exc
         case AgentNotFound():
@@ -161,12 +158,6 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
             detail = "The database does not answer. Nothing was changed; try again."
             return _Refusal(503, "unavailable", detail, wait=1)
     return None
-
-
-def _summary(fields: Mapping[str, Sequence[str]]) -> str:
-    path, messages = next(iter(fields.items()))
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
-    return f"{path}: {messages[0]}{more}"
 
 
 def flat(detail: Any, path: str = "") -> dict[str, list[str]]:

@@ -95,7 +95,7 @@ def as_text(value: Any) -> str:
 
 def _show_text(text: str) -> Shown:
     if not text.strip():
-        return Shown("text", text)
+        return show_plainly(text)
     part = text[:MAX_CHARACTERS]
     if len(part) < len(text) and (end := part.rfind("\n\n", MAX_CHARACTERS // 2)) > 0:
         part = part[:end]  # cut between paragraphs if there is a place
@@ -104,7 +104,7 @@ def _show_text(text: str) -> Shown:
         kind: Kind = "prose" if markdown.has_markup else "text"
         is_cut = len(part) < len(text)
         return Shown(kind, text[:MAX_RAW], is_cut, html=markdown.as_html())
-    return Shown("text", text[:MAX_RAW], len(text) > MAX_RAW)
+    return show_plainly(text)
 
 
 def _show_structure(value: dict[str, Any] | list[Any]) -> Shown:

@@ -211,6 +211,7 @@ class TestShow:
     def test_megabytes_take_bounded_time_and_space(self) -> None:
         values = [
             "x" * 8_000_000,
+            " " * 8_000_000,
             ["item"] * 500_000,
             {f"key {n}": {"n": n} for n in range(100_000)},
             [{"n": n, "text": "y" * 20} for n in range(100_000)],
