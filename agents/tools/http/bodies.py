@@ -18,8 +18,7 @@ import httpx2
 from agents.cancellation import StopMode
 from agents.exceptions import AgentStopped, RunIsOver
 from agents.guard import Call, Guard
-
-from .pools import undisturbed
+from agents.tools.waiting import undisturbed
 
 __all__ = ["AsyncBody", "SyncBody", "check", "note_open", "take_open"]
 

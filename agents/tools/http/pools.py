@@ -8,26 +8,24 @@ knows no guard and no run.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import httpx2
 
-__all__ = ["Transports", "shared_ssl_context", "undisturbed", "wait_out"]
+from agents.tools.waiting import undisturbed
 
-T = TypeVar("T")
+__all__ = ["Transports", "shared_ssl_context"]
 
 STREAMS_PER_POOL = 50
 IDLE_CONNECTIONS_PER_POOL = 20
 IDLE_SECONDS = 30.0
-CLOSE_SECONDS = 5.0
 
 
 @functools.cache
@@ -63,48 +61,6 @@ class Transports:
         await self._http_async.close_pools()
         await self._http2_async.close_pools()
         await asyncio.to_thread(self._http_sync.close_pools)
-
-
-async def undisturbed(work: Coroutine[Any, Any, T], seconds: float = CLOSE_SECONDS) -> T:
-    """Await ``work``, such as the closing of a connection, though the task may be cancelled.
-
-    A cancellation is passed on when the work is done. httpx 0.28 loses a connection of its pool for
-    ever if the closing is cut. The work runs in a context of its own: at a run's end the tasks that
-    were made in the run's are cancelled.
-
-    Raises:
-        TimeoutError: it took too long, and was given up.
-    """
-
-    async def bounded() -> T:
-        async with asyncio.timeout(seconds):
-            return await work
-
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(bounded(), context=contextvars.Context())
-    interruption = await wait_out(task)
-    if interruption is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # retrieved, so that asyncio logs none; the cancellation goes first
-    raise interruption
-
-
-async def wait_out(
-    task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None
-) -> asyncio.CancelledError | None:
-    """Wait until ``task`` is done, through cancellations; return the last of them.
-
-    ``on_cancel`` is called at each.
-    """
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            interruption = error
-            on_cancel()
-    return interruption
 
 
 @dataclass(eq=False, slots=True)
