@@ -1,7 +1,7 @@
 """An endpoint that speaks the OpenAI protocol, reached through OpenAI's own SDK.
 
-The SDK retries, waits as Retry-After says, and knows what may be retried; here its errors become
-ours. Importing it takes half a second, so this module is imported when a model is made, not before.
+The SDK decides what to retry and when; this module translates its errors. Importing the SDK takes
+half a second, so this module is imported when a model is made, not before.
 """
 
 from __future__ import annotations
@@ -42,11 +42,9 @@ class Endpoint:
     """One endpoint with one key.
 
     Args:
-        base_url: with its ``/v1``.
-        api_key: "" sends none.
-        transport: what carries the requests; not guarded yet.
+        transport: carries the requests; not guarded yet.
         read_seconds: how long the endpoint may be silent.
-        max_retries: the SDK's.
+        base_url, api_key, max_retries: as for ``Model``.
     """
 
     def __init__(
@@ -77,8 +75,8 @@ class Endpoint:
                 follow_redirects=True,
             ),
         )
-        self._client.organization = None  # what the environment says of these belongs to OpenAI,
-        self._client.project = None  # and this endpoint may be anybody's
+        self._client.organization = None  # the environment's values of these are OpenAI's,
+        self._client.project = None  # and this endpoint may be another's
 
     async def converse(
         self, body: dict[str, Any], reply: PartialReply, show: Callable[[str], None]
@@ -87,7 +85,7 @@ class Endpoint:
 
         Raises:
             LLMError: the endpoint refused, failed, or can't be reached.
-            AgentStopped: a stop was asked for, and a retry refused.
+            AgentStopped: a stop was requested, and the guard refused a retry.
         """
         with self._translated():
             if not body["stream"]:
@@ -104,15 +102,15 @@ class Endpoint:
         await self._client.close()
 
     async def _open_stream(self, body: dict[str, Any]) -> httpx2.Response:
-        """Ask for a stream that ends with its usage; without that, if the endpoint minds."""
+        """Ask for a stream that ends with its usage; without, if the endpoint refuses that."""
         if self._takes_stream_options:
             asking = {**body, "stream_options": {"include_usage": True}}
             asking["stream_options"].update(body.get("stream_options") or {})
             try:
                 return await self._post_stream(asking)
             except openai.APIStatusError as error:
-                minds = "stream_options" in error.message or "stream_options" in str(error.body)
-                if error.status_code not in (400, 422) or not minds:
+                refused = "stream_options" in f"{error.message} {error.body}"
+                if error.status_code not in (400, 422) or not refused:
                     raise
             self._takes_stream_options = False
         return await self._post_stream(body)
@@ -124,7 +122,7 @@ class Endpoint:
         return stream.response
 
     def _sent(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Sort the caller's parameters: what goes into the body, and what the SDK is told."""
+        """Return the caller's parameters as arguments of the SDK: the body, and its options."""
         body = dict(body)
         options = {theirs: body.pop(ours) for ours, theirs in _OPTIONS.items() if ours in body}
         headers = dict(body.pop("extra_headers", None) or {})
@@ -161,9 +159,7 @@ class Endpoint:
                         reply.is_done = True
                         limit.reschedule(asyncio.get_running_loop().time() + REST_SECONDS)
                     elif event.data:
-                        piece = reply.add(json.loads(event.data))
-                        if piece:
-                            show(piece)
+                        show(reply.add(json.loads(event.data)))
         except (TimeoutError, *_BROKEN):
             if not reply.is_done:
                 raise
@@ -172,7 +168,7 @@ class Endpoint:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except LLMError as error:  # what the endpoint says in a reply goes through here, too
+        except LLMError as error:  # it may quote what the endpoint said in a reply
             detail = self._redacted(error.detail)
             message = self._redacted(str(error))
             raise LLMError(message, status=error.status, detail=detail) from error.__cause__
@@ -201,7 +197,7 @@ class Endpoint:
         ) from error
 
     def _redacted(self, text: str) -> str:
-        """Take out the key, whole or in part: some endpoints say which key they don't like."""
+        """Take out the key, whole or in part: some endpoints quote a key that they refuse."""
         if len(self._api_key) >= 8:
             text = re.sub(re.escape(self._api_key[:6]) + r"[^\s'\",;]*", "[redacted]", text)
         text = redaction.redact(text)  # before it is cut: half a secret is not recognised
@@ -218,16 +214,15 @@ def _reason(cause: BaseException | None) -> str:
 
 
 class _StoppableOpenAI(AsyncOpenAI):
-    """Its pause before a retry, of two minutes at most, ends when a stop is asked for."""
+    """A stop ends its pause before a retry, which may take two minutes."""
 
     async def _sleep_for_retry(self, **about: Any) -> None:
-        # Not a part of the SDK's public interface, which has no way in between two tries. Were it
-        # renamed, a stop would wait for the pause, and a test would say so.
+        # This method is not public, but the SDK has no public hook between two tries. If the SDK
+        # renames it, stops wait for the pause, and a test fails.
         call = current_call()
         if call is None or has_cleanup():
             await super()._sleep_for_retry(**about)
             return
-        token = call.token
         loop = asyncio.get_running_loop()
         with anyio.CancelScope() as pause:
 
@@ -235,9 +230,9 @@ class _StoppableOpenAI(AsyncOpenAI):
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(pause.cancel)
 
-            token.add_callback(end_pause)
+            call.token.add_callback(end_pause)
             try:
                 await super()._sleep_for_retry(**about)
             finally:
-                token.remove_callback(end_pause)
-        # The next try is refused where the others are, too: in the guarded transport.
+                call.token.remove_callback(end_pause)
+        # The guarded transport refuses the next try.
