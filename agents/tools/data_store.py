@@ -25,7 +25,7 @@ __all__ = [
 
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_LENGTH = 500  # characters, of keys and of namespaces
-#: Of a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
+#: For a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
 MAX_PLACE_BYTES = 2_600
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class DataStore:
         return values.get(key, default)
 
     async def set(self, key: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``value`` under ``key``, in place of what was there."""
+        """Write ``value`` under ``key``, replacing an earlier value."""
         key = _checked_place(self._namespace, key)
         values = {key: _checked_value(value, key)}
         about = _checked_value(dict(metadata), "metadata") if metadata is not None else None
@@ -75,7 +75,7 @@ class DataStore:
         return await self._call("delete", self._backend.delete_many, [key], key=key) > 0
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the values there are; missing keys are left out."""
+        """Return the values of ``keys``; missing keys are left out."""
         wanted = [_checked_key(key) for key in keys]
         return await self._call("get_many", self._backend.get_many, wanted, keys_count=len(wanted))
 
@@ -136,7 +136,7 @@ def _checked_key(key: object, what: str = "key") -> str:
 
 
 def _checked_place(namespace: str, key: object) -> str:
-    """Check a key that is to be written."""
+    """Check a key before a write."""
     key = _checked_key(key)
     size = len(namespace.encode()) + len(key.encode())
     if size > MAX_PLACE_BYTES:

@@ -1,12 +1,11 @@
-"""The tools of ``def`` agents: the same names without await, for a thread of their own."""
+"""The tools of ``def`` agents, for threads: the same names without ``await``."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from ..environment import Environment
 from .agents.client import AgentClient
@@ -23,6 +22,7 @@ __all__ = ["SyncAgentHandle", "SyncTools"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Wait: TypeAlias = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def _waiting(
@@ -30,7 +30,7 @@ def _waiting(
 ) -> Callable[Concatenate[Any, P], T]:
     """Make the method that runs ``method`` of ``self._inner`` and waits for its result."""
 
-    @functools.wraps(method)
+    @wraps(method)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result: T = self._wait(method(self._inner, *args, **kwargs))
         return result
@@ -39,7 +39,7 @@ def _waiting(
 
 
 class _Waiting:
-    def __init__(self, inner: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, inner: Any, wait: Wait) -> None:
         self._inner = inner
         self._wait = wait
 
@@ -82,9 +82,7 @@ class SyncAgentHandle(_Waiting):
 
     _inner: AgentHandle
 
-    def __init__(
-        self, handle: AgentHandle, wait: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> None:
+    def __init__(self, handle: AgentHandle, wait: Wait) -> None:
         super().__init__(handle, wait)
         self.agent = handle.agent
         self.run = handle.run
@@ -123,10 +121,9 @@ class SyncTools(Notes):
         return open_sync_client(self._environment.guard, self._environment.transports)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` on the agent loop and wait for it in this thread.
+        """Run ``work`` on the agents' loop and wait for it in this thread.
 
-        ``run_coroutine_threadsafe`` schedules with a copy of this thread's context, so the token,
-        the trace and a surrounding ``cleanup()`` come along.
+        ``run_coroutine_threadsafe`` copies this thread's context: token, trace and ``cleanup()``.
         """
         try:
             running = asyncio.get_running_loop()
