@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.environment import ChildEnd, StartedRun
 from agents.exceptions import SubAgentFailed, SubAgentStopped
-from agents.guard import Guard
+from agents.guard import Call, Guard
 
 __all__ = ["AgentHandle", "forget_started", "note_started", "result_of", "settle_started"]
 
@@ -55,9 +55,7 @@ class AgentHandle:
         """
         data = {"agent": self.agent, "run": self.run}
         with self._guard.call("agents.wait", self.agent, in_cleanup=False, **data) as call:
-            end = await self._ended()
-            if end is not None:
-                call.data["status"] = end.status
+            end = await self._ended(call)
             return result_of(self._guard, "agents.wait", self.agent, self.run, end)
 
     async def stop(self, reason: str = "") -> None:
@@ -74,11 +72,13 @@ class AgentHandle:
         """
         self._is_left = True
 
-    async def _ended(self) -> ChildEnd | None:
+    async def _ended(self, call: Call) -> ChildEnd | None:
         if self._end is None:
             self._end = await self._child.wait()
-            if self._end is not None:  # nothing is left to settle, and its result may be large
-                _started.get(self._guard, {}).pop(self, None)
+        if self._end is not None:
+            call.data["status"] = self._end.status
+            # Nothing is left to settle, and its result may be large.
+            _started.get(self._guard, {}).pop(self, None)
         return self._end
 
     async def _settle(self) -> None:
@@ -91,9 +91,7 @@ class AgentHandle:
             # A stop of this run has stopped it, too, whether it was left or not.
             if not self._is_left and not guard.token.stopped:
                 await self._child.ask_to_stop(NOT_WAITED_FOR)
-            end = await self._ended()
-            if end is not None:
-                call.data["status"] = end.status
+            await self._ended(call)
         except BaseException as raised:
             error = raised
             raise

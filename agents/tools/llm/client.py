@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import httpx2
@@ -74,13 +75,8 @@ class Model:
             if transports is None:
                 transports = self._own_transports = Transports()
             transport = transports.httpx2_async()
-        self._endpoint = Endpoint(
-            base_url or OPENAI_URL,
-            api_key,
-            transport,
-            read_seconds=timeout,
-            max_retries=max_retries,
-        )
+        url = base_url or OPENAI_URL
+        self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
         host = self._endpoint.host
         self.label = STAND_IN if self.is_stand_in else f"{default_model or 'a model'} at {host}"
 
@@ -131,20 +127,10 @@ async def call_llm(
         partial = PartialReply(name, characters_of(messages))
 
         def record(reply: LLMReply) -> None:
-            call.data.update(
-                model=reply.model,
-                text=reply.text,
-                tool_calls=reply.tool_calls,
-                finish_reason=reply.finish_reason,
-                input_tokens=reply.usage.input_tokens,
-                output_tokens=reply.usage.output_tokens,
-                estimated=reply.usage.estimated,
-            )
-            guard.trace.add_usage(
-                reply.usage.input_tokens,
-                reply.usage.output_tokens,
-                estimated=reply.usage.estimated,
-            )
+            event = asdict(reply)
+            usage = event.pop("usage")
+            call.data.update(event, **usage)
+            guard.trace.add_usage(**usage)
 
         async def work() -> LLMReply:
             try:

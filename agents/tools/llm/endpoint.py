@@ -31,8 +31,7 @@ __all__ = ["Endpoint"]
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 REST_SECONDS = 1.0  # how long the end of a body may take after [DONE]; then it is cut
-
-MAX_DETAIL = 500  # characters of what an endpoint says about an error
+MAX_DETAIL = 500  # characters of an endpoint's error message
 
 _BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
 _OPTIONS = {"timeout": "timeout", "extra_query": "params", "extra_body": "extra_json"}
@@ -52,7 +51,6 @@ class Endpoint:
         base_url: str,
         api_key: str,
         transport: httpx2.AsyncBaseTransport,
-        *,
         read_seconds: float,
         max_retries: int,
     ) -> None:
