@@ -51,7 +51,8 @@ async def read_document(document: str) -> str:
         text = await asyncio.to_thread(lambda: _to_text(*_unpack(given)))
     else:
         text = given
-    text = _fit_for_json(text).strip()
+    # JSON and databases refuse NUL and lone surrogates, which PDFs have.
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd").strip()
     if not text:
         raise DocumentError("the document is empty")
     return text
@@ -133,8 +134,3 @@ def _decode(body: bytes, charset: str) -> str:
         except (LookupError, UnicodeError):
             pass
     return body.decode("utf-8-sig", "replace")
-
-
-def _fit_for_json(text: str) -> str:
-    """Replace what JSON and databases refuse: lone surrogates (PDFs have them) and NUL."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -38,13 +38,13 @@ def _waiting(
     return call
 
 
-class _Waiting:
+class _Sync:
     def __init__(self, inner: Any, wait: Wait) -> None:
         self._inner = inner
         self._wait = wait
 
 
-class SyncDataStore(_Waiting):
+class SyncDataStore(_Sync):
     """``DataStore`` for ``def`` agents."""
 
     _inner: DataStore
@@ -65,7 +65,7 @@ class SyncDataStore(_Waiting):
     list_namespaces = _waiting(DataStore.list_namespaces)
 
 
-class SyncAgentClient(_Waiting):
+class SyncAgentClient(_Sync):
     """``AgentClient`` for ``def`` agents."""
 
     _inner: AgentClient
@@ -77,7 +77,7 @@ class SyncAgentClient(_Waiting):
         return SyncAgentHandle(self._wait(self._inner.start(name, input)), self._wait)
 
 
-class SyncAgentHandle(_Waiting):
+class SyncAgentHandle(_Sync):
     """``AgentHandle`` for ``def`` agents."""
 
     _inner: AgentHandle

@@ -26,8 +26,8 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 RESOLVE_SECONDS = 10.0
 
 # Not public, although ``is_global`` says so in some versions of Python.
-_SPECIAL_V4 = [
-    ipaddress.IPv4Network(text)
+_SPECIAL = [
+    ipaddress.ip_network(text)
     for text in (
         "100.64.0.0/10",  # carrier-grade NAT, RFC 6598; Alibaba's metadata service
         "168.63.129.16/32",  # Azure's own service for its virtual machines
@@ -35,18 +35,13 @@ _SPECIAL_V4 = [
         "192.88.99.0/24",  # relays to 6to4, RFC 7526
         "198.18.0.0/15",  # benchmarks, RFC 2544
         "224.0.0.0/3",  # multicast and reserved
-    )
-]
-_SPECIAL_V6 = [
-    ipaddress.IPv6Network(text)
-    for text in (
         "2001::/23",  # protocol assignments, RFC 2928, Teredo among them
         "2001:db8::/32",  # documentation, RFC 3849
         "3fff::/20",  # documentation, RFC 9637
     )
 ]
-_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # the only range assigned as global, RFC 4291
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in its last 32 bits, RFC 6052
+_UNICAST_V6 = ipaddress.ip_network("2000::/3")  # the only range assigned as global, RFC 4291
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in its last 32 bits, RFC 6052
 
 
 def is_public(address: str) -> bool:
@@ -58,16 +53,15 @@ def is_public(address: str) -> bool:
         ValueError: it is not an IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not any(ip in network for network in _SPECIAL_V4)
-    embedded = ip.ipv4_mapped or ip.sixtofour
-    if embedded is None and ip in _NAT64:
-        embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if embedded is not None:
-        return is_public(str(embedded))
-    if ip not in _UNICAST_V6 or not ip.is_global:
-        return False
-    return not any(ip in network for network in _SPECIAL_V6)
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour
+        if embedded is None and ip in _NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_public(str(embedded))
+        if ip not in _UNICAST_V6:
+            return False
+    return ip.is_global and not any(ip in network for network in _SPECIAL)
 
 
 def public_only(

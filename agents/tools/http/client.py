@@ -18,12 +18,11 @@ import httpx2
 from agents.guard import Call, Guard, current_call, current_guard
 from agents.tools.waiting import wait_out
 
-from .addresses import Resolver, public_only
+from .addresses import public_only
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
 from .pools import Transports
 
 __all__ = [
-    "Resolver",
     "Transports",
     "close_clients",
     "guarded_transport",

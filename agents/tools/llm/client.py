@@ -39,7 +39,6 @@ class Model:
 
     Attributes:
         is_stand_in: no endpoint was configured.
-        label: the model's name for people.
 
     Raises:
         ValueError: the address or the key can't be used.
@@ -77,8 +76,6 @@ class Model:
             transport = transports.httpx2_async()
         url = base_url or OPENAI_URL
         self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
-        host = self._endpoint.host
-        self.label = STAND_IN if self.is_stand_in else f"{default_model or 'a model'} at {host}"
 
     def name(self, asked: str | None = None) -> str:
         """Return the name of the model that a call goes to; ``AgentError`` if there is none."""

@@ -54,7 +54,6 @@ class Endpoint:
         read_seconds: float,
         max_retries: int,
     ) -> None:
-        self.host = httpx2.URL(base_url).host
         self._api_key = api_key
         self._takes_stream_options = True
         timeout = httpx2.Timeout(read_seconds, connect=10.0, write=60.0, pool=10.0)
@@ -171,9 +170,8 @@ class Endpoint:
             message = self._redacted(str(error))
             raise LLMError(message, status=error.status, detail=detail) from error.__cause__
         except openai.APIStatusError as error:
-            self._fail("answered {status}", error, error.status_code, detail_of(error.body))
-        except openai.APIResponseValidationError as error:
-            self._fail("sent something that is not a reply", error, error.status_code)
+            answered = f"answered {error.status_code}"
+            self._fail(answered, error, error.status_code, detail_of(error.body))
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             self._fail("did not answer in time", error)
         except openai.APIConnectionError as error:
@@ -189,10 +187,8 @@ class Endpoint:
         self, what: str, error: Exception, status: int | None = None, detail: str = ""
     ) -> NoReturn:
         detail = self._redacted(detail)
-        message = f"the model's endpoint {what.format(status=status)}"
-        raise LLMError(
-            f"{message}: {detail}" if detail else message, status=status, detail=detail
-        ) from error
+        message = f"the model's endpoint {what}" + (f": {detail}" if detail else "")
+        raise LLMError(message, status=status, detail=detail) from error
 
     def _redacted(self, text: str) -> str:
         """Take out the key, whole or in part: some endpoints quote a key that they refuse."""

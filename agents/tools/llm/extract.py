@@ -73,14 +73,12 @@ def extract_summary(text: str, words: int) -> str:
 def _sentences(text: str) -> list[_Sentence]:
     found: list[_Sentence] = []
     for block in _BLOCK_END.split(text):
-        parts = _SENTENCE_END.split(_MARKS.sub("", block).strip())
         pending = ""
-        for part in parts:
+        for part in _SENTENCE_END.split(_MARKS.sub("", block).strip()):
             pending = f"{pending} {part}".strip()
-            if _ABBREVIATION.search(pending):
-                continue
-            _append(found, pending)
-            pending = ""
+            if not _ABBREVIATION.search(pending):
+                _append(found, pending)
+                pending = ""
         _append(found, pending)
     # Headings have no full stop. They are used only when there is nothing else.
     full = [s for s in found if s.length > 3 and s.text[-1] in ".!?…。！？\"'”’)"]

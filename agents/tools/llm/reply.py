@@ -107,11 +107,8 @@ class PartialReply:
         if isinstance(data.get("model"), str) and data["model"]:
             self._model = data["model"]
         self._usage = _usage(data.get("usage")) or self._usage
-        shown = ""
-        for choice in _mappings(data.get("choices")):
-            if choice.get("index") in (0, None):
-                shown += self._add_choice(choice)
-        return shown
+        choices = _mappings(data.get("choices"))
+        return "".join(self._add_choice(c) for c in choices if c.get("index") in (0, None))
 
     def _add_choice(self, choice: Mapping[str, Any]) -> str:
         self._has_choice = True
