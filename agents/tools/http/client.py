@@ -89,9 +89,8 @@ def _open(kind: type[Client], transport: Any, guard: Guard) -> Client:
 async def close_clients(guard: Guard) -> None:
     """Close the clients of a run, and each response that its code has left open.
 
-    For the runtime, once the agent's code has returned: a response that is not closed would be in
-    flight for ever. A thread, say, that still reads one is refused at the next chunk.
-    Repeats do no harm.
+    For the runtime, after the agent's code has returned: an open response would stay in flight for
+    ever. A thread that still reads one is refused at the next chunk. Repeats do no harm.
     """
     for opened in take_open(guard):
         if isinstance(opened, httpx.AsyncClient):

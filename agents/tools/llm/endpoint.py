@@ -38,13 +38,7 @@ _OPTIONS = {"timeout": "timeout", "extra_query": "params", "extra_body": "extra_
 
 
 class Endpoint:
-    """One endpoint with one key.
-
-    Args:
-        transport: carries the requests; not guarded yet.
-        read_seconds: how long the endpoint may be silent.
-        base_url, api_key, max_retries: as for ``Model``.
-    """
+    """One endpoint with one key. ``transport`` is not guarded yet; see ``Model`` for the rest."""
 
     def __init__(
         self,

@@ -162,38 +162,31 @@ def _parse(body: bytes) -> _Asked:
     messages = asked.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _Invalid("'messages' must be a list with at least one message.", "messages")
-    texts = [_text_of(message, place) for place, message in enumerate(messages)]
-    users = [n for n, message in enumerate(messages) if message["role"] == "user"]
-    instructions, document = _divide(texts[users[-1]] if users else "")
-    system = "\n".join(
-        text
-        for message, text in zip(messages, texts, strict=True)
-        if message["role"] in ("system", "developer")
-    )
+    said = [_role_and_text(message, place) for place, message in enumerate(messages)]
+    last = next((text for role, text in reversed(said) if role == "user"), "")
+    instructions, document = _divide(last)
+    system = "\n".join(text for role, text in said if role in ("system", "developer"))
     options = asked.get("stream_options")
     return _Asked(
         document=document,
         instructions=f"{system}\n{instructions}",
-        prompt_characters=sum(map(len, texts)),
+        prompt_characters=sum(len(text) for _, text in said),
         max_tokens=_positive(asked, "max_completion_tokens") or _positive(asked, "max_tokens"),
         stream=asked.get("stream") is True,
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
     )
 
 
-def _text_of(message: object, place: int) -> str:
+def _role_and_text(message: object, place: int) -> tuple[str, str]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _Invalid(f"'messages[{place}]' must be an object with a role.", "messages")
-    content = message.get("content")
+    role, content = message["role"], message.get("content")
     if content is None or isinstance(content, str):
-        return content or ""
+        return role, content or ""
     if not isinstance(content, list):
         raise _Invalid(f"'messages[{place}].content' must be text or a list.", "messages")
-    return "\n".join(
-        part["text"]
-        for part in content
-        if isinstance(part, dict) and isinstance(part.get("text"), str)
-    )
+    parts = [part.get("text") for part in content if isinstance(part, dict)]
+    return role, "\n".join(text for text in parts if isinstance(text, str))
 
 
 def _divide(text: str) -> tuple[str, str]:
