@@ -134,7 +134,7 @@ async def call_llm(
                 await model.converse(guard, call.id, body, partial)
                 return partial.finish()
             except BaseException:
-                if partial.has_begun:
+                if partial.has_started:
                     record(partial.so_far())
                 raise
 

@@ -88,7 +88,7 @@ class PartialReply:
         self._has_choice = False
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether anything came that has to be paid for."""
         said = self._text or self._refusal or self._tool_calls
         return bool(said or self._hidden_characters or self._usage)
