@@ -83,13 +83,12 @@ class AgentHandle:
 
     async def _settle(self) -> None:
         """Wait for its end for the runtime, after the agent's code has returned."""
-        guard = self._guard
-        data: dict[str, Any] = {"agent": self.agent, "run": self.run}
-        call = guard.call("agents.wait", self.agent, **data).start_unasked()
+        call = self._guard.call("agents.wait", self.agent, agent=self.agent, run=self.run)
+        call.start_unasked()
         error: BaseException | None = None
         try:
             # A stop of this run has stopped it, too, whether it was left or not.
-            if not self._is_left and not guard.token.stopped:
+            if not self._is_left and not self._guard.token.stopped:
                 await self._child.ask_to_stop(NOT_WAITED_FOR)
             await self._ended(call)
         except BaseException as raised:

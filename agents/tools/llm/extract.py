@@ -86,13 +86,10 @@ def _sentences(text: str) -> list[_Sentence]:
 
 
 def _append(found: list[_Sentence], text: str) -> None:
-    tokens = _WORD.findall(text)
-    if not tokens:
-        return
-    counting = frozenset(
-        word for word in (token.casefold() for token in tokens) if word not in _STOP_WORDS
-    )
-    found.append(_Sentence(" ".join(text.split()), len(found), len(tokens), counting))
+    words = [word.casefold() for word in _WORD.findall(text)]
+    if words:
+        counting = frozenset(words) - _STOP_WORDS
+        found.append(_Sentence(" ".join(text.split()), len(found), len(words), counting))
 
 
 def _score(sentences: list[_Sentence]) -> None:
