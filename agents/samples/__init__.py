@@ -1,5 +1,5 @@
-"""The agents that ship: real ones, written as the examples that people will copy.
+"""The agents that ship with Halting, also as examples to copy.
 
-The agents themselves are in ``agents.py``, where Halting looks for them; each module beside it is
-one idea that they need and knows nothing of the others' business.
+They are in ``agents.py``, where Halting looks for agents. Each other module is one idea that they
+need.
 """

@@ -33,7 +33,7 @@ from .splitting import split
 
 __all__ = ["compare", "count_words", "merge_notes", "summarise", "summarise_many"]
 
-PART_CHARACTERS = 12_000  # some 3,000 tokens: leaves room for the reply in any model
+PART_CHARACTERS = 12_000  # some 3,000 tokens, which leaves room for the reply in any model
 ALL_SUMMARIES_WORDS = 3_000  # of the summaries that are compared, together
 
 TAKE_NOTES = (
@@ -78,17 +78,17 @@ async def summarise(tools: Tools, document: Document, words: Words = 200) -> str
         tools.progress(len(notes), len(parts), "merging the notes")
         return str(await tools.agents.call("merge_notes", {"notes": notes, "words": words}))
     except (AgentStopped, SubAgentStopped):
-        # Caught only to give something back, at once: what a stopped agent returns is kept as its
-        # partial result. If it was merge_notes alone that was stopped, this is the result.
+        # Catch a stop only to return at once: what a stopped agent returns is its partial result.
+        # If merge_notes alone was stopped, it is the result.
         if not notes:
             raise
         return "\n\n".join([f"Notes on {len(notes)} of {len(parts)} parts:", *notes])
 
 
 def _parts(text: str, model: str) -> list[tuple[str, str]]:
-    """Return the parts of a text, each after the key that its note is kept under.
+    """Return the parts of a text, each with the key of its note.
 
-    The key names all that the note depends on, so no note is ever out of date.
+    The key covers all that the note depends on, so no note is ever out of date.
     """
     return [
         (hashlib.sha256("\0".join((model, TAKE_NOTES, part)).encode()).hexdigest(), part)
@@ -99,7 +99,7 @@ def _parts(text: str, model: str) -> list[tuple[str, str]]:
 
 async def _take_note(tools: Tools, key: str, part: str) -> str:
     note = await _ask(tools, TAKE_NOTES, part)
-    async with cleanup():  # the note is paid for: keep it, even if a stop came meanwhile
+    async with cleanup():  # the note is paid for: keep it, even after a stop
         await tools.data_store.set(key, note)
     return note
 
@@ -120,7 +120,7 @@ async def merge_notes(
         for part in parts:
             tools.progress(len(shorter), len(parts), "shortening the notes")
             note = await _ask(tools, SHORTEN_NOTES, part)
-            # Cut, so that a model that can't be brief can't keep this going for ever.
+            # Cut, so that this ends even with a model that can't be brief.
             shorter.append(note[: len(part) // 2])
         text = "\n\n".join(shorter)
     return await _ask(tools, SUMMARISE.format(words=words), text)
@@ -147,7 +147,7 @@ async def compare(
         finally:
             tools.progress(next(done), len(documents), "reading")
 
-    # Exceptions as values: every child has ended, in whichever way, before the next line.
+    # Exceptions as values: all children have ended before the next line.
     ends = await asyncio.gather(*map(read, documents), return_exceptions=True)
     summaries: list[str] = []
     left_out: list[str] = []

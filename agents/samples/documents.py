@@ -1,4 +1,4 @@
-"""From what a person hands over (text, an address, a PDF) to the text in it."""
+"""Read a document: text, an http(s) address or a data URL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import base64
 import binascii
 import re
 import urllib.parse
-from dataclasses import dataclass
 from email.message import Message
 
 import httpx
@@ -34,44 +33,36 @@ _CHARSET = re.compile(r"(utf|iso|windows|cp|koi8|mac|latin|ascii|us-ascii|gb|big
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """Bytes, and what their sender says they are."""
-
-    body: bytes
-    media_type: str  # "" if the sender doesn't say
-    charset: str
-
-
 async def read_document(document: str) -> str:
     """Return the text of a document.
 
-    ``document`` is one http(s) address, or a data URL (``data:application/pdf;base64,...``, which
-    is how a PDF comes as JSON), or else the text itself. PDF, HTML and plain text are understood.
+    ``document`` is one http(s) address, or a data URL (a PDF in JSON is
+    ``data:application/pdf;base64,...``), or the text itself. PDF, HTML and plain text are read.
 
     Raises:
-        AddressRefused: the address, or one that it redirects to, is not a public one.
+        AddressRefused: the address, or one that it redirects to, is not public.
         DocumentError: it can't be fetched or read, is too large, or has no text.
-        AgentStopped: a stop was asked for.
+        AgentStopped: a stop was requested.
     """
     given = document.strip()
     if _ADDRESS.fullmatch(given):
-        text = await asyncio.to_thread(_to_text, await _fetch(given))
+        text = await asyncio.to_thread(_to_text, *await _fetch(given))
     elif _DATA_URL.match(given):
-        text = await asyncio.to_thread(lambda: _to_text(_unpack(given)))
+        text = await asyncio.to_thread(lambda: _to_text(*_unpack(given)))
     else:
         text = given
-    text = _fit_for_json(text).strip()
+    # JSON and databases refuse NUL and lone surrogates, which PDFs have.
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd").strip()
     if not text:
         raise DocumentError("the document is empty")
     return text
 
 
-async def _fetch(url: str) -> _Content:
-    """Fetch what is at ``url``, within bounds of time, size and redirects.
+async def _fetch(url: str) -> tuple[bytes, str]:
+    """Return the body and the Content-Type of ``url``, within limits of time, size and redirects.
 
-    An address that a user hands in could point into our own network; ``public_only()`` looks at
-    where each request, redirects included, really goes.
+    A user's address could point into our own network; ``public_only()`` checks where each request
+    goes, redirects included.
     """
     client = httpx.AsyncClient(
         transport=guarded_transport(public_only()),
@@ -97,14 +88,13 @@ async def _fetch(url: str) -> _Content:
         raise DocumentError(
             f"{host} can't be read: {str(error) or type(error).__name__}"
         ) from error
-    media_type, charset = _parse_content_type(response.headers.get("Content-Type", ""))
-    return _Content(bytes(body), media_type, charset)
+    return bytes(body), response.headers.get("Content-Type", "")
 
 
-def _unpack(data_url: str) -> _Content:
+def _unpack(data_url: str) -> tuple[bytes, str]:
+    """Return the body and the Content-Type of a data URL."""
     about, _, data = data_url[len("data:") :].partition(",")
     about, is_base64, _ = about.partition(";base64")
-    media_type, charset = _parse_content_type(about)
     try:
         if is_base64:
             body = base64.b64decode("".join(urllib.parse.unquote(data).split()), validate=True)
@@ -114,44 +104,33 @@ def _unpack(data_url: str) -> _Content:
         raise DocumentError(f"the data URL is broken: {error}") from error
     if len(body) > MAX_BYTES:
         raise DocumentError(f"the document has more than {MAX_BYTES:,} bytes")
-    return _Content(body, media_type, charset)
+    return body, about
 
 
-def _parse_content_type(value: str) -> tuple[str, str]:
+def _to_text(body: bytes, content_type: str) -> str:
     message = Message()
-    message["Content-Type"] = value
-    media_type = message.get_content_type() if value.strip() else ""
-    return media_type, message.get_content_charset("")
-
-
-def _to_text(content: _Content) -> str:
-    # What the bytes say counts for more than what their sender says: PDFs come as octet-stream.
-    if content.media_type == "application/pdf" or b"%PDF-" in content.body[:1024]:
-        return pdf_to_text(content.body)
-    if not _TEXT_TYPE.fullmatch(content.media_type) and content.media_type not in _HTML_TYPES:
-        raise DocumentError(f"a document of type {content.media_type} can't be read")
-    is_html = content.media_type in _HTML_TYPES
-    text = _decode(content.body, content.charset or (_meta_charset(content) if is_html else ""))
+    message["Content-Type"] = content_type
+    media_type = message.get_content_type() if content_type.strip() else ""
+    # The bytes count for more than the sender's word: PDFs come as octet-stream.
+    if media_type == "application/pdf" or b"%PDF-" in body[:1024]:
+        return pdf_to_text(body)
+    is_html = media_type in _HTML_TYPES
+    if not is_html and not _TEXT_TYPE.fullmatch(media_type):
+        raise DocumentError(f"a document of type {media_type} can't be read")
+    charset = message.get_content_charset("")
+    if is_html and not charset and (found := _META_CHARSET.search(body[:2048])):
+        charset = found[1].decode("ascii", "replace")
+    text = _decode(body, charset)
     return html_to_text(text) if is_html or _HTML_START.match(text) else text
-
-
-def _meta_charset(content: _Content) -> str:
-    found = _META_CHARSET.search(content.body[:2048])
-    return found[1].decode("ascii", "replace") if found else ""
 
 
 def _decode(body: bytes, charset: str) -> str:
     if body.startswith((b"\xff\xfe", b"\xfe\xff")):
         return body.decode("utf-16", "replace")
-    # Not just any codec that Python has: "punycode" takes minutes for what others read in no time.
+    # Not any codec of Python's: "punycode" takes minutes where others take milliseconds.
     if _CHARSET.match(charset.lower()):
         try:
             return body.decode(charset, "replace")
         except (LookupError, UnicodeError):
             pass
     return body.decode("utf-8-sig", "replace")
-
-
-def _fit_for_json(text: str) -> str:
-    """Replace what JSON and databases refuse: lone surrogates (PDFs have them) and NUL."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

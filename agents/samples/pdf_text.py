@@ -1,4 +1,4 @@
-"""The text of a PDF, by pypdf, with an eye on files that were made to do harm."""
+"""The text of a PDF, by pypdf, within limits for files that were made to do harm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["pdf_to_text"]
 MAX_SECONDS = 120.0
 MAX_CHARACTERS = 20_000_000
 
-#: A small file can unpack to gigabytes. pypdf's own limits, brought down to what text needs.
+#: A small file can unpack to gigabytes. These limits are lower than pypdf's own.
 _LIMITS = pypdf.Configuration(
     zlib_maximum_output_length=20_000_000,
     lzw_maximum_output_length=20_000_000,
@@ -29,20 +29,19 @@ _LIMITS = pypdf.Configuration(
     xform_maximum_invocations_per_extraction=1_000,
 )
 
-# pypdf warns of each oddity of a file, by the thousand. What matters, DocumentError says once.
+# pypdf logs thousands of warnings for one odd file. DocumentError says once what matters.
 logging.getLogger("pypdf").setLevel(logging.ERROR)
 
 
 def pdf_to_text(content: bytes) -> str:
-    """Return the text of all pages, a blank line between two.
+    """Return the text of all pages, with a blank line between two.
 
-    This computes for seconds without a call that could be refused, so it looks for a stop itself:
-    at each page, and at each operation within one. Meant for ``asyncio.to_thread``, which takes the
-    run's token along.
+    It computes for seconds without a guarded call, so it checks for a stop itself: at each page,
+    and at each operation in it. For ``asyncio.to_thread``, which keeps the run's token.
 
     Raises:
         DocumentError: broken, encrypted, without text (a scan), or too much work.
-        AgentStopped: a stop was asked for.
+        AgentStopped: a stop was requested.
     """
     try:
         with pypdf.apply_configuration(_LIMITS):
@@ -63,7 +62,7 @@ def pdf_to_text(content: bytes) -> str:
 def _pages(content: bytes) -> list[str]:
     deadline = time.monotonic() + MAX_SECONDS
 
-    def look_up(*_: object) -> None:
+    def check(*_: object) -> None:
         check_should_stop()
         if time.monotonic() > deadline:
             raise DocumentError(f"the PDF takes more than {MAX_SECONDS:g} s to read")
@@ -71,8 +70,8 @@ def _pages(content: bytes) -> list[str]:
     pages: list[str] = []
     room = MAX_CHARACTERS
     for page in pypdf.PdfReader(io.BytesIO(content)).pages:
-        look_up()
-        pages.append(page.extract_text(visitor_operand_before=look_up).strip())
+        check()
+        pages.append(page.extract_text(visitor_operand_before=check).strip())
         room -= len(pages[-1])
         if room < 0:
             raise DocumentError(f"the PDF has more than {MAX_CHARACTERS:,} characters of text")

@@ -18,8 +18,8 @@ _BORDERS = [
 def split(text: str, limit: int) -> Iterator[str]:
     """Yield ``text`` in parts of at most ``limit`` characters, none of them empty.
 
-    Nothing is lost or changed: the parts joined are the text. A part ends at the best border in
-    the second half of its room; a line without any border is cut where the room ends.
+    The parts joined are the text. A part ends at the best border in the second half of its room; a
+    line without any border is cut at the limit.
 
     Raises:
         ValueError: ``limit`` is less than 1.

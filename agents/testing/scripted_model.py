@@ -35,7 +35,7 @@ class ScriptedModel(Model):
     def __init__(self, replies: Replies = "A reply.") -> None:
         # Not Model's own __init__: there is no endpoint here, nor the SDK to reach one.
         self.is_stand_in = False
-        self.default_model = self.label = "scripted"
+        self.default_model = "scripted"
         self.calls: list[dict[str, Any]] = []
         self._replies = replies if isinstance(replies, str) or callable(replies) else iter(replies)
 

@@ -1,4 +1,4 @@
-"""The tools that an agent reaches the world with; a guard stands before each of their calls."""
+"""The tools of agents. A guard checks each of their calls."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """``tools.data_store``: what an agent keeps beyond its run.
 
-The entries belong to the run's owner and are shared by all of the owner's agents. Every method but
-``use_namespace`` is guarded. What holds the entries is behind ``DataStoreBackend``.
+The entries belong to the run's owner; all agents of the owner share them. A ``DataStoreBackend``
+holds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from agents.values import jsonable, storable
@@ -25,7 +25,7 @@ __all__ = [
 
 DEFAULT_NAMESPACE = "default"
 MAX_KEY_LENGTH = 500  # characters, of keys and of namespaces
-#: Of a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
+#: For a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
 MAX_PLACE_BYTES = 2_600
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class DataStore:
     Values and metadata are anything that JSON can hold (a NUL character in them becomes U+FFFD).
 
     Raises:
-        AgentStopped: from every method but ``use_namespace``: a stop was asked for.
+        AgentStopped: a stop was requested. Every method but ``use_namespace`` is guarded.
         InvalidEntry: a key, a namespace or a value can't be held; nothing was written.
     """
 
@@ -59,34 +59,25 @@ class DataStore:
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value under ``key``, or ``default``."""
         key = _checked_key(key)
-        values = await self._one(
-            "get", key, lambda namespace: self._backend.get_many(namespace, [key])
-        )
+        values = await self._call("get", self._backend.get_many, [key], key=key)
         return values.get(key, default)
 
     async def set(self, key: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``value`` under ``key``, in place of what was there."""
+        """Write ``value`` under ``key``, replacing an earlier value."""
         key = _checked_place(self._namespace, key)
         values = {key: _checked_value(value, key)}
         about = _checked_value(dict(metadata), "metadata") if metadata is not None else None
-        await self._one(
-            "set", key, lambda namespace: self._backend.set_many(namespace, values, about)
-        )
+        await self._call("set", self._backend.set_many, values, about, key=key)
 
     async def delete(self, key: str) -> bool:
-        """Remove the entry; tell whether there was one."""
+        """Remove the entry; return whether there was one."""
         key = _checked_key(key)
-        count = await self._one(
-            "delete", key, lambda namespace: self._backend.delete_many(namespace, [key])
-        )
-        return count > 0
+        return await self._call("delete", self._backend.delete_many, [key], key=key) > 0
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the values there are; missing keys are left out."""
+        """Return the values of ``keys``; missing keys are left out."""
         wanted = [_checked_key(key) for key in keys]
-        return await self._many(
-            "get_many", len(wanted), lambda namespace: self._backend.get_many(namespace, wanted)
-        )
+        return await self._call("get_many", self._backend.get_many, wanted, keys_count=len(wanted))
 
     async def set_many(self, mapping: Mapping[str, Any]) -> int:
         """Write all entries or none; return how many."""
@@ -94,57 +85,44 @@ class DataStore:
             _checked_place(self._namespace, key): _checked_value(value, key)
             for key, value in mapping.items()
         }
-        return await self._many(
-            "set_many",
-            len(values),
-            lambda namespace: self._backend.set_many(namespace, values, None),
+        return await self._call(
+            "set_many", self._backend.set_many, values, None, keys_count=len(values)
         )
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove entries; return how many there were."""
         wanted = [_checked_key(key) for key in keys]
-        return await self._many(
-            "delete_many",
-            len(wanted),
-            lambda namespace: self._backend.delete_many(namespace, wanted),
+        return await self._call(
+            "delete_many", self._backend.delete_many, wanted, keys_count=len(wanted)
         )
 
     async def list_keys(self, prefix: str | None = None) -> list[str]:
         """Return the keys that begin with ``prefix`` (all without one), sorted by code point."""
-        begin = _checked_key(prefix, "prefix") if prefix else ""
-        return await self._many(
-            "list_keys", None, lambda namespace: self._backend.list_keys(namespace, begin)
-        )
+        start = _checked_key(prefix, "prefix") if prefix else ""
+        return await self._call("list_keys", self._backend.list_keys, start)
 
     async def get_all(self) -> dict[str, Any]:
         """Return every entry of the namespace."""
-        return await self._many("get_all", None, self._backend.get_all)
+        return await self._call("get_all", self._backend.get_all)
 
     async def clear(self) -> int:
         """Remove every entry of the namespace; return how many there were."""
-        return await self._many("clear", None, self._backend.clear)
+        return await self._call("clear", self._backend.clear)
 
     async def list_namespaces(self) -> list[str]:
         """Return the owner's namespaces that have an entry, sorted by code point."""
         with self._guard.call("data_store.list_namespaces") as call:
-            return await call.uninterrupted(_awaited(self._backend.list_namespaces()))
+            return await call.uninterrupted(self._backend.list_namespaces())
 
-    async def _one(self, method: str, key: str, work: Callable[[str], Awaitable[T]]) -> T:
+    async def _call(
+        self, method: str, work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any, **data: Any
+    ) -> T:
+        """Run ``work`` on the current namespace, as one guarded call; ``data`` is for its event."""
         namespace = self._namespace
-        label = f"{namespace}/{key}"
-        with self._guard.call(f"data_store.{method}", label, namespace=namespace, key=key) as call:
-            return await call.uninterrupted(_awaited(work(namespace)))
-
-    async def _many(self, method: str, count: int | None, work: Callable[[str], Awaitable[T]]) -> T:
-        namespace = self._namespace
-        with self._guard.call(f"data_store.{method}", namespace, namespace=namespace) as call:
-            if count is not None:
-                call.data["keys_count"] = count
-            return await call.uninterrupted(_awaited(work(namespace)))
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
+        label = f"{namespace}/{data['key']}" if "key" in data else namespace
+        tool = f"data_store.{method}"
+        with self._guard.call(tool, label, namespace=namespace, **data) as call:
+            return await call.uninterrupted(work(namespace, *arguments))
 
 
 def _checked_key(key: object, what: str = "key") -> str:
@@ -158,7 +136,7 @@ def _checked_key(key: object, what: str = "key") -> str:
 
 
 def _checked_place(namespace: str, key: object) -> str:
-    """Check a key that is to be written."""
+    """Check a key before a write."""
     key = _checked_key(key)
     size = len(namespace.encode()) + len(key.encode())
     if size > MAX_PLACE_BYTES:

@@ -1,18 +1,17 @@
-"""The tools of ``def`` agents: the same names without await, for a thread of their own."""
+"""The tools of ``def`` agents, for threads: the same names without ``await``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from ..environment import Environment
 from .agents.client import AgentClient
 from .agents.handle import AgentHandle
 from .data_store import DataStore
 from .http.client import open_sync_client
-from .llm.client import LLMReply
 from .notes import Notes
 from .toolbox import Tools
 
@@ -21,141 +20,110 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncAgentHandle", "SyncTools"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Wait: TypeAlias = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-class SyncDataStore:
+def _waiting(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Make the method that runs ``method`` of ``self._inner`` and waits for its result."""
+
+    @wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._wait(method(self._inner, *args, **kwargs))
+        return result
+
+    return call
+
+
+class _Sync:
+    def __init__(self, inner: Any, wait: Wait) -> None:
+        self._inner = inner
+        self._wait = wait
+
+
+class SyncDataStore(_Sync):
     """``DataStore`` for ``def`` agents."""
 
-    def __init__(self, store: DataStore, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._store = store
-        self._wait = wait
+    _inner: DataStore
 
     def use_namespace(self, name: str) -> None:
         """See ``DataStore.use_namespace``."""
-        self._store.use_namespace(name)
+        self._inner.use_namespace(name)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """See ``DataStore.get``."""
-        return self._wait(self._store.get(key, default))
-
-    def set(self, key: str, value: Any, metadata: Mapping[str, Any] | None = None) -> None:
-        """See ``DataStore.set``."""
-        self._wait(self._store.set(key, value, metadata))
-
-    def delete(self, key: str) -> bool:
-        """See ``DataStore.delete``."""
-        return bool(self._wait(self._store.delete(key)))
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """See ``DataStore.get_many``."""
-        return dict(self._wait(self._store.get_many(keys)))
-
-    def set_many(self, mapping: Mapping[str, Any]) -> int:
-        """See ``DataStore.set_many``."""
-        return int(self._wait(self._store.set_many(mapping)))
-
-    def delete_many(self, keys: Iterable[str]) -> int:
-        """See ``DataStore.delete_many``."""
-        return int(self._wait(self._store.delete_many(keys)))
-
-    def list_keys(self, prefix: str | None = None) -> list[str]:
-        """See ``DataStore.list_keys``."""
-        return list(self._wait(self._store.list_keys(prefix)))
-
-    def get_all(self) -> dict[str, Any]:
-        """See ``DataStore.get_all``."""
-        return dict(self._wait(self._store.get_all()))
-
-    def clear(self) -> int:
-        """See ``DataStore.clear``."""
-        return int(self._wait(self._store.clear()))
-
-    def list_namespaces(self) -> list[str]:
-        """See ``DataStore.list_namespaces``."""
-        return list(self._wait(self._store.list_namespaces()))
+    get = _waiting(DataStore.get)
+    set = _waiting(DataStore.set)
+    delete = _waiting(DataStore.delete)
+    get_many = _waiting(DataStore.get_many)
+    set_many = _waiting(DataStore.set_many)
+    delete_many = _waiting(DataStore.delete_many)
+    list_keys = _waiting(DataStore.list_keys)
+    get_all = _waiting(DataStore.get_all)
+    clear = _waiting(DataStore.clear)
+    list_namespaces = _waiting(DataStore.list_namespaces)
 
 
-class SyncAgentClient:
+class SyncAgentClient(_Sync):
     """``AgentClient`` for ``def`` agents."""
 
-    def __init__(
-        self, client: AgentClient, wait: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> None:
-        self._client = client
-        self._wait = wait
+    _inner: AgentClient
 
-    def call(self, name: str, input: object = None) -> Any:
-        """See ``AgentClient.call``."""
-        return self._wait(self._client.call(name, input))
+    call = _waiting(AgentClient.call)
 
     def start(self, name: str, input: object = None) -> SyncAgentHandle:
         """See ``AgentClient.start``."""
-        return SyncAgentHandle(self._wait(self._client.start(name, input)), self._wait)
+        return SyncAgentHandle(self._wait(self._inner.start(name, input)), self._wait)
 
 
-class SyncAgentHandle:
+class SyncAgentHandle(_Sync):
     """``AgentHandle`` for ``def`` agents."""
 
-    def __init__(
-        self, handle: AgentHandle, wait: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> None:
+    _inner: AgentHandle
+
+    def __init__(self, handle: AgentHandle, wait: Wait) -> None:
+        super().__init__(handle, wait)
         self.agent = handle.agent
         self.run = handle.run
-        self._handle = handle
-        self._wait = wait
 
     def __repr__(self) -> str:
         return f"<SyncAgentHandle {self.agent} {self.run}>"
 
-    def wait(self) -> Any:
-        """See ``AgentHandle.wait``."""
-        return self._wait(self._handle.wait())
-
-    def stop(self, reason: str = "") -> None:
-        """See ``AgentHandle.stop``."""
-        self._wait(self._handle.stop(reason))
+    wait = _waiting(AgentHandle.wait)
+    stop = _waiting(AgentHandle.stop)
 
     def leave(self) -> None:
         """See ``AgentHandle.leave``."""
-        self._handle.leave()
+        self._inner.leave()
 
 
 class SyncTools(Notes):
-    """The tools of one run of a ``def`` agent. Not for use on the event loop's own thread."""
+    """The tools of one run of a ``def`` agent. Not for the event loop's own thread."""
 
     def __init__(self, environment: Environment, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(environment.guard.trace)
         self._environment = environment
         self._loop = loop
-        self._tools = Tools(environment)
-        self.data_store = SyncDataStore(self._tools.data_store, self._wait)
-        self.agents = SyncAgentClient(self._tools.agents, self._wait)
+        self._inner = Tools(environment)
+        self.data_store = SyncDataStore(self._inner.data_store, self._wait)
+        self.agents = SyncAgentClient(self._inner.agents, self._wait)
 
-    def call_llm(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        model: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **parameters: Any,
-    ) -> LLMReply:
-        """See ``Tools.call_llm``."""
-        return self._wait(self._tools.call_llm(messages, model, tools, **parameters))
+    call_llm = _waiting(Tools.call_llm)  # type: ignore[arg-type]  # ``parameters`` may have a self
 
     @property
     def default_model(self) -> str:
         """See ``Tools.default_model``."""
-        return self._tools.default_model
+        return self._inner.default_model
 
     @cached_property
     def http(self) -> httpx.Client:
         return open_sync_client(self._environment.guard, self._environment.transports)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` on the agent loop and wait for it in this thread.
+        """Run ``work`` on the agents' loop and wait for it in this thread.
 
-        ``run_coroutine_threadsafe`` schedules with a copy of this thread's context, so the token,
-        the trace and a surrounding ``cleanup()`` come along.
+        ``run_coroutine_threadsafe`` copies this thread's context: token, trace and ``cleanup()``.
         """
         try:
             running = asyncio.get_running_loop()

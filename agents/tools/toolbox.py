@@ -25,7 +25,7 @@ class Tools(Notes):
     Attributes:
         data_store: entries of the run's owner, see ``DataStore``.
         agents: calls and starts other agents, see ``AgentClient``.
-        http: an ``httpx.AsyncClient`` of this run's own; each of its requests is guarded.
+        http: this run's own ``httpx.AsyncClient``; each of its requests is guarded.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -43,26 +43,24 @@ class Tools(Notes):
     ) -> LLMReply:
         """Ask a model, and return its whole reply; its text is shown as it comes.
 
-        ``messages`` and ``tools`` are as in the OpenAI chat-completions API, ``parameters`` go to
-        the endpoint as they are (``temperature=0``). Without ``model`` the configured one.
+        ``messages`` and ``tools`` are as in the OpenAI chat-completions API. Without ``model`` the
+        configured one is used. ``parameters`` go to the endpoint as they are (``temperature=0``);
+        ``stream=False`` asks for no stream; ``timeout``, ``extra_headers``, ``extra_query`` and
+        ``extra_body`` mean what they do in the SDK.
 
         Raises:
-            AgentStopped: a stop was asked for.
+            AgentStopped: a stop was requested.
             LLMError: the endpoint refused or failed, after the SDK's retries.
+            AgentError: the endpoint could not take the request; nothing was sent.
         """
-        environment = self._environment
+        env = self._environment
         return await call_llm(
-            environment.guard,
-            environment.model,
-            messages,
-            model_name=model,
-            tools=tools,
-            **parameters,
+            env.guard, env.model, messages, model_name=model, tools=tools, **parameters
         )
 
     @property
     def default_model(self) -> str:
-        """The name of the model that ``call_llm`` uses when it is told none. Not guarded."""
+        """The name of the model that ``call_llm`` uses when it is given none. Not guarded."""
         return self._environment.model.default_model
 
     @cached_property

@@ -95,7 +95,7 @@ async def test_the_slower_greetings_are_stopped(page: dict[str, Any]) -> None:
     assert (await slow.result()).status in ("stopped", "success")
 
 
-async def test_everybody_is_greeted_at_the_same_time(page: dict[str, Any]) -> None:
+async def test_all_are_greeted_at_the_same_time(page: dict[str, Any]) -> None:
     both = asyncio.Barrier(2)
 
     async def reply(messages: object) -> str:

@@ -1,7 +1,7 @@
-"""``tools.agents``: one agent calls another, or starts it and goes on.
+"""``tools.agents``: one agent calls another, or starts one that any worker may take.
 
-Each is a run of its own, with a log of its own, below the caller's. A stop of the caller reaches
-it; a stop of the called run alone comes back as ``SubAgentStopped``.
+Each is a run of its own, with a log of its own, below the caller's. A stop of the caller stops it,
+too; a stop of the called run alone comes back as ``SubAgentStopped``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from agents.environment import AgentCaller, ChildEnd, ChildRun, StartedRun
 from agents.guard import Call, Guard
+from agents.tools.waiting import wait_out
 
 from .handle import NOT_WAITED_FOR, AgentHandle, note_started, result_of
 
@@ -27,12 +28,12 @@ class AgentClient:
     async def call(self, name: str, input: object = None) -> Any:
         """Run agent ``name`` on ``input`` (its parameters by name) and return its result.
 
-        The result is JSON, as the child's record has it. When this run is asked to stop, the child
-        is too, and ``AgentStopped`` comes out here once it has ended. A caller that stops waiting
-        (a time limit, a cancelled task) stops the child and waits for its end all the same.
+        The result is JSON, as the child's record has it. A stop of this run stops the child, too;
+        ``AgentStopped`` comes out here when the child has ended. A caller that stops waiting (a
+        time limit, a cancelled task) also stops the child and waits for its end.
 
         Raises:
-            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was started, no record exists.
             SubAgentFailed: the child ended in an error.
             SubAgentStopped: the child was stopped, this run was not.
             AgentStopped: this run was asked to stop.
@@ -45,13 +46,13 @@ class AgentClient:
             return result_of(guard, "agents.call", str(name), child.id, end)
 
     async def start(self, name: str, input: object = None) -> AgentHandle:
-        """Begin a run of agent ``name`` beside this one, and return a handle to it.
+        """Queue a run of agent ``name`` for any worker, and return a handle to it.
 
-        Any worker may take it. When this agent's function has returned, what it has started and
-        neither waited for nor left is asked to stop; this run is over when all of them are.
+        When this agent's function has returned, the runtime stops what it has started and neither
+        waited for nor left. This run is over when all of them are.
 
         Raises:
-            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was begun, no record exists.
+            AgentNotFound, InvalidInput, AgentCallTooDeep: nothing was started, no record exists.
             AgentStopped: this run was asked to stop.
         """
         guard = self._guard
@@ -67,7 +68,7 @@ class AgentClient:
             try:
                 await call.uninterrupted(work, record)
             except asyncio.CancelledError:
-                for handle in handles:  # it came into being, and its caller will not know of it
+                for handle in handles:  # it exists, and its caller gets no handle
                     guard.create_task(handle.stop(NOT_WAITED_FOR))
                 raise
         return handles[0]
@@ -82,25 +83,22 @@ class AgentClient:
         try:
             return await call.uninterrupted(self._caller.start(name, input), record)
         except asyncio.CancelledError:
-            for child in started:  # it came into being while its caller was cancelled
+            for child in started:  # it was created while its caller was cancelled
                 child.give_up()
                 await self._end_of(call, child)
             raise
 
     async def _end_of(self, call: Call, child: ChildRun) -> ChildEnd:
-        waiting = self._guard.create_task(child.wait())
-        interruption: asyncio.CancelledError | None = None
-        while not waiting.done():
-            try:
-                await asyncio.wait((waiting,))
-            except asyncio.CancelledError as error:
-                interruption = error
-                if not self._guard.host_cancelled:  # else the host has cancelled the child, too
-                    child.give_up()
+        guard = self._guard
+
+        def give_up() -> None:
+            if not guard.host_cancelled:  # else the host has cancelled the child, too
+                child.give_up()
+
+        waiting = guard.create_task(child.wait())
+        interruption = await wait_out(waiting, give_up)
         if interruption is None:
             return waiting.result()
-        if not waiting.cancelled():
-            waiting.exception()  # seen, but the cancellation goes first
-        if self._guard.token.stopped:  # cut by a TaskGroup, because another branch met the stop
-            self._guard.token.refuse("agents.call", call.label)
+        if guard.token.stopped:  # cut by a TaskGroup, because a guard refused another branch
+            guard.token.refuse("agents.call", call.label)
         raise interruption

@@ -1,7 +1,7 @@
-"""Where a request may go: to public addresses only, whatever name or redirect leads elsewhere.
+"""Where a request may go: to public addresses only, through names and redirects, too.
 
-An address that a user hands to an agent could point into the network that the agent runs in, at a
-database or at a cloud's metadata service. This module knows no guard and no run.
+A user's address could point into the network that the agent runs in, at a database or at a cloud's
+metadata service. This module knows no guard and no run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import httpx
 
@@ -25,11 +25,9 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 RESOLVE_SECONDS = 10.0
 
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# What ``is_global`` says yes to, in one version of Python or another, and we don't.
-_SPECIAL_V4 = [
-    ipaddress.IPv4Network(text)
+# Not public, although ``is_global`` says so in some versions of Python.
+_SPECIAL = [
+    ipaddress.ip_network(text)
     for text in (
         "100.64.0.0/10",  # carrier-grade NAT, RFC 6598; Alibaba's metadata service
         "168.63.129.16/32",  # Azure's own service for its virtual machines
@@ -37,42 +35,33 @@ _SPECIAL_V4 = [
         "192.88.99.0/24",  # relays to 6to4, RFC 7526
         "198.18.0.0/15",  # benchmarks, RFC 2544
         "224.0.0.0/3",  # multicast and reserved
-    )
-]
-_SPECIAL_V6 = [
-    ipaddress.IPv6Network(text)
-    for text in (
         "2001::/23",  # protocol assignments, RFC 2928, Teredo among them
         "2001:db8::/32",  # documentation, RFC 3849
         "3fff::/20",  # documentation, RFC 9637
     )
 ]
-_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")  # all that is given out as global, RFC 4291
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in its last 32 bits, RFC 6052
+_UNICAST_V6 = ipaddress.ip_network("2000::/3")  # the only range assigned as global, RFC 4291
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in its last 32 bits, RFC 6052
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address, as text, is one that anybody on the internet could reach.
+    """Return whether an IP address, as text, is reachable from anywhere on the internet.
 
-    IPv4 addresses that are embedded in IPv6 ones (mapped, 6to4, NAT64) count as what they are.
+    An IPv4 address embedded in an IPv6 one (mapped, 6to4, NAT64) decides for it.
 
     Raises:
         ValueError: it is not an IP address.
     """
-    return _is_public(ipaddress.ip_address(address.partition("%")[0]))
-
-
-def _is_public(ip: _Address) -> bool:
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not any(ip in network for network in _SPECIAL_V4)
-    embedded = ip.ipv4_mapped or ip.sixtofour
-    if embedded is None and ip in _NAT64:
-        embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if embedded is not None:
-        return _is_public(embedded)
-    if ip not in _UNICAST_V6 or not ip.is_global:
-        return False
-    return not any(ip in network for network in _SPECIAL_V6)
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour
+        if embedded is None and ip in _NAT64:
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_public(str(embedded))
+        if ip not in _UNICAST_V6:
+            return False
+    return ip.is_global and not any(ip in network for network in _SPECIAL)
 
 
 def public_only(
@@ -80,10 +69,10 @@ def public_only(
 ) -> httpx.AsyncBaseTransport:
     """Wrap a transport so that it refuses URLs that lead to anything but public addresses.
 
-    A name is refused if any of its addresses is not public; the connection then goes to an address
-    that was looked at, so a second answer of the DNS can't win. Redirects are seen too, as each of
-    them is a request of its own. Certificates are checked against the name. Without ``inner`` the
-    transport opens connections of its own. ``resolver`` is for tests.
+    It refuses a name if any of its addresses is not public. The connection goes to an address that
+    was checked, so a later answer of the DNS changes nothing. A redirect is a request of its own,
+    and checked as well. Certificates are checked against the name. Without ``inner`` the transport
+    opens connections of its own. ``resolver`` is for tests.
 
     Put it inside: ``guarded_transport(public_only())``.
 
@@ -139,13 +128,6 @@ class _PublicOnly(httpx.AsyncBaseTransport):
                 )
         return addresses
 
-    async def __aenter__(self) -> _PublicOnly:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: Any) -> None:
-        await self._inner.__aexit__(*exc_info)
-
     async def aclose(self) -> None:
         await self._inner.aclose()
 
@@ -153,9 +135,8 @@ class _PublicOnly(httpx.AsyncBaseTransport):
 def _pinned(request: httpx.Request, address: str) -> httpx.Request:
     """Return the same request to one address instead of a name.
 
-    A pool knows connections by their address, so one that was opened for a name (and checked
-    against that name's certificate) could serve another name at the same address.
-    So each connection is closed.
+    It closes its connection. Otherwise the pool, which knows connections by their address, could
+    use it for another name at that address, without checking that name's certificate.
     """
     headers = httpx.Headers(request.headers)
     headers["Connection"] = "close"

@@ -1,34 +1,31 @@
 """The connections that all runs of one agent loop share.
 
-One pool of httpx or httpx2 that has 2,000 streams open stalls the loop for seconds (it looks at all
-of them at every request), so a pool here takes 50 at most, and there are as many as it takes. This
-module knows no guard and no run.
+One pool of httpx or httpx2 with 2,000 open streams stalls the loop for seconds: each request looks
+at all of them. So a pool here takes at most 50, and there are as many pools as needed. This module
+knows no guard and no run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any
 
 import httpx
 import httpx2
 
-__all__ = ["Transports", "shared_ssl_context", "undisturbed"]
+from agents.tools.waiting import undisturbed
 
-T = TypeVar("T")
-Rq = TypeVar("Rq", httpx.Request, httpx2.Request)
-Rs = TypeVar("Rs", httpx.Response, httpx2.Response)
+__all__ = ["Transports", "shared_ssl_context"]
 
 STREAMS_PER_POOL = 50
 IDLE_CONNECTIONS_PER_POOL = 20
 IDLE_SECONDS = 30.0
-CLOSE_SECONDS = 5.0
 
 
 @functools.cache
@@ -40,13 +37,13 @@ def shared_ssl_context() -> ssl.SSLContext:
 class Transports:
     """The connection pools of one agent loop, for httpx and httpx2, shared by its runs.
 
-    What it hands out may be given to any number of clients; closing those closes nothing here.
+    Any number of clients may use one of its transports; closing such a client closes no connection.
     """
 
     def __init__(self) -> None:
-        self._http_async = _HttpxAsyncPools(_httpx_async_pool)
-        self._http_sync = _HttpxSyncPools(_httpx_sync_pool)
-        self._http2_async = _Httpx2AsyncPools(_httpx2_async_pool)
+        self._http_async = _AsyncPools(httpx.AsyncHTTPTransport, httpx.Limits)
+        self._http_sync = _SyncPools(httpx.HTTPTransport, httpx.Limits)
+        self._http2_async = _AsyncPools(httpx2.AsyncHTTPTransport, httpx2.Limits)
 
     def http_async(self) -> httpx.AsyncBaseTransport:
         return self._http_async
@@ -66,78 +63,29 @@ class Transports:
         await asyncio.to_thread(self._http_sync.close_pools)
 
 
-# The pools' own limit on connections is off: we count ourselves, and a slot that httpx 0.28 loses
-# must not become a PoolTimeout for all runs.
-
-
-def _httpx_async_pool() -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(
-        verify=shared_ssl_context(), trust_env=False, limits=_limits(httpx.Limits)
-    )
-
-
-def _httpx_sync_pool() -> httpx.HTTPTransport:
-    return httpx.HTTPTransport(
-        verify=shared_ssl_context(), trust_env=False, limits=_limits(httpx.Limits)
-    )
-
-
-def _httpx2_async_pool() -> httpx2.AsyncHTTPTransport:
-    return httpx2.AsyncHTTPTransport(
-        verify=shared_ssl_context(), trust_env=False, limits=_limits(httpx2.Limits)
-    )
-
-
-def _limits(kind: Callable[..., T]) -> T:
-    return kind(
-        max_connections=None,
-        max_keepalive_connections=IDLE_CONNECTIONS_PER_POOL,
-        keepalive_expiry=IDLE_SECONDS,
-    )
-
-
-async def undisturbed(work: Coroutine[Any, Any, T], seconds: float = CLOSE_SECONDS) -> T:
-    """Await ``work``, such as the closing of a connection, though the task may be cancelled.
-
-    A cancellation is passed on when the work is done. httpx 0.28 loses a connection of its pool for
-    ever if the closing is cut. The work runs in a context of its own: at a run's end the tasks that
-    were made in the run's are cancelled.
-
-    Raises:
-        TimeoutError: it took too long, and was given up.
-    """
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(_within(work, seconds), context=contextvars.Context())
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            interruption = error
-    if interruption is not None:
-        if not task.cancelled():
-            task.exception()  # seen, but the cancellation goes first
-        raise interruption
-    return task.result()
-
-
-async def _within(work: Coroutine[Any, Any, T], seconds: float) -> T:
-    async with asyncio.timeout(seconds):
-        return await work
-
-
 @dataclass(eq=False, slots=True)
 class _Pool:
     transport: Any
     busy_count: int = 0
-    is_retired: bool = False  # takes no more requests, and is closed after its last request
 
 
-class _Pools(Generic[Rq, Rs]):
-    """Pools that grow when all are busy. The first one stays, the others go when they are idle."""
+class _Pools:
+    """Pools that grow when all are busy. The first one stays, the others go when they are idle.
 
-    def __init__(self, open_pool: Callable[[], Any]) -> None:
-        self._open_pool = open_pool
+    Args:
+        transport: the class of a pool, of httpx or httpx2.
+        limits: the library's class for limits.
+    """
+
+    def __init__(self, transport: Callable[..., Any], limits: Callable[..., Any]) -> None:
+        self._transport = transport
+        # The pools' own limit on connections is off: we count ourselves, and a slot that httpx 0.28
+        # loses must not become a PoolTimeout for all runs.
+        self._limits = limits(
+            max_connections=None,
+            max_keepalive_connections=IDLE_CONNECTIONS_PER_POOL,
+            keepalive_expiry=IDLE_SECONDS,
+        )
         self._pools: list[_Pool] = []
         self._lock = threading.RLock()  # reentrant: the collector may close a body in any moment
 
@@ -147,7 +95,10 @@ class _Pools(Generic[Rq, Rs]):
                 if pool.busy_count < STREAMS_PER_POOL:
                     break
             else:
-                pool = _Pool(self._open_pool())
+                transport = self._transport(
+                    verify=shared_ssl_context(), trust_env=False, limits=self._limits
+                )
+                pool = _Pool(transport)
                 self._pools.append(pool)
             pool.busy_count += 1
             return pool
@@ -156,35 +107,28 @@ class _Pools(Generic[Rq, Rs]):
         """End one use of a pool; return whether it is to be closed now."""
         with self._lock:
             pool.busy_count -= 1
-            if pool.busy_count:
+            if pool.busy_count or pool in self._pools[:1]:
                 return False
-            if pool.is_retired:
-                return True
-            if pool is self._pools[0]:
-                return False
-            self._pools.remove(pool)
+            if pool in self._pools:  # else it was retired
+                self._pools.remove(pool)
             return True
 
-    def take_all(self) -> list[_Pool]:
-        """Retire all pools; return those that are to be closed now."""
+    def retire_all(self) -> list[_Pool]:
+        """Let no pool take another request; return all. A busy one is closed again when idle."""
         with self._lock:
             pools, self._pools = self._pools, []
-            for pool in pools:
-                pool.is_retired = True
             return pools
 
 
-class _AsyncPools(_Pools[Rq, Rs]):
-    _body_class: type[_AsyncBody]
-
-    async def handle_async_request(self, request: Rq) -> Rs:
+class _AsyncPools(_Pools, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request: Any) -> Any:
         pool = self.take()
         try:
-            response: Rs = await pool.transport.handle_async_request(request)
+            response = await pool.transport.handle_async_request(request)
         except BaseException:
             await self.release(pool)
             raise
-        response.stream = self._body_class(response.stream, self, pool)  # type: ignore[assignment]
+        response.stream = _AsyncBody(response.stream, partial(self.release, pool))
         return response
 
     async def release(self, pool: _Pool) -> None:
@@ -192,24 +136,22 @@ class _AsyncPools(_Pools[Rq, Rs]):
             await undisturbed(pool.transport.aclose())
 
     async def close_pools(self) -> None:
-        for pool in self.take_all():
+        for pool in self.retire_all():
             await undisturbed(pool.transport.aclose())
 
     async def aclose(self) -> None:
         """Leave the pools alone: a client that is closed is not their only user."""
 
 
-class _SyncPools(_Pools[Rq, Rs]):
-    _body_class: type[_SyncBody]
-
-    def handle_request(self, request: Rq) -> Rs:
+class _SyncPools(_Pools, httpx.BaseTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
         pool = self.take()
         try:
-            response: Rs = pool.transport.handle_request(request)
+            response: httpx.Response = pool.transport.handle_request(request)
         except BaseException:
             self.release(pool)
             raise
-        response.stream = self._body_class(response.stream, self, pool)  # type: ignore[assignment]
+        response.stream = _SyncBody(response.stream, partial(self.release, pool))
         return response
 
     def release(self, pool: _Pool) -> None:
@@ -217,22 +159,23 @@ class _SyncPools(_Pools[Rq, Rs]):
             pool.transport.close()
 
     def close_pools(self) -> None:
-        for pool in self.take_all():
+        for pool in self.retire_all():
             pool.transport.close()
 
     def close(self) -> None:
         """Leave the pools alone: a client that is closed is not their only user."""
 
 
-class _AsyncBody:
+class _Body:
     """A response's body, which keeps its pool busy until it is closed."""
 
-    def __init__(self, stream: Any, pools: _AsyncPools[Any, Any], pool: _Pool) -> None:
+    def __init__(self, stream: Any, release: Callable[[], Any]) -> None:
         self._stream = stream
-        self._pools = pools
-        self._pool = pool
+        self._release = release
         self._closed = False
 
+
+class _AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._stream)
 
@@ -243,18 +186,10 @@ class _AsyncBody:
         try:
             await self._stream.aclose()
         finally:
-            await self._pools.release(self._pool)
+            await self._release()
 
 
-class _SyncBody:
-    """As ``_AsyncBody``, for threads."""
-
-    def __init__(self, stream: Any, pools: _SyncPools[Any, Any], pool: _Pool) -> None:
-        self._stream = stream
-        self._pools = pools
-        self._pool = pool
-        self._closed = False
-
+class _SyncBody(_Body, httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._stream)
 
@@ -265,28 +200,4 @@ class _SyncBody:
         try:
             self._stream.close()
         finally:
-            self._pools.release(self._pool)
-
-
-class _HttpxAsyncBody(_AsyncBody, httpx.AsyncByteStream):
-    pass
-
-
-class _HttpxSyncBody(_SyncBody, httpx.SyncByteStream):
-    pass
-
-
-class _Httpx2AsyncBody(_AsyncBody, httpx2.AsyncByteStream):
-    pass
-
-
-class _HttpxAsyncPools(_AsyncPools[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
-    _body_class = _HttpxAsyncBody
-
-
-class _HttpxSyncPools(_SyncPools[httpx.Request, httpx.Response], httpx.BaseTransport):
-    _body_class = _HttpxSyncBody
-
-
-class _Httpx2AsyncPools(_AsyncPools[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
-    _body_class = _Httpx2AsyncBody
+            self._release()

@@ -1,10 +1,11 @@
-"""Calls to a model: guarded, shown as they come, counted, and finished once they have begun."""
+"""Calls to a model: guarded, shown as they come, counted, and finished once they have started."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import httpx2
@@ -29,17 +30,15 @@ class Model:
     Args:
         base_url: any endpoint that speaks the OpenAI protocol, with its ``/v1``; "" is OpenAI's.
         api_key: "" sends none. With neither address nor key the model is the stand-in.
-        default_model: asked when a call names none.
+        default_model: used when a call names none.
         timeout: seconds that the endpoint may be silent, also between two pieces of a reply.
         total_timeout: seconds that a call may take in all, retries included.
-        max_retries: of requests that the endpoint refused for the moment, by the SDK.
-        transports: connections to share; otherwise it has its own.
-        transport: what carries the requests instead of the network, such as a ``StandIn`` that is
-            in more of a hurry.
+        max_retries: how often the SDK repeats a request that the endpoint refused for the moment.
+        transports: connections to share; without it the model has its own.
+        transport: carries the requests instead of the network, such as a faster ``StandIn``.
 
     Attributes:
         is_stand_in: no endpoint was configured.
-        label: what to call it before people.
 
     Raises:
         ValueError: the address or the key can't be used.
@@ -75,22 +74,11 @@ class Model:
             if transports is None:
                 transports = self._own_transports = Transports()
             transport = transports.httpx2_async()
-        self._endpoint = Endpoint(
-            base_url or OPENAI_URL,
-            api_key,
-            transport,
-            read_seconds=timeout,
-            max_retries=max_retries,
-        )
-        host = self._endpoint.host
-        self.label = STAND_IN if self.is_stand_in else f"{default_model or 'a model'} at {host}"
+        url = base_url or OPENAI_URL
+        self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
 
     def name(self, asked: str | None = None) -> str:
-        """Return the name of the model that a call goes to.
-
-        Raises:
-            AgentError: none was asked for, and there is no default.
-        """
+        """Return the name of the model that a call goes to; ``AgentError`` if there is none."""
         name = STAND_IN if self.is_stand_in else asked or self.default_model
         if not name:
             raise AgentError("no model was named, and no default model is set")
@@ -99,11 +87,9 @@ class Model:
     async def converse(
         self, guard: Guard, call: str, body: dict[str, Any], reply: PartialReply
     ) -> None:
-        """Send a request that is a part of the guarded ``call``, and add what comes to ``reply``.
+        """Send a request as a part of the guarded ``call``, and add what comes to ``reply``.
 
-        Raises:
-            LLMError: the endpoint refused or failed, or took too long.
-            AgentStopped: a stop was asked for, and a retry refused.
+        Raises: as ``Endpoint.converse``; also ``LLMError`` after ``total_timeout``.
         """
 
         def show(piece: str) -> None:
@@ -131,45 +117,24 @@ async def call_llm(
     tools: Sequence[Mapping[str, Any]] | None = None,
     **parameters: Any,
 ) -> LLMReply:
-    """Ask a model, and return its whole reply; its text is shown as it comes.
-
-    ``parameters`` go into the request as they are. ``stream=False`` asks for no stream;
-    ``timeout``, ``extra_headers``, ``extra_query`` and ``extra_body`` mean what they do in the SDK.
-    A reply that broke off, or was cut, counts with an estimate of what has come of it; a call that
-    failed before counts for nothing.
-
-    Raises:
-        AgentStopped: a stop was asked for.
-        LLMError: the endpoint refused or failed, after the SDK's retries.
-        AgentError: the messages are none; nothing was sent.
-    """
+    """See ``Tools.call_llm``. A reply that broke off, or was cut, counts with an estimate."""
     name = model.name(model_name)
     body = _body(name, messages, tools, parameters)
     with guard.call("call_llm", name, model=name) as call:
         partial = PartialReply(name, characters_of(messages))
 
         def record(reply: LLMReply) -> None:
-            call.data.update(
-                model=reply.model,
-                text=reply.text,
-                tool_calls=reply.tool_calls,
-                finish_reason=reply.finish_reason,
-                input_tokens=reply.usage.input_tokens,
-                output_tokens=reply.usage.output_tokens,
-                estimated=reply.usage.estimated,
-            )
-            guard.trace.add_usage(
-                reply.usage.input_tokens,
-                reply.usage.output_tokens,
-                estimated=reply.usage.estimated,
-            )
+            event = asdict(reply)
+            usage = event.pop("usage")
+            call.data.update(event, **usage)
+            guard.trace.add_usage(**usage)
 
         async def work() -> LLMReply:
             try:
                 await model.converse(guard, call.id, body, partial)
                 return partial.finish()
             except BaseException:
-                if partial.has_begun:
+                if partial.has_started:
                     record(partial.so_far())
                 raise
 
@@ -182,7 +147,7 @@ def _body(
     tools: Sequence[Mapping[str, Any]] | None,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the request's body, having looked whether it is one."""
+    """Return the request's body, or raise ``AgentError`` if the endpoint could not take it."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise AgentError(
             'call_llm() takes a list of messages, such as [{"role": "user", "content": "..."}],'

@@ -1,7 +1,7 @@
 """An endpoint that speaks the OpenAI protocol, reached through OpenAI's own SDK.
 
-The SDK retries, waits as Retry-After says, and knows what may be retried; here its errors become
-ours. Importing it takes half a second, so this module is imported when a model is made, not before.
+The SDK decides what to retry and when; this module translates its errors. Importing the SDK takes
+half a second, so this module is imported when a model is made, not before.
 """
 
 from __future__ import annotations
@@ -31,34 +31,23 @@ __all__ = ["Endpoint"]
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 REST_SECONDS = 1.0  # how long the end of a body may take after [DONE]; then it is cut
-
-MAX_DETAIL = 500  # characters of what an endpoint says about an error
+MAX_DETAIL = 500  # characters of an endpoint's error message
 
 _BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
 _OPTIONS = {"timeout": "timeout", "extra_query": "params", "extra_body": "extra_json"}
 
 
 class Endpoint:
-    """One endpoint with one key.
-
-    Args:
-        base_url: with its ``/v1``.
-        api_key: "" sends none.
-        transport: what carries the requests; not guarded yet.
-        read_seconds: how long the endpoint may be silent.
-        max_retries: the SDK's.
-    """
+    """One endpoint with one key. ``transport`` is not guarded yet; see ``Model`` for the rest."""
 
     def __init__(
         self,
         base_url: str,
         api_key: str,
         transport: httpx2.AsyncBaseTransport,
-        *,
         read_seconds: float,
         max_retries: int,
     ) -> None:
-        self.host = httpx2.URL(base_url).host
         self._api_key = api_key
         self._takes_stream_options = True
         timeout = httpx2.Timeout(read_seconds, connect=10.0, write=60.0, pool=10.0)
@@ -77,8 +66,8 @@ class Endpoint:
                 follow_redirects=True,
             ),
         )
-        self._client.organization = None  # what the environment says of these belongs to OpenAI,
-        self._client.project = None  # and this endpoint may be anybody's
+        self._client.organization = None  # the environment's values of these are OpenAI's,
+        self._client.project = None  # and this endpoint may be another's
 
     async def converse(
         self, body: dict[str, Any], reply: PartialReply, show: Callable[[str], None]
@@ -87,7 +76,7 @@ class Endpoint:
 
         Raises:
             LLMError: the endpoint refused, failed, or can't be reached.
-            AgentStopped: a stop was asked for, and a retry refused.
+            AgentStopped: a stop was requested, and the guard refused a retry.
         """
         with self._translated():
             if not body["stream"]:
@@ -104,15 +93,15 @@ class Endpoint:
         await self._client.close()
 
     async def _open_stream(self, body: dict[str, Any]) -> httpx2.Response:
-        """Ask for a stream that ends with its usage; without that, if the endpoint minds."""
+        """Ask for a stream that ends with its usage; without, if the endpoint refuses that."""
         if self._takes_stream_options:
             asking = {**body, "stream_options": {"include_usage": True}}
             asking["stream_options"].update(body.get("stream_options") or {})
             try:
                 return await self._post_stream(asking)
             except openai.APIStatusError as error:
-                minds = "stream_options" in error.message or "stream_options" in str(error.body)
-                if error.status_code not in (400, 422) or not minds:
+                refused = "stream_options" in f"{error.message} {error.body}"
+                if error.status_code not in (400, 422) or not refused:
                     raise
             self._takes_stream_options = False
         return await self._post_stream(body)
@@ -124,7 +113,7 @@ class Endpoint:
         return stream.response
 
     def _sent(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Sort the caller's parameters: what goes into the body, and what the SDK is told."""
+        """Return the caller's parameters as arguments of the SDK: the body, and its options."""
         body = dict(body)
         options = {theirs: body.pop(ours) for ours, theirs in _OPTIONS.items() if ours in body}
         headers = dict(body.pop("extra_headers", None) or {})
@@ -161,9 +150,7 @@ class Endpoint:
                         reply.is_done = True
                         limit.reschedule(asyncio.get_running_loop().time() + REST_SECONDS)
                     elif event.data:
-                        piece = reply.add(json.loads(event.data))
-                        if piece:
-                            show(piece)
+                        show(reply.add(json.loads(event.data)))
         except (TimeoutError, *_BROKEN):
             if not reply.is_done:
                 raise
@@ -172,14 +159,13 @@ class Endpoint:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except LLMError as error:  # what the endpoint says in a reply goes through here, too
+        except LLMError as error:  # it may quote what the endpoint said in a reply
             detail = self._redacted(error.detail)
             message = self._redacted(str(error))
             raise LLMError(message, status=error.status, detail=detail) from error.__cause__
         except openai.APIStatusError as error:
-            self._fail("answered {status}", error, error.status_code, detail_of(error.body))
-        except openai.APIResponseValidationError as error:
-            self._fail("sent something that is not a reply", error, error.status_code)
+            answered = f"answered {error.status_code}"
+            self._fail(answered, error, error.status_code, detail_of(error.body))
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             self._fail("did not answer in time", error)
         except openai.APIConnectionError as error:
@@ -195,13 +181,11 @@ class Endpoint:
         self, what: str, error: Exception, status: int | None = None, detail: str = ""
     ) -> NoReturn:
         detail = self._redacted(detail)
-        message = f"the model's endpoint {what.format(status=status)}"
-        raise LLMError(
-            f"{message}: {detail}" if detail else message, status=status, detail=detail
-        ) from error
+        message = f"the model's endpoint {what}" + (f": {detail}" if detail else "")
+        raise LLMError(message, status=status, detail=detail) from error
 
     def _redacted(self, text: str) -> str:
-        """Take out the key, whole or in part: some endpoints say which key they don't like."""
+        """Take out the key, whole or in part: some endpoints quote a key that they refuse."""
         if len(self._api_key) >= 8:
             text = re.sub(re.escape(self._api_key[:6]) + r"[^\s'\",;]*", "[redacted]", text)
         text = redaction.redact(text)  # before it is cut: half a secret is not recognised
@@ -218,16 +202,15 @@ def _reason(cause: BaseException | None) -> str:
 
 
 class _StoppableOpenAI(AsyncOpenAI):
-    """Its pause before a retry, of two minutes at most, ends when a stop is asked for."""
+    """A stop ends its pause before a retry, which may take two minutes."""
 
     async def _sleep_for_retry(self, **about: Any) -> None:
-        # Not a part of the SDK's public interface, which has no way in between two tries. Were it
-        # renamed, a stop would wait for the pause, and a test would say so.
+        # This method is not public, but the SDK has no public hook between two tries. If the SDK
+        # renames it, stops wait for the pause, and a test fails.
         call = current_call()
         if call is None or has_cleanup():
             await super()._sleep_for_retry(**about)
             return
-        token = call.token
         loop = asyncio.get_running_loop()
         with anyio.CancelScope() as pause:
 
@@ -235,9 +218,9 @@ class _StoppableOpenAI(AsyncOpenAI):
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(pause.cancel)
 
-            token.add_callback(end_pause)
+            call.token.add_callback(end_pause)
             try:
                 await super()._sleep_for_retry(**about)
             finally:
-                token.remove_callback(end_pause)
-        # The next try is refused where the others are, too: in the guarded transport.
+                call.token.remove_callback(end_pause)
+        # The guarded transport refuses the next try.

@@ -1,8 +1,7 @@
 """An extractive summary: the most telling sentences of a text, in their order.
 
-The oldest trick of the trade (H. P. Luhn, "The Automatic Creation of Literature Abstracts", 1958):
-a sentence tells as much as the words in it that the text keeps coming back to. It needs no model
-and gives the same answer every time, which is what the stand-in wants.
+After H. P. Luhn, "The Automatic Creation of Literature Abstracts", 1958: a sentence tells as much
+as the words in it that the text repeats. It needs no model, and always gives the same answer.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _STOP_WORDS = frozenset(
     )
 )
 _SAME = 0.5  # sentences that share this part of their words say the same
-_FILLER = 0.5  # of the average score: sentences below tell nothing, though there is room for them
+_FILLER = 0.5  # of the average score: sentences below it are left out, even if there is room
 
 
 @dataclass(slots=True)
@@ -74,42 +73,39 @@ def extract_summary(text: str, words: int) -> str:
 def _sentences(text: str) -> list[_Sentence]:
     found: list[_Sentence] = []
     for block in _BLOCK_END.split(text):
-        parts = _SENTENCE_END.split(_MARKS.sub("", block).strip())
         pending = ""
-        for part in parts:
+        for part in _SENTENCE_END.split(_MARKS.sub("", block).strip()):
             pending = f"{pending} {part}".strip()
-            if _ABBREVIATION.search(pending):
-                continue
-            _append(found, pending)
-            pending = ""
+            if not _ABBREVIATION.search(pending):
+                _append(found, pending)
+                pending = ""
         _append(found, pending)
-    # Headings have no full stop. They are taken only when there is nothing else.
+    # Headings have no full stop. They are used only when there is nothing else.
     full = [s for s in found if s.length > 3 and s.text[-1] in ".!?…。！？\"'”’)"]
     return full or found
 
 
 def _append(found: list[_Sentence], text: str) -> None:
-    tokens = _WORD.findall(text)
-    if not tokens:
-        return
-    counting = frozenset(
-        word for word in (token.casefold() for token in tokens) if word not in _STOP_WORDS
-    )
-    found.append(_Sentence(" ".join(text.split()), len(found), len(tokens), counting))
+    words = [word.casefold() for word in _WORD.findall(text)]
+    if words:
+        counting = frozenset(words) - _STOP_WORDS
+        found.append(_Sentence(" ".join(text.split()), len(found), len(words), counting))
 
 
 def _score(sentences: list[_Sentence]) -> None:
     counts = Counter(word for sentence in sentences for word in sentence.words)
     for sentence in sentences:
-        weight = sum(counts[word] - 1 for word in sentence.words)  # what comes once tells nothing
-        # Divided by a length, else the longest would win; but not by all of it, else the shortest.
+        weight = sum(
+            counts[word] - 1 for word in sentence.words
+        )  # a word that comes once tells nothing
+        # Without the division the longest sentence would win, without the exponent the shortest.
         sentence.score = weight / (sentence.length + 8) ** 0.8
-    sentences[0].score *= 1.5  # texts begin with what they are about
+    sentences[0].score *= 1.5  # a text starts with its subject
 
 
 def _is_said(sentence: _Sentence, chosen: list[_Sentence]) -> bool:
-    for other in chosen:
-        shorter = min(len(sentence.words), len(other.words))
-        if len(sentence.words & other.words) > _SAME * max(1, shorter):
-            return True
-    return False
+    return any(
+        len(sentence.words & other.words)
+        > _SAME * max(1, min(len(sentence.words), len(other.words)))
+        for other in chosen
+    )

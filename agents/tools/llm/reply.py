@@ -1,8 +1,8 @@
-"""A model's reply, put together from what comes of it.
+"""A model's reply, put together from its pieces.
 
-The chat-completions protocol has one description and many dialects. What is read here is read
-leniently: a missing or odd field is as good as none, only what makes no sense as a whole is an
-error. This module knows neither HTTP nor an SDK.
+The chat-completions protocol has many dialects, so the reading is lenient: an odd field counts as
+missing, and only a reply that makes no sense as a whole is an error. This module knows neither HTTP
+nor an SDK.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, TypedDict
 
 from agents.exceptions import LLMError
 
-__all__ = ["FunctionCall", "LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of"]
+__all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of", "tokens_of"]
 
 CHARACTERS_PER_TOKEN = 4
 
 
-class FunctionCall(TypedDict):
+class _FunctionCall(TypedDict):
     """``arguments`` is text, JSON if the model did well."""
 
     name: str
@@ -32,12 +32,12 @@ class ToolCall(TypedDict):
 
     id: str
     type: str  # "function"
-    function: FunctionCall
+    function: _FunctionCall
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """What one call has used; ``estimated`` if the endpoint didn't say (4 characters a token)."""
+    """What one call used; ``estimated`` if the endpoint didn't say (4 characters a token)."""
 
     input_tokens: int
     output_tokens: int
@@ -49,11 +49,11 @@ class LLMReply:
     """A model's whole reply.
 
     Attributes:
-        text: what it said, "" if it only wants tools called; its refusal, if it refused.
-        tool_calls: the tools that it wants called, to be given back in a message as they are.
+        text: "" if the model only wants tools called; its refusal, if it refused.
+        tool_calls: the tools that it wants called; give them back in a message as they are.
         model: the model that answered, as the endpoint names it.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``content_filter`` or what else the
-            endpoint says; ``refusal`` if the model refused; None if it didn't say.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``content_filter`` or another word of
+            the endpoint's; ``refusal`` if the model refused; None if the endpoint didn't say.
     """
 
     text: str
@@ -64,11 +64,11 @@ class LLMReply:
 
 
 class PartialReply:
-    """What has come of a reply so far.
+    """The pieces of a reply that have come so far.
 
     Args:
-        model: the name that was asked for.
-        prompt_characters: for estimating what the endpoint doesn't report.
+        model: the name in the request.
+        prompt_characters: to estimate what the endpoint doesn't report.
 
     Attributes:
         is_done: the endpoint has said that nothing follows.
@@ -88,13 +88,13 @@ class PartialReply:
         self._has_choice = False
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether anything came that has to be paid for."""
         said = self._text or self._refusal or self._tool_calls
         return bool(said or self._hidden_characters or self._usage)
 
     def add(self, data: object) -> str:
-        """Take a chunk of a stream, or a whole completion; return the text in it to show.
+        """Add a chunk of a stream, or a whole completion; return the text in it to show.
 
         Raises:
             LLMError: it reports an error, or is not what the protocol says.
@@ -107,11 +107,8 @@ class PartialReply:
         if isinstance(data.get("model"), str) and data["model"]:
             self._model = data["model"]
         self._usage = _usage(data.get("usage")) or self._usage
-        shown = ""
-        for choice in _mappings(data.get("choices")):
-            if choice.get("index") in (0, None):
-                shown += self._add_choice(choice)
-        return shown
+        choices = _mappings(data.get("choices"))
+        return "".join(self._add_choice(c) for c in choices if c.get("index") in (0, None))
 
     def _add_choice(self, choice: Mapping[str, Any]) -> str:
         self._has_choice = True
@@ -133,9 +130,9 @@ class PartialReply:
         return text + refusal
 
     def _add_tool_call(self, part: Mapping[str, Any]) -> None:
-        """Add to the call of the same index, or begin one.
+        """Add to the call of the same index, or start one.
 
-        Some endpoints send no index, or always 0, with whole calls: a new id begins a new call.
+        Some endpoints send no index, or always 0, with whole calls: a new id starts a new call.
         """
         index, call_id = part.get("index"), str(part.get("id") or "")
         function = part.get("function")
@@ -154,11 +151,7 @@ class PartialReply:
             known["function"]["arguments"] += json.dumps(arguments)
 
     def finish(self) -> LLMReply:
-        """Return the whole reply.
-
-        Raises:
-            LLMError: it is not whole.
-        """
+        """Return the whole reply, or raise ``LLMError`` if it is not whole."""
         if not self._has_choice:
             raise LLMError("the model's endpoint answered without a choice")
         if not (self.is_done or self._finish_reason or self._usage):
@@ -166,7 +159,7 @@ class PartialReply:
         return self.so_far()
 
     def so_far(self) -> LLMReply:
-        """Return what there is; its usage is estimated unless it was reported."""
+        """Return what has come; its usage is estimated unless the endpoint reported it."""
         refusal = "".join(self._refusal)
         finish_reason = self._finish_reason
         if refusal and finish_reason in (None, "stop"):
@@ -186,12 +179,12 @@ class PartialReply:
         )
         said = sum(map(len, self._text)) + sum(map(len, self._refusal)) + calls
         return TokenUsage(
-            _tokens(self._prompt_characters), _tokens(said + self._hidden_characters), True
+            tokens_of(self._prompt_characters), tokens_of(said + self._hidden_characters), True
         )
 
 
 def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Count what is said in messages, for an estimate: their texts and what tools were given."""
+    """Count the characters of messages, for an estimate: their texts and arguments of tools."""
     count = 0
     for message in messages:
         count += len(_text(message.get("content")))
@@ -203,14 +196,14 @@ def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
 
 
 def detail_of(error: object) -> str:
-    """Find the message in an error as an endpoint has it: an object, a text or something else."""
+    """Return the message in an endpoint's error: an object, a text or something else."""
     if isinstance(error, Mapping):
         inner = error.get("error")
         if isinstance(inner, Mapping | str) and inner:
             return detail_of(inner)
         error = error.get("message") or error.get("detail") or json.dumps(error, default=str)
     text = " ".join(str(error or "").split())
-    return "" if text.startswith("<") else text  # not the page of some proxy
+    return "" if text.startswith("<") else text  # a proxy's page is no message
 
 
 def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
@@ -221,7 +214,7 @@ def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _text(content: object) -> str:
-    """Return content as text, be it that or a list of parts."""
+    """Return the text of content, which is text or a list of parts."""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in _mappings(content) if isinstance(part.get("text"), str))
@@ -237,5 +230,6 @@ def _usage(reported: object) -> TokenUsage | None:
     return TokenUsage(given, said)
 
 
-def _tokens(characters: int) -> int:
+def tokens_of(characters: int) -> int:
+    """Estimate how many tokens a text of this length has."""
     return math.ceil(characters / CHARACTERS_PER_TOKEN)

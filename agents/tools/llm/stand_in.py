@@ -1,8 +1,8 @@
 """The stand-in for a model: it answers the OpenAI protocol, without a network and without a key.
 
-It exists so that a newcomer and the tests can run everything for real. What it says are sentences
-of what it was given, at the pace of a person reading. It calls itself ``stand-in`` wherever a model
-has a name. This module knows no guard and no run.
+With it a newcomer and the tests can run everything for real. It answers with sentences of the
+prompt, at the pace of a person reading, under the model name ``stand-in``. This module knows no
+guard and no run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import math
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import httpx2
 
 from .extract import extract_summary
+from .reply import CHARACTERS_PER_TOKEN, tokens_of
 
 __all__ = ["STAND_IN", "StandIn"]
 
@@ -27,7 +27,7 @@ STAND_IN = "stand-in"
 WORDS_PER_SECOND = 20.0
 WORDS_PER_PIECE = 4
 DEFAULT_WORDS = 60
-LARGE = 50_000  # characters: more of them are read in a thread
+LARGE = 50_000  # characters: a thread reads longer documents
 
 _LENGTH = re.compile(r"(\d[\d,]*)\s*-?\s*words?\b", re.IGNORECASE)
 _HALF = re.compile(r"\bhalf\b.{0,20}\blength\b", re.IGNORECASE)
@@ -38,7 +38,7 @@ class StandIn(httpx2.AsyncBaseTransport):
     """Answers ``POST .../chat/completions``, streamed or not, and ``GET .../models``.
 
     Args:
-        speed: how much faster than a person reads; ``math.inf`` for at once.
+        speed: how many times as fast as a person reads; ``math.inf`` for at once.
     """
 
     def __init__(self, speed: float = 1.0) -> None:
@@ -53,11 +53,11 @@ class StandIn(httpx2.AsyncBaseTransport):
             model = {"id": STAND_IN, "object": "model", "created": 0, "owned_by": "halting"}
             return httpx2.Response(200, json={"object": "list", "data": [model]})
         if request.method != "POST" or not path.endswith("/chat/completions"):
-            return _refusal(404, f"Unknown request: {request.method} {path}", None)
+            return _refusal(404, f"Unknown request: {request.method} {path}")
         try:
             asked = _parse(await request.aread())
         except _Invalid as problem:
-            return _refusal(400, problem.message, problem.param)
+            return _refusal(400, *problem.args)
         if len(asked.document) > LARGE:
             reply = await asyncio.to_thread(_reply, asked)
         else:
@@ -67,7 +67,7 @@ class StandIn(httpx2.AsyncBaseTransport):
             return httpx2.Response(
                 200,
                 headers={"Content-Type": "text/event-stream; charset=utf-8"},
-                stream=_Events(reply, asked.include_usage, self._pause),
+                content=self._events(reply, asked.include_usage),
             )
         for piece in reply.pieces:
             await asyncio.sleep(self._pause(piece))
@@ -76,18 +76,21 @@ class StandIn(httpx2.AsyncBaseTransport):
     def _pause(self, piece: str) -> float:
         return len(piece.split()) / (WORDS_PER_SECOND * self.speed)
 
+    async def _events(self, reply: _Reply, include_usage: bool) -> AsyncIterator[bytes]:
+        for piece, chunk in reply.chunks(include_usage):
+            await asyncio.sleep(self._pause(piece))
+            yield f"data: {json.dumps(chunk)}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+
 
 class _Invalid(Exception):
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+    """A message, and the parameter that it is about, if any."""
 
 
 @dataclass(slots=True)
 class _Asked:
-    document: str  # what to read: the last message of the user
-    instructions: str  # what may say how long the answer is to be
+    document: str  # from the last message of the user
+    instructions: str  # may say how long the answer is to be
     prompt_characters: int
     max_tokens: int | None
     stream: bool
@@ -110,7 +113,7 @@ class _Reply:
 
     @property
     def usage(self) -> dict[str, int]:
-        completion = _tokens(len(self.text))
+        completion = tokens_of(len(self.text))
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
@@ -123,7 +126,7 @@ class _Reply:
         return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage}
 
     def chunks(self, include_usage: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give each piece of text ("" for none) with the chunk that carries it."""
+        """Yield each piece of text ("" for none) with the chunk that carries it."""
         head = self._head("chat.completion.chunk")
         if include_usage:
             head["usage"] = None
@@ -142,20 +145,7 @@ def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-class _Events(httpx2.AsyncByteStream):
-    def __init__(self, reply: _Reply, include_usage: bool, pause: Any) -> None:
-        self._reply = reply
-        self._include_usage = include_usage
-        self._pause = pause
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece, chunk in self._reply.chunks(self._include_usage):
-            await asyncio.sleep(self._pause(piece))
-            yield f"data: {json.dumps(chunk)}\n\n".encode()
-        yield b"data: [DONE]\n\n"
-
-
-def _refusal(status: int, message: str, param: str | None) -> httpx2.Response:
+def _refusal(status: int, message: str, param: str | None = None) -> httpx2.Response:
     error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
     return httpx2.Response(status, json={"error": error})
 
@@ -172,42 +162,35 @@ def _parse(body: bytes) -> _Asked:
     messages = asked.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _Invalid("'messages' must be a list with at least one message.", "messages")
-    texts = [_text_of(message, place) for place, message in enumerate(messages)]
-    users = [n for n, message in enumerate(messages) if message["role"] == "user"]
-    instructions, document = _divide(texts[users[-1]] if users else "")
-    system = "\n".join(
-        text
-        for message, text in zip(messages, texts, strict=True)
-        if message["role"] in ("system", "developer")
-    )
+    said = [_role_and_text(message, place) for place, message in enumerate(messages)]
+    last = next((text for role, text in reversed(said) if role == "user"), "")
+    instructions, document = _divide(last)
+    system = "\n".join(text for role, text in said if role in ("system", "developer"))
     options = asked.get("stream_options")
     return _Asked(
         document=document,
         instructions=f"{system}\n{instructions}",
-        prompt_characters=sum(map(len, texts)),
+        prompt_characters=sum(len(text) for _, text in said),
         max_tokens=_positive(asked, "max_completion_tokens") or _positive(asked, "max_tokens"),
         stream=asked.get("stream") is True,
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
     )
 
 
-def _text_of(message: object, place: int) -> str:
+def _role_and_text(message: object, place: int) -> tuple[str, str]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _Invalid(f"'messages[{place}]' must be an object with a role.", "messages")
-    content = message.get("content")
+    role, content = message["role"], message.get("content")
     if content is None or isinstance(content, str):
-        return content or ""
+        return role, content or ""
     if not isinstance(content, list):
         raise _Invalid(f"'messages[{place}].content' must be text or a list.", "messages")
-    return "\n".join(
-        part["text"]
-        for part in content
-        if isinstance(part, dict) and isinstance(part.get("text"), str)
-    )
+    parts = [part.get("text") for part in content if isinstance(part, dict)]
+    return role, "\n".join(text for text in parts if isinstance(text, str))
 
 
 def _divide(text: str) -> tuple[str, str]:
-    """Tell a request from the document that it comes with: (request, document)."""
+    """Return the request in a message, and the document that it comes with."""
     tagged = _TAGGED.search(text)
     if tagged:
         return text[: tagged.start()] + text[tagged.end() :], tagged[2]
@@ -230,10 +213,10 @@ def _reply(asked: _Asked) -> _Reply:
     if not text:
         text = "This is the stand-in for a model. There was nothing to read."
     finish_reason = "stop"
-    if asked.max_tokens is not None and _tokens(len(text)) > asked.max_tokens:
-        text = text[: asked.max_tokens * 4].rsplit(None, 1)[0]
+    if asked.max_tokens is not None and tokens_of(len(text)) > asked.max_tokens:
+        text = text[: asked.max_tokens * CHARACTERS_PER_TOKEN].rsplit(None, 1)[0]
         finish_reason = "length"
-    return _Reply(text, finish_reason, _tokens(asked.prompt_characters), int(time.time()))
+    return _Reply(text, finish_reason, tokens_of(asked.prompt_characters), int(time.time()))
 
 
 def _wanted_words(asked: _Asked) -> int:
@@ -243,7 +226,3 @@ def _wanted_words(asked: _Asked) -> int:
     if _HALF.search(asked.instructions):
         return max(1, len(asked.document.split()) // 2)
     return DEFAULT_WORDS
-
-
-def _tokens(characters: int) -> int:
-    return math.ceil(characters / 4)

@@ -279,11 +279,11 @@ class TestCompare:
     DOCUMENTS = ("Apples are red.", "Pears are green.", "Plums are blue.")
 
     async def test_each_document_is_read_by_an_agent_of_its_own_and_all_at_once(self) -> None:
-        everybody = asyncio.Barrier(3)
+        all_three = asyncio.Barrier(3)
 
         async def reply(messages: list[dict[str, Any]]) -> str:
             if messages[0]["content"] == TAKE_NOTES:
-                await everybody.wait()  # nobody gets on until all three are here
+                await all_three.wait()  # none continues until all three are here
             return f"<{messages[1]['content']}>"
 
         model = ScriptedModel(reply)
@@ -300,7 +300,7 @@ class TestCompare:
         )
         assert result.result == f"<{model.calls[-1]['messages'][1]['content']}>"
 
-    async def test_a_stop_reaches_the_whole_tree_and_no_call_is_begun_after_it(self) -> None:
+    async def test_a_stop_reaches_the_whole_tree_and_no_call_is_started_after_it(self) -> None:
         async def reply(messages: list[dict[str, Any]]) -> str:
             await asyncio.wait_for(answer.wait(), 5)
             return "A note."
@@ -459,14 +459,14 @@ class TestCountWords:
 
         def should_stop() -> bool:
             if next(numbers) == 1_000:
-                begun.wait(5)
+                started.wait(5)
                 run.stop()
             return real_should_stop()
 
         monkeypatch.setattr(samples, "should_stop", should_stop)
-        begun = threading.Event()
+        started = threading.Event()
         async with running(count_words, {"text": "stop " * 5_000}) as run:
-            begun.set()
+            started.set()
             result = await run.result()
 
         assert result.status == "stopped"

@@ -39,7 +39,7 @@ def test_what_cannot_be_read_says_why(content: bytes, message: str) -> None:
         pdf_to_text(content)
 
 
-def test_a_pdf_that_everybody_may_open_is_read_although_it_is_encrypted() -> None:
+def test_a_pdf_without_a_password_is_read_although_it_is_encrypted() -> None:
     assert pdf_to_text(encrypted_pdf("Stop means stop.", "")) == "Stop means stop."
 
 

@@ -1,4 +1,4 @@
-"""tools.data_store: what agents see of it; what is behind it is somebody else's."""
+"""tools.data_store: as agents see it, on a backend in memory."""
 
 from __future__ import annotations
 
@@ -191,13 +191,13 @@ async def test_events_tell_the_key_or_how_many_and_never_a_value(
     await store.set_many({"b": "a private matter", "c": 1})
     await store.list_keys("b")
     await store.list_namespaces()
-    told = [
+    recorded = [
         {k: v for k, v in data.items() if k not in ("call", "started_at", "duration_ms")}
         for data in run.events("data_store")
     ]
     many = {"label": "mine", "outcome": "ok", "namespace": "mine"}
     one = {"label": "mine/a", "outcome": "ok", "namespace": "mine", "key": "a"}
-    assert told == [
+    assert recorded == [
         {"tool": "data_store.set", **one},
         {"tool": "data_store.get", **one},
         {"tool": "data_store.set_many", **many, "keys_count": 2},

@@ -128,10 +128,10 @@ class _Child:
         return ChildEnd("success", "done")
 
     def give_up(self) -> None:
-        raise AssertionError("nobody gives up here")
+        raise AssertionError("no caller gives up here")
 
     async def ask_to_stop(self, reason: str) -> None:
-        raise AssertionError("nobody gives up here")
+        raise AssertionError("no caller gives up here")
 
 
 class _Caller:

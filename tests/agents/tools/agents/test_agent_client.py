@@ -1,4 +1,4 @@
-"""tools.agents: a call, its child's end, and whoever stops waiting."""
+"""tools.agents: a call, its child's end, and callers that stop waiting."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Child:
 
 
 class Caller:
-    """Starts children as it is told."""
+    """Starts children when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, object]] = []
@@ -179,7 +179,7 @@ async def test_a_stop_while_the_child_is_being_started_comes_out(
         await within(SECONDS, task)
 
 
-async def test_within_cleanup_nothing_new_is_begun(
+async def test_within_cleanup_nothing_is_started(
     run: AgentRun, caller: Caller, client: AgentClient
 ) -> None:
     async def agent() -> None:
@@ -192,7 +192,7 @@ async def test_within_cleanup_nothing_new_is_begun(
     assert caller.asked == []
 
 
-# --- whoever stops waiting -----------------------------------------------------------------------
+# --- callers that stop waiting -------------------------------------------------------------------
 
 
 async def test_a_time_limit_stops_the_child_and_waits_for_its_end(
@@ -293,7 +293,7 @@ async def test_a_caller_outlives_its_child_also_when_the_host_goes_away(
     task.cancel()
     await turns()
     assert not task.done(), "children end before their caller"
-    assert not caller.child.given_up.is_set(), "going away is nobody's wish"
+    assert not caller.child.given_up.is_set(), "a shutdown is no stop request"
     caller.child.ended.set_exception(asyncio.CancelledError())  # the host cancels it, too
     with pytest.raises(asyncio.CancelledError):
         await within(SECONDS, task)

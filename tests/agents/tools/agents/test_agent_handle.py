@@ -101,8 +101,8 @@ async def test_a_start_and_a_wait_are_two_calls(
 
     assert await within(SECONDS, run.task(work())) == ("child-1", {"n": 1})
     assert caller.inputs == [{}]
-    begun, waited = run.events("agent_call")
-    assert (begun["tool"], begun["run"], begun["agent"]) == ("agents.start", "child-1", "other")
+    first, waited = run.events("agent_call")
+    assert (first["tool"], first["run"], first["agent"]) == ("agents.start", "child-1", "other")
     assert (waited["tool"], waited["run"], waited["status"]) == (
         "agents.wait",
         "child-1",
@@ -203,7 +203,7 @@ async def test_nothing_is_started_or_waited_for_after_a_stop_nor_in_cleanup(
     assert caller.child.asked == [""]
 
 
-async def test_a_child_that_nobody_will_know_of_is_stopped(
+async def test_a_child_whose_handle_is_lost_is_stopped(
     run: AgentRun, caller: Caller, client: AgentClient
 ) -> None:
     caller.may_start.clear()
@@ -238,7 +238,7 @@ async def test_only_what_may_go_on_is_remembered(
     assert caller.child.asked == ([] if ended else ["its caller did not wait for it"])
 
 
-# --- the caller's end, through the kit that everybody tests agents with -----------------------
+# --- the caller's end, through agents.testing -------------------------------------------------
 
 
 @pytest.fixture
@@ -414,13 +414,13 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
     assert child.events[-1].ts <= result.events[-1].ts
 
 
-async def test_what_does_not_fit_is_refused_and_nothing_is_begun(
+async def test_what_does_not_fit_is_refused_and_nothing_is_started(
     opened: Callable[[], asyncio.Event],
 ) -> None:
     @agent("caller")
     async def caller(tools: Tools) -> None:
         with pytest.raises(AgentNotFound):
-            await tools.agents.start("nobody")
+            await tools.agents.start("missing")
         with pytest.raises(InvalidInput):
             await tools.agents.start("worker", {"n": "many"})
 

@@ -11,7 +11,8 @@ import httpx
 import httpx2
 import pytest
 
-from agents.tools.http.pools import STREAMS_PER_POOL, Transports, shared_ssl_context, undisturbed
+from agents.tools.http.pools import STREAMS_PER_POOL, Transports, shared_ssl_context
+from agents.tools.waiting import undisturbed
 from tests.support.agent_run import turn_loop, within
 from tests.support.llm_server import LLMServer
 

@@ -174,10 +174,10 @@ def test_a_speed_is_positive(speed: float) -> None:
 
 async def test_with_nothing_to_read_it_says_so() -> None:
     assert "stand-in" in await said(" ... ")
-    assert "stand-in" in await said_to_nobody()
+    assert "stand-in" in await said_without_a_user()
 
 
-async def said_to_nobody() -> str:
+async def said_without_a_user() -> str:
     reply = await client().chat.completions.create(
         model="m", messages=[{"role": "system", "content": "Be brief."}]
     )

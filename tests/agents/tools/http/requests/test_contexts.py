@@ -88,7 +88,7 @@ async def settle(run: AgentRun) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False])
-async def test_a_response_that_nobody_closes_does_not_keep_the_run_from_ending(
+async def test_a_response_left_open_does_not_keep_the_run_from_ending(
     server: LLMServer, run: AgentRun, own: bool
 ) -> None:
     transports = Transports()
@@ -110,7 +110,7 @@ async def test_a_response_that_nobody_closes_does_not_keep_the_run_from_ending(
     await transports.aclose()
 
 
-async def test_a_thread_s_response_that_nobody_closes_does_not_either(
+async def test_a_thread_s_response_left_open_does_not_either(
     server: LLMServer, run: AgentRun
 ) -> None:
     transports = Transports()
@@ -129,16 +129,16 @@ async def test_a_reader_that_the_agent_left_behind_is_ended(
     server: LLMServer, run: AgentRun, library: Any
 ) -> None:
     client = async_client(library)
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def reader() -> None:
         async with client.stream("GET", f"{server.url}/chunks/3") as response:
             async for _ in response.aiter_bytes():
-                begun.set()
+                started.set()
 
     server.hold("middle")
     task = run.task(reader())
-    await within(5, begun.wait())
+    await within(5, started.wait())
     await settle(run)
     with pytest.raises((asyncio.CancelledError, RunIsOver)):
         await within(2, task)
@@ -150,16 +150,16 @@ async def test_a_thread_that_reads_on_after_the_end_is_refused(
     server: LLMServer, run: AgentRun
 ) -> None:
     transports = Transports()
-    begun = threading.Event()
+    started = threading.Event()
 
     def agent() -> None:
         client = open_sync_client(run.guard, transports)
         with client.stream("GET", f"{server.url}/events") as response:
             for _ in response.iter_bytes():
-                begun.set()
+                started.set()
 
     task = asyncio.create_task(asyncio.to_thread(run.call, agent))
-    await asyncio.to_thread(begun.wait, 5)
+    await asyncio.to_thread(started.wait, 5)
     await settle(run)
     with pytest.raises((RunIsOver, httpx.HTTPError)):
         await within(5, task)

@@ -34,7 +34,7 @@ async def test_after_a_stop_no_request_leaves(
     with sync_client(library) as client, pytest.raises(AgentStopped):
         run.call(client.get, server.url)
     assert server.request_count == 0
-    assert run.events("http") == []  # the refusal is told by stop_observed
+    assert run.events("http") == []  # stop_observed records the refusal
     assert run.only("stop_observed") == {"tool": "http", "label": "GET 127.0.0.1"}
 
 
@@ -141,10 +141,10 @@ async def test_a_cancelled_reader_of_an_endless_stream_ends_although_a_stop_is_g
     async def reader(client: Any) -> None:
         async with client.stream("GET", f"{server.url}/events") as response:
             async for _ in response.aiter_bytes():
-                begun.set()
+                started.set()
 
     async def sibling() -> None:
-        await begun.wait()
+        await started.wait()
         run.stop()
         run.guard.check("test")
 
@@ -153,7 +153,7 @@ async def test_a_cancelled_reader_of_an_endless_stream_ends_although_a_stop_is_g
             group.create_task(reader(client))
             group.create_task(sibling())
 
-    begun = asyncio.Event()
+    started = asyncio.Event()
     with pytest.raises(BaseExceptionGroup):
         await within(5, run.task(agent()))
     assert len(run.events("http")) == 1

@@ -125,7 +125,6 @@ async def test_usage_without_choices_and_comments_between_events_are_no_trouble(
 async def test_without_address_and_key_the_stand_in_answers_and_says_who_it_is() -> None:
     model, run = Model(transport=StandIn(speed=math.inf)), AgentRun()
     assert model.is_stand_in
-    assert model.label == "stand-in"
     reply = await ask(run, model, model_name="gpt-of-the-day")
     assert reply.model == "stand-in"
     assert reply.text.startswith("Where did the ship go?")
@@ -152,7 +151,7 @@ async def test_a_graceful_stop_lets_the_stand_in_finish() -> None:
 def test_a_model_with_a_key_alone_is_openais() -> None:
     model = Model("", KEY, "m")
     assert not model.is_stand_in
-    assert model.label == "m at api.openai.com"
+    assert model._endpoint._client.base_url == "https://api.openai.com/v1/"
     redaction.forget_secrets()
 
 

@@ -82,9 +82,9 @@ async def test_what_goes_wrong_at_the_endpoint_is_an_error_that_says_so(
     assert server.request_count == 1
     event = run.only("llm_call")
     assert (event["outcome"], event["error"]["type"]) == ("error", "LLMError")
-    begun = answer.drop_after == 3
-    assert run.trace.usage.llm_calls == (1 if begun else 0)
-    assert run.trace.usage.estimated == begun
+    has_started = answer.drop_after == 3
+    assert run.trace.usage.llm_calls == (1 if has_started else 0)
+    assert run.trace.usage.estimated == has_started
     assert busy_counts(model) == [0]
     server.answer = Answer()
     assert (await within(5, ask(run, model))).text == TEXT
