@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from .values import jsonable, redaction
-from .wire import CallInfo, EventOnWire, Source
+from .wire import CallOnWire, EventOnWire, Source
 
 __all__ = [
     "EVENT_TYPES",
@@ -155,7 +155,7 @@ class Trace:
     pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
     _emitted: int = 0
     _call_count: int = 0
-    _calls: dict[str, CallInfo] = field(default_factory=dict)
+    _calls: dict[str, CallOnWire] = field(default_factory=dict)
     _texts: dict[str, _StreamedText] = field(default_factory=dict)  # of the calls in flight
     # Reentrant: the garbage collector may run a finaliser that prints or logs while this very
     # thread is writing an event. Its event is written after that one.
@@ -262,7 +262,7 @@ class Trace:
             self._texts.pop(call, None)
         self.sink.activity(self)
 
-    def in_flight(self) -> list[CallInfo]:
+    def in_flight(self) -> list[CallOnWire]:
         """Return the calls in flight, oldest first."""
         with self._lock:
             return list(self._calls.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypedDict
 
-__all__ = ["CallInfo", "Count", "ErrorInfo", "EventOnWire", "Form", "Instant", "Source", "Uuid"]
+__all__ = ["CallOnWire", "Count", "ErrorInfo", "EventOnWire", "Form", "Instant", "Source", "Uuid"]
 
 Source = Literal["system", "agent"]
 
@@ -38,7 +38,7 @@ class ErrorInfo(TypedDict):
     message: str
 
 
-class CallInfo(TypedDict):
+class CallOnWire(TypedDict):
     """A guarded call that is in flight."""
 
     call: Annotated[str, "Its id, the same in its event."]

@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
-from agents.wire import CallInfo, Count, ErrorInfo, Form, Instant, Uuid
+from agents.wire import CallOnWire, Count, ErrorInfo, Form, Instant, Uuid
 
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import SHOWN
@@ -97,7 +97,7 @@ class RunOnWire(TypedDict):
     created_at: Instant
     started_at: Instant | None
     finished_at: Instant | None
-    in_flight: list[CallInfo]
+    in_flight: list[CallOnWire]
     usage: Usage
     last_seq: Annotated[Count, "The number of its last event."]
     log_removed_at: Annotated[

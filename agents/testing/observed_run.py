@@ -23,7 +23,7 @@ from ..guard import Guard
 from ..registry import AgentDefinition
 from ..runtime import run_agent, task_factory
 from ..trace import Event, Trace, Usage
-from ..wire import CallInfo, ErrorInfo
+from ..wire import CallOnWire, ErrorInfo
 from .in_memory import AnsweredRequests, Handler, MemoryDataStore
 
 __all__ = ["Result", "Run", "run", "running"]
@@ -172,7 +172,7 @@ class Run:
         self._task.add_done_callback(lambda _: setting.changed())
 
     @property
-    def in_flight(self) -> list[CallInfo]:
+    def in_flight(self) -> list[CallOnWire]:
         """The guarded calls in flight, oldest first."""
         return self._trace.in_flight()
 
@@ -195,7 +195,7 @@ class Run:
         await self._wait(lambda: len(self._of(event_type)) >= count, f"{event_type} no. {count}")
         return self._of(event_type)[count - 1]
 
-    async def until_in_flight(self, tool: str, count: int = 1) -> list[CallInfo]:
+    async def until_in_flight(self, tool: str, count: int = 1) -> list[CallOnWire]:
         """Wait until ``count`` calls of a tool are in flight at once, and return them.
 
         ``tool`` is ``call_llm``, ``http``, ``agents.call``, ``agents.wait`` or
@@ -205,7 +205,7 @@ class Run:
             AssertionError: the run has ended without, or the time is over.
         """
 
-        def calls() -> list[CallInfo]:
+        def calls() -> list[CallOnWire]:
             return [call for call in self.in_flight if call["tool"] == tool]
 
         await self._wait(lambda: len(calls()) >= count, f"{count} x {tool} in flight")

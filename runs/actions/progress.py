@@ -15,7 +15,7 @@ from typing import Any, cast
 from django.db import transaction
 
 from agents.trace import Event, Usage
-from agents.wire import CallInfo, Source
+from agents.wire import CallOnWire, Source
 from runs import events, metrics
 from runs.db.statements import read_keys
 from runs.models import RunRecord
@@ -44,7 +44,7 @@ class Updates:
     attempt: int
     events: list[Event] = field(default_factory=list)
     last_seq: int = 0
-    in_flight: list[CallInfo] = field(default_factory=list)
+    in_flight: list[CallOnWire] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     acknowledged_at: datetime | None = None
     observed_at: datetime | None = None

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agents.trace import Event
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 
 from . import relay
 from .local_runs import trace_of
@@ -69,7 +69,7 @@ class FeedSender:
             self._changed[str(run)] = str(root)
         relay.outbox.call_later(COLLECT_SECONDS, self._send_updates)
 
-    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+    def activity(self, run: str, in_flight: list[CallOnWire]) -> None:
         """Send nothing before it is committed (``notify.publish_progress``)."""
 
     def text(self, run: str, agent: str, call: str, text: str) -> None:

@@ -15,7 +15,7 @@ from channels.layers import get_channel_layer
 from django.db import DatabaseError, InterfaceError
 
 from agents.trace import Event, Trace
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 
 from . import feeds, local_runs, relay, worker_choice
 from .stop_message import StopDelivery
@@ -51,7 +51,7 @@ class Listener(Protocol):
     def text(self, run: str, agent: str, call: str, text: str) -> None:
         """A piece of a model's answer was streamed; it is stored nowhere."""
 
-    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+    def activity(self, run: str, in_flight: list[CallOnWire]) -> None:
         """The calls in flight have changed."""
 
     def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:

@@ -26,7 +26,7 @@ from agents.cancellation import CancelToken, StopCause
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.trace import Event
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import worker_lost
 from runs.actions.stopping import stop_children
@@ -191,7 +191,7 @@ class StartedRuns:
 
     def text(self, run: str, agent: str, call: str, text: str) -> None: ...
 
-    def activity(self, run: str, in_flight: list[CallInfo]) -> None: ...
+    def activity(self, run: str, in_flight: list[CallOnWire]) -> None: ...
 
     def _on_stop(self, caller: ActiveRun, token: CancelToken) -> None:
         """End the waits of a caller whose process shuts down."""

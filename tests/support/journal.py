@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from agents.trace import Event
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 from runs.delivery import notify
 from runs.models import RunRecord
 
@@ -35,7 +35,7 @@ class Journal:
             self.texts.append((run, text))
             self._changed.notify_all()
 
-    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+    def activity(self, run: str, in_flight: list[CallOnWire]) -> None:
         pass
 
     def changed(self, run: uuid.UUID, root: uuid.UUID) -> None:

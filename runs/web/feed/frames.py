@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 
 __all__ = [
     "HEARTBEAT",
@@ -46,7 +46,7 @@ class Activity(TypedDict):
     """The data of an ``activity`` frame."""
 
     run: str
-    in_flight: list[CallInfo]
+    in_flight: list[CallOnWire]
     usage: Mapping[str, Any]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 
 from agents.trace import Event
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 from runs.delivery import local_runs, notify, relay
 from runs.delivery.feeds import ASK_SECONDS
 from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch
@@ -57,7 +57,7 @@ class HubListener:
             end = trace.text_length(call) if trace is not None else 0
             self._pass_on(self._take_text, run, agent, call, end - len(text), text)
 
-    def activity(self, run: str, in_flight: list[CallInfo]) -> None:
+    def activity(self, run: str, in_flight: list[CallOnWire]) -> None:
         if run in self._tails:
             self._pass_on(self._take_activity, run)
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from agents.wire import CallInfo
+from agents.wire import CallOnWire
 from runs.delivery import local_runs
 
 from .frames import Activity, Frame, FrameType, View, to_json
@@ -55,7 +55,7 @@ class RunTail:
         self.input_json: str | None = None
         self._events: deque[str] = deque()
         self._characters = 0
-        self._in_flight: list[CallInfo] = []
+        self._in_flight: list[CallOnWire] = []
         self._usage: Mapping[str, Any] = {}
         self._activity_timer: asyncio.TimerHandle | None = None
         self._activity_is_new = False
@@ -135,7 +135,7 @@ class RunTail:
 
     # The calls in flight.
 
-    def set_activity(self, in_flight: list[CallInfo], usage: Mapping[str, Any]) -> None:
+    def set_activity(self, in_flight: list[CallOnWire], usage: Mapping[str, Any]) -> None:
         """Take the calls in flight; readers get them at most twenty times a second."""
         self.texts.know_calls({call["call"] for call in in_flight})
         if self.activity_version and (in_flight, usage) == (self._in_flight, self._usage):
