@@ -15,7 +15,6 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import REASON_NO_CSRF_COOKIE
 from django.template.loader import render_to_string
-from django.urls import reverse
 from django.utils.deprecation import MiddlewareMixin
 
 from runs.db.transactions import is_away
@@ -65,7 +64,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """
     if _is_for_a_program(request):
         return _json(403, "csrf_failed", reason or "The CSRF token is missing or wrong.")
-    is_signing_in = request.path_info == reverse("login")
+    is_signing_in = request.path_info == settings.LOGIN_URL
     context = {
         # The sign-in page can be opened again, with its target. Other addresses may have no page.
         "again": request.get_full_path() if is_signing_in else "",
@@ -108,7 +107,8 @@ def _answer(request: HttpRequest, status: int, code: str, detail: str) -> HttpRe
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:
-    if _API_PATH.match(request.path_info):
+    # A probe has a urlconf of its own, without pages.
+    if _API_PATH.match(request.path_info) or hasattr(request, "urlconf"):
         return True
     return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
 

@@ -136,32 +136,25 @@ class StopPages(ReadOnlyAdmin):
         self.message_user(request, detail, messages.SUCCESS if status == 202 else messages.WARNING)
         return HttpResponseRedirect(_back(request))
 
-    # Many runs: first ask, then stop the runs that were shown.
+    # Many runs: two addresses ask, and the third stops the runs that were shown.
 
     @admin.action(permissions=["stop"], description=gettext_lazy("Stop selected runs"))
     def stop_selected(self, request: HttpRequest, queryset: QuerySet[RunRecord]) -> HttpResponse:
         return self._ask(request, queryset, StopForm(), reverse("admin:runs_runrecord_stop_shown"))
 
-    def stop_shown(self, request: HttpRequest) -> HttpResponse:
-        """Stop the runs that the page of ``stop_selected`` has shown; a repeat does no harm."""
-        self._require_stop_permission(request)
-        if request.method != "POST":
-            return HttpResponseRedirect(_list_address())
-        return self._stop(request, StopForm(request.POST))
-
     def stop_matching(self, request: HttpRequest) -> HttpResponse:
-        """Ask about all runs that match the filters of this address; stop those it has shown."""
+        """Ask about all active runs that match the filters of this address."""
         self._require_stop_permission(request)
         try:
             changes = self.get_changelist_instance(request)
         except IncorrectLookupParameters:
             return HttpResponseRedirect(f"{_list_address()}?e=1")
         is_everything = not (changes.has_active_filters or changes.query)
-        if request.method == "POST":
-            return self._stop(request, StopForm(request.POST, is_everything=is_everything))
         active = changes.get_queryset(request).filter(finished_at=None)
-        form = StopForm(is_everything=is_everything)
-        return self._ask(request, active, form, request.get_full_path())
+        address = reverse("admin:runs_runrecord_stop_shown")
+        if is_everything:
+            address += "?everything=1"
+        return self._ask(request, active, StopForm(is_everything=is_everything), address)
 
     def _ask(
         self, request: HttpRequest, runs: QuerySet[RunRecord], form: StopForm, address: str
@@ -176,11 +169,16 @@ class StopPages(ReadOnlyAdmin):
         }
         return self._page(request, "stop_selected", context)
 
-    def _stop(self, request: HttpRequest, form: StopForm) -> HttpResponse:
+    def stop_shown(self, request: HttpRequest) -> HttpResponse:
+        """Stop the runs that a page to confirm has shown; a repeat does no harm."""
+        self._require_stop_permission(request)
+        if request.method != "POST":
+            return HttpResponseRedirect(_list_address())
         try:
             ids = [uuid.UUID(word) for word in request.POST.get("runs", "").split(",")]
         except ValueError as error:
             raise BadRequest("The field `runs` holds ids, separated by commas.") from error
+        form = StopForm(request.POST, is_everything="everything" in request.GET)
         if not form.is_valid():
             shown = self.get_queryset(request).filter(pk__in=ids)
             return self._ask(request, shown, form, request.get_full_path())
@@ -189,10 +187,10 @@ class StopPages(ReadOnlyAdmin):
             ids, by=_user(request), via=StopVia.ADMIN, mode=mode, reason=reason
         )
         found = for_rows(RunRecord.objects.all()).in_bulk(ids)
-        count = Counter(_OUTCOME_WORDS[one.outcome] for one in outcomes)
+        count = Counter(one.outcome for one in outcomes)
         context = {
             "title": _("Outcome of the stop"),
-            "counts": [(words, count[words]) for words in _OUTCOME_WORDS.values() if count[words]],
+            "counts": [(words, count[one]) for one, words in _OUTCOME_WORDS.items() if count[one]],
             "lines": [
                 (one.id, _OUTCOME_WORDS[one.outcome], found.get(uuid.UUID(one.id)))
                 for one in outcomes

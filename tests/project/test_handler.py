@@ -17,7 +17,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse
 from django.urls import path
 
 from project import handler
-from project.handler import Handler
+from project.handler import Handler, ProbeHandler
 
 urlpatterns: list[Any] = []
 
@@ -27,10 +27,12 @@ def address(view: Any) -> Any:
     return view
 
 
-async def ask(path: str = "/here") -> httpx.Response:
-    transport = httpx.ASGITransport(Handler())  # type: ignore[arg-type]  # ASGI, in other words
+async def ask(
+    path: str = "/here", *, method: str = "GET", by: type[Handler] = Handler
+) -> httpx.Response:
+    transport = httpx.ASGITransport(by())  # type: ignore[arg-type]  # ASGI, in other words
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-        return await client.get(path)
+        return await client.request(method, path)
 
 
 async def test_a_request_goes_to_its_thread_once(
@@ -90,6 +92,12 @@ async def test_static_files_are_sent_whole() -> None:
     assert len(response.content) == int(response.headers["Content-Length"]) > 10_000
     assert "Content-Security-Policy" in response.headers
     assert (await ask("/static/nothing.css")).status_code == 404
+
+
+@pytest.mark.parametrize(("by", "path"), [(Handler, "/metrics"), (ProbeHandler, "/elsewhere")])
+async def test_a_post_to_an_address_for_probes_is_refused(by: type[Handler], path: str) -> None:
+    response = await ask(path, method="POST", by=by)
+    assert (response.status_code, response.json()["code"]) == (403, "csrf_failed")
 
 
 async def test_what_a_view_raises_is_an_answer(settings: Any) -> None:
