@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -75,8 +75,8 @@ class _Watch:
         """
         with (
             asyncio.Runner() as runner,
-            self._signals(runner.get_loop()),
-            _logging_to(self.console),
+            self._signals(loop := runner.get_loop()),
+            _logging_to(lambda *line: loop.call_soon_threadsafe(self.console.say, *line)),
             self.started() as record,
         ):
             self.run_id = record.pk
@@ -137,8 +137,8 @@ class _Watch:
             self.console.tick()
             await asyncio.sleep(TICK_SECONDS)
 
-    def _do(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -224,7 +224,7 @@ class RunHere(_Watch):
             self.ask_to_stop(StopMode.ABORT)
         else:
             self.console.say(
-                "The call in flight can't be cut yet, and is still awaited. "
+                "The call in flight can't be cut yet: the run waits for it. "
                 "Ctrl-C once more leaves at once."
             )
 
@@ -243,7 +243,7 @@ class RunHere(_Watch):
         self._has_shutdown = True
         seconds = conf().drain_seconds
         left = f"has {duration(seconds)} left" if seconds else "ends with it"
-        self.console.say(f"This process is to end, and the run {left}.", "warning")
+        self.console.say(f"This process is told to end. The run {left}.", "warning")
         self._do(self._worker.drain())
 
 
@@ -287,12 +287,12 @@ def _why_queued(run_id: uuid.UUID) -> str:
 
 
 @contextlib.contextmanager
-def _logging_to(console: Console) -> Iterator[None]:
-    """Print warnings of the process among the lines, instead of what the settings say."""
+def _logging_to(say: Callable[[str, str], object]) -> Iterator[None]:
+    """Print warnings of the process among the lines, instead of its log."""
     root = logging.getLogger()
     before = root.handlers
     others = [handler for handler in before if type(handler) is not logging.StreamHandler]
-    root.handlers = [*others, _ConsoleHandler(console)]
+    root.handlers = [*others, _ConsoleHandler(say)]
     try:
         yield
     finally:
@@ -300,12 +300,13 @@ def _logging_to(console: Console) -> Iterator[None]:
 
 
 class _ConsoleHandler(logging.Handler):
-    def __init__(self, console: Console) -> None:
+    def __init__(self, say: Callable[[str, str], object]) -> None:
         super().__init__(logging.WARNING)
-        self._console = console
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         # What is logged inside a run, or blocks the agents' loop, is in the log of the run.
         if current_trace() is None and record.name != "runs.worker.watchdog":
-            line = f"{record.levelname.lower()}: {record.name}: {record.getMessage()}"
-            self._console.say(line, "warning")
+            self._say(
+                f"{record.levelname.lower()}: {record.name}: {record.getMessage()}", "warning"
+            )

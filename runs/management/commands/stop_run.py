@@ -7,6 +7,7 @@ import uuid
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
@@ -55,8 +56,9 @@ class Command(BaseCommand):
 
     def _ask(self, options: dict[str, Any]) -> uuid.UUID:
         user = find_user(options["user"]) if options["user"] is not None else None
-        id = _find(options["run"], user)
+        runs = RunRecord.objects.visible_to(user) if user else RunRecord.objects.all()
         try:
+            id = runs.values_list("pk", flat=True).get(pk=options["run"])
             result = stopping.request_stop(
                 id,
                 via=StopVia.CLI,
@@ -65,10 +67,11 @@ class Command(BaseCommand):
                 reason=options["reason"],
                 check_permission=user is not None,
             )
-        except RunRecord.DoesNotExist:
-            raise _not_found(options["run"]) from None
+        except (RunRecord.DoesNotExist, ValidationError):
+            given = printable(options["run"])
+            raise CommandError(f"There is no run {given}.", returncode=USAGE) from None
         except RunAlreadyFinished as error:
-            self._say(receipt_of(id, result_below=False))
+            self._say(receipt_of(error.run.pk, result_below=False))
             status = look(error.run.shown_status).label
             raise CommandError(f"The run was already over: {status}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
@@ -105,20 +108,6 @@ class Command(BaseCommand):
         for sentence in sentences:
             self.stdout.write(printable(sentence))
         self.stdout.flush()
-
-
-def _find(given: str, user: Any) -> uuid.UUID:
-    try:
-        id = uuid.UUID(given)
-    except ValueError:
-        raise _not_found(given) from None
-    if user is not None and not RunRecord.objects.visible_to(user).filter(pk=id).exists():
-        raise _not_found(given)
-    return id
-
-
-def _not_found(given: str) -> CommandError:
-    return CommandError(f"There is no run {printable(given)}.", returncode=USAGE)
 
 
 def _seconds(text: str) -> float:
