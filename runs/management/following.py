@@ -1,7 +1,7 @@
-"""Start a run from a terminal, follow it to its end, and make a stop of Ctrl-C.
+"""Start a run from a terminal, follow it to its end, and turn Ctrl-C into a stop request.
 
-The agent is executed in this process (``RunHere``), or by the workers (``RunThere``). What the
-terminal shows comes from the feed either way.
+This process executes the agent (``RunHere``), or a worker does (``RunThere``). In both cases the
+feed brings what the terminal shows.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LINGER_SECONDS = 1.0  # after the end of the run, for the last lines of the runs
 
 
 class _Watch:
-    """Shows one run until it is over, and makes a stop of Ctrl-C."""
+    """Shows one run until it is over, and turns Ctrl-C into a stop request."""
 
     def __init__(
         self, console: Console, agent: str, input: Any, owner: User, priority: int | None = None
@@ -84,14 +84,14 @@ class _Watch:
             yield for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
 
     def started(self) -> AbstractContextManager[RunRecord]:
-        """Start the run; release its host at the end of the context."""
+        """Start the run; at the end of the context, release what executes it."""
         raise NotImplementedError
 
     async def wait_for_worker(self) -> None:
-        """Say why the run is not claimed, if it takes long."""
+        """Say after a while why no worker has claimed the run."""
 
     def poll(self) -> None:
-        """Read what no message may tell, several times a second."""
+        """Read what no message brings; called several times a second."""
 
     def is_left(self, run: dict[str, Any]) -> bool:
         """Tell whether the run, as on the wire, continues without this process."""
@@ -242,8 +242,8 @@ class RunHere(_Watch):
             self.leave_at_once()
         self._has_shutdown = True
         seconds = conf().drain_seconds
-        left = f"has {duration(seconds)} left" if seconds else "ends with it"
-        self.console.say(f"This process is told to end. The run {left}.", "warning")
+        left = f"soon: the run has {duration(seconds)} left" if seconds else "now, and its run too"
+        self.console.say(f"This process ends {left}.", "warning")
         self._do(self._worker.drain())
 
 

@@ -96,7 +96,8 @@ def _leaves(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tupl
     """Yield the JSON types that a part of a schema takes, each with the schema of its items."""
     match part:
         case {"$ref": str(reference)}:
-            yield from _leaves(schema["$defs"][reference.rpartition("/")[2]], schema)
+            name = reference.rpartition("/")[2]
+            yield from _leaves(schema.get("$defs", {}).get(name, {}), schema)
         case {"anyOf": parts} | {"oneOf": parts} | {"allOf": parts}:
             for one in parts:
                 yield from _leaves(one, schema)

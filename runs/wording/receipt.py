@@ -40,7 +40,7 @@ def sentences(
     now: datetime | None = None,
     result_below: bool = True,
 ) -> list[str]:
-    """Return what there is to say about a run's stop; nothing without a stop request.
+    """Return the receipt of a run; nothing without a stop request.
 
     Args:
         waited_for: the calls that were in flight at the acknowledgement: ``calls_waited_for``.
@@ -81,7 +81,7 @@ def calls_waited_for(events: Iterable[Mapping[str, Any]], stop: Stop) -> list[Ca
 
 
 def _by(stop: Stop) -> str:
-    """Say who asked and how, each with a blank before it."""
+    """Say who asked and how, each after a blank."""
     name = stop.get("requested_by")
     who = _(" by %(name)s") % {"name": name} if name else ""
     way = _WAYS.get(stop["via"])
@@ -128,7 +128,13 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
         yield _("Its worker was lost; the run was ended without it.")
     else:
         yield _effect(stop, waited_for)
-        yield _started_after(stop.get("calls_started_after_acknowledgement") or 0)
+        count = stop.get("calls_started_after_acknowledgement") or 0
+        more = ngettext(
+            "%(count)d call was started all the same.",
+            "%(count)d calls were started all the same.",
+            count,
+        )
+        yield more % {"count": count} if count else _("Nothing was started after that.")
     if error := stop.get("cleanup_error"):
         yield _("While cleaning up it failed with %(type)s: %(message)s") % error
     if stop.get("abandoned"):
@@ -151,14 +157,3 @@ def _effect(stop: Stop, waited_for: Sequence[Call]) -> str:
     else:
         what = _AFTER.get(call_kind(waited_for[0]), _AFTER_ANY) % {"name": waited_for[0]["label"]}
     return _("It took effect %(later)s later, after %(what)s.") % {"later": later, "what": what}
-
-
-def _started_after(count: int) -> str:
-    if not count:
-        return _("Nothing was started after that.")
-    words = ngettext(
-        "%(count)d call was started all the same.",
-        "%(count)d calls were started all the same.",
-        count,
-    )
-    return words % {"count": count}

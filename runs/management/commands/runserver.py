@@ -25,7 +25,7 @@ from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_re
 
 class Command(BaseCommand):
     help = (
-        "Serve HTTP and sockets, and run agents, in one process. Reloads in debug. "
+        "Serve HTTP and sockets, and run agents, in one process. Reloads in debug mode. "
         "SIGTERM and Ctrl-C drain first; a second one leaves at once."
     )
     suppressed_base_arguments = {"--verbosity", "--traceback"}
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             "--noreload",
             action="store_false",
             dest="use_reloader",
-            help="don't restart when a source file changes (never done outside debug)",
+            help="don't restart when a source file changes (outside debug mode it never does)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

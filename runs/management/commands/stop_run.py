@@ -26,8 +26,8 @@ POLL_SECONDS = 0.1
 
 class Command(BaseCommand):
     help = (
-        "Ask a run to stop, with all runs below it. Exits with 0 (it stops, or was already asked "
-        "to), 1 (it was over, or --user may not stop it) or 2 (there is no such run)."
+        "Ask a run to stop, with all runs below it. Exits with 0 (it stops, or was asked before), "
+        "1 (it was over, or --user may not stop it) or 2 (there is no such run)."
     )
     requires_system_checks = ()
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--reason", default="", help="kept in the receipt")
         parser.add_argument(
-            "--wait", type=_seconds, metavar="SECONDS", help="wait until it is over, and say how"
+            "--wait", type=float, metavar="SECONDS", help="wait for the end, and print the receipt"
         )
         parser.add_argument(
             "--user",
@@ -108,10 +108,3 @@ class Command(BaseCommand):
         for sentence in sentences:
             self.stdout.write(printable(sentence))
         self.stdout.flush()
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError
-    return seconds
