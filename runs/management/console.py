@@ -1,7 +1,7 @@
 """The terminal's view of a tree of runs: plain lines, grouped by agent.
 
-It knows only the frames of a feed. Agents' output goes to their logs, so it must not be used inside
-a run.
+It knows only the frames of a feed. Use it in one thread, outside any run: agents' output goes to
+their logs.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Console:
         self._speaker = ""
 
     def say(self, text: str, tone: str = "plain") -> None:
-        """Print a line of the command's own. From any thread."""
+        """Print a line of the command's own."""
         self._speaker = ""
         self._rich.print(Text(printable(text), style=_STYLES[tone]))
 
@@ -167,7 +167,7 @@ class Console:
                 yield from event_lines(event)
             case "llm_call":
                 call = data.get("call")
-                for held in [held for held in self._held if held.frame.get("call") == call]:
+                for held in [held for held in self._held if held.frame.get("call", "") == call]:
                     self._held.remove(held)
                     yield from self._text(run, held.frame)
                 streamed, rest = shown.writing.pop(call, ("", ""))

@@ -1,7 +1,7 @@
-"""Start a run from a terminal, follow it to its end, and make a stop of Ctrl-C.
+"""Start a run from a terminal, follow it to its end, and turn Ctrl-C into a stop request.
 
-The agent is executed in this process (``RunHere``), or by the workers (``RunThere``). What the
-terminal shows comes from the feed either way.
+This process executes the agent (``RunHere``), or a worker does (``RunThere``). In both cases the
+feed brings what the terminal shows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -52,7 +52,7 @@ LINGER_SECONDS = 1.0  # after the end of the run, for the last lines of the runs
 
 
 class _Watch:
-    """Shows one run until it is over, and makes a stop of Ctrl-C."""
+    """Shows one run until it is over, and turns Ctrl-C into a stop request."""
 
     def __init__(
         self, console: Console, agent: str, input: Any, owner: User, priority: int | None = None
@@ -75,8 +75,8 @@ class _Watch:
         """
         with (
             asyncio.Runner() as runner,
-            self._signals(runner.get_loop()),
-            _logging_to(self.console),
+            self._signals(loop := runner.get_loop()),
+            _logging_to(lambda *line: loop.call_soon_threadsafe(self.console.say, *line)),
             self.started() as record,
         ):
             self.run_id = record.pk
@@ -84,14 +84,14 @@ class _Watch:
             yield for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
 
     def started(self) -> AbstractContextManager[RunRecord]:
-        """Start the run; release its host at the end of the context."""
+        """Start the run; at the end of the context, release what executes it."""
         raise NotImplementedError
 
     async def wait_for_worker(self) -> None:
-        """Say why the run is not claimed, if it takes long."""
+        """Say after a while why no worker has claimed the run."""
 
     def poll(self) -> None:
-        """Read what no message may tell, several times a second."""
+        """Read what no message brings; called several times a second."""
 
     def is_left(self, run: dict[str, Any]) -> bool:
         """Tell whether the run, as on the wire, continues without this process."""
@@ -139,8 +139,8 @@ class _Watch:
             self.console.tick()
             await asyncio.sleep(TICK_SECONDS)
 
-    def _do(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -226,7 +226,7 @@ class RunHere(_Watch):
             self.ask_to_stop(StopMode.ABORT)
         else:
             self.console.say(
-                "The call in flight can't be cut yet, and is still awaited. "
+                "The call in flight can't be cut yet: the run waits for it. "
                 "Ctrl-C once more leaves at once."
             )
 
@@ -244,8 +244,8 @@ class RunHere(_Watch):
             self.leave_at_once()
         self._has_shutdown = True
         seconds = conf().drain_seconds
-        left = f"has {duration(seconds)} left" if seconds else "ends with it"
-        self.console.say(f"This process is to end, and the run {left}.", "warning")
+        left = f"soon: the run has {duration(seconds)} left" if seconds else "now, and its run too"
+        self.console.say(f"This process ends {left}.", "warning")
         self._do(self._worker.drain())
 
 
@@ -289,12 +289,12 @@ def _why_queued(run_id: uuid.UUID) -> str:
 
 
 @contextlib.contextmanager
-def _logging_to(console: Console) -> Iterator[None]:
-    """Print warnings of the process among the lines, instead of what the settings say."""
+def _logging_to(say: Callable[[str, str], object]) -> Iterator[None]:
+    """Print warnings of the process among the lines, instead of its log."""
     root = logging.getLogger()
     before = root.handlers
     others = [handler for handler in before if type(handler) is not logging.StreamHandler]
-    root.handlers = [*others, _ConsoleHandler(console)]
+    root.handlers = [*others, _ConsoleHandler(say)]
     try:
         yield
     finally:
@@ -302,12 +302,13 @@ def _logging_to(console: Console) -> Iterator[None]:
 
 
 class _ConsoleHandler(logging.Handler):
-    def __init__(self, console: Console) -> None:
+    def __init__(self, say: Callable[[str, str], object]) -> None:
         super().__init__(logging.WARNING)
-        self._console = console
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         # What is logged inside a run, or blocks the agents' loop, is in the log of the run.
         if current_trace() is None and record.name != "runs.worker.watchdog":
-            line = f"{record.levelname.lower()}: {record.name}: {record.getMessage()}"
-            self._console.say(line, "warning")
+            self._say(
+                f"{record.levelname.lower()}: {record.name}: {record.getMessage()}", "warning"
+            )

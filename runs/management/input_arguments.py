@@ -1,7 +1,7 @@
 """From ``--input key=value`` and ``--input-json`` to an agent's input.
 
-A shell knows only text; the agent's schema says what each text stands for. This module says whether
-the arguments can be read. The agent decides whether the input fits.
+A shell knows only text; the agent's schema says what each text stands for. This module decides
+whether the arguments can be read, the agent whether the input fits.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 __all__ = ["Problems", "read_input", "read_json_input"]
@@ -57,18 +58,19 @@ def read_input(
         try:
             if not is_pair:
                 raise _Unreadable(f"{_shown(argument)} is not of the form key=value.")
-            # The agent refuses an unknown parameter later, with all else that does not fit.
+            # An unknown parameter is no problem here: the agent refuses it.
             part = schema.get("properties", {}).get(key, {"type": "string"})
             leaves = list(_leaves(part, schema))
             types = {type for type, _ in leaves}
             if "array" in types and types <= {"array", "null"}:
                 arrays = [items for type, items in leaves if type == "array"]
                 item_types = {type for items in arrays for type, _ in _leaves(items, schema)}
-                given.setdefault(key, []).extend(_items(value, item_types, max_bytes))
+                items = _values(value, item_types, max_bytes, of_list=True)
+                given.setdefault(key, []).extend(items)
             elif key in given:
                 raise _Unreadable("It was given twice, and it takes one value.")
             else:
-                given[key] = _value(value, types, max_bytes)
+                [given[key]] = _values(value, types, max_bytes)
         except _Unreadable as problem:
             problems.setdefault(f"input.{key}" if is_pair else "input", []).append(str(problem))
     return given, problems
@@ -94,7 +96,8 @@ def _leaves(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tupl
     """Yield the JSON types that a part of a schema takes, each with the schema of its items."""
     match part:
         case {"$ref": str(reference)}:
-            yield from _leaves(schema["$defs"][reference.rpartition("/")[2]], schema)
+            name = reference.rpartition("/")[2]
+            yield from _leaves(schema.get("$defs", {}).get(name, {}), schema)
         case {"anyOf": parts} | {"oneOf": parts} | {"allOf": parts}:
             for one in parts:
                 yield from _leaves(one, schema)
@@ -108,31 +111,22 @@ def _leaves(part: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tupl
             yield from ((name, {}) for name in _TYPES.values())
 
 
-def _items(value: str, types: set[str], max_bytes: int) -> list[Any]:
-    """Return what one argument adds to a list."""
-    is_file = value.startswith("@") and not value.startswith("@@")
-    if not (is_file and "string" in types):
-        text = _text(_content(value[1:], max_bytes)) if is_file else value
-        try:
+def _values(value: str, types: set[str], max_bytes: int, *, of_list: bool = False) -> list[Any]:
+    """Return the one value that an argument stands for, or all that it adds to a list."""
+    text = value.removeprefix("@") if value.startswith("@@") else value
+    if value.startswith("@") and not value.startswith("@@"):
+        content = _content(value[1:], max_bytes)
+        if "string" in types and content.startswith(PDF_MAGIC):
+            return [f"data:application/pdf;base64,{base64.b64encode(content).decode('ascii')}"]
+        text = _text(content)
+        if "string" in types:
+            return [text]
+    if of_list:
+        with suppress(ValueError):
             whole = _json(text)
-        except ValueError:
-            whole = None
-        if isinstance(whole, list):
-            return whole
-    return [_value(value, types, max_bytes)]
-
-
-def _value(value: str, types: set[str], max_bytes: int) -> Any:
-    if value.startswith("@@"):
-        return _typed(value[1:], types)
-    if not value.startswith("@"):
-        return _typed(value, types)
-    content = _content(value[1:], max_bytes)
-    if "string" not in types:
-        return _typed(_text(content), types)
-    if content.startswith(PDF_MAGIC):
-        return f"data:application/pdf;base64,{base64.b64encode(content).decode('ascii')}"
-    return _text(content)
+            if isinstance(whole, list):
+                return whole
+    return [_typed(text, types)]
 
 
 def _typed(text: str, types: set[str]) -> Any:
@@ -147,7 +141,7 @@ def _typed(text: str, types: set[str]) -> Any:
         raise _Unreadable(f"{_shown(text)} is not {expected}.") from None
     kind = _TYPES[type(value)]
     fits = kind in types or (kind == "integer" and "number" in types)
-    # What is of a wrong type goes on as it is: the agent's schema says it best.
+    # A value of a wrong type stays as it is: the agent's schema has the best words for it.
     return value if fits or "string" not in types else text
 
 
@@ -162,9 +156,9 @@ def _json(text: str) -> Any:
 
 
 def _content(name: str, max_bytes: int) -> bytes:
-    """Read a file, or standard input, up to the limit of an input."""
+    """Read a file, or standard input."""
     if not name:
-        raise _Unreadable("After @ comes the name of a file; @@ begins a text with @.")
+        raise _Unreadable("After @ comes the name of a file. A text that begins with @ needs @@.")
     try:
         with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
             content = file.read(max_bytes + 1)

@@ -38,7 +38,7 @@ def await_database(
     """Return once the database answers.
 
     Raises:
-        CommandError: it did not within ``patience_seconds``.
+        CommandError: it did not answer within ``patience_seconds``.
     """
     end = time.monotonic() + patience_seconds
     has_said = False
@@ -67,8 +67,8 @@ def require_migrations() -> None:
     if plan:
         first = plan[0][0]
         raise CommandError(
-            f"The database lacks {len(plan)} migrations, {first.app_label}.{first.name} "
-            "to begin with: run `manage.py migrate` first."
+            f"The database lacks {len(plan)} migrations (the first: {first.app_label}.{first.name})"
+            ": run `manage.py migrate`."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ def sentences(
     now: datetime | None = None,
     result_below: bool = True,
 ) -> list[str]:
-    """Return what there is to say about a run's stop; nothing without a stop request.
+    """Return the receipt of a run; nothing without a stop request.
 
     Args:
         waited_for: the calls that were in flight at the acknowledgement: ``calls_waited_for``.
@@ -52,21 +52,14 @@ def sentences(
         return []
     at = clock(stop["requested_at"], now=now)
     words = {"at": at, "by": _by(stop), "because": _because(stop)}
-    if run["status"] not in TERMINAL:
-        asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
-    elif run["status"] != Status.STOPPED:
+    if run["status"] == Status.STOPPED:
+        said = [_stopped(run, stop, words), _escalation(stop, now)]
+        said += _ended(run, stop, list(waited_for), result_below)
+    elif run["status"] in TERMINAL:
         said = [_finished_first(run, words)]
     else:
-        said = [
-            _stopped(run, stop, words),
-            _escalation(stop, now),
-            _effect(run, stop, list(waited_for)),
-            _started_after(stop),
-            _cleanup_error(stop),
-            _abandoned(stop),
-            _kept(run, result_below),
-        ]
+        asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
+        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
     return [sentence for sentence in said if sentence]
 
 
@@ -88,7 +81,7 @@ def calls_waited_for(events: Iterable[Mapping[str, Any]], stop: Stop) -> list[Ca
 
 
 def _by(stop: Stop) -> str:
-    """Say who asked and how, each with a blank before it."""
+    """Say who asked and how, each after a blank."""
     name = stop.get("requested_by")
     who = _(" by %(name)s") % {"name": name} if name else ""
     way = _WAYS.get(stop["via"])
@@ -127,55 +120,40 @@ def _escalation(stop: Stop, now: datetime | None) -> str:
     return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
 
 
-def _effect(run: Run, stop: Stop, waited_for: Sequence[Call]) -> str:
+def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool) -> Iterator[str]:
+    """Yield what the stop did to the run."""
     if not run.get("started_at"):
-        return _("It had not started.")
-    if not stop.get("observed_at"):
-        return _("Its worker was lost; the run was ended without it.")
+        yield _("It had not started.")
+    elif not stop.get("observed_at"):
+        yield _("Its worker was lost; the run was ended without it.")
+    else:
+        yield _effect(stop, waited_for)
+        count = stop.get("calls_started_after_acknowledgement") or 0
+        more = ngettext(
+            "%(count)d call was started all the same.",
+            "%(count)d calls were started all the same.",
+            count,
+        )
+        yield more % {"count": count} if count else _("Nothing was started after that.")
+    if error := stop.get("cleanup_error"):
+        yield _("While cleaning up it failed with %(type)s: %(message)s") % error
+    if stop.get("abandoned"):
+        yield _("Its code may still be running; what it does is not recorded.")
+    if run.get("partial_result") is None:
+        if run.get("started_at"):
+            yield _("It left no partial result.")
+    elif result_below:
+        yield _("What it had so far is kept below.")
+    else:
+        yield _("What it had so far is kept.")
+
+
+def _effect(stop: Stop, waited_for: Sequence[Call]) -> str:
     later = duration(seconds_between(stop["requested_at"], stop["observed_at"]))
     if not waited_for:
         return _("It took effect %(later)s later.") % {"later": later}
-    words = {"later": later, "what": _in_flight_words(waited_for)}
-    return _("It took effect %(later)s later, after %(what)s.") % words
-
-
-def _in_flight_words(calls: Sequence[Call]) -> str:
-    if len(calls) > 1:
-        return _("the %(count)d calls in flight had completed") % {"count": len(calls)}
-    return str(_AFTER.get(call_kind(calls[0]), _AFTER_ANY) % {"name": calls[0]["label"]})
-
-
-def _started_after(stop: Stop) -> str:
-    if not stop.get("observed_at"):
-        return ""  # it had not started, or no worker was left to count
-    count = stop.get("calls_started_after_acknowledgement") or 0
-    if not count:
-        return _("Nothing was started after that.")
-    words = ngettext(
-        "%(count)d call was started all the same.",
-        "%(count)d calls were started all the same.",
-        count,
-    )
-    return words % {"count": count}
-
-
-def _cleanup_error(stop: Stop) -> str:
-    error = stop.get("cleanup_error")
-    if not error:
-        return ""
-    words = {"type": error["type"], "message": error["message"]}
-    return _("While cleaning up it failed with %(type)s: %(message)s") % words
-
-
-def _abandoned(stop: Stop) -> str:
-    if not stop.get("abandoned"):
-        return ""
-    return _("Its code may still be running; what it does is not recorded.")
-
-
-def _kept(run: Run, result_below: bool) -> str:
-    if run.get("partial_result") is None:
-        return _("It left no partial result.") if run.get("started_at") else ""
-    if result_below:
-        return _("What it had so far is kept below.")
-    return _("What it had so far is kept.")
+    if len(waited_for) > 1:
+        what = _("the %(count)d calls in flight had completed") % {"count": len(waited_for)}
+    else:
+        what = _AFTER.get(call_kind(waited_for[0]), _AFTER_ANY) % {"name": waited_for[0]["label"]}
+    return _("It took effect %(later)s later, after %(what)s.") % {"later": later, "what": what}

@@ -66,11 +66,19 @@ def present(
     status = look(run["status"])
     is_stopping = run["status"] == STOPPING
     silent = worker_silent(lease_seconds) if is_stopping and lease_seconds is not None else None
+    waiting: WaitingWords | None = None
+    if is_stopping:
+        label, since = oldest_awaited(run) or ("", None)
+        waiting = {
+            "text": stopping_text(run),
+            "label": label,
+            "since": str(since) if since else None,
+        }
     removed_at = run.get("log_removed_at")
     with in_zone(zone):
         return {
             "status": {"label": str(status.label), "tone": status.tone},
-            "waiting": _waiting(run) if is_stopping else None,
+            "waiting": waiting,
             "silent": silent,
             "log_removed": _log_removed(removed_at) if removed_at else None,
             "receipt": sentences(run, waited_for=waited_for, now=now or timezone.now()),
@@ -104,15 +112,6 @@ def queued_text(*, of: Literal["agent", "owner", ""] = "", taken: int = 0, limit
             return _("%(taken)d of %(limit)d runs of this owner are running.") % words
         case _:
             return _("it is waiting for a worker.")
-
-
-def _waiting(run: Run) -> WaitingWords:
-    label, since = oldest_awaited(run) or ("", None)
-    return {
-        "text": stopping_text(run),
-        "label": label,
-        "since": since.isoformat() if isinstance(since, datetime) else since,
-    }
 
 
 def _log_removed(at: str) -> str:

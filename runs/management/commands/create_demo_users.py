@@ -22,8 +22,5 @@ class Command(BaseCommand):
             raise CommandError(
                 "These passwords are public: the demo users are created only with DJANGO_DEBUG=1."
             )
-        created = create_missing_demo_users()
-        for user in created:
+        for user in create_missing_demo_users():
             self.stdout.write(f"Created the user {user}.")
-        if not created and options["verbosity"] > 1:
-            self.stdout.write("The demo users exist already.")

@@ -31,7 +31,7 @@ from runs.wording.time import duration
 
 class Command(BaseCommand):
     help = (
-        "Run an agent and show what it does; its result goes to standard output, everything else "
+        "Run an agent and show what it does. Its result goes to standard output, everything else "
         "to standard error. Ctrl-C stops it after the call in flight. Exits with 0 (success), "
         "1 (error), 2 (usage) or 3 (stopped)."
     )
@@ -159,7 +159,7 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
 
 
 def _print_result(result: object, stdout: TextIO) -> None:
-    """Print a text as it is, and anything else as JSON; for a terminal without escape sequences."""
+    """Print a text as it is, anything else as JSON. A terminal gets no escape sequences."""
     text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
     if stdout.isatty():
         text = printable(text)

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import sysconfig
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_re
 
 class Command(BaseCommand):
     help = (
-        "Serve HTTP and sockets, and run agents, in one process. Reloads in debug. "
+        "Serve HTTP and sockets, and run agents, in one process. Reloads in debug mode. "
         "SIGTERM and Ctrl-C drain first; a second one leaves at once."
     )
     suppressed_base_arguments = {"--verbosity", "--traceback"}
@@ -40,15 +41,21 @@ class Command(BaseCommand):
             "--noreload",
             action="store_false",
             dest="use_reloader",
-            help="don't restart when a source file changes (never done outside debug)",
+            help="don't restart when a source file changes (outside debug mode it never does)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             require_production_settings()
             await_database(self.stdout.write)
-        self._warn_about_migrations()
-        open_users = self._find_open_users()
+        try:
+            self.check_migrations()
+        except DatabaseError as error:
+            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {error}") from error
+        open_users: list[DemoUser] = []
+        if settings.DEBUG:
+            with suppress(DatabaseError):  # there may be no tables yet
+                open_users = find_open_demo_users()
         listener = _bind(options["addrport"], options["use_ipv6"], open_users)
         for connection in connections.all(initialized_only=True):
             connection.close()
@@ -65,20 +72,6 @@ class Command(BaseCommand):
         )
         target = functools.partial(serve_reloaded, config)
         ReloadingSupervisor(config, target=target, sockets=[listener]).run()
-
-    def _warn_about_migrations(self) -> None:
-        try:
-            self.check_migrations()
-        except DatabaseError as error:
-            raise CommandError(f"The database (DATABASE_URL) doesn't answer: {error}") from error
-
-    def _find_open_users(self) -> list[DemoUser]:
-        if not settings.DEBUG:
-            return []
-        try:
-            return find_open_demo_users()
-        except DatabaseError:
-            return []  # the database has no tables yet
 
     def _greet(self, listener: socket.socket, open_users: list[DemoUser]) -> None:
         llm = conf().llm
@@ -100,8 +93,8 @@ def _bind(addrport: str, use_ipv6: bool, open_users: list[DemoUser]) -> socket.s
     """Open the listening socket; the port 0 takes any free one.
 
     Raises:
-        CommandError: the address is malformed, taken or foreign, or it can be reached from
-            elsewhere while users with well-known passwords exist.
+        CommandError: the address is malformed, taken or not of this machine, or others can reach
+            it while users with public passwords exist.
     """
     address = resolve(addrport, use_ipv6=use_ipv6)
     host = address[1][0].partition("%")[0]  # without the zone that IPv6 may add
@@ -117,7 +110,7 @@ def _bind(addrport: str, use_ipv6: bool, open_users: list[DemoUser]) -> socket.s
 
 
 def _source_directories() -> list[str]:
-    """Return where to watch: the installed apps that aren't installed packages, and the project."""
+    """Return the folders of the project and of its apps, without those of installed packages."""
     packages = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     settings_package = Path(str(settings.BASE_DIR)) / settings.ROOT_URLCONF.partition(".")[0]
     candidates = [settings_package, *(Path(app.path) for app in apps.get_app_configs())]

@@ -7,6 +7,7 @@ import uuid
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
@@ -25,8 +26,8 @@ POLL_SECONDS = 0.1
 
 class Command(BaseCommand):
     help = (
-        "Ask a run to stop, with all runs below it. Exits with 0 (it stops, or was already asked "
-        "to), 1 (it was over, or --user may not stop it) or 2 (there is no such run)."
+        "Ask a run to stop, with all runs below it. Exits with 0 (it stops, or was asked before), "
+        "1 (it was over, or --user may not stop it) or 2 (there is no such run)."
     )
     requires_system_checks = ()
 
@@ -37,7 +38,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--reason", default="", help="kept in the receipt")
         parser.add_argument(
-            "--wait", type=_seconds, metavar="SECONDS", help="wait until it is over, and say how"
+            "--wait", type=float, metavar="SECONDS", help="wait for the end, and print the receipt"
         )
         parser.add_argument(
             "--user",
@@ -55,8 +56,9 @@ class Command(BaseCommand):
 
     def _ask(self, options: dict[str, Any]) -> uuid.UUID:
         user = find_user(options["user"]) if options["user"] is not None else None
-        id = _find(options["run"], user)
+        runs = RunRecord.objects.visible_to(user) if user else RunRecord.objects.all()
         try:
+            id = runs.values_list("pk", flat=True).get(pk=options["run"])
             result = stopping.request_stop(
                 id,
                 via=StopVia.CLI,
@@ -65,10 +67,11 @@ class Command(BaseCommand):
                 reason=options["reason"],
                 check_permission=user is not None,
             )
-        except RunRecord.DoesNotExist:
-            raise _not_found(options["run"]) from None
+        except (RunRecord.DoesNotExist, ValidationError):
+            given = printable(options["run"])
+            raise CommandError(f"There is no run {given}.", returncode=USAGE) from None
         except RunAlreadyFinished as error:
-            self._say(receipt_of(id, result_below=False))
+            self._say(receipt_of(error.run.pk, result_below=False))
             status = look(error.run.shown_status).label
             raise CommandError(f"The run was already over: {status}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
@@ -105,24 +108,3 @@ class Command(BaseCommand):
         for sentence in sentences:
             self.stdout.write(printable(sentence))
         self.stdout.flush()
-
-
-def _find(given: str, user: Any) -> uuid.UUID:
-    try:
-        id = uuid.UUID(given)
-    except ValueError:
-        raise _not_found(given) from None
-    if user is not None and not RunRecord.objects.visible_to(user).filter(pk=id).exists():
-        raise _not_found(given)
-    return id
-
-
-def _not_found(given: str) -> CommandError:
-    return CommandError(f"There is no run {printable(given)}.", returncode=USAGE)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError
-    return seconds
