@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from runs.db.threads import DatabaseThreads
 from runs.delivery import notify
+from runs.delivery.feeds import ASK_SECONDS
 from runs.tasks import cancel_and_wait
 
 from . import rights
@@ -77,7 +78,7 @@ class Hub:
                     (self.refresher.poll_lists, LIST_POLL_SECONDS),
                     (self._check_rights, RIGHTS_SECONDS),
                     (self.inbox.receive, 0.0),
-                    (self.inbox.keep_asking, 0.0),
+                    (self.inbox.keep_asking, ASK_SECONDS),
                 )
             ]
 
