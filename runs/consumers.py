@@ -24,7 +24,7 @@ from runs.delivery.stop_message import StopDelivery
 from runs.web import sockets
 from runs.web.feed import Follower, ListFollower, Reader, RightLost, get_hub
 from runs.web.feed.follower import STUCK_SECONDS
-from runs.web.feed.frames import as_page_message, as_socket_messages
+from runs.web.feed.frames import as_page_message, as_socket_message
 from runs.web.feed.rights import Why
 
 from .tasks import cancel_and_wait
@@ -218,7 +218,8 @@ class _FeedConsumer(AsyncConsumer):
         try:
             async with aclosing(reader.batches()) as batches:
                 async for frames in batches:
-                    messages = as_socket_messages(frames)
+                    # A plain socket has the protocol's pings for a heartbeat.
+                    messages = [as_socket_message(frame) for frame in frames]
                     if reader.view.is_page:
                         messages = [as_page_message(frames, reader.cursor)]
                     # For all of them: a timer for each would take a quarter of the time.

@@ -67,15 +67,13 @@ _lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
 
 
-@contextlib.contextmanager
-def claiming() -> Iterator[None]:
+def claiming() -> contextlib.AbstractContextManager[bool]:
     """Make a claim and its ``add`` one step for ``trip``.
 
     Otherwise a stop that commits right after the claim would find no token to trip, and return
     before the token is tripped. The agents' loop never waits for this lock.
     """
-    with _claiming:
-        yield
+    return _claiming
 
 
 def add(run: ActiveRun) -> None:

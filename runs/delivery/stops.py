@@ -39,7 +39,11 @@ def deliver_missed(worker: uuid.UUID) -> None:
         stop_requested_at__isnull=False,
         stop_acknowledged_at=None,
     )
-    roots = {root for id, root in requested.values_list("pk", "root_id") if _has_missed(id)}
+    roots = {
+        root
+        for id, root in requested.values_list("pk", "root_id")
+        if (run := local_runs.get(id)) and run.token.cause is not StopCause.REQUEST
+    }
     if roots:
         # Only the runs of this process: for others trip() would wait for a claim in progress.
         local = [run for run in committed_in(roots) if local_runs.get(run.pk) is not None]
@@ -71,8 +75,3 @@ def committed_in(roots: Collection[uuid.UUID]) -> RunQuerySet:
         .select_related("stop_requested_by")
         .filter(root__in=roots, stop_requested_at__isnull=False)
     )
-
-
-def _has_missed(run: uuid.UUID) -> bool:
-    entry = local_runs.get(run)
-    return entry is not None and entry.token.cause is not StopCause.REQUEST

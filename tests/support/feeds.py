@@ -31,7 +31,7 @@ from runs.web.feed import Cursor, Follower, Frame, Hub, View, Viewer, get_hub
 from runs.web.feed import hub as hub_module
 from runs.web.feed import tail as tail_module
 from runs.web.feed import texts as texts_module
-from runs.web.feed.frames import as_page_message, as_server_sent, as_socket_messages
+from runs.web.feed.frames import as_page_message, as_server_sent, as_socket_message
 from runs.wire import get_for_wire, run_as_dict
 from runs.worker.recorder import Recorder
 from tests.support.rows import make_run, make_worker
@@ -334,7 +334,7 @@ class Reader:
             return [json.loads(as_page_message(frames, self.follower.cursor))]
         if self.wire == "sse":
             return parse_server_sent(as_server_sent(frames).decode())
-        return [json.loads(text) for text in as_socket_messages(frames)]
+        return [json.loads(as_socket_message(frame)) for frame in frames]
 
     def _apply(self, message: Any) -> None:
         client = self.client

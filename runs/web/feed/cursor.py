@@ -8,7 +8,6 @@ random, and a tree has few runs), and a number.
 from __future__ import annotations
 
 import base64
-import binascii
 import uuid
 from collections.abc import Iterator, Mapping
 
@@ -31,11 +30,6 @@ class Cursor:
         self._seen = dict(seen or {})
 
     @classmethod
-    def of(cls, run: uuid.UUID, seq: int) -> Cursor:
-        """Return the position after event ``seq`` of one run."""
-        return cls({_key(run): seq})
-
-    @classmethod
     def read(cls, text: str, run: uuid.UUID) -> Cursor:
         """Read a client's position in a feed of ``run``: a number, or a tree's cursor.
 
@@ -43,10 +37,9 @@ class Cursor:
             InvalidCursor: it is neither.
         """
         if text.isascii() and text.isdecimal():
-            seq = int(text) if len(text) <= len(str(LARGEST_SEQ)) else LARGEST_SEQ + 1
-            if seq > LARGEST_SEQ:
+            if len(text) > len(str(LARGEST_SEQ)) or int(text) > LARGEST_SEQ:
                 raise InvalidCursor(f"a number up to {LARGEST_SEQ} is expected")
-            return cls.of(run, seq)
+            return cls({_key(run): int(text)})
         return cls(dict(_unpack(text)))
 
     def seen(self, run: uuid.UUID) -> int:
@@ -80,7 +73,7 @@ def _varint(number: int) -> bytes:
 def _unpack(text: str) -> Iterator[tuple[bytes, int]]:
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise InvalidCursor("this is no cursor") from error
     if packed[:1] != _VERSION:
         raise InvalidCursor("this is no cursor")

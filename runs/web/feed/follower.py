@@ -164,7 +164,7 @@ class Follower(Reader):
         found = tail.after(position.seq, PAGE_COUNT)
         if found is None:
             found = await self.hub.pages.events(tail.id, position.seq, tail.last_seq)
-            if not found and tail.snapshot is not None and not tail.snapshot.has_log:
+            if not found and tail.snapshot is not None and tail.snapshot.run["log_removed_at"]:
                 position.seq = tail.last_seq
             elif not found:  # the log has just been removed, or the database was restored
                 self.hub.refresher.run_is_stale(tail.id)

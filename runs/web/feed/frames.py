@@ -6,7 +6,7 @@ The data is encoded once for all readers of this process; here it is only put to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -21,7 +21,7 @@ __all__ = [
     "View",
     "as_page_message",
     "as_server_sent",
-    "as_socket_messages",
+    "as_socket_message",
     "to_json",
 ]
 
@@ -79,19 +79,11 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def as_socket_messages(frames: Iterable[Frame]) -> list[str]:
-    """Return one text message for each frame.
-
-    Of no frames, a heartbeat, that is none: a plain socket has the protocol's own pings.
-    """
-    return [_message(frame) for frame in frames]
-
-
 def as_page_message(frames: Sequence[Frame], cursor: str) -> str:
     """Return all frames as one text message; ``cursor`` is the position after them."""
     if not frames:
         return HEARTBEAT
-    messages = ",".join(_message(frame) for frame in frames)
+    messages = ",".join(as_socket_message(frame) for frame in frames)
     return f'{{"type":"frames","cursor":{json.dumps(cursor)},"frames":[{messages}]}}'
 
 
@@ -102,7 +94,8 @@ def as_server_sent(frames: Sequence[Frame]) -> bytes:
     return "".join(_server_sent(frame) for frame in frames).encode()
 
 
-def _message(frame: Frame) -> str:
+def as_socket_message(frame: Frame) -> str:
+    """Return a frame as a text message."""
     match frame.type:
         case "trace":
             cursor = f',"cursor":"{frame.cursor}"' if frame.is_of_tree and frame.cursor else ""

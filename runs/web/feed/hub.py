@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -11,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from runs.db.threads import DatabaseThreads
 from runs.delivery import notify
+from runs.delivery.feeds import ASK_SECONDS
 from runs.tasks import cancel_and_wait
 
 from . import rights
@@ -76,7 +78,7 @@ class Hub:
                     (self.refresher.poll_lists, LIST_POLL_SECONDS),
                     (self._check_rights, RIGHTS_SECONDS),
                     (self.inbox.receive, 0.0),
-                    (self.inbox.keep_asking, 0.0),
+                    (self.inbox.keep_asking, ASK_SECONDS),
                 )
             ]
 
@@ -192,21 +194,16 @@ class Reader:
                 if self.lost is not None:
                     raise self.lost
                 frames = await self.collect()
-                if frames or not await self._wait_until(quiet_since + HEARTBEAT_SECONDS):
-                    yield frames
-                    quiet_since = loop.time()
+                if not frames:
+                    with contextlib.suppress(TimeoutError):  # a heartbeat is due
+                        async with asyncio.timeout_at(quiet_since + HEARTBEAT_SECONDS):
+                            await self._updates.wait()
+                            continue
+                yield frames
+                quiet_since = loop.time()
         finally:
             self.stop()
             self.hub.readers.discard(self)
-
-    async def _wait_until(self, time: float) -> bool:
-        """Wait for updates; False when a heartbeat is due."""
-        try:
-            async with asyncio.timeout_at(time):
-                await self._updates.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def start(self) -> None:
         """Have the hub bring updates from now on."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,6 @@ from channels.layers import get_channel_layer
 from agents.trace import Event
 from agents.wire import CallOnWire
 from runs.delivery import local_runs, notify, relay
-from runs.delivery.feeds import ASK_SECONDS
 from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch
 
 from .frames import to_json
@@ -111,8 +110,7 @@ class Inbox:
         self._process = relay.PROCESS  # whose updates come by the listener
         self._channel: str | None = None
         self._missing: set[uuid.UUID] = set()  # runs of which text is missing
-        self._is_due = asyncio.Event()
-        self._ask_all_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     async def receive(self) -> None:
         """Receive messages until the channel layer fails."""
@@ -153,29 +151,22 @@ class Inbox:
 
     def ask_for(self, tail: RunTail) -> None:
         """Ask for the text of a run that another process may have."""
-        self._missing.add(tail.id)
-        self._is_due.set()
-
-    def _ask_for_all(self) -> None:
-        self._ask_all_at = asyncio.get_running_loop().time() + ASK_SECONDS
-        self._missing |= {tail.id for tail in self._tails if tail.snapshot is not None}
-        self._is_due.set()
-
-    def _take_text(self, message: FeedText) -> None:
-        for run, agent, call, start, text in message["pieces"]:
-            tail = self._tails.get(run)
-            if tail is not None and not tail.texts.take(agent, call, start, text):
-                self.ask_for(tail)
+        self._ask_soon([tail])
 
     async def keep_asking(self) -> None:
-        """Ask for text when some is missing, and for that of all followed runs once in a while."""
-        try:
-            async with asyncio.timeout_at(self._ask_all_at):
-                await self._is_due.wait()
-        except TimeoutError:
-            self._ask_for_all()
-        await asyncio.sleep(SOON_SECONDS)
-        self._is_due.clear()
+        """Ask for the text of all followed runs: some of it may be lost."""
+        self._ask_for_all()
+
+    def _ask_for_all(self) -> None:
+        self._ask_soon(tail for tail in self._tails if tail.snapshot is not None)
+
+    def _ask_soon(self, tails: Iterable[RunTail]) -> None:
+        self._missing.update(tail.id for tail in tails)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self._ask)
+
+    def _ask(self) -> None:
+        self._timer = None
         missing, self._missing = self._missing, set()
         if not relay.is_shared(get_channel_layer()):
             return
@@ -188,3 +179,9 @@ class Inbox:
             runs = dict(islice(known.items(), start, start + MOST_RUNS))
             message: FeedWatch = {"type": "feed.watch", "from": self._process, "runs": runs}
             relay.outbox.send(notify.WORKERS_GROUP, message)
+
+    def _take_text(self, message: FeedText) -> None:
+        for run, agent, call, start, text in message["pieces"]:
+            tail = self._tails.get(run)
+            if tail is not None and not tail.texts.take(agent, call, start, text):
+                self.ask_for(tail)

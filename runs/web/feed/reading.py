@@ -82,11 +82,6 @@ class Snapshot:
         return int(self.run["last_seq"])
 
     @property
-    def has_log(self) -> bool:
-        """Whether its events are still there."""
-        return self.run["log_removed_at"] is None
-
-    @property
     def is_over(self) -> bool:
         return self.run["status"] in TERMINAL
 

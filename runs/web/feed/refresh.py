@@ -72,10 +72,9 @@ class Refresher:
         self._mark(self._stale_trees, [root])
 
     def unfollow_tree(self, root: uuid.UUID, grow: Grow) -> None:
-        readers = self.trees.get(root, set())
-        readers.discard(grow)
-        if not readers:
-            self.trees.pop(root, None)
+        self.trees[root].discard(grow)
+        if not self.trees[root]:
+            del self.trees[root]
 
     def is_followed(self, run: uuid.UUID, root: uuid.UUID) -> bool:
         """Tell whether a reader here follows a run, its tree, or the list. From any thread."""
