@@ -1,7 +1,7 @@
 // Start a run, once, and say in a sentence what became of it if it was not started.
 import { h } from "./dom.js";
 import { size } from "./form_checks.js";
-import { RequestFailed, post } from "./http.js";
+import { RequestFailed, newKey, post } from "./http.js";
 
 const KEPT = "What you typed is still here.";
 const NOT_TWICE = `Perhaps the run was started all the same. ${KEPT} Press Run again: it is not started twice.`;
@@ -29,15 +29,9 @@ export class Sender {
     const text = JSON.stringify(body);
     const bytes = new Blob([text]).size;
     if (bytes > this.maxBytes) throw new RequestFailed("input_too_large", `The input has ${size(bytes)}.`, { status: 413 });
-    if (text !== this.last.text) this.last = { text, key: randomKey() };
+    if (text !== this.last.text) this.last = { text, key: newKey() };
     return post(this.address, body, { "Idempotency-Key": this.last.key });
   }
-}
-
-/** crypto.randomUUID is missing where a page comes over plain HTTP from another host. */
-export function randomKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** What to tell a person whose run was not started, or perhaps was: children of an element. */

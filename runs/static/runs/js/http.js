@@ -25,6 +25,12 @@ export async function post(address, body = {}, headers = {}) {
   });
 }
 
+/** An Idempotency-Key: a request that is repeated with it starts one run. */
+export function newKey() {
+  // crypto.randomUUID() is missing without TLS.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** GET JSON. Throws RequestFailed. */
 export async function get(address) {
   return ask(address, { method: "GET" });
