@@ -117,7 +117,7 @@ def stop_column(user: User | AnonymousUser) -> Column:
         words = {"stop": _("Stop"), "stopping": _("Stopping...")}
         return format_html(
             '<button type="submit" class="button run-stop" formaction="{}" formnovalidate{}>'
-            '{}<span class="run-stop-word" data-stop="{}" data-stopping="{}">{}</span>'
+            '{}<span class="button-word" data-stop="{}" data-stopping="{}">{}</span>'
             '<span class="visually-hidden"> {}</span></button>',
             reverse("admin:runs_runrecord_stop", args=[run.pk]),
             SafeString(" disabled") if run.stop_requested else "",
@@ -142,7 +142,7 @@ def live_cells(run: RunRecord, user: User | AnonymousUser) -> dict[str, SafeStri
 
 def _ticking(since: datetime, text: str, label: str = "") -> SafeString:
     return format_html(
-        '<span class="ticks" data-since="{}" data-label="{}">{}</span>',
+        '<span data-since="{}" data-label="{}">{}</span>',
         since.isoformat(),
         label,
         text,

@@ -1,10 +1,10 @@
 // The feed of all runs that the person may see: one connection for all listeners on this page.
 //
-//   listen({ onRun(run, words), onReset(), onSettled(alive, isFirst), onState(state) })
+//   listen({ shownActive(), onRun(run, words), onStale(), onReset(), onState(state) })
 //
-// A list's feed has no cursor. Each connection begins with all runs that are not over; when these
-// have come, onSettled says which they are: what is shown as alive and is not among them has ended
-// unheard, either while the connection was lost or before there was one.
+// A list's feed has no cursor. Each connection begins with all runs that are not over. When these
+// have come, onStale says that the list must be fetched: after a lost connection, or if a run that
+// it shows as active (shownActive gives their ids) is not among them, so ended before.
 import { follow } from "./feed.js";
 
 const ACTIVE = ["queued", "running", "stopping"];
@@ -26,7 +26,7 @@ export function listen(listener) {
 }
 
 function onState(state) {
-  tell("onState", state);
+  for (const listener of listeners) listener.onState?.(state);
   if (state.name === "open") {
     alive.clear();
     isSettled = false;
@@ -37,12 +37,12 @@ function onState(state) {
 }
 
 function onFrames(frames) {
-  for (const frame of frames) {
-    if (frame.type === "reset") tell("onReset");
-    if (frame.type !== "run") continue;
-    if (isActive(frame.run.status)) alive.add(frame.run.id);
-    else alive.delete(frame.run.id);
-    tell("onRun", frame.run, frame.words);
+  for (const { type, run, words } of frames) {
+    if (type === "reset") for (const listener of listeners) (listener.onReset ?? listener.onStale)();
+    if (type !== "run") continue;
+    if (isActive(run.status)) alive.add(run.id);
+    else alive.delete(run.id);
+    for (const listener of listeners) listener.onRun(run, words);
   }
   if (!isSettled) settleSoon();
 }
@@ -51,11 +51,9 @@ function settleSoon() {
   clearTimeout(settleTimer);
   settleTimer = setTimeout(() => {
     isSettled = true;
-    tell("onSettled", alive, isFirst);
+    for (const { shownActive, onStale } of listeners) {
+      if (!isFirst || shownActive().some((id) => !alive.has(id))) onStale();
+    }
     isFirst = false;
   }, SETTLE_MILLISECONDS);
-}
-
-function tell(what, ...news) {
-  for (const listener of listeners) listener[what]?.(...news);
 }

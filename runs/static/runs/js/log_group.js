@@ -1,8 +1,7 @@
 // One run in the log: a header that says how it stands, and below it what happened, the runs that
 // it called among it.
+import { showDuration } from "./clock.js";
 import { chip, h } from "./dom.js";
-import { duration } from "./format.js";
-import { stopTicking, tickSince } from "./log_clock.js";
 import { LiveRows } from "./log_live.js";
 import { lineOf } from "./log_line.js";
 import { ProgressBar } from "./log_progress.js";
@@ -56,7 +55,7 @@ export class Group {
     this.element.dataset.status = run.status;
     this.#name(run.agent);
     this.#showChip(run.status, words.status);
-    this.#showTime();
+    showDuration(this.parts.time, run);
     this.#showUsage(words);
     this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
     this.#stop?.update(run.status, this.isAlive);
@@ -160,15 +159,6 @@ export class Group {
     if (this.#isRoot || shown === this.#look) return;
     this.#look = shown;
     this.parts.chip.replaceChildren(chip(status, look));
-  }
-
-  #showTime() {
-    const { started_at: began, finished_at: ended } = this.#run;
-    const { time } = this.parts;
-    stopTicking(time);
-    if (!began) time.textContent = "";
-    else if (ended) time.textContent = duration((Date.parse(ended) - Date.parse(began)) / 1000);
-    else tickSince(time, began);
   }
 
   #showUsage(words) {

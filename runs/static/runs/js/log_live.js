@@ -1,7 +1,7 @@
 // The calls of one run that are going on now, at the end of its group, and what the model is
 // writing. A row goes when the event of its call comes, so that one takes the other's place.
+import { stopTicking, tickSince } from "./clock.js";
 import { h } from "./dom.js";
-import { tickSince, stopTicking } from "./log_clock.js";
 import { inFlightParts } from "./log_call.js";
 import { separated } from "./log_line.js";
 import { asText } from "./log_text.js";
@@ -111,7 +111,6 @@ export class LiveRows {
     const row = this.#rows.get(call);
     if (!row) return;
     this.#stay(row);
-    stopTicking(row.time);
     row.element.remove();
     this.#rows.delete(call);
   }

@@ -1,5 +1,6 @@
 // A run, as its page and the admin show it: the feed moves the head, the controls and the log.
 import { startAgain } from "./again.js";
+import { setServerTimeOfPage } from "./clock.js";
 import { showConnection } from "./connection.js";
 import { EventsPanel } from "./events_panel.js";
 import { follow } from "./feed.js";
@@ -10,7 +11,6 @@ import { Panel } from "./panels.js";
 import { showProgress } from "./progress.js";
 import { RunHeader } from "./run_header.js";
 import { RunState, whenChanged } from "./run_state.js";
-import { setServerTimeOfPage } from "./server_clock.js";
 import { StopControl } from "./stop.js";
 import { openValues } from "./values.js";
 

@@ -3,9 +3,9 @@
 // One click asks. From then on the page repeats what the server says: "Stopping..." until the run
 // has really halted, after a reload and in other tabs as well. A request that failed gives the
 // button back, and says so.
+import { stopTicking, tickSince } from "./clock.js";
 import { h } from "./dom.js";
 import { post } from "./http.js";
-import { secondsSince, ticking } from "./server_clock.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -21,7 +21,8 @@ export class StopControl {
   #isAccepted = false; // the server has said so, and nothing newer yet
   #problem = "";
   #shown = ""; // the line's words, so that nothing is read out twice
-  #detail = h("span", { class: "quiet", "aria-live": "off" }); // ticks
+  #detail = h("span", { class: "quiet", "aria-live": "off" });
+  #waited = h("span"); // ticks
 
   /** `address` takes the POST; `refresh` asks the server how things are, and may fail. */
   constructor({ address, refresh }) {
@@ -31,7 +32,6 @@ export class StopControl {
     this.#reason?.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !this.#button.disabled) this.#ask();
     });
-    setInterval(() => this.#tick(), 250);
   }
 
   show(state) {
@@ -78,16 +78,14 @@ export class StopControl {
       this.#line.replaceChildren(said, " ", this.#detail);
     }
     this.#line.classList.toggle("is-problem", !isStopping && Boolean(this.#problem));
-    this.#tick();
+    this.#drawDetail((isStopping && !words.silent && words.waiting) || {});
   }
 
-  #tick() {
-    const waiting = this.#state.isStopping && !this.#state.words.silent && this.#state.words.waiting;
-    const parts = waiting
-      ? [waiting.label, waiting.since && ticking(secondsSince(waiting.since))].filter(Boolean)
-      : [];
-    const detail = parts.length ? `· ${parts.join(", ")}` : "";
-    if (this.#detail.textContent !== detail) this.#detail.textContent = detail;
+  #drawDetail({ label, since }) {
+    stopTicking(this.#waited);
+    this.#detail.replaceChildren(...(label || since ? ["· ", this.#waited] : []));
+    if (since) tickSince(this.#waited, since, label);
+    else this.#waited.textContent = label ?? "";
   }
 }
 
