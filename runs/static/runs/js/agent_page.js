@@ -3,7 +3,7 @@ import { h, readData } from "./dom.js";
 import { SchemaForm } from "./form.js";
 import { Draft } from "./form_draft.js";
 import { keepDroppedFilesOut } from "./form_files.js";
-import { Sender, failureWords } from "./form_sending.js";
+import { failureWords, startRun } from "./form_sending.js";
 import { RequestFailed } from "./http.js";
 import { isSame } from "./schema.js";
 
@@ -16,11 +16,9 @@ const RUN = runWord.textContent;
 const DRAFT_PAUSE = 300;
 
 const draft = new Draft(`${data.agent}:${data.source}`);
-const sender = new Sender(data.agent, data.addresses.start, data.max_bytes);
 const failure = h("div", { role: "alert" });
 const notices = h("div", { class: "form-notices", role: "status" });
 let form;
-let sending = false;
 let draftTimer = 0;
 
 formElement.addEventListener("submit", (event) => {
@@ -59,7 +57,7 @@ function build(initial) {
 
 /** What the form would keep without any typing. */
 function beginning() {
-  return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).draft()));
+  return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).read(true)));
 }
 
 function startAfresh() {
@@ -84,16 +82,20 @@ function saveDraft() {
   if (!draftTimer) return;
   clearTimeout(draftTimer);
   draftTimer = 0;
-  draft.save({ input: form.draft(), hadFiles: form.hasFiles() });
+  draft.save({ input: form.read(true), hadFiles: form.hasFiles() });
 }
 
 async function start() {
-  if (sending) return;
-  busy();
+  if (runButton.disabled) return;
+  runButton.disabled = true;
+  runWord.textContent = "Starting...";
+  failure.replaceChildren();
   try {
     if (!await form.check()) return ready();
-    const run = await sender.send(form.read());
-    forgetDraft();
+    const run = await startRun(data.addresses.start, { agent: data.agent, input: form.read() }, data.max_bytes);
+    clearTimeout(draftTimer);
+    draftTimer = 0;
+    draft.clear();
     location.assign(data.addresses.run.replace("{id}", run.id));
   } catch (error) {
     ready();
@@ -101,22 +103,7 @@ async function start() {
   }
 }
 
-function forgetDraft() {
-  clearTimeout(draftTimer);
-  draftTimer = 0;
-  draft.clear();
-  sender.forget();
-}
-
-function busy() {
-  sending = true;
-  runButton.disabled = true;
-  runWord.textContent = "Starting...";
-  failure.replaceChildren();
-}
-
 function ready() {
-  sending = false;
   runButton.disabled = false;
   runWord.textContent = RUN;
 }
@@ -126,15 +113,11 @@ function tell(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
   const hasMessages = isAboutFields && Object.keys(error.fields).length > 0;
-  if (!hasMessages) show(failureWords(error, tellingNeeds()));
+  const signIn = `${data.addresses.sign_in}?next=${encodeURIComponent(location.pathname)}`;
+  if (!hasMessages) show(failureWords(error, { maxBytes: data.max_bytes, signIn }));
   else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
   // A message at a field has the focus there already.
   if (!hasMessages || homeless.length === Object.values(error.fields).flat().length) failure.firstChild.focus();
-}
-
-function tellingNeeds() {
-  const next = encodeURIComponent(location.pathname);
-  return { maxBytes: data.max_bytes, signIn: `${data.addresses.sign_in}?next=${next}` };
 }
 
 function show(words) {

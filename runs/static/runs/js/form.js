@@ -53,9 +53,7 @@ export class SchemaForm {
 
   // What the page asks for.
 
-  read() { return this.fields.read(); }
-
-  draft() { return this.fields.draft(); }
+  read(isDraft) { return this.fields.read(isDraft); }
 
   /** Files are too large to be part of a draft. */
   hasFiles() { return this.everyField().some((field) => field.file); }

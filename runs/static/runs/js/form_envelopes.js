@@ -1,7 +1,7 @@
 // Fields around another field at the same path: of which shape it is, or whether it is there at all.
 // The one inside is built when it is asked for, so that schemas which refer to themselves have an end.
 import { h } from "./dom.js";
-import { ABSENT, Field } from "./form_field.js";
+import { Field } from "./form_field.js";
 import { fits, nameOf, resolve, variantsOf } from "./schema.js";
 
 class Envelope extends Field {
@@ -16,14 +16,7 @@ class Envelope extends Field {
 
   children() { return this.inner ? [this.inner] : []; }
 
-  read() { return this.inner ? this.inner.read() : this.nothing(); }
-
-  draft() { return this.inner ? this.inner.draft() : this.nothing(); }
-
-  nothing() {
-    const { isNullable, isRequired } = this.place;
-    return isNullable && (isRequired || (this.schema.default ?? null) !== null) ? null : ABSENT;
-  }
+  read(isDraft) { return this.inner ? this.inner.read(isDraft) : this.emptyValue; }
 
   find(keys) { return this.inner ? this.inner.find(keys) : this; }
 
@@ -51,15 +44,11 @@ export class UnionField extends Envelope {
     this.variants.map((_, index) => h("option", { value: index }, this.nameOf(index))));
     this.element = h("div", { class: "field field-union" }, this.heading("label", { for: this.id }),
       this.helpLine, this.select, this.errorLine, this.body);
-    this.begin(initial);
-    this.describe(false);
-  }
-
-  begin(initial) {
-    const isGiven = initial !== undefined && initial !== null;
-    const index = isGiven ? this.variants.findIndex((variant) => fits(variant, initial, this.form.root)) : -1;
+    const isGiven = (initial ?? null) !== null;
+    const index = isGiven ? this.variants.findIndex((variant) => fits(variant, initial, form.root)) : -1;
     this.select.value = index < 0 ? "" : index;
     this.choose(initial);
+    this.describe(false);
   }
 
   choose(initial) {
@@ -87,11 +76,8 @@ export class UnionField extends Envelope {
 export class OptionalField extends Envelope {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
-    this.input = h("input", {
-      type: "checkbox", id: this.id,
-      onchange: () => this.toggle(),
-    });
-    this.input.checked = initial !== undefined && initial !== null;
+    this.input = h("input", { type: "checkbox", id: this.id, onchange: () => this.toggle() });
+    this.input.checked = (initial ?? null) !== null;
     this.element = h("div", { class: "field field-optional" },
       h("label", { class: "check field-label" }, this.input, this.labelText),
       this.helpLine, this.errorLine, this.body);

@@ -31,11 +31,11 @@ export class Field {
 
   // What kinds of fields say for themselves.
 
-  /** The JSON value, or ABSENT. Of use only while `problems()` is empty. */
-  read() { return ABSENT; }
-
-  /** What to keep of it over a reload: as `read`, without files and passwords. */
-  draft() { return this.read(); }
+  /**
+   * The JSON value, or ABSENT. Of use only while `problems()` is empty, except for a draft: what to
+   * keep over a reload, without files and passwords.
+   */
+  read(_isDraft) { return ABSENT; }
 
   /** What is wrong with this very field, or "". */
   problem() { return ""; }
@@ -52,6 +52,17 @@ export class Field {
   get fullName() {
     const { label, parent } = this.place;
     return parent?.place.label ? `${parent.fullName}: ${label}` : label;
+  }
+
+  /** Whether it may be left without a value. */
+  get isOpen() {
+    return this.place.isNullable || (!this.place.isRequired && this.schema.default === undefined);
+  }
+
+  /** What it means to be empty, where it may be. */
+  get emptyValue() {
+    const { isNullable, isRequired } = this.place;
+    return isNullable && (isRequired || (this.schema.default ?? null) !== null) ? null : ABSENT;
   }
 
   problems() {

@@ -93,9 +93,10 @@ export class DocumentField extends TextField {
 
   isEmpty() { return !this.file && !this.reading && this.input.value === ""; }
 
-  read() { return this.file ? this.file.value : super.read(); }
-
-  draft() { return this.file ? ABSENT : super.draft(); }
+  read(isDraft) {
+    if (this.file) return isDraft ? ABSENT : this.file.value;
+    return super.read(isDraft);
+  }
 
   problem() { return this.file ? textProblem({ ...this.schema, format: "" }, this.file.value) : super.problem(); }
 

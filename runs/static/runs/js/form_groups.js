@@ -21,12 +21,8 @@ export class ObjectField extends Field {
 
   children() { return this.parts; }
 
-  read() { return this.gather((part) => part.read()); }
-
-  draft() { return this.gather((part) => part.draft()); }
-
-  gather(valueOf) {
-    const pairs = this.parts.map((part) => [part.place.path.at(-1), valueOf(part)]);
+  read(isDraft) {
+    const pairs = this.parts.map((part) => [part.place.path.at(-1), part.read(isDraft)]);
     return Object.fromEntries(pairs.filter(([, value]) => value !== ABSENT));
   }
 
@@ -68,9 +64,10 @@ export class TupleField extends Field {
 
   children() { return this.parts; }
 
-  read() { return this.parts.map((part) => part.read()); }
-
-  draft() { return this.parts.map((part) => part.draft() ?? null); }
+  read(isDraft) {
+    const values = this.parts.map((part) => part.read(isDraft));
+    return isDraft ? values.map((value) => value ?? null) : values;
+  }
 
   stand(changes) {
     super.stand(changes);

@@ -7,16 +7,9 @@ import { constantOf, isSame, plain } from "./schema.js";
 const MISSING = "Please fill this in.";
 const NOT_CHOSEN = "Please choose one.";
 
-/** What an empty field means, where it may be empty. */
-function emptyValue({ isNullable, isRequired }, schema) {
-  if (!isNullable) return ABSENT;
-  return isRequired || (schema.default ?? null) !== null ? null : ABSENT;
-}
-
 /** What to say to an empty field. Left out, its default would apply, unseen. */
-function emptyProblem({ isNullable, isRequired }, schema, { showsDefault = false } = {}) {
-  if (isNullable) return "";
-  return isRequired || (schema.default !== undefined && !showsDefault) ? MISSING : "";
+function emptyProblem({ isOpen, place }, { showsDefault = false } = {}) {
+  return isOpen || (showsDefault && !place.isRequired) ? "" : MISSING;
 }
 
 /** The default, to be shown in the empty field for which it stands. */
@@ -35,21 +28,17 @@ export class TextField extends Field {
 
   get control() { return this.input; }
 
-  read() {
+  read(isDraft) {
     const text = this.input.value;
-    if (text !== "") return text;
-    return this.mayBeEmptyText() ? "" : emptyValue(this.place, this.schema);
-  }
-
-  draft() {
-    return this.schema.format === "password" ? ABSENT : this.read();
+    if (isDraft && this.schema.format === "password") return ABSENT;
+    return text !== "" || this.mayBeEmptyText() ? text : this.emptyValue;
   }
 
   problem() {
     const text = this.input.value;
     if (this.input.validity.badInput) return "This is not complete.";
-    if (text.trim() === "" && this.place.isRequired) return emptyProblem(this.place, this.schema);
-    if (text === "" && !this.mayBeEmptyText()) return emptyProblem(this.place, this.schema);
+    const isEmpty = this.place.isRequired ? text.trim() === "" : text === "" && !this.mayBeEmptyText();
+    if (isEmpty) return emptyProblem(this);
     return textProblem(this.schema, text);
   }
 
@@ -99,17 +88,13 @@ export class NumberField extends Field {
 
   get control() { return this.input; }
 
-  read() {
-    return this.isEmpty() ? emptyValue(this.place, this.schema) : parseNumber(this.input.value);
-  }
-
-  draft() {
-    const value = this.read();
-    return Number.isNaN(value) ? ABSENT : value;
+  read(isDraft) {
+    const value = this.isEmpty() ? this.emptyValue : parseNumber(this.input.value);
+    return isDraft && Number.isNaN(value) ? ABSENT : value;
   }
 
   problem() {
-    if (this.isEmpty()) return emptyProblem(this.place, this.schema, { showsDefault: true });
+    if (this.isEmpty()) return emptyProblem(this, { showsDefault: true });
     return numberProblem(this.schema, parseNumber(this.input.value));
   }
 
@@ -141,13 +126,13 @@ export class InstantField extends Field {
 
   read() {
     const text = this.input.value;
-    if (text === "") return emptyValue(this.place, this.schema);
+    if (text === "") return this.emptyValue;
     return text === this.shown.text ? this.shown.value : withOffset(text);
   }
 
   problem() {
     if (this.input.validity.badInput) return "This is not complete.";
-    return this.input.value === "" ? emptyProblem(this.place, this.schema) : "";
+    return this.input.value === "" ? emptyProblem(this) : "";
   }
 }
 
@@ -192,10 +177,9 @@ export class ChoiceField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
     this.values = schema.enum;
-    const isOpen = place.isNullable || !place.isRequired && schema.default === undefined;
     const chosen = this.values.findIndex((value) => isSame(value, initial));
-    if (this.values.length <= MOST_RADIOS && !isOpen) this.drawRadios(chosen);
-    else this.drawSelect(chosen, isOpen);
+    if (this.values.length <= MOST_RADIOS && !this.isOpen) this.drawRadios(chosen);
+    else this.drawSelect(chosen);
   }
 
   drawRadios(chosen) {
@@ -205,10 +189,9 @@ export class ChoiceField extends Field {
         h("label", { class: "check" }, input, wordsOf(this.values[index], this.schema)))));
   }
 
-  drawSelect(chosen, isOpen) {
-    const nothing = isOpen ? "Not set" : "Choose...";
+  drawSelect(chosen) {
     this.select = h("select", { class: "input input-narrow" },
-      (isOpen || chosen < 0) && h("option", { value: "" }, nothing),
+      (this.isOpen || chosen < 0) && h("option", { value: "" }, this.isOpen ? "Not set" : "Choose..."),
       this.values.map((value, index) => h("option", { value: index, selected: index === chosen }, wordsOf(value, this.schema))));
     this.frame(this.select);
   }
@@ -217,7 +200,7 @@ export class ChoiceField extends Field {
 
   read() {
     const chosen = this.chosen();
-    return chosen === "" ? emptyValue(this.place, this.schema) : this.values[Number(chosen)];
+    return chosen === "" ? this.emptyValue : this.values[Number(chosen)];
   }
 
   chosen() {
@@ -261,12 +244,11 @@ export class JsonField extends Field {
   get control() { return this.input; }
 
   read() {
-    if (this.input.value.trim() === "") return emptyValue(this.place, this.schema);
-    return parsed(this.input.value).value;
+    return this.input.value.trim() === "" ? this.emptyValue : parsed(this.input.value).value;
   }
 
   problem() {
-    if (this.input.value.trim() === "") return emptyProblem(this.place, this.schema, { showsDefault: true });
+    if (this.input.value.trim() === "") return emptyProblem(this, { showsDefault: true });
     return parsed(this.input.value).problem;
   }
 }

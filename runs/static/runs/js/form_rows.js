@@ -58,9 +58,9 @@ class RowsField extends Field {
   children() { return this.rows.map((row) => row.field); }
 
   /** No rows mean an empty list only where that isn't the same as leaving it out. */
-  isLeftOut() {
-    return !this.rows.length && !this.place.isRequired && this.schema.default === undefined;
-  }
+  get isLeftOut() { return !this.rows.length && this.isOpen; }
+
+  read(isDraft) { return this.isLeftOut ? ABSENT : this.readRows(isDraft); }
 
   stand(changes) {
     super.stand(changes);
@@ -149,15 +149,13 @@ export class ListField extends RowsField {
     this.form.changed();
   }
 
-  read() { return this.isLeftOut() ? ABSENT : this.children().map((field) => field.read()); }
-
-  draft() {
-    if (this.isLeftOut()) return ABSENT;
-    return this.children().map((field) => field.draft()).filter((value) => value !== ABSENT);
+  readRows(isDraft) {
+    const values = this.children().map((field) => field.read(isDraft));
+    return isDraft ? values.filter((value) => value !== ABSENT) : values;
   }
 
   problem() {
-    if (this.isLeftOut()) return "";
+    if (this.isLeftOut) return "";
     if (this.schema.uniqueItems && this.hasTwins()) return "Each entry may be there only once.";
     return countProblem(this.schema, this.rows.length);
   }
@@ -205,13 +203,9 @@ export class DictField extends RowsField {
     super.addByHand().key.focus();
   }
 
-  read() { return this.isLeftOut() ? ABSENT : this.gather((field) => field.read()); }
-
-  draft() { return this.isLeftOut() ? ABSENT : this.gather((field) => field.draft()); }
-
-  gather(valueOf) {
+  readRows(isDraft) {
     // Not by assignment: "__proto__" is a name like any other.
-    return Object.fromEntries(this.rows.map((row) => [row.key.value, valueOf(row.field)]));
+    return Object.fromEntries(this.rows.map((row) => [row.key.value, row.field.read(isDraft)]));
   }
 
   problem() {
@@ -245,8 +239,7 @@ export class ChoicesField extends Field {
 
   read() {
     const chosen = this.values.filter((_, index) => this.boxes[index].checked);
-    const isLeftOut = !chosen.length && !this.place.isRequired && this.schema.default === undefined;
-    return isLeftOut ? ABSENT : chosen;
+    return !chosen.length && this.isOpen ? ABSENT : chosen;
   }
 
   problem() {

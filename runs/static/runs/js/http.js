@@ -1,13 +1,12 @@
 // Ask the server. Errors have the API's one shape: {code, detail, fields?}.
 
 export class RequestFailed extends Error {
-  /** `code` is the API's, or "offline" without an answer. `body` is what came, if it was JSON. */
-  constructor(code, detail, { status = 0, fields = {}, body = null } = {}) {
+  /** `code` is the API's, or "offline" without an answer. */
+  constructor(code, detail, { status = 0, fields = {} } = {}) {
     super(detail);
     this.code = code;
     this.status = status;
     this.fields = fields;
-    this.body = body;
   }
 }
 
@@ -17,7 +16,7 @@ function cookie(name) {
 }
 
 /** POST JSON and return the answer's JSON. Throws RequestFailed. */
-export async function post(address, body = {}, headers = {}) {
+export function post(address, body = {}, headers = {}) {
   return ask(address, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-CSRFToken": cookie("csrftoken"), ...headers },
@@ -32,11 +31,11 @@ export function newKey() {
 }
 
 /** GET JSON. Throws RequestFailed. */
-export async function get(address) {
-  return ask(address, { method: "GET" });
+export function get(address) {
+  return ask(address);
 }
 
-async function ask(address, options) {
+async function ask(address, options = {}) {
   const response = await send(address, { ...options, headers: { Accept: "application/json", ...options.headers } });
   const body = await response.json().catch(() => null);
   if (response.ok) return body;
@@ -68,7 +67,5 @@ async function send(address, options) {
 
 function failed(response, body) {
   const detail = body?.detail ?? `The server answered ${response.status}.`;
-  return new RequestFailed(body?.code ?? "server_error", detail, {
-    status: response.status, fields: body?.fields ?? {}, body,
-  });
+  return new RequestFailed(body?.code ?? "server_error", detail, { status: response.status, fields: body?.fields ?? {} });
 }

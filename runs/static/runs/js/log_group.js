@@ -20,14 +20,13 @@ export class Group {
   #inFlight = [];
   #children = new Map(); // run -> group
   #callLines = new Map(); // run -> line of the call of it, as long as it has no group
-  #stop;
 
   constructor(id, { isRoot, mayStop, stopChild, addressOf }) {
     this.id = id;
     this.#isRoot = isRoot;
     this.isPlaced = isRoot;
     this.#build(addressOf);
-    this.#stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
+    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
     this.timeline = new Timeline(this.parts.body);
     this.live = new LiveRows(this.parts.live);
     this.progress = new ProgressBar(this.parts.progress);
@@ -49,6 +48,10 @@ export class Group {
     return this.#run?.parent ?? null;
   }
 
+  get createdAt() {
+    return Date.parse(this.#run.created_at);
+  }
+
   /** Show a snapshot of the run. */
   update(run, words) {
     this.#run = run;
@@ -56,33 +59,34 @@ export class Group {
     this.#name(run.agent);
     this.#showChip(run.status, words.status);
     showDuration(this.parts.time, run);
-    this.#showUsage(words);
+    this.parts.usage.textContent = words.usage ?? "";
     this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
-    this.#stop?.update(run.status, this.isAlive);
+    this.stop?.update(run.status, this.isAlive);
     this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
       this.live.clear();
       this.progress.end(run.status);
     } else {
-      this.#showLive();
+      this.showLive();
     }
-    this.#showEmpty();
+    const text = { queued: "Waiting for a worker.", running: "Nothing has happened yet." };
+    this.parts.empty.textContent = text[run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
   }
 
   /** Show what is in flight now. */
   activity({ in_flight: calls, words }) {
     if (!this.#isOver) this.#inFlight = calls;
-    this.#showLive();
-    if (words) this.#showUsage(words);
+    this.showLive();
+    if (words) this.parts.usage.textContent = words.usage ?? "";
   }
 
-  text(call, text) {
+  /** Show a piece of what a model is writing. */
+  write(call, text) {
     if (!this.#isOver) this.live.write(call, text);
   }
 
   /** Take an event in; tell whether that made a line. */
   event(event) {
-    const at = Date.parse(event.ts);
     if (!this.#run) this.#name(event.agent);
     if (event.data?.call) this.live.end(event.data.call);
     if (event.type === "progress") {
@@ -98,25 +102,20 @@ export class Group {
       this.#callLines.get(child)?.remove(); // that it was started, when it was waited for
       this.#callLines.set(child, line);
     }
-    this.timeline.addLine(line, at);
-    this.#empty(false);
+    this.timeline.addLine(line, Date.parse(event.ts));
+    this.parts.empty.hidden = true;
     return true;
   }
 
   /** Put the group of a run that this one has called to its place in time. */
-  addChild(group, createdAt) {
+  addChild(group) {
     this.#children.set(group.id, group);
     group.isPlaced = true;
-    this.timeline.addChild(group.element, Date.parse(createdAt));
+    this.timeline.addChild(group.element, group.createdAt);
     this.#callLines.get(group.id)?.remove();
     this.#callLines.delete(group.id);
-    this.#showLive();
-    this.#empty(false);
-  }
-
-  /** A child has begun or ended: a call of it is in flight, or not. */
-  childChanged() {
-    this.#showLive();
+    this.showLive();
+    this.parts.empty.hidden = true;
   }
 
   toggle() {
@@ -125,12 +124,8 @@ export class Group {
     this.parts.body.hidden = isOpen;
   }
 
-  askStop() {
-    return this.#stop?.ask();
-  }
-
-  /** Calls of agents whose groups are shown have no row: the group is the row. */
-  #showLive() {
+  /** Show the calls in flight. Those of agents whose groups are shown have no row: the group is the row. */
+  showLive() {
     const shown = new Map();
     for (const child of this.#children.values()) {
       if (child.isAlive) shown.set(child.agent, (shown.get(child.agent) ?? 0) + 1);
@@ -143,7 +138,7 @@ export class Group {
     const hidden = this.#inFlight.filter(isShown);
     this.live.hide(hidden);
     this.live.show(this.#inFlight.filter((call) => !hidden.includes(call)));
-    if (this.live.count) this.#empty(false);
+    if (this.live.count) this.parts.empty.hidden = true;
   }
 
   #name(agent) {
@@ -151,7 +146,7 @@ export class Group {
     this.parts.name.replaceChildren(foreign(agent));
     this.element.setAttribute("aria-label", agent);
     this.parts.open?.setAttribute("aria-label", `Open ${agent}`);
-    this.#stop?.name(agent);
+    this.stop?.name(agent);
   }
 
   #showChip(status, look) {
@@ -159,19 +154,6 @@ export class Group {
     if (this.#isRoot || shown === this.#look) return;
     this.#look = shown;
     this.parts.chip.replaceChildren(chip(status, look));
-  }
-
-  #showUsage(words) {
-    this.parts.usage.textContent = words.usage ?? "";
-  }
-
-  #showEmpty() {
-    const text = { queued: "Waiting for a worker.", running: "Nothing has happened yet." };
-    this.parts.empty.textContent = text[this.#run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
-  }
-
-  #empty(isEmpty) {
-    this.parts.empty.hidden = !isEmpty;
   }
 
   #build(addressOf) {

@@ -9,7 +9,7 @@ import { callParts } from "./log_call.js";
  * Unknown types are shown by their name, with all they bring.
  */
 export function lineOf(event, about = {}) {
-  const { kind, mark, parts, below = [], tone = "", data = {} } = describe(event, about);
+  const { kind, mark, parts, below = [], tone = "", data = {} } = (WRITERS[event.type] ?? unknown)(event.data, event, about);
   return h("div", { class: tone ? `line ${tone}` : "line", dataset: { seq: event.seq, type: event.type, ...data } },
     h("time", { class: "line-time", datetime: event.ts }, timeOf(event.ts)),
     h("span", { class: "line-kind" }, mark && sign(mark), kind),
@@ -19,11 +19,6 @@ export function lineOf(event, about = {}) {
 /** Put " · " between the parts that there are. */
 export function separated(parts) {
   return parts.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
-}
-
-function describe(event, about) {
-  const write = WRITERS[event.type];
-  return write ? write(event.data, event, about) : unknown(event);
 }
 
 const WRITERS = {
@@ -64,12 +59,8 @@ const WRITERS = {
     parts: [`The log is full: after ${data.max_events} events the rest is left out`],
     tone: "line-warning",
   }),
-  stop_requested: (data) => ({
-    kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop",
-  }),
-  stop_observed: (data) => ({
-    kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop",
-  }),
+  stop_requested: (data) => ({ kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop" }),
+  stop_observed: (data) => ({ kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop" }),
 };
 
 const ENDS = { success: "Finished", stopped: "Stopped", error: "Ended with an error" };
@@ -123,21 +114,24 @@ function stopRequested(data) {
 
 function stopObserved(data) {
   const label = data.label ? [": ", foreign(data.label)] : null;
-  const tool = asText(data.tool);
-  if (tool === "call_llm") return ["Stop took effect: the next LLM call was not made", label];
-  if (tool === "http") return ["Stop took effect: the next HTTP request was not made", label];
-  if (tool === "agents.call") return ["Stop took effect: the next agent was not called", label];
-  if (tool === "agents.start") return ["Stop took effect: the next agent was not started", label];
-  if (tool === "agents.wait") return ["Stop took effect while it waited for an agent", label];
-  if (tool.startsWith("data_store")) return ["Stop took effect: the next data store call was not made", label];
-  return ["Stop took effect: the agent has noticed it"];
+  const effect = EFFECTS[asText(data.tool).replace(/^data_store.*/, "data_store")];
+  return effect ? [`Stop took effect${effect}`, label] : ["Stop took effect: the agent has noticed it"];
 }
 
-function unknown(event) {
+const EFFECTS = {
+  call_llm: ": the next LLM call was not made",
+  http: ": the next HTTP request was not made",
+  data_store: ": the next data store call was not made",
+  "agents.call": ": the next agent was not called",
+  "agents.start": ": the next agent was not started",
+  "agents.wait": " while it waited for an agent",
+};
+
+function unknown(data, event) {
   return {
     kind: "Event",
     parts: [foreign(event.type)],
-    below: Object.keys(event.data ?? {}).length ? behind("Details", asText(event.data)) : null,
+    below: Object.keys(data ?? {}).length ? behind("Details", asText(data)) : null,
   };
 }
 

@@ -26,7 +26,7 @@ export function asText(value) {
 
 /** A block of text; if it is long only its head, and a button for the rest. */
 export function block(text, className = "log-text") {
-  const lines = countLines(text);
+  const lines = text.replace(/\n$/, "").split("\n").length;
   if (lines <= MANY_LINES && text.length <= MANY_CHARACTERS) return h("pre", { class: className }, text);
   const all = lines > MANY_LINES
     ? `Show all ${COUNT.format(lines)} lines`
@@ -57,7 +57,7 @@ export function folded(text) {
     return h("p", { class: "log-reply" }, foreign(trimmed));
   }
   const summary = [
-    h("span", { class: "log-preview" }, foreign(firstLine(trimmed))),
+    h("span", { class: "log-preview" }, foreign(trimmed.slice(0, 2 * ONE_LINE).split("\n", 1)[0])),
     h("span", { class: "log-less" }, "Show less"),
   ];
   return details(summary, trimmed, "log-reply");
@@ -73,27 +73,6 @@ function details(summary, text, className) {
     h("summary", {}, summary), h("pre", { class: className }, text));
 }
 
-function firstLine(text) {
-  return text.slice(0, 2 * ONE_LINE).split("\n", 1)[0];
-}
-
-function countLines(text) {
-  let count = 1;
-  for (let at = text.indexOf("\n"); at >= 0 && at < text.length - 1; at = text.indexOf("\n", at + 1)) {
-    count += 1;
-  }
-  return count;
-}
-
 function headOf(text) {
-  let end = -1;
-  for (let line = 0; line < HEAD_LINES; line += 1) {
-    const next = text.indexOf("\n", end + 1);
-    if (next < 0) {
-      end = text.length;
-      break;
-    }
-    end = next;
-  }
-  return text.slice(0, Math.min(end, MANY_CHARACTERS));
+  return text.split("\n", HEAD_LINES).join("\n").slice(0, MANY_CHARACTERS);
 }
