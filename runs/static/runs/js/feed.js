@@ -58,6 +58,8 @@ class Feed {
     // without knowing. A new one costs a handshake.
     window.addEventListener("online", () => this.#connect(), { signal });
     document.addEventListener("visibilitychange", () => this.#lookAgain(), { signal });
+    // One timer for the whole connection, not one for each message of a flood.
+    this.#silenceTimer = setInterval(() => this.#breakOff(), 250);
     this.#onState({ name: "connecting" });
     this.#connect();
   }
@@ -65,6 +67,7 @@ class Feed {
   close() {
     this.#isOver = true;
     this.#wake.abort();
+    clearInterval(this.#silenceTimer);
     this.#drop();
   }
 
@@ -77,7 +80,6 @@ class Feed {
   /** Forget the present connection, or the pause before the next, whichever there is. */
   #drop() {
     clearTimeout(this.#retryTimer);
-    clearTimeout(this.#silenceTimer);
     this.#retryTimer = 0;
     this.#attempt += 1;
     const socket = this.#socket;
@@ -101,8 +103,7 @@ class Feed {
     });
     socket.onmessage = ifCurrent((event) => this.#take(JSON.parse(event.data)));
     socket.onclose = ifCurrent((event) => this.#closed(event.code, wasOpen));
-    this.#heard();
-    this.#watch();
+    this.#heardAt = performance.now();
   }
 
   #whole() {
@@ -116,7 +117,7 @@ class Feed {
 
   #take(message) {
     this.#failures = 0;
-    this.#heard();
+    this.#heardAt = performance.now();
     if (message.type === "heartbeat") return;
     if (message.cursor) this.#cursor = message.cursor;
     const frames = (message.type === "frames" ? message.frames : [message])
@@ -172,27 +173,15 @@ class Feed {
   /** The page is looked at again: it may have slept, and timers with it. */
   #lookAgain() {
     if (document.visibilityState !== "visible") return;
-    if (this.#retryTimer || this.#silentSeconds() > SILENCE) this.#connect();
+    if (this.#retryTimer || this.#isSilent()) this.#connect();
   }
 
-  #heard() {
-    this.#heardAt = performance.now();
-  }
-
-  #silentSeconds() {
-    return (performance.now() - this.#heardAt) / 1000;
-  }
-
-  /** One timer for the whole connection, not one for each message of a flood. */
-  #watch() {
-    const left = SILENCE - this.#silentSeconds();
-    this.#silenceTimer = setTimeout(() => {
-      if (this.#silentSeconds() < SILENCE) this.#watch();
-      else this.#breakOff();
-    }, Math.max(left, 0) * 1000 + 50);
+  #isSilent() {
+    return performance.now() - this.#heardAt > SILENCE * 1000;
   }
 
   #breakOff() {
+    if (!this.#socket || !this.#isSilent()) return;
     this.#drop();
     this.#retryLater();
   }
