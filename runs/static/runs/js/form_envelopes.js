@@ -42,13 +42,12 @@ export class UnionField extends Envelope {
     },
     h("option", { value: "" }, this.mayBeLeftOut() ? "Not set" : "Choose..."),
     this.variants.map((_, index) => h("option", { value: index }, this.nameOf(index))));
-    this.element = h("div", { class: "field field-union" }, this.heading("label", { for: this.id }),
-      this.helpLine, this.select, this.errorLine, this.body);
+    this.put(h("div", { class: "field field-union" }), this.heading("label", { for: this.id }), this.select);
+    this.element.append(this.body);
     const isGiven = (initial ?? null) !== null;
     const index = isGiven ? this.variants.findIndex((variant) => fits(variant, initial, form.root)) : -1;
     this.select.value = index < 0 ? "" : index;
     this.choose(initial);
-    this.describe(false);
   }
 
   choose(initial) {
@@ -78,11 +77,10 @@ export class OptionalField extends Envelope {
     super(form, schema, place);
     this.input = h("input", { type: "checkbox", id: this.id, onchange: () => this.toggle() });
     this.input.checked = (initial ?? null) !== null;
-    this.element = h("div", { class: "field field-optional" },
-      h("label", { class: "check field-label" }, this.input, this.labelText),
-      this.helpLine, this.errorLine, this.body);
+    this.put(h("div", { class: "field field-optional" }),
+      h("label", { class: "check field-label" }, this.input, this.labelText));
+    this.element.append(this.body);
     this.toggle(initial);
-    this.describe(false);
   }
 
   toggle(initial) {

@@ -117,24 +117,24 @@ export class Field {
     (first ?? this.element).focus();
   }
 
-  /** Put label, help, control and error together, for a field with one control. */
-  frame(control, ...more) {
-    control.id = this.id;
-    if (this.place.isRequired) control.setAttribute("aria-required", "true");
-    this.element = h("div", { class: "field" }, this.heading("label", { for: this.id }),
-      this.helpLine, control, ...more, this.errorLine);
+  /** Put heading, help, body and error together. */
+  put(element, heading, ...body) {
+    element.append(...[heading, this.helpLine, ...body, this.errorLine].filter(Boolean));
+    this.element = element;
     this.namePath();
     this.describe(false);
-    return this.element;
   }
 
-  /** The same for a field of several controls. */
+  /** A field with one control. */
+  frame(control) {
+    control.id = this.id;
+    if (this.place.isRequired) control.setAttribute("aria-required", "true");
+    this.put(h("div", { class: "field" }), this.heading("label", { for: this.id }), control);
+  }
+
+  /** A field with several controls. */
   frameGroup(properties, ...body) {
-    this.element = h("fieldset", { class: "field", tabindex: -1, ...properties },
-      this.heading("legend"), this.helpLine, ...body, this.errorLine);
-    this.namePath();
-    this.describe(false);
-    return this.element;
+    this.put(h("fieldset", { class: "field", tabindex: -1, ...properties }), this.heading("legend"), ...body);
   }
 
   heading(name, properties = {}) {

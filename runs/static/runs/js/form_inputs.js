@@ -21,7 +21,7 @@ function defaultShown({ isNullable }, schema) {
 export class TextField extends Field {
   constructor(form, schema, place, initial = "") {
     super(form, schema, place);
-    this.input = isLong(schema, initial) ? longInput() : shortInput(schema);
+    this.input = isLong(schema, initial) ? h("textarea", { class: "input", rows: 6 }) : shortInput(schema);
     this.input.value = initial;
     this.frame(this.input);
   }
@@ -53,10 +53,6 @@ export class TextField extends Field {
 function isLong(schema, text) {
   if (schema.format && schema.format !== "textarea") return false;
   return schema.format === "textarea" || schema["x-accept"] || schema.maxLength > 200 || text.includes("\n");
-}
-
-function longInput() {
-  return h("textarea", { class: "input", rows: 6 });
 }
 
 const INPUT_TYPES = { email: "email", uri: "url", password: "password", date: "date", time: "time" };
@@ -159,10 +155,7 @@ export class BooleanField extends Field {
     super(form, schema, place);
     this.input = h("input", { type: "checkbox", id: this.id });
     this.input.checked = initial;
-    this.element = h("div", { class: "field" },
-      h("label", { class: "check" }, this.input, this.labelText), this.helpLine, this.errorLine);
-    this.namePath();
-    this.describe(false);
+    this.put(h("div", { class: "field" }), h("label", { class: "check" }, this.input, this.labelText));
   }
 
   get control() { return this.input; }
@@ -221,10 +214,8 @@ function wordsOf(value, schema) {
 export class ConstantField extends Field {
   constructor(form, schema, place) {
     super(form, schema, place);
-    this.element = h("div", { class: "field", hidden: place.isHidden },
-      h("span", { class: "field-label" }, this.labelText), this.helpLine,
-      h("code", { class: "field-constant" }, plain(constantOf(schema))), this.errorLine);
-    this.namePath();
+    this.put(h("div", { class: "field", hidden: place.isHidden }), h("span", { class: "field-label" }, this.labelText),
+      h("code", { class: "field-constant" }, plain(constantOf(schema))));
   }
 
   read() { return constantOf(this.schema); }

@@ -3,16 +3,16 @@
 import { adopt } from "./adopt.js";
 import { setServerTimeOfPage, showDuration } from "./clock.js";
 import { showConnection } from "./connection.js";
-import { chip } from "./dom.js";
+import { chip, h } from "./dom.js";
 import { timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
 import { isActive, listen } from "./list_feed.js";
 import { refresher } from "./refresher.js";
 import { keepFocus, linkOf, showStop } from "./row_stop.js";
 import { inWords } from "./stop.js";
-import { toast } from "./toasts.js";
 
 const REFRESH_MILLISECONDS = 1000; // at least, between two requests for the list
+const TOAST_MILLISECONDS = 8000;
 const table = document.getElementById("runs");
 const body = table.tBodies[0];
 const me = document.body.dataset.user;
@@ -100,6 +100,13 @@ async function stop(button) {
     toast(`${linkOf(button).textContent}: ${inWords(problem)}`);
     if (problem.status === 409) refreshSoon();
   }
+}
+
+/** Show `text` for a while; a click takes it away. */
+function toast(text) {
+  const element = h("p", { class: "toast", onclick: () => element.remove() }, text);
+  document.getElementById("toasts").append(element);
+  setTimeout(() => element.remove(), TOAST_MILLISECONDS);
 }
 
 /** An address without the filters that were left empty can be read, and sent to others. */
