@@ -1,7 +1,6 @@
 // A run in the admin: the run, and its panels below each other.
 import { readData } from "../js/dom.js";
 import { localiseInstants } from "../js/format.js";
-import { whenChanged } from "../js/run_state.js";
 import { showRun } from "../js/run_view.js";
 import { TreePanel } from "./run_tree.js";
 
@@ -14,6 +13,6 @@ find("stop-form")?.addEventListener("submit", (event) => event.preventDefault())
 showRun(readData("run-data"), main, ({ state, panel, events }) => {
   const facts = panel("facts");
   find("events").addEventListener("toggle", ({ target }) => target.open && events.show());
-  state.watch(whenChanged((now) => now.status, () => facts.load()));
+  state.onChange((now) => now.status, () => facts.load());
   return panel("tree", TreePanel);
 });

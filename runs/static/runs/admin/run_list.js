@@ -3,12 +3,13 @@
 // The feed says which runs have changed. The server draws their cells, as it draws the whole list,
 // and each replaces the old cell. Lines keep their place, ticks and order, and the page its scroll
 // position; a note above the list counts new runs.
-import { setServerTime } from "../js/clock.js";
+import { setServerTime, setServerTimeOfPage } from "../js/clock.js";
 import { localiseInstants } from "../js/format.js";
 import { getFragment, post } from "../js/http.js";
-import { isActive, listen } from "../js/list_feed.js";
+import { listen } from "../js/list_feed.js";
 import { refresher } from "../js/refresher.js";
 import { linkOf, showStop } from "../js/row_stop.js";
+import { isActive } from "../js/run_state.js";
 
 const AT_LEAST_MILLISECONDS = 500; // between two refreshes
 const USAGE_MILLISECONDS = 5000; // the feed does not carry the tokens used
@@ -27,7 +28,7 @@ const { soon: refreshSoon } = refresher(refresh, AT_LEAST_MILLISECONDS);
 for (const mark of document.querySelectorAll("#result_list [data-run]")) {
   lines.set(mark.dataset.run, mark.closest("tr"));
 }
-setServerTime(words.now);
+setServerTimeOfPage(words.now);
 localiseInstants(form);
 form.addEventListener("click", (event) => {
   const button = event.target.closest(".run-stop");
@@ -76,7 +77,7 @@ function markStale(ids) {
 
 async function refresh() {
   const ids = [...stale].slice(0, MOST_AT_ONCE);
-  // Before the request: a change while it is under way needs another one.
+  // Before the request: a change during it needs another one.
   ids.forEach((id) => stale.delete(id));
   const page = await getFragment(`${words.refresh}?ids=${ids.join()}`);
   adopt(ids, page.querySelector("tbody"));

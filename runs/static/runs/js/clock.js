@@ -6,18 +6,18 @@ let ahead = 0; // ms; how far the server's clock is ahead of ours
 
 setInterval(() => document.querySelectorAll("[data-since]").forEach(show), 500);
 
-/** Learn what time it is there, now or a moment ago. */
-export function setServerTime(iso, heardAt = Date.now()) {
-  ahead = Date.parse(iso) - heardAt;
+/** Take the server's time, of now or of a moment ago. */
+export function setServerTime(iso, at = Date.now()) {
+  ahead = Date.parse(iso) - at;
 }
 
-/** Learn what time it was there when it answered with this page; scripts may have come much later. */
+/** Take the server's time of its answer with this page: the script may have come much later. */
 export function setServerTimeOfPage(iso) {
   const page = performance.getEntriesByType("navigation")[0];
   setServerTime(iso, page ? performance.timeOrigin + page.responseStart : Date.now());
 }
 
-/** Let `element` say how long it is since an instant, after `label`. */
+/** Show in `element`, after `label`, how long it is since an instant. */
 export function tickSince(element, since, label = "") {
   Object.assign(element.dataset, { since, label });
   show(element);

@@ -6,8 +6,8 @@
 // have come, onStale says that the list must be fetched: after a lost connection, or if a run that
 // it shows as active (shownActive gives their ids) is not among them, so ended before.
 import { follow } from "./feed.js";
+import { isActive } from "./run_state.js";
 
-const ACTIVE = ["queued", "running", "stopping"];
 const SETTLE_MILLISECONDS = 600; // of quiet after a connection
 
 const listeners = [];
@@ -15,10 +15,6 @@ const alive = new Set();
 let settleTimer = 0;
 let isSettled = false;
 let isFirst = true;
-
-export function isActive(status) {
-  return ACTIVE.includes(status);
-}
 
 export function listen(listener) {
   listeners.push(listener);

@@ -38,7 +38,10 @@ export class LogView {
       if (target.matches("time:not([title])")) target.title = instant(target.dateTime, "full");
     });
     this.#scroll = new FollowEnd(element, box, content);
-    this.#slices = new Slices((frame) => this.#take(frame), () => this.#tellScroll());
+    this.#slices = new Slices((frame) => this.#take(frame), () => {
+      this.#scroll.added(this.#lineCount);
+      this.#lineCount = 0;
+    });
     content.append(this.#group(rootId).element);
   }
 
@@ -90,11 +93,6 @@ export class LogView {
       if (!child.isPlaced && child.parent === id) group.addChild(child);
     }
     return group;
-  }
-
-  #tellScroll() {
-    this.#scroll.added(this.#lineCount);
-    this.#lineCount = 0;
   }
 
   /** One listener for all buttons of all lines. */

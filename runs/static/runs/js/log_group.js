@@ -8,8 +8,8 @@ import { ProgressBar } from "./log_progress.js";
 import { StopChild } from "./log_stop.js";
 import { foreign } from "./log_text.js";
 import { Timeline } from "./log_timeline.js";
+import { isActive } from "./run_state.js";
 
-const OVER = new Set(["success", "error", "stopped"]);
 let groupCount = 0;
 
 export class Group {
@@ -33,11 +33,11 @@ export class Group {
   }
 
   get isAlive() {
-    return this.#run !== null && !this.#isOver;
+    return isActive(this.#run?.status);
   }
 
   get #isOver() {
-    return OVER.has(this.#run?.status);
+    return this.#run !== null && !this.isAlive;
   }
 
   get agent() {

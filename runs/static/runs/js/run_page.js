@@ -1,7 +1,6 @@
 // A run's page: the run, and its panels in tabs.
 import { readData } from "./dom.js";
 import { timeZone } from "./format.js";
-import { whenChanged } from "./run_state.js";
 import { showRun } from "./run_view.js";
 import { openTabs } from "./tabs.js";
 
@@ -14,7 +13,7 @@ showRun(readData("run-data"), find("main"), ({ state, panel, events }) => {
     if (name === "input" && input.isEmpty) input.load();
     if (name === "events") events.show();
   });
-  state.watch(whenChanged((now) => now.isAlive, (now) => find("again").classList.toggle("button-primary", !now.isAlive)));
+  state.onChange((now) => now.isAlive, (now) => find("again").classList.toggle("button-primary", !now.isAlive));
 });
 
 /** Let the server write times as this reader's clock shows them, from the next page on. */

@@ -10,7 +10,7 @@ import { LogView } from "./log.js";
 import { Panel } from "./panels.js";
 import { showProgress } from "./progress.js";
 import { RunHeader } from "./run_header.js";
-import { RunState, whenChanged } from "./run_state.js";
+import { RunState } from "./run_state.js";
 import { StopControl } from "./stop.js";
 import { openValues } from "./values.js";
 
@@ -37,15 +37,15 @@ export function showRun(data, main, addPanels) {
   state.watch((now) => header.show(now));
   state.watch((now) => stop.show(now));
   state.watch((now) => showProgress(find("progress"), now.progress, now.status));
-  state.watch(whenChanged((now) => now.words.receipt.join(" "), showReceipt));
+  state.onChange((now) => now.words.receipt.join(" "), showReceipt);
   startAgain(addresses.again, pageOf);
 
   const panel = (name, Kind = Panel) => new Kind(find(`panel-${name}`), addresses[name]);
   const [result, receipt] = [panel("result"), panel("receipt")];
   const events = new EventsPanel(find("panel-events"), addresses.events, addresses.events_download);
   // The server has drawn these two with the page.
-  state.watch(whenChanged((now) => now.status, () => result.load()));
-  state.watch(whenChanged((now) => now.status + JSON.stringify(now.run.stop), () => receipt.load()));
+  state.onChange((now) => now.status, () => result.load());
+  state.onChange((now) => now.status + JSON.stringify(now.run.stop), () => receipt.load());
 
   const log = new LogView(find("log"), {
     rootId: data.run.id,

@@ -6,9 +6,10 @@ import { showConnection } from "./connection.js";
 import { chip, h } from "./dom.js";
 import { timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
-import { isActive, listen } from "./list_feed.js";
+import { listen } from "./list_feed.js";
 import { refresher } from "./refresher.js";
 import { keepFocus, linkOf, showStop } from "./row_stop.js";
+import { isActive } from "./run_state.js";
 import { inWords } from "./stop.js";
 
 const REFRESH_MILLISECONDS = 1000; // at least, between two requests for the list

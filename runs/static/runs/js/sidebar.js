@@ -1,8 +1,9 @@
 // The sidebar's past runs and the header's count: the server draws them again after each change.
 import { adopt } from "./adopt.js";
 import { getFragment } from "./http.js";
-import { isActive, listen } from "./list_feed.js";
+import { listen } from "./list_feed.js";
 import { refresher } from "./refresher.js";
+import { isActive } from "./run_state.js";
 
 const REFRESH_MILLISECONDS = 300; // at least, between two requests
 const me = document.body.dataset.user;
