@@ -100,7 +100,7 @@ function update(id, line, drawn) {
     const { column } = cell.dataset;
     if (column === "stop" && stopping.has(id)) continue;
     const old = line.querySelector(`.field-${column}`);
-    // Leave a cell alone that only ticks: a person may be selecting its text.
+    // Leave a cell that only ticks: a person may be selecting its text.
     if (!old || withoutTime(old) === withoutTime(cell)) continue;
     const hadFocus = old.contains(document.activeElement);
     localiseInstants(cell);

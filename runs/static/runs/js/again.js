@@ -1,7 +1,7 @@
 // "Run again": the same agent with the same input, in a run of its own.
 import { newKey, post } from "./http.js";
 
-// The form's Run stood in the same place: the second half of a slow double click is meant for that.
+// The form's Run stood in the same place: a slow double click is meant for that.
 const SETTLING_MS = 800; // since this page began to load
 
 /** Let the page's button start another run, and go to `pageOf(id)`. */
@@ -21,7 +21,7 @@ export function startAgain(address, pageOf) {
       line.textContent = inWords(error);
     }
   });
-  // Back on this page, which the browser had kept as it was.
+  // The reader came back, and the browser had kept the page.
   window.addEventListener("pageshow", (event) => {
     if (!event.persisted) return;
     button.disabled = false;

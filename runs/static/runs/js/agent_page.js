@@ -1,4 +1,4 @@
-// An agent's page: the form, and the run that comes of it.
+// An agent's page: the form, and the start of a run.
 import { h, readData } from "./dom.js";
 import { SchemaForm } from "./form.js";
 import { Draft } from "./form_draft.js";
@@ -28,19 +28,19 @@ formElement.addEventListener("submit", (event) => {
 formElement.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) formElement.requestSubmit(runButton);
 });
-// Back from the run by the browser's history, with this page as it was left.
+// The reader came back from the run, and the browser had kept the page.
 window.addEventListener("pageshow", (event) => { if (event.persisted) ready(); });
 window.addEventListener("pagehide", saveDraft);
 keepDroppedFilesOut(document);
 fill();
 ready();
 
-/** Draw the form: with what was typed before a reload, or as the server says, or empty. */
+/** Draw the form with the draft, or with the input that the server gives. */
 function fill() {
   const kept = draft.load();
   build(kept ? kept.input : data.input);
   if (form.leftOut.length) note(`What no longer fits the form was left out: ${form.leftOut.join(", ")}.`);
-  if (kept && (kept.hadFiles || !isSame(kept.input, beginning()))) noteDraft(kept);
+  if (kept && (kept.hadFiles || !isSame(kept.input, untouched()))) noteDraft(kept);
 }
 
 function noteDraft({ hadFiles }) {
@@ -55,8 +55,8 @@ function build(initial) {
   if (form.isEmpty) formElement.append(h("p", { class: "quiet" }, "There is nothing to fill in."));
 }
 
-/** What the form would keep without any typing. */
-function beginning() {
+/** The draft of a form in which the reader has typed nothing. */
+function untouched() {
   return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).read(true)));
 }
 
@@ -108,7 +108,7 @@ function ready() {
   runWord.textContent = RUN;
 }
 
-/** Say what went wrong: beside the fields as far as it is about them, above them otherwise. */
+/** Show an error: a message about a field there, any other above the form. */
 function tell(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
@@ -116,7 +116,7 @@ function tell(error) {
   const signIn = `${data.addresses.sign_in}?next=${encodeURIComponent(location.pathname)}`;
   if (!hasMessages) show(failureWords(error, { maxBytes: data.max_bytes, signIn }));
   else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
-  // A message at a field has the focus there already.
+  // A field with a message has the focus already.
   if (!hasMessages || homeless.length === Object.values(error.fields).flat().length) failure.firstChild.focus();
 }
 

@@ -1,5 +1,5 @@
-// Fields around another field at the same path: of which shape it is, or whether it is there at all.
-// The one inside is built when it is asked for, so that schemas which refer to themselves have an end.
+// Fields around another field at the same path: its shape, or whether it is there. The field inside
+// is built on demand, because a schema may refer to itself.
 import { h } from "./dom.js";
 import { Field } from "./form_field.js";
 import { fits, nameOf, resolve, variantsOf } from "./schema.js";
@@ -31,7 +31,7 @@ class Envelope extends Field {
   }
 }
 
-/** One of several shapes: a list to pick the shape from, and that shape's own field. */
+/** One of several shapes: a select, and the field of the chosen shape. */
 export class UnionField extends Envelope {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
@@ -71,7 +71,7 @@ export class UnionField extends Envelope {
   problem() { return this.inner || this.mayBeLeftOut() ? "" : "Please choose one."; }
 }
 
-/** A group that need not be there: ticked, it is. */
+/** A group that may be missing: a checkbox, and the group. */
 export class OptionalField extends Envelope {
   constructor(form, schema, place, initial) {
     super(form, schema, place);

@@ -7,12 +7,12 @@ import { constantOf, isSame, plain } from "./schema.js";
 const MISSING = "Please fill this in.";
 const NOT_CHOSEN = "Please choose one.";
 
-/** What to say to an empty field. Left out, its default would apply, unseen. */
+/** The problem of an empty field. Its default, if it does not show, must not apply unseen. */
 function emptyProblem({ isOpen, place }, { showsDefault = false } = {}) {
   return isOpen || (showsDefault && !place.isRequired) ? "" : MISSING;
 }
 
-/** The default, to be shown in the empty field for which it stands. */
+/** The default, as the placeholder of an empty field. */
 function defaultShown({ isNullable }, schema) {
   return isNullable || (schema.default ?? null) === null ? null : plain(schema.default);
 }
@@ -42,7 +42,7 @@ export class TextField extends Field {
     return textProblem(this.schema, text);
   }
 
-  /** An emptied text is an empty text where the form had shown one; a date, say, never is. */
+  /** An emptied text is "" if the default was a text; a date, for example, never is. */
   mayBeEmptyText() {
     const { isNullable, isRequired } = this.place;
     const isPlain = !this.schema.format || this.schema.format === "textarea";
@@ -70,7 +70,7 @@ function shortInput(schema) {
   });
 }
 
-/** A number; typed as text, because a number input drops what it can't read. */
+/** A number, in a text input: a number input drops what it can't read. */
 export class NumberField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, withHelp(place, schema, rangeHelp(schema)));
@@ -107,13 +107,13 @@ function rangeHelp({ minimum, maximum }) {
   return minimum !== undefined && maximum !== undefined ? `${minimum} to ${maximum}.` : "";
 }
 
-/** An instant. It is typed in the reader's own time zone, and sent with its offset. */
+/** An instant, typed in the reader's time zone and sent with its offset. */
 export class InstantField extends Field {
   constructor(form, schema, place, initial = "") {
     super(form, schema, withHelp(place, schema, "In your own time zone."));
     this.input = h("input", { class: "input input-narrow", type: "datetime-local", step: hasSeconds(initial) && 1 });
     this.input.value = localText(initial);
-    // Sent back as it came unless the person changes it: the input knows no fractions, no offsets.
+    // Unless the reader changes it, it is sent back as it came: the input has no fractions or offsets.
     this.shown = { text: this.input.value, value: initial };
     this.frame(this.input);
   }
@@ -149,7 +149,7 @@ function withOffset(text) {
   return `${text}${minutes < 0 ? "-" : "+"}${two(minutes / 60)}:${two(minutes % 60)}`;
 }
 
-/** Yes or no, where not saying it is no third answer. */
+/** Yes or no. */
 export class BooleanField extends Field {
   constructor(form, schema, place, initial = false) {
     super(form, schema, place);
@@ -165,7 +165,7 @@ export class BooleanField extends Field {
 
 const MOST_RADIOS = 4;
 
-/** One of several values of any type: radio buttons when they are few, else a list to pick from. */
+/** One of several values of any type: a few as radio buttons, more as a select. */
 export class ChoiceField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
@@ -210,7 +210,7 @@ function wordsOf(value, schema) {
   return value === "" ? "(empty)" : plain(value);
 }
 
-/** What can only be one value: shown, since it will be sent. */
+/** A constant: shown, because it is sent. */
 export class ConstantField extends Field {
   constructor(form, schema, place) {
     super(form, schema, place);
@@ -221,7 +221,7 @@ export class ConstantField extends Field {
   read() { return constantOf(this.schema); }
 }
 
-/** Anything that has no shape to draw: typed as JSON. */
+/** Any value that no other field can draw: typed as JSON. */
 export class JsonField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, withHelp(place, schema, "As JSON."));

@@ -22,7 +22,7 @@ export async function startRun(address, body, maxBytes) {
   return run;
 }
 
-/** What to tell a person whose run was not started, or perhaps was: children of an element. */
+/** Tell a reader that the run was not started, or perhaps was: children of an element. */
 export function failureWords(error, { maxBytes, signIn }) {
   if (!(error instanceof RequestFailed)) throw error;
   switch (error.code) {

@@ -42,7 +42,7 @@ async function ask(address, options = {}) {
   throw failed(response, body);
 }
 
-/** GET a piece of HTML that our own server has made safe. Throws RequestFailed. */
+/** GET HTML of our own server, which has escaped it. Throws RequestFailed. */
 export async function getFragment(address) {
   const response = await send(address, { headers: { Accept: "text/html" } });
   if (!response.ok) throw failed(response, null);
@@ -58,7 +58,7 @@ async function send(address, options) {
   } catch {
     throw new RequestFailed("offline", "The server can't be reached.");
   }
-  // A person who is signed out gets a form to sign in; the admin has one of its own.
+  // A reader who is signed out gets a sign-in page; the admin has its own.
   if (response.redirected && /^\/(accounts|admin)\/login\//.test(new URL(response.url).pathname)) {
     throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
   }

@@ -1,10 +1,10 @@
-// The feed of all runs that the person may see: one connection for all listeners on this page.
+// The feed of all runs that the reader may see: one connection for all listeners of this page.
 //
 //   listen({ shownActive(), onRun(run, words), onStale(), onReset(), onState(state) })
 //
-// A list's feed has no cursor. Each connection begins with all runs that are not over. When these
-// have come, onStale says that the list must be fetched: after a lost connection, or if a run that
-// it shows as active (shownActive gives their ids) is not among them, so ended before.
+// Each connection starts with all active runs. After them, onStale is called if the list must be
+// fetched: after a lost connection, or if it shows a run as active (shownActive gives the ids) that
+// is not among them. onReset: the server left frames out; without it, onStale is called.
 import { follow } from "./feed.js";
 import { isActive } from "./run_state.js";
 

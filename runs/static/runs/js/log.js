@@ -1,7 +1,7 @@
 // The progress log of a run: everything that it and the runs below it do, grouped by run.
 //
 // log_group (one run) has a log_timeline (its lines in order), log_live (calls in flight),
-// log_progress and log_stop; log_line and log_call say an event in words, log_text tames foreign
+// log_progress and log_stop; log_line and log_call say an event in words, log_text contains foreign
 // text, log_scroll follows the end, log_slices keeps the page quick.
 import { h } from "./dom.js";
 import { instant } from "./format.js";
@@ -26,8 +26,7 @@ export class LogView {
   constructor(element, { rootId, mayStop, stopChild, addressOf = pageOf }) {
     this.#options = { rootId, mayStop, stopChild, addressOf };
     const content = h("div", { class: "log-content" });
-    // Not live for screen readers: hundreds of lines a second can't be read out. The page
-    // announces the status elsewhere.
+    // Screen readers can't read hundreds of lines a second. The page announces the status.
     const box = h("div", {
       class: "log-box", role: "log", "aria-live": "off", "aria-label": "Progress log", tabindex: "0",
     }, content);
@@ -88,7 +87,7 @@ export class LogView {
     const { rootId, ...options } = this.#options;
     const group = new Group(id, { isRoot: id === rootId, ...options });
     this.#groups.set(id, group);
-    // A group whose caller was not known yet was kept aside, with all its lines.
+    // Groups of its children may have come first.
     for (const child of this.#groups.values()) {
       if (!child.isPlaced && child.parent === id) group.addChild(child);
     }

@@ -1,7 +1,7 @@
 // Calls in words: to models, the data store, over HTTP, of other agents; over or in flight.
 import { h } from "./dom.js";
 import { duration, short } from "./format.js";
-import { asText, behind, folded, foreign } from "./log_text.js";
+import { asText, folded, foreign, titled } from "./log_text.js";
 
 const NOTEWORTHY = 100; // ms; a call to the data store that takes less shows no duration
 
@@ -75,7 +75,7 @@ function askedFor(calls) {
 }
 
 function toolCalls(calls) {
-  return calls?.length ? behind("Tool calls", asText(calls)) : null;
+  return calls?.length ? titled("Tool calls", asText(calls)) : null;
 }
 
 const OUTCOMES = {

@@ -1,5 +1,4 @@
-// One run in the log: a header that says how it stands, and below it what happened, the runs that
-// it called among it.
+// One run in the log: a header with its state, and below it its events and the runs that it called.
 import { showDuration } from "./clock.js";
 import { chip, h } from "./dom.js";
 import { LiveRows } from "./log_live.js";
@@ -19,7 +18,7 @@ export class Group {
   #attempts = 0;
   #inFlight = [];
   #children = new Map(); // run -> group
-  #callLines = new Map(); // run -> line of the call of it, as long as it has no group
+  #callLines = new Map(); // run -> line of its call, until it has a group
 
   constructor(id, { isRoot, mayStop, stopChild, addressOf }) {
     this.id = id;
@@ -73,7 +72,7 @@ export class Group {
     this.parts.empty.textContent = text[run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
   }
 
-  /** Show what is in flight now. */
+  /** Show the calls in flight. */
   activity({ in_flight: calls, words }) {
     if (!this.#isOver) this.#inFlight = calls;
     this.showLive();
@@ -85,7 +84,7 @@ export class Group {
     if (!this.#isOver) this.live.write(call, text);
   }
 
-  /** Take an event in; tell whether that made a line. */
+  /** Show an event; return whether it made a line. */
   event(event) {
     if (!this.#run) this.#name(event.agent);
     if (event.data?.call) this.live.end(event.data.call);
@@ -95,11 +94,11 @@ export class Group {
       return false;
     }
     const child = event.type === "agent_call" && event.data.run;
-    if (child && this.#children.has(child)) return false; // its group says it all, and more
+    if (child && this.#children.has(child)) return false; // its group says more
     if (event.type === "agent_start") this.#attempts += 1;
     const line = lineOf(event, { attempt: this.#attempts });
     if (child) {
-      this.#callLines.get(child)?.remove(); // that it was started, when it was waited for
+      this.#callLines.get(child)?.remove(); // "started", of a run that is now waited for
       this.#callLines.set(child, line);
     }
     this.timeline.addLine(line, Date.parse(event.ts));
@@ -107,7 +106,7 @@ export class Group {
     return true;
   }
 
-  /** Put the group of a run that this one has called to its place in time. */
+  /** Put the group of a called run to its place in time. */
   addChild(group) {
     this.#children.set(group.id, group);
     group.isPlaced = true;
@@ -124,7 +123,7 @@ export class Group {
     this.parts.body.hidden = isOpen;
   }
 
-  /** Show the calls in flight. Those of agents whose groups are shown have no row: the group is the row. */
+  /** Show the calls in flight, except those of agents that have a group. */
   showLive() {
     const shown = new Map();
     for (const child of this.#children.values()) {

@@ -1,13 +1,10 @@
 // One event of a run as one line of the log: when, what kind, what happened.
 import { h, sign } from "./dom.js";
 import { duration, instant } from "./format.js";
-import { asText, behind, block, folded, foreign } from "./log_text.js";
+import { asText, block, folded, foreign, titled } from "./log_text.js";
 import { callParts } from "./log_call.js";
 
-/**
- * Make the line of an event. `about.attempt` is which start of the run this is, for agent_start.
- * Unknown types are shown by their name, with all they bring.
- */
+/** Make the line of an event. An agent_start needs `about.attempt`; unknown types show all their data. */
 export function lineOf(event, about = {}) {
   const { kind, mark, parts, below = [], tone = "", data = {} } = (WRITERS[event.type] ?? unknown)(event.data, event, about);
   return h("div", { class: tone ? `line ${tone}` : "line", dataset: { seq: event.seq, type: event.type, ...data } },
@@ -16,7 +13,7 @@ export function lineOf(event, about = {}) {
     h("div", { class: "line-body" }, parts && h("p", { class: "line-text" }, separated(parts)), below));
 }
 
-/** Put " · " between the parts that there are. */
+/** Put " · " between the parts, without the empty ones. */
 export function separated(parts) {
   return parts.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
 }
@@ -85,7 +82,7 @@ function log(data) {
 }
 
 function traceback(data) {
-  return data.traceback ? behind("Traceback", asText(data.traceback)) : null;
+  return data.traceback ? titled("Traceback", asText(data.traceback)) : null;
 }
 
 function loopBlocked(data) {
@@ -97,7 +94,7 @@ function loopBlocked(data) {
       data.is_over ? `It held up all agents for ${time}` : `It holds up all agents, for ${time} so far`,
       where.length > 0 && ["at ", foreign(where.at(-1))],
     ],
-    below: where.length > 1 ? behind("Where", where.join("\n")) : null,
+    below: where.length > 1 ? titled("Where", where.join("\n")) : null,
     tone: "line-warning",
   };
 }
@@ -131,14 +128,14 @@ function unknown(data, event) {
   return {
     kind: "Event",
     parts: [foreign(event.type)],
-    below: Object.keys(data ?? {}).length ? behind("Details", asText(data)) : null,
+    below: Object.keys(data ?? {}).length ? titled("Details", asText(data)) : null,
   };
 }
 
 let lastSecond = "";
 let lastTime = "";
 
-/** Most events share their second with the one before, and formatting is the dearest part of a line. */
+/** Formatting is slow, and most events share their second with the one before. */
 function timeOf(iso) {
   const second = iso.slice(0, 19);
   if (second !== lastSecond) {

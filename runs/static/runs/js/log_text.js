@@ -1,5 +1,5 @@
-// Text of others in the log: what agents, models and people write. It is shown as it is, but it
-// can't reach beyond its own place: no markup, no writing direction, no endless lines.
+// Text of agents, models and people in the log. It is shown as it is, but stays in its place: no
+// markup, no writing direction, no endless lines.
 import { h } from "./dom.js";
 
 const MANY_LINES = 12;
@@ -17,14 +17,14 @@ export function foreign(text) {
   return h("bdi", {}, asText(text));
 }
 
-/** What is to be shown of any JSON value. */
+/** Any JSON value as text. */
 export function asText(value) {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   return text.includes("\u001b") ? text.replace(TERMINAL_CODES, "") : text;
 }
 
-/** A block of text; if it is long only its head, and a button for the rest. */
+/** A block of text; of a long one its head, and a button for the rest. */
 export function block(text, className = "log-text") {
   const lines = text.replace(/\n$/, "").split("\n").length;
   if (lines <= MANY_LINES && text.length <= MANY_CHARACTERS) return h("pre", { class: className }, text);
@@ -50,7 +50,7 @@ export function unfold(button) {
   button.textContent = isOpen ? button.dataset.all : "Show less";
 }
 
-/** Text of which the first line is shown until it is opened; short text as it is. */
+/** Text that shows its first line until it is opened; short text as it is. */
 export function folded(text) {
   const trimmed = text.trim();
   if (trimmed.length <= ONE_LINE && !trimmed.includes("\n")) {
@@ -63,8 +63,8 @@ export function folded(text) {
   return details(summary, trimmed, "log-reply");
 }
 
-/** Text behind a word of ours: "Traceback". */
-export function behind(word, text) {
+/** Text under a word of ours, such as "Traceback", that opens it. */
+export function titled(word, text) {
   return details(word, text, "log-text");
 }
 

@@ -36,7 +36,7 @@ export class RunHeader {
     this.#main.dataset.status = status;
     find("run-chip").replaceChildren(chip(status, words.status));
     document.title = `${this.#looks[status]?.sign ?? ""} ${words.status.label} · ${this.#title}`;
-    // What it waits for while stopping is read out by the stop line.
+    // While it is stopping, the stop line is read out.
     if (status !== "stopping") find("announcement").textContent = words.receipt.join(" ") || words.status.label;
   }
 

@@ -16,7 +16,7 @@ showRun(readData("run-data"), find("main"), ({ state, panel, events }) => {
   state.onChange((now) => now.isAlive, (now) => find("again").classList.toggle("button-primary", !now.isAlive));
 });
 
-/** Let the server write times as this reader's clock shows them, from the next page on. */
+/** Let the server write times in this reader's time zone, from the next page on. */
 function rememberTimeZone() {
   const secure = location.protocol === "https:" ? "; secure" : "";
   if (timeZone) document.cookie = `timezone=${timeZone}; path=/app; max-age=31536000; samesite=lax${secure}`;

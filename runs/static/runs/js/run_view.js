@@ -1,4 +1,4 @@
-// A run, as its page and the admin show it: the feed moves the head, the controls and the log.
+// A run, on its page and in the admin: the feed updates the head, the controls and the log.
 import { startAgain } from "./again.js";
 import { setServerTimeOfPage } from "./clock.js";
 import { showConnection } from "./connection.js";
@@ -66,7 +66,7 @@ export function showRun(data, main, addPanels) {
 function showReceipt(now) {
   const words = now.words.receipt.join(" ");
   find("receipt-line").textContent = now.isAlive ? "" : words;
-  // What it waits for changes more often than the rest of that panel.
+  // These sentences change more often than the rest of their panel.
   const inPanel = document.querySelector(".receipt-sentences");
   if (inPanel) inPanel.textContent = words;
 }

@@ -1,5 +1,4 @@
-// A list of runs that stays true: rows change where they are, new runs appear at the top, and each
-// that can be stopped has its Stop.
+// A list of runs that stays up to date: rows change in place, new runs appear at the top.
 import { adopt } from "./adopt.js";
 import { setServerTimeOfPage, showDuration } from "./clock.js";
 import { showConnection } from "./connection.js";
@@ -42,7 +41,7 @@ function take(run, words) {
   else if (mayBelongHere(run)) refreshSoon();
 }
 
-/** Whether the server should be asked; which runs fit the filters, it knows best. */
+/** Whether to ask the server, which knows the runs that fit the filters. */
 function mayBelongHere(run) {
   if (!("grows" in table.dataset)) return false;
   if (run.parent && !showsCalled) return false;
@@ -81,7 +80,7 @@ async function refresh() {
   const knownCount = adopt(body, drawn);
   table.hidden = body.rows.length === 0;
   document.getElementById("no-runs").hidden = body.rows.length > 0;
-  // Nothing in common: more came in between than one page holds.
+  // Nothing in common: more runs have started than one page holds.
   if (isGrown && !knownCount) sayChanged();
 }
 
@@ -110,12 +109,12 @@ function toast(text) {
   setTimeout(() => element.remove(), TOAST_MILLISECONDS);
 }
 
-/** An address without the filters that were left empty can be read, and sent to others. */
+/** Keep empty filters out of the address, so that a person can read it. */
 function leaveOutEmpty(fields) {
   fields.zone.disabled = !fields.from.value && !fields.to.value;
   fields.zone.value = timeZone;
   const empty = [...fields].filter((field) => field.name && !field.value);
   for (const field of empty) field.disabled = true;
-  // Coming back here, they must be there again.
+  // A reader who comes back needs them again.
   setTimeout(() => empty.forEach((field) => { field.disabled = false; }));
 }

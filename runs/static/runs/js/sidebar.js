@@ -18,12 +18,12 @@ listen({
   shownActive: () => [...statuses()].filter(([, status]) => isActive(status)).map(([id]) => id),
   onStale: soon,
   onRun(run) {
-    // What an agent called stands below its caller, on that one's page.
+    // A called run is listed on the page of its caller.
     if (run.owner === me && !run.parent && statuses().get(run.id) !== run.status) soon();
   },
 });
 
-/** Take over what any page has; the first one is the smallest. */
+/** Every page has list and count; the first page is the smallest. */
 async function reload() {
   const page = await getFragment(home);
   adopt(list, page.querySelector("#past-runs"), { pruning: true });

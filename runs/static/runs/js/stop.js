@@ -1,8 +1,7 @@
 // The Stop button and the line that says what a stop waits for.
 //
-// One click asks. From then on the page repeats what the server says: "Stopping..." until the run
-// has really halted, after a reload and in other tabs as well. A request that failed gives the
-// button back, and says so.
+// After a click the page shows what the server says: "Stopping..." until the run has ended, also
+// after a reload and in other tabs. If the request fails, the button is enabled again, with a reason.
 import { stopTicking, tickSince } from "./clock.js";
 import { h } from "./dom.js";
 import { post } from "./http.js";
@@ -18,13 +17,13 @@ export class StopControl {
   #reason = find("reason");
   #line = find("stop-line");
   #isAsking = false;
-  #isAccepted = false; // the server has said so, and nothing newer yet
+  #isAccepted = false; // by the server, without a newer frame yet
   #problem = "";
   #shown = ""; // the line's words, so that nothing is read out twice
   #detail = h("span", { class: "quiet", "aria-live": "off" });
   #waited = h("span"); // ticks
 
-  /** `address` takes the POST; `refresh` asks the server how things are, and may fail. */
+  /** `address` takes the POST; `refresh` asks the server for the run, and may fail. */
   constructor({ address, refresh }) {
     this.#address = address;
     this.#refresh = refresh;
@@ -54,7 +53,7 @@ export class StopControl {
     }
     this.#isAsking = false;
     this.#draw();
-    // The feed says it as well, if it is there.
+    // The feed may be away.
     await this.#refresh().catch(() => {});
   }
 
@@ -89,10 +88,10 @@ export class StopControl {
   }
 }
 
-/** Say what became of a stop that the server did not accept. */
+/** Say why a stop was not accepted. */
 export function inWords(error) {
   if (error.status === 409) return "Nothing was stopped: the run had finished first.";
-  // It is unknown how far the request has come. To ask again does no harm.
+  // The request may have arrived; another one does no harm.
   if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press Stop again.`;
   if (error.code === "not_authenticated") return "The stop was not accepted: you are signed out.";
   return `The stop was not accepted. ${error.message}`;
