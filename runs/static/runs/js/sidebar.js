@@ -5,7 +5,7 @@ import { listen } from "./list_feed.js";
 import { refresher } from "./refresher.js";
 import { isActive } from "./run_state.js";
 
-const REFRESH_MILLISECONDS = 300; // at least, between two requests
+const REFRESH_MILLISECONDS = 500; // at least, between two requests
 const me = document.body.dataset.user;
 const home = document.querySelector(".brand").href;
 const list = document.getElementById("past-runs");
