@@ -143,7 +143,7 @@ class DataStoreEntryAdmin(ReadOnlyAdmin):
 
     class Media:
         css = {"all": ["runs/admin/admin.css"]}
-        js = [Script("runs/admin/instants.js", type="module")]
+        js = [Script("runs/js/shell.js", type="module")]
 
 
 def _search(entries: QuerySet[Any], text: str) -> QuerySet[Any]:

@@ -25,7 +25,7 @@ from runs.wording.stop import oldest_awaited, waiting_detail, waiting_for
 
 from ..models import RunRecord
 from ..status import STOPPING
-from ..templatetags.runs_pages import chip, instant, sign
+from ..templatetags.runs_pages import chip, instant, sign, stop_word
 
 __all__ = ["LIVE", "agent", "for_rows", "live_cells", "owner", "started", "status", "stop_column"]
 
@@ -114,17 +114,13 @@ def stop_column(user: User | AnonymousUser) -> Column:
     def stop(run: RunRecord) -> SafeString | str:
         if run.is_terminal or not run.may_be_stopped_by(user):
             return ""
-        words = {"stop": _("Stop"), "stopping": _("Stopping...")}
         return format_html(
             '<button type="submit" class="button run-stop" formaction="{}" formnovalidate{}>'
-            '{}<span class="run-stop-word" data-stop="{}" data-stopping="{}">{}</span>'
-            '<span class="visually-hidden"> {}</span></button>',
+            '{}{}<span class="visually-hidden"> {}</span></button>',
             reverse("admin:runs_runrecord_stop", args=[run.pk]),
             SafeString(" disabled") if run.stop_requested else "",
             sign("stop"),
-            words["stop"],
-            words["stopping"],
-            words["stopping"] if run.stop_requested else words["stop"],
+            stop_word(run.shown_status),
             run.agent,
         )
 
@@ -142,7 +138,7 @@ def live_cells(run: RunRecord, user: User | AnonymousUser) -> dict[str, SafeStri
 
 def _ticking(since: datetime, text: str, label: str = "") -> SafeString:
     return format_html(
-        '<span class="ticks" data-since="{}" data-label="{}">{}</span>',
+        '<span data-since="{}" data-label="{}">{}</span>',
         since.isoformat(),
         label,
         text,

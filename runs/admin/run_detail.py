@@ -119,7 +119,7 @@ def _addresses(run: RunRecord) -> dict[str, str]:
     return {
         **{part: reverse("admin:runs_runrecord_part", args=[run.pk, part]) for part in _PARTS},
         "stop": reverse("admin:runs_runrecord_stop", args=[run.pk]),
-        "change": reverse(CHANGE, args=[run.pk]),
+        "page": reverse(CHANGE, args=[run.pk]),
         "sign_in": reverse("admin:login"),
     }
 

@@ -220,4 +220,4 @@ class WorkerRecordAdmin(ReadOnlyAdmin):
 
     class Media:
         css = {"all": ["runs/admin/admin.css"]}
-        js = [Script("runs/admin/instants.js", type="module")]
+        js = [Script("runs/js/shell.js", type="module")]

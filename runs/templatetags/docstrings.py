@@ -1,4 +1,4 @@
-"""How an agent's description, which is a docstring, is shown on a page."""
+"""Template filters that show an agent's description, which is a docstring."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BULLET = re.compile(r"[-*•] +")
 
 @register.filter
 def as_paragraphs(docstring: str) -> SafeString:
-    """Write its paragraphs, its lists, and what stands in ``double backticks`` as code.
+    """Write its paragraphs, its lists, and text in ``double backticks`` as code.
 
-    Where its lines end is the author's editor's business, not the reader's.
+    The author's line breaks inside a paragraph are ignored.
     """
     parts = re.split(r"\n\s*\n", docstring.strip())
     return format_html_join("\n", "{}", ((_part(part),) for part in parts if part.strip()))
@@ -47,7 +47,7 @@ def _each(items: list[str]) -> list[tuple[SafeString]]:
 
 
 def _with_code(text: str) -> SafeString:
-    # Every second piece stood between backticks.
+    # Every second piece was between backticks.
     pieces = re.split(r"``(.+?)``", " ".join(text.split()))
     return format_html_join(
         "",

@@ -1,4 +1,4 @@
-"""What the pages' templates draw again and again: signs, chips, instants."""
+"""Template tags for signs, chips, instants and the word of a Stop button."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from django import template
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
 
+from runs.status import STOPPING
 from runs.wording.status import look
 from runs.wording.time import clock
 
@@ -17,7 +19,7 @@ register = template.Library()
 
 @register.simple_tag
 def sign(name: str) -> SafeString:
-    """Draw a sign of ``signs.html``; decoration only, the word stands beside it."""
+    """Draw a sign of ``signs.html``. It is decoration: a word always says the same."""
     return format_html(
         '<svg class="sign sign-{}" aria-hidden="true"><use href="#sign-{}"></use></svg>', name, name
     )
@@ -33,6 +35,17 @@ def chip(status: str) -> SafeString:
         status,
         sign(status),
         looks.label,
+    )
+
+
+@register.simple_tag
+def stop_word(status: str) -> SafeString:
+    """Write "Stop" or "Stopping..."; the script switches between the two."""
+    words = (_("Stop"), _("Stopping..."))
+    return format_html(
+        '<span class="button-word" data-stop="{}" data-stopping="{}">{}</span>',
+        *words,
+        words[status == STOPPING],
     )
 
 

@@ -142,6 +142,7 @@ def _addresses(run: RunRecord) -> dict[str, str]:
         "run": reverse("api-run", kwargs=id),
         "events": reverse("api-events", kwargs=id),
         "events_download": reverse("page-download", kwargs={**id, "what": "events"}),
+        "page": reverse("page-run", kwargs=id),
         "feed": f"/ws/runs/{run.pk}",
         "sign_in": reverse("login"),
     }

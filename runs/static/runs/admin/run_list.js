@@ -3,10 +3,13 @@
 // The feed says which runs have changed. The server draws their cells, as it draws the whole list,
 // and each replaces the old cell. Lines keep their place, ticks and order, and the page its scroll
 // position; a note above the list counts new runs.
+import { setServerTime, setServerTimeOfPage } from "../js/clock.js";
 import { localiseInstants } from "../js/format.js";
 import { getFragment, post } from "../js/http.js";
-import { isActive, listen } from "../js/list_feed.js";
-import { secondsSince, setServerTime, ticking } from "../js/server_clock.js";
+import { listen } from "../js/list_feed.js";
+import { refresher } from "../js/refresher.js";
+import { linkOf, showStop } from "../js/row_stop.js";
+import { isActive } from "../js/run_state.js";
 
 const AT_LEAST_MILLISECONDS = 500; // between two refreshes
 const USAGE_MILLISECONDS = 5000; // the feed does not carry the tokens used
@@ -20,13 +23,12 @@ const stale = new Set(); // runs whose lines are out of date
 const unseen = new Set(); // runs that started after the list was drawn
 const stopping = new Set(); // runs whose Stop has no answer yet
 const drawnAt = Date.parse(words.now);
-let refreshTimer = 0;
-let refreshedAt = -Infinity;
+const { soon: refreshSoon } = refresher(refresh, AT_LEAST_MILLISECONDS);
 
 for (const mark of document.querySelectorAll("#result_list [data-run]")) {
   lines.set(mark.dataset.run, mark.closest("tr"));
 }
-setServerTime(words.now);
+setServerTimeOfPage(words.now);
 localiseInstants(form);
 form.addEventListener("click", (event) => {
   const button = event.target.closest(".run-stop");
@@ -34,9 +36,8 @@ form.addEventListener("click", (event) => {
   event.preventDefault();
   stop(button);
 });
-setInterval(tick, 1000);
 setInterval(() => document.visibilityState === "visible" && markActive(), USAGE_MILLISECONDS);
-listen({ onRun: receive, onReset: markActive, onSettled: markActive, onState: showState });
+listen({ shownActive, onRun: receive, onStale: markActive, onState: showState });
 
 // Updates from the feed.
 
@@ -60,31 +61,26 @@ function showState({ name }) {
 
 // Refreshing lines.
 
-function markActive() {
+function shownActive() {
   const status = (line) => line.querySelector("[data-status]")?.dataset.status;
-  markStale([...lines.keys()].filter((id) => isActive(status(lines.get(id)))));
+  return [...lines.keys()].filter((id) => isActive(status(lines.get(id))));
+}
+
+function markActive() {
+  markStale(shownActive());
 }
 
 function markStale(ids) {
   for (const id of ids) stale.add(id);
-  if (!stale.size) return;
-  const pause = Math.max(0, refreshedAt + AT_LEAST_MILLISECONDS - performance.now());
-  refreshTimer ||= setTimeout(refresh, pause);
+  if (stale.size) refreshSoon();
 }
 
 async function refresh() {
-  refreshedAt = performance.now();
   const ids = [...stale].slice(0, MOST_AT_ONCE);
-  // Before the request: a change while it is under way needs another one.
+  // Before the request: a change during it needs another one.
   ids.forEach((id) => stale.delete(id));
-  try {
-    const page = await getFragment(`${words.refresh}?ids=${ids.join()}`);
-    adopt(ids, page.querySelector("tbody"));
-  } catch {
-    stale.clear(); // offline or signed out; the feed says so, and settles when it is back
-  } finally {
-    refreshTimer = 0;
-  }
+  const page = await getFragment(`${words.refresh}?ids=${ids.join()}`);
+  adopt(ids, page.querySelector("tbody"));
   markStale([]);
 }
 
@@ -104,18 +100,18 @@ function update(id, line, drawn) {
     const { column } = cell.dataset;
     if (column === "stop" && stopping.has(id)) continue;
     const old = line.querySelector(`.field-${column}`);
-    // Leave a cell alone that only ticks: a person may be selecting its text.
+    // Leave a cell that only ticks: a person may be selecting its text.
     if (!old || withoutTime(old) === withoutTime(cell)) continue;
     const hadFocus = old.contains(document.activeElement);
     localiseInstants(cell);
     old.replaceChildren(...cell.childNodes);
-    if (hadFocus) focusLine(line);
+    if (hadFocus) linkOf(line)?.focus({ preventScroll: true });
   }
 }
 
 function withoutTime(cell) {
   const copy = cell.cloneNode(true);
-  for (const part of copy.querySelectorAll(".ticks, time")) {
+  for (const part of copy.querySelectorAll("[data-since], time")) {
     part.textContent = "";
     part.removeAttribute("title");
   }
@@ -129,40 +125,20 @@ function markDeleted(id, line) {
   for (const name of ["stop", "waiting"]) line.querySelector(`.field-${name}`)?.replaceChildren();
 }
 
-function tick() {
-  for (const element of document.querySelectorAll("#result_list .ticks")) {
-    const { label, since } = element.dataset;
-    element.textContent = [label, ticking(secondsSince(since))].filter(Boolean).join(", ");
-  }
-}
-
 // Stop.
 
 async function stop(button) {
   const id = button.closest("tr").querySelector("[data-run]").dataset.run;
   const problem = find("run-problem");
   stopping.add(id);
-  show(button, "stopping");
+  showStop(button, "stopping");
   problem.textContent = "";
   try {
     await post(button.formAction);
   } catch (error) {
-    show(button, "stop");
+    showStop(button, "stop");
     problem.textContent = `${words.notStopped} ${error.message}`;
   }
   stopping.delete(id);
   markStale([id]);
-}
-
-function show(button, name) {
-  const isStopping = name === "stopping";
-  // A disabled button would lose the focus.
-  if (isStopping && document.activeElement === button) focusLine(button.closest("tr"));
-  button.disabled = isStopping;
-  const word = button.querySelector(".run-stop-word");
-  word.textContent = word.dataset[name];
-}
-
-function focusLine(line) {
-  line.querySelector(".field-agent a")?.focus({ preventScroll: true });
 }

@@ -1,4 +1,4 @@
-// The tree of a run, drawn by the server again after each change in it.
+// The tree of a run: the server draws it again after each change.
 import { Panel } from "../js/panels.js";
 
 const COLLECT_MILLISECONDS = 200; // changes in quick succession are drawn once
@@ -7,7 +7,7 @@ const ACTIVE = ["queued", "running", "stopping"].map((status) => `[data-status=$
 
 export class TreePanel extends Panel {
   #element;
-  #known = new Map(); // run -> its status, by the latest frames
+  #known = new Map(); // run -> status in the latest frame
   #timer = 0;
 
   constructor(element, address) {

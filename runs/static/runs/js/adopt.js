@@ -2,9 +2,9 @@
 import { localiseInstants } from "./format.js";
 
 /**
- * Make `list` show what `drawn`, the same list from the server, has: what changed in place, new runs
- * at the top. `pruning` takes away what is not there any more. Returns how many runs were known.
- * Where the reader is (focus, current page) stays.
+ * Make `list` show `drawn`, the same list from the server: changed runs in place, new ones at the
+ * top. `pruning` removes runs that `drawn` does not have. Return how many runs were known. Focus and
+ * current page stay.
  */
 export function adopt(list, drawn, { pruning = false } = {}) {
   localiseInstants(drawn);
@@ -15,7 +15,7 @@ export function adopt(list, drawn, { pruning = false } = {}) {
     const present = gone.get(child.dataset.run);
     gone.delete(child.dataset.run);
     if (present) knownCount += 1;
-    // What turns up below a known one is older than this page.
+    // A run below a known one is older than this page.
     else if (!knownCount) fresh.push(child);
     if (present && present.dataset.status !== child.dataset.status) replace(present, child);
   }

@@ -1,25 +1,27 @@
 // "Run again": the same agent with the same input, in a run of its own.
-import { post } from "./http.js";
+import { newKey, post } from "./http.js";
 
-// The form's Run stood in the same place: the second half of a slow double click is meant for that.
+// The form's Run stood in the same place: a slow double click is meant for that.
 const SETTLING_MS = 800; // since this page began to load
 
-/** Let `button` start another run, and go to `pageOf` it; `say(words)` tells why it can't. */
-export function startAgain(button, address, say, pageOf = (run) => run.address) {
+/** Let the page's button start another run, and go to `pageOf(id)`. */
+export function startAgain(address, pageOf) {
+  const button = document.getElementById("again");
+  const line = document.getElementById("again-line");
   let key = newKey();
   button.addEventListener("click", async () => {
     if (isSettling()) return;
     button.disabled = true;
-    say("");
+    line.textContent = "";
     try {
-      const run = await post(address, {}, { "Idempotency-Key": key });
-      location.assign(pageOf(run));
+      const { id } = await post(address, {}, { "Idempotency-Key": key });
+      location.assign(pageOf(id));
     } catch (error) {
       button.disabled = false;
-      say(inWords(error));
+      line.textContent = inWords(error);
     }
   });
-  // Back on this page, which the browser had kept as it was.
+  // The reader came back, and the browser had kept the page.
   window.addEventListener("pageshow", (event) => {
     if (!event.persisted) return;
     button.disabled = false;
@@ -29,12 +31,6 @@ export function startAgain(button, address, say, pageOf = (run) => run.address) 
 
 function isSettling() {
   return performance.now() < SETTLING_MS && new URL(document.referrer || location.href).pathname.startsWith("/app/agents/");
-}
-
-/** Two clicks, or one that is repeated because no answer came, begin one run. */
-function newKey() {
-  // Not randomUUID(): it is missing where there is no TLS.
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function inWords(error) {

@@ -1,9 +1,9 @@
-// An agent's page: the form, and the run that comes of it.
+// An agent's page: the form, and the start of a run.
 import { h, readData } from "./dom.js";
 import { SchemaForm } from "./form.js";
 import { Draft } from "./form_draft.js";
 import { keepDroppedFilesOut } from "./form_files.js";
-import { Sender, failureWords } from "./form_sending.js";
+import { failureWords, startRun } from "./form_sending.js";
 import { RequestFailed } from "./http.js";
 import { isSame } from "./schema.js";
 
@@ -16,11 +16,9 @@ const RUN = runWord.textContent;
 const DRAFT_PAUSE = 300;
 
 const draft = new Draft(`${data.agent}:${data.source}`);
-const sender = new Sender(data.agent, data.addresses.start, data.max_bytes);
 const failure = h("div", { role: "alert" });
 const notices = h("div", { class: "form-notices", role: "status" });
 let form;
-let sending = false;
 let draftTimer = 0;
 
 formElement.addEventListener("submit", (event) => {
@@ -30,19 +28,19 @@ formElement.addEventListener("submit", (event) => {
 formElement.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) formElement.requestSubmit(runButton);
 });
-// Back from the run by the browser's history, with this page as it was left.
+// The reader came back from the run, and the browser had kept the page.
 window.addEventListener("pageshow", (event) => { if (event.persisted) ready(); });
 window.addEventListener("pagehide", saveDraft);
 keepDroppedFilesOut(document);
 fill();
 ready();
 
-/** Draw the form: with what was typed before a reload, or as the server says, or empty. */
+/** Draw the form with the draft, or with the input that the server gives. */
 function fill() {
   const kept = draft.load();
   build(kept ? kept.input : data.input);
   if (form.leftOut.length) note(`What no longer fits the form was left out: ${form.leftOut.join(", ")}.`);
-  if (kept && (kept.hadFiles || !isSame(kept.input, beginning()))) noteDraft(kept);
+  if (kept && (kept.hadFiles || !isSame(kept.input, untouched()))) noteDraft(kept);
 }
 
 function noteDraft({ hadFiles }) {
@@ -57,9 +55,9 @@ function build(initial) {
   if (form.isEmpty) formElement.append(h("p", { class: "quiet" }, "There is nothing to fill in."));
 }
 
-/** What the form would keep without any typing. */
-function beginning() {
-  return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).draft()));
+/** The draft of a form in which the reader has typed nothing. */
+function untouched() {
+  return JSON.parse(JSON.stringify(new SchemaForm(data.schema, { initial: data.input }).read(true)));
 }
 
 function startAfresh() {
@@ -84,16 +82,20 @@ function saveDraft() {
   if (!draftTimer) return;
   clearTimeout(draftTimer);
   draftTimer = 0;
-  draft.save({ input: form.draft(), hadFiles: form.hasFiles() });
+  draft.save({ input: form.read(true), hadFiles: form.hasFiles() });
 }
 
 async function start() {
-  if (sending) return;
-  busy();
+  if (runButton.disabled) return;
+  runButton.disabled = true;
+  runWord.textContent = "Starting...";
+  failure.replaceChildren();
   try {
     if (!await form.check()) return ready();
-    const run = await sender.send(form.read());
-    forgetDraft();
+    const run = await startRun(data.addresses.start, { agent: data.agent, input: form.read() }, data.max_bytes);
+    clearTimeout(draftTimer);
+    draftTimer = 0;
+    draft.clear();
     location.assign(data.addresses.run.replace("{id}", run.id));
   } catch (error) {
     ready();
@@ -101,40 +103,21 @@ async function start() {
   }
 }
 
-function forgetDraft() {
-  clearTimeout(draftTimer);
-  draftTimer = 0;
-  draft.clear();
-  sender.forget();
-}
-
-function busy() {
-  sending = true;
-  runButton.disabled = true;
-  runWord.textContent = "Starting...";
-  failure.replaceChildren();
-}
-
 function ready() {
-  sending = false;
   runButton.disabled = false;
   runWord.textContent = RUN;
 }
 
-/** Say what went wrong: beside the fields as far as it is about them, above them otherwise. */
+/** Show an error: a message about a field there, any other above the form. */
 function tell(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
   const hasMessages = isAboutFields && Object.keys(error.fields).length > 0;
-  if (!hasMessages) show(failureWords(error, tellingNeeds()));
+  const signIn = `${data.addresses.sign_in}?next=${encodeURIComponent(location.pathname)}`;
+  if (!hasMessages) show(failureWords(error, { maxBytes: data.max_bytes, signIn }));
   else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
-  // A message at a field has the focus there already.
+  // A field with a message has the focus already.
   if (!hasMessages || homeless.length === Object.values(error.fields).flat().length) failure.firstChild.focus();
-}
-
-function tellingNeeds() {
-  const next = encodeURIComponent(location.pathname);
-  return { maxBytes: data.max_bytes, signIn: `${data.addresses.sign_in}?next=${next}` };
 }
 
 function show(words) {

@@ -1,8 +1,8 @@
-// Whether what the page shows is still what the server knows.
+// Tell the reader when the page may be out of date.
 import { h } from "./dom.js";
 import { get } from "./http.js";
 
-/** Say in `line` how the feed is; `main` is marked while what it shows may be out of date. */
+/** Show the state of the feed in `line`, and mark `main` while it may be out of date. */
 export function showConnection(line, main, { name }, { run, signIn }) {
   const isDoubtful = !["connecting", "open", "ended"].includes(name);
   main.classList.toggle("is-stale", isDoubtful);

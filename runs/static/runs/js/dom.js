@@ -2,8 +2,8 @@
 
 /**
  * Make an element: h("button", { class: "button", disabled: true, onclick }, "Stop").
- * Properties that begin with "on" are listeners; false, null and undefined leave an attribute out,
- * true writes an empty one. Children may be nodes, strings, arrays of these, or null.
+ * Properties with "on" are listeners; false, null and undefined leave an attribute out, true writes
+ * an empty one. Children may be nodes, strings, arrays of these, or null.
  */
 export function h(name, properties = {}, ...children) {
   const element = document.createElement(name);
@@ -27,7 +27,7 @@ function append(element, children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Draw a sign of signs.html; decoration only, a word stands beside it. */
+/** Draw a sign of signs.html. It is decoration: a word always says the same. */
 export function sign(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", `sign sign-${name}`);
@@ -38,13 +38,13 @@ export function sign(name) {
   return svg;
 }
 
-/** Draw a status; `look` is {label, tone} as the server sends it. The same as the template tag. */
+/** Draw a status as the template tag does; `look` is {label, tone} from the server. */
 export function chip(status, look) {
   return h("span", { class: `chip tone-${look.tone}`, dataset: { status } }, sign(status),
     h("span", { class: "chip-word" }, look.label));
 }
 
-/** Read the JSON that a template has put into <script type="application/json" id="...">. */
+/** Read the JSON of a template's json_script. */
 export function readData(id) {
   const element = document.getElementById(id);
   return element ? JSON.parse(element.textContent) : null;

@@ -1,4 +1,4 @@
-// The log as it is stored: every event of the run, page by page.
+// Every stored event of the run, page by page.
 import { h } from "./dom.js";
 import { instant } from "./format.js";
 import { get } from "./http.js";
@@ -21,7 +21,7 @@ export class EventsPanel {
     this.#download = download;
   }
 
-  /** Called when it is looked at: reads the first page, later whatever there is behind the last. */
+  /** Load the first page when the reader opens the panel. */
   async show() {
     if (!this.#element.hasChildNodes()) this.#build();
     if (!this.#rows.hasChildNodes()) await this.#load();
@@ -72,7 +72,7 @@ function row(event) {
     h("td", {}, event.type),
     h("td", {}, data));
 
-  /** Written out only when it is opened: thousands of events would weigh on the page. */
+  /** Format the data only when the reader opens it: there may be thousands of events. */
   function unfold(toggle) {
     const details = toggle.target;
     if (details.open && !details.querySelector("pre")) {

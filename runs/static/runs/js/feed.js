@@ -1,21 +1,21 @@
-// Follow a live feed: one WebSocket that comes back by itself.
+// Follow a live feed: one WebSocket that reconnects by itself.
 //
 //   const feed = follow("/ws/runs/<id>?view=page&tree=1", { onFrames, onState });
 //   feed.close();
 //
-// onFrames(frames): a batch, in order. Every trace event is given once, however often the
-// connection breaks. After a break snapshots come again, and streamed text from its beginning:
-// forget that text when the state becomes "open".
+// onFrames(frames): a batch, in order. Each trace event comes once, however often the connection
+// breaks. After a break snapshots come again, and streamed text from its start: drop the old text
+// when the state becomes "open".
 //
 // onState({ name, retryInSeconds? }), whenever it changes:
 //   "connecting"  for the first time
-//   "open"        connected; said for each new connection
-//   "lost"        it broke; the next try is in retryInSeconds (0: it is being made now)
-//   "refused"     signed out, or the right is lost: final
-//   "gone"        there is no such run any more: final
-//   "ended"       everything was sent, nothing will follow: final
+//   "open"        connected, each time
+//   "lost"        it broke; the next try is in retryInSeconds (0: now)
+//   "refused"     final: signed out, or the right is lost
+//   "gone"        final: the run does not exist any more
+//   "ended"       final: the server has sent everything
 //
-// A feed of a list has no cursor: what changed while it was "lost" is not told. Load the list again.
+// A list's feed has no cursor: load the list again after "lost".
 import { get } from "./http.js";
 
 const PAUSES = [0.5, 1, 2, 5]; // seconds before each next try, the last one again and again
@@ -24,10 +24,10 @@ const LONGEST_CURSOR = 4000; // characters; servers take addresses of eight thou
 const RIGHT_LOST = 4403;
 const RUN_GONE = 4404;
 
-/** Begin to follow; returns { close() }, after which nothing is called any more. */
+/** Start to follow. After close() of the answer, neither function is called. */
 export function follow(address, { onFrames, onState = () => {} }) {
   const feed = new Feed(address, onFrames, onState);
-  feed.begin();
+  feed.start();
   return { close: () => feed.close() };
 }
 
@@ -38,10 +38,10 @@ class Feed {
   #socket = null;
   #cursor = "";
   #lastSeq = new Map(); // run -> number of its last event that was given
-  #failures = 0; // since something was last heard
+  #failures = 0; // since the last message
   #retryTimer = 0;
   #silenceTimer = 0;
-  #heardAt = 0;
+  #receivedAt = 0;
   #attempt = 0; // what an answer belongs to that comes when a new try is under way
   #isOver = false;
   #wake = new AbortController(); // takes the window's listeners away
@@ -52,12 +52,12 @@ class Feed {
     this.#onState = onState;
   }
 
-  begin() {
+  start() {
     const { signal } = this.#wake;
-    // The network came back, most likely as another one: a connection of the old one is dead
-    // without knowing. A new one costs a handshake.
+    // The network is back, perhaps another one, on which the old connection is dead unnoticed.
     window.addEventListener("online", () => this.#connect(), { signal });
-    document.addEventListener("visibilitychange", () => this.#lookAgain(), { signal });
+    document.addEventListener("visibilitychange", () => this.#wakeUp(), { signal });
+    this.#silenceTimer = setInterval(() => this.#breakOff(), 250);
     this.#onState({ name: "connecting" });
     this.#connect();
   }
@@ -65,6 +65,7 @@ class Feed {
   close() {
     this.#isOver = true;
     this.#wake.abort();
+    clearInterval(this.#silenceTimer);
     this.#drop();
   }
 
@@ -74,10 +75,9 @@ class Feed {
     this.#onState({ name });
   }
 
-  /** Forget the present connection, or the pause before the next, whichever there is. */
+  /** Drop the connection, or the pause before the next one. */
   #drop() {
     clearTimeout(this.#retryTimer);
-    clearTimeout(this.#silenceTimer);
     this.#retryTimer = 0;
     this.#attempt += 1;
     const socket = this.#socket;
@@ -90,8 +90,7 @@ class Feed {
     const socket = new WebSocket(this.#whole());
     this.#socket = socket;
     let wasOpen = false;
-    // What an abandoned socket still has to say is ignored: its successor starts
-    // at the cursor.
+    // Ignore late messages of an abandoned socket: its successor starts at the cursor.
     const ifCurrent = (act) => (event) => {
       if (this.#socket === socket) act(event);
     };
@@ -101,22 +100,21 @@ class Feed {
     });
     socket.onmessage = ifCurrent((event) => this.#take(JSON.parse(event.data)));
     socket.onclose = ifCurrent((event) => this.#closed(event.code, wasOpen));
-    this.#heard();
-    this.#watch();
+    this.#receivedAt = performance.now();
   }
 
   #whole() {
     const url = new URL(this.#address, location.href);
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    // Of a tree of many hundred runs it fits into no address. Then everything comes again, and what
-    // is known already is left out here.
+    // The cursor of many hundred runs is too long for an address. Then the server sends everything
+    // again, and #isNew drops the known events.
     if (this.#cursor && this.#cursor.length <= LONGEST_CURSOR) url.searchParams.set("cursor", this.#cursor);
     return url;
   }
 
   #take(message) {
     this.#failures = 0;
-    this.#heard();
+    this.#receivedAt = performance.now();
     if (message.type === "heartbeat") return;
     if (message.cursor) this.#cursor = message.cursor;
     const frames = (message.type === "frames" ? message.frames : [message])
@@ -151,7 +149,7 @@ class Feed {
     else this.#retryLater();
   }
 
-  /** "/ws/runs/<id>?view=page" -> "/runs/<id>"; of a list one line is enough. */
+  /** "/ws/runs/<id>?view=page" -> "/runs/<id>?page_size=1" */
   #sameThingOverHttp() {
     const path = new URL(this.#address, location.href).pathname.replace(/^\/ws/, "");
     return `${path}?page_size=1`;
@@ -160,7 +158,7 @@ class Feed {
   #retryLater() {
     const pause = PAUSES[Math.min(this.#failures, PAUSES.length - 1)];
     this.#failures += 1;
-    // All connections broke when the server went down: don't all come back at once.
+    // A server that went down broke all connections: don't reconnect all at once.
     const retryInSeconds = pause * (0.75 + Math.random() / 2);
     this.#retryTimer = setTimeout(() => {
       this.#onState({ name: "lost", retryInSeconds: 0 });
@@ -169,30 +167,18 @@ class Feed {
     this.#onState({ name: "lost", retryInSeconds });
   }
 
-  /** The page is looked at again: it may have slept, and timers with it. */
-  #lookAgain() {
+  /** The page is visible again: it and its timers may have slept. */
+  #wakeUp() {
     if (document.visibilityState !== "visible") return;
-    if (this.#retryTimer || this.#silentSeconds() > SILENCE) this.#connect();
+    if (this.#retryTimer || this.#isSilent()) this.#connect();
   }
 
-  #heard() {
-    this.#heardAt = performance.now();
-  }
-
-  #silentSeconds() {
-    return (performance.now() - this.#heardAt) / 1000;
-  }
-
-  /** One timer for the whole connection, not one for each message of a flood. */
-  #watch() {
-    const left = SILENCE - this.#silentSeconds();
-    this.#silenceTimer = setTimeout(() => {
-      if (this.#silentSeconds() < SILENCE) this.#watch();
-      else this.#breakOff();
-    }, Math.max(left, 0) * 1000 + 50);
+  #isSilent() {
+    return performance.now() - this.#receivedAt > SILENCE * 1000;
   }
 
   #breakOff() {
+    if (!this.#socket || !this.#isSilent()) return;
     this.#drop();
     this.#retryLater();
   }

@@ -1,4 +1,4 @@
-// A form that is made from a JSON Schema: what was typed, what is wrong with it, and where.
+// A form made from a JSON Schema: its values, and what is wrong with them.
 import { h } from "./dom.js";
 import { build, buildBare } from "./form_build.js";
 import { resolve } from "./schema.js";
@@ -6,14 +6,14 @@ import { resolve } from "./schema.js";
 const MOST_LISTED = 6;
 
 /**
- * `schema` is that of an object. `onchange` is called after each change, by whatever means.
- * `element` holds the fields, `messages` what concerns more than one of them.
+ * `schema` is that of an object. `onchange` is called after each change. `element` holds the
+ * fields, `messages` the list of problems.
  */
 export class SchemaForm {
   constructor(schema, { initial, maxBytes = Infinity, onchange = () => {} } = {}) {
     this.root = schema;
     this.maxBytes = maxBytes;
-    this.leftOut = [];  // labels of what `initial` had that the schema has no place for
+    this.leftOut = [];  // labels of initial values that no longer fit
     this.onchange = onchange;
     this.wasRefused = false;
     this.summarised = "";
@@ -30,7 +30,7 @@ export class SchemaForm {
     for (const name of Object.keys(initial ?? {})) {
       if (!(name in schema.properties)) this.leftOut.push(name);
     }
-    // Not as a whole: one part that doesn't fit any more should not lose the others.
+    // Each part is checked by itself: one that no longer fits should not lose the others.
     return buildBare(this, { ...schema, type: "object", additionalProperties: false }, {
       path: [], label: "", isRequired: true,
     }, initial ?? undefined);
@@ -42,7 +42,7 @@ export class SchemaForm {
 
   buildBare(schema, place, initial) { return buildBare(this, schema, place, initial); }
 
-  /** Something was typed, chosen, added or moved; `target` is the element, if it was one. */
+  /** A value has changed; `target` is its element, if there is one. */
   changed(target = null) {
     for (const field of this.serverMessages.keys()) {
       if (!target || field.element.contains(target)) this.serverMessages.delete(field);
@@ -53,16 +53,14 @@ export class SchemaForm {
 
   // What the page asks for.
 
-  read() { return this.fields.read(); }
-
-  draft() { return this.fields.draft(); }
+  read(isDraft) { return this.fields.read(isDraft); }
 
   /** Files are too large to be part of a draft. */
   hasFiles() { return this.everyField().some((field) => field.file); }
 
   get isEmpty() { return this.fields.children().length === 0; }
 
-  /** Check everything and say what is wrong; true if nothing is. From then on it is checked as it changes. */
+  /** Show all problems, and return whether there are none. If there are, each change checks again. */
   async check() {
     await this.fields.settled();
     this.serverMessages.clear();
@@ -73,7 +71,7 @@ export class SchemaForm {
     return problems.length === 0;
   }
 
-  /** Put what the server found ({"input.documents.0": ["..."]}) at its fields; what has none is returned. */
+  /** Show the server's messages ({"input.documents.0": ["..."]}); return those without a field. */
   refuse(messages) {
     const homeless = [];
     for (const [path, texts] of Object.entries(messages)) {
@@ -97,10 +95,10 @@ export class SchemaForm {
     this.summarise(everyField.filter((field) => found.has(field)), found);
   }
 
-  /** With several messages, one may be out of sight: list them. */
+  /** List several messages: some may be out of sight. */
   summarise(fields, found) {
     const text = fields.map((field) => field.fullName + found.get(field)).join();
-    if (text === this.summarised) return;  // it is read aloud whenever it changes
+    if (text === this.summarised) return;  // a screen reader reads each change
     this.summarised = text;
     this.messages.replaceChildren(...fields.length < 2 ? [] : [drawSummary(fields, found)]);
   }
@@ -120,7 +118,7 @@ function drawSummary(fields, found) {
     h("ul", {}, lines, more > 0 && h("li", {}, `and ${more} more`)));
 }
 
-/** The keys of a path below "input"; null for what is no part of the input. */
+/** The keys of a path below "input", or null. */
 function keysOf(path) {
   const keys = path.replaceAll("[", ".").replaceAll("]", "").split(".");
   return keys[0] === "input" ? keys.slice(1) : null;

@@ -1,4 +1,4 @@
-// From a part of the schema to the field that draws it: the one place that knows all kinds.
+// Choose the field for a part of the schema: the one module that knows all kinds.
 import { OptionalField, UnionField } from "./form_envelopes.js";
 import { pathText } from "./form_field.js";
 import { DocumentField } from "./form_files.js";
@@ -9,7 +9,7 @@ import {
 import { ChoicesField, DictField, ListField, canBeTicked } from "./form_rows.js";
 import { fits, kindOf, withoutNull } from "./schema.js";
 
-/** A schema may nest without end, by its defaults; what is deeper is typed as JSON. */
+/** A schema may nest without end; deeper parts are typed as JSON. */
 const MOST_LEVELS = 12;
 
 const KINDS = {
@@ -18,10 +18,7 @@ const KINDS = {
 };
 const GROUPS = new Set(["choices", "dict", "list", "object", "tuple"]);
 
-/**
- * Make the field of a schema as it stands in its parent's. A value that doesn't fit is noted in
- * `form.leftOut`, and the default takes its place.
- */
+/** Make a field. A given value that doesn't fit goes to `form.leftOut`, and the default is used. */
 export function build(form, rawSchema, place, given) {
   const { schema, isNullable } = withoutNull(rawSchema, form.root);
   if (given !== undefined && !fits(rawSchema, given, form.root)) {
@@ -34,13 +31,13 @@ export function build(form, rawSchema, place, given) {
   return buildBare(form, schema, whole, initial ?? undefined);
 }
 
-/** A group that may be null or left out; a list or dict without a row is left out by itself. */
+/** Say whether a box decides if a group is there. Lists and dicts without a row need none. */
 function needsTicking(kind, schema, { isNullable, isRequired, path }) {
   if (!GROUPS.has(kind) || path.length === 0) return false;
   return isNullable || (["object", "tuple"].includes(kind) && !isRequired && schema.default === undefined);
 }
 
-/** Make the field of a schema that is resolved and without its null. */
+/** Make the field of a resolved schema without its null. */
 export function buildBare(form, schema, place, initial) {
   const kind = place.path.length > MOST_LEVELS ? "json" : drawnAs(form, schema, place, initial);
   if (kind === "text") return buildText(form, schema, place, initial);
@@ -48,7 +45,7 @@ export function buildBare(form, schema, place, initial) {
   return new KINDS[kind](form, schema, place, initial);
 }
 
-/** The kind, where the value or the place asks for another one than the schema alone. */
+/** The kind of field: the value or the place may ask for another than the schema does. */
 function drawnAs(form, schema, place, initial) {
   const kind = kindOf(schema, form.root);
   if (kind === "object" && hasExtraParts(schema, initial)) return "json";

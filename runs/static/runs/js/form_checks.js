@@ -1,5 +1,5 @@
-// What is wrong with a value, in a sentence; "" if nothing is. The server checks again, and has the
-// last word: what can't be checked here as it would be there (a pattern in another dialect) passes.
+// What is wrong with a value, in a sentence, or "". The server checks again: what can't be checked
+// here in the same way (a pattern in another dialect) passes.
 
 const EMAIL = /^[^\s@]+@[^\s@]+\.[^\s@]+$/;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
@@ -8,7 +8,7 @@ const DURATION = /^[+-]?P(?=.)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=.)(\d+H)?(\d+M)?(\
 export function textProblem(schema, text) {
   const { minLength = 0, maxLength = Infinity } = schema;
   if (text.includes("\0")) return "NUL characters can't be kept; is this a text?";
-  // In UTF-16 a text is never shorter than in characters, so most need not be counted.
+  // Counting characters is slow; a text never has more of them than UTF-16 units.
   const length = text.length > maxLength || text.length < 2 * minLength ? [...text].length : text.length;
   if (length < minLength) return `At least ${count(minLength, "character")}, please.`;
   if (length > maxLength) return `At most ${count(maxLength, "character")}, please; these are ${length}.`;

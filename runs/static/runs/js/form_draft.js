@@ -1,7 +1,7 @@
-// What was typed outlives an accidental reload: in this tab, until a run was started with it.
+// Keep a form's values over an accidental reload, in this tab, until a run starts with them.
 
 export class Draft {
-  /** `name` says whose it is; forms of other agents, or begun from other runs, have their own. */
+  /** Each agent, and each run that is edited, has a draft of its own `name`. */
   constructor(name) {
     this.key = `halting:form:${name}`;
   }
@@ -18,7 +18,7 @@ export class Draft {
     try {
       sessionStorage.setItem(this.key, JSON.stringify(value));
     } catch {
-      this.clear();  // too much to keep: rather nothing than what is out of date
+      this.clear();  // too large: an old draft would mislead
     }
   }
 
@@ -26,7 +26,7 @@ export class Draft {
     try {
       sessionStorage.removeItem(this.key);
     } catch {
-      // Storage is forbidden here: then nothing was kept.
+      // The browser forbids storage: there is no draft.
     }
   }
 }

@@ -1,7 +1,7 @@
-// Fields around another field at the same path: of which shape it is, or whether it is there at all.
-// The one inside is built when it is asked for, so that schemas which refer to themselves have an end.
+// Fields around another field at the same path: its shape, or whether it is there. The field inside
+// is built on demand, because a schema may refer to itself.
 import { h } from "./dom.js";
-import { ABSENT, Field } from "./form_field.js";
+import { Field } from "./form_field.js";
 import { fits, nameOf, resolve, variantsOf } from "./schema.js";
 
 class Envelope extends Field {
@@ -16,14 +16,7 @@ class Envelope extends Field {
 
   children() { return this.inner ? [this.inner] : []; }
 
-  read() { return this.inner ? this.inner.read() : this.nothing(); }
-
-  draft() { return this.inner ? this.inner.draft() : this.nothing(); }
-
-  nothing() {
-    const { isNullable, isRequired } = this.place;
-    return isNullable && (isRequired || (this.schema.default ?? null) !== null) ? null : ABSENT;
-  }
+  read(isDraft) { return this.inner ? this.inner.read(isDraft) : this.emptyValue; }
 
   find(keys) { return this.inner ? this.inner.find(keys) : this; }
 
@@ -38,7 +31,7 @@ class Envelope extends Field {
   }
 }
 
-/** One of several shapes: a list to pick the shape from, and that shape's own field. */
+/** One of several shapes: a select, and the field of the chosen shape. */
 export class UnionField extends Envelope {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
@@ -49,15 +42,10 @@ export class UnionField extends Envelope {
     },
     h("option", { value: "" }, this.mayBeLeftOut() ? "Not set" : "Choose..."),
     this.variants.map((_, index) => h("option", { value: index }, this.nameOf(index))));
-    this.element = h("div", { class: "field field-union" }, this.heading("label", { for: this.id }),
-      this.helpLine, this.select, this.errorLine, this.body);
-    this.begin(initial);
-    this.describe(false);
-  }
-
-  begin(initial) {
-    const isGiven = initial !== undefined && initial !== null;
-    const index = isGiven ? this.variants.findIndex((variant) => fits(variant, initial, this.form.root)) : -1;
+    this.put(h("div", { class: "field field-union" }), this.heading("label", { for: this.id }), this.select);
+    this.element.append(this.body);
+    const isGiven = (initial ?? null) !== null;
+    const index = isGiven ? this.variants.findIndex((variant) => fits(variant, initial, form.root)) : -1;
     this.select.value = index < 0 ? "" : index;
     this.choose(initial);
   }
@@ -83,20 +71,16 @@ export class UnionField extends Envelope {
   problem() { return this.inner || this.mayBeLeftOut() ? "" : "Please choose one."; }
 }
 
-/** A group that need not be there: ticked, it is. */
+/** A group that may be missing: a checkbox, and the group. */
 export class OptionalField extends Envelope {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
-    this.input = h("input", {
-      type: "checkbox", id: this.id,
-      onchange: () => this.toggle(),
-    });
-    this.input.checked = initial !== undefined && initial !== null;
-    this.element = h("div", { class: "field field-optional" },
-      h("label", { class: "check field-label" }, this.input, this.labelText),
-      this.helpLine, this.errorLine, this.body);
+    this.input = h("input", { type: "checkbox", id: this.id, onchange: () => this.toggle() });
+    this.input.checked = (initial ?? null) !== null;
+    this.put(h("div", { class: "field field-optional" }),
+      h("label", { class: "check field-label" }, this.input, this.labelText));
+    this.element.append(this.body);
     this.toggle(initial);
-    this.describe(false);
   }
 
   toggle(initial) {

@@ -1,21 +1,20 @@
-// One place of the form: label, help, control, and the message when something is wrong with it.
-// A field knows its own part of the schema and how to read it; what surrounds it is its parent's.
+// One place of the form: label, help, control, and an error message.
 import { h } from "./dom.js";
 
-/** What `read` gives for a field that is left out of the input. */
+/** The value of a field that is left out of the input. */
 export const ABSENT = undefined;
 
 let lastId = 0;
 
 /**
- * The base of all fields. `form` is what they share (see form.js), `schema` is resolved and without
- * its null, `place` says where the field stands:
+ * The base of all fields. `form` is the SchemaForm, `schema` is resolved and without its null,
+ * `place` says where the field is:
  *   path        the keys that lead to it, ["documents", 0]
- *   label       what a person calls it; `mark` stands beside it, for the eyes that skip the rest
+ *   label       its name for a reader; `mark` replaces the "required" after it
  *   isRequired  it can't be left out
- *   isNullable  an empty one means null
+ *   isNullable  empty means null
  *   parent      the field that it is a named part of
- *   isSilent    the label is there for those who listen only; something beside it shows it
+ *   isSilent    the label is for screen readers only: something else shows it
  */
 export class Field {
   constructor(form, schema, place) {
@@ -29,29 +28,36 @@ export class Field {
     this.helpLine = help && h("p", { class: "field-help", id: `${this.id}-help` }, withCode(help));
   }
 
-  // What kinds of fields say for themselves.
+  /**
+   * The JSON value, or ABSENT; valid only while `problems()` is empty. A draft may be read at any
+   * time, and leaves files and passwords out.
+   */
+  read(_isDraft) { return ABSENT; }
 
-  /** The JSON value, or ABSENT. Of use only while `problems()` is empty. */
-  read() { return ABSENT; }
-
-  /** What to keep of it over a reload: as `read`, without files and passwords. */
-  draft() { return this.read(); }
-
-  /** What is wrong with this very field, or "". */
+  /** What is wrong with this field itself, or "". */
   problem() { return ""; }
 
   /** The fields inside. */
   children() { return []; }
 
-  /** The element that is described by help and error, and carries data-path. */
+  /** The element with data-path, which help and error describe. */
   get control() { return this.element; }
 
-  // What all have in common.
-
-  /** Its label, with those of what it is a part of: "Person: Name". */
+  /** Its label after those of its parents: "Person: Name". */
   get fullName() {
     const { label, parent } = this.place;
     return parent?.place.label ? `${parent.fullName}: ${label}` : label;
+  }
+
+  /** Whether it may stay empty. */
+  get isOpen() {
+    return this.place.isNullable || (!this.place.isRequired && this.schema.default === undefined);
+  }
+
+  /** The value of an empty field. */
+  get emptyValue() {
+    const { isNullable, isRequired } = this.place;
+    return isNullable && (isRequired || (this.schema.default ?? null) !== null) ? null : ABSENT;
   }
 
   problems() {
@@ -60,12 +66,12 @@ export class Field {
     return [...own, ...this.children().flatMap((child) => child.problems())];
   }
 
-  /** Wait until files that were chosen are read. */
+  /** Wait until chosen files are read. */
   async settled() {
     await Promise.all(this.children().map((child) => child.settled()));
   }
 
-  /** Find the field at a path, or the one that it lies in. */
+  /** Find the field at a path, or the nearest one around it. */
   find(keys) {
     for (const child of this.children()) {
       const own = child.place.path;
@@ -74,7 +80,7 @@ export class Field {
     return this;
   }
 
-  /** Stand somewhere else, or under another name: rows are moved and removed. */
+  /** Change path or label: rows are moved and removed. */
   stand(changes) {
     this.place = { ...this.place, ...changes };
     this.labelText.textContent = this.place.label;
@@ -106,24 +112,24 @@ export class Field {
     (first ?? this.element).focus();
   }
 
-  /** Put label, help, control and error together, for a field with one control. */
-  frame(control, ...more) {
-    control.id = this.id;
-    if (this.place.isRequired) control.setAttribute("aria-required", "true");
-    this.element = h("div", { class: "field" }, this.heading("label", { for: this.id }),
-      this.helpLine, control, ...more, this.errorLine);
+  /** Put heading, help, body and error together. */
+  put(element, heading, ...body) {
+    element.append(...[heading, this.helpLine, ...body, this.errorLine].filter(Boolean));
+    this.element = element;
     this.namePath();
     this.describe(false);
-    return this.element;
   }
 
-  /** The same for a field of several controls. */
+  /** A field with one control. */
+  frame(control) {
+    control.id = this.id;
+    if (this.place.isRequired) control.setAttribute("aria-required", "true");
+    this.put(h("div", { class: "field" }), this.heading("label", { for: this.id }), control);
+  }
+
+  /** A field with several controls. */
   frameGroup(properties, ...body) {
-    this.element = h("fieldset", { class: "field", tabindex: -1, ...properties },
-      this.heading("legend"), this.helpLine, ...body, this.errorLine);
-    this.namePath();
-    this.describe(false);
-    return this.element;
+    this.put(h("fieldset", { class: "field", tabindex: -1, ...properties }), this.heading("legend"), ...body);
   }
 
   heading(name, properties = {}) {
@@ -134,7 +140,7 @@ export class Field {
   }
 }
 
-/** "documents[0].name", as messages and tests name a field. */
+/** "documents[0].name" */
 export function pathText(path) {
   return path.reduce((text, key) => {
     if (typeof key === "number") return `${text}[${key}]`;
@@ -142,12 +148,12 @@ export function pathText(path) {
   }, "");
 }
 
-/** The place, where the help ends with `more`. */
+/** The place, with `more` at the end of its help. */
 export function withHelp(place, schema, ...more) {
   return { ...place, help: [place.help ?? schema.description, ...more].filter(Boolean).join(" ") };
 }
 
-/** What stands in ``double backticks`` is code, as in the agent's own description. */
+/** Text in ``double backticks`` is code, as in the agent's description. */
 function withCode(text) {
   return text.split(/``(.+?)``/).map((piece, index) => index % 2 ? h("code", {}, piece) : piece);
 }

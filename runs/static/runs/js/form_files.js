@@ -1,12 +1,12 @@
-// A text that may also come as a file: chosen, or dropped on the field. Texts are read into the text
-// area; what is no text (a PDF) is sent as a data: URL and shown by its name and size.
+// A text that may come as a file, chosen or dropped. A text file goes into the text area; any other
+// (a PDF) is sent as a data: URL, and its name and size are shown.
 import { h } from "./dom.js";
 import { size, textProblem } from "./form_checks.js";
 import { ABSENT } from "./form_field.js";
 import { TextField } from "./form_inputs.js";
 
 const DATA_URL = /^data:([\w.+-]+\/[\w.+-]+)(?:;[\w.+=-]+)*;base64,/i;
-/** A text area with more than this makes typing slow. */
+/** Typing is slow in a text area with more. */
 const MOST_TYPED = 200_000;
 
 const TEXT_NAMES = /\.(txt|md|markdown|rst|csv|tsv|json|jsonl|xml|html?|ya?ml|toml|ini|log|tex|srt|py|js|ts|css|sql|sh)$/i;
@@ -20,7 +20,7 @@ export class DocumentField extends TextField {
     this.accept = schema["x-accept"];
     this.reading = null;
     this.file = null;
-    this.refusal = "";  // why the last file was not taken; says nothing about the value
+    this.refusal = "";  // why the last file was not taken
     this.chip = h("div", { class: "file-place" });
     this.input.after(this.chip, h("div", { class: "buttons file-tools" },
       fileButton(this.accept, place.label, false, (files) => this.take(files)),
@@ -42,7 +42,7 @@ export class DocumentField extends TextField {
     });
   }
 
-  /** Take the first file, and let the list that this is in, if any, have the others. */
+  /** Take the first file; the list around this field takes the others. */
   take([file, ...others]) {
     if (others.length) this.place.takeMore?.(others);
     this.refusal = "";
@@ -93,9 +93,10 @@ export class DocumentField extends TextField {
 
   isEmpty() { return !this.file && !this.reading && this.input.value === ""; }
 
-  read() { return this.file ? this.file.value : super.read(); }
-
-  draft() { return this.file ? ABSENT : super.draft(); }
+  read(isDraft) {
+    if (this.file) return isDraft ? ABSENT : this.file.value;
+    return super.read(isDraft);
+  }
 
   problem() { return this.file ? textProblem({ ...this.schema, format: "" }, this.file.value) : super.problem(); }
 
@@ -111,7 +112,7 @@ export function fileButton(accept, label, isMultiple, onfiles) {
       isMultiple ? "Choose files" : "Choose a file", h("span", { class: "visually-hidden" }, ` for ${label}`)));
 }
 
-/** Say whether a file is of a kind that an `accept` list names, as the browser's chooser reads it. */
+/** Say whether an `accept` list names a file's kind, by the rules of the browser's chooser. */
 function isAccepted(file, accept) {
   const kinds = accept.split(",").map((kind) => kind.trim().toLowerCase()).filter(Boolean);
   const type = typeOf(file);
@@ -122,14 +123,14 @@ function isAccepted(file, accept) {
   });
 }
 
-/** Not every system knows every type: then the name tells. */
+/** The file's type, by its name where the system does not know it. */
 function typeOf(file) {
   if (file.type) return file.type.toLowerCase();
   if (/\.pdf$/i.test(file.name)) return "application/pdf";
   return TEXT_NAMES.test(file.name) ? "text/plain" : "application/octet-stream";
 }
 
-/** The file's text, or null if it is none. */
+/** The file's text, or null if it is not a text. */
 async function textOf(file) {
   if (!TEXT_TYPES.test(typeOf(file)) && !TEXT_NAMES.test(file.name)) return null;
   const bytes = new Uint8Array(await file.arrayBuffer());
@@ -138,7 +139,7 @@ async function textOf(file) {
   try {
     return new TextDecoder(encoding, { fatal: true }).decode(bytes).replaceAll("\r\n", "\n");
   } catch {
-    return null;  // in another encoding: the agent gets the bytes, and may know better
+    return null;  // in another encoding: the agent gets the bytes
   }
 }
 
@@ -167,7 +168,7 @@ function bytesOf(text) {
   return Math.floor((text.length - data[0].length - (text.match(/=*$/)?.[0].length ?? 0)) * 3 / 4);
 }
 
-/** A file that misses its field must not take the place of the page. */
+/** A file that is dropped outside a field must not replace the page. */
 export function keepDroppedFilesOut(root) {
   for (const type of ["dragover", "drop"]) {
     root.addEventListener(type, (event) => {

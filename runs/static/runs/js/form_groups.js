@@ -3,7 +3,7 @@ import { h } from "./dom.js";
 import { ABSENT, Field } from "./form_field.js";
 import { isObject, kindOf, resolve, withoutNull } from "./schema.js";
 
-/** An object with named parts. The outermost one is the form itself and has no frame. */
+/** An object with named parts. The outermost one is the form, without a frame. */
 export class ObjectField extends Field {
   constructor(form, schema, place, initial = {}) {
     super(form, schema, { ...place, mark: "" });
@@ -21,12 +21,8 @@ export class ObjectField extends Field {
 
   children() { return this.parts; }
 
-  read() { return this.gather((part) => part.read()); }
-
-  draft() { return this.gather((part) => part.draft()); }
-
-  gather(valueOf) {
-    const pairs = this.parts.map((part) => [part.place.path.at(-1), valueOf(part)]);
+  read(isDraft) {
+    const pairs = this.parts.map((part) => [part.place.path.at(-1), part.read(isDraft)]);
     return Object.fromEntries(pairs.filter(([, value]) => value !== ABSENT));
   }
 
@@ -37,12 +33,12 @@ export class ObjectField extends Field {
 }
 
 function labelOf(schema, name, root) {
-  // A part that refers to a model has the model's title; its own name says more.
+  // The title of a $ref is the model's; the part's own name says more.
   const own = schema.title ?? (schema.$ref ? "" : resolve(schema, root).title);
   return own || spoken(name);
 }
 
-/** "max_words" as a person would write it. */
+/** "max_words" -> "Max words" */
 function spoken(name) {
   const words = name.replaceAll("_", " ").trim();
   return words.charAt(0).toUpperCase() + words.slice(1);
@@ -68,9 +64,10 @@ export class TupleField extends Field {
 
   children() { return this.parts; }
 
-  read() { return this.parts.map((part) => part.read()); }
-
-  draft() { return this.parts.map((part) => part.draft() ?? null); }
+  read(isDraft) {
+    const values = this.parts.map((part) => part.read(isDraft));
+    return isDraft ? values.map((value) => value ?? null) : values;
+  }
 
   stand(changes) {
     super.stand(changes);
@@ -80,7 +77,7 @@ export class TupleField extends Field {
   }
 }
 
-/** Say whether an object has parts that its schema doesn't name but allows: no field would keep them. */
+/** Say whether an object has parts that its schema allows but doesn't name: they have no field. */
 export function hasExtraParts(schema, value) {
   return Boolean(schema.additionalProperties) && isObject(value)
     && Object.keys(value).some((name) => !(name in schema.properties));

@@ -7,19 +7,12 @@ import { constantOf, isSame, plain } from "./schema.js";
 const MISSING = "Please fill this in.";
 const NOT_CHOSEN = "Please choose one.";
 
-/** What an empty field means, where it may be empty. */
-function emptyValue({ isNullable, isRequired }, schema) {
-  if (!isNullable) return ABSENT;
-  return isRequired || (schema.default ?? null) !== null ? null : ABSENT;
+/** The problem of an empty field. Its default, if it does not show, must not apply unseen. */
+function emptyProblem({ isOpen, place }, { showsDefault = false } = {}) {
+  return isOpen || (showsDefault && !place.isRequired) ? "" : MISSING;
 }
 
-/** What to say to an empty field. Left out, its default would apply, unseen. */
-function emptyProblem({ isNullable, isRequired }, schema, { showsDefault = false } = {}) {
-  if (isNullable) return "";
-  return isRequired || (schema.default !== undefined && !showsDefault) ? MISSING : "";
-}
-
-/** The default, to be shown in the empty field for which it stands. */
+/** The default, as the placeholder of an empty field. */
 function defaultShown({ isNullable }, schema) {
   return isNullable || (schema.default ?? null) === null ? null : plain(schema.default);
 }
@@ -28,32 +21,28 @@ function defaultShown({ isNullable }, schema) {
 export class TextField extends Field {
   constructor(form, schema, place, initial = "") {
     super(form, schema, place);
-    this.input = isLong(schema, initial) ? longInput() : shortInput(schema);
+    this.input = isLong(schema, initial) ? h("textarea", { class: "input", rows: 6 }) : shortInput(schema);
     this.input.value = initial;
     this.frame(this.input);
   }
 
   get control() { return this.input; }
 
-  read() {
+  read(isDraft) {
     const text = this.input.value;
-    if (text !== "") return text;
-    return this.mayBeEmptyText() ? "" : emptyValue(this.place, this.schema);
-  }
-
-  draft() {
-    return this.schema.format === "password" ? ABSENT : this.read();
+    if (isDraft && this.schema.format === "password") return ABSENT;
+    return text !== "" || this.mayBeEmptyText() ? text : this.emptyValue;
   }
 
   problem() {
     const text = this.input.value;
     if (this.input.validity.badInput) return "This is not complete.";
-    if (text.trim() === "" && this.place.isRequired) return emptyProblem(this.place, this.schema);
-    if (text === "" && !this.mayBeEmptyText()) return emptyProblem(this.place, this.schema);
+    const isEmpty = this.place.isRequired ? text.trim() === "" : text === "" && !this.mayBeEmptyText();
+    if (isEmpty) return emptyProblem(this);
     return textProblem(this.schema, text);
   }
 
-  /** An emptied text is an empty text where the form had shown one; a date, say, never is. */
+  /** An emptied text is "" if the default was a text; a date, for example, never is. */
   mayBeEmptyText() {
     const { isNullable, isRequired } = this.place;
     const isPlain = !this.schema.format || this.schema.format === "textarea";
@@ -64,10 +53,6 @@ export class TextField extends Field {
 function isLong(schema, text) {
   if (schema.format && schema.format !== "textarea") return false;
   return schema.format === "textarea" || schema["x-accept"] || schema.maxLength > 200 || text.includes("\n");
-}
-
-function longInput() {
-  return h("textarea", { class: "input", rows: 6 });
 }
 
 const INPUT_TYPES = { email: "email", uri: "url", password: "password", date: "date", time: "time" };
@@ -85,7 +70,7 @@ function shortInput(schema) {
   });
 }
 
-/** A number; typed as text, because a number input drops what it can't read. */
+/** A number, in a text input: a number input drops what it can't read. */
 export class NumberField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, withHelp(place, schema, rangeHelp(schema)));
@@ -99,17 +84,13 @@ export class NumberField extends Field {
 
   get control() { return this.input; }
 
-  read() {
-    return this.isEmpty() ? emptyValue(this.place, this.schema) : parseNumber(this.input.value);
-  }
-
-  draft() {
-    const value = this.read();
-    return Number.isNaN(value) ? ABSENT : value;
+  read(isDraft) {
+    const value = this.isEmpty() ? this.emptyValue : parseNumber(this.input.value);
+    return isDraft && Number.isNaN(value) ? ABSENT : value;
   }
 
   problem() {
-    if (this.isEmpty()) return emptyProblem(this.place, this.schema, { showsDefault: true });
+    if (this.isEmpty()) return emptyProblem(this, { showsDefault: true });
     return numberProblem(this.schema, parseNumber(this.input.value));
   }
 
@@ -126,13 +107,13 @@ function rangeHelp({ minimum, maximum }) {
   return minimum !== undefined && maximum !== undefined ? `${minimum} to ${maximum}.` : "";
 }
 
-/** An instant. It is typed in the reader's own time zone, and sent with its offset. */
+/** An instant, typed in the reader's time zone and sent with its offset. */
 export class InstantField extends Field {
   constructor(form, schema, place, initial = "") {
     super(form, schema, withHelp(place, schema, "In your own time zone."));
     this.input = h("input", { class: "input input-narrow", type: "datetime-local", step: hasSeconds(initial) && 1 });
     this.input.value = localText(initial);
-    // Sent back as it came unless the person changes it: the input knows no fractions, no offsets.
+    // Unless the reader changes it, it is sent back as it came: the input has no fractions or offsets.
     this.shown = { text: this.input.value, value: initial };
     this.frame(this.input);
   }
@@ -141,13 +122,13 @@ export class InstantField extends Field {
 
   read() {
     const text = this.input.value;
-    if (text === "") return emptyValue(this.place, this.schema);
+    if (text === "") return this.emptyValue;
     return text === this.shown.text ? this.shown.value : withOffset(text);
   }
 
   problem() {
     if (this.input.validity.badInput) return "This is not complete.";
-    return this.input.value === "" ? emptyProblem(this.place, this.schema) : "";
+    return this.input.value === "" ? emptyProblem(this) : "";
   }
 }
 
@@ -168,16 +149,13 @@ function withOffset(text) {
   return `${text}${minutes < 0 ? "-" : "+"}${two(minutes / 60)}:${two(minutes % 60)}`;
 }
 
-/** Yes or no, where not saying it is no third answer. */
+/** Yes or no. */
 export class BooleanField extends Field {
   constructor(form, schema, place, initial = false) {
     super(form, schema, place);
     this.input = h("input", { type: "checkbox", id: this.id });
     this.input.checked = initial;
-    this.element = h("div", { class: "field" },
-      h("label", { class: "check" }, this.input, this.labelText), this.helpLine, this.errorLine);
-    this.namePath();
-    this.describe(false);
+    this.put(h("div", { class: "field" }), h("label", { class: "check" }, this.input, this.labelText));
   }
 
   get control() { return this.input; }
@@ -187,15 +165,14 @@ export class BooleanField extends Field {
 
 const MOST_RADIOS = 4;
 
-/** One of several values of any type: radio buttons when they are few, else a list to pick from. */
+/** One of several values of any type: a few as radio buttons, more as a select. */
 export class ChoiceField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
     this.values = schema.enum;
-    const isOpen = place.isNullable || !place.isRequired && schema.default === undefined;
     const chosen = this.values.findIndex((value) => isSame(value, initial));
-    if (this.values.length <= MOST_RADIOS && !isOpen) this.drawRadios(chosen);
-    else this.drawSelect(chosen, isOpen);
+    if (this.values.length <= MOST_RADIOS && !this.isOpen) this.drawRadios(chosen);
+    else this.drawSelect(chosen);
   }
 
   drawRadios(chosen) {
@@ -205,10 +182,9 @@ export class ChoiceField extends Field {
         h("label", { class: "check" }, input, wordsOf(this.values[index], this.schema)))));
   }
 
-  drawSelect(chosen, isOpen) {
-    const nothing = isOpen ? "Not set" : "Choose...";
+  drawSelect(chosen) {
     this.select = h("select", { class: "input input-narrow" },
-      (isOpen || chosen < 0) && h("option", { value: "" }, nothing),
+      (this.isOpen || chosen < 0) && h("option", { value: "" }, this.isOpen ? "Not set" : "Choose..."),
       this.values.map((value, index) => h("option", { value: index, selected: index === chosen }, wordsOf(value, this.schema))));
     this.frame(this.select);
   }
@@ -217,7 +193,7 @@ export class ChoiceField extends Field {
 
   read() {
     const chosen = this.chosen();
-    return chosen === "" ? emptyValue(this.place, this.schema) : this.values[Number(chosen)];
+    return chosen === "" ? this.emptyValue : this.values[Number(chosen)];
   }
 
   chosen() {
@@ -234,20 +210,18 @@ function wordsOf(value, schema) {
   return value === "" ? "(empty)" : plain(value);
 }
 
-/** What can only be one value: shown, since it will be sent. */
+/** A constant: shown, because it is sent. */
 export class ConstantField extends Field {
   constructor(form, schema, place) {
     super(form, schema, place);
-    this.element = h("div", { class: "field", hidden: place.isHidden },
-      h("span", { class: "field-label" }, this.labelText), this.helpLine,
-      h("code", { class: "field-constant" }, plain(constantOf(schema))), this.errorLine);
-    this.namePath();
+    this.put(h("div", { class: "field", hidden: place.isHidden }), h("span", { class: "field-label" }, this.labelText),
+      h("code", { class: "field-constant" }, plain(constantOf(schema))));
   }
 
   read() { return constantOf(this.schema); }
 }
 
-/** Anything that has no shape to draw: typed as JSON. */
+/** Any value that no other field can draw: typed as JSON. */
 export class JsonField extends Field {
   constructor(form, schema, place, initial) {
     super(form, schema, withHelp(place, schema, "As JSON."));
@@ -261,12 +235,11 @@ export class JsonField extends Field {
   get control() { return this.input; }
 
   read() {
-    if (this.input.value.trim() === "") return emptyValue(this.place, this.schema);
-    return parsed(this.input.value).value;
+    return this.input.value.trim() === "" ? this.emptyValue : parsed(this.input.value).value;
   }
 
   problem() {
-    if (this.input.value.trim() === "") return emptyProblem(this.place, this.schema, { showsDefault: true });
+    if (this.input.value.trim() === "") return emptyProblem(this, { showsDefault: true });
     return parsed(this.input.value).problem;
   }
 }

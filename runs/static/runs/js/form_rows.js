@@ -1,11 +1,11 @@
-// Fields with as many parts as a person wants: lists, names and values, several of several.
+// Fields with any number of parts: lists, dicts, several of several choices.
 import { h } from "./dom.js";
 import { countHelp, countProblem, textProblem } from "./form_checks.js";
 import { ABSENT, Field, withHelp } from "./form_field.js";
 import { fileButton } from "./form_files.js";
 import { dictKeys, dictValues, isSame, plain, resolve } from "./schema.js";
 
-/** Rows that are added and removed. What a row holds is the business of the kinds below. */
+/** Rows that are added and removed. */
 class RowsField extends Field {
   constructor(form, schema, place) {
     super(form, schema, rowsPlace(schema, place));
@@ -47,7 +47,7 @@ class RowsField extends Field {
     this.list.hidden = !this.rows.length;
   }
 
-  /** What is wrong with the rows as a whole is mostly that there are too few. */
+  /** Most problems of the rows as a whole are that there are too few. */
   focus() {
     if (this.addButton.disabled) super.focus();
     else this.addButton.focus();
@@ -57,10 +57,10 @@ class RowsField extends Field {
 
   children() { return this.rows.map((row) => row.field); }
 
-  /** No rows mean an empty list only where that isn't the same as leaving it out. */
-  isLeftOut() {
-    return !this.rows.length && !this.place.isRequired && this.schema.default === undefined;
-  }
+  /** Without rows it is left out, unless it is required or has a default. */
+  get isLeftOut() { return !this.rows.length && this.isOpen; }
+
+  read(isDraft) { return this.isLeftOut ? ABSENT : this.readRows(isDraft); }
 
   stand(changes) {
     super.stand(changes);
@@ -68,7 +68,7 @@ class RowsField extends Field {
   }
 }
 
-/** How many there may be, in words; nothing is required where none is enough. */
+/** The place, with the allowed count in its help. */
 function rowsPlace(schema, place) {
   const mark = place.isRequired && schema.minItems ? "required" : "";
   return { ...withHelp(place, schema, countHelp(schema)), mark };
@@ -84,7 +84,7 @@ function iconButton(text, onclick) {
 /** A list: rows in an order that can be changed. */
 export class ListField extends RowsField {
   constructor(form, schema, place, initial) {
-    // What is said of each row is said once, above them.
+    // The help of the rows stands once, above them.
     const item = resolve(schema.items, form.root);
     super(form, schema, withHelp(place, schema, item.description));
     const accept = item["x-accept"];
@@ -94,7 +94,7 @@ export class ListField extends RowsField {
     this.renumber();
   }
 
-  /** As many empty rows as must be filled in; a long list is begun with one. */
+  /** The rows that must be filled in, at most five. */
   firstValues() {
     return Array.from({ length: this.place.isRequired ? Math.min(this.schema.minItems ?? 0, 5) : 0 });
   }
@@ -149,15 +149,13 @@ export class ListField extends RowsField {
     this.form.changed();
   }
 
-  read() { return this.isLeftOut() ? ABSENT : this.children().map((field) => field.read()); }
-
-  draft() {
-    if (this.isLeftOut()) return ABSENT;
-    return this.children().map((field) => field.draft()).filter((value) => value !== ABSENT);
+  readRows(isDraft) {
+    const values = this.children().map((field) => field.read(isDraft));
+    return isDraft ? values.filter((value) => value !== ABSENT) : values;
   }
 
   problem() {
-    if (this.isLeftOut()) return "";
+    if (this.isLeftOut) return "";
     if (this.schema.uniqueItems && this.hasTwins()) return "Each entry may be there only once.";
     return countProblem(this.schema, this.rows.length);
   }
@@ -168,7 +166,7 @@ export class ListField extends RowsField {
   }
 }
 
-/** Names and values, the names free. */
+/** Free names with values. */
 export class DictField extends RowsField {
   constructor(form, schema, place, initial) {
     super(form, schema, place);
@@ -205,13 +203,9 @@ export class DictField extends RowsField {
     super.addByHand().key.focus();
   }
 
-  read() { return this.isLeftOut() ? ABSENT : this.gather((field) => field.read()); }
-
-  draft() { return this.isLeftOut() ? ABSENT : this.gather((field) => field.draft()); }
-
-  gather(valueOf) {
+  readRows(isDraft) {
     // Not by assignment: "__proto__" is a name like any other.
-    return Object.fromEntries(this.rows.map((row) => [row.key.value, valueOf(row.field)]));
+    return Object.fromEntries(this.rows.map((row) => [row.key.value, row.field.read(isDraft)]));
   }
 
   problem() {
@@ -229,7 +223,7 @@ export class DictField extends RowsField {
   }
 }
 
-/** Several of several values: boxes to tick. The order is the schema's. */
+/** Several of several values: checkboxes, in the schema's order. */
 export class ChoicesField extends Field {
   constructor(form, schema, place, initial = []) {
     super(form, schema, rowsPlace(schema, place));
@@ -245,8 +239,7 @@ export class ChoicesField extends Field {
 
   read() {
     const chosen = this.values.filter((_, index) => this.boxes[index].checked);
-    const isLeftOut = !chosen.length && !this.place.isRequired && this.schema.default === undefined;
-    return isLeftOut ? ABSENT : chosen;
+    return !chosen.length && this.isOpen ? ABSENT : chosen;
   }
 
   problem() {
@@ -255,7 +248,7 @@ export class ChoicesField extends Field {
   }
 }
 
-/** Say whether boxes can tell what a list of choices holds: each once, in the schema's order. */
+/** Say whether checkboxes can show a list of choices: each once, in the schema's order. */
 export function canBeTicked(schema, value, root) {
   const { enum: values } = resolve(schema.items, root);
   if (schema.minItems > values.length) return false;

@@ -1,46 +1,28 @@
-// Start a run, once, and say in a sentence what became of it if it was not started.
+// Start a run, once, and say in a sentence why it was not started.
 import { h } from "./dom.js";
 import { size } from "./form_checks.js";
-import { RequestFailed, post } from "./http.js";
+import { RequestFailed, newKey, post } from "./http.js";
 
 const KEPT = "What you typed is still here.";
 const NOT_TWICE = `Perhaps the run was started all the same. ${KEPT} Press Run again: it is not started twice.`;
 
+let last = {}; // the text of the last body that was sent, and its key
+
 /**
- * Sends inputs to POST /runs. The same input, sent again after a failure, carries the same
- * Idempotency-Key: if the answer alone was lost, there is still one run.
+ * Return the run that the server started. The same body, sent again after a failure, carries the
+ * same Idempotency-Key: if only the answer was lost, there is still one run. Throws RequestFailed.
  */
-export class Sender {
-  constructor(agent, address, maxBytes) {
-    this.agent = agent;
-    this.address = address;
-    this.maxBytes = maxBytes;
-    this.forget();
-  }
-
-  /** The next run is a new one, whatever its input. */
-  forget() {
-    this.last = { text: null, key: null };
-  }
-
-  /** Return the run. Throws RequestFailed. */
-  async send(input) {
-    const body = { agent: this.agent, input };
-    const text = JSON.stringify(body);
-    const bytes = new Blob([text]).size;
-    if (bytes > this.maxBytes) throw new RequestFailed("input_too_large", `The input has ${size(bytes)}.`, { status: 413 });
-    if (text !== this.last.text) this.last = { text, key: randomKey() };
-    return post(this.address, body, { "Idempotency-Key": this.last.key });
-  }
+export async function startRun(address, body, maxBytes) {
+  const text = JSON.stringify(body);
+  const bytes = new Blob([text]).size;
+  if (bytes > maxBytes) throw new RequestFailed("input_too_large", `The input has ${size(bytes)}.`, { status: 413 });
+  if (text !== last.text) last = { text, key: newKey() };
+  const run = await post(address, body, { "Idempotency-Key": last.key });
+  last = {};
+  return run;
 }
 
-/** crypto.randomUUID is missing where a page comes over plain HTTP from another host. */
-export function randomKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** What to tell a person whose run was not started, or perhaps was: children of an element. */
+/** Tell a reader that the run was not started, or perhaps was: children of an element. */
 export function failureWords(error, { maxBytes, signIn }) {
   if (!(error instanceof RequestFailed)) throw error;
   switch (error.code) {
@@ -53,12 +35,9 @@ export function failureWords(error, { maxBytes, signIn }) {
         h("a", { href: signIn, target: "_blank", rel: "noopener" }, "Sign in in another tab"), ", then press Run again."];
     case "csrf_failed":
       return ["The server did not trust this page any more, so nothing was started. Reload it, then press Run again."];
-    default:
-      return [...ofStatus(error)];
+    default: {
+      const isSure = error.status < 500 || error.status === 503;
+      return [error.message, isSure ? ` Nothing was started. ${KEPT}` : ` ${NOT_TWICE}`];
+    }
   }
-}
-
-function ofStatus(error) {
-  const isSure = error.status < 500 || error.status === 503;
-  return [error.message, isSure ? ` Nothing was started. ${KEPT}` : ` ${NOT_TWICE}`];
 }

@@ -41,7 +41,7 @@ export function instant(iso, form = "time", now = new Date()) {
   return (form === "short" ? DAY : DAY_AND_TIME).format(at);
 }
 
-/** Put every <time data-form> below `root` into the reader's own time zone. */
+/** Write every <time data-form> below `root` in the reader's time zone. */
 export function localiseInstants(root) {
   for (const element of root.querySelectorAll("time[data-form]")) {
     element.textContent = instant(element.dateTime, element.dataset.form);
@@ -49,5 +49,5 @@ export function localiseInstants(root) {
   }
 }
 
-/** The reader's time zone, for sentences that the server writes; "" if the browser won't say. */
+/** The reader's time zone, for sentences that the server writes; may be "". */
 export const timeZone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";

@@ -1,13 +1,12 @@
 // Ask the server. Errors have the API's one shape: {code, detail, fields?}.
 
 export class RequestFailed extends Error {
-  /** `code` is the API's, or "offline" without an answer. `body` is what came, if it was JSON. */
-  constructor(code, detail, { status = 0, fields = {}, body = null } = {}) {
+  /** `code` is the API's, or "offline" without an answer. */
+  constructor(code, detail, { status = 0, fields = {} } = {}) {
     super(detail);
     this.code = code;
     this.status = status;
     this.fields = fields;
-    this.body = body;
   }
 }
 
@@ -17,7 +16,7 @@ function cookie(name) {
 }
 
 /** POST JSON and return the answer's JSON. Throws RequestFailed. */
-export async function post(address, body = {}, headers = {}) {
+export function post(address, body = {}, headers = {}) {
   return ask(address, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-CSRFToken": cookie("csrftoken"), ...headers },
@@ -25,19 +24,25 @@ export async function post(address, body = {}, headers = {}) {
   });
 }
 
-/** GET JSON. Throws RequestFailed. */
-export async function get(address) {
-  return ask(address, { method: "GET" });
+/** An Idempotency-Key: a request that is repeated with it starts one run. */
+export function newKey() {
+  // crypto.randomUUID() is missing without TLS.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function ask(address, options) {
+/** GET JSON. Throws RequestFailed. */
+export function get(address) {
+  return ask(address);
+}
+
+async function ask(address, options = {}) {
   const response = await send(address, { ...options, headers: { Accept: "application/json", ...options.headers } });
   const body = await response.json().catch(() => null);
   if (response.ok) return body;
   throw failed(response, body);
 }
 
-/** GET a piece of HTML that our own server has made safe. Throws RequestFailed. */
+/** GET HTML of our own server, which has escaped it. Throws RequestFailed. */
 export async function getFragment(address) {
   const response = await send(address, { headers: { Accept: "text/html" } });
   if (!response.ok) throw failed(response, null);
@@ -53,7 +58,7 @@ async function send(address, options) {
   } catch {
     throw new RequestFailed("offline", "The server can't be reached.");
   }
-  // A person who is signed out gets a form to sign in; the admin has one of its own.
+  // A reader who is signed out gets a sign-in page; the admin has its own.
   if (response.redirected && /^\/(accounts|admin)\/login\//.test(new URL(response.url).pathname)) {
     throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
   }
@@ -62,7 +67,5 @@ async function send(address, options) {
 
 function failed(response, body) {
   const detail = body?.detail ?? `The server answered ${response.status}.`;
-  return new RequestFailed(body?.code ?? "server_error", detail, {
-    status: response.status, fields: body?.fields ?? {}, body,
-  });
+  return new RequestFailed(body?.code ?? "server_error", detail, { status: response.status, fields: body?.fields ?? {} });
 }

@@ -1,13 +1,13 @@
-// The feed of all runs that the person may see: one connection for all listeners on this page.
+// The feed of all runs that the reader may see: one connection for all listeners of this page.
 //
-//   listen({ onRun(run, words), onReset(), onSettled(alive, isFirst), onState(state) })
+//   listen({ shownActive(), onRun(run, words), onStale(), onReset(), onState(state) })
 //
-// A list's feed has no cursor. Each connection begins with all runs that are not over; when these
-// have come, onSettled says which they are: what is shown as alive and is not among them has ended
-// unheard, either while the connection was lost or before there was one.
+// Each connection starts with all active runs. After them, onStale is called if the list must be
+// fetched: after a lost connection, or if it shows a run as active (shownActive gives the ids) that
+// is not among them. onReset: the server left frames out; without it, onStale is called.
 import { follow } from "./feed.js";
+import { isActive } from "./run_state.js";
 
-const ACTIVE = ["queued", "running", "stopping"];
 const SETTLE_MILLISECONDS = 600; // of quiet after a connection
 
 const listeners = [];
@@ -16,17 +16,13 @@ let settleTimer = 0;
 let isSettled = false;
 let isFirst = true;
 
-export function isActive(status) {
-  return ACTIVE.includes(status);
-}
-
 export function listen(listener) {
   listeners.push(listener);
   if (listeners.length === 1) follow("/ws/runs?view=page", { onFrames, onState });
 }
 
 function onState(state) {
-  tell("onState", state);
+  for (const listener of listeners) listener.onState?.(state);
   if (state.name === "open") {
     alive.clear();
     isSettled = false;
@@ -37,12 +33,12 @@ function onState(state) {
 }
 
 function onFrames(frames) {
-  for (const frame of frames) {
-    if (frame.type === "reset") tell("onReset");
-    if (frame.type !== "run") continue;
-    if (isActive(frame.run.status)) alive.add(frame.run.id);
-    else alive.delete(frame.run.id);
-    tell("onRun", frame.run, frame.words);
+  for (const { type, run, words } of frames) {
+    if (type === "reset") for (const listener of listeners) (listener.onReset ?? listener.onStale)();
+    if (type !== "run") continue;
+    if (isActive(run.status)) alive.add(run.id);
+    else alive.delete(run.id);
+    for (const listener of listeners) listener.onRun(run, words);
   }
   if (!isSettled) settleSoon();
 }
@@ -51,11 +47,9 @@ function settleSoon() {
   clearTimeout(settleTimer);
   settleTimer = setTimeout(() => {
     isSettled = true;
-    tell("onSettled", alive, isFirst);
+    for (const { shownActive, onStale } of listeners) {
+      if (!isFirst || shownActive().some((id) => !alive.has(id))) onStale();
+    }
     isFirst = false;
   }, SETTLE_MILLISECONDS);
-}
-
-function tell(what, ...news) {
-  for (const listener of listeners) listener[what]?.(...news);
 }

@@ -1,17 +1,8 @@
 // The progress log of a run: everything that it and the runs below it do, grouped by run.
 //
-//   const log = new LogView(document.getElementById("log"), { rootId, mayStop, stopChild });
-//   log.apply(frames);     // of the feed, see feed.js: any order of runs, each run's events in order
-//   log.reconnected();     // whenever the feed is open again: streamed text comes from its beginning
-//
-// rootId: the run whose page this is. mayStop: whether the reader may stop its sub-agents;
-// stopChild(runId): asks for that, and throws RequestFailed. addressOf(runId): the page of one.
-//
-// The log scrolls in a box of its own (--log-height, see log.css): the page around it stays where
-// it is however much is logged. How the rest is split: log_group (one run) has a log_timeline (its
-// lines in order), log_live (calls in flight), log_progress and log_stop; log_line and log_call say
-// an event in words, log_text tames foreign text, log_scroll follows the end, log_slices keeps the
-// page quick.
+// log_group (one run) has a log_timeline (its lines in order), log_live (calls in flight),
+// log_progress and log_stop; log_line and log_call say an event in words, log_text contains foreign
+// text, log_scroll follows the end, log_slices keeps the page quick.
 import { h } from "./dom.js";
 import { instant } from "./format.js";
 import { Group } from "./log_group.js";
@@ -24,16 +15,18 @@ const pageOf = (id) => `/app/runs/${id}/`;
 export class LogView {
   #options;
   #groups = new Map(); // run -> Group
-  #homeless = new Map(); // parent run -> groups that wait for it
   #slices;
   #scroll;
   #lineCount = 0; // since the last slice
 
-  constructor(element, { rootId, mayStop = false, stopChild = async () => {}, addressOf = pageOf }) {
+  /**
+   * Show the log of the run `rootId` in `element`. `mayStop`: the reader may stop its sub-agents, by
+   * `stopChild(id)`, which throws RequestFailed. `addressOf(id)` is the page of a run.
+   */
+  constructor(element, { rootId, mayStop, stopChild, addressOf = pageOf }) {
     this.#options = { rootId, mayStop, stopChild, addressOf };
     const content = h("div", { class: "log-content" });
-    // Not live for screen readers: hundreds of lines a second can't be read out. The page
-    // announces the status elsewhere.
+    // Screen readers can't read hundreds of lines a second. The page announces the status.
     const box = h("div", {
       class: "log-box", role: "log", "aria-live": "off", "aria-label": "Progress log", tabindex: "0",
     }, content);
@@ -44,16 +37,19 @@ export class LogView {
       if (target.matches("time:not([title])")) target.title = instant(target.dateTime, "full");
     });
     this.#scroll = new FollowEnd(element, box, content);
-    this.#slices = new Slices((frame) => this.#take(frame), () => this.#tellScroll());
+    this.#slices = new Slices((frame) => this.#take(frame), () => {
+      this.#scroll.added(this.#lineCount);
+      this.#lineCount = 0;
+    });
     content.append(this.#group(rootId).element);
   }
 
-  /** Show what came; not at once, but in the next frames of the screen. */
+  /** Show frames of the feed: any order of runs, each run's events in order. */
   apply(frames) {
     this.#slices.add(frames);
   }
 
-  /** Forget streamed text, also what was not shown yet. */
+  /** Forget streamed text: the feed is open again, and sends it from its beginning. */
   reconnected() {
     this.#slices.remove((frame) => frame.type === "text");
     for (const group of this.#groups.values()) group.live.forgetText();
@@ -72,7 +68,7 @@ export class LogView {
         this.#group(frame.run).activity(frame);
         break;
       case "text":
-        this.#group(frame.run).text(frame.call, frame.text);
+        this.#group(frame.run).write(frame.call, frame.text);
         break;
     }
   }
@@ -80,16 +76,9 @@ export class LogView {
   #snapshot(run, words) {
     const group = this.#group(run.id);
     group.update(run, words);
-    const parent = this.#groups.get(group.parent);
-    if (!group.isPlaced) this.#place(group, run);
-    else if (run.id !== this.#options.rootId) parent?.childChanged();
-  }
-
-  /** A group whose caller is not known yet is kept aside, with all its lines. */
-  #place(group, run) {
     const parent = this.#groups.get(run.parent);
-    if (parent) parent.addChild(group, run.created_at);
-    else this.#homeless.set(run.id, { group, run });
+    if (!group.isPlaced) parent?.addChild(group);
+    else if (run.id !== this.#options.rootId) parent?.showLive();
   }
 
   #group(id) {
@@ -98,17 +87,11 @@ export class LogView {
     const { rootId, ...options } = this.#options;
     const group = new Group(id, { isRoot: id === rootId, ...options });
     this.#groups.set(id, group);
-    for (const [childId, child] of this.#homeless) {
-      if (child.run.parent !== id) continue;
-      this.#homeless.delete(childId);
-      group.addChild(child.group, child.run.created_at);
+    // Groups of its children may have come first.
+    for (const child of this.#groups.values()) {
+      if (!child.isPlaced && child.parent === id) group.addChild(child);
     }
     return group;
-  }
-
-  #tellScroll() {
-    this.#scroll.added(this.#lineCount);
-    this.#lineCount = 0;
   }
 
   /** One listener for all buttons of all lines. */
@@ -121,7 +104,7 @@ export class LogView {
     const group = () => this.#groups.get(button.closest(".group").dataset.run);
     if (button.dataset.action === "unfold") unfold(button);
     if (button.dataset.action === "fold") group().toggle();
-    if (button.dataset.action === "stop") group().askStop();
+    if (button.dataset.action === "stop") group().stop.ask();
     this.#scroll.stay();
   }
 }

@@ -1,20 +1,20 @@
 // Calls in words: to models, the data store, over HTTP, of other agents; over or in flight.
 import { h } from "./dom.js";
 import { duration, short } from "./format.js";
-import { asText, behind, folded, foreign } from "./log_text.js";
+import { asText, folded, foreign, titled } from "./log_text.js";
 
-const NOTEWORTHY = 100; // ms; that a call to our own data store takes less is no news
+const NOTEWORTHY = 100; // ms; a call to the data store that takes less shows no duration
 
 /** Say a call that is over: {kind, parts, below, tone} of its line. */
 export function callParts(type, data) {
   const took = duration((data.duration_ms ?? 0) / 1000);
   const { kind, parts, below } = CALLS[type](data, took);
-  const outcome = outcomeWord(data);
+  const [outcome, tone] = OUTCOMES[data.outcome] ?? ["", ""];
   return {
     kind,
     parts: [...parts, outcome && h("span", { class: "line-outcome" }, outcome), errorOf(data)],
     below,
-    tone: { error: "line-failed", stopped: "line-cut", aborted: "line-cut" }[data.outcome] ?? "",
+    tone,
   };
 }
 
@@ -25,7 +25,7 @@ export function inFlightParts({ tool, label }) {
   if (tool === "agents.start") return { kind: "Agent", parts: [["starting ", foreign(label)]] };
   if (tool === "agents.call" || tool === "agents.wait") return { kind: "Agent", parts: [foreign(label)] };
   const [store, method] = String(tool).split(".");
-  if (store === "data_store") return { kind: "Store", parts: [[DOING[method] ?? method, " ", foreign(label)]] };
+  if (store === "data_store") return { kind: "Store", parts: [[METHODS[method]?.[0] ?? method, " ", foreign(label)]] };
   return { kind: "Call", parts: [[foreign(tool), " ", foreign(label)]] };
 }
 
@@ -49,22 +49,18 @@ const CALLS = {
   }),
 };
 
-const DONE = {
-  get: "read", get_many: "read", get_all: "read all of", set: "stored", set_many: "stored",
-  delete: "deleted", delete_many: "deleted", list_keys: "listed", clear: "cleared",
-  list_namespaces: "listed the namespaces",
-};
-const DOING = {
-  get: "reading", get_many: "reading", get_all: "reading all of", set: "storing", set_many: "storing",
-  delete: "deleting", delete_many: "deleting", list_keys: "listing", clear: "clearing",
-  list_namespaces: "listing the namespaces",
+const METHODS = { // in flight, over
+  get: ["reading", "read"], get_many: ["reading", "read"], get_all: ["reading all of", "read all of"],
+  set: ["storing", "stored"], set_many: ["storing", "stored"],
+  delete: ["deleting", "deleted"], delete_many: ["deleting", "deleted"], clear: ["clearing", "cleared"],
+  list_keys: ["listing", "listed"], list_namespaces: ["listing the namespaces", "listed the namespaces"],
 };
 
 function stored(data) {
   const method = asText(data.tool).split(".").at(-1);
   const count = data.keys_count;
   const many = count === undefined ? "" : `${count} ${count === 1 ? "key" : "keys"} in `;
-  return [DONE[method] ?? method, " ", many, foreign(data.label)];
+  return [METHODS[method]?.[1] ?? method, " ", many, foreign(data.label)];
 }
 
 function tokens(data) {
@@ -79,12 +75,12 @@ function askedFor(calls) {
 }
 
 function toolCalls(calls) {
-  return calls?.length ? behind("Tool calls", asText(calls)) : null;
+  return calls?.length ? titled("Tool calls", asText(calls)) : null;
 }
 
-function outcomeWord(data) {
-  return { error: "failed", stopped: "stopped", aborted: "cut off" }[data.outcome] ?? "";
-}
+const OUTCOMES = {
+  error: ["failed", "line-failed"], stopped: ["stopped", "line-cut"], aborted: ["cut off", "line-cut"],
+};
 
 function errorOf(data) {
   if (!data.error) return null;

@@ -1,16 +1,14 @@
-// One run in the log: a header that says how it stands, and below it what happened, the runs that
-// it called among it.
+// One run in the log: a header with its state, and below it its events and the runs that it called.
+import { showDuration } from "./clock.js";
 import { chip, h } from "./dom.js";
-import { duration } from "./format.js";
-import { stopTicking, tickSince } from "./log_clock.js";
 import { LiveRows } from "./log_live.js";
 import { lineOf } from "./log_line.js";
 import { ProgressBar } from "./log_progress.js";
 import { StopChild } from "./log_stop.js";
 import { foreign } from "./log_text.js";
 import { Timeline } from "./log_timeline.js";
+import { isActive } from "./run_state.js";
 
-const OVER = new Set(["success", "error", "stopped"]);
 let groupCount = 0;
 
 export class Group {
@@ -20,26 +18,25 @@ export class Group {
   #attempts = 0;
   #inFlight = [];
   #children = new Map(); // run -> group
-  #callLines = new Map(); // run -> line of the call of it, as long as it has no group
-  #stop;
+  #callLines = new Map(); // run -> line of its call, until it has a group
 
   constructor(id, { isRoot, mayStop, stopChild, addressOf }) {
     this.id = id;
     this.#isRoot = isRoot;
     this.isPlaced = isRoot;
     this.#build(addressOf);
-    this.#stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
+    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
     this.timeline = new Timeline(this.parts.body);
     this.live = new LiveRows(this.parts.live);
     this.progress = new ProgressBar(this.parts.progress);
   }
 
   get isAlive() {
-    return this.#run !== null && !this.#isOver;
+    return isActive(this.#run?.status);
   }
 
   get #isOver() {
-    return OVER.has(this.#run?.status);
+    return this.#run !== null && !this.isAlive;
   }
 
   get agent() {
@@ -50,40 +47,45 @@ export class Group {
     return this.#run?.parent ?? null;
   }
 
+  get createdAt() {
+    return Date.parse(this.#run.created_at);
+  }
+
   /** Show a snapshot of the run. */
   update(run, words) {
     this.#run = run;
     this.element.dataset.status = run.status;
     this.#name(run.agent);
     this.#showChip(run.status, words.status);
-    this.#showTime();
-    this.#showUsage(words);
+    showDuration(this.parts.time, run);
+    this.parts.usage.textContent = words.usage ?? "";
     this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
-    this.#stop?.update(run.status, this.isAlive);
+    this.stop?.update(run.status, this.isAlive);
     this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
       this.live.clear();
       this.progress.end(run.status);
     } else {
-      this.#showLive();
+      this.showLive();
     }
-    this.#showEmpty();
+    const text = { queued: "Waiting for a worker.", running: "Nothing has happened yet." };
+    this.parts.empty.textContent = text[run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
   }
 
-  /** Show what is in flight now. */
+  /** Show the calls in flight. */
   activity({ in_flight: calls, words }) {
     if (!this.#isOver) this.#inFlight = calls;
-    this.#showLive();
-    if (words) this.#showUsage(words);
+    this.showLive();
+    if (words) this.parts.usage.textContent = words.usage ?? "";
   }
 
-  text(call, text) {
+  /** Show a piece of what a model is writing. */
+  write(call, text) {
     if (!this.#isOver) this.live.write(call, text);
   }
 
-  /** Take an event in; tell whether that made a line. */
+  /** Show an event; return whether it made a line. */
   event(event) {
-    const at = Date.parse(event.ts);
     if (!this.#run) this.#name(event.agent);
     if (event.data?.call) this.live.end(event.data.call);
     if (event.type === "progress") {
@@ -92,32 +94,27 @@ export class Group {
       return false;
     }
     const child = event.type === "agent_call" && event.data.run;
-    if (child && this.#children.has(child)) return false; // its group says it all, and more
+    if (child && this.#children.has(child)) return false; // its group says more
     if (event.type === "agent_start") this.#attempts += 1;
     const line = lineOf(event, { attempt: this.#attempts });
     if (child) {
-      this.#callLines.get(child)?.remove(); // that it was started, when it was waited for
+      this.#callLines.get(child)?.remove(); // "started", of a run that is now waited for
       this.#callLines.set(child, line);
     }
-    this.timeline.addLine(line, at);
-    this.#empty(false);
+    this.timeline.addLine(line, Date.parse(event.ts));
+    this.parts.empty.hidden = true;
     return true;
   }
 
-  /** Put the group of a run that this one has called to its place in time. */
-  addChild(group, createdAt) {
+  /** Put the group of a called run to its place in time. */
+  addChild(group) {
     this.#children.set(group.id, group);
     group.isPlaced = true;
-    this.timeline.addChild(group.element, Date.parse(createdAt));
+    this.timeline.addChild(group.element, group.createdAt);
     this.#callLines.get(group.id)?.remove();
     this.#callLines.delete(group.id);
-    this.#showLive();
-    this.#empty(false);
-  }
-
-  /** A child has begun or ended: a call of it is in flight, or not. */
-  childChanged() {
-    this.#showLive();
+    this.showLive();
+    this.parts.empty.hidden = true;
   }
 
   toggle() {
@@ -126,12 +123,8 @@ export class Group {
     this.parts.body.hidden = isOpen;
   }
 
-  askStop() {
-    return this.#stop?.ask();
-  }
-
-  /** Calls of agents whose groups are shown have no row: the group is the row. */
-  #showLive() {
+  /** Show the calls in flight, except those of agents that have a group. */
+  showLive() {
     const shown = new Map();
     for (const child of this.#children.values()) {
       if (child.isAlive) shown.set(child.agent, (shown.get(child.agent) ?? 0) + 1);
@@ -144,7 +137,7 @@ export class Group {
     const hidden = this.#inFlight.filter(isShown);
     this.live.hide(hidden);
     this.live.show(this.#inFlight.filter((call) => !hidden.includes(call)));
-    if (this.live.count) this.#empty(false);
+    if (this.live.count) this.parts.empty.hidden = true;
   }
 
   #name(agent) {
@@ -152,7 +145,7 @@ export class Group {
     this.parts.name.replaceChildren(foreign(agent));
     this.element.setAttribute("aria-label", agent);
     this.parts.open?.setAttribute("aria-label", `Open ${agent}`);
-    this.#stop?.name(agent);
+    this.stop?.name(agent);
   }
 
   #showChip(status, look) {
@@ -160,28 +153,6 @@ export class Group {
     if (this.#isRoot || shown === this.#look) return;
     this.#look = shown;
     this.parts.chip.replaceChildren(chip(status, look));
-  }
-
-  #showTime() {
-    const { started_at: began, finished_at: ended } = this.#run;
-    const { time } = this.parts;
-    stopTicking(time);
-    if (!began) time.textContent = "";
-    else if (ended) time.textContent = duration((Date.parse(ended) - Date.parse(began)) / 1000);
-    else tickSince(time, began);
-  }
-
-  #showUsage(words) {
-    this.parts.usage.textContent = words.usage ?? "";
-  }
-
-  #showEmpty() {
-    const text = { queued: "Waiting for a worker.", running: "Nothing has happened yet." };
-    this.parts.empty.textContent = text[this.#run.status] ?? (this.isAlive ? "" : "Nothing was logged.");
-  }
-
-  #empty(isEmpty) {
-    this.parts.empty.hidden = !isEmpty;
   }
 
   #build(addressOf) {

@@ -1,29 +1,21 @@
 // One event of a run as one line of the log: when, what kind, what happened.
 import { h, sign } from "./dom.js";
 import { duration, instant } from "./format.js";
-import { asText, behind, block, folded, foreign } from "./log_text.js";
+import { asText, block, folded, foreign, titled } from "./log_text.js";
 import { callParts } from "./log_call.js";
 
-/**
- * Make the line of an event. `about.attempt` is which start of the run this is, for agent_start.
- * Unknown types are shown by their name, with all they bring.
- */
+/** Make the line of an event. An agent_start needs `about.attempt`; unknown types show all their data. */
 export function lineOf(event, about = {}) {
-  const { kind, mark, parts, below = [], tone = "", data = {} } = describe(event, about);
+  const { kind, mark, parts, below = [], tone = "", data = {} } = (WRITERS[event.type] ?? unknown)(event.data, event, about);
   return h("div", { class: tone ? `line ${tone}` : "line", dataset: { seq: event.seq, type: event.type, ...data } },
     h("time", { class: "line-time", datetime: event.ts }, timeOf(event.ts)),
     h("span", { class: "line-kind" }, mark && sign(mark), kind),
     h("div", { class: "line-body" }, parts && h("p", { class: "line-text" }, separated(parts)), below));
 }
 
-/** Put " · " between the parts that there are. */
+/** Put " · " between the parts, without the empty ones. */
 export function separated(parts) {
   return parts.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
-}
-
-function describe(event, about) {
-  const write = WRITERS[event.type];
-  return write ? write(event.data, event, about) : unknown(event);
 }
 
 const WRITERS = {
@@ -64,12 +56,8 @@ const WRITERS = {
     parts: [`The log is full: after ${data.max_events} events the rest is left out`],
     tone: "line-warning",
   }),
-  stop_requested: (data) => ({
-    kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop",
-  }),
-  stop_observed: (data) => ({
-    kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop",
-  }),
+  stop_requested: (data) => ({ kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop" }),
+  stop_observed: (data) => ({ kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop" }),
 };
 
 const ENDS = { success: "Finished", stopped: "Stopped", error: "Ended with an error" };
@@ -94,7 +82,7 @@ function log(data) {
 }
 
 function traceback(data) {
-  return data.traceback ? behind("Traceback", asText(data.traceback)) : null;
+  return data.traceback ? titled("Traceback", asText(data.traceback)) : null;
 }
 
 function loopBlocked(data) {
@@ -106,7 +94,7 @@ function loopBlocked(data) {
       data.is_over ? `It held up all agents for ${time}` : `It holds up all agents, for ${time} so far`,
       where.length > 0 && ["at ", foreign(where.at(-1))],
     ],
-    below: where.length > 1 ? behind("Where", where.join("\n")) : null,
+    below: where.length > 1 ? titled("Where", where.join("\n")) : null,
     tone: "line-warning",
   };
 }
@@ -123,28 +111,31 @@ function stopRequested(data) {
 
 function stopObserved(data) {
   const label = data.label ? [": ", foreign(data.label)] : null;
-  const tool = asText(data.tool);
-  if (tool === "call_llm") return ["Stop took effect: the next LLM call was not made", label];
-  if (tool === "http") return ["Stop took effect: the next HTTP request was not made", label];
-  if (tool === "agents.call") return ["Stop took effect: the next agent was not called", label];
-  if (tool === "agents.start") return ["Stop took effect: the next agent was not started", label];
-  if (tool === "agents.wait") return ["Stop took effect while it waited for an agent", label];
-  if (tool.startsWith("data_store")) return ["Stop took effect: the next data store call was not made", label];
-  return ["Stop took effect: the agent has noticed it"];
+  const effect = EFFECTS[asText(data.tool).replace(/^data_store.*/, "data_store")];
+  return effect ? [`Stop took effect${effect}`, label] : ["Stop took effect: the agent has noticed it"];
 }
 
-function unknown(event) {
+const EFFECTS = {
+  call_llm: ": the next LLM call was not made",
+  http: ": the next HTTP request was not made",
+  data_store: ": the next data store call was not made",
+  "agents.call": ": the next agent was not called",
+  "agents.start": ": the next agent was not started",
+  "agents.wait": " while it waited for an agent",
+};
+
+function unknown(data, event) {
   return {
     kind: "Event",
     parts: [foreign(event.type)],
-    below: Object.keys(event.data ?? {}).length ? behind("Details", asText(event.data)) : null,
+    below: Object.keys(data ?? {}).length ? titled("Details", asText(data)) : null,
   };
 }
 
 let lastSecond = "";
 let lastTime = "";
 
-/** Most events share their second with the one before, and formatting is the dearest part of a line. */
+/** Formatting is slow, and most events share their second with the one before. */
 function timeOf(iso) {
   const second = iso.slice(0, 19);
   if (second !== lastSecond) {

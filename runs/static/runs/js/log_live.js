@@ -1,7 +1,7 @@
-// The calls of one run that are going on now, at the end of its group, and what the model is
-// writing. A row goes when the event of its call comes, so that one takes the other's place.
+// The calls in flight of one run, at the end of its group, and the text that a model is writing.
+// The event of a call takes the place of its row.
+import { stopTicking, tickSince } from "./clock.js";
 import { h } from "./dom.js";
-import { tickSince, stopTicking } from "./log_clock.js";
 import { inFlightParts } from "./log_call.js";
 import { separated } from "./log_line.js";
 import { asText } from "./log_text.js";
@@ -12,7 +12,7 @@ const LINGER = 2_000; // ms that the row of a call that is over waits for its ev
 export class LiveRows {
   #element;
   #rows = new Map(); // call -> { element, timer, text }
-  #over = new Set(); // calls whose events have come: late news of them are no news
+  #over = new Set(); // calls whose events have come: late frames about them are ignored
 
   constructor(element) {
     this.#element = element;
@@ -22,14 +22,14 @@ export class LiveRows {
     return this.#rows.size;
   }
 
-  /** Show these calls; those that are missing are over, and their events are on the way. */
+  /** Show these calls. One that is missing is over, and its event is on the way. */
   show(calls) {
     const current = new Set(calls.map(({ call }) => call));
     for (const [call, row] of this.#rows) if (!current.has(call)) this.#linger(call, row);
     for (const call of calls) if (!this.#over.has(call.call)) this.#put(call);
   }
 
-  /** Leave these out; they are shown elsewhere. */
+  /** Leave these out: their groups show them. */
   hide(calls) {
     for (const { call } of calls) this.#drop(call);
   }
@@ -54,7 +54,7 @@ export class LiveRows {
     this.#drop(call);
   }
 
-  /** Forget what was written so far: it will be told again from its beginning. */
+  /** Forget the text so far: the feed sends it again from its start. */
   forgetText() {
     for (const row of this.#rows.values()) {
       row.text?.remove();
@@ -96,7 +96,7 @@ export class LiveRows {
     return row;
   }
 
-  /** Its event comes by another way, a moment later: until then an empty place would flicker. */
+  /** Keep the row for a moment: without it the place would flicker until the event comes. */
   #linger(call, row) {
     stopTicking(row.time);
     row.timer ||= setTimeout(() => this.#drop(call), LINGER);
@@ -111,7 +111,6 @@ export class LiveRows {
     const row = this.#rows.get(call);
     if (!row) return;
     this.#stay(row);
-    stopTicking(row.time);
     row.element.remove();
     this.#rows.delete(call);
   }

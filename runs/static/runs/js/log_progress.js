@@ -1,4 +1,4 @@
-// How far a run says that it is: one bar, "reading 5 of 9".
+// The progress that a run reports: one bar, "reading 5 of 9".
 import { h } from "./dom.js";
 import { asText, foreign } from "./log_text.js";
 
@@ -14,7 +14,7 @@ export class ProgressBar {
     element.append(this.#bar, this.#label);
   }
 
-  /** Without a total it is unknown how far it is: the number alone is shown. */
+  /** Without a total, show the number alone. */
   show({ done, total, message }) {
     const text = asText(message).trim();
     const known = typeof total === "number" && total > 0;
@@ -25,7 +25,7 @@ export class ProgressBar {
     this.#element.hidden = false;
   }
 
-  /** The run is over. How far it came is news only if it didn't come to its end. */
+  /** The run is over. A success needs no bar. */
   end(status) {
     if (status === "success") this.#element.hidden = true;
   }

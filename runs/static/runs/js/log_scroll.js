@@ -17,8 +17,7 @@ export class FollowEnd {
     this.#button = h("button", { type: "button", class: "button button-small log-jump", hidden: true, onclick: () => this.jump() });
     holder.append(this.#button);
     box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    // Whatever made the content grow (new lines, text that is written, a block that is drawn and
-    // is taller than was guessed): after layout and before paint, so nothing is seen to jump.
+    // Observers run after layout and before paint, so nothing jumps when the content grows.
     const watch = new ResizeObserver(() => this.#keepEnd());
     watch.observe(content);
     watch.observe(box);
@@ -37,7 +36,7 @@ export class FollowEnd {
     this.#box.focus({ preventScroll: true });
   }
 
-  /** The reader has opened something: what was opened is what is read. */
+  /** The reader has opened something: leave it in sight. */
   stay() {
     if (!this.#isAtEnd()) this.#follow(false);
   }
@@ -45,7 +44,7 @@ export class FollowEnd {
   #scrolled() {
     const top = this.#box.scrollTop;
     if (this.#isAtEnd()) this.#follow(true);
-    // Only the reader scrolls up; that the end moves away below is no reason to leave it.
+    // Only a reader scrolls up; new lines move the end down.
     else if (top < this.#lastTop) this.#follow(false);
     this.#lastTop = top;
   }

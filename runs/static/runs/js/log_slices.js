@@ -1,7 +1,7 @@
 // Work through a queue in slices, so that the page answers between them.
 
 const SLICE = 8; // ms of each frame; the rest is the browser's, for layout and the reader's clicks
-const LEAST = 30; // items of each frame: where others take the processor, the clock runs on without us
+const LEAST = 30; // items of each frame, also on a busy processor
 const HIDDEN_PAUSE = 500; // ms; a hidden page gets no frames, but its queue must not grow
 
 /** Do `work(item)` for each item, in order; `afterSlice()` when a slice is done. */
@@ -23,7 +23,7 @@ export class Slices {
     this.#schedule();
   }
 
-  /** Take items out that are not wanted any more. */
+  /** Take items out of the queue. */
   remove(isUnwanted) {
     this.#queue = this.#queue.slice(this.#next).filter((item) => !isUnwanted(item));
     this.#next = 0;

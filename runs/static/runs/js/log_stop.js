@@ -1,5 +1,5 @@
-// The small Stop in the header of a called run. As the big one: disabled and "Stopping..." until
-// the run has really halted; re-armed, with the reason, if the request fails.
+// The small Stop in the header of a called run: disabled and "Stopping..." until the run has ended,
+// or enabled again, with the reason, if the request fails.
 import { h, sign } from "./dom.js";
 
 export class StopChild {
@@ -38,7 +38,7 @@ export class StopChild {
     try {
       await this.#request();
     } catch (error) {
-      // Still asked for, if it was: the server's next snapshot says so.
+      // If the request arrived all the same, the next snapshot says so.
       this.#isAsked = false;
       this.#failure.textContent = `Not stopped: ${error.message}`;
       this.#show(false);

@@ -1,5 +1,5 @@
-// Text of others in the log: what agents, models and people write. It is shown as it is, but it
-// can't reach beyond its own place: no markup, no writing direction, no endless lines.
+// Text of agents, models and people in the log. It is shown as it is, but stays in its place: no
+// markup, no writing direction, no endless lines.
 import { h } from "./dom.js";
 
 const MANY_LINES = 12;
@@ -17,16 +17,16 @@ export function foreign(text) {
   return h("bdi", {}, asText(text));
 }
 
-/** What is to be shown of any JSON value. */
+/** Any JSON value as text. */
 export function asText(value) {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   return text.includes("\u001b") ? text.replace(TERMINAL_CODES, "") : text;
 }
 
-/** A block of text; if it is long only its head, and a button for the rest. */
+/** A block of text; of a long one its head, and a button for the rest. */
 export function block(text, className = "log-text") {
-  const lines = countLines(text);
+  const lines = text.replace(/\n$/, "").split("\n").length;
   if (lines <= MANY_LINES && text.length <= MANY_CHARACTERS) return h("pre", { class: className }, text);
   const all = lines > MANY_LINES
     ? `Show all ${COUNT.format(lines)} lines`
@@ -50,21 +50,21 @@ export function unfold(button) {
   button.textContent = isOpen ? button.dataset.all : "Show less";
 }
 
-/** Text of which the first line is shown until it is opened; short text as it is. */
+/** Text that shows its first line until it is opened; short text as it is. */
 export function folded(text) {
   const trimmed = text.trim();
   if (trimmed.length <= ONE_LINE && !trimmed.includes("\n")) {
     return h("p", { class: "log-reply" }, foreign(trimmed));
   }
   const summary = [
-    h("span", { class: "log-preview" }, foreign(firstLine(trimmed))),
+    h("span", { class: "log-preview" }, foreign(trimmed.slice(0, 2 * ONE_LINE).split("\n", 1)[0])),
     h("span", { class: "log-less" }, "Show less"),
   ];
   return details(summary, trimmed, "log-reply");
 }
 
-/** Text behind a word of ours: "Traceback". */
-export function behind(word, text) {
+/** Text under a word of ours, such as "Traceback", that opens it. */
+export function titled(word, text) {
   return details(word, text, "log-text");
 }
 
@@ -73,27 +73,6 @@ function details(summary, text, className) {
     h("summary", {}, summary), h("pre", { class: className }, text));
 }
 
-function firstLine(text) {
-  return text.slice(0, 2 * ONE_LINE).split("\n", 1)[0];
-}
-
-function countLines(text) {
-  let count = 1;
-  for (let at = text.indexOf("\n"); at >= 0 && at < text.length - 1; at = text.indexOf("\n", at + 1)) {
-    count += 1;
-  }
-  return count;
-}
-
 function headOf(text) {
-  let end = -1;
-  for (let line = 0; line < HEAD_LINES; line += 1) {
-    const next = text.indexOf("\n", end + 1);
-    if (next < 0) {
-      end = text.length;
-      break;
-    }
-    end = next;
-  }
-  return text.slice(0, Math.min(end, MANY_CHARACTERS));
+  return text.split("\n", HEAD_LINES).join("\n").slice(0, MANY_CHARACTERS);
 }

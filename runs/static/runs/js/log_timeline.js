@@ -1,18 +1,17 @@
-// What happened in one run, in order of time: lines, and between them the runs that it called.
+// The lines of one run in order of time, and between them the runs that it called.
 //
-// Lines stand in blocks of a hundred, and the browser leaves out blocks that are out of sight
-// (content-visibility in log.css). Events of a run come in order, but its children may be heard of
-// earlier or later than the lines around them: a block is then cut in two.
+// Lines are in blocks of a hundred, and the browser skips blocks that are out of sight
+// (content-visibility in log.css). A child may come earlier or later than the lines around it: then
+// a block is cut in two.
 import { h } from "./dom.js";
 
 const BLOCK_SIZE = 100;
 
 export class Timeline {
   #element;
-  #end; // what stays below all of it
+  #end; // the last child of the element; lines go above it
   #parts = []; // blocks and children: { element, at (ms), times? (ms of each line, blocks only) }
 
-  /** What happens goes into `element`, above the last thing that it has now. */
   constructor(element) {
     this.#element = element;
     this.#end = element.lastElementChild;
@@ -27,14 +26,14 @@ export class Timeline {
     setSize(block);
   }
 
-  /** Put the group of a run that began at `at` between the lines before and after. */
+  /** Put the group of a run that started at `at` between the lines. */
   addChild(element, at) {
     let index = this.#placeAfter(at);
     const block = this.#parts[index - 1];
     if (block?.times && block.times.at(-1) > at) {
       this.#insert(index, cut(block, at));
       if (!block.times.length) {
-        // All its lines are later: the new block has taken its place.
+        // All its lines are later: the new block has them.
         block.element.remove();
         this.#parts.splice(index - 1, 1);
         index -= 1;
@@ -43,7 +42,7 @@ export class Timeline {
     this.#insert(index, { element, at });
   }
 
-  /** Return the index after the last part that began at or before `at`: nearly always the end. */
+  /** Return the index after the last part that started at or before `at`: nearly always the end. */
   #placeAfter(at) {
     let index = this.#parts.length;
     while (index > 0 && this.#parts[index - 1].at > at) index -= 1;
@@ -73,7 +72,7 @@ function cut(block, at) {
   return rest;
 }
 
-/** So that the scroll bar is about right before the block was ever drawn. */
+/** Make the scroll bar about right before the block is drawn. */
 function setSize(block) {
   block.element.style.setProperty("--lines", block.times.length);
 }

@@ -1,4 +1,4 @@
-// The panels of a run's page that the server draws: result, input, receipt.
+// A panel that the server draws: result, input, receipt.
 import { h } from "./dom.js";
 import { localiseInstants, timeZone } from "./format.js";
 import { getFragment } from "./http.js";
@@ -6,7 +6,7 @@ import { getFragment } from "./http.js";
 export class Panel {
   #element;
   #address;
-  #newest = 0; // number of the newest request; answers to older ones are late
+  #newest = 0; // number of the newest request; answers to older ones are dropped
 
   constructor(element, address) {
     this.#element = element;

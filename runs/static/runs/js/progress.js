@@ -1,10 +1,10 @@
-// How far the run is, by its own account.
+// The progress that the run reports.
 
-const MANY = 1000; // beyond this many parts a person does not count along
+const MANY = 1000; // of more parts, show a percentage
 
-/** Show {done, total, message} of a run in `status`; its room is kept while there is nothing. */
+/** Show {done, total, message} of a run in `status`; an empty bar keeps its room. */
 export function showProgress(element, progress, status) {
-  // Who is done may never have said so: "0 of 17" under a result would only puzzle.
+  // A finished run may not have reported it: "0 of 17" under a result would puzzle.
   const isShown = Boolean(progress) && status !== "success";
   element.classList.toggle("is-empty", !isShown);
   if (!isShown) return;

@@ -1,7 +1,7 @@
 // Fetch a list again when it may be out of date: one request at a time, not too often.
 //
-// An answer may be older than a frame of the feed that came while it was on its way. It would undo
-// what that frame showed, and no later frame would mend it: so `note` asks for another request.
+// An answer may be older than a frame that came during the request. It would undo that frame, so
+// `note` makes another request follow.
 
 /** `load` fetches and shows; `pause` is the least number of milliseconds between two requests. */
 export function refresher(load, pause = 0) {
@@ -24,13 +24,13 @@ export function refresher(load, pause = 0) {
     try {
       await load();
     } catch {
-      isStale = false; // the connection is lost; the next one settles it
+      isStale = false; // the next connection of the feed refreshes
     }
     isLoading = false;
     if (isStale) soon();
   }
 
-  /** Take note of a frame: an answer that is on its way may not have it. */
+  /** Note that a frame has come: an answer under way may not have it. */
   function note() {
     if (isLoading) isStale = true;
   }

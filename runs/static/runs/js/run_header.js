@@ -1,7 +1,7 @@
 // The head of a run's page: chip, durations, usage, the window's title, what is read out.
+import { showDuration, tickSince } from "./clock.js";
 import { chip, h } from "./dom.js";
-import { duration, instant } from "./format.js";
-import { secondsSince, ticking } from "./server_clock.js";
+import { instant } from "./format.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -11,25 +11,24 @@ export class RunHeader {
   #title;
   #status = null;
   #startedAt = null;
-  #state;
 
   /** `looks`: status -> {label, sign, tone}. `main` holds all of it, and carries the status. */
-  constructor(looks, main = find("main")) {
+  constructor(looks, main) {
     this.#looks = looks;
     this.#main = main;
     this.#title = main.querySelector("h1").textContent;
-    setInterval(() => this.#tick(), 250);
   }
 
   show(state) {
-    this.#state = state;
-    this.#showStatus();
-    this.#showPhrases();
-    this.#tick();
+    this.#showStatus(state);
+    this.#showPhrases(state);
+    const { run, isAlive } = state;
+    if (!isAlive) showDuration(find("took"), run);
+    else if (run.started_at) tickSince(find("running-for"), run.started_at);
+    else tickSince(find("queued-for"), run.created_at);
   }
 
-  #showStatus() {
-    const { status, words } = this.#state;
+  #showStatus({ status, words }) {
     if (status === this.#status) return;
     const isFirst = this.#status === null;
     this.#status = status;
@@ -37,12 +36,11 @@ export class RunHeader {
     this.#main.dataset.status = status;
     find("run-chip").replaceChildren(chip(status, words.status));
     document.title = `${this.#looks[status]?.sign ?? ""} ${words.status.label} · ${this.#title}`;
-    // What it waits for while stopping is read out by the stop line.
+    // While it is stopping, the stop line is read out.
     if (status !== "stopping") find("announcement").textContent = words.receipt.join(" ") || words.status.label;
   }
 
-  #showPhrases() {
-    const { run, words, isAlive } = this.#state;
+  #showPhrases({ run, words, isAlive }) {
     const holds = {
       unbegun: !run.started_at,
       begun: run.started_at,
@@ -57,28 +55,9 @@ export class RunHeader {
     }
     find("attempt").textContent = run.attempt;
     find("usage").textContent = words.usage;
-    if (run.started_at && run.started_at !== this.#startedAt) this.#showStart(run.started_at);
-  }
-
-  #showStart(at) {
-    this.#startedAt = at;
-    const time = h("time", { datetime: at, title: instant(at, "full") }, instant(at, "day"));
+    if (!run.started_at || run.started_at === this.#startedAt) return;
+    this.#startedAt = run.started_at;
+    const time = h("time", { datetime: run.started_at, title: instant(run.started_at, "full") }, instant(run.started_at, "day"));
     find("started-at").replaceChildren(time);
   }
-
-  #tick() {
-    const { run, isAlive } = this.#state;
-    if (!isAlive) return this.#showEnd(run);
-    const id = run.started_at ? "running-for" : "queued-for";
-    write(find(id), ticking(secondsSince(run.started_at ?? run.created_at)));
-  }
-
-  #showEnd(run) {
-    if (!run.started_at || !run.finished_at) return;
-    write(find("took"), duration(secondsSince(run.started_at, run.finished_at)));
-  }
-}
-
-function write(element, words) {
-  if (element.textContent !== words) element.textContent = words;
 }

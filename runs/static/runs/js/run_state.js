@@ -1,6 +1,9 @@
-// What the page knows of its run: only what the server has said, last of all through the feed.
+// What the page knows of its run: the server's latest answer, kept up to date by the feed.
 
-const ALIVE = new Set(["queued", "running", "stopping"]);
+/** Say whether a run with this status is not over. */
+export function isActive(status) {
+  return ["queued", "running", "stopping"].includes(status);
+}
 
 export class RunState {
   #listeners = [];
@@ -18,7 +21,7 @@ export class RunState {
   }
 
   get isAlive() {
-    return ALIVE.has(this.run.status);
+    return isActive(this.run.status);
   }
 
   get isStopping() {
@@ -31,14 +34,25 @@ export class RunState {
     listener(this);
   }
 
-  /** Take in what a feed has brought; of other runs of the tree nothing. */
+  /** Call `act(state)` after each change of `read(state)`. */
+  onChange(read, act) {
+    let known = read(this);
+    this.#listeners.push(() => {
+      const value = read(this);
+      if (value === known) return;
+      known = value;
+      act(this);
+    });
+  }
+
+  /** Take in the frames about this run; the feed also has those of its children. */
   apply(frames) {
     const before = this.#revision;
     for (const frame of frames) this.#take(frame);
     if (this.#revision !== before) this.#tell();
   }
 
-  /** Ask the server how things are. What the feed says meanwhile is newer than the answer. */
+  /** Ask the server. A frame that comes before the answer is newer. */
   async refresh(ask) {
     const before = this.#revision;
     const { run, words } = await ask();
@@ -65,17 +79,4 @@ export class RunState {
   #tell() {
     for (const listener of this.#listeners) listener(this);
   }
-}
-
-/** Return a listener for `watch` that calls `act(state)` whenever `read(state)` is another than before. */
-export function whenChanged(read, act) {
-  let known;
-  let isFirst = true; // how it is at the beginning is no change
-  return (now) => {
-    const value = read(now);
-    const isNews = !isFirst && value !== known;
-    known = value;
-    isFirst = false;
-    if (isNews) act(now);
-  };
 }

@@ -1,16 +1,15 @@
-// What a JSON Schema (2020-12, as pydantic writes it) asks for, in the words of a form.
-// Nothing here knows the page: schemas and values go in, plain answers come out.
+// What a JSON Schema (2020-12, as pydantic writes it) asks for. Nothing here knows the page.
 
-/** Follow $ref, and an allOf of one; what stands beside them wins. What can't be found is `{}`. */
+/** Follow $ref, and an allOf of one; keys next to them win. A missing schema is `{}`. */
 export function resolve(schema, root) {
   let resolved = asObject(schema);
   for (let steps = 0; steps < 50; steps++) {
     if (typeof resolved.$ref === "string") {
-      const { $ref, ...beside } = resolved;
-      resolved = { ...asObject(lookUp($ref, root)), ...beside };
+      const { $ref, ...others } = resolved;
+      resolved = { ...asObject(lookUp($ref, root)), ...others };
     } else if (resolved.allOf?.length === 1) {
-      const { allOf, ...beside } = resolved;
-      resolved = { ...asObject(allOf[0]), ...beside };
+      const { allOf, ...others } = resolved;
+      resolved = { ...asObject(allOf[0]), ...others };
     } else {
       return resolved;
     }
@@ -18,7 +17,7 @@ export function resolve(schema, root) {
   return {};
 }
 
-/** Take the null out of what is nullable: {schema, isNullable}; both sides resolved. */
+/** Resolve a schema and take its null out: {schema, isNullable}. */
 export function withoutNull(schema, root) {
   const whole = resolve(schema, root);
   const variants = variantsOf(whole);
@@ -44,10 +43,7 @@ function withoutNullType(schema) {
   return { schema: { ...about, anyOf: types.map((one) => ({ type: one })) }, isNullable };
 }
 
-/**
- * Say how a resolved schema, its null taken out, is drawn. "json" is for what has no shape that
- * could be drawn: it is typed as JSON.
- */
+/** Say how a resolved schema without null is drawn; "json": without a shape, typed as JSON. */
 export function kindOf(schema, root) {
   if ("const" in schema || schema.type === "null") return "constant";
   if (Array.isArray(schema.enum)) return "choice";
@@ -100,7 +96,7 @@ export function constantOf(schema) {
   return "const" in schema ? schema.const : null;
 }
 
-/** Name a resolved schema, for a person who has to choose between several. */
+/** Name a resolved schema, for a reader who chooses between several. */
 export function nameOf(schema, root) {
   if (schema.title) return schema.title;
   const kind = kindOf(schema, root);
@@ -118,7 +114,7 @@ export function plain(value) {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/** Say whether a value has the shape that a schema asks for; not whether it is allowed in detail. */
+/** Say whether a value has the shape of a schema; its limits are not checked. */
 export function fits(schema, value, root) {
   const bare = withoutNull(schema, root);
   if (value === null && bare.isNullable) return true;

@@ -1,11 +1,10 @@
 // The Stop button and the line that says what a stop waits for.
 //
-// One click asks. From then on the page repeats what the server says: "Stopping..." until the run
-// has really halted, after a reload and in other tabs as well. A request that failed gives the
-// button back, and says so.
+// After a click the page shows what the server says: "Stopping..." until the run has ended, also
+// after a reload and in other tabs. If the request fails, the button is enabled again, with a reason.
+import { stopTicking, tickSince } from "./clock.js";
 import { h } from "./dom.js";
 import { post } from "./http.js";
-import { secondsSince, ticking } from "./server_clock.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -18,12 +17,13 @@ export class StopControl {
   #reason = find("reason");
   #line = find("stop-line");
   #isAsking = false;
-  #isAccepted = false; // the server has said so, and nothing newer yet
+  #isAccepted = false; // by the server, without a newer frame yet
   #problem = "";
   #shown = ""; // the line's words, so that nothing is read out twice
-  #detail = h("span", { class: "quiet", "aria-live": "off" }); // ticks
+  #detail = h("span", { class: "quiet", "aria-live": "off" });
+  #waited = h("span"); // ticks
 
-  /** `address` takes the POST; `refresh` asks the server how things are, and may fail. */
+  /** `address` takes the POST; `refresh` asks the server for the run, and may fail. */
   constructor({ address, refresh }) {
     this.#address = address;
     this.#refresh = refresh;
@@ -31,7 +31,6 @@ export class StopControl {
     this.#reason?.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !this.#button.disabled) this.#ask();
     });
-    setInterval(() => this.#tick(), 250);
   }
 
   show(state) {
@@ -54,7 +53,7 @@ export class StopControl {
     }
     this.#isAsking = false;
     this.#draw();
-    // The feed says it as well, if it is there.
+    // The feed may be away.
     await this.#refresh().catch(() => {});
   }
 
@@ -78,23 +77,21 @@ export class StopControl {
       this.#line.replaceChildren(said, " ", this.#detail);
     }
     this.#line.classList.toggle("is-problem", !isStopping && Boolean(this.#problem));
-    this.#tick();
+    this.#drawDetail((isStopping && !words.silent && words.waiting) || {});
   }
 
-  #tick() {
-    const waiting = this.#state.isStopping && !this.#state.words.silent && this.#state.words.waiting;
-    const parts = waiting
-      ? [waiting.label, waiting.since && ticking(secondsSince(waiting.since))].filter(Boolean)
-      : [];
-    const detail = parts.length ? `· ${parts.join(", ")}` : "";
-    if (this.#detail.textContent !== detail) this.#detail.textContent = detail;
+  #drawDetail({ label, since }) {
+    stopTicking(this.#waited);
+    this.#detail.replaceChildren(...(label || since ? ["· ", this.#waited] : []));
+    if (since) tickSince(this.#waited, since, label);
+    else this.#waited.textContent = label ?? "";
   }
 }
 
-/** Say what became of a stop that the server did not accept. */
+/** Say why a stop was not accepted. */
 export function inWords(error) {
   if (error.status === 409) return "Nothing was stopped: the run had finished first.";
-  // It is unknown how far the request has come. To ask again does no harm.
+  // The request may have arrived; another one does no harm.
   if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press Stop again.`;
   if (error.code === "not_authenticated") return "The stop was not accepted: you are signed out.";
   return `The stop was not accepted. ${error.message}`;

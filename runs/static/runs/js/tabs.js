@@ -1,8 +1,7 @@
-// Tabs by the ARIA pattern. Which one is open stands in the address, so that it can be shared and
-// survives a reload.
+// Tabs by the ARIA pattern. The address names the open one, for a reload and for sharing.
 
-/** Make `list` ([role=tablist]) work; `onShow(name)` is called whenever a panel comes to be seen. */
-export function openTabs(list, onShow = () => {}) {
+/** Make `list` ([role=tablist]) work; `onShow(name)` is called when a panel opens. */
+export function openTabs(list, onShow) {
   const tabs = [...list.querySelectorAll("[role=tab]")];
 
   function select(tab, { focus = false, remember = true } = {}) {
@@ -13,7 +12,7 @@ export function openTabs(list, onShow = () => {}) {
       document.getElementById(one.getAttribute("aria-controls")).hidden = !isSelected;
     }
     if (focus) tab.focus();
-    // Not location.hash: that would scroll, and fill the history.
+    // Setting location.hash would scroll, and fill the history.
     if (remember) history.replaceState(history.state, "", `#${nameOf(tab)}`);
     onShow(nameOf(tab));
   }

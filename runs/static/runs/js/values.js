@@ -1,6 +1,6 @@
-// What one can do with a value that the server has drawn: see it raw, copy it.
+// The buttons of a value that the server has drawn: raw or formatted, copy.
 
-/** Let the buttons of all values below `root` work, also of those that come later. */
+/** Make the buttons of all values below `root` work, also of later ones. */
 export function openValues(root) {
   root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
@@ -26,8 +26,8 @@ async function copy(value, button) {
 }
 
 async function write(value) {
-  // Without TLS there is no clipboard to write to, and with one it must be asked for at once: the
-  // text may come later.
+  // Without TLS there is no clipboard. With it, the script must ask during the click; the text may
+  // come later.
   if (!navigator.clipboard) return copyBySelection(value);
   const text = wholeText(value);
   if (typeof ClipboardItem === "undefined") return navigator.clipboard.writeText(await text);
@@ -43,7 +43,7 @@ async function wholeText(value) {
 }
 
 function copyBySelection(value) {
-  if ("isCut" in value.dataset) throw new Error("only the beginning is here");
+  if ("isCut" in value.dataset) throw new Error("only the start is here");
   const area = document.createElement("textarea");
   area.value = value.querySelector("[data-pane=raw]").textContent;
   area.className = "visually-hidden";
