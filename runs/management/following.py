@@ -34,7 +34,7 @@ from runs.processes import process_name
 from runs.queue.limits import find_obstacle
 from runs.status import TERMINAL, Status
 from runs.web.feed import Cursor, Follower, RightLost, View, Viewer, close_hub, get_hub
-from runs.web.feed.frames import as_socket_messages
+from runs.web.feed.frames import as_socket_message
 from runs.wire import for_wire
 from runs.wording.run import queued_text
 from runs.wording.time import duration
@@ -107,8 +107,8 @@ class _Watch:
         self._do(self.wait_for_worker())
         try:
             async for frames in self._follower.batches():
-                for message in as_socket_messages(frames):
-                    self._take(json.loads(message))
+                for frame in frames:
+                    self._take(json.loads(as_socket_message(frame)))
         except RightLost as lost:
             if lost.why != "gone":
                 raise
