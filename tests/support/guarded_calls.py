@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/guard."""
+"""Helpers for the tests in tests/agents/guard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = 10.0
 
 
 class Backend:
-    """Something slow behind a tool: a test sees it begin, and says when it ends."""
+    """A slow backend of a tool: a test waits for its start, and decides when it ends."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -44,7 +44,7 @@ async def guarded(guard: Guard, backend: Backend, result: Any = "result") -> Any
 async def complaints_of_the_collector(
     make: Callable[[], Awaitable[None]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what the loop complains of when the collector has run: exceptions nobody saw."""
+    """Return the loop's complaints after a garbage collection: lost exceptions."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     before = loop.get_exception_handler()

@@ -185,7 +185,7 @@ class World(RuleBasedStateMachine):
     @rule(rounds=st.integers(1, 3))
     def all_go_on(self, rounds: int) -> None:
         for _ in range(rounds):
-            CLOCK.pass_by(1)
+            CLOCK.advance(1)
             for process in self.chance.sample(self.living(), len(self.living())):
                 for name in ("beat", "claim", *["agent"] * 4, "started", "write"):
                     if process.state == "up":
@@ -221,14 +221,14 @@ class World(RuleBasedStateMachine):
     @rule(fault=AT_TIMES)
     def the_lost_are_looked_after(self, fault: Any) -> None:
         """By a process without a worker."""
-        CLOCK.pass_by(BEAT_SECONDS)
+        CLOCK.advance(BEAT_SECONDS)
 
         def tick() -> None:
             while self.web_reaper.tick():
                 pass
 
         if self.attempt(tick, fault, at=self.web.current()) and fault is None:
-            self.books.check_looked_after()
+            self.books.check_detected()
 
     @precondition(lambda self: self.network)
     @rule(times=st.sampled_from([0, 1, 1, 2]))
@@ -274,7 +274,7 @@ class World(RuleBasedStateMachine):
     def time_goes_by(self, what: str) -> None:
         match what:
             case "moments":
-                CLOCK.pass_by(self.chance.choice([0.5, 2, 4]))
+                CLOCK.advance(self.chance.choice([0.5, 2, 4]))
             case "a lease":
                 self.pass_leases()
             case "a miss":
@@ -286,7 +286,7 @@ class World(RuleBasedStateMachine):
         """Let as long as a lease go by: who is up lives on, and nothing else happens."""
         up = [process for process in self.processes if process is not but and process.state == "up"]
         for _ in range(4):
-            CLOCK.pass_by(BEAT_SECONDS)
+            CLOCK.advance(BEAT_SECONDS)
             for process in up:
                 self.go_on(process, "renew")
         for process in up:
@@ -396,7 +396,7 @@ class World(RuleBasedStateMachine):
                 process.attempts for process in self.processes
             ):
                 break
-            CLOCK.pass_by(2)
+            CLOCK.advance(2)
             for process in self.processes:
                 self.do(process, self._live_on(process))
             self.holds()
@@ -412,13 +412,13 @@ class World(RuleBasedStateMachine):
             self._remove_all()
 
     def _remove_all(self) -> None:
-        CLOCK.pass_by(2 * KEEP_DAYS * 24 * 3600)
+        CLOCK.advance(2 * KEEP_DAYS * 24 * 3600)
         process = self.chance.choice(self.processes)
         with process.current():
             for _ in range(2):  # after the sweeps that are running
                 while process.retention.tick():
                     pass
-        self.books.check_nothing_is_left()
+        self.books.check_all_removed()
 
     def _live_on(self, process: Process) -> Callable[[], None]:
         def live_on() -> None:

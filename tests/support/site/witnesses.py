@@ -1,6 +1,6 @@
-"""Agents that leave word of what they do outside of the program's own books: in a file.
+"""Agents that write what they do to a file, outside of the database.
 
-A line is written by one write(2) to a file opened for appending, so it is there, whole, even if
+Each line is one write(2) to a file that is open for appending, so the whole line is there even if
 the process is killed at the next instruction: {word, run, pid, at, ...}.
 """
 
@@ -28,7 +28,7 @@ def _file() -> int:
 
 
 def note(word: str, **more: Any) -> None:
-    """Say something of the run that this code belongs to."""
+    """Write a line about the run that this code belongs to."""
     trace = current_trace()
     run = trace.run if trace is not None else None
     line = {"word": word, "run": run, "pid": os.getpid(), "at": time.time(), **more}
@@ -37,13 +37,13 @@ def note(word: str, **more: Any) -> None:
 
 @agent("witness-once")
 async def once(tools: Tools, seconds: float = 0.0) -> str:
-    """Begin, wait, end. It must not run twice, so it isn't begun again when its worker is lost."""
+    """Begin, wait, end. It must not run twice: it isn't requeued when its worker is lost."""
     return await _work(seconds)
 
 
 @agent("witness-again", on_worker_loss="requeue", max_attempts=20)
 async def again(tools: Tools, seconds: float = 0.0) -> str:
-    """The same, of the kind that may be run again."""
+    """The same, but it may be requeued."""
     return await _work(seconds)
 
 
@@ -59,7 +59,7 @@ async def _work(seconds: float) -> str:
 
 @agent("witness-talker")
 async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> str:
-    """Log, write to the data store and count aloud, until stopped."""
+    """Log, write to the data store and count, until stopped."""
     note("begin")
     end = time.monotonic() + seconds
     number = 0
@@ -75,13 +75,13 @@ async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> s
 
 @agent("witness-caller")
 async def caller(tools: Tools, url: str, seconds: float = 3600.0) -> str:
-    """Ask ``url`` again and again, and write into the data store in between, until stopped."""
+    """Request ``url`` repeatedly, and write into the data store in between, until stopped."""
     return await _call(tools, url, seconds)
 
 
 @agent("witness-caller-again", on_worker_loss="requeue", max_attempts=20)
 async def caller_again(tools: Tools, url: str, seconds: float = 3600.0) -> str:
-    """The same, of the kind that may be run again; then for a second only."""
+    """The same, but it may be requeued; the second attempt takes a second only."""
     trace = current_trace()
     assert trace is not None
     before = await tools.data_store.get(trace.run)
@@ -107,7 +107,7 @@ async def _call(tools: Tools, url: str, seconds: float) -> str:
 
 @agent("witness-swallower")
 async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
-    """Catch whatever comes, a dozen times, and then claim that all went well."""
+    """Catch every exception, a dozen times, and then return a success."""
     note("begin")
     caught = 0
     end = time.monotonic() + seconds
@@ -116,7 +116,7 @@ async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
             now = {"pid": os.getpid(), "at": time.time()}
             await tools.data_store.set(f"swallower {id(tools)}", now)
             await asyncio.sleep(0.05)
-        except BaseException:  # an agent's author may know no better
+        except BaseException:  # some authors of agents do this
             caught += 1
     note("end")
     return "all went well"

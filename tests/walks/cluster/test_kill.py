@@ -42,7 +42,7 @@ def test_nothing_is_false_after_a_kill_with_two_hundred_runs(make_cluster: MakeC
         started = list(pool.map(lambda run: web.start(run[0], **run[1]), wanted))
         assert len(started) == 200
         rescuer = pool.submit(cluster.worker, RUNS_MAX_CONCURRENT="300")
-        eventually(lambda: cluster.begun() >= set(started), "all have begun")
+        eventually(lambda: cluster.started() >= set(started), "all have begun")
         rescuer.result()
     talkers, trees = started[:70], started[-20:]
     asked = talkers[:25] + trees[::4]

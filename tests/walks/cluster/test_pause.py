@@ -33,7 +33,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
         ]
         with ThreadPoolExecutor(8) as pool:
             started = list(pool.map(lambda run: web.start(run[0], **run[1]), mix))
-            eventually(lambda: cluster.begun() >= set(started), "all have begun")
+            eventually(lambda: cluster.started() >= set(started), "all have begun")
             rescuer = pool.submit(cluster.worker).result()
 
         zombie.pause()
