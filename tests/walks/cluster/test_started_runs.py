@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 
 class Trees:
-    """Two workers: roots start on ``first``, and what they start is on ``second``."""
+    """Two workers: roots start on ``first``, and their children on ``second``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -23,24 +23,24 @@ class Trees:
         self._started: list[str] = []
 
     def grow(self, *roots: tuple[str, list[str]], leave: bool = False) -> list[str]:
-        """Start roots, each an agent and what it is to start; return them when all are at work."""
+        """Start roots, each an agent and its children; return them when all are at work."""
         key = f"go {len(self._started)}"
-        self._take(self.first)
+        self._let_claim(self.first)
         runs = []
         for agent, agents in roots:
             options = {"leave": True} if leave else {}
             runs.append(self.web.start(agent, agents=agents, key=key, **options))
         for run in runs:
             self.web.until_it_works(run)
-        self._take(self.second)
+        self._let_claim(self.second)
         self._started += [*runs, self.web.start("site-set", key=key)]
         for run, (_, agents) in zip(runs, roots, strict=True):
             self.until_they_work(run, len(agents))
             assert self.web.run(run)["worker"] not in {c["worker"] for c in self.children(run)}
         return runs
 
-    def _take(self, worker: Worker) -> None:
-        """Let only this one take runs."""
+    def _let_claim(self, worker: Worker) -> None:
+        """Let only this worker claim runs."""
         drain = (
             "UPDATE runs_workerrecord SET draining_at = CASE WHEN id = %s THEN NULL ELSE now() END"
         )
@@ -73,9 +73,9 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
         (root,) = trees.grow(("site-starter", ["site-loop", "site-loop", "site-starter"]))
         middle = trees.child(root, "site-starter")
         trees.until_they_work(middle)
-        began = time.monotonic()
+        started_at = time.monotonic()
         answer = web.client.post(f"/runs/{root}/stop?wait=20", json={"reason": "enough"})
-        took = time.monotonic() - began
+        took = time.monotonic() - started_at
         assert answer.status_code == 200, "within 20 s"
         assert answer.json()["status"] == "stopped"
         assert took < 5, f"it took {took} s"
@@ -95,14 +95,14 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
             calls = web.run(leaving)["in_flight"]
             return [(c["tool"], c["label"]) for c in calls] == [("agents.wait", "site-loop")]
 
-        eventually(waits, "it waits for the one that runs")
+        eventually(waits, "the caller waits for the active child")
         left = trees.child(leaving, "site-loop")
         web.client.post(f"/runs/{left}/stop")
         assert web.until(leaving, "success")["result"] == ["left"]
         trees.balance(root, alone, left)
 
 
-def test_without_redis_the_same_is_true_only_later(make_cluster: MakeCluster) -> None:
+def test_without_redis_the_same_is_true_but_later(make_cluster: MakeCluster) -> None:
     with make_cluster(REDIS_URL="redis://127.0.0.1:1/0") as cluster:
         trees = Trees(cluster)
         stopped, ends = trees.grow(
@@ -115,7 +115,7 @@ def test_without_redis_the_same_is_true_only_later(make_cluster: MakeCluster) ->
 
 
 def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
-    """One fails with it; the other is started again by its caller, as there is no other worker."""
+    """One child fails with it; its caller starts the other again, as there is no other worker."""
     with make_cluster() as cluster:
         trees = Trees(cluster)
         (root,) = trees.grow(("site-starter", ["site-loop", "site-again"]))
@@ -136,10 +136,10 @@ def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
         trees.first.kill()
         ended = trees.web.until(fails, "error")
         assert ended["error"]["code"] == "worker_lost"
-        begun = trees.web.until(again, "success")
-        assert (begun["result"], begun["attempt"]) == (["second attempt"], 2)
+        rerun = trees.web.until(again, "success")
+        assert (rerun["result"], rerun["attempt"]) == (["second attempt"], 2)
         ends = [(child, ended["finished_at"]) for child in trees.children(fails)]
-        ends += [(child, begun["started_at"]) for child in trees.children(again)]
+        ends += [(child, rerun["started_at"]) for child in trees.children(again)]
         for child, by in ends:
             assert (child["status"], child["stop"]["via"]) == ("stopped", "parent")
             assert child["stop"]["reason"] == "the worker of its caller was lost"
