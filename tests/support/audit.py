@@ -31,8 +31,8 @@ def assert_books_balance(
     starts: Counter[str] = Counter()
     ended: Counter[str] = Counter()
     for line in cluster.witnesses():
-        if line["word"] in ("begin", "end"):
-            (starts if line["word"] == "begin" else ended)[line["run"]] += 1
+        if line["word"] in ("start", "end"):
+            (starts if line["word"] == "start" else ended)[line["run"]] += 1
     with cluster.books():
         records = assert_all_consistent()
         workers = {worker.pk: worker for worker in WorkerRecord.objects.all()}

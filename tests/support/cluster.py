@@ -269,7 +269,7 @@ class Cluster:
 
     def started(self) -> set[str]:
         """Return the runs whose agents have started."""
-        return {line["run"] for line in self.witnesses() if line["word"] == "begin"}
+        return {line["run"] for line in self.witnesses() if line["word"] == "start"}
 
     def eventually(self, condition: Callable[[], Any], what: str, within: float = 40) -> None:
         """Wait until ``condition()``; if it stays false, show what every process was doing."""

@@ -16,13 +16,13 @@ class Backend:
     """A slow backend of a tool: a test waits for its start, and decides when it ends."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.may_end = asyncio.Event()
         self.cut = 0
         self.done = 0
 
     async def work(self, result: Any = "result") -> Any:
-        self.begun.set()
+        self.started.set()
         try:
             await self.may_end.wait()
         except asyncio.CancelledError:

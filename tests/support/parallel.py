@@ -21,10 +21,10 @@ def in_parallel(*work: Callable[[], Any]) -> list[Any]:
     """Call each function in a separate thread, all at the same moment."""
     start = threading.Barrier(len(work))
 
-    def begin(function: Callable[[], Any]) -> Any:
+    def call(function: Callable[[], Any]) -> Any:
         start.wait(SECONDS)
         return function()
 
     with ThreadPoolExecutor(len(work)) as pool:
-        futures = [pool.submit(begin, function) for function in work]
+        futures = [pool.submit(call, function) for function in work]
         return [future.result(SECONDS) for future in futures]

@@ -65,8 +65,8 @@ class Clock:
         patch.setattr(leases, "Now", self.database_now)
         for module in (cancellation, guard, heartbeat, reaper, started_runs, transactions):
             patch.setattr(module, "time", self)
-        for told in (cancellation, guard, trace, events):
-            patch.setattr(told, "datetime", _Datetime)
+        for module in (cancellation, guard, trace, events):
+            patch.setattr(module, "datetime", _Datetime)
         patch.setattr(starting, "uuid7", self.make_id)
         for model, name, default in (
             (RunRecord, "created_at", self.now),

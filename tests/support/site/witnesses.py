@@ -37,7 +37,7 @@ def note(word: str, **more: Any) -> None:
 
 @agent("witness-once")
 async def once(tools: Tools, seconds: float = 0.0) -> str:
-    """Begin, wait, end. It must not run twice: it isn't requeued when its worker is lost."""
+    """Start, wait, end. It must not run twice: it isn't requeued when its worker is lost."""
     return await _work(seconds)
 
 
@@ -48,7 +48,7 @@ async def again(tools: Tools, seconds: float = 0.0) -> str:
 
 
 async def _work(seconds: float) -> str:
-    note("begin")
+    note("start")
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, 0.1))
@@ -60,7 +60,7 @@ async def _work(seconds: float) -> str:
 @agent("witness-talker")
 async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> str:
     """Log, write to the data store and count, until stopped."""
-    note("begin")
+    note("start")
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
@@ -92,7 +92,7 @@ async def caller_again(tools: Tools, url: str, seconds: float = 3600.0) -> str:
 
 
 async def _call(tools: Tools, url: str, seconds: float) -> str:
-    note("begin")
+    note("start")
     trace = current_trace()
     assert trace is not None
     end = time.monotonic() + seconds
@@ -108,7 +108,7 @@ async def _call(tools: Tools, url: str, seconds: float) -> str:
 @agent("witness-swallower")
 async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
     """Catch every exception, a dozen times, and then return a success."""
-    note("begin")
+    note("start")
     caught = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end and caught < 12:
@@ -125,7 +125,7 @@ async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
 @agent("witness-thread")
 def thread(tools: SyncTools, seconds: float = 3600.0) -> str:
     """Block a thread, and call a tool now and then."""
-    note("begin")
+    note("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.1)
@@ -138,7 +138,7 @@ def thread(tools: SyncTools, seconds: float = 3600.0) -> str:
 @agent("witness-tree")
 async def tree(tools: Tools, seconds: float = 3600.0, width: int = 2, depth: int = 1) -> list[str]:
     """Call ``width`` agents at once, which do the same ``depth`` times; the last ones wait."""
-    note("begin")
+    note("start")
     below: dict[str, Any] = {"seconds": seconds}
     name = "witness-once"
     if depth > 1:
@@ -152,7 +152,7 @@ async def tree(tools: Tools, seconds: float = 3600.0, width: int = 2, depth: int
 @agent("witness-model")
 async def model(tools: Tools, questions: int = 5) -> str:
     """Ask the model."""
-    note("begin")
+    note("start")
     for number in range(questions):
         await tools.call_llm([{"role": "user", "content": f"Question {number}: what is there?"}])
     note("end")
