@@ -241,20 +241,20 @@ def test_all_children_may_clean_up_before_their_caller_ends(
 def test_a_stop_during_a_cleanup_leaves_it_its_time(start: Start, stop: Any, log: Journal) -> None:
     """A stop during the cleanup at an agent's normal end does not cut it."""
     saving = threading.Event()
-    go_on = threading.Event()
+    may_continue = threading.Event()
 
     @agent("tidy")
     async def tidy(tools: Tools) -> str:
         async with cleanup(seconds=5):
             saving.set()
-            await asyncio.to_thread(go_on.wait, 10)
+            await asyncio.to_thread(may_continue.wait, 10)
             await tools.data_store.set("saved", 1)
         return "done"
 
     run = start("tidy")
     assert saving.wait(10)
     stop(run)
-    go_on.set()
+    may_continue.set()
     record = log.over(run)
     # No guard refused and no code asked should_stop(): the run finished first.
     assert (record.status, record.result) == (Status.SUCCESS, "done")

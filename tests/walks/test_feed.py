@@ -144,11 +144,11 @@ def test_a_restart_disconnects_all_readers_at_once_and_loses_nothing(
         watcher = Watcher(server, run, "socket")
         watcher.seqs = seqs
 
-        async def go_on() -> None:
+        async def follow_to_end() -> None:
             async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
                 await watcher.follow(client)
 
-        asyncio.run(go_on())
+        asyncio.run(follow_to_end())
         final = server.run(run)
         assert final["status"] == "success"
         assert watcher.seqs == list(range(1, final["last_seq"] + 1))

@@ -60,8 +60,8 @@ async def test_streamed_text_is_coalesced_whole_and_stored_nowhere(
     llm_server.release()
     await _until(lambda: reader.client.is_ended)
     seconds = asyncio.get_running_loop().time() - started_at
-    said = "".join(pieces)
-    assert list(reader.client.texts.values()) == [said]
+    text = "".join(pieces)
+    assert list(reader.client.texts.values()) == [text]
     texts = reader.client.types.count("text")
     assert 1 < texts <= 10 * seconds + 2
     # The last piece came before the event with the whole text.
@@ -73,7 +73,7 @@ async def test_streamed_text_is_coalesced_whole_and_stored_nowhere(
         *("agent_start", "llm_call", "agent_end"),
         "loop_blocked",  # on a busy machine
     }
-    assert [e.data["text"] for e in stored if e.type == "llm_call"] == [said]
+    assert [e.data["text"] for e in stored if e.type == "llm_call"] == [text]
     fresh = await in_database(lambda: wire.run_as_dict(wire.get_for_wire(run.pk)))
     assert reader.client.runs[str(run.pk)] == fresh
 
@@ -122,13 +122,13 @@ async def test_a_reader_that_connects_during_an_answer_gets_its_first_part_once(
 
     run = await in_database(start, "teller")
 
-    def said() -> str:
+    def shown_text() -> str:
         entry = local_runs.get(run.pk)
         texts = entry.guard.trace.texts_behind({}) if entry and entry.guard else {}
         return "".join(text for _, text in texts.values())
 
-    await _until(said)
-    text_so_far = said()
+    await _until(shown_text)
+    text_so_far = shown_text()
     assert 0 < len(text_so_far) < len("".join(pieces))
     reader = Reader(Client(), hub, run, "socket")
     await _until(lambda: list(reader.client.texts.values()) == [text_so_far])

@@ -172,12 +172,12 @@ def test_a_thread_that_outlives_its_run_does_not_write_into_the_next_run(
     start_worker: Any, start: Start, log: Journal
 ) -> None:
     start_worker()
-    go_on, done = threading.Event(), threading.Event()
+    may_continue, done = threading.Event(), threading.Event()
 
     @agent("leaver")
     async def leaver(tools: Tools) -> str:
         def late() -> None:
-            go_on.wait(10)
+            may_continue.wait(10)
             print("too late")
             tools.log("too late")
             done.set()
@@ -188,7 +188,7 @@ def test_a_thread_that_outlives_its_run_does_not_write_into_the_next_run(
 
     @agent("next")
     async def next_one(tools: Tools) -> None:
-        go_on.set()
+        may_continue.set()
         await asyncio.to_thread(done.wait, 10)
 
     first = start("leaver")

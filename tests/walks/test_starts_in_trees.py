@@ -118,11 +118,11 @@ class TestStopDuringAChildsStart:
     def test_a_stop_before_the_insert_leaves_no_child(
         self, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        with family.held_before_insert() as (waiting, go_on):
+        with family.held_before_insert() as (waiting, may_continue):
             run = start("caller")
             assert waiting.wait(15)
             stop(run)
-            go_on.set()
+            may_continue.set()
             record = log.over(run)
         assert record.status == Status.STOPPED
         assert not RunRecord.objects.filter(agent="child").exists()
@@ -135,11 +135,11 @@ class TestStopDuringAChildsStart:
     def test_a_stop_between_commit_and_start_is_observed_at_the_start(
         self, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        with family.held_after_commit() as (waiting, go_on):
+        with family.held_after_commit() as (waiting, may_continue):
             run = start("caller")
             assert waiting.wait(15)
             stop(run)
-            go_on.set()
+            may_continue.set()
             record = log.over(run)
         child = RunRecord.objects.get(agent="child")
         assert (record.status, child.status) == (Status.STOPPED, Status.STOPPED)
@@ -158,7 +158,7 @@ class TestStopDuringAChildsStart:
         async def grandparent(tools: Tools) -> None:
             await tools.agents.call("caller")
 
-        with family.held_in_transaction() as (waiting, go_on):
+        with family.held_in_transaction() as (waiting, may_continue):
             run = start(above)
             assert waiting.wait(15)
             with in_thread(stop, run) as answer:
@@ -167,7 +167,7 @@ class TestStopDuringAChildsStart:
                 ):  # on PostgreSQL it holds that row, and waits for the next
                     threading.Event().wait(0.2)
                 assert not local_runs.get(run.pk).token.stopped  # type: ignore[union-attr]
-                go_on.set()
+                may_continue.set()
                 assert answer().outcome == "accepted"
             record = log.over(run)
         child = RunRecord.objects.get(agent="child")
@@ -224,12 +224,12 @@ class _Family:
 
     @contextmanager
     def _held(self, name: str, before: bool) -> Iterator[tuple[threading.Event, threading.Event]]:
-        waiting, go_on = threading.Event(), threading.Event()
+        waiting, may_continue = threading.Event(), threading.Event()
         original = getattr(starting, name)
 
         def hold() -> None:
             waiting.set()
-            assert go_on.wait(15)
+            assert may_continue.wait(15)
 
         def held(*arguments: Any, **options: Any) -> Any:
             if name == "start_child" and arguments[1] != "child":
@@ -246,9 +246,9 @@ class _Family:
         with self._monkeypatch.context() as patch:
             patch.setattr(starting, name, held)
             try:
-                yield waiting, go_on
+                yield waiting, may_continue
             finally:
-                go_on.set()
+                may_continue.set()
 
     def held_before_insert(self) -> Any:
         return self._held("start_child", before=True)

@@ -26,7 +26,7 @@ def _refuse(*_: Any) -> None:
 
 
 @pytest.mark.usefixtures("endless", "on_both_databases")
-class TestRefusal:
+class TestRefusedStatement:
     """Whichever statement fails: the answer is an error, and no write is left."""
 
     @pytest.fixture
@@ -45,7 +45,9 @@ class TestRefusal:
         for entry in local_runs.all_runs():
             assert not entry.token.stopped
 
-    def test_of_each_statement_of_a_stop(self, running: RunRecord, stop: Any, log: Journal) -> None:
+    def test_anywhere_in_a_stop_leaves_nothing_of_it(
+        self, running: RunRecord, stop: Any, log: Journal
+    ) -> None:
         failures = 0
         for failing in range(30):
             seen = 0
@@ -73,7 +75,7 @@ class TestRefusal:
         assert record.status == Status.STOPPED
         assert_consistent(running)
 
-    def test_of_the_commit_of_a_stop(
+    def test_in_the_commit_leaves_nothing_of_the_stop(
         self, running: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         here = connections["default"]  # the worker's threads have other connections
@@ -85,7 +87,9 @@ class TestRefusal:
         stop(running)
         assert log.over(running).status == Status.STOPPED
 
-    def test_of_a_stop_of_a_queued_run(self, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_the_stop_of_a_queued_run_leaves_it_queued(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         run = make_run(alice)
         for failing in ("UPDATE", "INSERT"):
 
@@ -101,7 +105,7 @@ class TestRefusal:
             assert not RunEvent.objects.exists()
 
 
-def test_of_a_read_only_database_stops_nothing(
+def test_a_read_only_database_stops_nothing(
     endless: None, worker: Worker, start: Start, stop: Any, log: Journal
 ) -> None:
     switch = "PRAGMA query_only = {}"

@@ -54,11 +54,11 @@ async def test_a_caller_that_must_give_up_gets_that_error_and_no_timeout(
     async def hang() -> None:
         raise OperationalError("at last")
 
-    def go_on() -> None:
+    def give_up() -> None:
         raise AgentStopped
 
     monkeypatch.setattr(transactions, "PATIENCE_SECONDS", -1.0)
     with pytest.raises(AgentStopped):
-        await patiently(hang, before_retry=go_on)
+        await patiently(hang, before_retry=give_up)
     with pytest.raises(OperationalError):
         await patiently(hang, before_retry=lambda: None)

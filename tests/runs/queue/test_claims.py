@@ -99,7 +99,7 @@ class TestOrder:
             end(run)
         assert enqueue(alice).turn == 1
 
-    def test_runs_that_are_queued_at_the_same_moment_are_all_claimed(self, alice: User) -> None:
+    def test_runs_that_are_queued_at_the_same_moment_all_get_a_turn(self, alice: User) -> None:
         runs = together(*[partial(enqueue, alice) for _ in range(8)])
         assert all(isinstance(run, RunRecord) and run.turn >= 1 for run in runs)
 

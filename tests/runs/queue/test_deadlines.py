@@ -185,7 +185,7 @@ class TestRaces:
         assert (record.status, record.stop_requested) == ("error", False)
 
     @pytest.mark.postgres
-    def test_an_open_stop_has_precedence(self, alice: User) -> None:
+    def test_an_open_stop_is_skipped(self, alice: User) -> None:
         run, other = overdue(alice), overdue(alice)
         with transaction.atomic():
             stopping.request_stop(run.pk, via="api", by=alice)

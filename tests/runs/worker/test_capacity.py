@@ -26,10 +26,10 @@ from tests.support.server import eventually
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Set what the system reports: ``system(limit=1024, used=40)``."""
-    said = {"limit": 1024, "used": 40}
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: said["limit"])
-    monkeypatch.setattr(descriptors, "open_count", lambda: said["used"])
-    return said.update
+    values = {"limit": 1024, "used": 40}
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: values["limit"])
+    monkeypatch.setattr(descriptors, "open_count", lambda: values["used"])
+    return values.update
 
 
 class TestDescriptors:
@@ -99,8 +99,8 @@ class TestCapacity:
         assert "nearly all" in capacity.limited_by
         system(used=1000)
         assert (capacity.left(10), capacity.limited_by) == (90, "")
-        said = [record.getMessage().partition(":")[0] for record in caplog.records]
-        assert said == ["takes no more runs for now", "takes runs again"]
+        messages = [record.getMessage().partition(":")[0] for record in caplog.records]
+        assert messages == ["takes no more runs for now", "takes runs again"]
 
     def test_is_never_zero_for_an_idle_worker(self, system: Callable[..., None]) -> None:
         system(limit=64, used=60)

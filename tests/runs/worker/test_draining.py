@@ -156,12 +156,12 @@ class TestDrain:
     def test_a_run_is_ended_though_its_thread_never_returns(
         self, hire: Any, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        go_on = threading.Event()
+        may_continue = threading.Event()
 
         @agent("computing")
         def computing(tools: SyncTools) -> None:
             tools.log("at work")
-            go_on.wait(30)
+            may_continue.wait(30)
             tools.data_store.set("late", 1)
 
         monkeypatch.setattr(worker_module, "CANCEL_SECONDS", 0.5)
@@ -169,7 +169,7 @@ class TestDrain:
         run = start("computing")
         log.until_event(run, "log", message="at work")
         worker.stop_threads()
-        go_on.set()
+        may_continue.set()
         record = log.over(run)
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
         assert_consistent(run)

@@ -68,8 +68,8 @@ def test_it_survives_a_database_outage(
     with caplog.at_level(logging.WARNING, "runs.worker.reaper"):
         reaper_thread.start()
         eventually(lambda: _status(run) == "error")
-    said = [r for r in caplog.records if r.name == "runs.worker.reaper"]
-    assert len(said) == 1  # not one for each try
+    logged = [r for r in caplog.records if r.name == "runs.worker.reaper"]
+    assert len(logged) == 1  # not one for each try
 
 
 def test_many_lost_runs_leave_time_for_a_heartbeat(

@@ -57,7 +57,7 @@ class Line:
     def can_continue(self) -> bool:
         return self._waits_for is None or self._waits_for.done()
 
-    def go_on(self, *, cut: bool = False) -> bool:
+    def resume(self, *, cut: bool = False) -> bool:
         """Run to the next wait, or deliver a cancellation; True when the code has ended."""
         try:
             if cut:
@@ -153,7 +153,7 @@ class Attempt:
         if self.phase == "new":
             self._start()
         elif self.guard.host_cancelled and self.lines:
-            self._go_on(self.lines[0], cut=True)
+            self._continue_line(self.lines[0], cut=True)
         elif self.phase == "settling":
             self._settle(chance)
         elif self.process.is_winding_down:
@@ -164,7 +164,7 @@ class Attempt:
     def _choices(self, chance: random.Random) -> list[Callable[[], None]]:
         able = [line for line in self.lines if line.can_continue]
         choices: list[Callable[[], None]] = [self._log, lambda: self._return(chance)]
-        choices += [lambda line=line: self._go_on(line) for line in able] * 2  # type: ignore[misc]
+        choices += [lambda line=line: self._continue_line(line) for line in able] * 2  # type: ignore[misc]
         if self.calls:
             choices += [self._end_call] * 3
         if self.handles:
@@ -188,7 +188,7 @@ class Attempt:
         if self.calls:
             self._end_call()
         elif able:
-            self._go_on(able[0])
+            self._continue_line(able[0])
         else:
             self._return(chance)
 
@@ -316,11 +316,11 @@ class Attempt:
     def _start_line(self, work: Coroutine[Any, Any, Any]) -> None:
         line = Line(work, self.context.copy())
         self.lines.append(line)
-        self._go_on(line)
+        self._continue_line(line)
 
-    def _go_on(self, line: Line, *, cut: bool = False) -> None:
+    def _continue_line(self, line: Line, *, cut: bool = False) -> None:
         try:
-            if line.go_on(cut=cut):
+            if line.resume(cut=cut):
                 self.lines.remove(line)
         except AgentStopped:
             self.lines.remove(line)
@@ -371,7 +371,7 @@ class Attempt:
     def _settle(self, chance: random.Random) -> None:
         able = [line for line in self.lines if line.can_continue]
         if able:
-            self._go_on(chance.choice(able))
+            self._continue_line(chance.choice(able))
         elif not self.lines and not self._waits_for_started(chance):
             self._end()
 

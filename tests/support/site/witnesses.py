@@ -66,7 +66,7 @@ async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> s
     while time.monotonic() < end:
         number += 1
         tools.log(f"line {number}")
-        note("said", number=number)
+        note("logged", number=number)
         await tools.data_store.set("number", number)
         await asyncio.sleep(pause)
     note("end")

@@ -35,7 +35,7 @@ class Reader:
     def __init__(self, follow: Callable[[int], Iterator[dict[str, Any]]]) -> None:
         self.seqs: list[int] = []
         self.end: dict[str, Any] | None = None
-        self.comings = 0
+        self.connections = 0
         self._follow = follow
         self._is_leaving = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
@@ -53,7 +53,7 @@ class Reader:
     def _main(self) -> None:
         give_up = time.monotonic() + 3 * PATIENCE_SECONDS
         while self.end is None and time.monotonic() < give_up and not self._is_leaving.is_set():
-            self.comings += 1
+            self.connections += 1
             # A client that connects while a process shuts down is refused in one of several ways.
             with contextlib.suppress(httpx.TransportError, WebSocketException, OSError, EOFError):
                 self._read()
@@ -150,7 +150,7 @@ def test_pages_feeds_and_stops_survive_a_rolling_restart(
             assert reader.seqs == list(range(1, answer.json()["last_seq"] + 1))
             assert reader.end is not None
             assert reader.end["status"] == "stopped"
-        assert sum(reader.comings for reader in readers) > len(readers), (
+        assert sum(reader.connections for reader in readers) > len(readers), (
             "no reader was disconnected"
         )
 

@@ -38,7 +38,7 @@ class Watcher:
         self.connections = 0
         self._next = first
 
-    async def follow(self, *, is_rash: bool = False) -> None:
+    async def follow(self, *, is_impatient: bool = False) -> None:
         """Follow to the end; an impatient reader reconnects elsewhere after a few frames."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while self.end is None:
@@ -53,7 +53,7 @@ class Watcher:
                         async for frame in frames:
                             self._take(frame)
                             count += 1
-                            if self.end is not None or (is_rash and count > 60):
+                            if self.end is not None or (is_impatient and count > 60):
                                 break
                 await asyncio.sleep(0.05)
 
@@ -173,7 +173,7 @@ def test_each_event_arrives_once_whatever_is_restarted(make_cluster: MakeCluster
     run = webs[0].start("site-relay", seconds=6.0)
     watchers = [Watcher(webs, run, wire, first) for wire in ("socket", "sse") for first in range(3)]
 
-    def shake() -> None:
+    def restart_all() -> None:
         web = webs[0]
         eventually(lambda: web.run(run)["last_seq"] > 5, "the run has started")
         (owner,) = cluster.execute("SELECT worker_id FROM runs_runrecord WHERE id = %s", run)[0]
@@ -188,8 +188,8 @@ def test_each_event_arrives_once_whatever_is_restarted(make_cluster: MakeCluster
         other.kill()
 
     async def story() -> None:
-        following = [w.follow(is_rash=number % 2 == 1) for number, w in enumerate(watchers)]
-        await asyncio.gather(asyncio.to_thread(shake), *following)
+        following = [w.follow(is_impatient=number % 2 == 1) for number, w in enumerate(watchers)]
+        await asyncio.gather(asyncio.to_thread(restart_all), *following)
 
     asyncio.run(story())
     final = webs[0].run(run)
@@ -225,7 +225,7 @@ def test_the_death_of_a_web_process_does_not_disturb_readers_of_another(
     left = watchers[1]
     assert left.end is not None
     assert left.end["status"] == "success"
-    (said,) = left.texts.values()
-    assert "".join(f"{n} " for n in range(150)).startswith(said)
-    assert len(said) > 100
+    (text,) = left.texts.values()
+    assert "".join(f"{n} " for n in range(150)).startswith(text)
+    assert len(text) > 100
     left.assert_gapless(cluster)

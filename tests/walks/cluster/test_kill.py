@@ -81,11 +81,11 @@ def test_no_record_is_false_after_a_kill_with_two_hundred_runs(make_cluster: Mak
 def _assert_logs_reach_the_last_flush(
     cluster: Cluster, talkers: list[RunRecord], killed_at: float
 ) -> None:
-    said: Counter[str] = Counter()
+    logged: Counter[str] = Counter()
     long_before: dict[str, int] = defaultdict(int)
     for line in cluster.witnesses():
-        if line["word"] == "said":
-            said[line["run"]] += 1
+        if line["word"] == "logged":
+            logged[line["run"]] += 1
             if line["at"] < killed_at - FLUSH_SECONDS:
                 long_before[line["run"]] += 1
     for record in talkers:
@@ -93,4 +93,4 @@ def _assert_logs_reach_the_last_flush(
         lines = [message for message in log if message.startswith("line ")]
         assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
         run = str(record.pk)
-        assert long_before[run] <= len(lines) <= said[run] + 1
+        assert long_before[run] <= len(lines) <= logged[run] + 1

@@ -22,8 +22,8 @@ def _ready(url: str) -> tuple[int, dict[str, Any]]:
 
 
 def _reports(url: str, status: int, **checks: str) -> bool:
-    code, said = _ready(url)
-    return code == status and checks.items() <= said["checks"].items()
+    code, answer = _ready(url)
+    return code == status and checks.items() <= answer["checks"].items()
 
 
 def _health_of(worker: Node) -> str:

@@ -22,7 +22,7 @@ class Trees:
         (self.web,), (self.first, self.second) = cluster.launch(webs=1, workers=2)
         self._started: list[str] = []
 
-    def grow(self, *roots: tuple[str, list[str]], leave: bool = False) -> list[str]:
+    def start(self, *roots: tuple[str, list[str]], leave: bool = False) -> list[str]:
         """Start roots, each an agent and its children; return them when all are at work."""
         key = f"go {len(self._started)}"
         self._let_claim(self.first)
@@ -70,7 +70,7 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
         trees = Trees(cluster)
         web = trees.web
 
-        (root,) = trees.grow(("site-starter", ["site-loop", "site-loop", "site-starter"]))
+        (root,) = trees.start(("site-starter", ["site-loop", "site-loop", "site-starter"]))
         middle = trees.child(root, "site-starter")
         trees.until_they_work(middle)
         started_at = time.monotonic()
@@ -84,12 +84,12 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
             assert (child["stop"]["via"], child["stop"]["root_request"]) == ("parent", root)
             assert child["finished_at"] <= answer.json()["finished_at"]
 
-        (caller,) = trees.grow(("site-starter", ["site-loop", "site-brief"]))
+        (caller,) = trees.start(("site-starter", ["site-loop", "site-brief"]))
         alone = trees.child(caller, "site-loop")
         assert web.client.post(f"/runs/{alone}/stop").status_code == 202
         assert web.until(caller, "success")["result"] == ["stopped", "done"]
 
-        (leaving,) = trees.grow(("site-starter", ["site-loop", "site-brief"]), leave=True)
+        (leaving,) = trees.start(("site-starter", ["site-loop", "site-brief"]), leave=True)
 
         def waits() -> bool:
             calls = web.run(leaving)["in_flight"]
@@ -105,7 +105,7 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
 def test_without_redis_the_same_is_true_but_later(make_cluster: MakeCluster) -> None:
     with make_cluster(REDIS_URL="redis://127.0.0.1:1/0") as cluster:
         trees = Trees(cluster)
-        stopped, ends = trees.grow(
+        stopped, ends = trees.start(
             ("site-starter", ["site-loop"]), ("site-starter", ["site-brief", "site-brief"])
         )
         trees.web.client.post(f"/runs/{stopped}/stop")
@@ -118,7 +118,7 @@ def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
     """One child fails with it; its caller starts the other again, as there is no other worker."""
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        (root,) = trees.grow(("site-starter", ["site-loop", "site-again"]))
+        (root,) = trees.start(("site-starter", ["site-loop", "site-again"]))
         trees.second.kill()
         run = trees.web.until(root, "success")
         assert run["result"] == ["failed: worker_lost", "second attempt"]
@@ -130,7 +130,7 @@ def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
 def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        fails, again = trees.grow(
+        fails, again = trees.start(
             ("site-starter", ["site-loop", "site-starter"]), ("site-starter-again", ["site-loop"])
         )
         trees.first.kill()
@@ -150,7 +150,7 @@ def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
 def test_the_callers_worker_is_shut_down(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        fails, again = trees.grow(
+        fails, again = trees.start(
             ("site-starter", ["site-loop"]), ("site-starter-again", ["site-loop", "site-brief"])
         )
         trees.first.terminate()

@@ -158,7 +158,9 @@ class TestChildInAnotherProcess:
         run.refresh_from_db()
         assert (run.status, run.error["code"]) == (Status.ERROR, "worker_shutdown")
 
-    def test_its_worker_is_lost(self, run: RunRecord, far: WorkerRecord, log: Journal) -> None:
+    def test_the_loss_of_its_worker_is_an_error_of_its_caller(
+        self, run: RunRecord, far: WorkerRecord, log: Journal
+    ) -> None:
         self._claim(run, far)
         WorkerRecord.objects.filter(pk=far.pk).update(lost_at=timezone.now())
         record = log.over(run)
@@ -166,7 +168,9 @@ class TestChildInAnotherProcess:
         assert run.children.get().error["code"] == "worker_lost"
         assert_consistent(run)
 
-    def test_its_record_is_deleted(self, run: RunRecord, log: Journal) -> None:
+    def test_the_deletion_of_its_record_is_an_error_of_its_caller(
+        self, run: RunRecord, log: Journal
+    ) -> None:
         run.children.all().delete()
         record = log.over(run)
         assert (record.status, record.error["type"]) == (Status.ERROR, "SubAgentFailed")
