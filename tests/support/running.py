@@ -53,7 +53,7 @@ def isolated_agents() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def unknown_workers() -> Iterator[None]:
-    """Forget the cached workers of a test's database, which otherwise stay for a second."""
+    """Forget the workers of a test's database, which runs are offered to for a second."""
     worker_choice.forget()
     yield
     worker_choice.forget()

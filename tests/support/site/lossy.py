@@ -1,4 +1,4 @@
-"""A channel layer that loses messages, and delivers others twice."""
+"""A channel layer that loses messages, and tells others twice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["LossyLayer"]
 
 
 class LossyLayer(RedisLayer):
-    """Any message between two processes may be lost; ``LOST_MESSAGES`` is the share of them."""
+    """Between two processes anything may be lost; ``LOST_MESSAGES`` says how often."""
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        layer = self._get_layer()  # as the layer's own methods do
+        layer = self._get_layer()  # as the methods that it makes up itself do
         for _ in range(_times()):
             await layer.group_send(group, message)
 
@@ -26,6 +26,6 @@ class LossyLayer(RedisLayer):
 
 
 def _times() -> int:
-    """Return how often a message arrives."""
+    """Return how many times a message arrives."""
     chance = random.random()
     return 0 if chance < settings.LOST_MESSAGES else 2 if chance > 1 - settings.LOST_MESSAGES else 1

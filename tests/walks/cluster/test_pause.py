@@ -41,7 +41,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_writes_nothing(
         again = set(started[15:25])
         cluster.eventually(
             lambda: again <= {q["run"] for q in ear.heard if q["pid"] == str(rescuer.pid)},
-            "the runs that may be requeued have started again",
+            "those that may be run again have begun again",
         )
         resumed_at = time.time()
         zombie.resume()
