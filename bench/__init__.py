@@ -1,1 +1,1 @@
-"""How fast and how heavy: ``make bench``. Each one has a process and a database of its own."""
+"""Benchmarks: ``make bench``. Each one has its own process and its own database."""

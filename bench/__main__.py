@@ -1,4 +1,4 @@
-"""``python -m bench [NAME ...]``: measure, print a table, keep the figures as JSON."""
+"""``python -m bench [NAME ...]``: measure, print a table, save the figures as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "admin": admin.measure,
     "queue": queue.measure,
 }
-#: With workers in processes of their own; they need DATABASE_URL and REDIS_URL.
+#: Benchmarks with separate worker processes. They need DATABASE_URL and REDIS_URL.
 CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {
     "cluster-queue": queue.measure_postgres,
     "cluster-throughput": cluster.measure_throughput,
@@ -44,17 +44,20 @@ def main(names: list[str]) -> int:
     known = BENCHMARKS | CLUSTER
     unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(known)}")
+        print(f"no such benchmark: {', '.join(unknown)}; known: {', '.join(known)}")
         return 2
     if not names:
         names = list(known if _has_cluster() else BENCHMARKS)
         if not _has_cluster():
-            print(f"without DATABASE_URL and REDIS_URL: no {', '.join(CLUSTER)}", file=sys.stderr)
+            print(
+                f"DATABASE_URL or REDIS_URL is not set: skipping {', '.join(CLUSTER)}",
+                file=sys.stderr,
+            )
     figures: list[Figure] = []
     failed = []
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        found = _in_a_process_of_its_own(name)
+        found = _in_own_process(name)
         if found is None:
             failed.append(name)
         figures += found or []
@@ -76,7 +79,7 @@ def _has_cluster() -> bool:
     return os.environ.get("DATABASE_URL", "").startswith("postgres") and "REDIS_URL" in os.environ
 
 
-def _in_a_process_of_its_own(name: str) -> list[Figure] | None:
+def _in_own_process(name: str) -> list[Figure] | None:
     command = [sys.executable, "-m", "bench", "--one", name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The admin: how long its list takes to open with many runs in the table, and a bulk stop."""
+"""The admin: opening its list with many runs in the table, and a bulk stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BULK = 5_000
 MOST_MILLISECONDS = 300
 LIST = "/admin/runs/runrecord/"
 
-#: What an operator does with the list; the target is for the first line.
+#: Views of the list that operators open. The target is for "opens".
 VIEWS = {
     "opens": {},
     "its last page": {"p": str(RUNS // 50)},
@@ -39,7 +39,8 @@ VIEWS = {
 def measure() -> Iterator[Figure]:
     """Measure with Django's test client: the database and the rendering, without the network.
 
-    In processor time, which leaves out other work of the machine: SQLite runs in this process.
+    The unit is processor time, which excludes other work on the machine. SQLite runs in this
+    process.
     """
     with fresh_site() as user:
         from django.test import Client
@@ -85,7 +86,7 @@ def _stop_many(user: Any) -> Figure:
 
 
 def _fill(user: Any) -> None:
-    """Insert runs as after some weeks of use, most of them finished."""
+    """Insert runs like those of a few weeks of use; most are finished."""
     from datetime import UTC, datetime
 
     from django.contrib.auth.models import User
@@ -119,7 +120,7 @@ def _fill(user: Any) -> None:
                     created_at=at,
                     started_at=at,
                     finished_at=None if is_alive else at + timedelta(seconds=90),
-                    result=None if is_alive else {"text": "what came of it " * 30},
+                    result=None if is_alive else {"text": "a line of the result " * 30},
                     error={"code": "x", "type": "X", "message": "x"} if status == "error" else None,
                     llm_calls=3,
                     input_tokens=12_345,

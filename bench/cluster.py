@@ -1,4 +1,4 @@
-"""Workers in processes of their own, on PostgreSQL and Redis: how fast, how heavy, how it grows."""
+"""Worker processes on PostgreSQL and Redis: throughput, memory, scaling."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ EVENTS, EVENT_RUNS = 9_000, 4
 
 
 def measure_throughput() -> Iterator[Figure]:
-    """Queued runs, from the first claim to the last end, by 1, 2 and 4 workers."""
+    """Queued runs, from the first claim to the last end, with 1, 2 and 4 workers."""
     with fresh_cluster() as user:
         register_agents()
         for count in WORKERS:
             ids = _queue(user, "bench-trivial", TRIVIAL)
             with working(count):
                 seconds_until(lambda: not _active().exists(), pause=0.05)
-            began, ended = _span(ids)
+            started, ended = _span(ids)
             yield single(
                 f"trivial runs by {count} worker{'s' if count > 1 else ''}",
                 "1/s",
-                TRIVIAL / (ended - began),
+                TRIVIAL / (ended - started),
                 count=TRIVIAL,
-                note="queued before; first claim to last end",
+                note="queued in advance; from first claim to last end",
             )
 
 
 def measure_events() -> Iterator[Figure]:
-    """Events emitted by agents and committed, by 1 and 2 workers."""
+    """Events emitted by agents and committed, with 1 and 2 workers."""
     with fresh_cluster() as user:
         register_agents()
         for count in (1, 2):
             ids = _queue(user, "bench-events", EVENT_RUNS, count=EVENTS)
             with working(count, RUNS_MAX_CONCURRENT=str(EVENT_RUNS // count)):
                 seconds_until(lambda: not _active().exists(), pause=0.05)
-            began, ended = _span(ids)
+            started, ended = _span(ids)
             yield single(
                 f"events into PostgreSQL by {count} worker{'s' if count > 1 else ''}",
                 "1/s",
-                EVENTS * EVENT_RUNS / (ended - began),
+                EVENTS * EVENT_RUNS / (ended - started),
                 count=EVENTS * EVENT_RUNS,
             )
 
 
 def measure_10000() -> Iterator[Figure]:
-    """So many in flight in one worker's process; then all are stopped by another."""
+    """10,000 runs in flight in one worker process; then this process stops them all."""
     with fresh_cluster() as user, working(1) as (worker,):
         register_agents()
         from runs.actions import stopping
         from runs.models import RunRecord, StopVia
 
         _queue(user, "bench-loop", 1, pause=1.0)
-        seconds_until(lambda: _begun() == 1)
+        seconds_until(lambda: _started_count() == 1)
         before = resident_kib(worker.pid)
-        began = time.perf_counter()
+        started = time.perf_counter()
         _queue(user, "bench-loop", IN_FLIGHT - 1, pause=1.0)
-        seconds_until(lambda: _begun() == IN_FLIGHT, pause=0.1)
-        yield single("10,000 started", "s", time.perf_counter() - began, count=IN_FLIGHT)
+        seconds_until(lambda: _started_count() == IN_FLIGHT, pause=0.1)
+        yield single("10,000 started", "s", time.perf_counter() - started, count=IN_FLIGHT)
         time.sleep(1)
         yield single(
             "memory of each of 10,000 in one worker's process",
@@ -80,16 +80,18 @@ def measure_10000() -> Iterator[Figure]:
             target=16,
         )
         ids = list(RunRecord.objects.values_list("pk", flat=True))
-        began = time.perf_counter()
+        started = time.perf_counter()
         stopping.stop_many(ids, by=user, via=StopVia.API)
-        yield single("stop all of 10,000: asked and committed", "s", time.perf_counter() - began)
+        yield single(
+            "stop all of 10,000: requested and committed", "s", time.perf_counter() - started
+        )
         seconds_until(lambda: not _active().exists(), pause=0.02)
         yield single(
             "stop all of 10,000: the last one is stopped",
             "s",
-            time.perf_counter() - began,
+            time.perf_counter() - started,
             count=IN_FLIGHT,
-            note="agents look every second",
+            note="agents check every second",
         )
         assert RunRecord.objects.filter(status="stopped").count() == IN_FLIGHT
 
@@ -106,7 +108,7 @@ def _active() -> Any:
     return RunRecord.objects.active()
 
 
-def _begun() -> int:
+def _started_count() -> int:
     return int(_active().filter(status="running", last_seq__gte=1).count())
 
 
@@ -118,5 +120,5 @@ def _span(ids: list[Any]) -> tuple[float, float]:
 
     runs = RunRecord.objects.filter(pk__in=ids)
     assert not runs.exclude(status="success").exists(), "some did not succeed"
-    span = runs.aggregate(began=Min("started_at"), ended=Max("finished_at"))
-    return span["began"].timestamp(), span["ended"].timestamp()
+    span = runs.aggregate(started=Min("started_at"), ended=Max("finished_at"))
+    return span["started"].timestamp(), span["ended"].timestamp()

@@ -1,4 +1,4 @@
-"""The live feed of runs in other processes, and the removal of old runs beside work."""
+"""The live feed of runs in other processes, and the removal of old runs during normal work."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_feed", "measure_retention"]
 
-CLOCK_COUNT, CLOCK_PAUSE = 300, 0.037  # no multiple of the 50 ms in which events are gathered
-CROWDS = {1: 9_000, 50: 4_000, 200: 2_000}  # subscribers: events of the log that they read
+CLOCK_COUNT, CLOCK_PAUSE = 300, 0.037  # not a multiple of the 50 ms for which events are gathered
+CROWDS = {1: 9_000, 50: 4_000, 200: 2_000}  # subscribers: events that each one reads
 OLD_RUNS, OLD_EVENTS = 20_000, 10
 BRIEF_RUNS = 200
 
 
 def measure_feed() -> Iterator[Figure]:
-    """Subscribers of a web process that runs no agents; the worker is another process."""
+    """Subscribers of a web process that runs no agents. The worker is another process."""
     with fresh_cluster() as user:
         os.environ["RUNS_EMBEDDED_WORKER"] = "0"
         from rest_framework.authtoken.models import Token
@@ -54,7 +54,7 @@ def _delay(server: Server, kind: Kind) -> Figure:
             go.touch()
             seen = subscribers.until_end()
     return distribution(
-        f"an agent's event to its arrival by way of another process, {kind}",
+        f"an agent's event to its arrival, across processes, {kind}",
         "ms",
         [delay * 1e3 for delay in seen.delays],
         target=150,
@@ -71,10 +71,10 @@ def _rate(server: Server, kind: Kind, count: int, events: int) -> Figure:
             seen = subscribers.until_end()
     record = server.run(run)
     assert seen.events == count * record["last_seq"]
-    seconds = seen.last_at - record["result"]["began"]
+    seconds = seen.last_at - record["result"]["started"]
     each = seen.events / count / seconds
     return single(
-        f"events of another process live to {count} x {kind}",
+        f"events of another process to {count} x {kind}",
         "1/s",
         seen.events / seconds,
         count=seen.events,
@@ -83,7 +83,7 @@ def _rate(server: Server, kind: Kind, count: int, events: int) -> Figure:
 
 
 def measure_retention() -> Iterator[Figure]:
-    """Removing old runs, and what a brief run takes meanwhile from its start to its end."""
+    """The removal of old runs, and how long a brief run takes during it."""
     with fresh_cluster() as user, working(1):
         register_agents()
         _make_old_runs(user)
@@ -95,16 +95,16 @@ def measure_retention() -> Iterator[Figure]:
             env=os.environ,
             text=True,
         )
-        began = time.perf_counter()
+        started = time.perf_counter()
         while _old_count() == OLD_RUNS:
             time.sleep(0.01)
-        beside = _brief(user, "the same while old runs are removed")
-        assert removal.poll() is None, "the removal was over too soon to be in anybody's way"
-        said, _ = removal.communicate(timeout=300)
-        seconds = time.perf_counter() - began
-        assert f"{OLD_RUNS} runs" in said, said
-        yield beside
-        yield ratio("a brief run while old ones are removed", beside, alone)
+        during = _brief(user, "the same during the removal")
+        assert removal.poll() is None, "the removal ended too soon to slow any run"
+        output, _ = removal.communicate(timeout=300)
+        seconds = time.perf_counter() - started
+        assert f"{OLD_RUNS} runs" in output, output
+        yield during
+        yield ratio("a brief run during the removal of old runs", during, alone)
         note = f"with {OLD_EVENTS} events each, pauses of 50 ms included"
         yield single("old runs removed", "1/s", OLD_RUNS / seconds, count=OLD_RUNS, note=note)
 
@@ -119,7 +119,7 @@ def _make_old_runs(user: User) -> None:
     for start in range(0, OLD_RUNS, 2_000):
         runs = []
         for number in range(start, start + 2_000):
-            id, born = uuid7(), at + timedelta(seconds=number)
+            id, created = uuid7(), at + timedelta(seconds=number)
             runs.append(
                 RunRecord(
                     id=id,
@@ -127,9 +127,9 @@ def _make_old_runs(user: User) -> None:
                     agent="old",
                     owner=user,
                     status="success",
-                    created_at=born,
-                    started_at=born,
-                    finished_at=born,
+                    created_at=created,
+                    started_at=created,
+                    finished_at=created,
                     attempt=1,
                     last_seq=OLD_EVENTS,
                 )

@@ -1,7 +1,7 @@
-"""Starts and stops that cross processes: one asks, another runs the agent.
+"""Starts and stops across processes: this process requests, a worker runs the agent.
 
-Instants of both are compared, which is right on one machine: ``time.perf_counter()`` is the same
-clock in all its processes.
+The instants of both processes are compared. That is valid on one machine: ``time.perf_counter()``
+is the same clock in all processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STARTS_PER_SECOND = 50
 
 
 def measure_latency() -> Iterator[Figure]:
-    """One worker, one web process without one, and this process; nothing else is going on."""
+    """One worker, one web process without a worker, and this process; no other load."""
     with fresh_cluster() as user, _web(user) as server, working(1):
         register_agents()
         yield from _starts(user, server)
@@ -39,7 +39,7 @@ def measure_latency() -> Iterator[Figure]:
 
 
 def measure_latency_under_load() -> Iterator[Figure]:
-    """The same worker has a thousand runs in flight, and fifty more are started each second."""
+    """The same, with a thousand runs in flight in the worker and fifty new ones each second."""
     with fresh_cluster() as user, _web(user) as server, working(1):
         register_agents()
         from runs.actions import starting
@@ -47,8 +47,8 @@ def measure_latency_under_load() -> Iterator[Figure]:
 
         for _ in range(IN_FLIGHT):
             starting.start_run("bench-loop", {"pause": 1.0}, owner=user)
-        begun = RunRecord.objects.filter(status="running", last_seq__gte=1)
-        seconds_until(lambda: begun.count() == IN_FLIGHT, pause=0.1)
+        started = RunRecord.objects.filter(status="running", last_seq__gte=1)
+        seconds_until(lambda: started.count() == IN_FLIGHT, pause=0.1)
         with _starting():
             yield from _stops(user, server, f", {IN_FLIGHT:,} in flight, 50 starts a second")
 
@@ -57,17 +57,19 @@ def _starts(user: User, server: Server) -> Iterator[Figure]:
     from runs.actions import starting
 
     def by_service() -> float:
-        began = time.perf_counter()
+        started = time.perf_counter()
         run, _ = starting.start_run("bench-first-line", {}, owner=user)
-        return float(over(run.pk).result - began)
+        return float(over(run.pk).result - started)
 
     def by_post() -> float:
-        began = time.perf_counter()
+        started = time.perf_counter()
         run = server.start("bench-first-line")
-        return float(over(run).result - began)
+        return float(over(run).result - started)
 
-    yield _distribution("service start to the agent's first line, across", by_service, 3.3)
-    yield _distribution("POST /runs to the agent's first line, across", by_post)
+    yield _distribution(
+        "service start to the agent's first line, across processes", by_service, 3.3
+    )
+    yield _distribution("POST /runs to the agent's first line, across processes", by_post)
 
 
 def _stops(user: User, server: Server, load: str) -> Iterator[Figure]:
@@ -83,30 +85,34 @@ def _stops(user: User, server: Server, load: str) -> Iterator[Figure]:
         server.client.post(f"/runs/{run}/stop").raise_for_status()
 
     def stop(ask: Callable[[Any], None]) -> float:
-        run = _one_that_loops(user)
-        began = time.perf_counter()
+        run = _start_loop(user)
+        started = time.perf_counter()
         ask(run)
         record = over(run)
-        ends.append((time.perf_counter() - began) * 1e3)
+        ends.append((time.perf_counter() - started) * 1e3)
         assert record.status == "stopped", record.status
-        return float(record.partial_result - began)
+        return float(record.partial_result - started)
 
     yield _distribution(
-        f"service stop to AgentStopped, across{load}", lambda: stop(ask_service), 4.0
+        f"service stop to AgentStopped, across processes{load}", lambda: stop(ask_service), 4.0
     )
-    yield distribution(f"service stop to a final state, across{load}", "ms", ends[WARM_UP:])
+    yield distribution(
+        f"service stop to a final state, across processes{load}", "ms", ends[WARM_UP:]
+    )
     ends.clear()
-    yield _distribution(f"POST stop to AgentStopped, across{load}", lambda: stop(ask_post), 10.0)
-    yield distribution(f"POST stop to a final state, across{load}", "ms", ends[WARM_UP:])
+    yield _distribution(
+        f"POST stop to AgentStopped, across processes{load}", lambda: stop(ask_post), 10.0
+    )
+    yield distribution(f"POST stop to a final state, across processes{load}", "ms", ends[WARM_UP:])
 
 
-def _one_that_loops(user: User) -> Any:
+def _start_loop(user: User) -> Any:
     from runs.actions import starting
     from runs.models import RunRecord
 
     run, _ = starting.start_run("bench-loop", {}, owner=user)
-    begun = RunRecord.objects.filter(pk=run.pk, last_seq__gte=1)
-    seconds_until(begun.exists)
+    started = RunRecord.objects.filter(pk=run.pk, last_seq__gte=1)
+    seconds_until(started.exists)
     time.sleep(random.uniform(0.005, 0.015))
     return run.pk
 
@@ -121,25 +127,25 @@ def _web(user: User) -> Iterator[Server]:
     from rest_framework.authtoken.models import Token
 
     os.environ["RUNS_EMBEDDED_WORKER"] = "0"
-    os.environ["API_THROTTLE_RATE"] = "600/min"  # as it is unless somebody says otherwise
+    os.environ["API_THROTTLE_RATE"] = "600/min"  # the default
     with serving(Token.objects.create(user=user).key) as server:
         yield server
 
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """Let a process of its own start trivial runs, so many a second."""
+    """Start trivial runs from another process, at a fixed rate."""
     process = subprocess.Popen([sys.executable, "-m", "bench.cluster_stop"])
     try:
-        time.sleep(3)  # it has to come up
+        time.sleep(3)  # until it is ready
         yield
-        assert process.poll() is None, "nothing was started meanwhile"
+        assert process.poll() is None, "no run was started in the background"
     finally:
         process.terminate()
         process.wait()
 
 
-def _start_on_and_on() -> None:
+def _start_forever() -> None:
     import django
 
     django.setup()
@@ -157,4 +163,4 @@ def _start_on_and_on() -> None:
 
 
 if __name__ == "__main__":
-    _start_on_and_on()
+    _start_forever()

@@ -1,4 +1,4 @@
-"""The live feed: how late, how fast, how heavy, and what a crowd of readers costs a run."""
+"""The live feed: delay, throughput, memory, and what many readers cost a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDLE_SECONDS = 10.0
 
 
 def measure() -> Iterator[Figure]:
-    """On a server process of its own, with subscribers in another."""
+    """The server is one process, the subscribers are another."""
     with fresh_site() as user:
         from rest_framework.authtoken.models import Token
 
@@ -37,7 +37,7 @@ def measure() -> Iterator[Figure]:
             yield from _rates(server)
         idle: tuple[Kind, ...] = ("socket", "sse")
         for kind in idle:
-            with serving(token) as server:  # a fresh one: freed memory is used again
+            with serving(token) as server:  # a fresh server: freed memory would be used again
                 yield from _idle(server, kind)
 
 
@@ -60,23 +60,23 @@ def _delays(server: Server) -> Iterator[Figure]:
 
 
 def _stopping(server: Server) -> Figure:
-    """From a stop to the frame that says so."""
+    """From a stop to the frame that says "stopping"."""
     delays = []
     for _ in range(STOP_COUNT):
         run = server.start("bench-loop", pause=0.3)
         with subscribed(server, run, "page", 1) as subscribers:
             subscribers.until_open()
             server.until(run, "running")
-            began = time.monotonic()
+            started = time.monotonic()
             server.stop(run)
             seen = subscribers.until_end()
-        if seen.stopping_at:  # else it was over before anybody could be told
-            delays.append((seen.stopping_at - began) * 1e3)
+        if seen.stopping_at:  # otherwise the run ended before the frame was sent
+            delays.append((seen.stopping_at - started) * 1e3)
     return distribution("POST stop to the frame that says stopping", "ms", delays)
 
 
 def _rates(server: Server) -> Iterator[Figure]:
-    """Events through one process: of a run that logs as fast as it can, and of its log later."""
+    """Events through one process: live, of a run that logs at full speed, and replayed later."""
     alone, alone_stored = _unwatched(server, CROWDS[max(CROWDS)])
     yield alone
     yield alone_stored
@@ -89,16 +89,16 @@ def _rates(server: Server) -> Iterator[Figure]:
                     subscribers.until_open()
                     signal.touch()
                     live = subscribers.until_end()
-            began = server.run(run)["result"]["began"]
-            yield _rate(f"live to {readers}", live, live.last_at - began, count)
+            started = server.run(run)["result"]["started"]
+            yield _rate(f"live to {readers}", live, live.last_at - started, count)
             if count == max(CROWDS):
                 _, stored = _speed(server, run, events, f"a run's events, {readers} watching")
                 yield stored
-                yield ratio(f"a run that {readers} watch", stored, alone_stored)
+                yield ratio(f"a run with {readers} watching", stored, alone_stored)
             with subscribed(server, run, kind, count) as subscribers:
                 subscribers.until_open()
                 replay = subscribers.until_end()
-            yield _rate(f"replay to {readers}", replay, replay.last_at - replay.began_at, count)
+            yield _rate(f"replay to {readers}", replay, replay.last_at - replay.started_at, count)
             assert live.events == replay.events == count * server.run(run)["last_seq"]
 
 
@@ -113,18 +113,18 @@ def _unwatched(server: Server, events: int) -> tuple[Figure, Figure]:
         run = server.start("bench-signal", path=str(signal), count=events)
         server.until(run, "running")
         signal.touch()
-        return _speed(server, run, events, "a run's events, nobody watching")
+        return _speed(server, run, events, "a run's events, none watching")
 
 
 def _speed(server: Server, run: str, events: int, name: str) -> tuple[Figure, Figure]:
-    """Return how fast a run could log, and how fast that was stored."""
+    """Return how fast a run logged, and how fast its events were stored."""
     record = server.until(run, "success")
     result = record["result"]
-    logged = result["ended"] - result["began"]
-    stored = datetime.fromisoformat(record["finished_at"]).timestamp() - result["began_at"]
+    logged = result["ended"] - result["started"]
+    stored = datetime.fromisoformat(record["finished_at"]).timestamp() - result["started_at"]
     return (
         single(f"{name}: emitted", "1/s", events / logged, count=events),
-        single(f"{name}: over and stored", "1/s", events / stored, count=events),
+        single(f"{name}: ended and stored", "1/s", events / stored, count=events),
     )
 
 
@@ -132,7 +132,9 @@ def _idle(server: Server, kind: Kind) -> Iterator[Figure]:
     """Readers of a run in which nothing happens."""
     run = server.start("bench-loop", pause=5)
     server.until(run, "running")
-    with subscribed(server, run, kind, 1) as subscribers:  # what is made once, for all
+    with subscribed(
+        server, run, kind, 1
+    ) as subscribers:  # objects that the first reader creates for all
         subscribers.until_open()
         yield _processor(server, f"1 idle {NAMES[kind]}")
         before = server.resident_kib()
@@ -149,15 +151,15 @@ def _idle(server: Server, kind: Kind) -> Iterator[Figure]:
 
 
 def _processor(server: Server, name: str) -> Figure:
-    time.sleep(1)  # what it takes to let them in is another figure
-    began, taken = time.monotonic(), server.processor_seconds()
+    time.sleep(1)  # connecting is measured by another figure
+    started, taken = time.monotonic(), server.processor_seconds()
     time.sleep(IDLE_SECONDS)
-    share = (server.processor_seconds() - taken) / (time.monotonic() - began)
+    share = (server.processor_seconds() - taken) / (time.monotonic() - started)
     return single(f"processor with {name}", "%", share * 100, note="of one core")
 
 
 @contextlib.contextmanager
 def _signal() -> Iterator[Path]:
-    """Give the path of a file for which an agent waits."""
+    """Return the path of the file for which an agent waits."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         yield Path(folder) / "go"

@@ -1,4 +1,4 @@
-"""What a check costs, and a guarded call with its event."""
+"""The cost of a check, and of a guarded call with its event."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure() -> Iterator[Figure]:
     baseline = distribution("an empty function", "ns", bare)
     yield check
     yield baseline
-    yield ratio("check against empty", check, baseline)
+    yield ratio("check relative to empty", check, baseline)
 
     guard = Guard(token, Trace("0" * 36, "bench", NullSink(), max_events=10**9))
 
@@ -62,13 +62,13 @@ def measure() -> Iterator[Figure]:
         loop = asyncio.get_running_loop()
         found = []
         for _ in range(REPEATS):
-            began = loop.time()
+            started = loop.time()
             await uninterrupted(2_000)
-            found.append((loop.time() - began) / 2_000 * 1e6)
+            found.append((loop.time() - started) / 2_000 * 1e6)
         return found
 
     yield distribution(
-        "the same around an await, safe from cancellation", "us", asyncio.run(times())
+        "the same around an await, protected from cancellation", "us", asyncio.run(times())
     )
 
 

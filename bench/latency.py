@@ -1,4 +1,4 @@
-"""From a call to the agent's first line; from a stop to AgentStopped, and to a readable end."""
+"""From a start to the agent's first line; from a stop to AgentStopped and to the final state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP = 20
 
 
 def measure_service() -> Iterator[Figure]:
-    """By the service functions, in the worker's process."""
+    """Through the service functions, in the worker's process."""
     with fresh_site() as user:
         register_agents()
         from runs.actions import starting, stopping
@@ -31,20 +31,20 @@ def measure_service() -> Iterator[Figure]:
         starts, stops, ends = [], [], []
         try:
             for number in range(COUNT + WARM_UP):
-                began = time.perf_counter()
+                started = time.perf_counter()
                 run, _ = starting.start_run("bench-first-line", {}, owner=user)
-                start = over(run.pk).result - began
+                start = over(run.pk).result - started
                 run, _ = starting.start_run("bench-loop", {}, owner=user)
                 _until_started(run.pk)
-                began = time.perf_counter()
+                started = time.perf_counter()
                 stopping.request_stop(run.pk, via=StopVia.API, by=user)
                 record = over(run.pk)
                 ended = time.perf_counter()
                 assert record.status == "stopped", record.status
                 if number >= WARM_UP:
                     starts.append(start * 1e3)
-                    stops.append((record.partial_result - began) * 1e3)
-                    ends.append((ended - began) * 1e3)
+                    stops.append((record.partial_result - started) * 1e3)
+                    ends.append((ended - started) * 1e3)
         finally:
             worker.stop_threads()
         yield distribution("service start to the agent's first line", "ms", starts, target=5)
@@ -53,7 +53,7 @@ def measure_service() -> Iterator[Figure]:
 
 
 def measure_rest() -> Iterator[Figure]:
-    """By HTTP on loopback, with the server in a thread: client and server share one GIL."""
+    """Through HTTP on loopback. The server is a thread: client and server share one GIL."""
     with fresh_site() as user:
         register_agents()
         from rest_framework.authtoken.models import Token
@@ -62,8 +62,8 @@ def measure_rest() -> Iterator[Figure]:
         server, address = _serve()
         try:
             yield from _by_rest(address, key)
-            yield _beside(address, key, "bench-block", "GET a run while an agent blocks its loop")
-            yield _beside(address, key, "bench-compute", "GET a run while a def agent computes")
+            yield _during(address, key, "bench-block", "GET a run while an agent blocks its loop")
+            yield _during(address, key, "bench-compute", "GET a run while a def agent computes")
         finally:
             server.should_exit = True
             server.bench_thread.join(30)
@@ -76,28 +76,28 @@ def _by_rest(address: str, key: str) -> Iterator[Figure]:
     headers = {"Authorization": f"Token {key}"}
     with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
         for number in range(COUNT + WARM_UP):
-            began = time.perf_counter()
+            started = time.perf_counter()
             run = client.post("/runs", json={"agent": "bench-first-line"}).raise_for_status().json()
-            start = _over_by_rest(client, run["id"])["result"] - began
+            start = _over_by_rest(client, run["id"])["result"] - started
             run = client.post("/runs", json={"agent": "bench-loop"}).raise_for_status().json()
             while client.get(f"/runs/{run['id']}").json()["last_seq"] < 1:
                 pass
-            began = time.perf_counter()
+            started = time.perf_counter()
             answer = client.post(f"/runs/{run['id']}/stop", params={"wait": 10})
             ended = time.perf_counter()
             final = answer.raise_for_status().json()
             assert final["status"] == "stopped", final["status"]
             if number >= WARM_UP:
                 starts.append(start * 1e3)
-                stops.append((final["partial_result"] - began) * 1e3)
-                ends.append((ended - began) * 1e3)
+                stops.append((final["partial_result"] - started) * 1e3)
+                ends.append((ended - started) * 1e3)
     yield distribution("POST /runs to the agent's first line", "ms", starts)
     yield distribution("POST stop to AgentStopped", "ms", stops)
     yield distribution("POST stop?wait to the final run in the answer", "ms", ends)
 
 
-def _beside(address: str, key: str, agent: str, name: str) -> Figure:
-    """Ask for a run again and again while ``agent`` keeps a thread, or the interpreter, busy."""
+def _during(address: str, key: str, agent: str, name: str) -> Figure:
+    """Read a run repeatedly while ``agent`` keeps a thread or the interpreter busy."""
     import httpx
 
     took = []
@@ -107,11 +107,11 @@ def _beside(address: str, key: str, agent: str, name: str) -> Figure:
         while client.get(f"/runs/{run}").json()["status"] == "queued":
             pass
         while True:
-            began = time.perf_counter()
+            started = time.perf_counter()
             status = client.get(f"/runs/{run}").json()["status"]
             if status != "running":
                 break
-            took.append((time.perf_counter() - began) * 1e3)
+            took.append((time.perf_counter() - started) * 1e3)
     assert status == "success", status
     return distribution(name, "ms", took, target=100)
 
@@ -128,7 +128,7 @@ def _until_started(run: Any) -> None:
 
     while (entry := local_runs.get(run)) is None or entry.guard is None:
         time.sleep(0.0005)
-    time.sleep(0.003)  # into its loop
+    time.sleep(0.003)  # until it is in its loop
 
 
 def _serve() -> tuple[Any, str]:
@@ -136,7 +136,7 @@ def _serve() -> tuple[Any, str]:
 
     from project.asgi import application
 
-    # As runserver binds it: asyncio switches Nagle off for sockets that say that they are TCP.
+    # As runserver does: asyncio switches Nagle off only for sockets with an explicit TCP protocol.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(application, log_level="warning", lifespan="on")

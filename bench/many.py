@@ -1,4 +1,4 @@
-"""Many runs in one process: how heavy, how fast all of them stop, how many a second."""
+"""Many runs in one process: memory, the time to stop all of them, runs a second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measure_5000() -> Iterator[Figure]:
 def _in_flight(
     count: int, *, stop_target: float | None = None, memory_target: float | None = None
 ) -> Iterator[Figure]:
-    pause = count / 10_000  # seconds: 10,000 awaits end each second, however many runs there are
+    pause = count / 10_000  # seconds: 10,000 awaits end each second, for any number of runs
     with fresh_site() as user:
         register_agents()
         from runs.actions import starting, stopping
@@ -37,7 +37,7 @@ def _in_flight(
         worker.start_threads()
         try:
             first, _ = starting.start_run("bench-loop", {"pause": pause}, owner=user)
-            seconds_until(lambda: _begun() == 1)
+            seconds_until(lambda: _started_count() == 1)
             gc.collect()
             before = resident_kib(os.getpid())
             others = [
@@ -45,15 +45,15 @@ def _in_flight(
                 for _ in range(count - 1)
             ]
             ids = [run.pk for run in (first, *others)]
-            seconds_until(lambda: _begun() == count)
-            time.sleep(0.5)  # for the last starts to be written
+            seconds_until(lambda: _started_count() == count)
+            time.sleep(0.5)  # until the last starts are written
             gc.collect()
             per_run = (resident_kib(os.getpid()) - before) / (count - 1)
-            began = time.perf_counter()
+            started = time.perf_counter()
             stopping.stop_many(ids, by=user, via=StopVia.API)
-            asked = time.perf_counter() - began
+            requested = time.perf_counter() - started
             seconds_until(lambda: not RunRecord.objects.active().exists())
-            took = time.perf_counter() - began
+            took = time.perf_counter() - started
             stopped = RunRecord.objects.filter(status="stopped").count()
             assert stopped == count, f"{stopped} of {count} are stopped"
             seconds_until(lambda: not local_runs.all_runs())
@@ -65,16 +65,16 @@ def _in_flight(
             per_run,
             count=count,
             target=memory_target,
-            note="resident size, in the process that serves and runs them",
+            note="resident size of the process that serves and runs them",
         )
-        yield single(f"stop all of {count:,}: asked and committed", "s", asked, count=count)
+        yield single(f"stop all of {count:,}: requested and committed", "s", requested, count=count)
         yield single(
             f"stop all of {count:,}: the last one is stopped",
             "s",
             took,
             count=count,
             target=stop_target,
-            note=f"agents look every {pause:g} s",
+            note=f"agents check every {pause:g} s",
         )
 
 
@@ -93,17 +93,17 @@ def measure_trivial() -> Iterator[Figure]:
             for number in range(50):
                 starting.start_run("bench-trivial", {"number": number}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
-            began = time.perf_counter()
+            started = time.perf_counter()
             for number in range(count):
                 starting.start_run("bench-trivial", {"number": number}, owner=user)
-            started = time.perf_counter() - began
+            starting = time.perf_counter() - started
             seconds_until(lambda: not RunRecord.objects.active().exists())
-            took = time.perf_counter() - began
+            took = time.perf_counter() - started
             assert RunEvent.objects.filter(type="agent_end").count() == count + 50
         finally:
             worker.stop_threads()
         yield single("trivial runs", "1/s", count / took, count=count, target=600, at_least=True)
-        yield single("trivial runs started meanwhile", "1/s", count / started, count=count)
+        yield single("trivial runs started at the same time", "1/s", count / starting, count=count)
 
 
 def measure_events() -> Iterator[Figure]:
@@ -119,18 +119,18 @@ def measure_events() -> Iterator[Figure]:
         try:
             starting.start_run("bench-events", {"count": 10}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
-            began = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(runs):
                 starting.start_run("bench-events", {"count": count}, owner=user)
             seconds_until(lambda: not RunRecord.objects.active().exists())
-            took = time.perf_counter() - began
+            took = time.perf_counter() - started
             assert RunEvent.objects.filter(type="log").count() == count * runs + 10
         finally:
             worker.stop_threads()
         yield single("events emitted and stored", "1/s", count * runs / took, count=count * runs)
 
 
-def _begun() -> int:
+def _started_count() -> int:
     from runs.delivery import local_runs
 
     return sum(entry.guard is not None for entry in local_runs.all_runs())

@@ -1,4 +1,4 @@
-"""Figures, their statistics, and how they are shown."""
+"""Figures, their statistics, and how they are printed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Figure:
     """One line of the report.
 
     Attributes:
-        median, p95, p99: in ``unit``; a figure measured once has only a median.
-        target: what we mean to reach, in ``unit``; ``at_least`` says which side is good.
+        median, p95, p99: in ``unit``; a figure that is measured once has only a median.
+        target: the goal, in ``unit``; with ``at_least``, more is better.
         note: what exactly was measured.
     """
 
@@ -41,7 +41,7 @@ class Figure:
 def distribution(
     name: str, unit: str, values: Sequence[float], *, target: float | None = None, note: str = ""
 ) -> Figure:
-    """Sum up many measurements of the same thing; smaller is better."""
+    """Summarise many measurements of the same thing; smaller is better."""
     ordered = sorted(values)
     return Figure(
         name,
@@ -65,17 +65,17 @@ def single(
     at_least: bool = False,
     note: str = "",
 ) -> Figure:
-    """Make a figure that was measured once, over ``count`` things."""
+    """Make a figure that was measured once, over ``count`` items."""
     return Figure(name, unit, value, None, None, count, target, at_least, note)
 
 
 def ratio(name: str, above: Figure, below: Figure) -> Figure:
-    """Compare two medians of one run: what holds when the machine's speed does not."""
+    """Compare two medians of one run: the ratio holds on machines of any speed."""
     return Figure(name, "x", above.median / below.median, note=f"{above.name} / {below.name}")
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:
-    """Nearest rank: a value that was really measured."""
+    """Return the nearest rank: always a measured value."""
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""What a process takes of the machine. Needs Linux."""
+"""Memory, threads and processor time of a process. Needs Linux."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def thread_count(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time that the process has taken so far, of all its threads."""
+    """Return the processor time of all the process's threads so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,7 +1,7 @@
-"""How fast runs are claimed from a long queue: fresh, in the planner's trap, after a million runs.
+"""How fast workers claim from a long queue: fresh, with stale statistics, after a million runs.
 
-The trap: PostgreSQL plans by statistics. A queue table is analysed when it is empty, and then it is
-full; what was the best plan for ten rows sorts 20,000 of them for each claim.
+PostgreSQL plans by statistics. If it analyses the table while the queue is empty, its plan sorts
+all 20,000 rows for each claim.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure() -> Iterator[Figure]:
 
 
 def measure_postgres() -> Iterator[Figure]:
-    """On PostgreSQL, in all the situations that its planner may be in."""
+    """On PostgreSQL, with each kind of statistics that its planner may have."""
     with fresh_cluster() as user:
         from runs.queue.limits import NO_LIMITS
 
@@ -42,7 +42,7 @@ def measure_postgres() -> Iterator[Figure]:
         _execute("ANALYZE runs_runrecord")
         yield from _measure(user, "PostgreSQL, analysed while nearly empty")
         _execute("VACUUM ANALYZE runs_runrecord")
-        where = f"PostgreSQL, analysed with {FINISHED:,} that are over"
+        where = f"PostgreSQL, analysed with {FINISHED:,} finished runs"
         yield from _claims(user, f"{where}, {QUEUED:,} queued", NO_LIMITS)
 
 
@@ -53,11 +53,9 @@ def _measure(user: User, where: str) -> Iterator[Figure]:
     yield from _claims(user, f"{where}, {QUEUED:,} queued", limits())
     yield from _claims(user, f"{where}, {QUEUED:,} queued of 1,000 owners", limits(), owners=1000)
     yield from _claims(user, f"{where}, {QUEUED:,} queued, with limits", several)
-    yield from _claims(
-        user, f"{where}, as many of an agent that is full before them", several, full=True
-    )
+    yield from _claims(user, f"{where}, after as many of an agent at its limit", several, full=True)
     fill(user, FINISHED, status="success")
-    yield from _claims(user, f"{where}, and {FINISHED:,} that are over", limits())
+    yield from _claims(user, f"{where}, and {FINISHED:,} finished", limits())
 
 
 def _claims(
@@ -75,20 +73,20 @@ def _claims(
     for size in SIZES:
         times = []
         for _ in range(CLAIMS):
-            began = time.perf_counter()
+            started = time.perf_counter()
             taken = claims.claim(worker, size, timezone.now(), allowed)
-            times.append((time.perf_counter() - began) * 1000)
+            times.append((time.perf_counter() - started) * 1000)
             assert len(taken) == size
         claims = distribution(f"{where}: a claim of {size}", "ms", times)
         yield claims
         yield single(
-            f"{where}: runs taken by such claims",
+            f"{where}: runs claimed",
             "1/s",
             size * 1000 / claims.median,
             count=CLAIMS * size,
-            note="by one worker, going by the median",
+            note="by one worker, from the median",
         )
-    # As they come and go in life: nobody has cleaned up behind them.
+    # As in production: no vacuum has run since the last changes.
     _execute(
         "UPDATE runs_runrecord SET status = 'success', started_at = created_at,"
         " finished_at = created_at, attempt = 1 WHERE status IN ('queued', 'running')"
@@ -104,9 +102,9 @@ def fill(
     owners: int = 1,
     first_turn: int = 0,
 ) -> None:
-    """Put runs into the table, in one statement; without inputs, so that nobody can execute them.
+    """Insert runs in one statement, without inputs, so that no worker can execute them.
 
-    They are dealt turns as ``queue.next_turn`` would if the owners had started them one by one.
+    They get the turns that ``queue.next_turn`` gives if the owners start them one by one.
     """
     from django.contrib.auth.models import User
     from django.db import connection
@@ -118,7 +116,7 @@ def fill(
         names = [f"owner-{n}" for n in range(owners)]
         User.objects.bulk_create([User(username=name) for name in names], ignore_conflicts=True)
         ids = list(User.objects.filter(username__in=names).values_list("pk", flat=True))
-    begun = "created_at" if status != "queued" else "NULL"
+    started_at = "created_at" if status != "queued" else "NULL"
     pattern = _pattern(user)
     columns = {field.column: f"pattern.{field.column}" for field in RunRecord._meta.concrete_fields}
     columns |= {
@@ -128,11 +126,11 @@ def fill(
         "agent": f"'{agent}'",
         "status": f"'{status}'",
         "turn": f"{first_turn} + made.n / {owners}",
-        "started_at": begun,
-        "finished_at": begun if status == "success" else "NULL",
+        "started_at": started_at,
+        "finished_at": started_at if status == "success" else "NULL",
         "attempt": "0" if status == "queued" else "1",
     }
-    assert max(ids) - min(ids) == owners - 1, "owners were not made in one go"
+    assert max(ids) - min(ids) == owners - 1, "the owners' ids are not consecutive"
     if connection.vendor == "postgresql":
         made = f"SELECT gen_random_uuid() AS id, n FROM generate_series(0, {count - 1}) AS n"
     else:
@@ -150,7 +148,7 @@ def fill(
 
 
 def _pattern(user: User) -> str:
-    """Return the id of a run that is over, to be copied; as the database writes it."""
+    """Return the id of a finished run as a pattern to copy, in the database's own format."""
     from django.db import connection
     from django.utils import timezone
 

@@ -1,4 +1,4 @@
-"""The server as a process of its own: what it serves, and what it takes of the machine."""
+"""The server as a separate process, and its use of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A serving process, and a client that is signed in."""
+    """A server process, and a client that is signed in."""
 
     pid: int
     host: str
@@ -78,11 +78,11 @@ def serving(token: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _process() -> Iterator[subprocess.Popen[str]]:
-    """Let the server's process live; show the end of its log if something fails."""
+    """Run the server's process; show the end of its log if something fails."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.server"],
-            stdout=subprocess.PIPE,  # the greeting, a few lines
+            stdout=subprocess.PIPE,  # the first lines of the log
             stderr=log,
             env=os.environ | {"RUNS_DRAIN_SECONDS": "1"},
             text=True,

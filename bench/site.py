@@ -1,4 +1,4 @@
-"""A Django site of the benchmarks' own: a fresh SQLite file, and agents to measure with."""
+"""A Django site for the benchmarks: a fresh SQLite file, and agents to measure with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_IN_FLIGHT = 12_000
 
 @contextlib.contextmanager
 def fresh_site() -> Iterator[User]:
-    """Set Django up on a new SQLite file, in one process; yield a user to run things as."""
+    """Set Django up on a new SQLite file, in one process; yield a user who owns the runs."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         os.environ.pop("REDIS_URL", None)
         with _site(f"sqlite:///{Path(folder) / 'bench.sqlite3'}") as user:
@@ -32,16 +32,18 @@ def fresh_site() -> Iterator[User]:
 
 @contextlib.contextmanager
 def fresh_cluster() -> Iterator[User]:
-    """Set Django up on a new database of PostgreSQL, with Redis, for many processes.
+    """Set Django up on a new PostgreSQL database, with Redis, for many processes.
 
-    DATABASE_URL and REDIS_URL say where; the database that is named there is not touched.
+    DATABASE_URL and REDIS_URL name the servers; the database in DATABASE_URL is not touched.
 
     Raises:
         RuntimeError: one of them is not set.
     """
     server, redis = os.environ.get("DATABASE_URL", ""), os.environ.get("REDIS_URL", "")
     if not server.startswith("postgres") or not redis:
-        raise RuntimeError("this one needs DATABASE_URL=postgres://... and REDIS_URL=redis://...")
+        raise RuntimeError(
+            "this benchmark needs DATABASE_URL=postgres://... and REDIS_URL=redis://..."
+        )
     import psycopg
     from psycopg import sql
 
@@ -63,7 +65,7 @@ def _site(database_url: str) -> Iterator[User]:
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "project.settings",
         "DJANGO_DEBUG": "0",
-        "DJANGO_SECRET_KEY": "only for benchmarks: they are on loopback, and end by themselves",
+        "DJANGO_SECRET_KEY": "only for benchmarks: they use loopback, and end by themselves",
         "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
         "DATABASE_URL": database_url,
         "RUNS_MAX_CONCURRENT": str(MAX_IN_FLIGHT),
@@ -81,7 +83,7 @@ def _site(database_url: str) -> Iterator[User]:
         yield User.objects.create_user("bench", password=None)
     finally:
         connections.close_all()
-        getattr(connections["default"], "close_pool", lambda: None)()  # SQLite has none
+        getattr(connections["default"], "close_pool", lambda: None)()  # SQLite has no pool
 
 
 def register_agents() -> None:
@@ -98,7 +100,7 @@ def register_agents() -> None:
 
     @agent("bench-loop")
     async def loop(tools: Tools, pause: float = 0.001) -> float:
-        """Wait in short awaits; when stopped, say when that was."""
+        """Wait in short awaits; after a stop, return the instant at which it was observed."""
         try:
             while True:
                 await asyncio.sleep(pause)
@@ -108,7 +110,7 @@ def register_agents() -> None:
 
     @agent("bench-block")
     async def block(tools: Tools, seconds: float) -> None:
-        time.sleep(seconds)  # as an agent must not
+        time.sleep(seconds)  # which an agent must not do
 
     @agent("bench-compute")
     def compute(tools: SyncTools, seconds: float) -> int:
@@ -127,10 +129,10 @@ def register_agents() -> None:
 
     @agent("bench-signal")
     async def signal(tools: Tools, path: str, count: int) -> dict[str, float]:
-        """Wait for a file, then log as fast as it goes; say when that began and ended."""
+        """Wait for a file, then log as fast as possible; return when that started and ended."""
         while not Path(path).exists():
             await asyncio.sleep(0.02)
-        times = {"began": time.monotonic(), "began_at": time.time()}
+        times = {"started": time.monotonic(), "started_at": time.time()}
         for number in range(count):
             tools.log(f"line {number} of a log like any other")
             if not number % 100:
@@ -139,7 +141,7 @@ def register_agents() -> None:
 
     @agent("bench-clock")
     async def clock(tools: Tools, path: str, count: int, pause: float) -> None:
-        """Wait for a file, then tell the time in each line."""
+        """Wait for a file, then write the time in each line."""
         while not Path(path).exists():
             await asyncio.sleep(0.02)
         for _ in range(count):
@@ -148,19 +150,19 @@ def register_agents() -> None:
 
 
 def seconds_until(
-    is_so: Callable[[], bool], limit: float = 120.0, *, pause: float = 0.002
+    condition: Callable[[], bool], limit: float = 120.0, *, pause: float = 0.002
 ) -> float:
-    """Return how long it took until ``is_so()``; looks every ``pause`` seconds."""
-    began = time.perf_counter()
-    while not is_so():
-        if time.perf_counter() - began > limit:
-            raise TimeoutError(f"still not so after {limit} s")
+    """Return how long it took until ``condition()``; it is called every ``pause`` seconds."""
+    started = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - started > limit:
+            raise TimeoutError(f"the condition did not become true in {limit} s")
         time.sleep(pause)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def over(run: uuid.UUID) -> Any:
-    """Return the record of ``run`` once it is over, as another process would read it."""
+    """Wait for the end of ``run``, as another process would; return its record."""
     from runs.models import RunRecord
 
     while True:

@@ -1,7 +1,7 @@
-"""Many subscribers of one run in a process of their own, as cheap as they can be.
+"""Many subscribers of one run in a separate process, as cheap as possible.
 
-They read bytes and count what begins a frame. A real client's parser would be the slower half of
-what is measured, and two cores are all that there is for both.
+They count the first bytes of frames and parse nothing. A real client's parser would cost more than
+the server that is measured, and both share two cores.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "YmVuY2htYXJrcyBvbmx5IQ==",
 }
-# Inside JSON texts the quotes are escaped, so nothing that an agent says looks like these.
+# Inside JSON texts the quotes are escaped, so no text of an agent looks like these.
 _RUN = {"socket": b'{"type":"run",', "page": b'{"type":"run",', "sse": b"event: run\n"}
 _TRACE = {"socket": b'{"type":"trace",', "page": b'{"type":"trace",', "sse": b"event: trace\n"}
 _END = {"socket": b'{"type":"end",', "page": b'{"type":"end",', "sse": b"event: end\n"}
 _STOPPING = b'"status":"stopping"'
-_SENT_AT = re.compile(rb'"message":"at (\d+\.\d+)"')  # as the agent bench-clock says it
+_SENT_AT = re.compile(rb'"message":"at (\d+\.\d+)"')  # the agent bench-clock writes this
 
 
 @dataclass(slots=True)
 class Seen:
-    """What all subscribers together have seen; instants are of the machine's monotonic clock.
+    """What all subscribers together have seen; instants are from the machine's monotonic clock.
 
     Attributes:
-        began_at: when the first of them began to connect.
+        started_at: when the first of them started to connect.
         last_at: the last event's arrival.
-        delays: from the instant that an event names to its arrival, in seconds.
-        stopping_at: the arrival of the first frame that says so.
+        delays: from the instant in an event to its arrival, in seconds.
+        stopping_at: the arrival of the first frame that says "stopping".
     """
 
-    began_at: float
+    started_at: float
     events: int = 0
     last_at: float = 0.0
     delays: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Seen:
 
 
 class Subscribers:
-    """Subscribers that are connected, each with its first frame."""
+    """Connected subscribers, each with its first frame."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -83,7 +83,7 @@ class Subscribers:
 
 @contextlib.contextmanager
 def subscribed(server: Server, run: str, kind: Kind, count: int) -> Iterator[Subscribers]:
-    """Let ``count`` clients connect from another process; they leave with the block."""
+    """Connect ``count`` clients from another process; they leave when the block ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     arguments = (theirs, server.host, server.port, server.token, run, kind, count)
@@ -93,7 +93,7 @@ def subscribed(server: Server, run: str, kind: Kind, count: int) -> Iterator[Sub
     try:
         yield Subscribers(ours)
     finally:
-        ours.close()  # which the other side takes as the wish to leave
+        ours.close()  # the other side takes this as the request to leave
         process.join(20)
         if process.is_alive():
             process.terminate()
@@ -115,7 +115,9 @@ async def _watch(
     left = asyncio.Event()
     loop.add_reader(pipe.fileno(), left.set)
     all_of_them = []
-    for start in range(0, count, 50):  # not more at once than a listener's queue holds
+    for start in range(
+        0, count, 50
+    ):  # not more at once than the backlog of a listening socket holds
         some = [_Subscriber(kind, request, seen) for _ in range(min(50, count - start))]
         await asyncio.gather(*(loop.create_connection(lambda s=s: s, host, port) for s in some))
         all_of_them += some
@@ -147,7 +149,7 @@ def _request(host: str, token: str, run: str, kind: Kind) -> bytes:
 
 
 class _Subscriber(asyncio.Protocol):
-    """One client: ``opened`` with its first frame, ``ended`` with the last one."""
+    """One client: ``opened`` with its first frame, ``ended`` with its last one."""
 
     def __init__(self, kind: Kind, request: bytes, seen: Seen) -> None:
         loop = asyncio.get_running_loop()
@@ -193,14 +195,14 @@ class _Subscriber(asyncio.Protocol):
 
     def _answer_ping(self, payload: bytes) -> None:
         assert self._transport is not None
-        # A client masks what it sends; a mask of zeros leaves it as it is.
+        # RFC 6455: a client masks its frames. A mask of zeros changes nothing.
         self._transport.write(bytes([0x8A, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
 
     def connection_lost(self, error: Exception | None) -> None:
         for future in (self.opened, self.ended):
             if not future.done():
                 future.set_exception(error or ConnectionError("the server has closed"))
-                future.exception()  # known: those who wait for the other one need not hear of it
+                future.exception()  # mark as retrieved: the error may concern only the other future
 
     def leave(self) -> None:
         if self._transport is not None:
@@ -208,12 +210,12 @@ class _Subscriber(asyncio.Protocol):
 
 
 class _Chunks:
-    """Takes the chunked transfer coding off (RFC 9112, section 7.1), and the headers before it."""
+    """Removes the chunked transfer coding (RFC 9112, section 7.1), and the headers before it."""
 
     def __init__(self) -> None:
         self._raw = b""
-        self._left = 0  # of the chunk that has begun
-        self._ending = b"\r\n\r\n"  # of what stands before the next size
+        self._left = 0  # bytes left of the current chunk
+        self._ending = b"\r\n\r\n"  # what precedes the next size
 
     def content(self, data: bytes) -> bytes:
         raw, found = self._raw + data, []
@@ -234,9 +236,10 @@ class _Chunks:
 
 
 class _Frames:
-    """Takes WebSocket frames apart (RFC 6455, section 5.2) behind the answer to the handshake.
+    """Splits WebSocket frames (RFC 6455, section 5.2) after the answer to the handshake.
 
-    Who doesn't answer a ping is taken for dead, so ``on_ping`` is called with its payload.
+    The server drops a client that doesn't answer its pings, so ``on_ping`` is called with the
+    payload of each ping.
     """
 
     def __init__(self, on_ping: Callable[[bytes], None]) -> None:
@@ -270,7 +273,7 @@ class _Frames:
 
 
 class _Needle:
-    """Counts a text in a stream, also where it is cut in two."""
+    """Counts a text in a stream, also if it is split between two pieces."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text

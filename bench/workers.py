@@ -1,4 +1,4 @@
-"""Workers as processes of their own, for the site that the environment names."""
+"""Workers as separate processes, for the site that the environment names."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ START_SECONDS = 60
 
 @contextlib.contextmanager
 def working(count: int, **environment: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Let ``count`` worker processes live until the block ends; shows their logs if it fails."""
+    """Run ``count`` worker processes until the block ends; show their logs if it fails."""
     from runs.models import WorkerRecord
 
     before = WorkerRecord.objects.filter(lost_at=None).count()
     with tempfile.TemporaryFile() as log:
-        processes = [_begin(log, environment) for _ in range(count)]
+        processes = [_start(log, environment) for _ in range(count)]
         try:
             end = time.monotonic() + START_SECONDS
             while WorkerRecord.objects.filter(lost_at=None).count() < before + count:
                 if time.monotonic() > end:
                     raise TimeoutError("the workers did not start")
                 time.sleep(0.05)
-            time.sleep(0.5)  # and hear of Redis's messages
+            time.sleep(0.5)  # until they listen to Redis
             yield processes
         except BaseException:
             log.seek(0)
@@ -43,7 +43,7 @@ def working(count: int, **environment: str) -> Iterator[list[subprocess.Popen[by
                 _end(process)
 
 
-def _begin(log: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(log: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "bench.workers"],
         stdout=log,
@@ -70,7 +70,7 @@ def _work() -> None:
     register_agents()
     from runs.worker import descriptors
 
-    descriptors.PER_RUN = 1  # the agents here open no connections, and limits are often 20,000
+    descriptors.PER_RUN = 1  # these agents open no connections, and the usual limit is 20,000
     call_command("runworker")
 
 

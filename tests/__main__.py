@@ -1,14 +1,14 @@
 """Run every test: `python -m tests [arguments for pytest]`, which is what `make test` does.
 
-The suite runs on Halting's default, one process on SQLite with the in-memory layer. If DATABASE_URL
-or REDIS_URL names a server, the tests that are marked for it run in a session of their own, with
-that server in their settings. Without a server its tests are not deselected: they are skipped,
-loudly, and REQUIRE_ALL=1 makes that a failure.
+The suite runs on Halting's default: one process on SQLite with the in-memory layer. If DATABASE_URL
+or REDIS_URL names a server, the tests that are marked for it run in a separate session, with that
+server in their settings. Without a server its tests are skipped, and the output says so loudly;
+REQUIRE_ALL=1 makes that a failure.
 
-The tests in a real browser are a session of their own, too. Two sessions run at a time, since each
-mostly waits: the one on SQLite, and the others one after the other.
+The browser tests are a separate session, too. Two sessions run at a time, because each mostly
+waits: the one on SQLite, and the others one after the other.
 
-With --everywhere as the first argument the whole suite runs on PostgreSQL with Redis as well. That
+With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
 takes half an hour more, and tests changes of code that both databases share.
 """
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         wait = _start(*sessions[0])
         statuses = [_pytest(*rest), wait()]
 
-    # With arguments, one session may have all the tests.
+    # With arguments, it may be that one session has all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0 if ran else statuses[0])
 

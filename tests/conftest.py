@@ -1,8 +1,8 @@
-"""The parts that the whole suite shares.
+"""The configuration of the whole suite.
 
 No skip is silent, a failure fails one test only, and the database is a real one. A mark says that a
-test needs PostgreSQL, Redis or Chromium. Without it the test is skipped, and the end of the output
-says so loudly. With REQUIRE_ALL=1 any skip fails the session.
+test needs PostgreSQL, Redis or Chromium. If that is missing, the test is skipped, and the end of
+the output says so loudly. With REQUIRE_ALL=1 any skip fails the session.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def django_db_modify_db_settings(
     """Test on an SQLite file, as in production.
 
     Django's default, an in-memory database shared between threads, answers "table is locked" when a
-    file would wait. Each session has a file of its own, so that two sessions don't collide.
+    file would wait. Each session has its own file, so that two sessions don't collide.
     """
     default = settings.DATABASES["default"]
     if default["ENGINE"].endswith("sqlite3"):

@@ -15,7 +15,7 @@ def test_it():
 """
 
 
-def test_garbage_of_a_failed_test_fails_no_other(tmp_path: Path) -> None:
+def test_garbage_of_a_failed_test_fails_no_other_test(tmp_path: Path) -> None:
     others = "import gc\n\ndef test_one(): gc.collect()\n\ndef test_other(): gc.collect()"
     done = run_suite(tmp_path, f"{_LEAVES}    assert False\n", others)
     assert "1 failed, 2 passed in" in done.stdout.splitlines()[-1], done.stdout

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("project", "runs", "agents")
 MOST_MODULES = 13  # of a folder
 
-# A row may import from its own row and from every row below. The longest name that fits a module
-# decides, so a package stands for all that is in it unless a row names one of its modules.
+# A module may import from its own row and from all rows below. The longest name that fits the
+# module decides: a package covers all of its modules that have no row of their own.
 LAYERS = [
     ("project",),
     # --- runs: the ways in
@@ -51,8 +51,8 @@ LAYERS = [
     ("agents.exceptions", "agents.options", "agents.values", "agents.wire"),
 ]
 
-# What a module must not know, beside what is above it. Prefixes again, exceptions after them.
-STRANGERS = [
+# Packages that a module must not import, even from a row below. Prefixes, then exceptions.
+FORBIDDEN = [
     ("agents", ("django", "channels", "rest_framework"), ("agents.apps", "agents.checks",
                                                           "agents.samples.apps")),
     ("runs.worker.executor", ("channels",), ()),
@@ -70,40 +70,40 @@ def test_imports_point_down() -> None:
     assert not upward, "upward imports:\n" + "\n".join(upward)
 
 
-def test_imports_make_no_circle() -> None:
-    """Those for type checkers count as well: a reader follows them, too."""
+def test_imports_have_no_circle() -> None:
+    """Imports for type checkers count as well: a reader follows them, too."""
     graph: dict[str, set[str]] = {module: set() for module in _modules()}
     for module, _, target in _imports(for_readers=True):
         if target in graph and target != module:
             graph[module].add(target)
     while leaves := {module for module, targets in graph.items() if not targets}:
         graph = {m: targets - leaves for m, targets in graph.items() if m not in leaves}
-    # What is left is in a circle, or imports one.
+    # The remaining modules are in a circle, or import one.
     inner = {m for m in graph if any(m in targets for targets in graph.values())}
     assert not graph, f"circles of imports among: {', '.join(sorted(inner))}"
 
 
-def test_no_folder_is_a_heap() -> None:
+def test_no_folder_has_too_many_modules() -> None:
     counts = Counter(path.parent for path in _modules().values() if path.name != "__init__.py")
-    heaps = {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > MOST_MODULES}
-    assert not heaps, f"more modules than one can take in: {heaps}"
+    large = {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > MOST_MODULES}
+    assert not large, f"too many modules in a folder: {large}"
 
 
-def test_every_module_has_its_place() -> None:
-    homeless = [module for module in _modules() if _placed_as(module) is None]
-    assert not homeless, f"place me in LAYERS: {', '.join(homeless)}"
+def test_every_module_has_a_row() -> None:
+    missing = [module for module in _modules() if _entry_of(module) is None]
+    assert not missing, f"missing in LAYERS: {', '.join(missing)}"
 
 
-def test_strangers_stay_out() -> None:
+def test_forbidden_packages_are_not_imported() -> None:
     known = [
         f"{module} (line {line}) imports {target}"
         for module, line, target in _imports()
-        for package, strangers, exceptions in STRANGERS
+        for package, names, exceptions in FORBIDDEN
         if _is_within(module, package)
         and module not in exceptions
-        and any(_is_within(target, stranger) for stranger in strangers)
+        and any(_is_within(target, name) for name in names)
     ]
-    assert not known, "imports of strangers:\n" + "\n".join(known)
+    assert not known, "forbidden imports:\n" + "\n".join(known)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_strangers_stay_out() -> None:
         ("if typing.TYPE_CHECKING:\n    import a\nelse:\n    import runs.conf", ["runs.conf"]),
     ],
 )
-def test_the_reader_of_imports(source: str, expected: list[str]) -> None:
+def test_imports_are_read(source: str, expected: list[str]) -> None:
     modules = {"runs", "runs.models", "runs.conf", "agents"}
     found = _read_imports(ast.parse(source), package="runs", modules=modules)
     assert [target for _, target in found] == expected
 
 
-def test_the_reader_follows_dots() -> None:
+def test_relative_imports_are_resolved() -> None:
     tree = ast.parse("from ..conf import conf\nfrom .. import models\nfrom .views import View")
     found = _read_imports(tree, package="runs.api", modules={"runs", "runs.models", "runs.conf"})
     assert [target for _, target in found] == ["runs.conf", "runs.models", "runs.api.views"]
@@ -151,7 +151,7 @@ def _imports(*, for_readers: bool = False) -> Iterator[tuple[str, int, str]]:
 def _own_imports() -> Iterator[tuple[str, int, str]]:
     for module, line, target in _imports():
         is_own = target.partition(".")[0] in PACKAGES
-        if is_own and _placed_as(module) is not None and _placed_as(target) is not None:
+        if is_own and _entry_of(module) is not None and _entry_of(target) is not None:
             yield module, line, target
 
 
@@ -177,15 +177,15 @@ def _read_imports(
 
 
 def _row(module: str) -> int:
-    name = _placed_as(module)
+    name = _entry_of(module)
     assert name is not None
     return _ROWS[name]
 
 
-def _placed_as(module: str) -> str | None:
+def _entry_of(module: str) -> str | None:
     """Return the entry of LAYERS that decides about a module."""
     candidates = [name for name in _ROWS if _is_within(module, name)]
-    # A bare package stands for its __init__, or it would take in every module that is new.
+    # A bare package covers only its __init__; otherwise it would cover every new module.
     candidates = [name for name in candidates if name == module or name not in {"runs", "agents"}]
     return max(candidates, key=len, default=None)
 

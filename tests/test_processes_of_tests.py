@@ -67,7 +67,7 @@ def _inspect(environment: dict[str, str], tmp_path: Path, **how: Any) -> dict[st
 
 
 @pytest.mark.parametrize("how", [{}, {"descriptors": 200, "unbuffered": False}])
-def test_a_forked_process_finds_what_a_fresh_one_finds(
+def test_a_forked_process_has_the_state_of_a_fresh_one(
     environment: dict[str, str], tmp_path: Path, how: dict[str, Any]
 ) -> None:
     if not how.pop("unbuffered", True):
@@ -76,19 +76,19 @@ def test_a_forked_process_finds_what_a_fresh_one_finds(
     assert forked == _inspect(environment, tmp_path, fresh=True, **how)["state"]
 
 
-def test_two_forked_processes_draw_numbers_of_their_own(
+def test_two_forked_processes_draw_different_random_numbers(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     one, other = (_inspect(environment, tmp_path)["chance"] for _ in range(2))
     assert not set(one) & set(other)
 
 
-def test_one_in_a_session_of_its_own_leads_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_process_with_a_new_session_leads_it(environment: dict[str, str], tmp_path: Path) -> None:
     state = _inspect(environment, tmp_path, new_session=True)["state"]
     assert state["session"] == state["group"] != os.getsid(0)
 
 
-def test_its_session_is_there_when_its_pid_is_known(environment: dict[str, str]) -> None:
+def test_its_session_exists_when_its_pid_is_known(environment: dict[str, str]) -> None:
     """Otherwise a test that kills its group at once would kill this session and its parent."""
     for _ in range(5):
         with open(os.devnull, "wb") as out:
@@ -99,7 +99,9 @@ def test_its_session_is_there_when_its_pid_is_known(environment: dict[str, str])
         assert group == process.pid
 
 
-def test_output_and_errors_are_apart_and_a_status_comes_back(environment: dict[str, str]) -> None:
+def test_output_and_errors_are_separate_and_the_status_is_returned(
+    environment: dict[str, str],
+) -> None:
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)"
     done = run_manage("shell", "--no-imports", "-c", code, environment=environment)
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
@@ -129,4 +131,4 @@ def test_a_signal_that_ends_it_is_its_status(
     process.send_signal(sig)
     assert process.wait(20) == -sig
     assert (process.poll(), process.returncode) == (-sig, -sig)
-    process.kill()  # no process has this pid any more
+    process.kill()  # no process has this pid now

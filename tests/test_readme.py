@@ -1,4 +1,4 @@
-"""The commands and the code of README.md work as it says."""
+"""The commands and the code of README.md work as described."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-def test_the_first_stop_can_be_typed_as_it_stands(server: Server) -> None:
+def test_the_first_stop_can_be_typed_as_written(server: Server) -> None:
     """Run the block line by line in a shell, and fill in the values that it asks for."""
     block = next(block for block in _blocks("sh") if "/api-token" in block)
     block = block.replace("http://127.0.0.1:8000", server.url)

@@ -1,4 +1,4 @@
-"""The servers that tests may stop do stop, freeze and come back."""
+"""The servers that tests may stop do stop, freeze and restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.databases import drop_database
 from tests.support.services import PrivatePostgres, PrivateRedis
 
 
-def test_postgres_goes_and_comes_back(private_postgres: PrivatePostgres) -> None:
+def test_postgres_stops_and_starts_again(private_postgres: PrivatePostgres) -> None:
     url = private_postgres.new_database()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept (n int)")
@@ -47,7 +47,7 @@ def test_postgres_breaks_connections(private_postgres: PrivatePostgres) -> None:
             connection.execute("SELECT 1")
 
 
-def test_redis_goes_freezes_and_comes_back(private_redis: PrivateRedis) -> None:
+def test_redis_stops_freezes_and_starts_again(private_redis: PrivateRedis) -> None:
     with private_redis.away():
         assert not private_redis.answers()
     assert private_redis.answers()

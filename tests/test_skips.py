@@ -57,7 +57,7 @@ def test_a_failure_is_still_a_failure(tmp_path: Path) -> None:
         ("redis", {"REDIS_URL": "redis://127.0.0.1:6379/0"}),
     ],
 )
-def test_a_marked_test_runs_where_its_server_is(
+def test_a_marked_test_runs_if_its_server_is_named(
     tmp_path: Path, marker: str, environment: dict[str, str]
 ) -> None:
     source = f"@pytest.mark.{marker}\ndef test_it(): pass"
@@ -96,7 +96,7 @@ class TestSessions:
     other_status = 0
     started: list[list[str]]
 
-    def test_alone_there_is_one_session_that_deselects_nothing(self, sessions: list) -> None:
+    def test_without_servers_one_session_deselects_nothing(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main(["-k", "x"]) == 0
         assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
@@ -126,7 +126,7 @@ class TestSessions:
         assert "DATABASE_URL" not in alone
         assert self.started == [["-m", "not (postgres or redis) and not (browser)"]]
 
-    def test_everywhere_leaves_nothing_out(
+    def test_everywhere_omits_nothing(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert self.main(["--everywhere"]) == pytest.ExitCode.USAGE_ERROR
@@ -148,7 +148,7 @@ class TestSessions:
         assert runner._start(["--version"], dict(os.environ))() == 0
         assert "pytest" in capsys.readouterr().out
 
-    def test_a_server_gets_a_session_and_its_marks_are_left_out_of_the_other(
+    def test_a_server_gets_a_session_and_the_other_omits_its_marks(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
@@ -164,7 +164,7 @@ class TestSessions:
         ("statuses", "expected"),
         [([0, 0], 0), ([1, 0], 1), ([0, 1], 1), ([5, 0], 0), ([0, 5], 0), ([5, 1], 1), ([5, 5], 5)],
     )
-    def test_the_status_is_honest(
+    def test_the_status_is_that_of_a_failed_session(
         self,
         sessions: list,
         monkeypatch: pytest.MonkeyPatch,

@@ -59,7 +59,7 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"LLM": {"API_KEY": "k"}}, "runs.W004"),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, Any], expected: str, settings: Any) -> None:
+def test_a_wrong_option_is_reported(options: dict[str, Any], expected: str, settings: Any) -> None:
     assert _ids(options, settings) == [expected]
 
 
@@ -76,7 +76,7 @@ def test_a_sane_deployment_passes(settings: Any) -> None:
         ("ALLOWED_HOSTS", ["*"], "runs.W003"),
     ],
 )
-def test_a_dangerous_deployment_is_named(
+def test_a_dangerous_deployment_is_reported(
     name: str, value: object, expected: str, settings: Any
 ) -> None:
     settings.ALLOWED_HOSTS = ["example.org"]

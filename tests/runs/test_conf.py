@@ -1,4 +1,4 @@
-"""Options: defaults, overrides, and what must not be shown."""
+"""Options: defaults, overrides, and secrets that must not be shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from runs.conf import LLMOptions, Options, conf, unknown_names
 
 
-def test_what_is_left_out_has_its_default(settings: Any) -> None:
+def test_a_missing_option_has_its_default(settings: Any) -> None:
     settings.RUNS = {"LEASE_SECONDS": 4, "LLM": {"MODEL": "llama3"}}
     assert conf() == Options(lease_seconds=4, llm=LLMOptions(model="llama3"))
 
@@ -36,7 +36,7 @@ def test_the_stand_in_answers_without_address_and_key() -> None:
     assert not LLMOptions(api_key="key").is_stand_in
 
 
-def test_a_slip_of_the_pen_is_found_and_does_no_harm(settings: Any) -> None:
+def test_an_unknown_option_is_reported_and_ignored(settings: Any) -> None:
     settings.RUNS = {"LEASE_SECOND": 4, "LLM": {"KEY": "x"}}
     assert unknown_names(settings.RUNS) == ["LEASE_SECOND", "LLM.KEY"]
     assert conf() == Options()

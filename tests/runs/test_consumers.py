@@ -1,4 +1,4 @@
-"""A worker's listener: what it is sent, and a layer that fails."""
+"""A worker's listener: its messages, and a layer that fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOT_UNDERSTOOD = {"type": "run.stop", "runs": ["of another release"]}
 
 
 class Layer(InMemoryChannelLayer):
-    """Fails as often as it is told to; keeps what it was asked for."""
+    """Fails as often as the test says; keeps its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ async def received(layer: Layer, worker: Worker) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_layer_that_was_away_fills_no_channel_without_a_listener(
+async def test_after_an_outage_no_channel_fills_without_a_listener(
     layer: Layer,
 ) -> None:
     layer.failures = 5
@@ -116,7 +116,7 @@ async def test_a_layer_that_was_away_fills_no_channel_without_a_listener(
     assert len(layer.made) == 1
 
 
-async def test_a_message_that_is_not_understood_ends_nothing(
+async def test_an_invalid_message_ends_nothing(
     layer: Layer, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker()
@@ -128,7 +128,7 @@ async def test_a_message_that_is_not_understood_ends_nothing(
     assert "a message of type 'run.stop' can't be understood (KeyError('stops'))" in caplog.text
 
 
-async def test_an_execution_keeps_no_message_waiting(layer: Layer) -> None:
+async def test_an_execution_delays_no_message(layer: Layer) -> None:
     worker = Worker()
     runs = [uuid7(), uuid7()]
     async with listening(worker):
@@ -140,7 +140,7 @@ async def test_an_execution_keeps_no_message_waiting(layer: Layer) -> None:
         worker.going_on.set()
 
 
-async def test_a_worker_that_is_full_by_now_has_the_others_woken(
+async def test_a_full_worker_wakes_the_others(
     layer: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken = asyncio.Event()
@@ -157,7 +157,7 @@ async def test_a_worker_that_is_full_by_now_has_the_others_woken(
         await within(SECONDS, woken.wait())
 
 
-async def test_a_message_that_is_not_understood_ends_no_feed(
+async def test_an_invalid_message_ends_no_feed(
     layer: Layer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = asyncio.Event()
@@ -178,7 +178,7 @@ async def test_a_message_that_is_not_understood_ends_no_feed(
 
 
 async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Await ``work`` in a thread, and close the connection that it has used there."""
+    """Await ``work`` in a thread, and close the thread's connection."""
 
     def closing() -> Any:
         try:
@@ -189,10 +189,10 @@ async def in_database(work: Callable[..., Any], *arguments: Any) -> Any:
     return await asyncio.to_thread(closing)
 
 
-async def test_a_message_in_is_an_agent_under_its_token(
+async def test_a_message_executes_an_agent_under_its_token(
     hire: Any, alice: User, log: Journal, layer: Layer
 ) -> None:
-    """The whole way: channel, router, consumer, claim, the agents' loop."""
+    """The whole path: channel, router, consumer, claim, the agents' loop."""
     seen: list[CancelToken | None] = []
 
     @agent("sees-its-token")

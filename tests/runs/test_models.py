@@ -1,4 +1,4 @@
-"""What the database itself refuses, from any writer."""
+"""Constraints of the database, for any writer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONTRADICTIONS: list[tuple[Status, dict[str, Any]]] = [
 @pytest.mark.usefixtures("on_both_databases")
 def test_a_row_that_contradicts_itself_is_refused(alice: User) -> None:
     for status, wrong in CONTRADICTIONS:
-        run = make_run(alice, status=status)  # which is fine
+        run = make_run(alice, status=status)  # which is valid
         row = RunRecord.objects.filter(pk=run.pk)
         assert _is_refused(partial(row.update, **wrong)), f"{status} with {wrong} was written"
         insert = partial(make_run, alice, status=status, **wrong)
@@ -65,7 +65,7 @@ def test_an_unknown_status_is_refused(alice: User) -> None:
         RunRecord.objects.filter(pk=run.pk).update(status="paused")
 
 
-def test_a_child_is_no_root_and_a_root_no_child(alice: User) -> None:
+def test_a_child_is_not_a_root_and_a_root_is_not_a_child(alice: User) -> None:
     root = make_run(alice)
     child = make_run(alice, parent=root)
     assert (child.root_id, child.depth) == (root.pk, 1)
@@ -89,7 +89,7 @@ def _event(run: RunRecord, seq: int, type: str = "log") -> RunEvent:
     )
 
 
-def test_a_seq_is_given_once_in_a_run_and_starts_with_one(alice: User) -> None:
+def test_a_seq_is_unique_in_a_run_and_starts_with_one(alice: User) -> None:
     run, other = make_run(alice), make_run(alice)
     _event(run, 1)
     _event(other, 1)
@@ -107,7 +107,7 @@ def test_a_run_ends_once(alice: User) -> None:
         _event(run, 3, "agent_end")
 
 
-def test_an_entry_is_one_per_owner_namespace_and_key(alice: User, bob: User) -> None:
+def test_an_entry_is_unique_per_owner_namespace_and_key(alice: User, bob: User) -> None:
     def make(owner: User, namespace: str, key: str) -> DataStoreEntry:
         return DataStoreEntry.objects.create(owner=owner, namespace=namespace, key=key, value=1)
 
@@ -127,7 +127,7 @@ def test_a_lost_worker_record_leaves_its_runs(alice: User) -> None:
     assert (run.status, run.worker_id) == (Status.RUNNING, None)
 
 
-def test_ids_sort_by_their_time_of_birth() -> None:
+def test_ids_sort_by_their_time() -> None:
     ids = [uuid7() for _ in range(1000)]
     assert ids == sorted(ids)
     assert {id.version for id in ids} == {7}
@@ -146,13 +146,13 @@ class TestShownStatus:
             others = {*Status.values, "stopping"} - {run.shown_status}
             assert run not in RunRecord.objects.with_shown_status(sorted(others))
 
-    def test_active_and_terminal_are_the_two_halves(self, alice: User) -> None:
+    def test_a_status_is_active_or_terminal(self, alice: User) -> None:
         runs = {status: make_run(alice, status=status) for status in Status}
         assert set(RunRecord.objects.active()) == {runs[status] for status in ACTIVE}
         assert {s for s, run in runs.items() if run.is_terminal} == set(TERMINAL)
 
 
-class TestWhoMay:
+class TestPermission:
     def test_an_owner_sees_and_stops_own_runs_and_no_others(self, alice: User, bob: User) -> None:
         mine, theirs = make_run(alice), make_run(bob)
         assert list(RunRecord.objects.visible_to(alice)) == [mine]
@@ -164,14 +164,14 @@ class TestWhoMay:
         assert list(RunRecord.objects.visible_to(operator)) == [run]
         assert run.may_be_stopped_by(operator)
 
-    def test_who_is_not_active_or_not_known_sees_and_stops_nothing(self, alice: User) -> None:
+    def test_an_inactive_or_unknown_user_sees_and_stops_nothing(self, alice: User) -> None:
         run = make_run(alice)
         alice.is_active = False
         for user in (alice, AnonymousUser()):
             assert not RunRecord.objects.visible_to(user).exists()
             assert not run.may_be_stopped_by(user)
 
-    def test_to_see_is_not_to_stop(self, alice: User, bob: User) -> None:
+    def test_a_viewer_may_not_stop(self, alice: User, bob: User) -> None:
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
         run = make_run(alice)
         assert list(RunRecord.objects.visible_to(bob)) == [run]
@@ -184,7 +184,7 @@ def test_the_newest_run_comes_first(alice: User) -> None:
     assert list(RunRecord.objects.all()) == [new, old]
 
 
-def test_an_event_goes_over_the_wire_as_it_was_traced(alice: User) -> None:
+def test_an_event_on_the_wire_equals_the_traced_one(alice: User) -> None:
     run = make_run(alice)
     event = events.system_event(run, 1, "log", {"level": "info", "message": "ä\u2028"})
     events.append([event])

@@ -1,4 +1,4 @@
-"""The state machine: what may follow what, and who may write it."""
+"""The state machine: which status may follow which, and which writer may set it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALLOWED = {
 
 
 def _needs(to: str) -> dict[str, Any]:
-    """What the database wants with a status."""
+    """Return the fields that the database requires with a status."""
     fields: dict[str, Any] = {}
     if to in TERMINAL:
         fields["finished_at"] = timezone.now()
@@ -56,7 +56,7 @@ def test_only_the_moves_of_the_design_take_place(source: str, target: str, alice
         assert now.finished_at == run.finished_at
 
 
-def test_terminal_states_have_no_way_out() -> None:
+def test_a_terminal_status_never_changes() -> None:
     assert set(ACTIVE) | set(TERMINAL) == set(Status)
     assert not set(ACTIVE) & set(TERMINAL)
     for sources in TRANSITIONS.values():
@@ -64,7 +64,7 @@ def test_terminal_states_have_no_way_out() -> None:
     assert STOPPING not in Status.values
 
 
-def test_a_claim_that_is_not_good_any_more_writes_nothing(alice: User) -> None:
+def test_a_lost_claim_writes_nothing(alice: User) -> None:
     mine, other = make_worker(), make_worker()
     run = make_run(alice, status=Status.RUNNING, worker=mine, attempt=2)
     fields = {"result": 1, **_needs("success")}
@@ -76,7 +76,7 @@ def test_a_claim_that_is_not_good_any_more_writes_nothing(alice: User) -> None:
     assert transitions.apply([Change(run.pk, Status.SUCCESS, (mine.pk, 2), fields)]) == 1
 
 
-def test_what_is_over_has_nothing_in_flight(alice: User) -> None:
+def test_a_finished_run_has_nothing_in_flight(alice: User) -> None:
     worker = make_worker()
     run = make_run(alice, status=Status.RUNNING, worker=worker, in_flight=[{"tool": "http"}])
     change = Change(run.pk, Status.SUCCESS, (worker.pk, 1), _needs("success"))
@@ -85,7 +85,7 @@ def test_what_is_over_has_nothing_in_flight(alice: User) -> None:
     assert run.in_flight == []
 
 
-def test_changes_of_all_kinds_are_made_together(alice: User) -> None:
+def test_all_kinds_of_changes_are_written_at_once(alice: User) -> None:
     worker = make_worker()
     make = partial(make_run, alice, status=Status.RUNNING, worker=worker)
     runs = {target: [make() for _ in range(3)] for target in ("success", "error", "stopped")}
@@ -102,7 +102,7 @@ def test_changes_of_all_kinds_are_made_together(alice: User) -> None:
             assert (run.status, run.last_seq) == (target, n)
 
 
-def test_progress_of_runs_with_and_without_a_receipt_is_written_together(alice: User) -> None:
+def test_progress_of_runs_with_and_without_a_receipt_is_written_at_once(alice: User) -> None:
     worker = make_worker()
     make = partial(make_run, alice, status=Status.RUNNING, worker=worker)
     plain, stopping, last = make(), make(**requested()), make()

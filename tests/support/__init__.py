@@ -1,1 +1,1 @@
-"""What several tests need: real servers, and runs without records."""
+"""Support for several tests: real servers, and runs without records."""

@@ -1,4 +1,4 @@
-"""A run without a record: a guard with its token and its trace, bound as the runtime binds them."""
+"""A run without a record: a guard, a token and a trace, bound as the runtime binds them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass
 class ListSink:
-    """Keeps what a trace gives it."""
+    """Keeps everything that a trace emits."""
 
     events: list[Event] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class ListSink:
 
 
 class AgentRun:
-    """One run: ``await run.task(work())`` is agent code in it, ``run.call(function)`` too."""
+    """One run: ``await run.task(work())`` and ``run.call(function)`` execute agent code in it."""
 
     def __init__(self, parent: AgentRun | None = None) -> None:
         self.sink = ListSink()
@@ -73,7 +73,7 @@ class AgentRun:
 
 
 async def within(seconds: float, work: Awaitable[T]) -> T:
-    """Await ``work``; too slow is a failure, also of what a cancellation doesn't cut."""
+    """Await ``work``; fail if it takes too long, also if a cancellation doesn't end it."""
     task = asyncio.ensure_future(work)
     await asyncio.wait((task,), timeout=seconds)
     if not task.done():
@@ -83,6 +83,6 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
 
 
 async def turn_loop() -> None:
-    """Let everything happen that the loop has in hand, such as a cancellation on its way."""
+    """Let the loop run everything that is ready, such as a pending cancellation."""
     for _ in range(20):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/output."""
+"""Helpers for the tests in tests/agents/output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("an.agent")
 
 
 def captured(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Capture output in a test; not in a fixture, after which pytest puts its own streams back."""
+    """Capture output within a test. A fixture can't: pytest replaces the streams after it."""
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
@@ -46,7 +46,7 @@ def captured(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def printed(run: AgentRun, stream: str = "stdout") -> list[str]:
-    """Return the lines of a run's log, having ended the unfinished ones."""
+    """Return the lines of a run's log, after ending the unfinished ones."""
     output.flush(run.trace)
     texts = [data["text"] for data in run.events("stdout") if data["stream"] == stream]
     return [line for text in texts for line in text.split("\n")]

@@ -1,4 +1,4 @@
-"""Where an installed Chromium is."""
+"""Finds an installed Chromium."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import shutil
 
 __all__ = ["find_chromium"]
 
-#: The first is the same engine without a desktop's worth of windows and menus around it, none of
-#: which a test looks at.
+#: The first is the same engine without windows and menus, which no test needs.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
-    """Return the path of an installed Chromium, None if there is none."""
+    """Return the path of an installed Chromium, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)

@@ -1,4 +1,4 @@
-"""A program that uses an installation as one should: by idempotency key, and asking another."""
+"""A well-behaved client: it uses idempotency keys, and asks another server if one fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RETRY_SECONDS = 30
 
 
 class Client:
-    """Starts and stops runs, and when one web process does not answer asks another."""
+    """Starts and stops runs; when a web process does not answer, it asks the next one."""
 
     def __init__(self, webs: list[Web]) -> None:
-        self.webs = webs  # changes while we use it
+        self.webs = webs  # tests change it while the client is in use
         self.started: dict[str, str] = {}  # run -> agent
         self.asked: set[str] = set()
         self.accepted: set[str] = set()
@@ -41,7 +41,7 @@ class Client:
         return id
 
     def stop(self, id: str) -> None:
-        self.asked.add(id)  # before: an answer may be lost
+        self.asked.add(id)  # noted before the request, because the answer may be lost
         answer = self._post(f"/runs/{id}/stop", json={"reason": "enough"})
         if answer is None or answer.status_code not in (202, 409):
             self.problems.append(f"no stop of {id}: {answer and answer.text}")
@@ -55,7 +55,10 @@ class Client:
             web = webs[next(self._next) % len(webs)]
             try:
                 answer = web.client.post(path, **arguments)
-            except (httpx.TransportError, RuntimeError):  # it is gone, and its client closed
+            except (
+                httpx.TransportError,
+                RuntimeError,
+            ):  # the process has ended, and its client is closed
                 continue
             if answer.status_code < 500:
                 return answer

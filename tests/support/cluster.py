@@ -1,8 +1,8 @@
-"""Many processes on one PostgreSQL and one Redis: web processes, workers, and signals for them.
+"""Several processes on one PostgreSQL and one Redis: web processes, workers, and their signals.
 
-Nothing is simulated: each is started as an operator starts it. The database is the test's own, the
-servers are the session's (``services``). What the processes have left in the database is read with
-the ORM, as if it were ours: ``with cluster.books():``.
+Nothing is simulated: each process starts as an operator starts it. Each test has its own database;
+the session has its own servers (``services``). To read the database with the ORM of the tests' own
+process: ``with cluster.books():``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Node:
         return self.log.read_text()
 
     def errors(self) -> list[str]:
-        """Return what it has logged as errors, libraries' words about a lost Redis apart."""
+        """Return the errors in its log, except those of libraries about a lost Redis."""
         lines = [line for line in self.output.splitlines() if re.search(" (ERROR|CRITICAL) ", line)]
         return [line for line in lines if " channels_redis." not in line]
 
@@ -73,7 +73,7 @@ class Node:
         return self.process.poll() is None
 
     def terminate(self) -> None:
-        """Ask it to drain and to end, as a deploy does."""
+        """Send SIGTERM, as a deploy does: the process drains and ends."""
         self.process.send_signal(signal.SIGTERM)
 
     def pause(self) -> None:
@@ -84,7 +84,7 @@ class Node:
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it without a word: SIGKILL."""
+        """End it at once: SIGKILL."""
         self.process.kill()
         self.process.wait(10)
 
@@ -93,11 +93,11 @@ class Node:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.output[-4_000:]}") from None
+            raise AssertionError(f"the process does not end:\n{self.output[-4_000:]}") from None
 
 
 class Web(Node, Server):
-    """A process that serves, and a client of its own."""
+    """A process that serves, with an HTTP client."""
 
     def __init__(self, process: Process, log: Path, token: str) -> None:
         Node.__init__(self, process, log)
@@ -123,11 +123,11 @@ class Worker(Node):
 
     @property
     def id(self) -> uuid.UUID:
-        """The id of its record; of the newest, if it has had to register again."""
+        """The id of its record; of the newest one if it registered more than once."""
         found = self._cluster.execute(
             "SELECT id FROM runs_workerrecord WHERE pid = %s ORDER BY started_at DESC", self.pid
         )
-        assert found, "it has not registered"
+        assert found, "the worker has not registered"
         return uuid.UUID(str(found[0][0]))
 
     def until_ready(self) -> None:
@@ -142,7 +142,7 @@ class Worker(Node):
 class Cluster:
     """A database, and the processes that use it.
 
-    ``environment`` is that of all processes. Leases are short, so that a test need not wait long.
+    ``environment`` applies to all processes. Leases are short, so that tests need not wait long.
     """
 
     def __init__(
@@ -193,13 +193,14 @@ class Cluster:
             node.process.wait(10)
             if isinstance(node, Web):
                 node.client.close()
-        self.postgres.start()  # the test that stopped it may have failed before it was to come back
+        # A test that stopped a server may have failed before it started it again.
+        self.postgres.start()
         drop_database(self.url)
 
     def launch(
         self, *, webs: int = 0, workers: int = 0, **environment: str
     ) -> tuple[list[Web], list[Worker]]:
-        """Start processes, side by side; return them when all are ready."""
+        """Start processes at the same time; return them when all are ready."""
         new_webs = [self._web(environment) for _ in range(webs)]
         new_workers = [self._worker(environment) for _ in range(workers)]
         for node in [*new_webs, *new_workers]:
@@ -221,14 +222,14 @@ class Cluster:
         return node
 
     def execute(self, sql: str, *parameters: Any) -> list[Any]:
-        """Look into, or meddle with, the database without the project's code."""
+        """Execute SQL without the project's code."""
         with psycopg.connect(self.url, autocommit=True) as database:
             cursor = database.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def books(self) -> Iterator[None]:
-        """Point this process's own ORM at the cluster's database."""
+        """Point the ORM of the tests' own process at the cluster's database."""
         settings = connection.settings_dict
         before = {name: settings[name] for name in ("NAME", "HOST", "PORT", "USER", "PASSWORD")}
         url = urlsplit(self.url)
@@ -248,7 +249,7 @@ class Cluster:
         return dict(self.execute("SELECT status, count(*) FROM runs_runrecord GROUP BY status"))
 
     def until_quiet(self, within: float = 60) -> dict[str, int]:
-        """Wait until no run is queued or running; return how many ended how."""
+        """Wait until no run is queued or running; return the number of runs by status."""
 
         def is_quiet() -> bool:
             active = "SELECT count(*) FROM runs_runrecord WHERE status IN ('queued', 'running')"
@@ -258,7 +259,7 @@ class Cluster:
         return self.statuses()
 
     def witnesses(self) -> list[dict[str, Any]]:
-        """Return what agents have said outside the program's own books: {word, run, pid, at}."""
+        """Return the lines that agents have written to the witness file: {word, run, pid, at}."""
         with self.witness_file.open("rb") as file:
             file.seek(self._witnessed)
             for line in file:
@@ -266,14 +267,14 @@ class Cluster:
                 self._witnesses.append(json.loads(line))
         return self._witnesses
 
-    def begun(self) -> set[str]:
-        """Return the runs whose agents have begun."""
-        return {line["run"] for line in self.witnesses() if line["word"] == "begin"}
+    def started(self) -> set[str]:
+        """Return the runs whose agents have started."""
+        return {line["run"] for line in self.witnesses() if line["word"] == "start"}
 
-    def eventually(self, is_so: Callable[[], Any], what: str, within: float = 40) -> None:
-        """Wait until ``is_so()``; if it never is, tell what every process was doing."""
+    def eventually(self, condition: Callable[[], Any], what: str, within: float = 40) -> None:
+        """Wait until ``condition()``; if it stays false, show what every process was doing."""
         try:
-            eventually(is_so, what, within)
+            eventually(condition, what, within)
         except AssertionError as error:
             sessions = (
                 "SELECT pid, state, wait_event, now() - xact_start, left(query, 100)"
@@ -328,7 +329,7 @@ def make_cluster(
     tmp_path: Path,
     django_db_blocker: Any,
 ) -> Iterator[MakeCluster]:
-    """Make a cluster without any process yet: ``make_cluster(RUNS_LEASE_SECONDS="5")``."""
+    """Make a cluster without processes: ``make_cluster(RUNS_LEASE_SECONDS="5")``."""
     made: list[Cluster] = []
 
     def make(**environment: str) -> Cluster:

@@ -1,4 +1,4 @@
-"""What must be true of every run, whatever has happened to it."""
+"""Invariants of every run, whatever happened to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from runs.models import RunEvent, RunRecord
 from runs.status import TERMINAL, Status
 
 CALLS = ("llm_call", "data_store", "http", "agent_call")
-START_TYPES = ("stop_requested", "log")  # what may be logged of a run before its agent starts
+#: What the log of a run may contain before its agent starts.
+START_TYPES = ("stop_requested", "log")
 
 
 def assert_consistent(run: RunRecord | uuid.UUID) -> RunRecord:
-    """Check a run that is over, its log, its receipt, and the same of all below it; return it."""
-    record = _whole().get(pk=run.pk if isinstance(run, RunRecord) else run)
+    """Check a finished run, its log and its receipt, and all runs below it; return it."""
+    record = _with_everything().get(pk=run.pk if isinstance(run, RunRecord) else run)
     _check(record)
     for child in record.children.all():
         assert_consistent(child)
@@ -26,31 +27,31 @@ def assert_consistent(run: RunRecord | uuid.UUID) -> RunRecord:
 
 
 def assert_all_consistent(*, clocks_differ: bool = False) -> list[RunRecord]:
-    """Check every run that there is, all of which are over.
+    """Check every run; all of them are finished.
 
-    Where the clocks of hosts differ, instants of the log, and of the ends of callers and called,
-    are those that each host took them for.
+    ``clocks_differ``: hosts with different clocks wrote the instants of the logs, and of the ends
+    of callers and called agents, so their order is not checked.
     """
-    records = list(_whole().order_by("created_at"))
+    records = list(_with_everything().order_by("created_at"))
     for record in records:
         _check(record, clocks_differ=clocks_differ)
     return records
 
 
-def _whole() -> QuerySet[RunRecord]:
-    """Return runs with all that is looked at, in a few queries for however many there are."""
-    whole = RunRecord.objects.select_related("worker", "stop_requested_by", "parent")
-    return whole.prefetch_related("events", "children")
+def _with_everything() -> QuerySet[RunRecord]:
+    """Return runs with everything that is checked, in a fixed number of queries."""
+    runs = RunRecord.objects.select_related("worker", "stop_requested_by", "parent")
+    return runs.prefetch_related("events", "children")
 
 
 def _check(record: RunRecord, *, clocks_differ: bool = False) -> None:
     log = sorted(record.events.all(), key=lambda event: event.seq)
     if record.log_removed_at is not None:
-        assert log == [], "a log goes as a whole"
+        assert log == [], "retention removes a log as a whole"
         return
     try:
         _check_log(record, log)
-        assert clocks_differ or _goes_on(log), "the log goes back in time"
+        assert clocks_differ or _is_in_order(log), "the log goes back in time"
         _check_ending(record, log)
         _check_receipt(record, log)
         _check_usage(record, log)
@@ -70,7 +71,7 @@ def _receipt(record: RunRecord) -> dict[str, Any]:
 
 def _check_log(record: RunRecord, log: list[RunEvent]) -> None:
     assert [e.seq for e in log] == list(range(1, record.last_seq + 1)), "seq has a gap"
-    assert log, "a run that is over has at least its end in the log"
+    assert log, "a finished run has at least its end in the log"
     assert all((e.agent, e.depth) == (record.agent, record.depth) for e in log)
     assert {e.type for e in log} <= set(EVENT_TYPES)
     assert {e.source for e in log} <= {"system", "agent"}
@@ -81,7 +82,7 @@ def _check_log(record: RunRecord, log: list[RunEvent]) -> None:
     assert len(starts) <= max(record.attempt, 0), "one agent_start for each attempt"
     if starts:
         before = {e.type for e in log[: starts[0] - 1]}
-        assert before <= set(START_TYPES), "the agent did something before it began"
+        assert before <= set(START_TYPES), "the agent did something before it started"
     else:
         assert {e.type for e in log} <= {*START_TYPES, "error", "agent_end"}
     calls = [e.data["call"] for e in log if e.type in CALLS]
@@ -89,7 +90,7 @@ def _check_log(record: RunRecord, log: list[RunEvent]) -> None:
         assert len(calls) == len(set(calls)), "one event for a call"
 
 
-def _goes_on(log: list[RunEvent]) -> bool:
+def _is_in_order(log: list[RunEvent]) -> bool:
     return [e.ts for e in log] == sorted(e.ts for e in log)
 
 
@@ -127,7 +128,7 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         assert not any((record.stop_acknowledged_at, record.stop_observed_at))
         assert record.stop_cleanup_error is None
         return
-    assert len(requests) == 1, "a request is told of once"
+    assert len(requests) == 1, "the log has one stop request"
     by = record.stop_requested_by
     assert requests[0].data == {
         "mode": record.stop_mode,
@@ -149,18 +150,19 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
     if record.stop_observed_at is not None:
         assert record.stop_acknowledged_at is not None
         assert record.status == Status.STOPPED
-        # Those of earlier attempts were of the shutdowns that these ended with.
-        begun = max((e.seq for e in log if _hands_back(e)), default=0)
-        [observed] = [e for e in observations if e.seq > begun]
-        told = [e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > begun]
-        of_a_shutdown = any(
-            seq < observed.seq for seq in told
-        )  # which came before the stop request was delivered
+        # Observations of earlier attempts belong to the shutdowns that ended those attempts.
+        requeued_at = max((e.seq for e in log if _is_requeue(e)), default=0)
+        [observed] = [e for e in observations if e.seq > requeued_at]
+        logged = [
+            e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > requeued_at
+        ]
+        # The shutdown may come before the stop request is delivered.
+        of_a_shutdown = any(seq < observed.seq for seq in logged)
         assert of_a_shutdown or requests[0].seq < observed.seq, "observed before it was logged"
     elif record.status == Status.STOPPED:
         was_lost = record.worker is not None and record.worker.lost_at is not None
         assert was_lost or log[-1].data["started"] is False, (
-            "stopped, and no agent observed the stop"
+            "stopped, but no agent observed the stop"
         )
     if log[-1].data["started"] and record.status in TERMINAL:
         assert log[-1].data["finished_first"] == record.stop_finished_first
@@ -168,12 +170,12 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         for event in log:
             if event.type in CALLS and not event.data.get("cleanup"):
                 started = datetime.fromisoformat(event.data["started_at"])
-                # The two instants are taken one after the other, on the wall clock.
+                # The wall clock is read for one instant after the other.
                 late = (started - record.stop_acknowledged_at).total_seconds()
                 assert late < 0.02, f"a call started {late} s after the acknowledgement"
 
 
-def _hands_back(event: RunEvent) -> bool:
+def _is_requeue(event: RunEvent) -> bool:
     return event.type == "log" and str(event.data.get("message", "")).startswith("requeued")
 
 
@@ -190,13 +192,13 @@ def _check_tree(record: RunRecord, log: list[RunEvent]) -> None:
     if record.parent is None:
         assert (record.root_id, record.depth) == (record.pk, 0)
     children = list(record.children.all())
-    told = {e.data["run"] for e in log if e.type == "agent_call" and "run" in e.data}
-    assert told <= {str(child.pk) for child in children}
+    logged = {e.data["run"] for e in log if e.type == "agent_call" and "run" in e.data}
+    assert logged <= {str(child.pk) for child in children}
     for child in children:
-        assert child.finished_at is not None, "a child was left behind"
+        assert child.finished_at is not None, "a child has not ended"
         assert (child.root_id, child.depth) == (record.root_id, record.depth + 1)
         assert child.owner_id == record.owner_id
-        if record.stop_requested and child.stop_via == "parent" and not _gave_up(child):
+        if record.stop_requested and child.stop_via == "parent" and not _has_own_stop(child):
             assert child.stop_reason == record.stop_reason
             assert child.stop_requested_by_id == record.stop_requested_by_id
             assert child.stop_root_request == (
@@ -208,5 +210,5 @@ def _ended_last(record: RunRecord) -> bool:
     return all(child.finished_at <= record.finished_at for child in record.children.all())
 
 
-def _gave_up(child: RunRecord) -> bool:
+def _has_own_stop(child: RunRecord) -> bool:
     return child.stop_root_request == child.pk

@@ -1,7 +1,7 @@
-"""A new database for each installation, on the engine that this session of tests has.
+"""A new database for each installation, on the engine of this session of tests.
 
-DATABASE_URL decides, as it does for the tests' own process: a file of SQLite's, or one more
-database on that PostgreSQL.
+DATABASE_URL decides, as it does for the tests' own process: an SQLite file, or another database on
+that PostgreSQL.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Database", "create_database", "drop_database", "new_database"]
 
 
 class Database(Protocol):
-    """A database, seen from outside the processes that use it.
+    """A database, as seen from outside the processes that use it.
 
-    Statements are in the SQL that both engines know, with ``%s`` for parameters.
+    Statements use SQL that both engines know, with ``%s`` for parameters.
     """
 
     url: str  # for DATABASE_URL
@@ -34,10 +34,10 @@ class Database(Protocol):
         """Execute a statement, commit it, and return its rows."""
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Execute a statement once for each row of parameters, and commit them together."""
+        """Execute a statement once for each row of parameters, in one transaction."""
 
     def copy(self, path: Path) -> Database:
-        """Make another one with the same content, while this one is not in use."""
+        """Make another database with the same content, while this one is not in use."""
 
 
 def new_database(path: Path) -> Database:
@@ -65,7 +65,9 @@ class _SQLiteFile:
             connection.commit()
 
     def copy(self, path: Path) -> _SQLiteFile:
-        shutil.copyfile(self._path, path)  # whole: the last one to leave has emptied the WAL
+        shutil.copyfile(
+            self._path, path
+        )  # complete: the last process to close it has emptied the WAL
         return _SQLiteFile(path)
 
     def _connect(self) -> sqlite3.Connection:
@@ -77,12 +79,12 @@ def _with_question_marks(sql: str) -> str:
 
 
 def _adapted(parameters: Sequence[Any]) -> list[Any]:
-    """Turn into what Django stores where there is no such type."""
+    """Convert to what Django stores in an engine without such a type."""
     return [each.hex if isinstance(each, uuid.UUID) else each for each in parameters]
 
 
 class _PostgresDatabase:
-    """Goes with its last reference: an installation's lives as long as that."""
+    """Dropped with its last reference, which its installation holds."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -102,26 +104,26 @@ class _PostgresDatabase:
 
 
 def create_database(server: str, template: str = "template1") -> str:
-    """Make a database, as a copy of ``template``, to which no session is connected; return its URL.
+    """Make a database as a copy of ``template``, to which no session is connected; return its URL.
 
-    A copy of a database with all tables takes a tenth of what migrating does.
+    Copying a database with all tables takes a tenth of the time of migrating.
 
     Args:
         server: the URL of any database of that PostgreSQL.
     """
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(_beside(server, "postgres"), autocommit=True) as connection:
+    with psycopg.connect(_sibling_url(server, "postgres"), autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    return _beside(server, name)
+    return _sibling_url(server, name)
 
 
 def drop_database(url: str) -> None:
     """Remove a database, and end the sessions that are connected to it."""
-    with psycopg.connect(_beside(url, "postgres"), autocommit=True) as connection:
+    with psycopg.connect(_sibling_url(url, "postgres"), autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{_name(url)}" WITH (FORCE)')
 
 
-def _beside(url: str, name: str) -> str:
+def _sibling_url(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/registry."""
+"""Helpers for the tests in tests/agents/registry."""
 
 # Without `from __future__ import annotations`: the annotations here are real objects.
 import enum

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/guard."""
+"""Helpers for the tests in tests/agents/guard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ SECONDS = 10.0
 
 
 class Backend:
-    """Something slow behind a tool: a test sees it begin, and says when it ends."""
+    """A slow backend of a tool: a test waits for its start, and decides when it ends."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.may_end = asyncio.Event()
         self.cut = 0
         self.done = 0
 
     async def work(self, result: Any = "result") -> Any:
-        self.begun.set()
+        self.started.set()
         try:
             await self.may_end.wait()
         except asyncio.CancelledError:
@@ -44,7 +44,7 @@ async def guarded(guard: Guard, backend: Backend, result: Any = "result") -> Any
 async def complaints_of_the_collector(
     make: Callable[[], Awaitable[None]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what the loop complains of when the collector has run: exceptions nobody saw."""
+    """Return the loop's complaints after a garbage collection: lost exceptions."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     before = loop.get_exception_handler()

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/tools/http/requests."""
+"""Helpers for the tests in tests/agents/tools/http/requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASK: Any = [{"role": "user", "content": "Where did the ship go?"}]
 
 
 def async_client(library: Any) -> Any:
-    """Make an agent's own client. Called within a run, or not."""
+    """Make an agent's own client, within a run or outside one."""
     return library.AsyncClient(
         transport=guarded_transport(
             library.AsyncHTTPTransport(limits=library.Limits(max_connections=10))

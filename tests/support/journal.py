@@ -1,4 +1,4 @@
-"""What was committed about runs, in that order: tests wait for it, and never sleep."""
+"""What was committed about runs, in order. Tests wait for it, and never sleep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT_SECONDS = 10.0
 
 
 class Journal:
-    """Keeps every event of this process once it is committed: a ``notify.Listener``."""
+    """Keeps every committed event of this process: a ``notify.Listener``."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -65,7 +65,7 @@ class Journal:
     def until_event_of_agent(
         self, agent: str, type: str, *, after: RunRecord | None = None
     ) -> Event:
-        """Wait for an event of any run of ``agent`` (one that is younger than ``after``)."""
+        """Wait for an event of any run of ``agent`` (of one that is younger than ``after``)."""
         than = _id(after) if after is not None else ""  # UUIDv7: later ones are greater
 
         def found() -> Iterator[Event]:
@@ -77,7 +77,7 @@ class Journal:
         return next(found())
 
     def until_at_work(self, count: int) -> None:
-        """Wait until ``count`` runs have logged that they are at work."""
+        """Wait until ``count`` runs have logged "at work"."""
 
         def at_work() -> int:
             return sum(event.data.get("message") == "at work" for event in self.events)
@@ -85,20 +85,20 @@ class Journal:
         self.until(lambda: at_work() == count, f"{count} runs at work")
 
     def until_over(self, *runs: RunRecord | uuid.UUID) -> list[RunRecord]:
-        """Wait until these runs are over; return their records."""
+        """Wait until these runs have ended; return their records."""
         ids = {_id(run) for run in runs}
         self.until(lambda: ids <= self.ended(), f"the end of {len(ids)} runs")
         return [RunRecord.objects.get(pk=_id(run)) for run in runs]
 
     def over(self, run: RunRecord | uuid.UUID) -> RunRecord:
-        """Wait until ``run`` is over; return its record."""
+        """Wait until ``run`` has ended; return its record."""
         return self.until_over(run)[0]
 
     def ended(self) -> set[str]:
         return {e.run for e in list(self.events) if e.type == "agent_end"}
 
     def order_of_ends(self) -> list[str]:
-        """Return the agents of the runs that are over, as they ended."""
+        """Return the agents of the finished runs, in the order of their ends."""
         return [e.agent for e in list(self.events) if e.type == "agent_end"]
 
 
@@ -113,7 +113,7 @@ def journal() -> Iterator[Journal]:
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-    """Poll until ``condition()``, where no event says when it comes true."""
+    """Poll until ``condition()``, for conditions that no event announces."""
     pause = threading.Event()
     end = time.monotonic() + seconds
     while not condition():

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/tools/llm/calls."""
+"""Helpers for the tests in tests/agents/tools/llm/calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from agents.tools.llm.client import LLMReply, Model, call_llm
 from tests.support.agent_run import AgentRun
 
-KEY = "Zq81xLm3-PvT7kk2"  # of no known form: only we know that it is one
+KEY = "Zq81xLm3-PvT7kk2"  # of no known form, so only its exact value identifies it
 
 
 ASK = [{"role": "user", "content": "Where did the ship go? Keep the word xylophone to yourself."}]

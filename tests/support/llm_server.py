@@ -1,7 +1,7 @@
-"""A real HTTP server on 127.0.0.1 that speaks the OpenAI protocol, well or badly, as it is told.
+"""A real HTTP server on 127.0.0.1 that speaks the OpenAI protocol, correctly or not, as configured.
 
-It has a thread and a loop of its own, so that tests with and without a loop can use it, and so that
-a test can see what reached it while the code under test is stuck.
+It has its own thread and loop. So tests with and without a loop can use it, and a test can see the
+requests that arrived while the code under test is blocked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEXT = "The ship left the harbour at dawn. Nobody saw her again."
 
 @dataclass
 class Request:
-    """A request as it came."""
+    """A request as it arrived."""
 
     method: str
     path: str
@@ -44,14 +44,14 @@ class Answer:
     """How to answer one request for a completion.
 
     Attributes:
-        text: what the model says, in pieces of one word.
-        pieces: the same, cut as given.
-        chunks: the objects or raw texts to stream instead; a plain reply is the first of them.
+        text: the model's text, streamed in pieces of one word.
+        pieces: the same, in these pieces.
+        chunks: objects or raw texts to stream instead; a plain reply is the first of them.
         tool_calls: as in a message.
         usage: None leaves it out.
-        status, headers, body: of an answer that is no completion.
+        status, headers, body: of an answer that is not a completion.
         pause: seconds between two pieces.
-        plain: answer JSON though a stream was asked for.
+        plain: answer JSON to a request for a stream.
         drop_after: cut the connection after so many chunks; 0 is before the head of the answer.
         done: whether [DONE] ends the stream.
         rest: seconds between [DONE] and the end of the body.
@@ -85,14 +85,14 @@ class ClientGone(Exception):
 class LLMServer:
     """``with LLMServer() as server:`` and then ``server.base_url``.
 
-    ``answer`` is what every request gets; what is in ``answers`` goes first, once each.
+    ``answer`` answers every request. The answers in ``answers`` come first, once each.
 
-    Beside completions: ``GET /v1/models``, ``/redirect?to=URL``, ``/status/404``, ``/chunks/5``
-    (a body in chunks), ``/events`` (a stream of events without end), ``/cookie``; any other GET
-    says hello.
+    Besides completions it serves ``GET /v1/models``, ``/redirect?to=URL``, ``/status/404``,
+    ``/chunks/5`` (a body in chunks), ``/events`` (an endless stream of events) and ``/cookie``. Any
+    other GET answers hello.
 
     Attributes:
-        requests: all that arrived, oldest first.
+        requests: all requests that arrived, oldest first.
         completed_count: replies that were sent to their end.
         aborted_count: replies that the client didn't wait for.
         opened_count, closed_count: connections.
@@ -136,26 +136,26 @@ class LLMServer:
         return self.opened_count - self.closed_count
 
     def hold(self, at: str = "start") -> None:
-        """Let requests in, but keep answers back: from the start, or after their first piece."""
+        """Accept requests but hold the answers, from the start or after their first piece."""
         assert at in ("start", "middle")
         self._held_at = at
         self._run(self._set_released(False))
 
     def release(self) -> None:
-        """Let the held answers, and all later ones, go."""
+        """Release the held answers and all later ones."""
         self._held_at = None
         self._run(self._set_released(True))
 
     def let_go(self, until: str = "start") -> None:
-        """Let the answers that are held go on, and hold all again that get to ``until``.
+        """Release the held answers, and hold all that reach ``until`` afterwards.
 
-        From "start" to "start": those that are held now are sent to their end.
+        From "start" to "start": the answers that are held now are sent to their end.
         """
         assert until in ("start", "middle")
         self._run(self._pulse(until))
 
     def wait(self, condition: Callable[[], bool], what: str = "it") -> None:
-        """Wait in this thread until ``condition()``; it is looked at whenever something happens."""
+        """Wait in this thread until ``condition()``; it is checked after each change."""
         with self._changed:
             if not self._changed.wait_for(condition, WAIT_SECONDS):
                 raise AssertionError(f"waited {WAIT_SECONDS:g} s for {what}: {self!r}")
@@ -206,7 +206,7 @@ class LLMServer:
         finally:
             server.close()
             for writer in self._writers:
-                writer.transport.abort()  # close() would wait for clients that read no more
+                writer.transport.abort()  # close() would wait for clients that have stopped reading
             for task in asyncio.all_tasks(self._loop):
                 task.cancel()
             pending = asyncio.all_tasks(self._loop)
@@ -222,7 +222,7 @@ class LLMServer:
             self._released.clear()
 
     async def _pulse(self, at: str) -> None:
-        # In one step of the loop: no answer gets past the next place where it is to be held.
+        # In one step of the loop, so that no answer passes the next place at which it must be held.
         self._held_at = at
         self._released.set()
         self._released.clear()
@@ -252,7 +252,7 @@ class LLMServer:
                 if not keep or request.headers.get("connection", "").lower() == "close":
                     break
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the last of them: the server is stopping
+            pass  # the last one: the server is stopping
         finally:
             writer.close()
             self._writers.discard(writer)

@@ -1,4 +1,4 @@
-"""The example of deploy/nginx in a real nginx, with ports and a certificate of its own."""
+"""The example of deploy/nginx in a real nginx, with its own ports and certificate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .server import ROOT, eventually
 
 __all__ = ["HOST", "Proxy", "find_nginx", "proxying"]
 
-HOST = "halting.example.org"  # as the example has it
+HOST = "halting.example.org"  # as in the example
 FOLDER = ROOT / "deploy" / "nginx"
 
 _MAIN = """
@@ -43,14 +43,14 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A serving nginx."""
+    """A running nginx."""
 
     port: int  # with TLS
     plain_port: int
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """What a client that knows no certificate needs."""
+        """Return what a client without certificates of its own must trust."""
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -63,7 +63,7 @@ def find_nginx() -> str | None:
 
 @contextmanager
 def proxying(folder: Path, ports: Sequence[int]) -> Iterator[Proxy]:
-    """Have nginx pass requests on to web processes on ``ports`` until the block ends."""
+    """Let nginx pass requests on to web processes on ``ports`` until the block ends."""
     nginx, openssl = find_nginx(), shutil.which("openssl")
     if nginx is None or openssl is None:
         pytest.skip("needs nginx and openssl")
@@ -86,7 +86,7 @@ def proxying(folder: Path, ports: Sequence[int]) -> Iterator[Proxy]:
 
 
 def _write(folder: Path, proxy: Proxy, ports: Sequence[int], openssl: str) -> None:
-    """Write the example with other ports, paths and processes; nothing else is changed."""
+    """Write the example with other ports, paths and processes; the rest is unchanged."""
     example = (FOLDER / "halting.conf").read_text()
     server = re.compile(r"( *server 127\.0\.0\.1:)\d+( .*\n)")
     first = server.search(example)
@@ -105,7 +105,7 @@ def _write(folder: Path, proxy: Proxy, ports: Sequence[int], openssl: str) -> No
     ):
         assert example.count(old) == 1, old
         example = example.replace(old, new)
-    # Another user could not write into a folder of the tests'.
+    # Another user could not write into the tests' folder.
     user = "user root;" if os.getuid() == 0 else ""
     (folder / "halting.conf").write_text(example)
     (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, user=user))

@@ -1,4 +1,4 @@
-"""Helpers of the tests in tests/agents/cancellation."""
+"""Helpers for the tests in tests/agents/cancellation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from agents.cancellation import (
     StopMode,
 )
 
-SECONDS = 10.0  # how long anything may take before it is a failure
+SECONDS = 10.0  # anything slower is a failure
 
 
 MODES = list(StopMode)
 
 
 def in_parallel(*work: Callable[[], Any]) -> list[Any]:
-    """Call each function in a thread of its own, all at the same moment."""
+    """Call each function in a separate thread, all at the same moment."""
     start = threading.Barrier(len(work))
 
-    def begin(function: Callable[[], Any]) -> Any:
+    def call(function: Callable[[], Any]) -> Any:
         start.wait(SECONDS)
         return function()
 
     with ThreadPoolExecutor(len(work)) as pool:
-        futures = [pool.submit(begin, function) for function in work]
+        futures = [pool.submit(call, function) for function in work]
         return [future.result(SECONDS) for future in futures]

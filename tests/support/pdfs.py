@@ -1,4 +1,4 @@
-"""Small PDFs for the tests, made by hand so that what is in them can be read here."""
+"""Small PDFs for the tests, written by hand so that their content can be read here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_data_url", "encrypted_pdf", "make_pdf", "pdf_bomb"]
 
 
 def make_pdf(*pages: str) -> bytes:
-    """Return a PDF with one line of text a page, in Helvetica; "" makes a page without text."""
+    """Return a PDF with one line of text per page, in Helvetica; "" makes a page without text."""
     return _assemble([_shown(page) for page in pages])
 
 

@@ -1,15 +1,16 @@
-"""The server of `processes.py`: it has imported the libraries, and forks a child per request.
+"""The server of `processes.py`: it imports the libraries once, and forks a child per request.
 
-Most of the start of ``manage.py`` is importing: a second of work, the same each time. This process
-does that once. It imports no module of the project's and reads no setting, so that a child finds
-both as a fresh interpreter does; and nothing that has begun a thread or drawn a random number.
+Most of the start of ``manage.py`` is imports: a second of work, the same each time. This process
+does it once. It imports no module of the project and reads no setting, so that a child starts
+like a fresh interpreter. It also imports nothing that starts a thread or draws a random number.
 
-Run as a script, with a folder for bytecode, and the socket on which requests come as its standard
-input.
+Run it as a script. Its argument is a folder for bytecode; its standard input is the socket on which
+requests arrive.
 
 A request is a message of one byte with the file descriptors of a socket, standard input, output
-and error. On that socket it reads the JSON of ``Request`` up to its end, and writes a line with the
-child's pid, and when that has ended one with its status (negative: the signal's number).
+and error. From that socket the server reads the JSON of ``Request`` up to its end. It writes a line
+with the child's pid, and after the child's end a line with its status (negative: the signal's
+number).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ import sys
 import threading
 from typing import Any, TypedDict
 
-# What ``manage.py runserver`` and ``runworker`` import and what needs no settings. Not: uuid_utils,
-# which keeps the state of its random numbers over a fork.
+# What ``manage.py runserver`` and ``runworker`` import without settings. Not uuid_utils: it would
+# keep the state of its random numbers across the fork.
 LIBRARIES = """
     channels.auth channels.db channels.generic.websocket channels.routing
     channels.security.websocket channels_redis.pubsub django.contrib.admin.options
@@ -48,34 +49,34 @@ LIBRARIES = """
 
 class Request(TypedDict):
     arguments: list[str]  # of manage.py
-    environment: dict[str, str]  # all of it
-    folder: str  # of manage.py, and the one to be in
+    environment: dict[str, str]  # the complete environment
+    folder: str  # the folder of manage.py, and the child's working directory
     new_session: bool
     descriptors: int | None  # how many files it may open: as ``ulimit -n``
 
 
 class Server:
-    """Forks, and tells how the children have ended, until the socket's other end is closed."""
+    """Forks children, and reports their ends, until the socket's other end is closed."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
-        self._children: dict[int, socket.socket] = {}  # pid: where its status goes
+        self._children: dict[int, socket.socket] = {}  # pid: the socket for its status
         self._news, self._waker = socket.socketpair()
         self._news.setblocking(False)
         self._waker.setblocking(False)
-        # Ctrl-C goes to all that a terminal has started; who asked us ends the children.
+        # Ctrl-C reaches the whole process group; the parent of this server ends the children.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # for the wakeup
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
 
     def next_request(self) -> Request | None:
-        """Serve, and return in each child with what it is to do; None in the server at its end."""
+        """Serve. Returns in each child, with its request; returns None in the server at its end."""
         while True:
             ready, _, _ = select.select([self._requests, self._news], [], [])
             if self._news in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._news.recv(4096)
-                self._tell_of_the_ended()
+                self._report_ended()
             if self._requests in ready:
                 data, descriptors, _, _ = socket.recv_fds(self._requests, 1, 4)
                 if not data:
@@ -93,7 +94,9 @@ class Server:
             if request["new_session"]:
                 os.setsid()
             self._forget()
-            _tell(answers, os.getpid())  # not before: who knows it may end all of its group
+            _report(
+                answers, os.getpid()
+            )  # only now: a caller that knows the pid may kill its whole group
             answers.close()
             for number, stream in enumerate(streams):
                 os.dup2(stream, number)
@@ -105,35 +108,35 @@ class Server:
         return None
 
     def _forget(self) -> None:
-        """Let go, in a child, of all that is the server's."""
+        """Close in a child everything that belongs to the server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for each in (self._requests, self._news, self._waker, *self._children.values()):
             each.close()
 
-    def _tell_of_the_ended(self) -> None:
+    def _report_ended(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
             with self._children.pop(pid) as answers:
-                _tell(answers, os.waitstatus_to_exitcode(status))
+                _report(answers, os.waitstatus_to_exitcode(status))
 
     def _kill_all(self) -> None:
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
 
 
-def _tell(answers: socket.socket, number: int) -> None:
+def _report(answers: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):  # the other end is closed
         answers.sendall(b"%d\n" % number)
 
 
 def _become(request: Request, bytecode: str) -> None:
-    """Make this process what ``python manage.py`` would find itself in."""
+    """Turn this process into what ``python manage.py`` would be."""
     if sys.dont_write_bytecode:
-        # Said of the folders of sources, no doubt; compiling ours is half of what is left.
+        # The caller means folders of sources. Compiling the project takes half of the time left.
         sys.dont_write_bytecode = False
         sys.pycache_prefix = bytecode
     if request["descriptors"]:
@@ -183,7 +186,7 @@ def _import_libraries() -> None:
 
 def main() -> None:
     requests, bytecode = socket.socket(fileno=os.dup(0)), sys.argv[1]
-    sys.path[0] = ""  # it is the folder of this script, whose modules have names of libraries
+    sys.path[0] = ""  # the folder of this script, whose modules have the same names as libraries
     _import_libraries()
     request = Server(requests).next_request()
     if request is not None:

@@ -1,8 +1,8 @@
-"""Start `manage.py` as a process of its own: forked from one that has the libraries by then.
+"""Starts `manage.py` as a separate process, forked from one that has imported the libraries.
 
-That saves a second of work at each start (``prefork.py`` tells how). FRESH_PROCESSES=1 starts real
-interpreters, to rule out that the difference matters; so does a Python that is to be set up in
-another way. Tests that are about starting, the reloader, a terminal or a pipe start their own.
+That saves a second per start (see ``prefork.py``). FRESH_PROCESSES=1 starts real interpreters
+instead, to check that the difference doesn't matter; so does an environment that changes Python's
+own setup. Tests of the start, the reloader, a terminal or a pipe start their own processes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Process", "run_manage", "start_manage"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SERVER = Path(__file__).with_name("prefork.py")
-_BY_REQUEST = {"PYTHONUNBUFFERED"}  # what a fork sees to by itself
+_BY_REQUEST = {"PYTHONUNBUFFERED"}  # a fork handles these by itself
 
 
 class Process(Protocol):
-    """What tests need of subprocess.Popen."""
+    """The part of subprocess.Popen that tests need."""
 
     @property
     def pid(self) -> int: ...
@@ -54,10 +54,10 @@ def start_manage(
     descriptors: int | None = None,
     fresh: bool = False,
 ) -> Process:
-    """Start ``python manage.py`` with nothing on its standard input.
+    """Start ``python manage.py`` with an empty standard input.
 
-    ``stderr`` goes where ``stdout`` goes if it is not given. The process may open ``descriptors``
-    files. A ``fresh`` one is an interpreter of its own in any case.
+    Without ``stderr``, errors go where ``stdout`` goes. The process may open ``descriptors`` files.
+    With ``fresh`` it is always a new interpreter.
     """
     errors = stdout if stderr is None else stderr
     if fresh or _must_be_fresh(environment):
@@ -100,7 +100,7 @@ def run_manage(
 
 
 class _Forked:
-    """A process that the server has forked: its child, not ours."""
+    """A process that the server has forked: a child of the server, not of this process."""
 
     def __init__(self, ending: socket.socket) -> None:
         self._ending = ending
@@ -143,7 +143,7 @@ class _Forked:
 
 
 class _Server:
-    """The server, which starts with the first process, and ends with us and all its children."""
+    """The server: it starts with the first process, and ends with this one and all its children."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class _Server:
         ending, theirs = socket.socketpair()
         with self._lock:
             if self._requests is None:
-                self._begin()
+                self._start_server()
             assert self._requests is not None
             with theirs:
                 socket.send_fds(self._requests, [b"+"], [theirs.fileno(), *streams])
@@ -161,7 +161,7 @@ class _Server:
         ending.shutdown(socket.SHUT_WR)
         return _Forked(ending)
 
-    def _begin(self) -> None:
+    def _start_server(self) -> None:
         self._requests, theirs = socket.socketpair()
         with theirs:
             bytecode = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -187,7 +187,7 @@ _server = _Server()
 
 
 def _must_be_fresh(environment: Mapping[str, str]) -> bool:
-    """Tell whether what a fork has is not what the environment asks of an interpreter."""
+    """Tell whether the environment asks for an interpreter that a fork can't be."""
     names = {name for name in {*environment, *os.environ} if name.startswith("PYTHON")}
     differs = any(environment.get(name) != os.environ.get(name) for name in names - _BY_REQUEST)
     return differs or bool(os.environ.get("FRESH_PROCESSES")) or sys.platform != "linux"

@@ -1,4 +1,4 @@
-"""Records as they might stand in the database, made without running anything."""
+"""Records in given states, inserted without running anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runs.status import ACTIVE, Status
 
 
 def make_worker(**fields: Any) -> WorkerRecord:
-    """Register a worker of this very process; ``fields`` say how it is different."""
+    """Register a worker of this process; ``fields`` override its defaults."""
     worker = leases.register_worker(capacity=10, lease_seconds=60)
     WorkerRecord.objects.filter(pk=worker.pk).update(**fields)
     worker.refresh_from_db()
@@ -23,7 +23,7 @@ def make_worker(**fields: Any) -> WorkerRecord:
 
 
 def make_dead_worker(**fields: Any) -> WorkerRecord:
-    """A worker on this host whose process is gone, and whose lease still runs."""
+    """Register a worker on this host whose process is gone, and whose lease is still valid."""
     return make_worker(pid=2**22 + 1, pid_started=1, **fields)
 
 
@@ -67,7 +67,7 @@ def make_run(
 
 
 def requested(owner: User | None = None, **fields: Any) -> dict[str, Any]:
-    """Return the fields of a run that was asked to stop."""
+    """Return the fields of a run with a stop request."""
     return {
         "stop_requested_at": timezone.now(),
         "stop_mode": "graceful",

@@ -1,6 +1,6 @@
-"""Fixtures for tests that run agents for real: a worker, users, a journal, a model's endpoint.
+"""Fixtures for tests that run real agents: a worker, users, a journal, a model's endpoint.
 
-``conftest.py`` of tests/runs and of tests/walks import them by name.
+The ``conftest.py`` of tests/runs and of tests/walks import them by name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Start = Callable[..., RunRecord]
 
 @pytest.fixture(autouse=True)
 def isolated_agents() -> Iterator[None]:
-    """Forget each test's agents."""
+    """Restore the registry of agents after each test."""
     with registry.isolated():
         yield
 
@@ -59,7 +59,7 @@ def unknown_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["here", pytest.param("postgres", marks=pytest.mark.postgres)])
 def on_both_databases(request: pytest.FixtureRequest) -> str:
-    """Run the test in both sessions of ``python -m tests``: it covers what only one of them has."""
+    """Run the test in both sessions of ``python -m tests``: it covers both databases."""
     return str(request.param)
 
 
@@ -75,7 +75,7 @@ def bob(transactional_db: None) -> User:
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    """Sees and stops the runs of all users."""
+    """A user who sees and stops the runs of all users."""
     user = User.objects.create_user("operator", password="pw")
     user.user_permissions.set(
         Permission.objects.filter(codename__in=["view_runrecord", "stop_runrecord"])
@@ -85,7 +85,7 @@ def operator(transactional_db: None) -> User:
 
 @pytest.fixture
 def options(settings: Any) -> Callable[..., None]:
-    """Change what settings.RUNS says: ``options(LEASE_SECONDS=1)``. Before the worker starts."""
+    """Override settings.RUNS: ``options(LEASE_SECONDS=1)``. Call it before the worker starts."""
     settings.RUNS = {
         **settings.RUNS,
         "DRAIN_SECONDS": 0,
@@ -119,12 +119,14 @@ def hire(transactional_db: None, options: Any, log: Journal) -> Iterator[Callabl
     try:
         yield start
     finally:
-        with ThreadPoolExecutor(8) as pool:  # a drain can take seconds; they don't wait in turn
+        with ThreadPoolExecutor(
+            8
+        ) as pool:  # a drain can take seconds, so all drain at the same time
             list(pool.map(Worker.stop_threads, workers))
         left, local_runs._runs = dict(local_runs._runs), {}
-        assert not left, "runs were left behind in this process"
+        assert not left, "runs are still in this process"
         names = {thread.name for thread in threading.enumerate()}
-        assert "runs-recorder" not in names, "a recorder was left behind"
+        assert "runs-recorder" not in names, "a recorder is still in this process"
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def worker(hire: Callable[..., Worker]) -> Worker:
 
 @pytest.fixture
 def llm_server(options: Callable[..., None]) -> Iterator[LLMServer]:
-    """What ``call_llm`` of the test's workers reaches."""
+    """The model's endpoint of the test's workers."""
     with LLMServer() as server:
         options(LLM={"BASE_URL": server.base_url, "API_KEY": "a-key-for-tests", "MODEL": "small"})
         yield server
@@ -152,7 +154,7 @@ def start(alice: User) -> Start:
 
 @pytest.fixture
 def stop(alice: User) -> Callable[..., stopping.StopResult]:
-    """Ask a run of Alice's to stop."""
+    """Request a stop of a run of Alice's."""
 
     def request_stop(run: RunRecord, **arguments: Any) -> stopping.StopResult:
         given = {"via": "api", "by": alice, "reason": "enough", **arguments}
@@ -162,7 +164,7 @@ def stop(alice: User) -> Callable[..., stopping.StopResult]:
 
 
 class Gate:
-    """Where agents wait until the test lets them go on."""
+    """A gate at which agents wait until the test opens it."""
 
     def __init__(self) -> None:
         self._arrived = threading.Condition()
@@ -171,7 +173,7 @@ class Gate:
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def wait(self) -> None:
-        """In an agent: arrive, and wait until the gate is open."""
+        """Called by an agent: arrive, and wait until the gate is open."""
         opened = asyncio.Event()
         with self._arrived:
             self._waiting.append((asyncio.get_running_loop(), opened))
@@ -197,7 +199,7 @@ class Gate:
             )
 
     def close(self) -> None:
-        """Be as new, for those who come next."""
+        """Close the gate again for the agents that come next."""
         with self._arrived:
             self._count = 0
             self._waiting.clear()
@@ -212,7 +214,7 @@ class Gate:
 
 @contextlib.contextmanager
 def in_thread(work: Callable[..., Any], *arguments: Any) -> Iterator[Callable[[], Any]]:
-    """Do ``work`` in a thread during the body; gives a function that waits for its result."""
+    """Do ``work`` in a thread during the body; yields a function that waits for its result."""
 
     def closing() -> Any:
         try:
@@ -227,7 +229,7 @@ def in_thread(work: Callable[..., Any], *arguments: Any) -> Iterator[Callable[[]
 
 
 def together(*works: Callable[[], Any]) -> list[Any]:
-    """Do all of it at the same moment, in a thread each; return results, exceptions included."""
+    """Call all functions at the same moment, each in a thread; return results and exceptions."""
     gate = threading.Barrier(len(works))
 
     def one(work: Callable[[], Any]) -> Any:

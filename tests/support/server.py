@@ -1,4 +1,4 @@
-"""The whole program as a process of its own, on a database of its own, and a client for it."""
+"""The whole program as a separate process, on its own database, with a client."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from .processes import Process, run_manage, start_manage
 __all__ = ["Installation", "Server", "eventually"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE_SECONDS = 40  # shared machines are slow; a test that fails waits this long
+PATIENCE_SECONDS = 40  # shared machines are slow; only a failing test waits this long
 
 
-def eventually(is_so: Callable[[], Any], what: str = "", within: float = PATIENCE_SECONDS) -> Any:
-    """Wait until ``is_so()`` says something true, and return that."""
+def eventually(
+    condition: Callable[[], Any], what: str = "", within: float = PATIENCE_SECONDS
+) -> Any:
+    """Wait until ``condition()`` returns something true, and return that."""
     end = time.monotonic() + within
-    while not (answer := is_so()):
+    while not (answer := condition()):
         if time.monotonic() > end:
-            raise AssertionError(f"not within {within} s: {what or is_so}")
+            raise AssertionError(f"not within {within} s: {what or condition}")
         time.sleep(0.02)
     return answer
 
 
 _templates: dict[str, tuple[Database, str]] = {}
-"""For each settings module, a new installation's database, to be copied, and its user's token."""
+"""For each settings module: a new installation's database, to be copied, and its user's token."""
 
 
 class Installation:
     """A database with a user, and the environment of the processes that use it.
 
-    Its engine is this session's, and if there is a Redis, its processes have it, too.
+    Its engine is this session's. If there is a Redis, its processes use it.
     """
 
     def __init__(self, folder: Path, **environment: str) -> None:
@@ -61,7 +63,7 @@ class Installation:
         self._use(template.copy(folder / "db.sqlite3"))
 
     def _make(self) -> tuple[Database, str]:
-        """Make a database as one does by hand: three processes, and some seconds."""
+        """Make a database with the management commands: three processes, and some seconds."""
         self._use(new_database(self.folder / "template.sqlite3"))
         self.manage("migrate", "-v0")
         self.manage("create_demo_users")
@@ -72,16 +74,16 @@ class Installation:
         self.environment["DATABASE_URL"] = database.url
 
     def manage(self, *arguments: str) -> str:
-        """Run a management command to its end, and return what it printed."""
+        """Run a management command to its end, and return its output."""
         done = run_manage(*arguments, environment=self.environment, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     @contextmanager
     def serving(self, port: int = 0, **environment: str) -> Iterator[Server]:
-        """Serve until the block ends; then the process is killed if it still lives.
+        """Serve until the block ends; a process that still runs is then killed.
 
-        ``port`` is for a server that takes a dead one's place; 0 is any that is free.
+        ``port`` is the port of a dead server that this one replaces; 0 is any free port.
         """
         command = ("runserver", f"127.0.0.1:{port}", "--noreload")
         with self._running(*command, **environment) as server:
@@ -91,9 +93,9 @@ class Installation:
     def working(
         self, *arguments: str, descriptors: int | None = None, **environment: str
     ) -> Iterator[Server]:
-        """Have a worker process until the block ends; its client reaches its health alone.
+        """Run a worker process until the block ends; its client reaches only its health endpoints.
 
-        It may open ``descriptors`` files, as under ``ulimit -n``.
+        The worker may open ``descriptors`` files, as under ``ulimit -n``.
         """
         with self._running("runworker", *arguments, descriptors=descriptors, **environment) as it:
             yield it
@@ -122,7 +124,7 @@ class Installation:
 
 
 class Server:
-    """A serving process, and a client that is signed in as ``demo``."""
+    """A server process, and a client that is signed in as ``demo``."""
 
     def __init__(self, process: Process, log: Path, client: httpx.Client) -> None:
         self.process = process
@@ -161,7 +163,7 @@ class Server:
         return dict(eventually(found, f"run {id} is {' or '.join(statuses)}", within))
 
     def until_it_works(self, id: str) -> None:
-        """Wait until a run's agent has begun."""
+        """Wait until a run's agent has started."""
         eventually(lambda: self.run(id)["last_seq"] >= 1, f"run {id} starts")
 
     def until_it_has_called(self, id: str, tool: str) -> None:

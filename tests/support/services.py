@@ -1,7 +1,7 @@
-"""A PostgreSQL, a PgBouncer and a Redis of the tests' own, to be stopped, restarted and frozen.
+"""PostgreSQL, PgBouncer and Redis servers that tests may stop, restart and freeze.
 
-The servers at DATABASE_URL and REDIS_URL are shared, so nothing may happen to them. These are
-made once for a session, in a second or two, and keep nothing safe from a power cut: no fsync.
+The servers at DATABASE_URL and REDIS_URL are shared, so tests leave those alone. These start once
+per session, in a second or two. They don't survive a power cut: no fsync.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 WITHIN_SECONDS = 20.0
-_POSTGRES_PROGRAMS = "/usr/lib/postgresql/*/bin"  # Debian's, which are not in the PATH
+_POSTGRES_PROGRAMS = "/usr/lib/postgresql/*/bin"  # Debian's folder, which is not in the PATH
 _POOLER_EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "pgbouncer.ini"
 
 
 class _Server:
-    """A process that listens on a port of its own, which stays the same over restarts."""
+    """A process that listens on its own port, which stays the same across restarts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class _Server:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start to serve; return when it does. Nothing happens if it runs already."""
+        """Start it if it is not running; return when it serves."""
         self.resume()
         if self.is_running:
             return
@@ -78,7 +78,7 @@ class _Server:
         eventually(self._is_up, f"{self.command()[0]} serves", WITHIN_SECONDS)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End it, at once by default, and all its connections with it. SIGKILL crashes it."""
+        """End it and all its connections, immediately by default. SIGKILL crashes it."""
         self.resume()
         if self._process is not None:
             self._process.send_signal(how)
@@ -89,12 +89,12 @@ class _Server:
         self.start()
 
     def pause(self) -> None:
-        """Freeze it: connections stay open, new ones are taken, and nothing is ever answered."""
+        """Freeze it: open connections stay, new ones are accepted, and no answer comes."""
         self._signal_all(signal.SIGSTOP)
         self._is_paused = True
 
     def resume(self) -> None:
-        """Let it go on after a pause."""
+        """Continue after a pause."""
         if self._is_paused:
             self._is_paused = False
             self._signal_all(signal.SIGCONT)
@@ -109,7 +109,7 @@ class _Server:
 
     @contextlib.contextmanager
     def away(self, how: signal.Signals = signal.SIGINT) -> Iterator[None]:
-        """Stop it for as long as the block takes."""
+        """Stop it for the duration of the block."""
         self.stop(how)
         try:
             yield
@@ -128,7 +128,7 @@ class _Server:
 
 
 class PrivatePostgres(_Server):
-    """A cluster without passwords, in a folder that must be empty."""
+    """A cluster without passwords, in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -195,7 +195,7 @@ class PrivatePgBouncer(_Server):
             r"^listen_port = .*$": f"listen_port = {self.port}\nunix_socket_dir =",
             r"^auth_type = .*$": "auth_type = any",
             r"^auth_file = .*$": "",
-            # Each transaction gets another session, also while no other transaction wants one.
+            # Each transaction gets another session, even if no other transaction needs one.
             r"^pool_mode = transaction$": "pool_mode = transaction\nserver_round_robin = 1",
         }
         for was, becomes in changes.items():
@@ -219,7 +219,7 @@ class PrivatePgBouncer(_Server):
 
 
 class PrivateRedis(_Server):
-    """A Redis that keeps nothing over a restart."""
+    """A Redis that keeps nothing across restarts."""
 
     def command(self) -> Sequence[str]:
         return [
@@ -257,14 +257,14 @@ def _redis_server() -> Iterator[PrivateRedis]:
 
 @pytest.fixture
 def private_postgres(_postgres_server: PrivatePostgres) -> PrivatePostgres:
-    """A PostgreSQL that may be stopped; it runs, whatever an earlier test has done to it."""
+    """A PostgreSQL that tests may stop; it is running, whatever an earlier test did to it."""
     _postgres_server.start()
     return _postgres_server
 
 
 @pytest.fixture
 def private_redis(_redis_server: PrivateRedis) -> PrivateRedis:
-    """A Redis that may be stopped; it runs, whatever an earlier test has done to it."""
+    """A Redis that tests may stop; it is running, whatever an earlier test did to it."""
     _redis_server.start()
     return _redis_server
 
@@ -295,7 +295,7 @@ def _is_postgres(server: object) -> bool:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    # Not pytest's: those are closed to all users but this one, and may be kept.
+    # Not pytest's: other users can't read those, and pytest may keep them.
     with tempfile.TemporaryDirectory(prefix="private-", ignore_cleanup_errors=True) as name:
         _give_away(Path(name))
         yield Path(name)
@@ -307,7 +307,7 @@ def _give_away(folder: Path) -> None:
 
 
 def _unprivileged() -> str | None:
-    """Whom the servers run as: PostgreSQL refuses to be root's."""
+    """Return the user of the servers: PostgreSQL refuses to run as root."""
     return "postgres" if os.geteuid() == 0 else None
 
 
@@ -326,11 +326,11 @@ def _program(name: str) -> str:
 def _skip_without(*programs: str) -> None:
     missing = [name for name in programs if _find_program(name) is None]
     if missing:
-        pytest.skip(f"needs {' and '.join(missing)}, to be started and stopped by the tests")
+        pytest.skip(f"needs {' and '.join(missing)}, which the tests start and stop themselves")
 
 
 def _free_port() -> int:
-    """Find a port that no outgoing connection is given while its server is away."""
+    """Find a port that no outgoing connection gets while its server is away."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as trial, contextlib.suppress(OSError):
@@ -339,7 +339,7 @@ def _free_port() -> int:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the processes that ``pid`` has begun (PostgreSQL has one for each connection)."""
+    """Return the child processes of ``pid`` (PostgreSQL has one for each connection)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

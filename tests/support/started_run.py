@@ -23,7 +23,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
 class SlowStore(MemoryDataStore):
-    """A data store whose writes a test lets go, one by one or all at once."""
+    """A data store whose writes a test releases, one by one or all at once."""
 
     made: ClassVar[list[SlowStore]] = []
 
@@ -52,7 +52,7 @@ class MockTransports(Transports):
 
 
 class NoAgents:
-    """Stands where there are no other agents."""
+    """Takes the place of the agents client where no other agents exist."""
 
     async def start(self, name: str, input: object) -> Any:
         raise AssertionError("no agent is called here")
@@ -85,7 +85,7 @@ class Started(AgentRun):
 
     async def outcome(self) -> Outcome:
         outcome = await within(SECONDS, asyncio.shield(self.ending))
-        assert self.trace.in_flight() == [], "the run is over, and a call is in flight"
+        assert self.trace.in_flight() == [], "the run has ended, and a call is in flight"
         assert not self.guard.parts
         assert not self.guard.tasks
         return outcome

@@ -1,4 +1,4 @@
-"""A suite of tests of its own, to see what our conftest makes of it."""
+"""A separate suite of tests, to see what the project's conftest makes of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["run_suite"]
 def run_suite(
     tmp_path: Path, *sources: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one file per source, in order, under our conftest and configuration."""
+    """Run one file per source, in order, under the project's conftest and configuration."""
     for number, source in enumerate(sources):
         (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{source}\n")
     clean = {k: v for k, v in os.environ.items() if k not in {"REQUIRE_ALL", "PYTEST_ADDOPTS"}}
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
-    # A third of the start is plugins that have no say in this.
+    # A third of the start is plugins that this suite doesn't need.
     command += [f"-pno:{name}" for name in ("anyio", "hypothesispytest", "schemathesis")]
     return subprocess.run(
         [*command, "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)],

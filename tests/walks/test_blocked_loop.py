@@ -1,4 +1,4 @@
-"""An agent that blocks, or computes, holds up neither the site nor a stop; and it is named."""
+"""An agent that blocks or computes delays neither the site nor a stop, and the log names it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def _answers_while(server: Server, run: str) -> list[float]:
-    """Ask the API again and again while ``run`` is running; return how long each answer took."""
+    """Read the API repeatedly while ``run`` is running; return how long each answer took."""
     took = []
     while True:
-        began = time.monotonic()
+        started_at = time.monotonic()
         status = server.run(run)["status"]
         if status != "running":
             return took
-        took.append(time.monotonic() - began)
+        took.append(time.monotonic() - started_at)
 
 
 def test_the_api_answers_while_an_agent_blocks_its_loop(server: Server) -> None:
@@ -48,22 +48,22 @@ def test_the_api_answers_while_a_def_agent_computes(server: Server) -> None:
     assert max(took) < SECONDS / 2, "an answer waited for the agent"
 
 
-def test_the_blocker_is_named_in_its_own_log_and_no_other_agent_is(server: Server) -> None:
+def test_the_blocking_agent_is_named_in_its_own_log_and_no_other_agent_is(server: Server) -> None:
     bystander = server.start("site-loop")
     server.until_it_works(bystander)
     blocker = server.start("site-block", seconds=SECONDS)
     server.until(blocker, "success")
     server.client.post(f"/runs/{bystander}/stop")
     server.until(bystander, "stopped")
-    begun, over = (e["data"] for e in server.events(blocker) if e["type"] == "loop_blocked")
-    assert not begun["is_over"]
-    assert any(line.endswith(" in block") for line in begun["where"])
+    blocked, over = (e["data"] for e in server.events(blocker) if e["type"] == "loop_blocked")
+    assert not blocked["is_over"]
+    assert any(line.endswith(" in block") for line in blocked["where"])
     assert over["is_over"]
     assert over["blocked_ms"] >= SECONDS * 1000 * 0.9
     assert "loop_blocked" not in {e["type"] for e in server.events(bystander)}
 
 
-def test_another_runs_stop_is_taken_during_the_block_and_observed(server: Server) -> None:
+def test_another_runs_stop_is_accepted_during_the_block_and_observed(server: Server) -> None:
     other = server.start("site-loop")
     server.until_it_works(other)
     blocker = server.start("site-block", seconds=SECONDS)

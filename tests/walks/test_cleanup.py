@@ -1,4 +1,4 @@
-"""What an agent does in ``finally`` is done before its run is over."""
+"""Code in an agent's ``finally`` completes before its run ends."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ def test_cleanup_that_takes_too_long_is_cut_at_its_limit(
     assert_consistent(run)
 
 
-def test_saving_in_a_cleanup_that_is_over_is_refused(start: Start, stop: Any, log: Journal) -> None:
+def test_saving_after_the_end_of_a_cleanup_is_refused(
+    start: Start, stop: Any, log: Journal
+) -> None:
     @agent("late-saver")
     def late_saver(tools: SyncTools) -> None:
         try:
@@ -150,7 +152,7 @@ def test_saving_in_a_cleanup_that_is_over_is_refused(start: Start, stop: Any, lo
         finally:
             with cleanup(seconds=0.05):
                 tools.data_store.set("early", 1)
-                threading.Event().wait(0.1)  # a thread can't be cut, only refused
+                threading.Event().wait(0.1)  # a thread can't be cut; its calls are refused
                 tools.data_store.set("late", 1)
 
     run = start("late-saver")
@@ -161,7 +163,7 @@ def test_saving_in_a_cleanup_that_is_over_is_refused(start: Start, stop: Any, lo
     assert_consistent(run)
 
 
-def test_an_error_in_cleanup_is_kept_beside_the_stop(start: Start, stop: Any, log: Journal) -> None:
+def test_an_error_in_cleanup_is_kept_with_the_stop(start: Start, stop: Any, log: Journal) -> None:
     @agent("clumsy")
     async def clumsy(tools: Tools) -> None:
         try:
@@ -182,7 +184,7 @@ def test_an_error_in_cleanup_is_kept_beside_the_stop(start: Start, stop: Any, lo
     assert_consistent(run)
 
 
-def test_what_was_returned_after_the_stop_is_kept_as_the_partial_result(
+def test_a_value_returned_after_the_stop_is_kept_as_the_partial_result(
     start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("halfway")
@@ -205,7 +207,7 @@ def test_what_was_returned_after_the_stop_is_kept_as_the_partial_result(
     assert_consistent(run)
 
 
-def test_all_children_may_clean_up_before_their_caller_is_over(
+def test_all_children_may_clean_up_before_their_caller_ends(
     start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("child")
@@ -236,27 +238,25 @@ def test_all_children_may_clean_up_before_their_caller_is_over(
     assert_consistent(run)
 
 
-def test_a_stop_during_a_cleanup_that_had_begun_before_gives_it_its_time(
-    start: Start, stop: Any, log: Journal
-) -> None:
-    """An agent that tidies up at its normal end is not cut by a stop that comes meanwhile."""
+def test_a_stop_during_a_cleanup_leaves_it_its_time(start: Start, stop: Any, log: Journal) -> None:
+    """A stop during the cleanup at an agent's normal end does not cut it."""
     saving = threading.Event()
-    go_on = threading.Event()
+    may_continue = threading.Event()
 
     @agent("tidy")
     async def tidy(tools: Tools) -> str:
         async with cleanup(seconds=5):
             saving.set()
-            await asyncio.to_thread(go_on.wait, 10)
+            await asyncio.to_thread(may_continue.wait, 10)
             await tools.data_store.set("saved", 1)
         return "done"
 
     run = start("tidy")
     assert saving.wait(10)
     stop(run)
-    go_on.set()
+    may_continue.set()
     record = log.over(run)
-    # No guard refused and no code asked should_stop(): it was done first.
+    # No guard refused and no code asked should_stop(): the run finished first.
     assert (record.status, record.result) == (Status.SUCCESS, "done")
     assert record.stop_finished_first
     eventually(lambda: DataStoreEntry.objects.filter(key="saved").exists(), "it is saved")

@@ -1,4 +1,4 @@
-"""A client that goes away, at whatever point, changes nothing about its run."""
+"""A client that leaves, at any point, changes nothing about its run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _post(server: Server, path: str, body: object) -> bytes:
 
 def _send_and_leave(server: Server, request: bytes, *, reset: bool) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        if reset:  # close with RST: nothing that is under way may be delivered any more
+        if reset:  # close with RST: nothing in the buffers is delivered
             linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         connection.sendall(request)
@@ -55,7 +55,7 @@ def test_leaving_in_the_middle_of_a_request_starts_nothing(server: Server, missi
     marker = 0.4 + missing / 1000
     body = {"agent": "site-brief", "input": {"seconds": marker}}
     _send_and_leave(server, _post(server, "/runs", body)[:-missing], reset=True)
-    # A later request is answered, so the broken one was dealt with or never will be.
+    # After the answer to a later request, the broken one was handled or never will be.
     server.until(server.start("site-trivial"), "success")
     assert _runs(server, marker) == []
 

@@ -1,4 +1,4 @@
-"""The live feed as a whole: a server process, and many who watch over real connections."""
+"""The whole live feed: a server process, and many readers over real connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def served(installation: Installation) -> Iterator[Server]:
 
 
 class Watcher:
-    """Follows one run over one wire, and breaks off now and then."""
+    """Follows one run over one wire, and disconnects at times."""
 
     def __init__(self, server: Server, run: str, wire: str, *, breaks: int = 0) -> None:
         self.url = f"{server.url}/runs/{run}/events"
@@ -121,21 +121,21 @@ async def test_two_hundred_readers_get_each_of_two_thousand_events_once(served: 
     async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*(come(watcher, client) for watcher in watchers))
     final = await asyncio.to_thread(served.run, run)
-    assert final["last_seq"] >= 2_002  # where the machine is busy, a loop that was held up says so
+    assert final["last_seq"] >= 2_002  # on a busy machine, the log says that the loop was blocked
     for watcher in watchers:
         assert watcher.seqs == list(range(1, final["last_seq"] + 1)), watcher.wire
         assert watcher.closed == 1000
         assert {**(watcher.end or {}), "input": final["input"]} == final
 
 
-def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
+def test_a_restart_disconnects_all_readers_at_once_and_loses_nothing(
     installation: Installation,
 ) -> None:
     with installation.serving() as server:
         port = server.port
         run = server.start("site-again", key=f"restart-{time.time()}")
         server.until_it_has_called(run, "data_store.set")
-        seqs, codes, sse = asyncio.run(_watch_until_sent_away(server, run))
+        seqs, codes, sse = asyncio.run(_watch_until_disconnected(server, run))
         assert codes == [1012, 1012]
         assert sse == "ended"
         assert server.process.wait(30) == 0
@@ -144,18 +144,18 @@ def test_a_restart_sends_everybody_away_at_once_and_nothing_is_lost(
         watcher = Watcher(server, run, "socket")
         watcher.seqs = seqs
 
-        async def go_on() -> None:
+        async def follow_to_end() -> None:
             async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
                 await watcher.follow(client)
 
-        asyncio.run(go_on())
+        asyncio.run(follow_to_end())
         final = server.run(run)
         assert final["status"] == "success"
         assert watcher.seqs == list(range(1, final["last_seq"] + 1))
         assert watcher.end == final
 
 
-async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], list[int], str]:
+async def _watch_until_disconnected(server: Server, run: str) -> tuple[list[int], list[int], str]:
     seqs: list[int] = []
     async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
         one, feed = (
@@ -179,10 +179,10 @@ async def _watch_until_sent_away(server: Server, run: str) -> tuple[list[int], l
         return seqs, [one.close_code or 0, feed.close_code or 0], "ended"
 
 
-def test_without_redis_another_process_s_run_is_followed_by_looking(
+def test_without_redis_another_processs_run_is_followed_by_polling(
     installation: Installation,
 ) -> None:
-    """All there is between the two is a file."""
+    """The two processes share only a file."""
     with (
         installation.serving(RUNS_EMBEDDED_WORKER="0") as server,
         installation.working(),
@@ -201,7 +201,7 @@ def test_without_redis_another_process_s_run_is_followed_by_looking(
         assert watcher.seqs == list(range(1, final["last_seq"] + 1)), watcher.wire
 
 
-def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installation) -> None:
+def test_a_reader_that_does_not_read_delays_no_shutdown(installation: Installation) -> None:
     with installation.serving() as server:
         run = server.start("site-flood", lines=2_000, size=20_000)
         server.until(run, "success")
@@ -213,10 +213,10 @@ def test_a_reader_that_does_not_read_holds_up_no_shutdown(installation: Installa
             stuck.close()
 
 
-def test_nothing_is_left_of_readers_that_left(served: Server) -> None:
-    """Descriptors come back to what they were: no connection, no file, no thread is kept."""
+def test_readers_that_left_leave_nothing_open(served: Server) -> None:
+    """Descriptors return to their number: no connection, file or thread is kept."""
 
-    async def come_and_go(run: str) -> None:
+    async def connect_and_leave(run: str) -> None:
         async with _client() as client, asyncio.timeout(PATIENCE_SECONDS):
             sockets = [await open_socket(served, f"/ws/runs/{run}?tree=1") for _ in range(30)]
             headers = dict(served.client.headers) | {"Accept": "text/event-stream"}
@@ -232,10 +232,10 @@ def test_nothing_is_left_of_readers_that_left(served: Server) -> None:
 
     run = served.start("site-tree", width=2)
     served.until_it_works(run)
-    asyncio.run(come_and_go(run))
+    asyncio.run(connect_and_leave(run))
     folder = Path(f"/proc/{served.process.pid}")
     settled = _count(folder)
-    asyncio.run(come_and_go(run))
+    asyncio.run(connect_and_leave(run))
     eventually(lambda: _count(folder) <= settled + 2, "descriptors and threads are given back")
     served.client.post(f"/runs/{run}/stop")
 

@@ -1,4 +1,4 @@
-"""What a reader sees of a real worker's run: text as it comes, a stop while a call is held."""
+"""What a reader sees of a real worker's run: streamed text, and a stop while a call is held."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ async def _until(condition: Any) -> None:
 
 
 @pytest.fixture
-def letting_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These readers have no token that could be looked up."""
+def allow_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These readers have no token in the database."""
     monkeypatch.setattr("runs.web.feed.rights.find_lost", lambda viewers: {})
 
 
-@pytest.mark.usefixtures("letting_in")
+@pytest.mark.usefixtures("allow_all")
 async def test_streamed_text_is_coalesced_whole_and_stored_nowhere(
     llm_server: LLMServer, worker: Worker, start: Start, hub: Hub
 ) -> None:
@@ -56,30 +56,30 @@ async def test_streamed_text_is_coalesced_whole_and_stored_nowhere(
     run = await in_database(start, "talker")
     reader = Reader(Client(), hub, run, "socket")
     await _until(lambda: reader.client.runs.get(str(run.pk), {}).get("in_flight"))
-    began = asyncio.get_running_loop().time()
+    started_at = asyncio.get_running_loop().time()
     llm_server.release()
     await _until(lambda: reader.client.is_ended)
-    seconds = asyncio.get_running_loop().time() - began
-    said = "".join(pieces)
-    assert list(reader.client.texts.values()) == [said]
+    seconds = asyncio.get_running_loop().time() - started_at
+    text = "".join(pieces)
+    assert list(reader.client.texts.values()) == [text]
     texts = reader.client.types.count("text")
     assert 1 < texts <= 10 * seconds + 2
-    # The last of it came before the event that has it all.
+    # The last piece came before the event with the whole text.
     types = reader.client.types
     last_text = len(types) - types[::-1].index("text")
     assert types[last_text:].count("trace") >= 2
     stored = await in_database(lambda: list(RunEvent.objects.filter(run=run)))
     assert {event.type for event in stored} <= {
         *("agent_start", "llm_call", "agent_end"),
-        "loop_blocked",  # by a busy machine
+        "loop_blocked",  # on a busy machine
     }
-    assert [e.data["text"] for e in stored if e.type == "llm_call"] == [said]
+    assert [e.data["text"] for e in stored if e.type == "llm_call"] == [text]
     fresh = await in_database(lambda: wire.run_as_dict(wire.get_for_wire(run.pk)))
     assert reader.client.runs[str(run.pk)] == fresh
 
 
-@pytest.mark.usefixtures("letting_in")
-async def test_a_stop_is_seen_to_be_acknowledged_while_its_call_is_held(
+@pytest.mark.usefixtures("allow_all")
+async def test_a_reader_sees_the_acknowledgement_while_the_call_is_held(
     llm_server: LLMServer, worker: Worker, start: Start, stop: Any, hub: Hub, alice: User
 ) -> None:
     llm_server.hold()
@@ -107,11 +107,11 @@ async def test_a_stop_is_seen_to_be_acknowledged_while_its_call_is_held(
     assert shown()["stop"]["calls_started_after_acknowledgement"] == 0
 
 
-@pytest.mark.usefixtures("letting_in")
-async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
+@pytest.mark.usefixtures("allow_all")
+async def test_a_reader_that_connects_during_an_answer_gets_its_first_part_once(
     llm_server: LLMServer, worker: Worker, start: Start, hub: Hub
 ) -> None:
-    """Pressing Run loads a page; the model does not wait for that."""
+    """A person who presses Run loads a page; the model does not wait for that."""
     pieces = ["Once upon ", "a time ", "there was ", "a run."]
     llm_server.answer = Answer(pieces=pieces)
     llm_server.hold("middle")
@@ -122,16 +122,16 @@ async def test_who_comes_in_the_middle_of_an_answer_gets_its_beginning_once(
 
     run = await in_database(start, "teller")
 
-    def said() -> str:
+    def shown_text() -> str:
         entry = local_runs.get(run.pk)
         texts = entry.guard.trace.texts_after({}) if entry and entry.guard else {}
         return "".join(text for _, text in texts.values())
 
-    await _until(said)
-    begun = said()
-    assert 0 < len(begun) < len("".join(pieces))
+    await _until(shown_text)
+    text_so_far = shown_text()
+    assert 0 < len(text_so_far) < len("".join(pieces))
     reader = Reader(Client(), hub, run, "socket")
-    await _until(lambda: list(reader.client.texts.values()) == [begun])
+    await _until(lambda: list(reader.client.texts.values()) == [text_so_far])
     llm_server.release()
     await _until(lambda: reader.client.is_ended)
     assert list(reader.client.texts.values()) == ["".join(pieces)]

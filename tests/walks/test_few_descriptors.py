@@ -1,4 +1,4 @@
-"""A worker that may open few files: it takes what it can hold, and nothing hangs."""
+"""A worker that may open few files: it claims only what it can hold, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 class Holder:
-    """An HTTP server that answers no request until it is told to."""
+    """An HTTP server that holds all requests until the test releases them."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -41,7 +41,7 @@ class Holder:
             thread.join(10)
 
     def release(self) -> None:
-        """Answer all that are waiting, and all later requests."""
+        """Answer all waiting requests, and all later ones."""
         self._loop.call_soon_threadsafe(self._release.set)
 
     def _run(self, ready: threading.Event) -> None:
@@ -69,7 +69,7 @@ class Holder:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # it was given up
+            pass  # the client gave up
         finally:
             self.held -= 1
             writer.close()
@@ -81,7 +81,7 @@ def statuses(site: Installation) -> dict[str, int]:
 
 
 def queue_many(site: Installation, server: Server, agent: str, copies: int, **input: Any) -> None:
-    """Start one run by its door, and queue copies of it."""
+    """Start one run by the API, and queue copies of it."""
     first = uuid.UUID(server.start(agent, **input))
     ids = [uuid.uuid4() for _ in range(copies - 1)]
     others = ", ".join(
@@ -105,7 +105,7 @@ def queue_many(site: Installation, server: Server, agent: str, copies: int, **in
     ("limit", "agent"),
     [(1024, "site-hold"), (256, "site-hold"), (256, "site-hold-in-thread")],
 )
-def test_it_takes_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> None:
+def test_the_worker_claims_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
     with Holder().serving() as holder, site.serving() as server:
         loop = server.start("site-loop")
@@ -116,7 +116,7 @@ def test_it_takes_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> No
             )
             assert limited_by == f"{limit:,} file descriptors"
             assert limit // 8 < capacity < limit // 2
-            eventually(lambda: holder.held == capacity - 1, "as many as there is capacity for", 60)
+            eventually(lambda: holder.held == capacity - 1, "as many as its capacity", 60)
             assert statuses(site)["running"] == capacity
             assert server.client.post(f"/runs/{loop}/stop").status_code == 202
             assert server.until(loop, "stopped")["stop"]["observed_at"]
@@ -127,7 +127,7 @@ def test_it_takes_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> No
             assert "Too many open files" not in worker.output
 
 
-def test_agents_that_open_more_than_there_is_fail_and_nothing_hangs(tmp_path: Path) -> None:
+def test_agents_that_open_more_than_the_limit_fail_and_nothing_hangs(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
     with Holder().serving() as holder, site.serving() as server:
         loop = server.start("site-loop")

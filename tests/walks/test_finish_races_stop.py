@@ -1,7 +1,7 @@
 """A run ends and is stopped at the same time, more than a thousand times, in every order.
 
-There is one ending, of either winner: one agent_end, a record that equals it, and a receipt that
-says which of the two was first.
+There is one ending, of either winner: one agent_end, a record that agrees with it, and a receipt
+that says which of the two was first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.running import Gate, Start, in_thread
 
 pytestmark = pytest.mark.usefixtures("worker")
 
-FORCED = 200  # times each order is forced
+FORCED = 200  # times that each order is forced
 AT_RANDOM = 600
 
 
@@ -140,10 +140,8 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
     worker: Worker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No answer is a lie: the stop was accepted, and the record says that the run was first."""
-    monkeypatch.setattr(
-        stops, "deliver_missed", lambda worker: None
-    )  # it would find the stop by looking
+    """No answer is false: the stop was accepted, and the record says that the run was first."""
+    monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)  # a poll would find the stop
     deliver = stops.deliver
     for _ in range(20):
         committed = Gate()

@@ -1,11 +1,11 @@
-"""Workers that crash, freeze and come back, in every order that hypothesis can think of.
+"""Workers that crash, freeze and return, in every order that hypothesis can find.
 
 The code is the real one, called step by step (``tests/support/simulated``): starts and stops;
-workers that claim, renew, recover, execute, write, delete what is old, and drain. Between any two
+workers that claim, renew, recover, execute, write, delete old runs, and drain. Between any two
 steps or statements a process may die, or lose its connection before or after a commit. Messages are
-lost, late or doubled; leases run out unnoticed; the clock of each host is wrong by another amount.
+lost, late or doubled. Leases end unnoticed. The clock of each host is wrong by another amount.
 
-``MODEL_EXAMPLES=2000`` tries for longer, on PostgreSQL too (``-m ""`` with DATABASE_URL).
+``MODEL_EXAMPLES=2000`` tries more examples, on PostgreSQL too (``-m ""`` with DATABASE_URL).
 ``MODEL_SHRINK=1`` takes minutes to find the shortest failure. ``MODEL_BLOB=...``, with the text of
 the output's ``@reproduce_failure``, repeats an example.
 """
@@ -84,8 +84,10 @@ class World(RuleBasedStateMachine):
     owners: list[User]
     options: Callable[..., None]
     loop: asyncio.AbstractEventLoop
-    network: list[tuple[uuid.UUID, list[StopDelivery]]] = []  # messages on their way, to whom
-    complaints: list[str] = []  # of the recorder: what it could not write
+    network: list[
+        tuple[uuid.UUID, list[StopDelivery]]
+    ] = []  # undelivered messages, with their receivers
+    complaints: list[str] = []  # of the recorder: writes that failed
     steps = 0
 
     @initialize(
@@ -110,7 +112,7 @@ class World(RuleBasedStateMachine):
             run, _ = starting.start_run(name, {}, owner=self.chance.choice(self.owners))
             self.books.started[run.pk] = name
 
-    # What people do. They speak to a web process, or to one that has a worker inside.
+    # What people do, through a web process, with or without a worker inside.
 
     @precondition(lambda self: len(self.books.started) < MOST_RUNS)
     @rule(
@@ -135,7 +137,7 @@ class World(RuleBasedStateMachine):
             assert is_new or key is not None
             started[run.pk] = name
 
-        self.somewhere(start, fault)
+        self.anywhere(start, fault)
         for run in RunRecord.objects.filter(parent=None):  # its answer may have been lost
             started.setdefault(run.pk, run.agent)
 
@@ -157,7 +159,7 @@ class World(RuleBasedStateMachine):
             self.books.accepted.add(id)
 
         self.books.asked.add(id)
-        is_done, where = self.somewhere(stop, fault)
+        is_done, where = self.anywhere(stop, fault)
         if is_done and id in self.books.accepted:
             self.books.check_accepted(id, where)
 
@@ -168,30 +170,30 @@ class World(RuleBasedStateMachine):
         some = self.chance.sample(ids, min(len(ids), self.chance.choice([2, 3, 100])))
         by = self.chance.choice(self.owners)
         self.books.asked.update(some)
-        self.somewhere(lambda: stopping.stop_many(some, by=by, via="admin"), fault)  # type: ignore[arg-type]
+        self.anywhere(lambda: stopping.stop_many(some, by=by, via="admin"), fault)  # type: ignore[arg-type]
 
     # What a worker's threads do.
 
     @rule(threads=st.lists(THREADS, min_size=1, max_size=12))
-    def a_process_goes_on(self, threads: list[str]) -> None:
+    def a_process_continues(self, threads: list[str]) -> None:
         process = self.some("up")
         for thread in threads:
-            self.go_on(process, thread)
+            self.advance_process(process, thread)
 
     @rule(thread=THREADS, fault=FAULTS)
     def a_process_is_hit(self, thread: str, fault: Any) -> None:
-        self.go_on(self.some("up"), thread, fault)
+        self.advance_process(self.some("up"), thread, fault)
 
     @rule(rounds=st.integers(1, 3))
-    def all_go_on(self, rounds: int) -> None:
+    def all_continue(self, rounds: int) -> None:
         for _ in range(rounds):
-            CLOCK.pass_by(1)
+            CLOCK.advance(1)
             for process in self.chance.sample(self.living(), len(self.living())):
                 for name in ("beat", "claim", *["agent"] * 4, "started", "write"):
                     if process.state == "up":
-                        self.go_on(process, name)
+                        self.advance_process(process, name)
 
-    def go_on(self, process: Process, thread: str, fault: Any = None) -> None:
+    def advance_process(self, process: Process, thread: str, fault: Any = None) -> None:
         match thread:
             case "agent":
                 self.do(process, process.step_some_agent, fault)
@@ -219,16 +221,16 @@ class World(RuleBasedStateMachine):
                 assert self.books.entries() == entries, "retention changed the data store"
 
     @rule(fault=AT_TIMES)
-    def the_lost_are_looked_after(self, fault: Any) -> None:
+    def the_reaper_runs(self, fault: Any) -> None:
         """By a process without a worker."""
-        CLOCK.pass_by(BEAT_SECONDS)
+        CLOCK.advance(BEAT_SECONDS)
 
         def tick() -> None:
             while self.web_reaper.tick():
                 pass
 
         if self.attempt(tick, fault, at=self.web.current()) and fault is None:
-            self.books.check_looked_after()
+            self.books.check_detected()
 
     @precondition(lambda self: self.network)
     @rule(times=st.sampled_from([0, 1, 1, 2]))
@@ -239,7 +241,7 @@ class World(RuleBasedStateMachine):
                 process.inbox += [deliveries] * times
 
     @rule(what=BEFALLS)
-    def something_befalls_a_process(self, what: str) -> None:
+    def a_fault_hits_a_process(self, what: str) -> None:
         match what:
             case "it dies":
                 self.some("up", "frozen").die()
@@ -251,7 +253,7 @@ class World(RuleBasedStateMachine):
                 leases.mark_draining(self.some("up", "frozen").worker.id)
             case "it takes runs again":
                 leases.mark_taking(self.some("up", "frozen").worker.id)
-            case "its clock stands still":  # its machine was suspended, say
+            case "its clock stands still":  # its machine was suspended, for example
                 process = self.some("up", "frozen", "dead")
                 past = CLOCK.time - timedelta(seconds=1)
                 WorkerRecord.objects.filter(pk=process.worker.id).update(lease_until=past)
@@ -271,10 +273,10 @@ class World(RuleBasedStateMachine):
     # Time.
 
     @rule(what=st.sampled_from(["moments", "moments", "a lease", "a miss", "weeks"]))
-    def time_goes_by(self, what: str) -> None:
+    def time_passes(self, what: str) -> None:
         match what:
             case "moments":
-                CLOCK.pass_by(self.chance.choice([0.5, 2, 4]))
+                CLOCK.advance(self.chance.choice([0.5, 2, 4]))
             case "a lease":
                 self.pass_leases()
             case "a miss":
@@ -283,26 +285,26 @@ class World(RuleBasedStateMachine):
                 self.pass_weeks()
 
     def pass_leases(self, *, but: Process | None = None) -> None:
-        """Let as long as a lease go by: who is up lives on, and nothing else happens."""
+        """Advance by a lease: running processes stay alive, and nothing else happens."""
         up = [process for process in self.processes if process is not but and process.state == "up"]
         for _ in range(4):
-            CLOCK.pass_by(BEAT_SECONDS)
+            CLOCK.advance(BEAT_SECONDS)
             for process in up:
-                self.go_on(process, "renew")
+                self.advance_process(process, "renew")
         for process in up:
-            self.go_on(process, "beat")
+            self.advance_process(process, "beat")
 
     def miss_a_lease(self, process: Process) -> None:
-        """Have it declared lost; perhaps it claims again what it still executes."""
+        """Have it declared lost; it may claim again what it still executes."""
         self.pass_leases(but=process)
         self.attempt(leases.mark_lost_leases, None, at=self.web.current())
         self.attempt(recovery.recover_runs, None, at=self.web.current())
         if self.chance.random() < 0.5:
             for name in ("beat", "claim", "agent", "agent", "agent"):
-                self.go_on(process, name)
+                self.advance_process(process, name)
 
     def pass_weeks(self) -> None:
-        """Nothing has happened, but that all hearts have gone on beating; what is old goes."""
+        """Advance by weeks in which only heartbeats happen; retention removes what is old."""
         days = timedelta(days=8)
         for process in self.living():
             process.worker.heartbeat.lease.until += days.total_seconds()
@@ -312,9 +314,9 @@ class World(RuleBasedStateMachine):
         CLOCK.time += days
         process = self.some("up")
         for _ in range(self.chance.randrange(8)):
-            self.go_on(process, "keep")
+            self.advance_process(process, "keep")
 
-    # How it goes on.
+    # How the test runs it.
 
     def new_process(self) -> Process:
         return Process(
@@ -329,7 +331,7 @@ class World(RuleBasedStateMachine):
         return [process for process in self.processes if process.state != "dead"]
 
     def some(self, *states: str) -> Process:
-        """Choose a process; there is a new one if all are dead."""
+        """Choose a process; make a new one if all are dead."""
         found = [process for process in self.processes if process.state in states]
         if not found:
             process = self.processes[0]
@@ -339,15 +341,15 @@ class World(RuleBasedStateMachine):
             return process
         return self.chance.choice(found)
 
-    def somewhere(self, work: Callable[[], object], fault: Any) -> tuple[bool, Process | None]:
-        """Do it in one of the processes, or in a web process, which has no memory of runs."""
+    def anywhere(self, work: Callable[[], object], fault: Any) -> tuple[bool, Process | None]:
+        """Run ``work`` in one of the processes, or in a web process, which has no local runs."""
         if self.chance.random() < 0.5:
             process = self.some("up")
             return self.do(process, work, fault), process
         return bool(self.attempt(work, fault, at=self.web.current())), None
 
     def do(self, process: Process, work: Callable[[], object], fault: Any = None) -> bool:
-        """Do ``work`` in a process; return whether that was done to its end."""
+        """Run ``work`` in a process; return whether it completed."""
         World.steps += 1
         is_done = self.attempt(work, fault, at=process.current())
         if is_done is None:
@@ -359,7 +361,7 @@ class World(RuleBasedStateMachine):
     def attempt(
         self, work: Callable[[], object], fault: Any, *, at: AbstractContextManager[None]
     ) -> bool | None:
-        """Do ``work``; return whether that was done, None if the process has not outlived it."""
+        """Run ``work``; return whether it completed, or None if the process died."""
         breaks: AbstractContextManager[None] = nullcontext()
         if fault is not None:
             breaks = breaking(fault[0], before_statement=fault[1])
@@ -382,7 +384,7 @@ class World(RuleBasedStateMachine):
             self.books.check()
 
     def teardown(self) -> None:
-        """Let time go by: the dead are found, the frozen come back, and all comes to its end."""
+        """Advance: dead processes are found, frozen ones resume, and all runs end."""
         if not hasattr(self, "books"):
             return
         for process in self.processes:
@@ -396,14 +398,14 @@ class World(RuleBasedStateMachine):
                 process.attempts for process in self.processes
             ):
                 break
-            CLOCK.pass_by(2)
+            CLOCK.advance(2)
             for process in self.processes:
-                self.do(process, self._live_on(process))
+                self.do(process, self._stay_alive(process))
             self.holds()
         else:
             names = ("id", "parent", "agent", "status", "attempt", "worker", "worker__lost_at")
             left = list(RunRecord.objects.filter(status__in=ACTIVE).values_list(*names))
-            raise AssertionError(f"it does not come to an end: {left} {self.processes}")
+            raise AssertionError(f"some runs do not end: {left} {self.processes}")
         self.holds()
         for record in assert_all_consistent(clocks_differ=any(self.skews)):
             if record.pk in self.books.accepted and record.status != "stopped":
@@ -412,16 +414,16 @@ class World(RuleBasedStateMachine):
             self._remove_all()
 
     def _remove_all(self) -> None:
-        CLOCK.pass_by(2 * KEEP_DAYS * 24 * 3600)
+        CLOCK.advance(2 * KEEP_DAYS * 24 * 3600)
         process = self.chance.choice(self.processes)
         with process.current():
-            for _ in range(2):  # after the sweeps that are running
+            for _ in range(2):  # after the sweeps that are in progress
                 while process.retention.tick():
                     pass
-        self.books.check_nothing_is_left()
+        self.books.check_all_removed()
 
-    def _live_on(self, process: Process) -> Callable[[], None]:
-        def live_on() -> None:
+    def _stay_alive(self, process: Process) -> Callable[[], None]:
+        def stay_alive() -> None:
             leases.mark_taking(process.worker.id)
             process.worker.heartbeat.fence_if_late()
             process.beat()
@@ -431,7 +433,7 @@ class World(RuleBasedStateMachine):
             process.poll_started()
             process.flush()
 
-        return live_on
+        return stay_alive
 
 
 def _send_stops(deliveries: Iterable[StopDelivery]) -> None:
@@ -444,7 +446,7 @@ def _send_stops(deliveries: Iterable[StopDelivery]) -> None:
 
 @pytest.fixture
 def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Put what is simulated in place of threads, time and messages."""
+    """Replace threads, time and messages by simulated ones."""
     caplog.set_level(logging.CRITICAL)  # workers are lost by the hundred here
     monkeypatch.setattr(logging.getLogger("runs"), "disabled", True)
     monkeypatch.setattr(
@@ -458,14 +460,14 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.0,))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
-    World.loop = asyncio.new_event_loop()  # whose futures are used; it never runs
+    World.loop = asyncio.new_event_loop()  # only its futures are used; it never runs
     yield
     World.loop.close()
 
 
 @pytest.fixture
 def agents() -> None:
-    """Say what may be started; nothing of it is ever run."""
+    """Declare the agents that may be started; their code never runs."""
 
     async def code(tools: Any) -> str:
         raise AgentError

@@ -1,4 +1,4 @@
-"""Nothing of a run is left for the next one in the same process."""
+"""A run leaves nothing for the next one in the same process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="
 
 @pytest.fixture
 def start_worker(hire: Callable[..., Worker]) -> Callable[..., Worker]:
-    """For use in the test's body: between setup and body, pytest puts its own streams back."""
+    """Call it in the test's body: between setup and body, pytest replaces the streams."""
     return hire
 
 
@@ -112,7 +112,7 @@ def test_a_cleanup_that_was_left_open_ends_with_its_run(start: Start, log: Journ
 
 
 @pytest.mark.usefixtures("worker")
-def test_nothing_of_a_run_stays_in_the_process(start: Start, stop: Any, log: Journal) -> None:
+def test_a_run_leaves_nothing_in_the_process(start: Start, stop: Any, log: Journal) -> None:
     @agent("worker-bee")
     async def worker_bee(tools: Tools) -> None:
         tools.log("at work")
@@ -132,12 +132,12 @@ def test_nothing_of_a_run_stays_in_the_process(start: Start, stop: Any, log: Jou
 
 
 def _thread_count() -> int:
-    # The pool for the database grows up to its size.
+    # The database pool grows up to its size.
     names = [thread.name for thread in threading.enumerate()]
     return sum(not name.startswith("runs-database") for name in names)
 
 
-def test_fifty_runs_that_print_at_once_each_keep_their_own(
+def test_fifty_runs_that_print_at_once_each_keep_their_own_lines(
     start_worker: Any, start: Start, log: Journal
 ) -> None:
     start_worker()
@@ -168,18 +168,18 @@ def test_fifty_runs_that_print_at_once_each_keep_their_own(
         assert_consistent(run)
 
 
-def test_a_thread_left_behind_does_not_write_into_the_next_run(
+def test_a_thread_that_outlives_its_run_does_not_write_into_the_next_run(
     start_worker: Any, start: Start, log: Journal
 ) -> None:
     start_worker()
-    go_on, done = threading.Event(), threading.Event()
+    may_continue, done = threading.Event(), threading.Event()
 
     @agent("leaver")
     async def leaver(tools: Tools) -> str:
         def late() -> None:
-            go_on.wait(10)
-            print("from the grave")
-            tools.log("from the grave")
+            may_continue.wait(10)
+            print("too late")
+            tools.log("too late")
             done.set()
 
         context = contextvars.copy_context()
@@ -188,7 +188,7 @@ def test_a_thread_left_behind_does_not_write_into_the_next_run(
 
     @agent("next")
     async def next_one(tools: Tools) -> None:
-        go_on.set()
+        may_continue.set()
         await asyncio.to_thread(done.wait, 10)
 
     first = start("leaver")
@@ -196,5 +196,5 @@ def test_a_thread_left_behind_does_not_write_into_the_next_run(
     second = start("next")
     assert log.over(second).status == Status.SUCCESS
     for run in (first, second):
-        assert "from the grave" not in str([e.data for e in log.of(run)])
+        assert "too late" not in str([e.data for e in log.of(run)])
         assert_consistent(run)

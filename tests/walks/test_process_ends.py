@@ -1,4 +1,4 @@
-"""The one process goes away, politely or not: no run is left in a false state."""
+"""The only process ends, cleanly or not: no run is left in a false state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.server import Installation, Server, eventually
 pytestmark = pytest.mark.slow
 
 
-def _assert_whole(server: Server, id: str) -> None:
-    """Check that a run which is over has a whole log."""
+def _assert_complete_log(server: Server, id: str) -> None:
+    """Check that a finished run has a complete log."""
     run = server.run(id)
     events = server.events(id)
     assert [event["seq"] for event in events] == list(range(1, run["last_seq"] + 1))
@@ -24,7 +24,7 @@ def _assert_whole(server: Server, id: str) -> None:
     assert run["finished_at"] is not None
 
 
-def test_sigterm_ends_or_hands_back_what_does_not_finish_in_time(tmp_path: Path) -> None:
+def test_sigterm_ends_or_requeues_runs_that_do_not_finish_in_time(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_DRAIN_SECONDS="1")
     with site.serving() as server:
         brief = server.start("site-brief", seconds=0.5)
@@ -50,15 +50,15 @@ def test_sigterm_ends_or_hands_back_what_does_not_finish_in_time(tmp_path: Path)
             record = server.run(run)
             assert record["status"] == "error"
             assert record["error"]["code"] == "worker_shutdown"
-            assert record["stop"] is None  # a shutdown is no stop request
-            _assert_whole(server, run)
+            assert record["stop"] is None  # a shutdown is not a stop request
+            _assert_complete_log(server, run)
         assert server.run(partial)["partial_result"] == "so far"
         children = server.client.get("/runs", params={"parent": tree}).json()["results"]
         assert [child["status"] for child in children] == ["error", "error"]
         second = server.until(again, "success")
         assert second["result"] == "second attempt"
         assert second["attempt"] == 2
-        _assert_whole(server, again)
+        _assert_complete_log(server, again)
 
 
 def test_a_stop_during_the_drain_is_a_stop(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_a_stop_during_the_drain_is_a_stop(tmp_path: Path) -> None:
         assert record["status"] == "stopped"
         assert record["stop"]["reason"] == "deploy"
         assert record["stop"]["observed_at"] is not None
-        _assert_whole(server, run)
+        _assert_complete_log(server, run)
 
 
-def test_what_is_queued_during_the_drain_goes_on_in_the_next_process(tmp_path: Path) -> None:
+def test_a_run_that_is_queued_during_the_drain_starts_in_the_next_process(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_DRAIN_SECONDS="30")
     with site.serving() as server:
         running = server.start("site-loop")
@@ -100,7 +100,7 @@ def test_what_is_queued_during_the_drain_goes_on_in_the_next_process(tmp_path: P
         assert server.until(queued, "success")["result"] == 7
 
 
-def test_an_agent_that_hears_nothing_does_not_keep_the_process(tmp_path: Path) -> None:
+def test_an_agent_that_ignores_its_token_does_not_keep_the_process(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_DRAIN_SECONDS="0")
     with site.serving() as server:
         run = server.start("site-deaf")
@@ -112,7 +112,7 @@ def test_an_agent_that_hears_nothing_does_not_keep_the_process(tmp_path: Path) -
 
 
 def test_after_a_kill_the_next_process_takes_over_at_once(tmp_path: Path) -> None:
-    # A lease far longer than the test: only the takeover can be as quick as this.
+    # The lease is far longer than the test: only the takeover can be this fast.
     site = Installation(tmp_path, RUNS_LEASE_SECONDS="600", RUNS_MAX_CONCURRENT="4")
     with site.serving() as server:
         loop = server.start("site-loop")
@@ -125,29 +125,29 @@ def test_after_a_kill_the_next_process_takes_over_at_once(tmp_path: Path) -> Non
         eventually(
             lambda: len(server.client.get("/runs", params={"parent": tree}).json()["results"]) == 2
         )
-        waiting = server.start("site-trivial", number=1)  # all places are taken
+        waiting = server.start("site-trivial", number=1)  # all slots are taken
         assert server.run(waiting)["status"] == "queued"
         assert server.client.post(f"/runs/{deaf}/stop", json={"reason": "mine"}).status_code == 202
         server.kill()
 
     left = site.database.execute("SELECT count(*) FROM runs_runrecord WHERE status = 'running'")
-    assert left[0][0] == 6  # the truth that is not published yet
+    assert left[0][0] == 6  # the loss is not published yet
 
     with site.serving() as server:
         assert server.until(waiting, "success")["result"] == 1
         for run in (loop, tree):
             record = server.until(run, "error")
             assert record["error"]["code"] == "worker_lost"
-            _assert_whole(server, run)
+            _assert_complete_log(server, run)
         for child in server.client.get("/runs", params={"parent": tree}).json()["results"]:
             assert child["error"]["code"] == "worker_lost"
             assert child["finished_at"] <= server.run(tree)["finished_at"]
         stopped = server.until(deaf, "stopped")
         assert stopped["stop"]["reason"] == "mine"
-        _assert_whole(server, deaf)
+        _assert_complete_log(server, deaf)
         second = server.until(again, "success")
         assert (second["result"], second["attempt"]) == ("second attempt", 2)
-        _assert_whole(server, again)
+        _assert_complete_log(server, again)
 
 
 def test_after_a_kill_on_another_host_the_lease_decides(tmp_path: Path) -> None:

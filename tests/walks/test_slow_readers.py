@@ -1,4 +1,4 @@
-"""Readers that are slow, and readers that lose their right, on a real server."""
+"""Slow readers, and readers that lose their permission, on a real server."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ async def test_a_reader_that_does_not_read_slows_no_other_down_and_costs_little(
     before = _memory_bytes(served)
     stuck = await asyncio.to_thread(open_and_do_not_read, served, run)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        seen = await _read_along(served, run)
+        seen = await _read_on(served, run)
         final = await asyncio.to_thread(served.run, run)
         every = list(range(1, final["last_seq"] + 1))
         assert len(every) >= LINES + 2
         assert seen == every
-        # 20 MB went by. What is kept of it has bounds: pages of the log, 16 MB of them at most.
+        # 20 MB were sent. The server keeps bounded parts of them: pages of the log, 16 MB at most.
         assert _memory_bytes(served) - before < 150 * 1024 * 1024
         assert await asyncio.to_thread(read_all, stuck) == every
 
 
-async def _read_along(server: Server, run: str) -> list[int]:
+async def _read_on(server: Server, run: str) -> list[int]:
     ws = await open_socket(server, f"/ws/runs/{run}?view=page")
     seqs: list[int] = []
     async for message in messages_of(ws):

@@ -1,4 +1,4 @@
-"""A stop while a model answers: the answer is taken to its end, and nothing new is begun."""
+"""A stop while a model answers: the answer completes, and no new call starts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_call_completes_and_the_next_tool_is_never_called(
 
     record = log.over(run)
     assert record.status == Status.STOPPED
-    assert lines == [TEXT], "the reply reached the agent, and nothing after it was done"
+    assert lines == [TEXT], "the reply reached the agent, and no call followed"
     assert (llm_server.completed_count, llm_server.aborted_count) == (1, 0)
     assert llm_server.request_count == 1
     (call,) = log.of(run, "llm_call")
@@ -93,7 +93,7 @@ def test_a_def_agent_gets_its_reply_too(
     assert_consistent(run)
 
 
-def test_calls_side_by_side_are_all_finished_and_paid_for(
+def test_concurrent_calls_all_finish_and_are_counted(
     llm_server: LLMServer, worker: Any, start: Start, stop: Any, log: Journal
 ) -> None:
     """In a TaskGroup the first branch to observe the stop cancels the others: they finish first."""
@@ -125,7 +125,7 @@ def test_calls_side_by_side_are_all_finished_and_paid_for(
     assert_consistent(run)
 
 
-def test_a_run_beside_it_goes_on_untouched(
+def test_another_run_continues_unchanged(
     llm_server: LLMServer, worker: Any, start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("two-questions")

@@ -1,4 +1,4 @@
-"""Agents that catch what they should not: the stop gets through all the same."""
+"""Agents that catch what they should not: the stop takes effect all the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_except_exception_does_not_swallow_the_stop(start: Start, stop: Any, log
 
 
 @pytest.mark.parametrize("kind", ["async", "def"])
-def test_except_base_exception_only_delays_it_to_the_next_guard(
+def test_except_base_exception_only_delays_the_stop_to_the_next_guard(
     kind: str, start: Start, stop: Any, log: Journal
 ) -> None:
     refusals = itertools.count(1)
@@ -81,7 +81,7 @@ def test_except_base_exception_only_delays_it_to_the_next_guard(
 
 
 @pytest.mark.parametrize("way", ["return", "raise"])
-def test_who_swallowed_it_and_went_on_without_tools_is_stopped_all_the_same(
+def test_an_agent_that_swallows_the_stop_and_uses_no_tools_is_stopped_all_the_same(
     way: str, start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("deaf")
@@ -109,7 +109,7 @@ def test_who_swallowed_it_and_went_on_without_tools_is_stopped_all_the_same(
 
 
 @pytest.mark.parametrize("question", ["should_stop", "check_should_stop"])
-def test_code_without_tools_finds_out_by_asking(
+def test_code_without_tools_observes_the_stop_by_should_stop(
     question: str, start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("computing")
@@ -132,7 +132,7 @@ def test_code_without_tools_finds_out_by_asking(
     assert_consistent(run)
 
 
-def test_an_agent_that_raises_agent_stopped_of_its_own_accord_is_in_error(
+def test_an_agent_that_raises_agent_stopped_without_a_stop_ends_in_error(
     start: Start, log: Journal
 ) -> None:
     @agent("pretender")
@@ -150,7 +150,7 @@ def test_an_agent_that_raises_agent_stopped_of_its_own_accord_is_in_error(
     "error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit]
 )
 @pytest.mark.parametrize("kind", ["async", "def"])
-def test_what_would_end_a_process_ends_the_run_as_an_error(
+def test_an_exception_that_would_end_a_process_ends_the_run_as_an_error(
     error: type[BaseException], kind: str, start: Start, log: Journal
 ) -> None:
     @agent("quitter-async")
@@ -167,9 +167,7 @@ def test_what_would_end_a_process_ends_the_run_as_an_error(
     assert_consistent(record)
 
 
-def test_the_stop_gets_through_gather_wait_for_and_shield(
-    start: Start, stop: Any, log: Journal
-) -> None:
+def test_the_stop_passes_gather_wait_for_and_shield(start: Start, stop: Any, log: Journal) -> None:
     @agent("wrapped")
     async def wrapped(tools: Tools) -> None:
         async def work() -> None:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("worker")
 def tree() -> Callable[[], int]:
     """Agents three levels deep: root -> 3 middles -> 3 leaves each, which work until stopped.
 
-    Returns a function that says how many leaves are at work.
+    Returns a function that counts the leaves at work.
     """
     at_work: list[int] = []
 
@@ -90,10 +90,10 @@ def test_every_descendant_is_stopped_before_the_root_is(
     assert assert_all_consistent()
 
 
-def test_to_stop_a_middle_stops_its_subtree_and_nothing_else(
+def test_a_stop_of_a_middle_stops_its_subtree_and_nothing_else(
     start: Start, stop: Any, log: Journal
 ) -> None:
-    told: list[Any] = []
+    errors: list[Any] = []
 
     @agent("leaf")
     async def leaf(tools: Tools) -> None:
@@ -108,7 +108,7 @@ def test_to_stop_a_middle_stops_its_subtree_and_nothing_else(
 
     @agent("sibling")
     async def sibling(tools: Tools) -> str:
-        while not told:
+        while not errors:
             await tools.data_store.get("x")
             await asyncio.sleep(0.002)
         return "untouched"
@@ -120,8 +120,8 @@ def test_to_stop_a_middle_stops_its_subtree_and_nothing_else(
             try:
                 await tools.agents.call("middle")
             except SubAgentStopped as error:
-                told.append(error)
-            await tools.data_store.set("after", "the caller may go on")
+                errors.append(error)
+            await tools.data_store.set("after", "the caller may continue")
         return {"other": await other}
 
     run = start("root")
@@ -132,7 +132,7 @@ def test_to_stop_a_middle_stops_its_subtree_and_nothing_else(
     assert record.status == Status.SUCCESS
     assert record.result == {"other": "untouched"}
     assert not record.stop_requested
-    (error,) = told
+    (error,) = errors
     assert (error.agent, error.run) == ("middle", str(child.pk))
     by_agent = {r.agent: r for r in RunRecord.objects.all()}
     assert by_agent["middle"].status == by_agent["leaf"].status == Status.STOPPED
@@ -184,10 +184,10 @@ def test_def_agents_call_each_other_and_stop_together(
     assert_consistent(run)
 
 
-def test_a_worker_may_be_watched_while_its_tree_goes_down(
+def test_a_reader_sees_a_tree_end_from_below(
     tree: Callable[[], int], start: Start, stop: Any, log: Journal, worker: Worker
 ) -> None:
-    """A reader never sees a caller that is over above a child that is not."""
+    """A reader never sees a finished caller above a child that is still active."""
     run = start("root", way="TaskGroup")
     log.until_at_work(9)
     wrong: list[Any] = []
@@ -208,7 +208,7 @@ def test_a_worker_may_be_watched_while_its_tree_goes_down(
     assert not wrong
 
 
-def test_the_stop_itself_does_not_come_out_of_a_swallowing_caller(
+def test_the_stop_itself_does_not_leave_a_swallowing_caller(
     start: Start, stop: Any, log: Journal
 ) -> None:
     caught: list[str] = []

@@ -1,4 +1,4 @@
-"""Two stops of one tree at the same time agree, and each run keeps the reason of its own."""
+"""Two stops of one tree at the same time agree, and each run keeps the reason of its own stop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_two_stops_at_once_of_root_and_child_agree(start: Start, stop: Any, log:
         answers = together(partial(stop, run, reason="all"), partial(stop, below, reason="part"))
         root, below = log.until_over(run, below)
         assert below.status == Status.STOPPED
-        if isinstance(answers[0], RunAlreadyFinished):  # the child's stop was quicker than its own
+        if isinstance(answers[0], RunAlreadyFinished):  # the child's stop was faster than its own
             assert root.status == Status.ERROR
             assert root.error["type"] == "SubAgentStopped"
         else:
@@ -62,8 +62,8 @@ def test_two_stops_at_once_of_root_and_child_agree(start: Start, stop: Any, log:
         assert assert_consistent(run)
 
 
-class TestTwoStopsOfOneTree:
-    """The first has committed, and has not come to trip the tokens, when the second does."""
+class TestSecondStopOfATree:
+    """The first stop has committed but not yet tripped the tokens when the second one commits."""
 
     @pytest.fixture
     def run(self, start: Start, log: Journal) -> RunRecord:
@@ -124,10 +124,10 @@ class TestTwoStopsOfOneTree:
         assert (child.stop_reason, child.stop_via) == ("mine", "api")
         assert_consistent(run)
 
-    def test_a_log_tells_of_the_stop_before_its_run_can_observe_it(
+    def test_a_log_has_the_stop_before_its_run_can_observe_it(
         self, run: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The tokens of a tree trip at one instant, their callbacks run one after the other."""
+        """The tokens of a tree trip at one instant; their callbacks run one after the other."""
         gate = Gate()
         call = cancellation._call
 
@@ -143,8 +143,8 @@ class TestTwoStopsOfOneTree:
             gate.open()
         assert_consistent(run)
 
-    @pytest.mark.postgres  # SQLite has one writer, and the birth would wait for the stop
-    def test_a_child_that_is_born_below_while_the_tree_is_written_is_found(
+    @pytest.mark.postgres  # SQLite has one writer, so the start would wait for the stop
+    def test_a_child_that_is_started_while_the_stop_of_its_tree_is_written_is_found(
         self, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reading, bearing = Gate(), Gate()
@@ -178,7 +178,7 @@ class TestTwoStopsOfOneTree:
             reading.until_arrived()
             bearing.open()
             leaves = RunRecord.objects.filter(agent="leaf")
-            eventually(leaves.exists, "the leaf is born")
+            eventually(leaves.exists, "the leaf is started")
             reading.open()
         record = log.over(run)
         assert record.status == Status.STOPPED

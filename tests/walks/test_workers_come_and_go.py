@@ -1,4 +1,4 @@
-"""Web processes and workers apart: what is true when the workers are gone."""
+"""Separate web processes and workers: what users see when the workers are gone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_when_the_only_worker_is_killed_the_site_tells_the_truth(tmp_path: Path)
             server.until_it_has_called(again, "data_store.set")
             assert server.client.post(f"/runs/{stopping}/stop").status_code == 202
             worker.kill()
-        # The lease, and a third of it between two polls; the rest is for a busy machine.
+        # The lease, and a third of it between two polls; the rest allows for a busy machine.
         for run in (loop, tree):
             assert server.until(run, "error", within=20)["error"]["code"] == "worker_lost"
         assert server.until(stopping, "stopped", within=20)["stop"]["observed_at"] is None
@@ -50,7 +50,7 @@ def test_a_killed_worker_on_this_host_is_found_by_the_site_without_waiting(tmp_p
         assert server.until(run, "error")["error"]["code"] == "worker_lost"
 
 
-def test_who_waits_for_an_end_is_told_how_it_stands_when_the_site_goes_away(
+def test_a_request_that_waits_for_an_end_is_answered_when_the_site_shuts_down(
     tmp_path: Path,
 ) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0")
@@ -59,7 +59,7 @@ def test_who_waits_for_an_end_is_told_how_it_stands_when_the_site_goes_away(
         server.until_it_works(run)
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(server.client.post, f"/runs/{run}/stop", params={"wait": 60})
-            eventually(lambda: server.run(run)["status"] == "stopping", "the stop is asked for")
+            eventually(lambda: server.run(run)["status"] == "stopping", "the stop is requested")
             server.terminate()
             answer = waiting.result()
         assert (answer.status_code, answer.json()["status"]) == (202, "stopping")
@@ -68,7 +68,7 @@ def test_who_waits_for_an_end_is_told_how_it_stands_when_the_site_goes_away(
 
 
 def test_a_tree_over_two_processes_is_stopped_from_below(tmp_path: Path) -> None:
-    """The site runs the root, a worker what it has started."""
+    """The site runs the root, a worker runs its children."""
     site = Installation(tmp_path, RUNS_LEASE_SECONDS="3")
     with site.serving(RUNS_MAX_CONCURRENT="1") as server:
         agents = ["site-loop", "site-brief", "site-loop"]

@@ -33,12 +33,12 @@ async def test_a_stop_does_not_cut_what_a_sibling_cancels(run: AgentRun, backend
     async def branches() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(guarded(run.guard, backend))
-            await backend.begun.wait()
+            await backend.started.wait()
             run.stop()
             run.guard.check()
 
     task = run.task(branches())
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     while task.cancelling() == 0 and not run.events("stop_observed"):
         await asyncio.sleep(0)
     for _ in range(5):
@@ -56,7 +56,7 @@ async def test_the_result_is_recorded_before_the_cancellation_is_passed_on(
     run: AgentRun, backend: Backend
 ) -> None:
     task = run.task(guarded(run.guard, backend))
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     run.stop()
     task.cancel()
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_an_error_that_comes_after_the_cancellation_gives_way_to_it(
     run: AgentRun, backend: Backend
 ) -> None:
     task = run.task(guarded(run.guard, backend, ValueError("bad")))
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     run.stop()
     task.cancel()
     await asyncio.sleep(0)
@@ -165,7 +165,7 @@ async def test_a_process_that_goes_away_cuts_although_a_stop_is_on_its_way(
     run: AgentRun, backend: Backend
 ) -> None:
     task = run.task(guarded(run.guard, backend))
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     run.stop()
     task.cancel()  # by a sibling: not cut
     await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_a_stop_that_is_harder_than_graceful_lets_a_cancellation_cut(
     run: AgentRun, backend: Backend, mode: StopMode
 ) -> None:
     task = run.task(guarded(run.guard, backend))
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     run.stop(mode)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -238,12 +238,12 @@ async def test_a_sibling_that_is_done_earlier_does_not_cut_what_is_being_saved(
     async def branches() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(branch())
-            await backend.begun.wait()
+            await backend.started.wait()
             run.guard.check()
 
     run.stop(mode)
     task = run.task(branches())
-    await within(SECONDS, backend.begun.wait())
+    await within(SECONDS, backend.started.wait())
     for _ in range(5):
         await asyncio.sleep(0)
     assert (backend.cut, task.done()) == (0, False)

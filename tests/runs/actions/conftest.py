@@ -1,4 +1,4 @@
-"""Agents and cleaning up for the tests of what is written to runs."""
+"""Agents and cleanup for the tests of the actions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def endless() -> None:
 
 
 @pytest.fixture
-def forgetting() -> Any:
-    """Forget the runs that a test has entered as runs of this process."""
+def forget_local_runs() -> Any:
+    """Remove the test's runs from the local runs of this process."""
     yield
     local_runs._runs.clear()

@@ -1,4 +1,4 @@
-"""A worker whose claim is not good any more changes nothing, and its agents can call nothing."""
+"""A worker that has lost its claim changes nothing, and its agents can call nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def threads(transactional_db: None) -> Iterator[DatabaseThreads]:
 class TestTheDataStore:
     LOSSES: dict[str, Callable[[ActiveRun], Any]] = {
         "the worker was declared lost": lambda run: declare_lost(run.worker),
-        "the run is over": lambda run: RunRecord.objects.filter(pk=run.id).update(
+        "the run has ended": lambda run: RunRecord.objects.filter(pk=run.id).update(
             status="success", finished_at=timezone.now()
         ),
         "the run was claimed again": lambda run: RunRecord.objects.filter(pk=run.id).update(
@@ -68,7 +68,7 @@ class TestTheDataStore:
 
     @on_both_databases
     @pytest.mark.parametrize("loss", LOSSES)
-    async def test_refuses_every_write_of_a_claim_that_is_lost(
+    async def test_refuses_every_write_under_a_lost_claim(
         self, held: ActiveRun, alice: User, threads: DatabaseThreads, loss: str
     ) -> None:
         store = OwnerStore(alice.pk, threads, held)
@@ -86,10 +86,10 @@ class TestTheDataStore:
         assert held.token.cause is StopCause.SHUTDOWN
 
     @on_both_databases
-    def test_write_and_recovery_meet_at_the_run(
+    def test_a_recovery_waits_for_a_write(
         self, held: ActiveRun, alice: User, threads: DatabaseThreads, monkeypatch: Any
     ) -> None:
-        """The write was there first: the run is not recovered until that is committed."""
+        """The write comes first: the run is not recovered until the write is committed."""
         store = OwnerStore(alice.pk, threads, held)
         gate = Gate()
         checked = store_module._holds
@@ -108,7 +108,7 @@ class TestTheDataStore:
 
         def recover() -> None:
             declare_lost(held.worker)
-            # What is locked is passed over, where there are locks of rows.
+            # With locks of rows, the recovery skips a locked run.
             assert eventually(recovery.recover_runs) == 1
             order.append("recovered")
 
@@ -121,10 +121,10 @@ class TestTheDataStore:
         assert DataStoreEntry.objects.count() == 1
 
     @pytest.mark.postgres  # on SQLite, with its one writer at a time, the write can't even start
-    def test_recovery_that_is_under_way_is_waited_for(
+    def test_a_write_waits_for_a_recovery(
         self, held: ActiveRun, alice: User, threads: DatabaseThreads
     ) -> None:
-        """The recovery was there first: the write waits, and is refused."""
+        """The recovery comes first: the write waits, and is refused."""
         store = OwnerStore(alice.pk, threads, held)
         with transaction.atomic():
             run = RunRecord.objects.select_for_update(no_key=True).get(pk=held.id)
@@ -138,7 +138,7 @@ class TestTheDataStore:
             writing.result(10)
         assert not DataStoreEntry.objects.exists()
 
-    def test_an_agent_ends_as_by_a_lost_claim_and_not_by_a_tool(
+    def test_an_agent_ends_by_the_lost_claim_and_not_by_its_tool(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
         options(LEASE_SECONDS=60)
@@ -171,10 +171,10 @@ class TestTheDataStore:
 
 
 class TestTheLog:
-    def test_a_run_that_unwinds_under_a_lost_lease_is_no_shutdown(
+    def test_a_run_that_unwinds_under_a_lost_lease_logs_no_shutdown(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """The worker has another id by then, and its run is not recovered yet."""
+        """The worker has registered again by then, and its run is not recovered yet."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 
@@ -197,8 +197,10 @@ class TestTheLog:
         assert assert_consistent(run).error["code"] == "worker_lost"
 
 
-class TestBirths:
-    def test_below_a_run_of_a_lost_worker_there_is_none(self, held: ActiveRun, alice: User) -> None:
+class TestChildren:
+    def test_are_not_started_below_a_run_of_a_lost_worker(
+        self, held: ActiveRun, alice: User
+    ) -> None:
         @agent("child")
         async def child(tools: Tools) -> None: ...
 
@@ -213,7 +215,7 @@ class TestBirths:
 class TestTheLease:
     @pytest.fixture
     def frozen(self, hire: Any, options: Any, monkeypatch: Any) -> Worker:
-        """A worker that was frozen: no thread of its has come to notice how late it is."""
+        """A worker that was frozen: none of its threads has noticed how late it is."""
         options(LEASE_SECONDS=60)
         worker: Worker = hire()
         monkeypatch.setattr(worker.heartbeat, "fence_if_late", lambda: None)
@@ -221,7 +223,7 @@ class TestTheLease:
         return worker
 
     @pytest.mark.parametrize("in_cleanup", [False, True])
-    def test_once_over_admits_no_call_of_a_zombie(
+    def test_admits_no_call_after_its_end(
         self, frozen: Worker, start: Start, log: Journal, in_cleanup: bool
     ) -> None:
         gate = Gate()
@@ -251,7 +253,7 @@ class TestTheLease:
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
         assert "could not renew its lease" in record.error["message"]
 
-    def test_once_over_lets_no_run_be_claimed(
+    def test_allows_no_claim_after_its_end(
         self, frozen: Worker, start: Start, log: Journal
     ) -> None:
         @agent("quick")
@@ -265,10 +267,10 @@ class TestTheLease:
         frozen.wake()
         assert log.over(run).status == Status.SUCCESS
 
-    def test_renewed_too_late_is_another_one(
+    def test_that_is_renewed_too_late_is_a_new_one(
         self, hire: Any, options: Any, start: Start, log: Journal
     ) -> None:
-        """Unnoticed, it still ends what was started under it; what starts later is fine."""
+        """Undetected, the late renewal still ends the older runs; later runs are not affected."""
         options(LEASE_SECONDS=60)
         gate = Gate()
 
@@ -288,7 +290,7 @@ class TestTheLease:
         assert log.over(run).error["code"] == "worker_lost"
         assert log.over(start("waits", wait=False)).status == Status.SUCCESS
 
-    def test_is_its_callers_for_a_called_agent(
+    def test_of_a_called_agent_is_its_callers(
         self, frozen: Worker, start: Start, log: Journal
     ) -> None:
         found: list[Any] = []
@@ -305,7 +307,7 @@ class TestTheLease:
         assert found == [frozen.heartbeat.lease] * 2
 
 
-def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
+def test_a_workers_own_stop_precedes_the_end_of_its_lease(
     hire: Any, options: Any, start: Start, log: Journal
 ) -> None:
     options(LEASE_SECONDS=60)
@@ -315,7 +317,7 @@ def test_a_worker_tripping_itself_beats_the_end_of_its_lease(
 
 
 @pytest.mark.parametrize("who_first", ["old", "new"])
-def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
+def test_an_attempt_that_unwinds_late_does_not_affect_the_next_one(
     hire: Callable[..., Worker],
     options: Callable[..., None],
     start: Start,
@@ -333,7 +335,7 @@ def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
             await gates[attempt].wait()
             tools.log(f"attempt {attempt}")
             await tools.data_store.set("attempt", attempt)
-        except BaseException:  # as one must not
+        except BaseException:  # which agents must not do
             pass
         return f"by attempt {attempt}"
 
@@ -347,7 +349,7 @@ def test_an_attempt_that_unwinds_late_does_not_touch_the_next_one(
     first, second = gates if who_first == "old" else reversed(gates)
     first.open()
     if who_first == "old":
-        eventually(lambda: worker.executor.root_count == 1, "the first attempt is over")
+        eventually(lambda: worker.executor.root_count == 1, "the first attempt has ended")
     else:
         log.over(run)
     second.open()

@@ -58,8 +58,8 @@ def updates_of(run: RunRecord, *types: str, **fields: Any) -> Updates:
     return Updates(run.pk, run.worker_id, run.attempt, log, last_seq=last, **fields)
 
 
-def ending(kind: Any, *, told: bool = False, **fields: Any) -> Ending:
-    return Ending(Outcome(kind, **fields), told, 0, 0)
+def ending(kind: Any, *, stop_recorded: bool = False, **fields: Any) -> Ending:
+    return Ending(Outcome(kind, **fields), stop_recorded, 0, 0)
 
 
 def ask_to_stop(run: RunRecord) -> None:
@@ -120,7 +120,7 @@ def test_an_ending_becomes_a_status(
         assert record.error["code"] == "worker_shutdown"
 
 
-def test_a_run_that_may_be_run_again_is_requeued_at_a_shutdown(
+def test_a_shutdown_requeues_a_run_if_its_agent_allows(
     alice: User, worker_row: WorkerRecord
 ) -> None:
     run = make_run(
@@ -154,13 +154,13 @@ def test_a_run_whose_attempts_are_used_up_is_not_requeued(
 
 
 def test_a_stop_during_a_drain_is_a_stop(run: RunRecord) -> None:
-    """The token was tripped by the shutdown, and then a user requested a stop, too."""
+    """The shutdown tripped the token, and then a user requested a stop."""
     before = timezone.now() - timedelta(seconds=3)
     ask_to_stop(run)
     updates = updates_of(
         run,
         *OBSERVED,
-        ending=ending("interrupted", told=True),
+        ending=ending("interrupted", stop_recorded=True),
         acknowledged_at=before,
         observed_at=before,
     )
@@ -178,7 +178,7 @@ def test_a_stop_that_was_not_delivered_is_logged_at_the_end(run: RunRecord) -> N
     assert [e.type for e in record.events.all()] == ["agent_start", "stop_requested", "agent_end"]
 
 
-def test_an_observation_after_the_end_was_decided_is_none(run: RunRecord) -> None:
+def test_an_observation_after_the_end_is_ignored(run: RunRecord) -> None:
     ask_to_stop(run)
     now = timezone.now()
     updates = updates_of(
@@ -190,7 +190,7 @@ def test_an_observation_after_the_end_was_decided_is_none(run: RunRecord) -> Non
     assert record.stop_observed_at is None
 
 
-def test_progress_writes_log_and_what_is_in_flight(run: RunRecord) -> None:
+def test_progress_writes_the_log_and_the_calls_in_flight(run: RunRecord) -> None:
     call: Any = {"call": "1", "tool": "http", "label": "GET x", "started_at": "now"}
     usage = Usage(2, 10, 20, estimated=True)
     recorded = record_updates(
@@ -204,7 +204,7 @@ def test_progress_writes_log_and_what_is_in_flight(run: RunRecord) -> None:
 
 
 @on_both_databases
-def test_updates_of_runs_with_and_without_a_stop_go_into_one_batch(
+def test_one_batch_writes_updates_of_runs_with_and_without_a_stop(
     alice: User, worker_row: WorkerRecord
 ) -> None:
     runs = [make_run(alice, status=Status.RUNNING, worker=worker_row) for _ in range(4)]
@@ -220,7 +220,7 @@ def test_updates_of_runs_with_and_without_a_stop_go_into_one_batch(
             *OBSERVED,
             acknowledged_at=now,
             observed_at=now,
-            ending=ending("stopped", told=True),
+            ending=ending("stopped", stop_recorded=True),
         ),
     ]
     recorded = record_updates(batch)
@@ -235,7 +235,7 @@ def test_updates_of_runs_with_and_without_a_stop_go_into_one_batch(
 
 @pytest.mark.parametrize("kind", ["progress", "ending"])
 @pytest.mark.parametrize("how", ["another worker", "another attempt", "over", "deleted"])
-def test_updates_of_a_claim_that_was_lost_are_not_written(
+def test_updates_under_a_lost_claim_are_not_written(
     kind: str, how: str, run: RunRecord, alice: User
 ) -> None:
     updates = updates_of(run, *STARTED, ending=ending("success") if kind == "ending" else None)
@@ -264,8 +264,8 @@ def test_updates_of_a_claim_that_was_lost_are_not_written(
 
 
 @on_both_databases
-def test_what_was_committed_before_is_not_written_twice(run: RunRecord) -> None:
-    """The connection broke after the commit: the recorder does not know, and comes again."""
+def test_committed_updates_are_not_written_twice(run: RunRecord) -> None:
+    """The connection broke after the commit: the recorder does not know it, and writes again."""
     progress = updates_of(run, "agent_start", "log", "log")
     record_updates([progress])
     again = record_updates([progress])
@@ -316,8 +316,8 @@ def test_log_and_status_appear_together_or_not_at_all(
 
 @on_both_databases
 @pytest.mark.parametrize("hours", [-1, 1])
-@pytest.mark.parametrize("by", ["its worker", "who finds it"])
-def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
+@pytest.mark.parametrize("by", ["its worker", "the reaper"])
+def test_an_ending_comes_last_if_the_clocks_of_hosts_differ(
     by: str, hours: int, run: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask_to_stop(run)
@@ -330,7 +330,7 @@ def test_an_ending_comes_last_whatever_the_clocks_of_hosts_say(
             *OBSERVED,
             acknowledged_at=observed,
             observed_at=observed,
-            ending=ending("stopped", told=True),
+            ending=ending("stopped", stop_recorded=True),
         )
         record_updates([updates])
     else:
@@ -365,7 +365,7 @@ class TestARunWithoutItsWorker:
         assert (record.status, record.error) == ("stopped", None)
         assert not record.stop_finished_first
 
-    def test_has_its_request_told_once(self, run: RunRecord) -> None:
+    def test_logs_its_stop_request_once(self, run: RunRecord) -> None:
         ask_to_stop(run)
         record_updates([updates_of(run, "agent_start", "stop_requested")])
         run.refresh_from_db()
@@ -373,7 +373,7 @@ class TestARunWithoutItsWorker:
         finish_lost(run)
         assert_consistent(run)
 
-    def test_is_handed_back_if_its_agent_allows(self, run: RunRecord) -> None:
+    def test_is_requeued_if_its_agent_allows(self, run: RunRecord) -> None:
         run.requeue_on_loss, run.max_attempts = True, 2
         ended = finish_lost(run)
         assert ended.status == Status.QUEUED

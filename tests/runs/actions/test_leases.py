@@ -1,4 +1,4 @@
-"""Workers come and go: leases, dead processes on this host, draining, and what is claimed."""
+"""Workers register and end: leases, dead processes on this host, draining, and claims."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runs.worker.reaper import Reaper
 from tests.support.rows import make_dead_worker, make_run, make_worker
 from tests.support.running import together
 
-pytestmark = pytest.mark.usefixtures("forgetting")
+pytestmark = pytest.mark.usefixtures("forget_local_runs")
 
 
 class TestLease:
@@ -36,11 +36,11 @@ class TestLease:
         assert 28 < left <= 30
         assert worker.heartbeat_at > past
 
-    def test_a_lost_one_is_not_renewed(self, transactional_db: None) -> None:
+    def test_of_a_lost_worker_is_not_renewed(self, transactional_db: None) -> None:
         worker = make_worker(lost_at=timezone.now())
         assert not leases.renew(worker.pk, 30)
 
-    def test_is_lost_once_it_is_over(self, transactional_db: None) -> None:
+    def test_is_lost_after_its_end(self, transactional_db: None) -> None:
         now = timezone.now()
         late = make_worker(lease_until=now - timedelta(seconds=1))
         fine = make_worker(lease_until=now + timedelta(seconds=1))
@@ -52,7 +52,7 @@ class TestLease:
         assert fine.lost_at is None
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_has_one_finder(self, transactional_db: None) -> None:
+    def test_is_declared_lost_by_one_process(self, transactional_db: None) -> None:
         worker = make_worker(lease_until=timezone.now() - timedelta(seconds=1))
         found = together(*[leases.mark_lost_leases] * 8)
         assert sorted(len(workers) for workers in found) == [0] * 7 + [1]
@@ -69,7 +69,7 @@ class TestLease:
     @pytest.mark.usefixtures("on_both_databases")
     @pytest.mark.parametrize("whose", ["the worker's", "the reaper's"])
     @pytest.mark.parametrize("hours", [-1, 1])
-    def test_does_not_go_by_the_clocks_of_hosts(
+    def test_does_not_depend_on_the_clocks_of_hosts(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch, whose: str, hours: int
     ) -> None:
         now = timezone.now
@@ -93,19 +93,17 @@ class TestLease:
 
 
 class TestWorkersOnThisHost:
-    def test_a_process_that_is_gone_is_noticed(self, transactional_db: None) -> None:
+    def test_a_dead_process_is_detected(self, transactional_db: None) -> None:
         me, dead = make_worker(), make_dead_worker()
         assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [dead.pk]
         assert leases.mark_vanished_workers(me.pk) == []
 
-    def test_a_process_id_that_was_given_anew_is_another_process(
-        self, transactional_db: None
-    ) -> None:
+    def test_a_reused_process_id_is_another_process(self, transactional_db: None) -> None:
         me = make_worker()
         reused = make_worker(pid=os.getpid(), pid_started=me.pid_started - 1)
         assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [reused.pk]
 
-    def test_a_process_that_lives_is_left_alone(self, transactional_db: None) -> None:
+    def test_a_live_process_is_left_alone(self, transactional_db: None) -> None:
         me, other = make_worker(), make_worker()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
             started = processes.process_started(process.pid)
@@ -116,7 +114,7 @@ class TestWorkersOnThisHost:
         other.refresh_from_db()
         assert other.lost_at is None
 
-    def test_a_zombie_is_gone(self, transactional_db: None) -> None:
+    def test_a_zombie_is_dead(self, transactional_db: None) -> None:
         me = make_worker()
         with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as process:
             started = processes.process_started(process.pid)
@@ -126,14 +124,14 @@ class TestWorkersOnThisHost:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [zombie.pk]
 
-    def test_a_process_that_is_hidden_is_left_alone(
+    def test_a_hidden_process_is_left_alone(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As with hidepid=: another user's are not in /proc, alive or not."""
+        """As with hidepid=: /proc doesn't show another user's processes, alive or not."""
 
         def kill(pid: int, signal: int) -> None:
             if pid == 1:
-                raise PermissionError  # as for anybody but root
+                raise PermissionError  # as for any user but root
             real_kill(pid, signal)
 
         real_kill = os.kill
@@ -144,12 +142,12 @@ class TestWorkersOnThisHost:
         there.refresh_from_db()
         assert there.lost_at is None
 
-    def test_another_host_is_left_to_its_lease(self, transactional_db: None) -> None:
+    def test_a_worker_on_another_host_keeps_its_lease(self, transactional_db: None) -> None:
         me = make_worker()
         make_dead_worker(host_identity="elsewhere")
         assert leases.mark_vanished_workers(me.pk) == []
 
-    def test_a_host_that_does_not_say_who_it_is_takes_nothing_over(
+    def test_a_host_without_an_identity_takes_over_nothing(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(leases, "host_identity", lambda: "")
@@ -160,7 +158,7 @@ class TestWorkersOnThisHost:
 
 class TestForgetting:
     @pytest.mark.usefixtures("on_both_databases")
-    def test_takes_those_that_are_long_gone_and_that_no_run_names(self, alice: User) -> None:
+    def test_removes_workers_that_are_long_gone_and_have_no_runs(self, alice: User) -> None:
         now = timezone.now()
         old, young = now - timedelta(days=8), now - timedelta(days=6)
         make_worker(lost_at=old)
@@ -174,7 +172,7 @@ class TestForgetting:
         run.delete()
         assert leases.forget_workers() == 1
 
-    def test_is_done_by_the_reaper_now_and_then(
+    def test_is_done_by_the_reaper_at_intervals(
         self, transactional_db: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reaper = Reaper(15)
@@ -190,9 +188,7 @@ class TestForgetting:
 
 class TestDraining:
     @pytest.mark.usefixtures("on_both_databases")
-    def test_ends_claiming_until_it_is_taken_back(
-        self, transactional_db: None, alice: User
-    ) -> None:
+    def test_ends_claiming_until_it_is_cancelled(self, transactional_db: None, alice: User) -> None:
         me = make_worker()
         first = make_run(alice, status=Status.RUNNING, worker=me)
         waiting = make_run(alice)
@@ -204,14 +200,14 @@ class TestDraining:
         assert leases.mark_taking(me.pk)
         assert [run.pk for run in leases.claim(me.pk, 10)] == [waiting.pk]
 
-    def test_says_whether_it_changed_anything(self, alice: User) -> None:
+    def test_returns_whether_it_changed_anything(self, alice: User) -> None:
         me, gone = make_worker(), make_worker(lost_at=timezone.now())
         assert not leases.mark_taking(me.pk)
         assert leases.mark_draining(me.pk)
         assert not leases.mark_draining(me.pk)
         assert not leases.mark_draining(gone.pk)
 
-    def test_of_a_lost_worker_can_not_be_taken_back(self, alice: User) -> None:
+    def test_of_a_lost_worker_cannot_be_cancelled(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now(), draining_at=timezone.now())
         make_run(alice)
         assert not leases.mark_taking(lost.pk)
@@ -230,7 +226,7 @@ class TestClaim:
         assert record.input_record.value == {}
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_of_which_nothing_can_be_read_is_none(
+    def test_whose_run_cannot_be_read_is_undone(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run, me = make_run(alice), make_worker()
@@ -248,7 +244,7 @@ class TestClaim:
         assert [record.pk for record in leases.claim(me.pk, 10)] == [run.pk]
 
 
-def test_a_worker_says_where_it_is(transactional_db: None) -> None:
+def test_a_worker_record_names_its_host_and_process(transactional_db: None) -> None:
     worker = leases.register_worker(7, 15)
     stored = WorkerRecord.objects.get(pk=worker.pk)
     assert stored.pid == os.getpid()

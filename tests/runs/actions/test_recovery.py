@@ -20,11 +20,11 @@ from tests.support.consistency import assert_consistent
 from tests.support.rows import make_run, make_worker, requested
 from tests.support.running import in_thread, together
 
-pytestmark = pytest.mark.usefixtures("forgetting")
+pytestmark = pytest.mark.usefixtures("forget_local_runs")
 
 
 class TestRecovery:
-    def test_runs_of_a_lost_worker_end_or_go_back(self, alice: User) -> None:
+    def test_ends_or_requeues_the_runs_of_a_lost_worker(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())
         fine = make_worker()
         make = partial(make_run, alice, status=Status.RUNNING)
@@ -51,12 +51,12 @@ class TestRecovery:
             assert_consistent(run)
 
     @pytest.mark.postgres
-    def test_does_not_wait_for_what_others_have_locked(self, alice: User) -> None:
+    def test_does_not_wait_for_rows_that_others_have_locked(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())
         runs = [make_run(alice, status=Status.RUNNING, worker=lost) for _ in range(3)]
         is_locked, is_done = threading.Event(), threading.Event()
 
-        def hold() -> None:  # as a process that froze in the middle of writing
+        def hold() -> None:  # a process that froze during a write
             with transaction.atomic():
                 RunRecord.objects.select_for_update().get(pk=runs[1].pk)
                 is_locked.set()
@@ -71,12 +71,12 @@ class TestRecovery:
         assert recovery.recover_runs() == 1
 
     @pytest.mark.postgres
-    def test_locks_of_the_frozen_are_given_up(self, transactional_db: None) -> None:
+    def test_locks_of_frozen_processes_are_released(self, transactional_db: None) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SHOW idle_in_transaction_session_timeout")
             assert cursor.fetchone() == ("5s",)  # a third of a lease
 
-    def test_children_end_before_their_root_which_starts_afresh(self, alice: User) -> None:
+    def test_ends_children_before_it_requeues_their_root(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())
         make = partial(make_run, alice, status=Status.RUNNING, worker=lost)
         root = make(requeue_on_loss=True, max_attempts=2)
@@ -101,13 +101,13 @@ class TestRecovery:
         for run in roots:
             assert_consistent(run)
 
-    def test_leaves_alone_what_another_worker_has_claimed_meanwhile(self, alice: User) -> None:
+    def test_leaves_runs_alone_that_another_worker_has_claimed_meanwhile(self, alice: User) -> None:
         run = make_run(alice, status=Status.RUNNING, worker=make_worker(), attempt=2)
         assert recovery._recover(run.pk, "worker_lost", Q()) is None
         run.refresh_from_db()
         assert run.status == "running"
 
-    def test_limits_itself_and_begins_below(self, alice: User) -> None:
+    def test_is_limited_and_starts_with_children(self, alice: User) -> None:
         lost = make_worker(lost_at=timezone.now())
         root = make_run(alice, status=Status.RUNNING, worker=lost)
         child = make_run(alice, status=Status.RUNNING, worker=lost, parent=root)
@@ -116,7 +116,7 @@ class TestRecovery:
         root.refresh_from_db()
         assert (child.status, root.status) == ("error", "running")
 
-    def test_of_one_worker_touches_no_other(self, alice: User) -> None:
+    def test_of_one_worker_leaves_other_workers_alone(self, alice: User) -> None:
         one, two = make_worker(lost_at=timezone.now()), make_worker(lost_at=timezone.now())
         mine = make_run(alice, status=Status.RUNNING, worker=one)
         theirs = make_run(alice, status=Status.RUNNING, worker=two)
@@ -127,7 +127,7 @@ class TestRecovery:
 
 
 class TestOrphans:
-    def test_what_a_worker_holds_and_does_not_execute_is_ended(self, alice: User) -> None:
+    def test_are_ended(self, alice: User) -> None:
         me = make_worker()
         make = partial(make_run, alice, status=Status.RUNNING, worker=me)
         orphan, again, at_work = make(), make(requeue_on_loss=True, max_attempts=2), make()
@@ -139,7 +139,7 @@ class TestOrphans:
         assert (orphan.status, orphan.error["code"]) == ("error", "worker_lost")
         assert (again.status, at_work.status) == ("queued", "running")
 
-    def test_a_run_that_was_claimed_again_meanwhile_is_no_orphan(
+    def test_do_not_include_a_run_that_was_claimed_again_meanwhile(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         me = make_worker()
@@ -161,7 +161,7 @@ def test_sessions_of_a_lost_worker_that_hold_its_runs_are_ended(alice: User) -> 
     is_locked = threading.Event()
     is_free = threading.Event()
 
-    def hold() -> None:  # as this very process, frozen; in the middle of something, never idle
+    def hold() -> None:  # this process, as if frozen in the middle of a statement
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 RunRecord.objects.select_for_update().get(pk=run.pk)

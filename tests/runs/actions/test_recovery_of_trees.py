@@ -22,7 +22,7 @@ from tests.support.consistency import assert_consistent
 from tests.support.rows import make_run, make_worker, requested
 from tests.support.running import together
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("forgetting")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("forget_local_runs")]
 IN_FLIGHT = [{"call": "1", "tool": "agents.wait", "label": "x", "started_at": "2026-01-01"}]
 
 
@@ -63,7 +63,7 @@ def read(run: RunRecord) -> RunRecord:
 
 
 @pytest.mark.parametrize("then", ["fails", "requeues", "was asked to stop"])
-def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
+def test_a_lost_caller_ends_after_its_children_elsewhere(
     then: str, make: Any, lost: WorkerRecord, fine: WorkerRecord, alice: User
 ) -> None:
     options: dict[str, Any] = {
@@ -90,9 +90,7 @@ def test_a_lost_caller_ends_when_its_children_elsewhere_are_over(
         assert record.status == Status.STOPPED
 
 
-def test_what_runs_far_below_is_over_first(
-    make: Any, lost: WorkerRecord, fine: WorkerRecord
-) -> None:
+def test_distant_descendants_end_first(make: Any, lost: WorkerRecord, fine: WorkerRecord) -> None:
     root = make(worker=lost)
     called = make(worker=lost, parent=root, holds_slot=False)
     far = make(worker=fine, parent=called)
@@ -104,7 +102,7 @@ def test_what_runs_far_below_is_over_first(
 
 
 @pytest.mark.usefixtures("on_both_databases")
-def test_those_that_wait_for_their_children_hold_up_no_other_run(
+def test_runs_that_wait_for_their_children_delay_no_other_run(
     make: Any, lost: WorkerRecord, fine: WorkerRecord
 ) -> None:
     waiting = [make(worker=lost, in_flight=IN_FLIGHT) for _ in range(12)]
@@ -152,8 +150,8 @@ def test_an_orphan_waits_for_its_children_too(make: Any, fine: WorkerRecord) -> 
     assert recovery.recover_orphans(fine.pk) == 1
 
 
-class TestAnEndingThatComesTooEarly:
-    """A process that goes away writes no end above children that go on."""
+class TestPrematureEnding:
+    """A process that shuts down writes no end above children that continue."""
 
     def end(self, run: RunRecord, outcome: Outcome) -> Any:
         assert run.worker_id is not None
@@ -161,7 +159,7 @@ class TestAnEndingThatComesTooEarly:
         updates = Updates(run.pk, run.worker_id, run.attempt, usage=Usage(), ending=ending)
         return record_updates([updates]).gone
 
-    def test_is_left_to_those_who_find_it(self, make: Any, fine: WorkerRecord, alice: User) -> None:
+    def test_is_left_to_the_recovery(self, make: Any, fine: WorkerRecord, alice: User) -> None:
         root = make(worker=fine, in_flight=IN_FLIGHT)
         far = make(worker=make_worker(), parent=root)
         assert self.end(root, Outcome("interrupted", partial_result="half")) == {root.pk: None}
@@ -175,7 +173,7 @@ class TestAnEndingThatComesTooEarly:
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
         assert record.partial_result == "half"
 
-    def test_of_a_stopped_one_is_stopped(self, make: Any, fine: WorkerRecord, alice: User) -> None:
+    def test_of_a_stopped_run_is_stopped(self, make: Any, fine: WorkerRecord, alice: User) -> None:
         root = make(worker=fine, **requested(alice))
         far = make(worker=make_worker(), parent=root, **requested(alice, stop_via="parent"))
         self.end(root, Outcome("interrupted", partial_result="half"))
@@ -186,9 +184,7 @@ class TestAnEndingThatComesTooEarly:
         assert (record.status, record.error) == (Status.STOPPED, None)
         assert record.partial_result == "half"
 
-    def test_a_run_that_begins_afresh_keeps_nothing_of_it(
-        self, make: Any, fine: WorkerRecord
-    ) -> None:
+    def test_is_forgotten_if_the_run_is_requeued(self, make: Any, fine: WorkerRecord) -> None:
         root = make(worker=fine, requeue_on_loss=True, max_attempts=2)
         far = make(worker=make_worker(), parent=root)
         self.end(root, Outcome("interrupted", partial_result="half"))
@@ -200,9 +196,7 @@ class TestAnEndingThatComesTooEarly:
         assert (record.status, record.partial_result, record.error) == ("queued", None, None)
 
     @pytest.mark.parametrize("kind", ["success", "error", "interrupted"])
-    def test_is_written_by_a_second_try_that_comes_late_enough(
-        self, make: Any, fine: WorkerRecord, kind: Any
-    ) -> None:
+    def test_is_written_by_a_later_try(self, make: Any, fine: WorkerRecord, kind: Any) -> None:
         root = make(worker=fine)
         far = make(worker=make_worker(), parent=root)
         error: Any = {"code": "x", "type": "X", "message": "x"} if kind == "error" else None
@@ -214,7 +208,7 @@ class TestAnEndingThatComesTooEarly:
         record = assert_consistent(root)
         assert record.status == ("success" if kind == "success" else "error")
 
-    def test_is_written_when_they_are_over(self, make: Any, fine: WorkerRecord) -> None:
+    def test_is_written_after_the_children_have_ended(self, make: Any, fine: WorkerRecord) -> None:
         root = make(worker=fine)
         make(worker=fine, parent=root, status=Status.SUCCESS)
         assert self.end(root, Outcome("success", result=1))[root.pk].status == Status.SUCCESS

@@ -1,4 +1,4 @@
-"""A start: what it writes, what it refuses, and when it gives the same run again."""
+"""A start: what it writes, what it refuses, and when it returns the same run again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TestStart:
     @pytest.mark.parametrize(
         ("name", "given", "error"),
         [
-            ("nobody", {}, AgentNotFound),
+            ("unknown", {}, AgentNotFound),
             ("echo", {"text": 1}, InvalidInput),
             ("echo", {"txet": "x"}, InvalidInput),
             ("echo", [], InvalidInput),
@@ -52,7 +52,7 @@ class TestStart:
             ("echo", {"text": "x" * 2000}, InputTooLarge),
         ],
     )
-    def test_of_nonsense_writes_nothing(
+    def test_with_invalid_arguments_writes_nothing(
         self, name: str, given: Any, error: type[Exception], alice: User, options: Any
     ) -> None:
         options(MAX_INPUT_BYTES=1000)
@@ -61,7 +61,7 @@ class TestStart:
         assert not RunRecord.objects.exists()
         assert not RunInput.objects.exists()
 
-    def test_of_a_run_that_is_claimed_at_birth_leaves_nothing_when_it_is_refused(
+    def test_with_a_claim_leaves_nothing_when_it_is_refused(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         worker = make_worker()
@@ -84,19 +84,21 @@ class TestStart:
 
 
 class TestIdempotency:
-    def test_the_same_again_is_the_same_run(self, alice: User) -> None:
+    def test_the_same_request_returns_the_same_run(self, alice: User) -> None:
         run, _ = start_run("echo", {"text": "x", "n": 1}, owner=alice, idempotency_key="k")
         again, is_new = start_run("echo", {"n": 1, "text": "x"}, owner=alice, idempotency_key="k")
         assert (again.pk, is_new) == (run.pk, False)
 
-    def test_lives_as_long_as_the_run(self, alice: User) -> None:
+    def test_a_key_lasts_as_long_as_its_run(self, alice: User) -> None:
         run, _ = start_run("echo", {}, owner=alice, idempotency_key="k")
         request_stop(run.pk, via="api", by=alice)
         again, is_new = start_run("echo", {}, owner=alice, idempotency_key="k")
         assert (again.status, is_new) == (Status.STOPPED, False)
 
     @pytest.mark.parametrize(("name", "given"), [("echo", {"text": "y"}), ("other", {"text": "x"})])
-    def test_something_else_is_refused(self, name: str, given: Any, alice: User) -> None:
+    def test_another_request_with_the_same_key_is_refused(
+        self, name: str, given: Any, alice: User
+    ) -> None:
         @agent("other")
         async def other(tools: Tools, text: str) -> str:
             return text
@@ -106,7 +108,7 @@ class TestIdempotency:
             start_run(name, given, owner=alice, idempotency_key="k")
         assert RunRecord.objects.count() == 1
 
-    def test_keys_are_each_owners_own(self, alice: User, bob: User) -> None:
+    def test_each_owner_has_separate_keys(self, alice: User, bob: User) -> None:
         one, _ = start_run("echo", {}, owner=alice, idempotency_key="k")
         two, is_new = start_run("echo", {}, owner=bob, idempotency_key="k")
         assert is_new
@@ -116,14 +118,14 @@ class TestIdempotency:
         assert len({start_run("echo", {}, owner=alice)[0].pk for _ in range(3)}) == 3
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_twenty_at_once_are_one_run(self, alice: User) -> None:
+    def test_twenty_requests_at_once_start_one_run(self, alice: User) -> None:
         one = partial(start_run, "echo", {"text": "x"}, owner=alice, idempotency_key="k")
         answers = together(*[one] * 20)
         assert {run.pk for run, _ in answers} == {RunRecord.objects.get().pk}
         assert sorted(is_new for _, is_new in answers) == [False] * 19 + [True]
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_two_bodies_at_once_are_one_run_and_a_refusal(self, alice: User) -> None:
+    def test_of_two_bodies_at_once_one_is_refused(self, alice: User) -> None:
         for n in range(10):
             answers = together(
                 *[
@@ -146,7 +148,9 @@ class TestChildren:
         yield entry
         local_runs._runs.clear()
 
-    def test_is_born_below_its_parent_and_under_its_claim(self, parent: Any, alice: User) -> None:
+    def test_are_started_below_their_parent_and_under_its_claim(
+        self, parent: Any, alice: User
+    ) -> None:
         record, entry = starting.start_child(parent, "echo", {"text": "x"})
         assert (record.parent_id, record.root_id, record.depth) == (parent.id, parent.id, 1)
         assert (record.worker_id, record.attempt, record.status) == (parent.worker, 1, "running")
@@ -164,14 +168,16 @@ class TestChildren:
         ],
         ids=["another attempt", "another worker", "asked to stop", "over"],
     )
-    def test_is_not_born_below_what_should_end(self, change: dict[str, Any], parent: Any) -> None:
+    def test_are_not_started_below_a_run_that_should_end(
+        self, change: dict[str, Any], parent: Any
+    ) -> None:
         RunRecord.objects.filter(pk=parent.id).update(**change)
         with pytest.raises(ParentIsStopping):
             starting.start_child(parent, "echo", {})
         assert RunRecord.objects.count() == 1
         assert len(local_runs.all_runs()) == 1
 
-    def test_is_not_registered_when_its_birth_is_refused(
+    def test_are_not_registered_when_their_start_is_refused(
         self, parent: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _refuse_commits(monkeypatch)
@@ -181,7 +187,7 @@ class TestChildren:
         assert RunRecord.objects.count() == 1
         assert len(local_runs.all_runs()) == 1
 
-    def test_goes_no_deeper_than_the_limit(self, parent: Any) -> None:
+    def test_are_no_deeper_than_the_limit(self, parent: Any) -> None:
         entry = parent
         for depth in range(1, starting.MAX_DEPTH):
             record, entry = starting.start_child(entry, "echo", {})

@@ -1,4 +1,4 @@
-"""A stop of one run: who may ask for it, what it writes, and how the run ends."""
+"""A stop of one run: who may request it, what it writes, and how the run ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("echo")
 
 
 class TestStopOfAQueuedRun:
-    def test_has_stopped_it_when_it_returns(self, alice: User, log: Journal) -> None:
+    def test_ends_the_run_before_it_returns(self, alice: User, log: Journal) -> None:
         run, _ = start_run("echo", {}, owner=alice)
         result = request_stop(run.pk, via="page", by=alice, reason="a slip")
         assert (result.outcome, result.run.status) == ("accepted", Status.STOPPED)
@@ -43,7 +43,7 @@ class TestStopOfAQueuedRun:
         assert [e.type for e in record.events.all()] == ["stop_requested", "agent_end"]
         assert [e.type for e in log.of(run)] == ["stop_requested", "agent_end"]
 
-    def test_is_never_run_afterwards(
+    def test_prevents_every_later_execution(
         self, alice: User, hire: Any, start: Start, log: Journal
     ) -> None:
         runs = [start("echo") for _ in range(5)]
@@ -65,7 +65,7 @@ class TestStopOfAQueuedRun:
         log.until_over(*runs)
         assert_all_consistent()
 
-    def test_that_was_requeued_counts_its_log_on(self, alice: User) -> None:
+    def test_continues_the_log_of_a_requeued_run(self, alice: User) -> None:
         run = make_run(alice, agent="echo", attempt=1, last_seq=0)
         RunEvent.objects.create(
             run=run, seq=1, ts=timezone.now(), type="log", agent="echo", depth=0, source="system"
@@ -77,7 +77,7 @@ class TestStopOfAQueuedRun:
 
 @pytest.mark.usefixtures("endless")
 class TestStopOfARunningRun:
-    def test_has_tripped_the_token_when_it_returns(
+    def test_trips_the_token_before_it_returns(
         self, worker: Worker, start: Start, stop: Any, log: Journal
     ) -> None:
         run = start("endless")
@@ -107,7 +107,7 @@ class TestStopOfARunningRun:
         first = request_stop(run.pk, via="api", by=alice, reason="first")
         second = request_stop(run.pk, via="admin", by=operator, reason="second")
         assert [first.outcome, second.outcome] == ["accepted", "already_stopping"]
-        for mode in ("abort", "abandon"):  # an escalation has to wait for its rungs
+        for mode in ("abort", "abandon"):  # an escalation must wait for the next rungs
             with pytest.raises(ModeNotAvailable):
                 request_stop(run.pk, via="api", by=alice, mode=mode)
         gate.open()
@@ -137,7 +137,7 @@ class TestStopOfARunningRun:
         log.over(run)
         assert_consistent(run)
 
-    def test_is_undone_with_the_transaction_that_it_was_in(
+    def test_is_undone_with_the_transaction_around_it(
         self, worker: Worker, start: Start, stop: Any, log: Journal
     ) -> None:
         run = start("endless")
@@ -154,7 +154,7 @@ class TestStopOfARunningRun:
         log.over(run)
 
 
-class TestStopOfARunThatIsOver:
+class TestStopOfAFinishedRun:
     @pytest.mark.parametrize("status", [Status.SUCCESS, Status.ERROR, Status.STOPPED])
     def test_is_refused_and_changes_nothing(self, status: Status, alice: User) -> None:
         run = make_run(alice, status=status)
@@ -166,13 +166,13 @@ class TestStopOfARunThatIsOver:
         assert list(RunRecord.objects.values()) == before
 
 
-class TestWhoMayStop:
-    def test_the_owner_and_who_has_the_right(self, alice: User, operator: User) -> None:
+class TestPermission:
+    def test_the_owner_and_an_operator_may_stop(self, alice: User, operator: User) -> None:
         for user in (alice, operator):
             run = make_run(alice)
             assert request_stop(run.pk, via="api", by=user).outcome == "accepted"
 
-    def test_no_other_user(self, alice: User, bob: User) -> None:
+    def test_no_other_user_may_stop(self, alice: User, bob: User) -> None:
         run = make_run(alice)
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
         for user in (bob, None):
@@ -182,10 +182,8 @@ class TestWhoMayStop:
         assert not run.stop_requested
 
     @pytest.mark.parametrize("status", Status)
-    def test_what_may_not_be_seen_does_not_exist(
-        self, alice: User, bob: User, status: Status
-    ) -> None:
-        """Not even for users who may stop runs, or when it is over; and nothing is written."""
+    def test_an_invisible_run_does_not_exist(self, alice: User, bob: User, status: Status) -> None:
+        """Not even for users who may stop runs, or after the run's end; and nothing is written."""
         run = make_run(alice, status=status)
         gone = User.objects.create_user("gone", is_active=False)
         blind = User.objects.create_user("blind")
@@ -204,13 +202,13 @@ class TestWhoMayStop:
 
 
 class TestRefusals:
-    def test_a_run_that_is_not_there(self, alice: User) -> None:
+    def test_an_unknown_run_is_refused(self, alice: User) -> None:
         with pytest.raises(RunRecord.DoesNotExist):
             request_stop(uuid.uuid4(), via="api", by=alice)
 
     @pytest.mark.parametrize("status", Status)
     @pytest.mark.parametrize("mode", ["abort", "abandon"])
-    def test_a_rung_that_does_not_exist_yet(self, mode: str, status: Status, alice: User) -> None:
+    def test_a_planned_mode_is_refused(self, mode: str, status: Status, alice: User) -> None:
         run = make_run(alice, status=status)
         with pytest.raises(ModeNotAvailable):
             request_stop(run.pk, via="api", by=alice, mode=mode)
@@ -219,12 +217,12 @@ class TestRefusals:
         run.refresh_from_db()
         assert run.status == status
 
-    def test_a_mode_that_never_will(self, alice: User) -> None:
+    def test_an_unknown_mode_is_refused(self, alice: User) -> None:
         run = make_run(alice)
         with pytest.raises(ValueError, match="kill"):
             request_stop(run.pk, via="api", by=alice, mode="kill")
 
-    def test_a_reason_of_500_characters_is_the_longest(self, alice: User) -> None:
+    def test_a_reason_beyond_500_characters_is_refused(self, alice: User) -> None:
         run = make_run(alice)
         with pytest.raises(ValueError, match="500"):
             request_stop(run.pk, via="api", by=alice, reason="x" * 501)
@@ -232,7 +230,7 @@ class TestRefusals:
 
 
 @pytest.mark.usefixtures("endless")
-class TestAStopFromElsewhere:
+class TestStopByAnotherProcess:
     """Another process has committed the stop, and its message was lost."""
 
     def test_is_found_within_a_second(
@@ -250,7 +248,7 @@ class TestAStopFromElsewhere:
         assert (record.finished_at - record.stop_requested_at).total_seconds() < 3
         assert {r.status for r in assert_all_consistent()} == {Status.STOPPED}
 
-    def test_of_two_siblings_is_found_for_both(
+    def test_of_two_siblings_reaches_both(
         self, worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: Any
     ) -> None:
         @agent("caller")
@@ -267,7 +265,7 @@ class TestAStopFromElsewhere:
         assert log.over(run).result == ", ".join(["SubAgentStopped"] * 3)
         assert_consistent(run)
 
-    def test_is_observed_by_the_birth_of_a_child(
+    def test_is_observed_by_the_start_of_a_child(
         self, worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: Any
     ) -> None:
         gate = Gate()

@@ -1,4 +1,4 @@
-"""A stop of a tree whose runs are on several workers: all of them are told."""
+"""A stop of a tree whose runs are on several workers: all of these workers receive it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def farther(alice: User) -> WorkerRecord:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, set[uuid.UUID]]:
-    """What each worker elsewhere was told to stop."""
+    """The stop messages to each other worker."""
     sent: dict[uuid.UUID, set[uuid.UUID]] = {}
 
     def send_stops(deliveries: Iterable[StopDelivery]) -> None:
@@ -70,7 +70,7 @@ def stop(run: RunRecord, by: User) -> stopping.StopResult:
     return stopping.request_stop(run.pk, via="api", by=by, reason="enough")  # type: ignore[arg-type]
 
 
-def test_every_worker_is_told_of_all_that_it_has(
+def test_every_worker_receives_the_stops_of_its_runs(
     alice: User, far: WorkerRecord, farther: WorkerRecord, sent: Any
 ) -> None:
     root = running(alice, far)
@@ -81,7 +81,7 @@ def test_every_worker_is_told_of_all_that_it_has(
     assert sent == {far.pk: {root.pk, sibling.pk}, farther.pk: {below.pk, deeper.pk}}
 
 
-def test_a_child_that_is_here_is_tripped_though_its_caller_is_elsewhere(
+def test_a_child_in_this_process_is_tripped_though_its_caller_is_elsewhere(
     alice: User, far: WorkerRecord, farther: WorkerRecord, sent: Any, here: Any
 ) -> None:
     root = running(alice, far)
@@ -93,7 +93,7 @@ def test_a_child_that_is_here_is_tripped_though_its_caller_is_elsewhere(
     assert sent == {far.pk: {root.pk}}
 
 
-def test_a_second_stop_tells_those_again_that_the_first_may_not_have_told(
+def test_a_second_stop_repeats_messages_that_may_be_lost(
     alice: User, far: WorkerRecord, farther: WorkerRecord, sent: Any
 ) -> None:
     root = running(alice, far, **requested(alice))
@@ -102,7 +102,7 @@ def test_a_second_stop_tells_those_again_that_the_first_may_not_have_told(
     assert sent == {far.pk: {root.pk}, farther.pk: {below.pk}}
 
 
-def test_a_child_that_is_still_queued_is_over_with_the_stop_of_its_root(
+def test_a_queued_child_ends_with_the_stop_of_its_root(
     alice: User, far: WorkerRecord, sent: Any
 ) -> None:
     root = running(alice, far)

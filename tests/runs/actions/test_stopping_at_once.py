@@ -1,4 +1,4 @@
-"""The one statement in which an owner's stop of a running run is written, and when it is not."""
+"""The one statement that writes an owner's stop of a running run, and when it is not used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_is_one_statement_and_a_query_for_the_answer(alice: User, running: Ru
 
 
 @on_both_databases
-def test_it_says_and_does_what_the_longer_way_does(
+def test_it_has_the_effect_and_the_answer_of_the_longer_path(
     alice: User, operator: User, running: RunRecord
 ) -> None:
     other = make_run(alice, status=Status.RUNNING, worker=running.worker)
@@ -71,7 +71,7 @@ def test_the_token_of_a_run_in_this_process_is_tripped(alice: User, running: Run
 
 
 @on_both_databases
-def test_it_is_written_once(alice: User, running: RunRecord) -> None:
+def test_a_repeated_stop_is_written_once(alice: User, running: RunRecord) -> None:
     outcomes = [request_stop(running.pk, via="api", by=alice).outcome for _ in range(2)]
     assert outcomes == ["accepted", "already_stopping"]
     assert LogEntry.objects.count() == 1
@@ -86,7 +86,7 @@ def test_a_caller_is_stopped_with_its_children(alice: User, running: RunRecord) 
 
 
 @on_both_databases
-def test_within_a_transaction_that_fails_nothing_is_left(alice: User, running: RunRecord) -> None:
+def test_a_failed_transaction_around_it_leaves_nothing(alice: User, running: RunRecord) -> None:
     entry = ActiveRun(running.pk, running.worker_id)  # type: ignore[arg-type]
     local_runs.add(entry)
     try:
@@ -102,8 +102,10 @@ def test_within_a_transaction_that_fails_nothing_is_left(alice: User, running: R
 
 
 @pytest.mark.postgres  # on SQLite no other transaction can be open
-class TestItWaitsFor:
-    def test_a_birth_under_way_and_sees_the_child(self, alice: User, running: RunRecord) -> None:
+class TestWaiting:
+    def test_for_an_open_start_of_a_child_includes_the_child(
+        self, alice: User, running: RunRecord
+    ) -> None:
         @agent("child")
         async def child(tools: Tools) -> None: ...
 
@@ -115,11 +117,11 @@ class TestItWaitsFor:
             eventually(a_session_waits)
             end()
             assert stopped() == "accepted"
-        born = running.children.get()
-        assert (born.status, born.stop_via) == (Status.STOPPED, "parent")
+        started = running.children.get()
+        assert (started.status, started.stop_via) == (Status.STOPPED, "parent")
         assert LogEntry.objects.count() == 1
 
-    def test_an_ending_under_way_and_sees_it(self, alice: User, running: RunRecord) -> None:
+    def test_for_an_open_ending_sees_the_ending(self, alice: User, running: RunRecord) -> None:
         runs = RunRecord.objects.filter(pk=running.pk)
         with (
             self.under_way(
@@ -134,7 +136,7 @@ class TestItWaitsFor:
 
     @contextlib.contextmanager
     def under_way(self, work: Callable[[], object]) -> Iterator[Callable[[], None]]:
-        """Do ``work`` in a transaction during the body; gives a function that ends it."""
+        """Do ``work`` in a transaction during the body; yields a function that ends it."""
         gate = Gate()
 
         def held() -> None:

@@ -51,7 +51,7 @@ class TestStopOfMany:
         hidden.refresh_from_db()
         assert not hidden.stop_requested
 
-    def test_who_may_see_but_not_stop_is_told(self, alice: User, bob: User) -> None:
+    def test_reports_runs_that_the_user_may_see_but_not_stop(self, alice: User, bob: User) -> None:
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
         mine, theirs = make_run(bob), make_run(alice)
         outcomes = stop_many([mine.pk, theirs.pk], by=bob, via="api")
@@ -59,11 +59,11 @@ class TestStopOfMany:
         theirs.refresh_from_db()
         assert not theirs.stop_requested
 
-    def test_of_nothing_is_nothing(self, alice: User) -> None:
+    def test_of_no_runs_does_nothing(self, alice: User) -> None:
         assert stop_many([], by=alice, via="api") == []
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_does_not_grow_with_the_number_of_runs(
+    def test_needs_as_many_statements_for_any_number_of_runs(
         self, alice: User, django_assert_max_num_queries: Any
     ) -> None:
         worker = make_worker()
@@ -80,7 +80,7 @@ class TestStopOfMany:
             "parent"
         }
 
-    def test_takes_more_than_one_transaction_holds(self, alice: User) -> None:
+    def test_may_have_more_runs_than_one_transaction(self, alice: User) -> None:
         runs = [make_run(alice) for _ in range(12)]
         stopping._CHUNK, chunk = 5, stopping._CHUNK
         try:
@@ -90,7 +90,7 @@ class TestStopOfMany:
         assert [o.outcome for o in outcomes] == ["accepted"] * 12
         assert_all_consistent()
 
-    def test_of_a_run_and_what_is_below_it(self, alice: User) -> None:
+    def test_may_name_a_run_and_its_descendants(self, alice: User) -> None:
         worker = make_worker()
         make = partial(make_run, alice, status=Status.RUNNING, worker=worker)
         root = make()
@@ -124,7 +124,7 @@ class TestStopOfMany:
         assert {r.status for r in assert_all_consistent()} == {Status.STOPPED}
 
     @pytest.mark.usefixtures("on_both_databases")
-    def test_crosses_others_without_a_deadlock(
+    def test_causes_no_deadlock_with_other_bulk_stops(
         self, endless: None, worker: Worker, alice: User, start: Start, log: Journal
     ) -> None:
         @agent("caller")

@@ -1,4 +1,4 @@
-"""A stop that the database refuses is an error, and nothing of it is left."""
+"""A stop that the database refuses is an error, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _refuse(*_: Any) -> None:
 
 
 @pytest.mark.usefixtures("endless", "on_both_databases")
-class TestADatabaseThatRefuses:
-    """Whatever statement fails: the answer is an error, and nothing is half done."""
+class TestRefusedStatement:
+    """Whichever statement fails: the answer is an error, and no write is left."""
 
     @pytest.fixture
     def running(self, worker: Worker, start: Start, log: Journal) -> RunRecord:
@@ -45,7 +45,9 @@ class TestADatabaseThatRefuses:
         for entry in local_runs.all_runs():
             assert not entry.token.stopped
 
-    def test_each_statement_of_a_stop(self, running: RunRecord, stop: Any, log: Journal) -> None:
+    def test_anywhere_in_a_stop_leaves_nothing_of_it(
+        self, running: RunRecord, stop: Any, log: Journal
+    ) -> None:
         failures = 0
         for failing in range(30):
             seen = 0
@@ -64,19 +66,19 @@ class TestADatabaseThatRefuses:
                 except OperationalError:
                     failures += 1
             if RunRecord.objects.get(pk=running.pk).stop_requested:
-                break  # committed; only the reading of the answer has failed
+                break  # committed; only reading the answer failed
             self._is_untouched(running)
         else:
-            pytest.fail("it never came through")
+            pytest.fail("the stop never succeeded")
         assert failures >= 3
         record = log.over(running)
         assert record.status == Status.STOPPED
         assert_consistent(running)
 
-    def test_the_commit_of_a_stop(
+    def test_in_the_commit_leaves_nothing_of_the_stop(
         self, running: RunRecord, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        here = connections["default"]  # the worker's threads have connections of their own
+        here = connections["default"]  # the worker's threads have other connections
         with monkeypatch.context() as patch:
             patch.setitem(here.__dict__, "_commit", partial(_refuse, here))
             with pytest.raises(OperationalError):
@@ -85,7 +87,9 @@ class TestADatabaseThatRefuses:
         stop(running)
         assert log.over(running).status == Status.STOPPED
 
-    def test_a_stop_of_a_queued_run(self, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_the_stop_of_a_queued_run_leaves_it_queued(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         run = make_run(alice)
         for failing in ("UPDATE", "INSERT"):
 
@@ -101,7 +105,7 @@ class TestADatabaseThatRefuses:
             assert not RunEvent.objects.exists()
 
 
-def test_a_database_that_may_only_be_read_stops_nothing(
+def test_a_read_only_database_stops_nothing(
     endless: None, worker: Worker, start: Start, stop: Any, log: Journal
 ) -> None:
     switch = "PRAGMA query_only = {}"

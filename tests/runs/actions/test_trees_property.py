@@ -1,4 +1,4 @@
-"""Whatever happens to the workers of a tree: no caller is over above a run that is not."""
+"""Whatever happens to the workers of a tree: no caller ends before its children."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.rows import make_run, make_worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("agents")]
 
-STEPS = ("bear", "queue", "claim", "adopt", "stop", "end", "lose", "recover")
+STEPS = ("start_child", "queue", "claim", "adopt", "stop", "end", "lose", "recover")
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def agents() -> None:
 
     @agent("again", on_worker_loss="requeue", max_attempts=3)
     async def again(tools: Tools) -> None:
-        """Never run here."""
+        """Never executed here."""
 
 
 class World:
-    """A tree, three workers that are records only, and what may happen to them."""
+    """A tree, three workers that are only records, and possible events."""
 
     def __init__(self, owner: User, seed: int) -> None:
         self.random = random.Random(seed)
@@ -53,23 +53,23 @@ class World:
         return self.random.choice(found) if found else None
 
     def held(self) -> ActiveRun | None:
-        """Return a running run, as the process of its worker has it; that may be lost by now."""
+        """Return a running run as its worker's process has it; the claim may be lost by now."""
         run = self.some(status=Status.RUNNING)
         if run is None or run.worker_id is None:
             return None
         return local_runs.get(run.pk) or ActiveRun(run.pk, run.worker_id, run.attempt)
 
-    def bear(self) -> None:
-        self._bear(starting.start_child)
+    def start_child(self) -> None:
+        self._add_child(starting.start_child)
 
     def queue(self) -> None:
-        self._bear(starting.queue_child)
+        self._add_child(starting.queue_child)
 
-    def _bear(self, bear: Callable[[ActiveRun, str, object], Any]) -> None:
+    def _add_child(self, add: Callable[[ActiveRun, str, object], Any]) -> None:
         if (caller := self.held()) is None or RunRecord.objects.count() > 12:
             return
         try:
-            bear(caller, "again", {})
+            add(caller, "again", {})
         except ParentIsStopping:
             return
 
@@ -88,7 +88,7 @@ class World:
             stopping.request_stop(run.pk, via="api", by=self.owner)  # type: ignore[arg-type]
 
     def end(self) -> None:
-        """Let a run's code end, whether or not others are below it."""
+        """End a run's code, whether or not it has active children."""
         if (entry := self.held()) is None:
             return
         record = RunRecord.objects.get(pk=entry.id)
@@ -126,7 +126,7 @@ class World:
                 assert record.finished_at <= above.finished_at  # type: ignore[operator]
 
     def finish(self) -> None:
-        """Let everything come to an end: nothing may be stuck."""
+        """Let all runs end: none may be stuck."""
         for _ in range(200):
             if not RunRecord.objects.filter(status__in=ACTIVE).exists():
                 return

@@ -1,4 +1,4 @@
-"""What the database refuses for now, what it refuses for ever, and transactions in conflict."""
+"""Temporary refusals of the database, final ones, and transactions in conflict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.running import together
 WAIT_SECONDS = 20
 
 
-class TestWhatIsAway:
+class TestIsAway:
     PASSING = ["08006", "40001", "40P01", "53100", "53300", "55P03", "57P01", "57014", "25006"]
     PASSING += ["25P03"]
     FOR_EVER = ["54000", "54001", "54023", "22001", "22P05", "23505", "23514", "42P01", "0A000"]
@@ -41,7 +41,7 @@ class TestWhatIsAway:
 
     @pytest.mark.postgres
     @pytest.mark.parametrize("state", PASSING + FOR_EVER)
-    def test_is_told_by_what_the_server_says(self, db: None, state: str) -> None:
+    def test_depends_on_the_servers_error_code(self, db: None, state: str) -> None:
         sql = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
         with pytest.raises(DatabaseError) as refused, transaction.atomic():
             connection.cursor().execute(sql)
@@ -51,19 +51,17 @@ class TestWhatIsAway:
         "error",
         [OperationalError("locked"), InterfaceError("closed"), InternalError("received 2 results")],
     )
-    def test_without_a_word_it_is(self, error: Exception) -> None:
+    def test_without_an_error_code_is_true(self, error: Exception) -> None:
         assert is_away(error)
 
-    def test_a_bug_is_not(self) -> None:
+    def test_for_a_bug_is_false(self) -> None:
         assert not is_away(DatabaseError("cursor"))
         assert not is_away(ValueError("x"))
 
 
 @pytest.mark.postgres
-def test_a_run_that_is_refused_for_ever_does_not_hold_up_others(
-    refusing: None, alice: User
-) -> None:
-    """PostgreSQL has limits that it reports as if it were not there: OperationalError."""
+def test_a_run_that_is_refused_for_ever_does_not_block_others(refusing: None, alice: User) -> None:
+    """PostgreSQL reports some limits as if it were away: OperationalError."""
     worker = make_worker()
     recorder = Recorder(on_lost=lambda _: None)
     recorder.start()
@@ -111,7 +109,7 @@ def _ended(recorder: Recorder, owner: User, worker: Any, result: str) -> Callabl
     recorder.end(trace, Outcome("success", result=result), on_end)
 
     def wait() -> RunRecord:
-        assert over.wait(WAIT_SECONDS), "the recorder is held up"
+        assert over.wait(WAIT_SECONDS), "the recorder is blocked"
         return RunRecord.objects.get(pk=run.pk)
 
     return wait
@@ -119,10 +117,10 @@ def _ended(recorder: Recorder, owner: User, worker: Any, result: str) -> Callabl
 
 class TestTransactionsInConflict:
     @pytest.mark.postgres
-    def test_stops_over_each_others_trees_both_come_through(
+    def test_two_stops_across_each_others_trees_both_succeed(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each has locked what the other one comes to next: PostgreSQL ends one of them."""
+        """Each has locked the rows that the other one needs next: PostgreSQL ends one of them."""
         worker = make_worker()
         roots = [make_run(alice, status=Status.RUNNING, worker=worker) for _ in range(2)]
         children = [
@@ -146,7 +144,7 @@ class TestTransactionsInConflict:
 
         answers = together(lambda: stop(roots[0], children[1]), lambda: stop(roots[1], children[0]))
         assert not [answer for answer in answers if isinstance(answer, Exception)], answers
-        assert len(tries) > 2, "neither had to try again"
+        assert len(tries) > 2, "neither had to retry"
         asked = RunRecord.objects.filter(stop_requested_at__isnull=False)
         assert asked.count() == 4
         words = sorted(outcome.outcome for answer in answers for outcome in answer)
@@ -154,7 +152,7 @@ class TestTransactionsInConflict:
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize(("error", "count"), [("40P01", 5), ("40001", 5), ("53300", 1)])
-    def test_is_tried_a_bounded_number_of_times(self, error: str, count: int) -> None:
+    def test_are_retried_a_bounded_number_of_times(self, error: str, count: int) -> None:
         tries: list[int] = []
 
         def work() -> None:
@@ -168,7 +166,7 @@ class TestTransactionsInConflict:
         assert len(tries) == count
 
     @pytest.mark.django_db(transaction=True)
-    def test_within_another_transaction_it_is_not_tried_again(self) -> None:
+    def test_within_another_transaction_are_not_retried(self) -> None:
         tries: list[int] = []
 
         def work() -> None:

@@ -1,4 +1,4 @@
-"""How long a caller waits for PostgreSQL: the longer it has been away, the less."""
+"""How long a caller waits for PostgreSQL: the longer the outage, the shorter the wait."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def address() -> Iterator[dict[str, Any]]:
-    """Return an address where nothing listens, and nothing else can start to."""
+    """Return an address on which no process listens, and on which none can start to listen."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield {"host": "127.0.0.1", "port": bound.getsockname()[1]}
 
 
-def test_all_callers_share_one_patience(wait: Callable[[float], None]) -> None:
+def test_all_callers_share_one_wait(wait: Callable[[float], None]) -> None:
     pool: Any = SimpleNamespace(timeout=PATIENCE_SECONDS, max_waiting=0, check=lambda: None)
     note_failure(pool)
     assert pool.timeout == PATIENCE_SECONDS
     wait(2)
     note_failure(pool)
     assert pool.timeout == PATIENCE_SECONDS - 2
-    assert pool.max_waiting == 0, "a restart refuses no one"
+    assert pool.max_waiting == 0, "a restart refuses no caller"
     wait(60)
     note_failure(pool)
     assert pool.timeout == HURRY_SECONDS
@@ -76,10 +76,10 @@ def test_a_connection_without_a_pool_changes_nothing(wait: Callable[[float], Non
     assert pool.timeout == HURRY_SECONDS
 
 
-def test_few_refused_callers_are_kept_until_the_database_is_back(
+def test_the_pool_keeps_few_refused_callers_in_memory(
     wait: Callable[[float], None], address: dict[str, Any]
 ) -> None:
-    """A request of an hour's outage is some 25 kB, and its body."""
+    """During an outage of an hour, each request kept would be some 25 kB, and its body."""
     pool: ConnectionPool[Any] = ConnectionPool(
         kwargs=address, min_size=0, max_size=1, open=True, timeout=0.001
     )
@@ -97,7 +97,7 @@ def test_few_refused_callers_are_kept_until_the_database_is_back(
         assert pool.get_stats()["requests_waiting"] == MOST_WAITING
 
 
-def test_the_pool_goes_on_trying_when_nothing_may_ask_it_to(
+def test_the_pool_retries_although_no_caller_may_ask_it(
     wait: Callable[[float], None], address: dict[str, Any]
 ) -> None:
     pool: ConnectionPool[Any] = ConnectionPool(
@@ -113,12 +113,14 @@ def test_the_pool_goes_on_trying_when_nothing_may_ask_it_to(
         note_failure(pool)
         wait(60)
         note_failure(pool)  # nothing has called getconn()
-        eventually(lambda: pool.get_stats().get("connections_errors", 0) > 5, "it tries by itself")
+        eventually(
+            lambda: pool.get_stats().get("connections_errors", 0) > 5, "the pool retries by itself"
+        )
 
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_the_pool_and_django_tell_it(wait: Callable[[float], None]) -> None:
+def test_the_pool_reports_failures_and_django_successes(wait: Callable[[float], None]) -> None:
     connection.ensure_connection()
     pool = cast("ConnectionPool[Any]", cast("Any", connection).pool)
     pool.reconnect_failed()

@@ -1,4 +1,4 @@
-"""How PostgreSQL goes about a claim, whatever its statistics say of the queue."""
+"""PostgreSQL's plan for a claim, with any statistics about the queue."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def situation(request: pytest.FixtureRequest, alice: User) -> Iterator[None]:
     finally:
         execute("ALTER TABLE runs_runrecord RESET (autovacuum_enabled)")
         execute("TRUNCATE runs_runrecord CASCADE")
-        execute("ANALYZE runs_runrecord")  # what comes next has statistics that are true
+        execute("ANALYZE runs_runrecord")  # the next test has correct statistics
 
 
 @contextmanager
 def plans() -> Iterator[list[str]]:
-    """Collect the plans of all that is asked of the runs, with what they really did."""
+    """Collect the plans of all statements on runs, with their real row counts."""
     found: list[str] = []
 
     def explain(execute: Any, sql: str, arguments: Any, many: bool, context: Any) -> Any:
@@ -89,7 +89,7 @@ def plans() -> Iterator[list[str]]:
 
 @pytest.mark.usefixtures("situation")
 @pytest.mark.parametrize("allowed", [Limits(), Limits({"another": 5}, per_owner=QUEUED)])
-def test_a_claim_sorts_nothing_and_reads_no_more_than_it_takes(allowed: Limits) -> None:
+def test_a_claim_sorts_nothing_and_reads_only_the_runs_that_it_claims(allowed: Limits) -> None:
     worker = make_worker()
     with plans() as found:
         assert len(claims.claim(worker.pk, 50, timezone.now(), allowed)) == 50
@@ -103,7 +103,7 @@ def test_a_claim_sorts_nothing_and_reads_no_more_than_it_takes(allowed: Limits) 
 
 
 @pytest.mark.usefixtures("situation")
-def test_dealing_a_turn_asks_each_index_for_one_row(alice: User) -> None:
+def test_the_next_turn_reads_one_row_of_each_index(alice: User) -> None:
     id = uuid7()
     run = RunRecord(id=id, root_id=id, owner=alice, agent="made")
     with plans() as found:
@@ -116,7 +116,7 @@ def test_dealing_a_turn_asks_each_index_for_one_row(alice: User) -> None:
 
 
 def test_a_worker_finds_each_of_its_runs_by_its_key(alice: User) -> None:
-    """Also while the planner's statistics do not know how many runs it has."""
+    """Even if the planner's statistics do not know how many runs it has."""
     execute("ANALYZE runs_runrecord")
     worker = make_worker()
     fill(alice, QUEUED, status="running")
@@ -136,12 +136,12 @@ def test_a_worker_finds_each_of_its_runs_by_its_key(alice: User) -> None:
 
 
 def test_statements_are_not_prepared_on_the_server() -> None:
-    """Else a plan would be kept, and be as old as its connection."""
+    """Otherwise a plan would be kept, and be as old as its connection."""
     connection.ensure_connection()
     assert connection.connection.prepare_threshold is None
 
 
-def test_pages_keep_room_for_what_is_written_again_and_again() -> None:
+def test_pages_keep_space_for_updates() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT reloptions FROM pg_class WHERE relname = 'runs_runrecord'")
         assert "fillfactor=80" in cursor.fetchone()[0]

@@ -26,7 +26,7 @@ def _query() -> int:
     return len(connection.queries_log)
 
 
-def test_queries_are_not_remembered_in_debug(threads: DatabaseThreads, settings: Any) -> None:
+def test_queries_are_not_kept_in_debug_mode(threads: DatabaseThreads, settings: Any) -> None:
     settings.DEBUG = True
     assert [threads.submit(_query).result(5) for _ in range(3)] == [1, 1, 1]
 

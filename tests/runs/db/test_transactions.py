@@ -15,19 +15,19 @@ from tests.support.rows import make_run
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class TestWholeOrNotAtAll:
+class TestBrokenConnection:
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-    def test_before_the_commit_nothing_is_there(self, alice: User, error: type[Exception]) -> None:
-        def be_born() -> None:
+    def test_before_the_commit_writes_nothing(self, alice: User, error: type[Exception]) -> None:
+        def insert() -> None:
             with whole_or_not_at_all():
                 make_run(alice)
                 raise error("the connection is broken")
 
         with pytest.raises(NothingWritten, match="broken"):
-            be_born()
+            insert()
         assert not RunRecord.objects.exists()
 
-    def test_with_the_commit_it_is_unknown(
+    def test_during_the_commit_leaves_the_result_unknown(
         self, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def commit() -> None:
@@ -41,24 +41,24 @@ class TestWholeOrNotAtAll:
         assert not isinstance(raised.value, NothingWritten)
         assert RunRecord.objects.exists()
 
-    def test_what_is_refused_would_be_refused_again(self, alice: User) -> None:
+    def test_a_refused_write_keeps_its_error(self, alice: User) -> None:
         with pytest.raises(DataError), whole_or_not_at_all():
             raise DataError("too long")
 
 
-async def test_a_caller_that_must_give_up_gets_that_error_though_time_is_up_as_well(
+async def test_a_caller_that_must_give_up_gets_that_error_and_no_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A database that hangs takes all the time with the first try."""
+    """The first try at a database that hangs takes all the time."""
 
     async def hang() -> None:
         raise OperationalError("at last")
 
-    def go_on() -> None:
+    def give_up() -> None:
         raise AgentStopped
 
     monkeypatch.setattr(transactions, "PATIENCE_SECONDS", -1.0)
     with pytest.raises(AgentStopped):
-        await patiently(hang, before_retry=go_on)
+        await patiently(hang, before_retry=give_up)
     with pytest.raises(OperationalError):
         await patiently(hang, before_retry=lambda: None)

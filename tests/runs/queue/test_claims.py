@@ -1,4 +1,4 @@
-"""The queue: what starts next, on which worker, and how many at a time."""
+"""The queue: which run starts next, on which worker, and how many at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 def enqueue(owner: User, priority: int = 0, **fields: Any) -> RunRecord:
-    """Queue a run, as ``services.start_run`` does, of no agent in particular."""
+    """Queue a run of an arbitrary agent, as ``starting.start_run`` does."""
     id = uuid7()
     run = RunRecord(id=id, root_id=id, owner=owner, agent="made", priority=priority, **fields)
     insert(run, turn=turns.next_turn(run))
@@ -60,13 +60,13 @@ class TestOrder:
         for _ in range(1000):
             enqueue(alice)
         worker = make_worker()
-        begun = claims.claim(worker.pk, 10, timezone.now())
+        earlier = claims.claim(worker.pk, 10, timezone.now())
         late = enqueue(bob)
         claimed = [claim_one(worker) for _ in range(2)]
         assert late in claimed
-        assert len(begun) == 10
+        assert len(earlier) == 10
 
-    def test_a_run_that_was_handed_back_goes_on_in_front(self, alice: User, bob: User) -> None:
+    def test_a_requeued_run_is_in_front(self, alice: User, bob: User) -> None:
         runs = [enqueue(alice) for _ in range(4)]
         worker = make_worker()
         back = claim_one(worker)
@@ -76,8 +76,10 @@ class TestOrder:
         enqueue(bob)
         assert claim_one(worker) == back
 
-    def test_what_is_left_behind_does_not_turn_the_clock_back(self, alice: User, bob: User) -> None:
-        """A run that waits for a limit has an old turn; others who come now have none."""
+    def test_a_run_that_waits_for_a_limit_does_not_reset_the_turns(
+        self, alice: User, bob: User
+    ) -> None:
+        """A run that waits for a limit has an old turn; new owners have none."""
         left = enqueue(alice)
         RunRecord.objects.filter(pk=left.pk).update(turn=1)
         for _ in range(20):
@@ -87,7 +89,7 @@ class TestOrder:
         )
         assert enqueue(bob).turn == 12
 
-    def test_turns_are_dealt_anew_once_the_queue_is_empty(self, alice: User) -> None:
+    def test_turns_restart_when_the_queue_is_empty(self, alice: User) -> None:
         worker = make_worker()
         for _ in range(3):
             enqueue(alice)
@@ -97,7 +99,7 @@ class TestOrder:
             end(run)
         assert enqueue(alice).turn == 1
 
-    def test_born_at_the_same_moment_they_are_all_there(self, alice: User) -> None:
+    def test_runs_that_are_queued_at_the_same_moment_all_get_a_turn(self, alice: User) -> None:
         runs = together(*[partial(enqueue, alice) for _ in range(8)])
         assert all(isinstance(run, RunRecord) and run.turn >= 1 for run in runs)
 
@@ -117,11 +119,11 @@ _ACTIONS = st.lists(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(_ACTIONS)
-def test_owners_who_wait_are_served_alike(transactional_db: None, actions: list[Any]) -> None:
-    """While two owners both wait, one is served at most twice more than the other.
+def test_waiting_owners_are_served_equally(transactional_db: None, actions: list[Any]) -> None:
+    """While two owners both wait, one gets at most two more runs than the other.
 
-    That is the bound of start-time fair queueing for runs that all count the same. Each owner's own
-    go in the order they came in, and nothing goes before what has a higher priority.
+    That is the bound of start-time fair queueing for runs of equal weight. Each owner's own runs
+    start in the order of their arrival, and no run starts before one with a higher priority.
     """
     RunRecord.objects.all().delete()
     owners = [User.objects.get_or_create(username=f"owner-{n}")[0] for n in range(3)]
@@ -158,13 +160,13 @@ def test_owners_who_wait_are_served_alike(transactional_db: None, actions: list[
                         least, most = bounds.get(key, (0, 0))
                         bounds[key] = min(least, lead[key]), max(most, lead[key])
                         assert bounds[key][1] - bounds[key][0] <= 2
-        for key in list(bounds):  # who does not wait has no claim to be served
+        for key in list(bounds):  # an owner without queued runs has no claim to be served
             if not all(waiting[one, key[0]] for one in key[1:]):
                 del bounds[key], lead[key]
 
 
 class TestClaims:
-    def test_the_oldest_come_first_and_no_more_than_asked_for(self, alice: User) -> None:
+    def test_the_oldest_runs_come_first_and_no_more_than_requested(self, alice: User) -> None:
         runs = [make_run(alice, created_at=timezone.now()) for _ in range(5)]
         worker = make_worker()
         now = timezone.now()
@@ -183,7 +185,7 @@ class TestClaims:
         assert list(claims.claim(worker.pk, 10, timezone.now())) == []
 
     @pytest.mark.parametrize("state", ["draining_at", "lost_at"])
-    def test_a_worker_that_is_going_or_gone_gets_none(self, state: str, alice: User) -> None:
+    def test_a_draining_or_lost_worker_gets_none(self, state: str, alice: User) -> None:
         make_run(alice)
         worker = make_worker(**{state: timezone.now()})
         assert list(claims.claim(worker.pk, 10, timezone.now())) == []

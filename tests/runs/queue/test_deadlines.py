@@ -1,4 +1,4 @@
-"""The time limit of the queue: a run that no worker claims in time ends, and says so."""
+"""The time limit of the queue: a run that no worker claims in time ends with an error."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ QUEUE_TIMEOUT = {
 
 
 def overdue(owner: User, **fields: Any) -> RunRecord:
-    """Queue a run that has waited for a moment longer than its minute."""
+    """Queue a run that has waited a moment longer than its minute."""
     now = timezone.now()
     times = {"created_at": now - timedelta(seconds=61), "queue_until": now - timedelta(seconds=1)}
     return make_run(owner, **{**times, **fields})
 
 
-class TestBirth:
+class TestStart:
     @pytest.mark.parametrize(
         ("of_the_agent", "of_all", "expected"),
         [(None, 0, None), (None, 60, 60), (0, 60, None), (2.5, 60, 2.5), (2.5, 0, 2.5)],
     )
-    def test_sets_the_time_that_agent_or_settings_say(
+    def test_sets_the_limit_of_the_agent_or_of_the_settings(
         self,
         of_the_agent: float | None,
         of_all: float,
@@ -67,7 +67,9 @@ class TestBirth:
         else:
             assert run.queue_until == run.created_at + timedelta(seconds=expected)
 
-    def test_of_what_never_waits_sets_none(self, alice: User, options: Callable[..., None]) -> None:
+    def test_of_a_run_that_never_waits_sets_none(
+        self, alice: User, options: Callable[..., None]
+    ) -> None:
         @agent("at-once", queue_seconds=5)
         async def at_once(tools: Tools) -> None: ...
 
@@ -86,13 +88,13 @@ class TestEnd:
         assert (event.type, event.data["started"]) == ("agent_end", False)
         assert event.data["error"] == QUEUE_TIMEOUT
 
-    def test_is_not_before_the_birth_of_which_another_host_says_when(self, alice: User) -> None:
+    def test_is_not_before_the_start_by_another_hosts_clock(self, alice: User) -> None:
         run = overdue(alice, created_at=timezone.now() + timedelta(hours=1))
         assert recovery.end_overdue(timezone.now()) == 1
         run.refresh_from_db()
         assert run.finished_at == run.created_at
 
-    def test_is_only_for_those_whose_time_is_over(self, alice: User) -> None:
+    def test_is_only_for_overdue_runs(self, alice: User) -> None:
         make_run(alice, queue_until=timezone.now() + timedelta(seconds=60))
         make_run(alice)
         overdue(alice, status=Status.RUNNING, worker=make_worker())
@@ -100,7 +102,7 @@ class TestEnd:
         assert recovery.end_overdue(timezone.now()) == 0
         assert not RunEvent.objects.exists()
 
-    def test_comes_in_small_batches_the_longest_overdue_first(self, alice: User) -> None:
+    def test_comes_in_small_batches_with_the_longest_overdue_first(self, alice: User) -> None:
         until = timezone.now() - timedelta(seconds=5)
         runs = [overdue(alice, queue_until=until - timedelta(seconds=n)) for n in (3, 2, 1)]
         assert recovery.end_overdue(timezone.now(), limit=2) == 2
@@ -110,14 +112,14 @@ class TestEnd:
         assert recovery.end_overdue(timezone.now(), limit=2) == 0
         assert_all_consistent()
 
-    def test_by_many_at_once_is_one(self, alice: User) -> None:
+    def test_by_many_at_once_is_written_once(self, alice: User) -> None:
         for _ in range(20):
             overdue(alice)
         counts = together(*[partial(recovery.end_overdue, timezone.now()) for _ in range(6)])
         assert sum(counts) == 20
         assert_all_consistent()
 
-    def test_comes_from_a_worker_that_has_no_room(
+    def test_comes_from_a_worker_without_free_capacity(
         self, start: Start, hire: Callable[..., Worker], options: Callable[..., None]
     ) -> None:
         gate = Gate()
@@ -145,7 +147,7 @@ class TestEnd:
 
 class TestRaces:
     @pytest.mark.parametrize("allowed", [Limits(), Limits({"made": 5})])
-    def test_what_is_overdue_is_never_claimed(self, allowed: Limits, alice: User) -> None:
+    def test_an_overdue_run_is_never_claimed(self, allowed: Limits, alice: User) -> None:
         run = overdue(alice)
         worker = make_worker()
         assert claims.claim(worker.pk, 10, timezone.now(), allowed) == {}
@@ -153,13 +155,13 @@ class TestRaces:
         assert claims.claim(worker.pk, 10, timezone.now(), allowed) == {}
         assert_consistent(run)
 
-    def test_nor_is_it_taken_past_the_queue(self, alice: User) -> None:
+    def test_an_overdue_run_is_never_adopted(self, alice: User) -> None:
         worker, run = make_worker(), overdue(alice)
         assert transitions.claim_one(worker.pk, run.pk, timezone.now()) is None
         in_time = make_run(alice, queue_until=timezone.now() + timedelta(seconds=60))
         assert transitions.claim_one(worker.pk, in_time.pk, timezone.now()) == 1
 
-    def test_what_was_claimed_in_time_goes_on(self, alice: User) -> None:
+    def test_a_run_that_was_claimed_in_time_continues(self, alice: User) -> None:
         run = overdue(alice)
         worker = make_worker()
         in_time = timezone.now() - timedelta(seconds=30)
@@ -174,7 +176,7 @@ class TestRaces:
         assert recovery.end_overdue(timezone.now()) == 0
         assert assert_consistent(run).status == "stopped"
 
-    def test_a_stop_that_comes_second_finds_it_over(self, alice: User) -> None:
+    def test_a_stop_that_comes_second_is_refused(self, alice: User) -> None:
         run = overdue(alice)
         assert recovery.end_overdue(timezone.now()) == 1
         with pytest.raises(RunAlreadyFinished):
@@ -183,7 +185,7 @@ class TestRaces:
         assert (record.status, record.stop_requested) == ("error", False)
 
     @pytest.mark.postgres
-    def test_a_stop_under_way_is_left_to_it(self, alice: User) -> None:
+    def test_an_open_stop_is_skipped(self, alice: User) -> None:
         run, other = overdue(alice), overdue(alice)
         with transaction.atomic():
             stopping.request_stop(run.pk, via="api", by=alice)
@@ -210,7 +212,7 @@ class TestRaces:
 
 
 class TestRequeueing:
-    def test_gives_it_all_its_time_and_its_place_again(
+    def test_gives_the_run_its_full_time_and_its_place_again(
         self, alice: User, options: Callable[..., None]
     ) -> None:
         options(QUEUE_SECONDS=60)

@@ -1,4 +1,4 @@
-"""Limits: of an agent and of an owner, in all processes together."""
+"""Limits of an agent and of an owner, over all processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TWO_OF_MADE = Limits({"made": 2})
 
 
 def claim(worker: WorkerRecord, count: int, allowed: Limits) -> set[Any]:
-    """Claim as a worker does that has capacity for ``count``."""
+    """Claim as a worker with capacity for ``count`` runs does."""
     claimed: set[Any] = set()
     while count > len(claimed):
         try:
@@ -49,7 +49,7 @@ def running(**fields: Any) -> int:
 
 
 class TestClaims:
-    def test_leave_out_an_agent_that_is_full(self, alice: User) -> None:
+    def test_leave_out_an_agent_at_its_limit(self, alice: User) -> None:
         made = [make_run(alice, turn=n) for n in range(4)]
         other = make_run(alice, agent="other", turn=9)
         worker = make_worker()
@@ -60,13 +60,13 @@ class TestClaims:
         )
         assert claim(worker, 10, TWO_OF_MADE) == {made[2].pk}
 
-    def test_leave_out_an_owner_who_has_enough(self, alice: User, bob: User) -> None:
+    def test_leave_out_an_owner_at_the_limit(self, alice: User, bob: User) -> None:
         for owner in (alice, alice, alice, bob):
             make_run(owner)
         assert len(claim(make_worker(), 10, Limits(per_owner=2))) == 3
         assert (running(owner=alice), running(owner=bob)) == (2, 1)
 
-    def test_keep_to_the_order_among_what_may_begin(self, alice: User, bob: User) -> None:
+    def test_keep_the_order_of_the_runs_that_may_start(self, alice: User, bob: User) -> None:
         make_run(alice, status=Status.RUNNING)
         low = make_run(bob, turn=1)
         mine = make_run(alice, turn=2, priority=5)
@@ -76,7 +76,7 @@ class TestClaims:
         assert claim(worker, 1, Limits(per_owner=2)) == {mine.pk}
         assert claim(worker, 5, Limits(per_owner=2)) == {low.pk}
 
-    def test_do_not_count_what_runs_in_its_callers_process(self, alice: User) -> None:
+    def test_do_not_count_a_run_in_its_callers_process(self, alice: User) -> None:
         parent = make_run(alice, status=Status.RUNNING, agent="caller")
         make = partial(make_run, alice, parent=parent, holds_slot=False)
         for _ in range(3):
@@ -84,7 +84,7 @@ class TestClaims:
         mine = make_run(alice)
         assert claim(make_worker(), 10, Limits({"made": 1}, per_owner=2)) == {mine.pk}
 
-    def test_are_held_back_by_nothing_if_they_take_no_slot(self, alice: User) -> None:
+    def test_are_not_limited_if_they_take_no_slot(self, alice: User) -> None:
         full = make_run(alice, status=Status.RUNNING)
         child = make_run(alice, parent=full, holds_slot=False)
         make_run(alice)
@@ -103,14 +103,14 @@ class TestClaims:
             assert not [share for share in shares if isinstance(share, Exception)]
             assert (running(agent="made"), running(agent="other")) == (4, 3)
 
-    def test_of_a_worker_that_is_lost_get_nothing(self, alice: User) -> None:
+    def test_of_a_lost_worker_get_nothing(self, alice: User) -> None:
         make_run(alice)
         assert not claim(make_worker(lost_at=timezone.now()), 10, TWO_OF_MADE)
 
 
 @contextmanager
 def another_choosing() -> Iterator[None]:
-    """Have another claim under way, in the middle of it."""
+    """Keep another claim open, in the middle of it."""
     chooses, is_done = threading.Event(), threading.Event()
 
     def choose() -> None:
@@ -130,27 +130,27 @@ def another_choosing() -> Iterator[None]:
 
 @pytest.mark.postgres
 class TestBusy:
-    def test_is_who_comes_while_another_chooses(self, alice: User) -> None:
+    def test_is_the_answer_while_another_worker_chooses(self, alice: User) -> None:
         make_run(alice)
         worker = make_worker()
         with another_choosing(), pytest.raises(QueueIsBusy):
             claims.claim(worker.pk, 1, timezone.now(), TWO_OF_MADE)
         assert len(claim(worker, 1, TWO_OF_MADE)) == 1
 
-    def test_is_not_without_limits_or_without_anything_queued(self, alice: User) -> None:
+    def test_is_not_the_answer_without_limits_or_queued_runs(self, alice: User) -> None:
         worker = make_worker()
         with another_choosing():
             assert claims.claim(worker.pk, 1, timezone.now(), TWO_OF_MADE) == {}
             make_run(alice)
             assert len(claims.claim(worker.pk, 1, timezone.now())) == 1
 
-    def test_is_not_for_long_if_the_one_that_chooses_is_frozen(self) -> None:
+    def test_ends_soon_if_the_choosing_worker_is_frozen(self) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(claims._ALONE, [claims._ALONE_KEY])
             cursor.execute("SHOW idle_in_transaction_session_timeout")
             assert cursor.fetchone() == ("5s",)
 
-    def test_a_worker_tries_again(self, start: Start, hire: Callable[..., Worker]) -> None:
+    def test_a_worker_retries(self, start: Start, hire: Callable[..., Worker]) -> None:
         @agent("alone", max_concurrent=1)
         async def alone(tools: Tools) -> None: ...
 
@@ -160,7 +160,7 @@ class TestBusy:
         eventually(lambda: RunRecord.objects.get(pk=run.pk).status == Status.SUCCESS)
 
 
-def test_they_are_what_agents_and_settings_say(options: Callable[..., None]) -> None:
+def test_limits_come_from_agents_and_settings(options: Callable[..., None]) -> None:
     assert not limits()
 
     @agent("narrow", max_concurrent=3)
@@ -171,7 +171,7 @@ def test_they_are_what_agents_and_settings_say(options: Callable[..., None]) -> 
     assert limits() == Limits({"narrow": 3}, per_owner=2)
 
 
-def test_an_obstacle_is_named(alice: User, bob: User) -> None:
+def test_an_obstacle_names_its_limit(alice: User, bob: User) -> None:
     for _ in range(2):
         make_run(alice, status=Status.RUNNING)
     slots = taken_slots(Limits({"made": 2}, per_owner=2))
@@ -180,7 +180,7 @@ def test_an_obstacle_is_named(alice: User, bob: User) -> None:
     assert slots.obstacle("other", bob.pk) is None
 
 
-def test_two_workers_keep_to_an_agents_limit_and_start_the_next_when_one_ends(
+def test_two_workers_keep_an_agents_limit_and_start_the_next_run_after_an_end(
     start: Start, hire: Callable[..., Worker]
 ) -> None:
     gate = Gate()

@@ -1,4 +1,4 @@
-"""What the tests of workers share."""
+"""Fixtures that the tests of workers share."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def endless() -> None:
 
 @pytest.fixture(autouse=True)
 def no_lost_exceptions(caplog: pytest.LogCaptureFixture) -> Any:
-    """asyncio only logs an exception that was never retrieved."""
+    """Fail on exceptions that were never retrieved, which asyncio only logs."""
     yield
     for when in ("setup", "call"):
         for record in caplog.get_records(when):
-            told = record.getMessage()
-            assert "never retrieved" not in told
-            assert record.name != "asyncio" or record.levelno < logging.ERROR, told
+            message = record.getMessage()
+            assert "never retrieved" not in message
+            assert record.name != "asyncio" or record.levelno < logging.ERROR, message

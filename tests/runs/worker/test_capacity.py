@@ -1,4 +1,4 @@
-"""How many runs a process has capacity for, by its file descriptors."""
+"""How many runs a process can hold, by its file descriptors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.server import eventually
 
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say what the system says: ``system(limit=1024, used=40)``."""
-    said = {"limit": 1024, "used": 40}
-    monkeypatch.setattr(descriptors, "raise_limit", lambda: said["limit"])
-    monkeypatch.setattr(descriptors, "open_count", lambda: said["used"])
-    return said.update
+    """Set what the system reports: ``system(limit=1024, used=40)``."""
+    values = {"limit": 1024, "used": 40}
+    monkeypatch.setattr(descriptors, "raise_limit", lambda: values["limit"])
+    monkeypatch.setattr(descriptors, "open_count", lambda: values["used"])
+    return values.update
 
 
 class TestDescriptors:
-    def test_what_is_open_is_counted(self) -> None:
+    def test_open_descriptors_are_counted(self) -> None:
         before = descriptors.open_count()
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
         assert descriptors.open_count() == before + 10
@@ -59,18 +59,20 @@ class TestDescriptors:
         ("limit", "used", "runs"),
         [(1024, 40, 428), (256, 40, 76), (1 << 20, 40, 524_204), (1024, 900, 0), (64, 60, 0)],
     )
-    def test_some_are_kept_for_everything_else(self, limit: int, used: int, runs: int) -> None:
+    def test_some_are_reserved_for_everything_else(self, limit: int, used: int, runs: int) -> None:
         assert descriptors.enough_for(limit, used) == runs
 
 
 class TestCapacity:
-    def test_is_what_may_be_if_there_is_enough(self, system: Callable[..., None]) -> None:
+    def test_is_the_setting_if_there_are_enough_descriptors(
+        self, system: Callable[..., None]
+    ) -> None:
         system(limit=20_000)
         capacity = Capacity(1000)
         assert (capacity.total, capacity.limited_by) == (1000, "")
         assert (capacity.left(0), capacity.left(990), capacity.left(1000)) == (1000, 10, 0)
 
-    def test_is_what_can_be_if_there_is_not(
+    def test_is_what_the_descriptors_allow_if_there_are_not_enough(
         self, system: Callable[..., None], caplog: pytest.LogCaptureFixture
     ) -> None:
         capacity = Capacity(1000)
@@ -80,7 +82,7 @@ class TestCapacity:
         assert "takes 428 runs at a time, not 1000 (RUNS_MAX_CONCURRENT)" in record.getMessage()
         assert "LimitNOFILE" in record.getMessage()
 
-    def test_shrinks_as_descriptors_are_used_and_says_so_once(
+    def test_shrinks_as_descriptors_are_used_and_logs_it_once(
         self, system: Callable[..., None], caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
@@ -92,22 +94,22 @@ class TestCapacity:
             system(used=used)
             assert capacity.left(10) == 0
         assert capacity.limited_by == "2,000 file descriptors, nearly all of them in use"
-        system(used=1870)  # one that has ended is no end of the shortage
+        system(used=1870)  # one that has ended does not end the shortage
         assert capacity.left(10) == 1
         assert "nearly all" in capacity.limited_by
         system(used=1000)
         assert (capacity.left(10), capacity.limited_by) == (90, "")
-        said = [record.getMessage().partition(":")[0] for record in caplog.records]
-        assert said == ["takes no more runs for now", "takes runs again"]
+        messages = [record.getMessage().partition(":")[0] for record in caplog.records]
+        assert messages == ["takes no more runs for now", "takes runs again"]
 
-    def test_is_never_nothing_at_all(self, system: Callable[..., None]) -> None:
+    def test_is_never_zero_for_an_idle_worker(self, system: Callable[..., None]) -> None:
         system(limit=64, used=60)
         capacity = Capacity(1000)
         assert (capacity.total, capacity.left(0), capacity.left(1)) == (1, 1, 0)
 
 
 @pytest.mark.usefixtures("transactional_db")
-def test_a_worker_tells_what_limits_it_and_goes_on_when_it_can(
+def test_a_worker_records_its_limit_and_continues_when_it_can(
     system: Callable[..., None], hire: Callable[..., Worker], start: Start
 ) -> None:
     @agent("plain")
@@ -121,7 +123,7 @@ def test_a_worker_tells_what_limits_it_and_goes_on_when_it_can(
 
     assert (row().capacity, row().limited_by) == (916, "2,000 file descriptors")
     system(used=1999)
-    worker.executor._root_count += 1  # something is here, and holds them
+    worker.executor._root_count += 1  # a run is here, and holds them
     run = start("plain")
     eventually(lambda: "nearly all" in row().limited_by)
     assert RunRecord.objects.get(pk=run.pk).status == Status.QUEUED
@@ -131,7 +133,7 @@ def test_a_worker_tells_what_limits_it_and_goes_on_when_it_can(
     assert row().limited_by == "2,000 file descriptors"
 
 
-def test_a_limit_is_noted(transactional_db: None) -> None:
+def test_a_limit_is_recorded(transactional_db: None) -> None:
     worker = make_worker()
     leases.note_limit(worker.pk, "x")
     worker.refresh_from_db()

@@ -1,4 +1,4 @@
-"""The data store on the ORM: the same answers on every database, and each owner's own."""
+"""The data store on the ORM: the same answers on every database; owners are separate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def store(alice: User, threads: DatabaseThreads) -> DataStore:
 
 
 @on_both_databases
-async def test_what_is_set_is_got(store: DataStore) -> None:
+async def test_get_returns_what_was_set(store: DataStore) -> None:
     values: dict[str, Any] = {
         "text": "ä\u2028\U0001f600",
         "number": 1.5,
@@ -80,7 +80,7 @@ async def test_what_is_set_is_got(store: DataStore) -> None:
 
 
 @on_both_databases
-async def test_what_is_set_again_replaces_value_and_metadata(
+async def test_a_second_set_replaces_value_and_metadata(
     store: DataStore, threads: DatabaseThreads
 ) -> None:
     await store.set("k", 1, {"source": "a"})
@@ -95,7 +95,7 @@ async def test_what_is_set_again_replaces_value_and_metadata(
 
 
 @on_both_databases
-async def test_many_are_written_and_read_beyond_what_a_statement_holds(
+async def test_set_many_and_get_many_may_exceed_one_statement(
     store: DataStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_CHUNK", 7)
@@ -109,7 +109,7 @@ async def test_many_are_written_and_read_beyond_what_a_statement_holds(
     assert await store.delete_many([]) == 0
 
 
-async def test_many_are_written_all_or_none(
+async def test_set_many_writes_all_or_none(
     store: DataStore, threads: DatabaseThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_CHUNK", 2)
@@ -137,10 +137,10 @@ async def test_many_are_written_all_or_none(
     assert await store.get_all() == {"k0": "before"}
 
 
-class TestADatabaseThatIsAway:
+class TestDatabaseOutage:
     @pytest.fixture
     def away(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Be away for as many calls as the list says."""
+        """Fail as many calls as the list says."""
         left = [0]
 
         def under_claim(self: OwnerStore, work: Any) -> int:
@@ -154,13 +154,13 @@ class TestADatabaseThatIsAway:
         monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.001)
         return left
 
-    async def test_is_waited_for(self, store: DataStore, away: list[int]) -> None:
+    async def test_is_waited_out(self, store: DataStore, away: list[int]) -> None:
         away[0] = 5
         await store.set("x", 1)
         assert away[0] == 0
         assert await store.get("x") == 1
 
-    async def test_is_not_waited_for_without_end(
+    async def test_is_not_waited_out_without_end(
         self, store: DataStore, away: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.05)
@@ -169,7 +169,7 @@ class TestADatabaseThatIsAway:
             await store.set("x", 1)
 
     @pytest.mark.parametrize("end", ["a stop", "the end of the lease"])
-    async def test_is_not_waited_for_beyond(
+    async def test_is_not_waited_out_beyond(
         self, alice: User, threads: DatabaseThreads, away: list[int], end: str
     ) -> None:
         run = threads.submit(_claimed, alice).result()
@@ -188,7 +188,7 @@ class TestADatabaseThatIsAway:
             await asyncio.wait_for(writing, 10)
 
 
-async def test_deleting_tells_what_was_there(store: DataStore) -> None:
+async def test_delete_returns_what_was_there(store: DataStore) -> None:
     await store.set_many({"a": 1, "b": 2, "c": 3})
     assert await store.delete("a") is True
     assert await store.delete("a") is False
@@ -198,7 +198,7 @@ async def test_deleting_tells_what_was_there(store: DataStore) -> None:
 
 
 @on_both_databases
-async def test_a_prefix_is_taken_letter_by_letter(store: DataStore) -> None:
+async def test_a_prefix_is_literal(store: DataStore) -> None:
     keys = ["a%", "a_", "ab", "A", "ä", "a", "\U0001f600", "a\\", "Z", "aB"]
     await store.set_many(dict.fromkeys(keys, 1))
     assert await store.list_keys() == sorted(keys)
@@ -206,7 +206,7 @@ async def test_a_prefix_is_taken_letter_by_letter(store: DataStore) -> None:
         assert await store.list_keys(prefix) == sorted(k for k in keys if k.startswith(prefix))
 
 
-async def test_namespaces_are_apart(store: DataStore) -> None:
+async def test_namespaces_are_separate(store: DataStore) -> None:
     await store.set("k", "default")
     store.use_namespace("other")
     assert await store.get("k") is None
@@ -218,7 +218,7 @@ async def test_namespaces_are_apart(store: DataStore) -> None:
     assert await store.get("k") == "default"
 
 
-async def test_owners_never_meet(alice: User, bob: User, threads: DatabaseThreads) -> None:
+async def test_owners_are_separate(alice: User, bob: User, threads: DatabaseThreads) -> None:
     hers, his = store_of(alice, threads), store_of(bob, threads)
     await hers.set("k", "hers")
     assert await his.get("k") is None
@@ -229,7 +229,7 @@ async def test_owners_never_meet(alice: User, bob: User, threads: DatabaseThread
 
 
 @on_both_databases
-async def test_writers_of_the_same_keys_do_not_lock_each_other_out(
+async def test_writers_of_the_same_keys_cause_no_deadlock(
     alice: User, threads: DatabaseThreads
 ) -> None:
     stores = [store_of(alice, threads) for _ in range(4)]
@@ -256,7 +256,7 @@ async def test_a_key_that_cannot_be_held_is_refused(
 
 @on_both_databases
 async def test_the_longest_key_can_be_held(store: DataStore) -> None:
-    # Any characters, four bytes each: PostgreSQL compresses what repeats itself.
+    # Any characters, four bytes each: PostgreSQL compresses repetitions.
     letters = random.Random(0).choices(range(0x10000, 0x110000), k=MAX_PLACE_BYTES // 4)
     text = "".join(map(chr, letters))
     store.use_namespace(text[:500])
@@ -283,7 +283,7 @@ def test_agents_of_one_owner_share_it_and_of_another_do_not(
     assert log.over(start("reader", owner=bob)).result == [[], None]
 
 
-async def test_threads_that_are_closed_leave_no_connection(transactional_db: None) -> None:
+async def test_closed_threads_leave_no_connection(transactional_db: None) -> None:
     threads = DatabaseThreads(3)
     connections: list[Any] = []
 
@@ -303,7 +303,7 @@ async def test_threads_that_are_closed_leave_no_connection(transactional_db: Non
 
 
 def _used_of_the_pool() -> int:
-    """Count the connections that are in use, where there is a pool."""
+    """Count the connections of the pool that are in use, if there is a pool."""
     if connection.vendor == "sqlite":
         return 0
     stats = connection.pool.get_stats()  # type: ignore[attr-defined]

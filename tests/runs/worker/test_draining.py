@@ -24,7 +24,7 @@ class TestDrain:
         monkeypatch.setattr(worker_module, "UNWIND_SECONDS", 0.5)
 
     @pytest.mark.usefixtures("endless")
-    def test_runs_that_end_in_time_end_as_they_would(
+    def test_runs_that_end_in_time_end_as_usual(
         self, options: Any, hire: Any, start: Start, stop: Any, log: Journal
     ) -> None:
         options(DRAIN_SECONDS=10)
@@ -55,7 +55,7 @@ class TestDrain:
         assert_consistent(run)
         assert_consistent(stopped)
 
-    def test_runs_that_do_not_are_unwound_with_their_partial_result(
+    def test_runs_that_take_too_long_are_unwound_with_their_partial_result(
         self, hire: Any, start: Start, log: Journal
     ) -> None:
         @agent("saving")
@@ -81,7 +81,7 @@ class TestDrain:
         assert DataStoreEntry.objects.filter(key="saved").exists()
         assert_consistent(run)
 
-    def test_runs_that_may_be_run_again_go_back_to_the_queue(
+    def test_runs_are_requeued_if_their_agent_allows(
         self, hire: Any, start: Start, log: Journal
     ) -> None:
         attempts: list[int] = []
@@ -108,7 +108,7 @@ class TestDrain:
         assert [e.type for e in log.of(run)].count("agent_start") == 2
         assert_consistent(run)
 
-    def test_a_run_that_was_asked_to_stop_meanwhile_is_stopped(
+    def test_a_run_with_a_stop_request_is_stopped(
         self, hire: Any, start: Start, stop: Any, log: Journal
     ) -> None:
         gate = Gate()
@@ -123,14 +123,14 @@ class TestDrain:
         run = start("stuck")
         eventually(lambda: local_runs.get(run.pk) is not None, "it runs")
         with in_thread(worker.drain_threads) as drained:
-            gate.until_arrived()  # the shutdown has tripped its token, and it has observed that
+            gate.until_arrived()  # the agent has observed the shutdown
             stop(run)
             gate.open()
             drained()
         assert log.over(run).status == Status.STOPPED
         assert_consistent(run)
 
-    def test_code_that_does_not_come_back_is_cancelled(
+    def test_code_that_does_not_return_is_cancelled(
         self, hire: Any, start: Start, log: Journal
     ) -> None:
         cancelled: list[str] = []
@@ -153,15 +153,15 @@ class TestDrain:
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
         assert_consistent(run)
 
-    def test_a_thread_that_never_comes_back_is_left_and_its_run_ended(
+    def test_a_run_is_ended_though_its_thread_never_returns(
         self, hire: Any, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        go_on = threading.Event()
+        may_continue = threading.Event()
 
         @agent("computing")
         def computing(tools: SyncTools) -> None:
             tools.log("at work")
-            go_on.wait(30)
+            may_continue.wait(30)
             tools.data_store.set("late", 1)
 
         monkeypatch.setattr(worker_module, "CANCEL_SECONDS", 0.5)
@@ -169,12 +169,12 @@ class TestDrain:
         run = start("computing")
         log.until_event(run, "log", message="at work")
         worker.stop_threads()
-        go_on.set()
+        may_continue.set()
         record = log.over(run)
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_shutdown")
         assert_consistent(run)
 
-    def test_a_tree_goes_down_from_below(self, hire: Any, start: Start, log: Journal) -> None:
+    def test_a_tree_ends_from_below(self, hire: Any, start: Start, log: Journal) -> None:
         @agent("leaf")
         async def leaf(tools: Tools) -> None:
             tools.log("at work")
@@ -204,7 +204,7 @@ class TestDrain:
         assert {r.error["code"] for r in records} == {"worker_shutdown"}
         assert_consistent(run)
 
-    def test_twice_is_once(self, hire: Any) -> None:
+    def test_may_be_requested_twice(self, hire: Any) -> None:
         worker = hire()
         for _ in range(2):
             worker.drain_threads()

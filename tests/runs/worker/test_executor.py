@@ -27,7 +27,7 @@ from tests.support.running import Gate, Start
 
 class TestAgentsThatMisbehave:
     @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
-    def test_a_sub_task_that_ends_the_process_ends_its_run_only(
+    def test_a_sub_task_that_exits_ends_only_its_run(
         self, error: str, worker: Worker, start: Start, log: Journal
     ) -> None:
         gate = Gate()
@@ -36,7 +36,7 @@ class TestAgentsThatMisbehave:
         async def other_agent(tools: Tools) -> str:
             await gate.wait()
             await tools.data_store.get("x")
-            return "went on"
+            return "continued"
 
         @agent("quitter")
         async def quitter(tools: Tools) -> None:
@@ -53,9 +53,9 @@ class TestAgentsThatMisbehave:
             assert record.error["type"] == error
             assert_consistent(record)
         gate.open()
-        assert log.over(other).result == "went on"
+        assert log.over(other).result == "continued"
 
-    def test_a_callback_that_ends_the_process_does_not(
+    def test_a_callback_that_exits_does_not_end_the_process(
         self, worker: Worker, start: Start, log: Journal
     ) -> None:
         @agent("caller-back")
@@ -65,9 +65,9 @@ class TestAgentsThatMisbehave:
 
             asyncio.get_running_loop().call_soon(quit_it)
             await asyncio.sleep(0.01)
-            return "went on"
+            return "continued"
 
-        assert log.over(start("caller-back")).result == "went on"
+        assert log.over(start("caller-back")).result == "continued"
 
     @pytest.mark.parametrize(
         ("what", "ends"),
@@ -85,7 +85,7 @@ class TestAgentsThatMisbehave:
             ("generator", "error"),
         ],
     )
-    def test_what_json_cannot_hold_is_a_clear_error(
+    def test_a_result_that_json_cannot_hold_is_a_clear_error(
         self, what: str, ends: str, worker: Worker, start: Start, log: Journal
     ) -> None:
         class Quitting(pydantic.BaseModel):
@@ -122,7 +122,7 @@ class TestAgentsThatMisbehave:
             assert record.result == "a\ufffdb"
         assert_consistent(record)
 
-    def test_an_exception_that_cannot_be_printed_is_told_all_the_same(
+    def test_an_exception_that_cannot_be_printed_is_recorded(
         self, worker: Worker, start: Start, log: Journal
     ) -> None:
         class Unprintable(Exception):
@@ -149,7 +149,7 @@ class TestAgentsThatMisbehave:
         assert record.error["message"] == "outer"
         assert_consistent(record)
 
-    def test_an_unexpected_error_before_the_agent_begins_ends_its_run(
+    def test_an_unexpected_error_before_the_agent_starts_ends_its_run(
         self, options: Any, hire: Any, start: Start, log: Journal
     ) -> None:
         @agent("quick")
@@ -163,7 +163,7 @@ class TestAgentsThatMisbehave:
         assert "http" in record.error["message"]
         assert_consistent(record)
 
-    def test_an_agent_that_is_gone_since_its_run_was_queued_is_an_error(
+    def test_an_agent_that_is_no_longer_registered_is_an_error(
         self, alice: User, worker: Worker, log: Journal
     ) -> None:
         run = make_run(alice, agent="removed")
@@ -189,7 +189,7 @@ class TestAgentsThatMisbehave:
         assert_consistent(run)
         assert log.over(start("quick")).result == "done"
 
-    def test_a_run_without_its_input_that_another_takes_for_itself_is_one_too(
+    def test_an_adopted_run_without_its_input_is_an_error(
         self, options: Any, start: Start, hire: Any, log: Journal
     ) -> None:
         options(LEASE_SECONDS=1.5, MAX_CONCURRENT=1)
@@ -212,7 +212,7 @@ class TestAgentsThatMisbehave:
         assert log.over(run).result == "worker_lost"
         assert_consistent(run)
 
-    def test_a_run_whose_beginning_fails_is_ended(
+    def test_a_run_whose_start_fails_is_ended(
         self, options: Any, start: Start, hire: Any, log: Journal, monkeypatch: Any
     ) -> None:
         options(LEASE_SECONDS=1.5)
@@ -229,7 +229,7 @@ class TestAgentsThatMisbehave:
         assert_consistent(run)
         assert log.over(start("quick")).result == "done"
 
-    def test_a_task_left_behind_ends_with_its_run(
+    def test_an_unawaited_task_ends_with_its_run(
         self, worker: Worker, start: Start, log: Journal
     ) -> None:
         ended = threading.Event()
@@ -275,7 +275,7 @@ class TestMany:
         for run in runs:
             assert_consistent(run)
 
-    def test_no_more_are_claimed_than_fit(
+    def test_no_more_are_claimed_than_the_capacity(
         self, options: Any, hire: Any, start: Start, log: Journal
     ) -> None:
         options(MAX_CONCURRENT=3)
@@ -321,7 +321,7 @@ class TestMany:
         assert_all_consistent()
 
 
-def test_what_an_earlier_attempt_has_used_stays_on_the_record(
+def test_the_usage_of_an_earlier_attempt_stays_on_the_record(
     alice: User, hire: Any, llm_server: Any, log: Journal
 ) -> None:
     @agent("asking", on_worker_loss="requeue")
@@ -348,7 +348,7 @@ def test_what_an_earlier_attempt_has_used_stays_on_the_record(
     assert record.usage_estimated
 
 
-def test_a_large_input_is_not_validated_on_the_loop_of_all(
+def test_a_large_input_is_not_validated_on_the_shared_loop(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []

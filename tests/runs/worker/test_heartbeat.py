@@ -1,4 +1,4 @@
-"""A worker that loses its lease or its database, and what others do with its runs."""
+"""A worker that loses its lease or its database, and the fate of its runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.running import Gate, Start
 
 class TestTakeover:
     @pytest.mark.usefixtures("on_both_databases")
-    def test_what_a_dead_worker_on_this_host_left_is_taken_over_within_three_seconds(
+    def test_runs_of_a_dead_worker_on_this_host_are_taken_over_within_three_seconds(
         self, alice: User, hire: Any, log: Journal
     ) -> None:
         @agent("again", on_worker_loss="requeue", max_attempts=3)
@@ -44,10 +44,10 @@ class TestTakeover:
         returns = make(requeue_on_loss=True, max_attempts=3)
         child = make(parent=returns)
         queued = make_run(alice, agent="again")
-        began = time.monotonic()
+        started_at = time.monotonic()
         hire()
         records = log.until_over(fails, asked, child, returns, queued)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - started_at < 3
         fails, asked, child, returns, queued = records
         assert (fails.status, fails.error["code"]) == (Status.ERROR, "worker_lost")
         assert (child.status, child.error["code"]) == (Status.ERROR, "worker_lost")
@@ -64,7 +64,7 @@ class TestTakeover:
             if run != returns:  # its child is of an earlier attempt
                 assert_consistent(run)
 
-    def test_the_attempts_of_a_run_come_to_an_end(
+    def test_a_run_has_a_limited_number_of_attempts(
         self, alice: User, hire: Any, log: Journal
     ) -> None:
         dead = make_dead_worker()
@@ -117,7 +117,7 @@ class TestTakeover:
         assert "never retrieved" not in caplog.text
 
     @pytest.mark.usefixtures("endless")
-    def test_a_worker_whose_database_hangs_stops_its_agents_before_the_lease_is_over(
+    def test_a_worker_whose_database_hangs_stops_its_agents_before_its_lease_ends(
         self, options: Any, hire: Any, start: Start, log: Journal, monkeypatch: Any
     ) -> None:
         options(LEASE_SECONDS=1.5)
@@ -146,7 +146,7 @@ class TestTakeover:
         # It was not shut down.
         assert (record.status, record.error["code"]) == (Status.ERROR, "worker_lost")
 
-    def test_an_orphan_of_its_own_is_ended(
+    def test_a_worker_ends_its_own_orphaned_runs(
         self, alice: User, options: Any, hire: Any, log: Journal
     ) -> None:
         options(LEASE_SECONDS=1.5)
@@ -158,7 +158,7 @@ class TestTakeover:
 
 class TestThreadsOfAWorker:
     @pytest.mark.parametrize("error", [OperationalError, InterfaceError, RuntimeError])
-    def test_outlive_errors(
+    def test_survive_errors(
         self,
         error: type[Exception],
         hire: Any,
@@ -191,7 +191,7 @@ class TestThreadsOfAWorker:
 
         monkeypatch.setattr(leases, "claim", claim_badly)
         monkeypatch.setattr(stops, "deliver_missed", deliver_badly)
-        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # the heartbeat has to find it
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # only the heartbeat can find it
         hire()
         run = start("endless")
         log.until_event(run, "log")

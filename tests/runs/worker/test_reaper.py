@@ -1,4 +1,4 @@
-"""What is looked after although no worker is left; and what a worker that lost its lease stays."""
+"""The reaper without a worker, and the state that a worker keeps when it loses its lease."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def _status(run: RunRecord) -> str:
     return RunRecord.objects.get(pk=run.pk).status
 
 
-def test_without_a_worker_runs_of_a_dead_one_end(reaper_thread: ReaperThread, alice: User) -> None:
+def test_without_a_worker_it_ends_the_runs_of_a_dead_one(
+    reaper_thread: ReaperThread, alice: User
+) -> None:
     (run,) = _of_a_dead_worker(alice)
     reaper_thread.start()
     eventually(lambda: _status(run) == "error")
     assert RunRecord.objects.get(pk=run.pk).error["code"] == "worker_lost"
 
 
-def test_it_outlives_a_database_that_is_away(
+def test_it_survives_a_database_outage(
     reaper_thread: ReaperThread,
     alice: User,
     monkeypatch: pytest.MonkeyPatch,
@@ -66,8 +68,8 @@ def test_it_outlives_a_database_that_is_away(
     with caplog.at_level(logging.WARNING, "runs.worker.reaper"):
         reaper_thread.start()
         eventually(lambda: _status(run) == "error")
-    said = [r for r in caplog.records if r.name == "runs.worker.reaper"]
-    assert len(said) == 1  # not one for each try
+    logged = [r for r in caplog.records if r.name == "runs.worker.reaper"]
+    assert len(logged) == 1  # not one for each try
 
 
 def test_many_lost_runs_leave_time_for_a_heartbeat(
@@ -87,7 +89,7 @@ def test_many_lost_runs_leave_time_for_a_heartbeat(
 def test_lost_runs_that_take_long_leave_time_for_a_heartbeat(
     transactional_db: None, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine a few dozen took longer than the lease of who recovered them."""
+    """On a busy machine, recovering a few dozen took longer than the recovering worker's lease."""
     runs = _of_a_dead_worker(alice, 3)
     real = recovery._recover
 
@@ -121,7 +123,7 @@ def test_a_drained_worker_that_loses_its_lease_stays_drained(
     assert WorkerRecord.objects.get(pk=other.id).draining_at is None
 
 
-def test_a_worker_that_shuts_down_says_so_again_when_it_is_told_to_take_runs(
+def test_a_worker_that_shuts_down_drains_again_when_its_drain_is_cancelled(
     transactional_db: None,
 ) -> None:
     worker = leases.register_worker(1, 30)

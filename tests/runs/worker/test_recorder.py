@@ -1,4 +1,4 @@
-"""The log's writer: nothing is lost, nothing is doubled, whatever the database does."""
+"""The recorder: whatever the database does, no event is lost or written twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.running import Gate, Start
 
 
 class Run:
-    """A claimed run of which only the trace is real."""
+    """A claimed run; only its trace is real."""
 
     def __init__(self, owner: User, worker: WorkerRecord, recorder: Recorder) -> None:
         self.record = make_run(owner, status=Status.RUNNING, worker=worker)
@@ -85,7 +85,7 @@ def writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], Any]) -> Iter
         yield
 
 
-def test_what_is_emitted_is_stored_in_order(make: Callable[[], Run], log: Journal) -> None:
+def test_events_are_stored_in_order(make: Callable[[], Run], log: Journal) -> None:
     run = make()
     run.trace.emit("agent_start")
     for n in range(1200):
@@ -102,7 +102,7 @@ def test_events_of_a_quiet_run_do_not_wait_for_more(make: Callable[[], Run], log
     run = make()
     run.trace.emit("agent_start")
     log.until_event(run.record, "agent_start")
-    eventually(lambda: RunRecord.objects.get().last_seq == 1, "it is in the record")
+    eventually(lambda: RunRecord.objects.get().last_seq == 1, "the event is in the record")
     run.end().wait()
 
 
@@ -127,7 +127,7 @@ def test_many_threads_may_emit_at_once(make: Callable[[], Run]) -> None:
 @pytest.mark.usefixtures("on_both_databases")
 @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_broken_connection_neither_loses_nor_doubles(
+def test_a_broken_connection_neither_loses_nor_repeats_events(
     when: str, error: type[Exception], make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the commit, or after it: then the recorder can't know that it was written."""
@@ -158,10 +158,10 @@ def test_a_broken_connection_neither_loses_nor_doubles(
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("when", ["before its log", "before the commit"])
-def test_a_process_that_froze_in_the_middle_of_writing_writes_it_when_it_goes_on(
+def test_a_process_that_froze_during_a_write_repeats_it_when_it_resumes(
     when: str, make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lease is good, but PostgreSQL has given up its transaction, for the locks."""
+    """Its lease is valid, but PostgreSQL has ended its transaction, because of the locks."""
     append = events.append
     freezes = iter([_until_the_session_is_ended])
 
@@ -177,7 +177,7 @@ def test_a_process_that_froze_in_the_middle_of_writing_writes_it_when_it_goes_on
     monkeypatch.setattr(events, "append", freeze_and_append)
     run.trace.emit("agent_start", {"attempt": 1})
     record = run.end().wait()
-    assert next(freezes, None) is None, "it was frozen"
+    assert next(freezes, None) is None, "the process was frozen"
     assert (record.status, record.result) == (Status.SUCCESS, "done")
     assert record.events.get(seq=1).data == {"attempt": 1}
     assert_consistent(record)
@@ -187,11 +187,11 @@ def _until_the_session_is_ended() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 1")
     goodbye, _, _ = select.select([connection.connection], [], [], 10)
-    assert goodbye, "the server says that it is over"
+    assert goodbye, "the server reports the session's end"
 
 
 @pytest.mark.usefixtures("on_both_databases")
-def test_one_log_that_cannot_be_stored_does_not_hold_up_others(
+def test_one_log_that_cannot_be_stored_does_not_block_others(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = make(), make()
@@ -260,13 +260,13 @@ def test_a_run_that_cannot_be_written_at_all_does_not_end_the_thread(
         assert hopeless.ended.wait(10)
     assert hopeless.ends == [None]
     hopeless.record.refresh_from_db()
-    assert hopeless.record.status == Status.RUNNING  # an orphan: its worker finds it
+    assert hopeless.record.status == Status.RUNNING  # an orphaned run: its worker finds it
 
 
-def test_what_comes_while_the_end_is_being_written_does_not_end_it_again(
+def test_an_update_during_the_last_write_does_not_end_the_run_again(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token may trip then, which is to go on the receipt."""
+    """A token may trip then, and the receipt must say so."""
     run = make()
     write = record_updates
 
@@ -296,18 +296,18 @@ def test_a_run_that_ends_while_its_updates_are_being_gathered_ends_once(
     run.end()
     gate.open()
     assert run.wait().status == Status.SUCCESS
-    assert make().end().wait().status == Status.SUCCESS  # the thread has gone on
+    assert make().end().wait().status == Status.SUCCESS  # the thread has continued
     assert len(run.ends) == 1
 
 
 class TestALostClaim:
-    def test_is_told_and_nothing_is_written(
+    def test_is_reported_and_nothing_is_written(
         self, make: Callable[[], Run], lost: list[Any], log: Journal
     ) -> None:
         run = make()
         RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
         run.trace.emit("agent_start")
-        eventually(lambda: [entry.id for entry in lost] == [run.record.pk], "the loss is told")
+        eventually(lambda: [entry.id for entry in lost] == [run.record.pk], "the loss is reported")
         run.trace.emit("log", {"level": "info", "message": "too late"})
         run.end()
         assert run.ended.wait(10)
@@ -315,17 +315,17 @@ class TestALostClaim:
         assert not events.read(run.record.pk)
         assert RunRecord.objects.get().status == Status.RUNNING
 
-    def test_at_the_end_is_told_once(self, make: Callable[[], Run], lost: list[Any]) -> None:
+    def test_at_the_end_is_reported_once(self, make: Callable[[], Run], lost: list[Any]) -> None:
         run, other = make(), make()
         RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
         run.end().wait()
         assert other.end().wait().status == Status.SUCCESS
         assert (run.ends, lost) == ([None], [])
 
-    def test_while_the_end_comes_is_told_once(
+    def test_during_the_end_is_reported_once(
         self, make: Callable[[], Run], lost: list[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The run ends while its earlier updates are found to be of a lost claim."""
+        """The run ends while the recorder finds that its earlier updates have a lost claim."""
         run, other = make(), make()
         gate = Gate()
 
@@ -346,10 +346,10 @@ class TestALostClaim:
         assert run.ends == [None]
 
     @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-    def test_by_this_very_worker_only_the_last_attempt_counts(
+    def test_by_the_same_worker_only_the_last_attempt_counts(
         self, order: tuple[int, int], make: Callable[[], Run], writer: Recorder, lost: list[Any]
     ) -> None:
-        """Whichever of them comes first to be written about."""
+        """Whichever of the two is written first."""
         run = make()
         RunRecord.objects.filter(pk=run.record.pk).update(attempt=2)
         traces, ends, entries = {}, {}, {}
@@ -398,7 +398,7 @@ def test_a_listener_that_fails_fails_no_run(
         notify.remove_listener(broken)
 
 
-def test_updates_that_can_not_be_passed_on_keep_no_run_waiting(
+def test_updates_that_cannot_be_delivered_delay_no_run(
     make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(runs: Any) -> None:
@@ -413,7 +413,7 @@ def test_updates_that_can_not_be_passed_on_keep_no_run_waiting(
 def test_result_and_terminal_status_appear_together_with_the_whole_log(
     worker: Worker, start: Start, log: Journal
 ) -> None:
-    """A reader, at any moment, sees all of the end or nothing of it."""
+    """A reader, at any moment, sees the whole end or nothing of it."""
 
     @agent("chatty")
     async def chatty(tools: Tools, n: int) -> int:
@@ -454,7 +454,7 @@ def test_result_and_terminal_status_appear_together_with_the_whole_log(
 
 
 @pytest.mark.usefixtures("on_both_databases")
-def test_a_database_that_comes_and_goes_loses_nothing_of_real_runs(
+def test_an_unreliable_database_loses_nothing_of_real_runs(
     worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()

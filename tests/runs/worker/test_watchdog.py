@@ -1,4 +1,4 @@
-"""An agent that blocks its loop is named, in its own log; nothing but other agents waits for it."""
+"""An agent that blocks its loop is named in its own log; only other agents wait for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_blocking_agent_is_named_in_its_own_log_while_it_blocks(
     async def innocent(tools: Tools) -> str:
         await gate.wait()
         await tools.data_store.get("x")
-        return "went on"
+        return "continued"
 
     @agent("blocking")
     async def blocking(tools: Tools) -> str:
@@ -55,13 +55,13 @@ def test_a_blocking_agent_is_named_in_its_own_log_while_it_blocks(
     over = log.until_event(run, "loop_blocked", is_over=True)
     assert over.data["blocked_ms"] >= event.data["blocked_ms"]
     ends = log.until_over(run, other)
-    assert [end.result for end in ends] == ["done", "went on"]
+    assert [end.result for end in ends] == ["done", "continued"]
     assert not log.of(other, "loop_blocked")
     assert len(log.of(run, "loop_blocked")) == 2
     assert_consistent(run)
 
 
-def test_what_blocks_before_an_agent_starts_is_not_told_of_it(
+def test_a_block_before_an_agent_starts_is_not_logged_for_it(
     worker: Worker, start: Start, log: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
@@ -72,7 +72,7 @@ def test_what_blocks_before_an_agent_starts_is_not_told_of_it(
         return number
 
     @agent("slow-to-start")
-    async def slow_to_begin(tools: Tools, number: Annotated[int, AfterValidator(read)]) -> int:
+    async def slow_to_start(tools: Tools, number: Annotated[int, AfterValidator(read)]) -> int:
         return number
 
     run = start("slow-to-start", number=7)
@@ -84,7 +84,7 @@ def test_what_blocks_before_an_agent_starts_is_not_told_of_it(
     assert "blocked, by no known run" in caplog.text
 
 
-def test_a_blocked_loop_holds_up_no_stop_request_and_no_heartbeat(
+def test_a_blocked_loop_delays_no_stop_request_and_no_heartbeat(
     options: Any, hire: Any, start: Start, stop: Any, log: Journal
 ) -> None:
     options(LEASE_SECONDS=1.5)
@@ -106,10 +106,10 @@ def test_a_blocked_loop_holds_up_no_stop_request_and_no_heartbeat(
     log.until_event(other, "log")
     run = start("blocking")
     gate.until_arrived()
-    began = time.monotonic()
-    stop(other)  # it has a thread of its own, and finds out
+    started_at = time.monotonic()
+    stop(other)  # it has its own thread, and observes the stop
     stop(run)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - started_at < 1
     log.until_event(other, "stop_observed")
     threading.Event().wait(2)  # longer than the lease
     run.refresh_from_db()
@@ -183,7 +183,7 @@ class TestWatchdog:
         assert not self.dog._thread.is_alive()
         gate.open()
 
-    def test_that_was_never_started_can_be_closed(self) -> None:
+    def test_can_be_closed_without_a_start(self) -> None:
         loop = asyncio.new_event_loop()
         Watchdog(loop, threading.current_thread()).close()
         loop.close()

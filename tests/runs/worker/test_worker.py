@@ -1,4 +1,4 @@
-"""A worker's lease and its end, also with a database that is not there for it."""
+"""A worker's lease and its end, with and without a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.mark.parametrize("error", [DatabaseError, InterfaceError])
-def test_it_drains_and_stops_although_it_can_not_say_so(
+def test_it_drains_and_stops_although_it_cannot_record_it(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -45,10 +45,10 @@ def test_it_drains_and_stops_although_it_can_not_say_so(
     assert not worker.is_alive
 
 
-def test_it_tells_the_truth_about_all_that_did_not_come_back(alice: User) -> None:
+def test_it_ends_all_runs_whose_code_did_not_return(alice: User) -> None:
     worker = Worker(claims=False)
     worker.start_threads()
-    # More than are ended in one go; nothing here executes them.
+    # More than are ended in one batch; none of them is executed here.
     for _ in range(205):
         make_run(alice, status=Status.RUNNING, worker=worker.heartbeat._record)
     worker.stop_threads()
@@ -72,7 +72,7 @@ def test_it_has_capacity_while_it_claims_and_its_lease_lasts() -> None:
 class TestItsLease:
     @pytest.fixture
     def worker(self) -> Iterator[Worker]:
-        """Without threads: each step is the test's."""
+        """Without threads: the test takes each step."""
         worker = Worker(claims=False)
         worker.heartbeat.register()
         yield worker
@@ -86,7 +86,7 @@ class TestItsLease:
         local_runs.add(run)
         return run
 
-    def test_a_renewal_that_failed_is_tried_again_at_the_next_look(
+    def test_a_failed_renewal_is_retried_at_the_next_poll(
         self, worker: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Not a third of the lease later: the second failure would be the last one."""
@@ -100,7 +100,7 @@ class TestItsLease:
 
         monkeypatch.setattr(leases, "renew", renew)
         worker.heartbeat.renew_if_due()
-        assert renewed == [], "it has just begun"
+        assert renewed == [], "it has just started"
         worker.heartbeat.next_renewal = 0.0
         with pytest.raises(OperationalError):
             worker.heartbeat.renew_if_due()
@@ -108,10 +108,10 @@ class TestItsLease:
         worker.heartbeat.renew_if_due()
         assert renewed == [False, True]
 
-    def test_what_watches_it_does_not_end_the_next_one(
+    def test_a_check_of_it_does_not_end_the_next_one(
         self, worker: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Lease and runs of a worker that was late, and that renews in the very same moment."""
+        """Lease and runs of a worker that was late and renews at the same moment."""
         late, runs = worker.heartbeat.lease, [self.run_under(worker)]
         late.end()
 
@@ -127,8 +127,8 @@ class TestItsLease:
         assert not worker.is_fenced
         assert [run.token.stopped for run in runs] == [True, False]
 
-    def test_is_not_given_up_by_the_worker_itself(self, worker: Worker) -> None:
-        """A machine that slept finds it over, by the clock of a database that slept as well."""
+    def test_is_not_ended_by_the_worker_itself(self, worker: Worker) -> None:
+        """The database's clock says that it has ended: machine and database were suspended."""
         over = timezone.now() - timedelta(seconds=1)
         WorkerRecord.objects.filter(pk=worker.id).update(lease_until=over)
         assert leases.mark_lost_leases(worker.id) == []
@@ -136,10 +136,10 @@ class TestItsLease:
         assert not worker.is_fenced
         assert leases.mark_lost_leases() == []
 
-    def test_covers_what_is_claimed_while_it_is_lost(
+    def test_covers_a_run_that_is_claimed_while_it_is_lost(
         self, worker: Worker, alice: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The claim is committed; before it is registered the process is frozen for a while."""
+        """The claim is committed; before it is registered, the process is frozen for a while."""
         run = make_run(alice)
         claim = claims.claim
 
@@ -158,9 +158,9 @@ class TestItsLease:
 
 
 class TestCommandLine:
-    """A worker that claims nothing, and runs what it is given."""
+    """A worker that claims nothing, and executes the runs that it is given."""
 
-    def test_runs_what_was_claimed_for_it_at_birth(
+    def test_executes_the_run_that_was_claimed_at_its_start(
         self, alice: User, hire: Any, start: Start, log: Journal
     ) -> None:
         @agent("quick")
@@ -178,7 +178,7 @@ class TestCommandLine:
         assert waiting.status == Status.QUEUED
         assert_consistent(run)
 
-    def test_never_begins_what_was_asked_to_stop_between_claim_and_beginning(
+    def test_never_starts_a_run_with_a_stop_between_claim_and_start(
         self, alice: User, hire: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ran: list[int] = []
@@ -187,7 +187,7 @@ class TestCommandLine:
         async def quick(tools: Tools) -> None:
             ran.append(1)
 
-        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # asked in another process
+        monkeypatch.setattr(stops, "deliver", lambda *_: None)  # requested by another process
         monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
         worker = hire(claims=False)
         run, _ = starting.start_run("quick", {}, owner=alice, worker=worker.id)

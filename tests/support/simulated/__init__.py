@@ -1,7 +1,7 @@
-"""Worker processes without processes: their memory, their clocks, and real code run step by step.
+"""Simulated worker processes: memory, clocks, and the real code, executed step by step.
 
-What decides is the program's own: workers, recorders, leases, the queue, stops, the data store,
-retention, guards and tokens. In place of threads and of the agents' loop the test says who does
-what next; and a process may be halted between any two steps, for ever (a crash) or for a while (a
-freeze), and between any two statements (``faults``).
+All decisions are the program's own: workers, recorders, leases, the queue, stops, the data store,
+retention, guards and tokens. The test replaces the threads and the agents' loop: it chooses the
+next step. It can halt a process between any two steps, for ever (a crash) or for a while (a
+freeze), and interrupt it between any two statements (``faults``).
 """

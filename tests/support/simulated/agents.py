@@ -1,4 +1,4 @@
-"""Agents that do one thing at a time, when they are told to, under the real guard and token."""
+"""Agents that do one step at a time, when the test says so, under the real guard and token."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from runs.worker.data_store import OwnerStore
 from runs.worker.executor import _Job, _log_stop
 from runs.worker.started_runs import ask_to_stop, is_leaving
 
-from .faults import looking_on
+from .faults import observing
 
 if TYPE_CHECKING:
     from .processes import Process
 
 __all__ = ["SEEN", "Attempt"]
 
-SEEN: Counter[str] = Counter()  # how often what was reached, to tell whether all of it was
+SEEN: Counter[str] = Counter()  # counts what was reached, to check that everything was
 
 KEYS = ("one", "two")
 MOST_DEEP = 2
@@ -54,11 +54,11 @@ class Line:
         self._waits_for: asyncio.Future[Any] | None = None
 
     @property
-    def may_go_on(self) -> bool:
+    def can_continue(self) -> bool:
         return self._waits_for is None or self._waits_for.done()
 
-    def go_on(self, *, cut: bool = False) -> bool:
-        """Go on to the next wait, or get a cancellation; True once it is over."""
+    def resume(self, *, cut: bool = False) -> bool:
+        """Run to the next wait, or deliver a cancellation; True when the code has ended."""
         try:
             if cut:
                 self._waits_for = self._context.run(self._work.throw, asyncio.CancelledError())
@@ -69,19 +69,20 @@ class Line:
         return False
 
     def drop(self) -> None:
-        """Be gone with the process, and not whenever the garbage collector comes."""
+        """End with the process, not when the garbage collector runs."""
         self._context.run(self._work.close)
 
 
 class Attempt:
-    """An agent's code, as far as it has come.
+    """An agent's code, and how far it has come.
 
     Attributes:
-        lines: what runs concurrently: waits for others, uses of the data store.
+        lines: code that runs concurrently: waits for other agents, uses of the data store.
         called: the agents that it has called, each with the call that waits for it.
-        handles: of those that it has started.
-        phase: new, running, settling (its code is over, and what it has started is waited for),
-            returning (its ending is to be written), written (or given up, the claim being lost).
+        handles: the agents that it has started.
+        phase: new, running, settling (its code has ended, and the agents that it started are
+            awaited), returning (its ending is to be written), written (or dropped, if the claim
+            was lost).
     """
 
     def __init__(self, process: Process, record: RunRecord, entry: ActiveRun) -> None:
@@ -101,7 +102,7 @@ class Attempt:
         self.takes_slot = entry.token.parent is None
         self.phase = "new"
         self.is_refused = False  # AgentStopped was raised in the agent's code
-        self.error: BaseException | None = None  # that has come out of the agent's code
+        self.error: BaseException | None = None  # the exception that left the agent's code
         self.kind: str | None = None
         self.ended: Ended | None = None
         self.on_end: list[Callable[[Any], None]] = []
@@ -130,12 +131,12 @@ class Attempt:
         return f"<{'; '.join(facts)}>"
 
     def drop(self) -> None:
-        """Be gone with the process."""
+        """End with the process."""
         for line in self.lines:
             line.drop()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """As of the task that it would be."""
+        """As of the task in whose place it is."""
         self.on_end.append(callback)
 
     @property
@@ -144,15 +145,15 @@ class Attempt:
 
     @property
     def is_over(self) -> bool:
-        """Whether the agent's own code is."""
+        """Whether the agent's own code has ended."""
         return self.phase not in ("new", "running")
 
     def step(self, chance: random.Random) -> None:
-        """Do the next thing, whatever that is."""
+        """Do the next step, one of those that are possible."""
         if self.phase == "new":
             self._start()
         elif self.guard.host_cancelled and self.lines:
-            self._go_on(self.lines[0], cut=True)
+            self._continue_line(self.lines[0], cut=True)
         elif self.phase == "settling":
             self._settle(chance)
         elif self.process.is_winding_down:
@@ -161,16 +162,16 @@ class Attempt:
             chance.choice(self._choices(chance))()
 
     def _choices(self, chance: random.Random) -> list[Callable[[], None]]:
-        able = [line for line in self.lines if line.may_go_on]
+        able = [line for line in self.lines if line.can_continue]
         choices: list[Callable[[], None]] = [self._log, lambda: self._return(chance)]
-        choices += [lambda line=line: self._go_on(line) for line in able] * 2  # type: ignore[misc]
+        choices += [lambda line=line: self._continue_line(line) for line in able] * 2  # type: ignore[misc]
         if self.calls:
             choices += [self._end_call] * 3
         if self.handles:
             choices.append(lambda: self._leave_or_stop(chance.choice(self.handles), chance))
         if self.is_refused and chance.random() < 0.3:
             choices.append(self._clean_up)
-        if not self.is_refused or chance.random() < 0.3:  # some swallow the stop
+        if not self.is_refused or chance.random() < 0.3:  # some agents swallow the stop
             choices += [
                 self._start_call,
                 self._poll,
@@ -183,11 +184,11 @@ class Attempt:
         return choices
 
     def _wind_down(self, chance: random.Random) -> None:
-        able = [line for line in self.lines if line.may_go_on]
+        able = [line for line in self.lines if line.can_continue]
         if self.calls:
             self._end_call()
         elif able:
-            self._go_on(able[0])
+            self._continue_line(able[0])
         else:
             self._return(chance)
 
@@ -211,7 +212,7 @@ class Attempt:
         self.guard.trace.emit("log", {"message": "a line"}, source="agent")
 
     def _poll(self) -> None:
-        if self.guard.token.stopped:  # should_stop() says so
+        if self.guard.token.stopped:  # should_stop() returned True
             self.guard.token.observe("should_stop")
 
     def _start_call(self) -> None:
@@ -242,7 +243,7 @@ class Attempt:
         self._start_line(use())
 
     def _clean_up(self) -> None:
-        """Save something while the stop is on its way."""
+        """Save something while the stop is in progress."""
 
         async def save() -> None:
             with cleanup(5), self.guard.call("data_store.set", "default", namespace="default"):
@@ -271,7 +272,7 @@ class Attempt:
         self.called[child] = call
 
     def _give_up(self, chance: random.Random) -> None:
-        """Wait no longer for an agent that it has called; the call ends with it all the same."""
+        """Stop waiting for a called agent; the call ends with it all the same."""
         if self.called and chance.random() < 0.3:
             child = chance.choice(list(self.called)).entry
             if not child.token.stopped:
@@ -315,16 +316,16 @@ class Attempt:
     def _start_line(self, work: Coroutine[Any, Any, Any]) -> None:
         line = Line(work, self.context.copy())
         self.lines.append(line)
-        self._go_on(line)
+        self._continue_line(line)
 
-    def _go_on(self, line: Line, *, cut: bool = False) -> None:
+    def _continue_line(self, line: Line, *, cut: bool = False) -> None:
         try:
-            if line.go_on(cut=cut):
+            if line.resume(cut=cut):
                 self.lines.remove(line)
         except AgentStopped:
             self.lines.remove(line)
             self.is_refused = True
-        except (AgentError, LeaseLost, OperationalError):  # that it has caught
+        except (AgentError, LeaseLost, OperationalError):  # a cancellation that the code has caught
             self.lines.remove(line)
         except asyncio.CancelledError as error:
             self.lines.remove(line)
@@ -348,18 +349,18 @@ class Attempt:
     def assert_may_call(self, was_stopped: bool) -> None:
         assert not was_stopped, "a call has started after the acknowledgement"
         if self.process.keeps_time:
-            assert self.store.is_covered(), "a call has begun that no live lease covers"
+            assert self.store.is_covered(), "a call has started without a live lease"
 
-    # The end, as ``run_agent`` and ``Executor._execute`` have it.
+    # The end, as in ``run_agent`` and ``Executor._execute``.
 
     def _return(self, chance: random.Random) -> None:
-        """Let the agent's code be over, if nothing runs that it would wait for."""
+        """End the agent's code, if it waits for nothing that still runs."""
         if self.calls or self.called or self.lines:
             return
         if self.is_refused and chance.random() < 0.7:
-            self.error = self.error or AgentStopped("observed before")
+            self.error = self.error or AgentStopped("the token observed it before")
         elif chance.random() < 0.2:
-            self.error = self.error or ValueError("as it may")
+            self.error = self.error or ValueError("code may do that")
         self.guard.close()
         self.phase = "settling"
         for handle in self.handles:
@@ -368,14 +369,14 @@ class Attempt:
                 self._start_line(handle._settle())
 
     def _settle(self, chance: random.Random) -> None:
-        able = [line for line in self.lines if line.may_go_on]
+        able = [line for line in self.lines if line.can_continue]
         if able:
-            self._go_on(chance.choice(able))
+            self._continue_line(chance.choice(able))
         elif not self.lines and not self._waits_for_started(chance):
             self._end()
 
     def _waits_for_started(self, chance: random.Random) -> bool:
-        """As ``StartedRuns.end_attempt``: whose process goes away waits a while."""
+        """As ``StartedRuns.end_attempt``: an attempt whose process shuts down waits a while."""
         if not is_leaving(self.entry) or self.guard.host_cancelled or chance.random() < 0.3:
             return False
         runs = [handle.run for handle in self.handles if handle._end is None]
@@ -401,7 +402,7 @@ class Attempt:
             self.parent._has_called(self)
 
     def _has_called(self, child: Attempt) -> None:
-        """Learn how an agent that it has called has ended: ``AgentClient.call``."""
+        """Learn how a called agent has ended: ``AgentClient.call``."""
         call = self.called.pop(child)
         end = _child_end(child.ended)
         call.data["status"] = end.status
@@ -424,7 +425,7 @@ def _child_end(ended: Ended | None) -> ChildEnd:
 
 
 class _Watched:
-    """A guarded call of a line, compared with what an observer of everything knows."""
+    """A guarded call of a line, compared with what an omniscient observer knows."""
 
     def __init__(self, attempt: Attempt, call: Call) -> None:
         self._attempt = attempt
@@ -440,11 +441,11 @@ class _Watched:
 
 
 class WatchedStore(OwnerStore):
-    """The data store of a run; a write under a claim that is lost has to change nothing."""
+    """The data store of a run; a write under a lost claim must change nothing."""
 
     def is_covered(self) -> bool:
-        """Tell whether a live lease covers the run, as it is claimed here."""
-        with looking_on():
+        """Tell whether a live lease covers the run, under the claim that this process has."""
+        with observing():
             mine = RunRecord.objects.filter(pk=self._run.id, status=Status.RUNNING)
             mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
             return mine.filter(worker__lost_at=None).exists()
@@ -458,10 +459,10 @@ class WatchedStore(OwnerStore):
         finally:
             SEEN["writes refused" if not is_covered else "writes"] += 1
             if not is_covered:
-                assert not is_taken, "a write under a lost claim was taken"
-                assert self._all() == before, "a write under a lost claim has changed something"
+                assert not is_taken, "a write under a lost claim was accepted"
+                assert self._all() == before, "a write under a lost claim changed something"
         return count
 
     def _all(self) -> list[Any]:
-        with looking_on():
+        with observing():
             return list(DataStoreEntry.objects.order_by("pk").values_list("owner", "key", "value"))

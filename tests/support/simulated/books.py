@@ -1,4 +1,4 @@
-"""What an observer of everything knows, and what must be true of the records after each step."""
+"""What an omniscient observer knows, and what must be true of the records after each step."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ __all__ = ["Books"]
 
 Row = dict[str, Any]
 Rows = dict[uuid.UUID, Row]
-MOMENT = timedelta(seconds=0.5)  # what may lie between an instant and our seeing it
+MOMENT = timedelta(
+    seconds=0.5
+)  # the longest time between an event and this code's reading of the clock
 REMOVED_LOG = {"log_removed_at"}
 
 
 class Books:
-    """The records as they are, held against what has been done.
+    """The records, compared with what was done.
 
     Args:
-        most_skew: how far two clocks are apart; limits in time are as exact as they are.
+        most_skew: the difference between the two most different clocks; limits in time are as
+            exact as that.
 
     Attributes:
         started: the roots that people have started, with their agents.
-        asked: the runs that were asked to stop, also if the answer was lost.
-        accepted: those of which it was said that they will.
+        asked: the runs that people requested to stop, even if the answer was lost.
+        accepted: those whose stop was accepted.
     """
 
     def __init__(self, most_skew: timedelta) -> None:
@@ -64,7 +67,7 @@ class Books:
     def rows(self) -> Rows:
         return {row["id"]: row for row in RunRecord.objects.order_by("created_at").values()}
 
-    # What is true after every step.
+    # True after every step.
 
     def check(self) -> None:
         rows = self.rows()
@@ -86,13 +89,13 @@ class Books:
     def _check_row(self, row: Row, rows: Rows, alive: set[Any]) -> None:
         parent = rows.get(row["parent_id"])
         if parent is not None and parent["status"] in TERMINAL:
-            assert row["status"] in TERMINAL, "a child outlives its caller"
+            assert row["status"] in TERMINAL, "a child has outlived its caller"
         assert row["attempt"] <= row["max_attempts"]
         assert row["stop_calls_started_after_acknowledgement"] == 0
         if row["status"] == "queued":
             assert row["in_flight"] == []
-            assert row["stop_requested_at"] is None, "nothing is begun that is to stop"
-            self._check_taken_away(row, alive)
+            assert row["stop_requested_at"] is None, "a run with a stop request was started"
+            self._check_taken_over(row, alive)
         elif row["id"] in self._ended:
             self._check_unchanged(row)
         elif row["status"] in TERMINAL:
@@ -101,13 +104,13 @@ class Books:
             self._ended_at[row["id"]] = CLOCK.time
 
     def _attempts_of(self, row: Row) -> list[Attempt]:
-        """Return those of its last claim: one, or none if no process has started it."""
+        """Return the attempts of its last claim: one, or none if no process has started it."""
         return self._attempts.get((row["id"], row["attempt"]), [])
 
     def _check_unchanged(self, row: Row) -> None:
         before = self._ended[row["id"]]
         changed = {name for name in row if row[name] != before[name]}
-        assert changed <= REMOVED_LOG, "what is over stays as it is"
+        assert changed <= REMOVED_LOG, "a finished run has changed"
         self._ended[row["id"]] = row
 
     def _check_logs(self, rows: Rows) -> None:
@@ -116,7 +119,7 @@ class Books:
             logs[id].append((seq, type))
         for id, row in rows.items():
             if row["log_removed_at"] is not None:
-                assert logs[id] == [], "a log goes as a whole"
+                assert logs[id] == [], "a log was removed in part"
                 continue
             assert [seq for seq, _ in logs[id]] == list(range(1, row["last_seq"] + 1))
             ends = [seq for seq, type in logs[id] if type == "agent_end"]
@@ -134,14 +137,16 @@ class Books:
         attempts = self._attempts_of(row)
         for attempt in attempts:
             is_over = attempt.is_over or attempt.process.state == "dead"
-            # The one of this attempt: a run that was requeued may be over without another.
-            assert is_over or attempt.entry.worker not in alive, "over, and its code is running"
+            # The end of this attempt: a run that was requeued may end without another attempt.
+            assert is_over or attempt.entry.worker not in alive, (
+                "the run has ended, and its code is running"
+            )
         kinds = {attempt.kind for attempt in attempts}
         if row["status"] == "success":
-            assert kinds == {"success"}, "a success that was none"
+            assert kinds == {"success"}, "a success, but the agent's code did not succeed"
             assert row["result"] == f"attempt {row['attempt']}"
         elif row["status"] == "stopped":
-            assert self._was_asked(row), "no one has requested this stop"
+            assert self._was_asked(row), "this stop was not requested"
         else:
             code = row["error"]["code"]
             if code == "unhandled_exception":
@@ -150,16 +155,16 @@ class Books:
                 self._check_queue_timeout(row)
             else:
                 assert code in {"worker_lost", "worker_shutdown"}
-                self._check_taken_away(row, alive)
+                self._check_taken_over(row, alive)
             SEEN[code] += 1
         SEEN[row["status"]] += 1
 
-    def _check_taken_away(self, row: Row, alive: set[Any]) -> None:
-        """Check a run that was ended, or requeued, without regard to what its code has done."""
+    def _check_taken_over(self, row: Row, alive: set[Any]) -> None:
+        """Check a run that was ended or requeued regardless of what its code has done."""
         for attempt in self._attempts_of(row):
             is_gone = attempt.process.state == "dead" or attempt.entry.worker not in alive
-            # A stop of its process that it observed, or that came before its children were over.
-            assert is_gone or is_leaving(attempt.entry), "its code had its own end"
+            # It observed a stop of its process, or one that came before its children ended.
+            assert is_gone or is_leaving(attempt.entry), "its code has ended by itself"
             drains = attempt.process.worker.heartbeat.is_draining.is_set()
             is_shutdown = row["status"] == "error" and row["error"]["code"] == "worker_shutdown"
             assert drains or not is_shutdown, "no worker was shut down"
@@ -168,15 +173,15 @@ class Books:
         return row["stop_reason"] == CALLER_LOST or row["stop_root_request"] in self.asked
 
     def check_accepted(self, run: uuid.UUID, process: Process | None) -> None:
-        """Check a stop that was just answered; ``process`` is where it was requested."""
+        """Check a stop that was just answered; ``process`` handled the request."""
         row = RunRecord.objects.get(pk=run)
         assert row.stop_requested
-        assert row.status != "queued", "a queued run is over when the answer leaves"
+        assert row.status != "queued", "a queued run has ended when the answer is sent"
         if process is None:
             return
         for attempt in process.attempts:
             if (attempt.entry.id, attempt.entry.attempt) == (run, row.attempt):
-                assert attempt.entry.token.stopped, "the token is tripped when the answer leaves"
+                assert attempt.entry.token.stopped, "the token is tripped when the answer is sent"
 
     # The queue.
 
@@ -187,7 +192,7 @@ class Books:
         assert waited + self._slack >= timedelta(seconds=limit), "it had time left"
 
     def check_claims(self, process: Process, before: Rows) -> None:
-        """Check what a process has claimed, all that there was for it."""
+        """Check a process's claims, after it claimed everything that it could."""
         rows = self.rows()
         claimed = [
             row
@@ -198,17 +203,17 @@ class Books:
             waited = CLOCK.time - self._queued_at.get((row["id"], row["attempt"] - 1), CLOCK.time)
             limit = _queue_seconds(row["agent"])
             assert limit is None or waited <= timedelta(seconds=limit) + self._slack, (
-                "begun too late"
+                "a run was started too late"
             )
         SEEN["claims"] += len(claimed)
         if not self._takes_runs(process):
             return
-        SEEN["waits for a limit"] += any(
-            row["status"] == "queued" and not self._may_begin(row, rows) for row in rows.values()
+        SEEN["the run exceeds a limit"] += any(
+            row["status"] == "queued" and not self._may_start(row, rows) for row in rows.values()
         )
-        waiting = [row for row in rows.values() if self._may_begin(row, rows)]
+        waiting = [row for row in rows.values() if self._may_start(row, rows)]
         if process.worker.claim_loop._capacity_left() > 0:
-            assert not waiting, "a slot is free, and a run waits for it"
+            assert not waiting, "a slot is free, but a run waits for it"
         first = max((row["priority"] for row in waiting), default=None)
         assert first is None or all(row["priority"] >= first for row in claimed), "out of order"
 
@@ -216,7 +221,7 @@ class Books:
         taking = WorkerRecord.objects.filter(pk=process.worker.id, lost_at=None, draining_at=None)
         return taking.exists() and not process.worker.is_fenced
 
-    def _may_begin(self, row: Row, rows: Rows) -> bool:
+    def _may_start(self, row: Row, rows: Rows) -> bool:
         if row["status"] != "queued" or _is_overdue(row, CLOCK.time + self._slack):
             return False
         allowed = limits()
@@ -226,22 +231,22 @@ class Books:
             return False
         return not allowed.per_owner or by_owner[row["owner_id"]] < allowed.per_owner
 
-    # What is true after a poll of all.
+    # True after all have polled.
 
-    def check_looked_after(self) -> None:
-        """Check what nothing has kept anybody from finding."""
+    def check_detected(self) -> None:
+        """Check what every process was free to detect."""
         rows = self.rows()
         alive = _alive_workers()
         for row in rows.values():
             if row["status"] == "queued":
                 is_overdue = _is_overdue(row, CLOCK.time - self._slack)
-                assert not is_overdue, "it has waited for too long, and is still waiting"
+                assert not is_overdue, "its time in the queue is over, and it is still queued"
             if row["status"] != "running" or row["worker_id"] in alive:
                 continue
-            assert row["in_flight"] == [], "in flight, and no live lease covers it"
+            assert row["in_flight"] == [], "a run is in flight without a live lease"
             below = [r for r in rows.values() if r["parent_id"] == row["id"]]
             going_on = [r for r in below if r["status"] in ACTIVE]
-            assert going_on, "its worker was lost, and it is left as it was"
+            assert going_on, "its worker was lost, and it was not dealt with"
             for child in going_on:
                 is_asked = child["stop_requested_at"] is not None
                 assert is_asked or child["worker_id"] not in alive, (
@@ -249,7 +254,7 @@ class Books:
                 )
 
     def check_writes(self, process: Process, before: Rows) -> None:
-        """Check that a recorder has written of its own claims only."""
+        """Check that a recorder has written only under its own claims."""
         claims = {
             (id, attempt.entry.worker, attempt.entry.attempt)
             for (id, _), attempts in self._attempts.items()
@@ -259,18 +264,18 @@ class Books:
         for id, row in self.rows().items():
             if row != before[id]:
                 held = (id, before[id]["worker_id"], before[id]["attempt"])
-                assert held in claims, "a stranger has written"
+                assert held in claims, "another process has written"
                 assert before[id]["status"] == "running"
 
     # Retention.
 
     def _check_removed(self, rows: Rows) -> None:
-        """Check that only what is old enough is gone: whole trees, and logs."""
+        """Check that only what is old enough was removed: whole trees, and logs."""
         options = conf()
         gone = [row for id, row in self._ended.items() if id not in rows]
         for row in gone:
             root = row["root_id"]
-            assert root not in rows, "a part of a tree is gone"
+            assert root not in rows, "a tree was removed in part"
             assert self._is_older(root, options.keep_days), "a run was removed too early"
         SEEN["runs removed"] += len(gone)
         for row in gone:
@@ -286,7 +291,7 @@ class Books:
         age = CLOCK.time - self._ended_at[run]
         return age + self._slack >= timedelta(days=days)
 
-    def check_nothing_is_left(self) -> None:
+    def check_all_removed(self) -> None:
         """Check that retention has removed everything but the data store."""
         assert not RunRecord.objects.exists()
         assert not RunEvent.objects.exists()

@@ -1,4 +1,4 @@
-"""The time of a simulated world, and what each of its hosts takes it for."""
+"""The time of a simulated world, and the clocks of its hosts."""
 
 from __future__ import annotations
 
@@ -25,49 +25,48 @@ TICK = timedelta(microseconds=1)
 
 
 class Clock:
-    """Goes on when it is told to, and by a microsecond whenever it is read.
+    """Advances when the test says so, and by a microsecond with each reading.
 
-    Ids are its business, too, since they are made of the time: so that the same steps make the
-    same world.
+    It also makes the ids, which contain the time: the same steps make the same world.
     """
 
     def __init__(self) -> None:
         self.time = datetime(2030, 1, 1, tzinfo=UTC)
         self._ids = 0
 
-    def pass_by(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
 
     def now(self, tz: object = None) -> datetime:
-        """Return what the host that asks takes the time for."""
+        """Return the time on the clock of the host that asks."""
         self.time += TICK
         return self.time + Host.here.skew
 
     def monotonic(self) -> float:
-        """Return the seconds that have passed, which all hosts agree about."""
+        """Return the seconds that have passed, the same on all hosts."""
         self.time += TICK
         return self.time.timestamp()
 
     def sleep(self, seconds: float) -> None:
-        self.pass_by(seconds)
+        self.advance(seconds)
 
     def database_now(self) -> Value:
         self.time += TICK
         return Value(self.time, DateTimeField())
 
     def make_id(self) -> uuid.UUID:
-        """Return an id that sorts after those before, as a UUIDv7 does."""
+        """Return an id that sorts after the earlier ones, as a UUIDv7 does."""
         self._ids += 1
         return uuid.UUID(int=(7 << 76) | self._ids)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Have the program go by this clock."""
+        """Make the program use this clock."""
         patch.setattr(timezone, "now", self.now)
         patch.setattr(leases, "Now", self.database_now)
         for module in (cancellation, guard, heartbeat, reaper, started_runs, transactions):
             patch.setattr(module, "time", self)
-        for told in (cancellation, guard, trace, events):
-            patch.setattr(told, "datetime", _Datetime)
+        for module in (cancellation, guard, trace, events):
+            patch.setattr(module, "datetime", _Datetime)
         patch.setattr(starting, "uuid7", self.make_id)
         for model, name, default in (
             (RunRecord, "created_at", self.now),
@@ -86,10 +85,10 @@ class _Datetime(datetime):
 
 
 class Host:
-    """A machine, with a clock of its own.
+    """A machine with its own clock.
 
     Attributes:
-        here: where the code that is running now runs.
+        here: the host on which the current code runs.
         skew: how far its clock is ahead.
     """
 

@@ -1,4 +1,4 @@
-"""What may befall a process between any two statements, and what nothing befalls."""
+"""Faults between any two statements of a process, and the code that is exempt from them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from django.db import connection
 
-__all__ = ["Crash", "breaking", "looking_on"]
+__all__ = ["Crash", "breaking", "observing"]
 
 
 class Crash(BaseException):
-    """The process is gone from one instant to the next."""
+    """The process is gone in an instant."""
 
 
 @contextmanager
 def breaking(what: type[BaseException], *, before_statement: int | None) -> Iterator[None]:
-    """Raise ``what`` before the nth statement of the block, or else right after a commit.
+    """Raise ``what`` before the nth statement of the block, or right after a commit.
 
-    After a commit no process knows of it yet, not even the one that asked for it.
+    After such a commit no process knows of it yet, not even the process that made it.
     """
     left = before_statement
 
@@ -29,13 +29,13 @@ def breaking(what: type[BaseException], *, before_statement: int | None) -> Iter
             left -= 1
             if left < 0:
                 left = None
-                raise what("broken off")
+                raise what("interrupted")
         return run(sql, parameters, many, context)
 
     def commit() -> None:
         real_commit()
         connection._commit = real_commit  # type: ignore[method-assign]
-        raise what("broken off, but committed")
+        raise what("interrupted after the commit")
 
     real_commit = connection._commit
     if before_statement is None:
@@ -44,15 +44,15 @@ def breaking(what: type[BaseException], *, before_statement: int | None) -> Iter
         with connection.execute_wrapper(execute):
             yield
     except what:
-        connection.close()  # and with it what was to be done after a commit
+        connection.close()  # and with it the callbacks that run after a commit
         raise
     finally:
         connection._commit = real_commit  # type: ignore[method-assign]
 
 
 @contextmanager
-def looking_on() -> Iterator[None]:
-    """Look at the database without being part of what happens: no fault is due here."""
+def observing() -> Iterator[None]:
+    """Read the database as an observer: no fault happens here."""
     wrappers, connection.execute_wrappers = connection.execute_wrappers, []
     try:
         yield

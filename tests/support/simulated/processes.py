@@ -1,4 +1,4 @@
-"""Worker processes: a memory, a host, a worker whose threads are never started."""
+"""Worker processes: a memory, a host, and a worker whose threads are not started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from runs.worker.worker import Worker
 
 from .agents import SEEN, Attempt
 from .clock import Host
-from .faults import looking_on
+from .faults import observing
 
 __all__ = ["LEASE_SECONDS", "Process", "SimulatedExecutor"]
 
@@ -38,9 +38,9 @@ class Process(Host):
     """A worker process. ``state`` is up, frozen or dead.
 
     Attributes:
-        keeps_time: its lease ends for itself before others may take it for over. Not if a test
-            deferred that by force.
-        asked: runs that its agents have asked to stop.
+        keeps_time: its lease ends for itself before others may take over. Not so if a test
+            extended the lease by force.
+        asked: runs that its agents have requested to stop.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Process(Host):
         self.loop = loop
         self.state = "up"
         self.keeps_time = True
-        self.is_winding_down = False  # its agents start nothing new
-        self.attempts: list[Attempt] = []  # that are under way
+        self.is_winding_down = False  # its agents start nothing more
+        self.attempts: list[Attempt] = []  # attempts that are in progress
         self.history: list[Attempt] = []  # started since the last check
         self.asked: set[uuid.UUID] = set()
-        self.inbox: list[list[StopDelivery]] = []  # messages that have come
-        self.ids: set[uuid.UUID] = set()  # of the workers that it has been
+        self.inbox: list[list[StopDelivery]] = []  # received messages
+        self.ids: set[uuid.UUID] = set()  # of all workers that it has registered as
         self.memory: dict[str, Any] = {
             "_runs": {},
             "_workers": {},
@@ -88,7 +88,7 @@ class Process(Host):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Be the process that the code runs in."""
+        """Run the code of the block in this process."""
         before = {name: getattr(local_runs, name) for name in _MEMORY}
         for name, value in self.memory.items():
             setattr(local_runs, name, value)
@@ -105,7 +105,7 @@ class Process(Host):
         self.state = "dead"
         for attempt in self.attempts:
             attempt.drop()
-        with looking_on():
+        with observing():
             WorkerRecord.objects.filter(pk__in=self.ids).update(**_NO_PID)
 
     # What its threads do.
@@ -155,7 +155,7 @@ class Process(Host):
 
 
 class SimulatedExecutor:
-    """Takes the place of ``runs.executor.Executor`` in a worker whose threads are not started."""
+    """Replaces the executor of a worker whose threads are not started."""
 
     process: Process
 
@@ -170,7 +170,7 @@ class SimulatedExecutor:
         Attempt(self.process, record, entry)
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Let agents go on for a little."""
+        """Let agents continue for a little."""
         for _ in range(self.process.chance.randrange(8)):
             self.process.step_some_agent()
             self.process.poll_started()
@@ -187,7 +187,7 @@ class SimulatedExecutor:
 
 
 class _Database:
-    """In place of the threads: a caller continues when it is told to, and not at once."""
+    """Replaces the threads: a caller continues when the test says so, not at once."""
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         await _pause()
@@ -200,7 +200,7 @@ def _pause() -> Iterator[None]:
 
 
 def _run(work: Any) -> None:
-    """Go on with a coroutine until it is over."""
+    """Run a coroutine to its end."""
     try:
         while True:
             work.send(None)
@@ -222,7 +222,7 @@ class _Loop:
 
 
 class _Capacity:
-    """For so many: how much a machine has is another matter."""
+    """A fixed number of runs; the limits of the machine don't count here."""
 
     limited_by = ""
 

@@ -1,1 +1,1 @@
-"""A Django app whose agents misbehave on purpose, for tests with a server process of its own."""
+"""A Django app whose agents misbehave on purpose, for tests with a separate server process."""

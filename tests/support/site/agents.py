@@ -31,7 +31,7 @@ async def loop(tools: Tools) -> str:
 
 @agent("site-partial")
 async def partial(tools: Tools) -> str:
-    """Go on until told otherwise, and then hand over what there is."""
+    """Run until a stop, and then return a partial result."""
     from agents import should_stop
 
     while not should_stop():
@@ -48,7 +48,7 @@ async def deaf(tools: Tools) -> str:
 
 @agent("site-again", on_worker_loss="requeue", max_attempts=3)
 async def again(tools: Tools, key: str) -> str:
-    """Loop in the first attempt, once it has called data_store.set, and end in the second."""
+    """Loop in the first attempt, after a call of data_store.set; end in the second."""
     if await tools.data_store.get(key):
         return "second attempt"
     await tools.data_store.set(key, True)
@@ -66,7 +66,7 @@ async def tree(tools: Tools, width: int = 2) -> list[str]:
 
 @agent("site-relay", on_worker_loss="requeue", max_attempts=5)
 async def relay(tools: Tools, seconds: float = 3.0) -> str:
-    """Start two others on whatever workers there are, and chat meanwhile."""
+    """Start two others, on any worker, and log messages meanwhile."""
     children = [await tools.agents.start("site-chat", {"seconds": seconds}) for _ in range(2)]
     await _chat(tools, seconds)
     for child in children:
@@ -95,11 +95,11 @@ async def brief(tools: Tools, seconds: float = 0.5) -> str:
 
 @agent("site-block")
 async def block(tools: Tools, seconds: float = 2.0) -> str:
-    """Block the loop of all agents, as one must not."""
+    """Block the loop of all agents, which agents must not do."""
     tools.log("blocking")
     await asyncio.sleep(0.1)
     time.sleep(seconds)
-    await asyncio.sleep(0.5)  # long enough to be told that it is over
+    await asyncio.sleep(0.5)  # long enough for the worker to be declared lost
     return "blocked"
 
 
@@ -115,7 +115,7 @@ def compute(tools: SyncTools, seconds: float = 2.0) -> int:
 
 @agent("site-hold")
 async def hold(tools: Tools, url: str, count: int = 1) -> int:
-    """Have so many requests under way at a time; fail with the first that does."""
+    """Have so many requests in flight at a time; fail with the first that fails."""
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(tools.http.get(url, timeout=60)) for _ in range(count)]
     return sum(call.result().status_code == 200 for call in calls)

@@ -1,4 +1,4 @@
-"""An agent that takes whatever a form can hold, and gives it back."""
+"""An agent whose input has everything that a form can hold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Dog(BaseModel):
 
 
 class Node(BaseModel):
-    """A tree that never ends, unless it is stopped."""
+    """A tree without an end, unless it is stopped."""
 
     name: str
     children: list[Node] = []

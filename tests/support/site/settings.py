@@ -9,13 +9,13 @@ from project.settings import INSTALLED_APPS as _APPS
 INSTALLED_APPS = [*_APPS, "tests.support.site"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-# No style sheet changes while a test runs: looked up once, not for each of a page's files.
+# No style sheet changes while a test runs: find each one once, not for every page.
 WHITENOISE_AUTOREFRESH = False
 
-# Where agents leave word outside of the program's own books; see witnesses.py.
+# Where agents write lines outside of the database; see witnesses.py.
 WITNESS_FILE = os.environ.get("WITNESS_FILE", "")
 
-# The share of messages between processes that are lost; as many are told twice. See lossy.py.
+# The share of messages between processes that are lost; as many arrive twice. See lossy.py.
 LOST_MESSAGES = float(os.environ.get("LOST_MESSAGES") or 0)
 if LOST_MESSAGES:
     _LAYERS["default"]["BACKEND"] = "tests.support.site.lossy.LossyLayer"

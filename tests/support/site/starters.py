@@ -1,4 +1,4 @@
-"""Agents that start others, which may be on another worker."""
+"""Agents that start others, possibly on another worker."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from agents import SubAgentFailed, SubAgentStopped, Tools, agent
 
 @agent("site-set")
 async def set_key(tools: Tools, key: str) -> None:
-    """Open what waits for a key of the data store."""
+    """Set a key of the data store, for which other agents wait."""
     await tools.data_store.set(key, True)
 
 
 @agent("site-starter")
 async def starter(tools: Tools, agents: list[str], key: str = "", leave: bool = False) -> list[str]:
-    """Start these agents, once there is a ``key``, and say how each has ended."""
+    """Wait for ``key``, start these agents, and return how each has ended."""
     return await _start(tools, agents, key, leave)
 
 
 @agent("site-starter-again", on_worker_loss="requeue", max_attempts=3)
 async def starter_again(tools: Tools, agents: list[str], key: str = "") -> list[str]:
-    """As ``site-starter``; starts again when its worker was lost, and then starts nothing."""
+    """As ``site-starter``; after its worker was lost, it runs again and starts nothing."""
     marker = f"{key} again"
     if await tools.data_store.get(marker):
         return ["second attempt"]

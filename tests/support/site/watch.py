@@ -1,6 +1,6 @@
-"""Agents that are worth watching: they talk, call each other, fail, print, flood and attack.
+"""Agents with much to show: they talk, call each other, fail, print, flood and attack.
 
-What the model says to them, and when, is the business of the test's ``LLMServer``.
+The test's ``LLMServer`` decides what the model answers, and when.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agents import AgentStopped, SubAgentFailed, SubAgentStopped, Tools, agent
 
 __all__ = ["HOSTILE", "LONG_WORD"]
 
-#: What a browser must not take for anything but text.
+#: What a browser must show as plain text.
 HOSTILE = (
     "<script>document.title='owned'</script>"
     "<img src=x onerror=\"document.title='owned'\">"
@@ -86,7 +86,7 @@ async def younger(tools: Tools) -> str:
 
 @agent("site-family", title="Ask the family")
 async def family(tools: Tools) -> list[str]:
-    """Call two at once; one that is stopped by itself is done without."""
+    """Call two agents at once; continue without one that is stopped by itself."""
 
     async def ask(name: str) -> str:
         try:
@@ -127,11 +127,11 @@ async def printer(tools: Tools, lines: int = 400) -> dict[str, Any]:
 async def flood(
     tools: Tools, lines: int = 5_000, pause: float = 0.0, ask_every: int = 10_000, size: int = 0
 ) -> int:
-    """Log thousands of lines as fast as it goes; ``pause`` seconds after each hundred.
+    """Log thousands of lines as fast as possible; pause ``pause`` seconds after each hundred.
 
-    Each is ``size`` characters longer than it needs to be.
+    Each line is ``size`` characters longer than necessary.
 
-    After each ``ask_every`` it asks the model, so that a test can let it wait there.
+    After each ``ask_every`` lines it asks the model, so that a test can let it wait there.
     """
     for number in range(1, lines + 1):
         tools.log(f"flood {number}" + "." * size)

@@ -1,6 +1,6 @@
-"""Agents that leave word of what they do outside of the program's own books: in a file.
+"""Agents that write what they do to a file, outside of the database.
 
-A line is written by one write(2) to a file opened for appending, so it is there, whole, even if
+Each line is one write(2) to a file that is open for appending, so the whole line is there even if
 the process is killed at the next instruction: {word, run, pid, at, ...}.
 """
 
@@ -28,7 +28,7 @@ def _file() -> int:
 
 
 def note(word: str, **more: Any) -> None:
-    """Say something of the run that this code belongs to."""
+    """Write a line about the run that this code belongs to."""
     trace = current_trace()
     run = trace.run if trace is not None else None
     line = {"word": word, "run": run, "pid": os.getpid(), "at": time.time(), **more}
@@ -37,18 +37,18 @@ def note(word: str, **more: Any) -> None:
 
 @agent("witness-once")
 async def once(tools: Tools, seconds: float = 0.0) -> str:
-    """Begin, wait, end. It must not run twice, so it isn't begun again when its worker is lost."""
+    """Start, wait, end. It must not run twice: it isn't requeued when its worker is lost."""
     return await _work(seconds)
 
 
 @agent("witness-again", on_worker_loss="requeue", max_attempts=20)
 async def again(tools: Tools, seconds: float = 0.0) -> str:
-    """The same, of the kind that may be run again."""
+    """The same, but it may be requeued."""
     return await _work(seconds)
 
 
 async def _work(seconds: float) -> str:
-    note("begin")
+    note("start")
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, 0.1))
@@ -59,14 +59,14 @@ async def _work(seconds: float) -> str:
 
 @agent("witness-talker")
 async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> str:
-    """Log, write to the data store and count aloud, until stopped."""
-    note("begin")
+    """Log, write to the data store and count, until stopped."""
+    note("start")
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
         number += 1
         tools.log(f"line {number}")
-        note("said", number=number)
+        note("logged", number=number)
         await tools.data_store.set("number", number)
         await asyncio.sleep(pause)
     note("end")
@@ -75,13 +75,13 @@ async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> s
 
 @agent("witness-caller")
 async def caller(tools: Tools, url: str, seconds: float = 3600.0) -> str:
-    """Ask ``url`` again and again, and write into the data store in between, until stopped."""
+    """Request ``url`` repeatedly, and write into the data store in between, until stopped."""
     return await _call(tools, url, seconds)
 
 
 @agent("witness-caller-again", on_worker_loss="requeue", max_attempts=20)
 async def caller_again(tools: Tools, url: str, seconds: float = 3600.0) -> str:
-    """The same, of the kind that may be run again; then for a second only."""
+    """The same, but it may be requeued; the second attempt takes a second only."""
     trace = current_trace()
     assert trace is not None
     before = await tools.data_store.get(trace.run)
@@ -92,7 +92,7 @@ async def caller_again(tools: Tools, url: str, seconds: float = 3600.0) -> str:
 
 
 async def _call(tools: Tools, url: str, seconds: float) -> str:
-    note("begin")
+    note("start")
     trace = current_trace()
     assert trace is not None
     end = time.monotonic() + seconds
@@ -107,8 +107,8 @@ async def _call(tools: Tools, url: str, seconds: float) -> str:
 
 @agent("witness-swallower")
 async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
-    """Catch whatever comes, a dozen times, and then claim that all went well."""
-    note("begin")
+    """Catch every exception, a dozen times, and then return a success."""
+    note("start")
     caught = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end and caught < 12:
@@ -116,7 +116,7 @@ async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
             now = {"pid": os.getpid(), "at": time.time()}
             await tools.data_store.set(f"swallower {id(tools)}", now)
             await asyncio.sleep(0.05)
-        except BaseException:  # an agent's author may know no better
+        except BaseException:  # some authors of agents do this
             caught += 1
     note("end")
     return "all went well"
@@ -125,7 +125,7 @@ async def swallower(tools: Tools, seconds: float = 3600.0) -> str:
 @agent("witness-thread")
 def thread(tools: SyncTools, seconds: float = 3600.0) -> str:
     """Block a thread, and call a tool now and then."""
-    note("begin")
+    note("start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.1)
@@ -138,7 +138,7 @@ def thread(tools: SyncTools, seconds: float = 3600.0) -> str:
 @agent("witness-tree")
 async def tree(tools: Tools, seconds: float = 3600.0, width: int = 2, depth: int = 1) -> list[str]:
     """Call ``width`` agents at once, which do the same ``depth`` times; the last ones wait."""
-    note("begin")
+    note("start")
     below: dict[str, Any] = {"seconds": seconds}
     name = "witness-once"
     if depth > 1:
@@ -152,7 +152,7 @@ async def tree(tools: Tools, seconds: float = 3600.0, width: int = 2, depth: int
 @agent("witness-model")
 async def model(tools: Tools, questions: int = 5) -> str:
     """Ask the model."""
-    note("begin")
+    note("start")
     for number in range(questions):
         await tools.call_llm([{"role": "user", "content": f"Question {number}: what is there?"}])
     note("end")

@@ -1,4 +1,4 @@
-"""The installation of docs/deploying.md, behind its example of nginx, while it is restarted."""
+"""The installation of docs/deploying.md with its example of nginx, during a rolling restart."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 PRODUCTION = {
     "DJANGO_DEBUG": "0",
-    "DJANGO_SECRET_KEY": "only for this test, and long enough for all that is asked of it",
+    "DJANGO_SECRET_KEY": "only for this test, and long enough for its checks",
     "DJANGO_ALLOWED_HOSTS": HOST,
 }
 
 
 class Reader:
-    """Follows a run through the proxy, and comes back whenever it is sent away."""
+    """Follows a run through the proxy, and reconnects whenever its connection is closed."""
 
     def __init__(self, follow: Callable[[int], Iterator[dict[str, Any]]]) -> None:
         self.seqs: list[int] = []
         self.end: dict[str, Any] | None = None
-        self.comings = 0
+        self.connections = 0
         self._follow = follow
         self._is_leaving = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
@@ -46,15 +46,15 @@ class Reader:
         assert self.end is not None, "its feed has no end"
 
     def leave(self) -> None:
-        """Follow no more, whatever there is; for when the proxy has ended what was open."""
+        """Stop following, for connections that the proxy has ended."""
         self._is_leaving.set()
         self._thread.join(PATIENCE_SECONDS)
 
     def _main(self) -> None:
         give_up = time.monotonic() + 3 * PATIENCE_SECONDS
         while self.end is None and time.monotonic() < give_up and not self._is_leaving.is_set():
-            self.comings += 1
-            # A client that comes just as a process goes is sent away, one way or the other.
+            self.connections += 1
+            # A client that connects while a process shuts down is refused in one of several ways.
             with contextlib.suppress(httpx.TransportError, WebSocketException, OSError, EOFError):
                 self._read()
             time.sleep(0.05)
@@ -117,7 +117,7 @@ def client() -> Iterator[Callable[[Proxy, str], httpx.Client]]:
         one.close()
 
 
-def test_pages_feeds_and_stops_outlive_a_rolling_restart(
+def test_pages_feeds_and_stops_survive_a_rolling_restart(
     make_cluster: MakeCluster, client: Callable[[Proxy, str], httpx.Client], tmp_path: Path
 ) -> None:
     folder = tmp_path / "nginx"
@@ -127,7 +127,7 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
     ports = [web.port for web in webs]
     with contextlib.ExitStack() as leaving, proxying(folder, ports) as proxy:
         site = client(proxy, cluster.token)
-        _looks_right_from_outside(site, proxy)
+        _assert_site_is_configured(site, proxy)
         run = _start(site, "site-loop")
         readers = [
             Reader(_socket(proxy, cluster.token, run)),
@@ -135,11 +135,11 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
         ]
         for reader in readers:
             leaving.callback(reader.leave)
-        for reader in readers:  # while it runs: nothing is held back
-            eventually(lambda reader=reader: len(reader.seqs) >= 2, "its first events are there")
+        for reader in readers:  # while the run is active: the proxy must not buffer
+            eventually(lambda reader=reader: len(reader.seqs) >= 2, "its first events have arrived")
         for web in webs:
             _restart(cluster, web, site)
-        gone = cluster.nodes[-1]  # the others are asked, and nginx has not been told
+        gone = cluster.nodes[-1]  # the proxy uses the others; its configuration does not change
         gone.terminate()
         gone.wait()
         answer = site.post(f"/runs/{run}/stop", params={"wait": 30}, json={"reason": "enough"})
@@ -150,13 +150,17 @@ def test_pages_feeds_and_stops_outlive_a_rolling_restart(
             assert reader.seqs == list(range(1, answer.json()["last_seq"] + 1))
             assert reader.end is not None
             assert reader.end["status"] == "stopped"
-        assert sum(reader.comings for reader in readers) > len(readers), "no reader was sent away"
+        assert sum(reader.connections for reader in readers) > len(readers), (
+            "no reader was disconnected"
+        )
 
 
-def _looks_right_from_outside(site: httpx.Client, proxy: Proxy) -> None:
+def _assert_site_is_configured(site: httpx.Client, proxy: Proxy) -> None:
     page = site.get("/accounts/login/")
     assert page.status_code == 200
-    assert page.headers["Strict-Transport-Security"]  # it knows that it was asked by https
+    assert page.headers[
+        "Strict-Transport-Security"
+    ]  # the process knows that the request came by https
     assert "Secure" in page.headers["Set-Cookie"]
     assert site.get("/metrics").status_code == 404
     assert site.get("/health/ready").json()["status"] == "ready"
@@ -178,7 +182,7 @@ def _restart(cluster: Any, web: Web, site: httpx.Client) -> None:
     while web.is_alive:
         assert site.get("/runs").status_code == 200
     assert web.wait() == 0, web.output
-    for number in range(5):  # no process listens there now, and nginx finds that out
+    for number in range(5):  # no process listens there now, and nginx detects that
         assert site.get("/runs").status_code == 200
         _start(site, "site-trivial", number=number)
     cluster.again(web)

@@ -1,4 +1,4 @@
-"""Behind PgBouncer, by the example of deploy/: each transaction is in another session."""
+"""With PgBouncer, configured as in deploy/: each transaction may have another session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.services import PrivatePgBouncer
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 
-def test_nothing_is_bound_to_a_session(
+def test_no_code_depends_on_a_session(
     make_cluster: MakeCluster, private_pgbouncer: PrivatePgBouncer
 ) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS="15")
@@ -21,8 +21,8 @@ def test_nothing_is_bound_to_a_session(
 
     talker = web.start("witness-talker", pause=0.01)
     tree = web.start("site-relay", seconds=2.0)
-    eventually(lambda: web.run(talker)["last_seq"] > 300, "it has talked for a while")
-    # By now a reader of the log from its beginning is served from the table, in several pages.
+    eventually(lambda: web.run(talker)["last_seq"] > 300, "it has logged for a while")
+    # A reader of the log from its start now reads several pages of the table.
     headers = {"Accept": "text/event-stream"}
     with web.client.stream("GET", f"/runs/{talker}/events", headers=headers) as answer:
         lines = (line for line in answer.iter_lines() if line.startswith("id: "))
@@ -32,7 +32,7 @@ def test_nothing_is_bound_to_a_session(
 
     cluster.postgres.restart()
     asked = f"/runs/{talker}/stop"
-    eventually(lambda: web.client.post(asked).status_code == 202, "the stop is taken")
+    eventually(lambda: web.client.post(asked).status_code == 202, "the stop is accepted")
     web.until(talker, "stopped")
     cluster.until_quiet()
     assert_books_balance(cluster, started=[talker, tree], asked=[talker])

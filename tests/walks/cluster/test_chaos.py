@@ -1,7 +1,7 @@
-"""Kills, freezes, deploys, lost messages and a Redis that comes and goes; then the audit.
+"""Kills, freezes, deploys, lost messages and restarts of Redis; then the audit.
 
-``CHAOS_SECONDS=300`` runs for longer, ``CHAOS_SEED=...`` makes the same choices again (what
-they hit is up to the machine).
+``CHAOS_SECONDS=300`` runs longer. ``CHAOS_SEED=...`` repeats the choices (what they affect depends
+on the machine).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEASE_SECONDS = 2
 
 
 class _Chaos:
-    """Does one thing after the other to a cluster, as the seed has it."""
+    """Does one thing after the other to a cluster, chosen by the seed."""
 
     def __init__(
         self, cluster: Cluster, client: Client, workers: list[Worker], inbox: RequestInbox
@@ -48,7 +48,7 @@ class _Chaos:
         self._replacing = threading.Lock()
         self._redis_back_at = 0.0
 
-    def go_on(self, seconds: float) -> None:
+    def act(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         choices = {
             self.start: 60,
@@ -68,7 +68,7 @@ class _Chaos:
             time.sleep(STEP_SECONDS)
 
     def end(self) -> None:
-        """Let everything live again, and wait until all is done that was begun."""
+        """Resume and restart everything, and wait until all started runs have ended."""
         self._thaw(all=True)
         self.cluster.redis.start()
         for pending in self._pending:
@@ -138,11 +138,11 @@ class _Chaos:
         if self.workers:
             worker = self.chance.choice(self.workers)
             self.workers.remove(worker)
-            end(worker)  # a frozen one that is asked to drain does so when it goes on
+            end(worker)  # a frozen worker that gets SIGTERM drains when it resumes
             self._do(self._add_worker, _lossy(self.chance))
 
     def _add_worker(self, environment: dict[str, str]) -> None:
-        with self._replacing:  # one at a time: a start takes a second of the processor
+        with self._replacing:  # one at a time: a start takes a second of processor time
             self.workers.append(self.cluster.worker(**environment))
 
     def _replace_web(self, environment: dict[str, str]) -> None:
@@ -159,7 +159,7 @@ def _lossy(chance: random.Random) -> dict[str, str]:
     return {"LOST_MESSAGES": str(chance.choice([0, 0.3, 0.5]))}
 
 
-def test_whatever_happens_to_processes_the_books_balance(make_cluster: MakeCluster) -> None:
+def test_the_books_balance_after_random_faults(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS=str(LEASE_SECONDS), RUNS_DRAIN_SECONDS="1")
     with RequestInbox() as inbox:
         webs, workers = cluster.launch(webs=2, workers=3, LOST_MESSAGES="0.3")
@@ -167,7 +167,7 @@ def test_whatever_happens_to_processes_the_books_balance(make_cluster: MakeClust
         chaos = _Chaos(cluster, client, workers, inbox)
         print(f"CHAOS_SEED={chaos.seed}")
         try:
-            chaos.go_on(SECONDS)
+            chaos.act(SECONDS)
         finally:
             chaos.end()
         counts = cluster.until_quiet(within=90)

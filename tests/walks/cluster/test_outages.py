@@ -1,4 +1,4 @@
-"""Redis or PostgreSQL go away for a while: what can go on does, and nothing false is written."""
+"""Redis or PostgreSQL is away for a while: what can continue continues, and no record is false."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from tests.support.server import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
-SOON_SECONDS = 15.0  # generous: the machine is shared, and the polls are half a second apart
+SOON_SECONDS = 15.0  # generous: the machine is shared, and polls are half a second apart
 
 
-def test_without_redis_everything_works_and_with_it_again_sooner(
+def test_everything_works_without_redis_and_is_faster_once_it_is_back(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(API_THROTTLE_RATE="100000/min", RUNS_LEASE_SECONDS="6")
     (web,), (worker,) = cluster.launch(webs=1, workers=1)
     channel = f"halting__group__runs.worker.{worker.id.hex}"
-    eventually(lambda: _is_heard(cluster, channel), "the worker listens")
+    eventually(lambda: _has_subscriber(cluster, channel), "the worker listens")
     long = web.start("witness-talker", pause=0.05)
     started = [long]
     with _following(web, long) as seen:
         web.until_it_works(long)
-        with cluster.redis.paused():  # it takes what it is sent, and never answers
+        with cluster.redis.paused():  # it accepts messages, and never answers
             started.append(_stopped_within(web, SOON_SECONDS))
-            _goes_on(seen)
+            _assert_continues(seen)
         with cluster.redis.away():
             started.append(_stopped_within(web, SOON_SECONDS))
             assert web.client.get("/health/ready").json()["degraded"] is True
-            _goes_on(seen)
-        eventually(lambda: _is_heard(cluster, channel), "the worker listens again")
+            _assert_continues(seen)
+        eventually(lambda: _has_subscriber(cluster, channel), "the worker listens again")
         cluster.redis.restart()
-        eventually(lambda: _is_heard(cluster, channel), "and again")
+        eventually(lambda: _has_subscriber(cluster, channel), "both listen again")
         started.append(_stopped_within(web, SOON_SECONDS))
         assert web.client.post(f"/runs/{long}/stop").status_code == 202
         final = web.until(long, "stopped")
-        eventually(lambda: len(seen) >= final["last_seq"], "the feed has all")
+        eventually(lambda: len(seen) >= final["last_seq"], "the feed is complete")
     assert seen == list(range(1, final["last_seq"] + 1))
     assert_books_balance(cluster, started=started, asked=started)
 
@@ -63,7 +63,7 @@ def test_postgresql_is_restarted_within_the_lease(make_cluster: MakeCluster) -> 
         _accepted(web.client, f"/runs/{stopped}/stop")
         cluster.postgres.break_connections()
         final = web.until(started[0], "success", "error", within=30)
-        eventually(lambda: len(seen) >= final["last_seq"], "the feed has all")
+        eventually(lambda: len(seen) >= final["last_seq"], "the feed is complete")
     web.until(stopped, "stopped", within=SOON_SECONDS)
     cluster.until_quiet()
     assert seen == list(range(1, final["last_seq"] + 1))
@@ -71,7 +71,7 @@ def test_postgresql_is_restarted_within_the_lease(make_cluster: MakeCluster) -> 
     assert_books_balance(cluster, started=[*started, stopped], asked=[stopped])
 
 
-def test_postgresql_is_away_for_longer_than_the_lease(make_cluster: MakeCluster) -> None:
+def test_postgresql_is_away_longer_than_the_lease(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS="2")
     (web,), (worker,) = cluster.launch(webs=1, workers=1)
     waiting = [web.start("witness-again", seconds=1.0) for _ in range(2)]
@@ -82,7 +82,7 @@ def test_postgresql_is_away_for_longer_than_the_lease(make_cluster: MakeCluster)
     gone_at = time.monotonic()
     with cluster.postgres.away():
         signed_in = {"Cookie": f"sessionid={32 * 'a'}"}
-        with ThreadPoolExecutor(3) as pool:  # each waits for a connection for some seconds
+        with ThreadPoolExecutor(3) as pool:  # each waits some seconds for a connection
             asked = [
                 pool.submit(httpx.get, f"{web.url}/app/", headers=signed_in, timeout=30),
                 pool.submit(web.client.post, f"/runs/{loops[0]}/stop"),
@@ -97,13 +97,13 @@ def test_postgresql_is_away_for_longer_than_the_lease(make_cluster: MakeCluster)
         assert web.client.get("/health/live").status_code == 200
         assert ready.status_code == 503
         assert worker.is_alive
-        assert time.monotonic() - gone_at > 2, "the lease was not over yet"
+        assert time.monotonic() - gone_at > 2, "the lease had not ended"
     _accepted(web.client, f"/runs/{loops[0]}/stop")
     cluster.until_quiet()
     codes = {run: web.run(run) for run in (*once, loops[1])}
     assert {run["status"] for run in codes.values()} == {"error"}
     assert {run["error"]["code"] for run in codes.values()} == {"worker_lost"}
-    # It was over by itself before the stop came, or was stopped: the worker let go of it.
+    # It ended by itself before the stop, or was stopped: the worker gave up its claim.
     assert web.run(loops[0])["status"] in ("stopped", "error")
     assert {web.run(run)["status"] for run in waiting} == {"success"}
     fresh = web.start("witness-once")
@@ -113,35 +113,35 @@ def test_postgresql_is_away_for_longer_than_the_lease(make_cluster: MakeCluster)
 
 
 def _stopped_within(web: Web, seconds: float) -> str:
-    """Start a run, stop it once it works, and return it."""
-    began = time.monotonic()
+    """Start a run, stop it when it works, and return it."""
+    started_at = time.monotonic()
     run = web.start("site-loop")
     web.until_it_works(run)
     assert web.client.post(f"/runs/{run}/stop").status_code == 202
     web.until(run, "stopped")
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - started_at < seconds
     return run
 
 
 def _accepted(client: httpx.Client, path: str) -> None:
-    """Ask again and again, as Retry-After says, until it is taken."""
+    """Repeat a request, as Retry-After says, until it is accepted."""
     eventually(lambda: client.post(path).status_code in (202, 409), path, SOON_SECONDS)
 
 
-def _goes_on(seen: list[int]) -> None:
+def _assert_continues(seen: list[int]) -> None:
     before = len(seen)
-    eventually(lambda: len(seen) > before + 3, "the feed goes on")
+    eventually(lambda: len(seen) > before + 3, "the feed continues")
 
 
-def _is_heard(cluster: Cluster, channel: str) -> bool:
-    """Tell whether anybody is subscribed to a channel of Redis."""
+def _has_subscriber(cluster: Cluster, channel: str) -> bool:
+    """Tell whether a process is subscribed to a channel of Redis."""
     with redis.Redis.from_url(cluster.redis.url) as client:
         return bool(dict(client.pubsub_numsub(channel))[channel.encode()])
 
 
 @contextmanager
 def _following(web: Web, run: str) -> Iterator[list[int]]:
-    """Read a run's events in a thread, and come back after each break with what was read last."""
+    """Read a run's events in a thread; after each break, reconnect with the last cursor."""
     seen: list[int] = []
     closing = threading.Event()
     headers = dict(web.client.headers) | {"Accept": "text/event-stream"}
@@ -166,7 +166,7 @@ def _following(web: Web, run: str) -> Iterator[list[int]]:
 
 
 def _read_once(client: httpx.Client, run: str, seen: list[int], closing: threading.Event) -> bool:
-    """Read until it breaks off; return whether the run is over."""
+    """Read until the connection breaks; return whether the run has ended."""
     after = {"Last-Event-ID": str(seen[-1])} if seen else {}
     with client.stream("GET", f"/runs/{run}/events", headers=after) as answer:
         if answer.status_code != 200:

@@ -1,4 +1,4 @@
-"""What health and metrics of real processes say while PostgreSQL or Redis is away."""
+"""Health and metrics of real processes while PostgreSQL or Redis is away."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ def _ready(url: str) -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-def _says(url: str, status: int, **checks: str) -> bool:
-    code, said = _ready(url)
-    return code == status and checks.items() <= said["checks"].items()
+def _reports(url: str, status: int, **checks: str) -> bool:
+    code, answer = _ready(url)
+    return code == status and checks.items() <= answer["checks"].items()
 
 
 def _health_of(worker: Node) -> str:
     return worker.output.partition("health at ")[2].partition("/health/")[0]
 
 
-def _refuses_soon(web: Web) -> bool:
-    began = time.monotonic()
+def _refuses_at_once(web: Web) -> bool:
+    started_at = time.monotonic()
     assert web.client.get("/runs").status_code == 503
-    return time.monotonic() - began < PATIENCE_SECONDS / 2
+    return time.monotonic() - started_at < PATIENCE_SECONDS / 2
 
 
-def test_what_is_away_is_said_and_what_comes_back_is_used(make_cluster: MakeCluster) -> None:
+def test_an_outage_is_reported_and_its_end_is_detected(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     (web,), (worker,) = cluster.launch(webs=1, workers=1)
     both = [web.url, _health_of(worker)]
 
     cluster.redis.stop()
     for url in both:
-        eventually(lambda url=url: _says(url, 200, cache="away", database="ok"))
+        eventually(lambda url=url: _reports(url, 200, cache="away", database="ok"))
         assert _ready(url)[1]["degraded"] is True
         assert httpx.get(f"{url}/health/live").status_code == 200
-    run = web.start("site-trivial", number=4)  # no message can be sent, and it is found
+    run = web.start("site-trivial", number=4)  # no message can be sent, which the process detects
     assert web.until(run, "success")["result"] == 4
     cluster.redis.start()
     for url in both:
-        eventually(lambda url=url: _says(url, 200, cache="ok"))
-    for node in (web, worker):  # it tries each second, and each try is a traceback
+        eventually(lambda url=url: _reports(url, 200, cache="ok"))
+    for node in (web, worker):  # it retries each second, and each attempt logs a traceback
         assert node.output.count("Unexpected exception in receive task") <= 1
 
     cluster.postgres.stop()
-    late = cluster._worker({})  # one that is started before its database
+    late = cluster._worker({})  # a process that is started before its database
     for url in both:
-        eventually(lambda url=url: _says(url, 503, database="away"))
+        eventually(lambda url=url: _reports(url, 503, database="away"))
         assert httpx.get(f"{url}/health/live").status_code == 200
         scraped = httpx.get(f"{url}/metrics", timeout=20)
         assert scraped.status_code == 200
         assert "halting_database_up 0.0" in scraped.text
-    eventually(lambda: "waiting for it" in late.output, "it says what it waits for")
+    eventually(lambda: "waiting for it" in late.output, "it logs what it waits for")
     assert "refused" in late.output
-    # It is known by now, so no request is kept waiting: far below the patience with a restart.
-    eventually(lambda: _refuses_soon(web), "a request is refused at once")
-    # More than the pool lets wait: it has to find the database by itself.
+    # The outage is known by now, so no request waits as it does during a restart.
+    eventually(lambda: _refuses_at_once(web), "a request is refused at once")
+    # Longer than the pool's timeout: the process must find the database by itself.
     with ThreadPoolExecutor(MOST_WAITING) as threads:
-        refused = list(threads.map(lambda _: _refuses_soon(web), range(2 * MOST_WAITING)))
+        refused = list(threads.map(lambda _: _refuses_at_once(web), range(2 * MOST_WAITING)))
     assert all(refused)
     cluster.postgres.start()
     for url in both:
-        eventually(lambda url=url: _says(url, 200, database="ok"))
-    # At once, and on a connection that the pool has from before.
+        eventually(lambda url=url: _reports(url, 200, database="ok"))
+    # At once, and on a connection that the pool had before.
     assert web.client.get("/runs").status_code == 200
     late.until_ready()
     run = web.start("site-trivial", number=5)

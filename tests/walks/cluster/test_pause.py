@@ -1,4 +1,4 @@
-"""A worker is frozen for longer than its lease, and resumes: what it still does counts nowhere."""
+"""A worker is frozen for longer than its lease, and resumes: its later writes have no effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.server import eventually
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 
-def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
+def test_a_worker_that_was_frozen_beyond_its_lease_writes_nothing(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS="3")
@@ -33,11 +33,11 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
         ]
         with ThreadPoolExecutor(8) as pool:
             started = list(pool.map(lambda run: web.start(run[0], **run[1]), mix))
-            eventually(lambda: cluster.begun() >= set(started), "all have begun")
+            eventually(lambda: cluster.started() >= set(started), "all have started")
             rescuer = pool.submit(cluster.worker).result()
 
         zombie.pause()
-        _until_nothing_is_left_to(cluster, zombie)
+        _until_no_run_belongs_to(cluster, zombie)
         again = set(started[15:25])
         cluster.eventually(
             lambda: again <= {q["run"] for q in inbox.received if q["pid"] == str(rescuer.pid)},
@@ -47,9 +47,9 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
         zombie.resume()
 
         cluster.until_quiet()
-        # It has noticed by now, and lives on as a new worker.
+        # It has noticed by now, and has registered as a new worker.
         cluster.until_worker("pid = %s AND lost_at IS NULL", zombie.pid)
-        # The zombie's; where the machine is busy enough, the rescuer's as well.
+        # The frozen worker's; on a busy machine, also the other one's.
         lost = "SELECT count(*) FROM runs_workerrecord WHERE lost_at IS NOT NULL"
         losses = cluster.execute(lost)[0][0]
         rescuer.kill()
@@ -67,14 +67,14 @@ def test_a_worker_that_was_frozen_beyond_its_lease_is_a_stranger(
     assert {kept[id].status for id in again} == {"success"}
     attempts = {kept[id].attempt for id in again}
     assert min(attempts) >= 2
-    assert max(attempts) <= 1 + losses, "each is begun again for a worker that was lost"
+    assert max(attempts) <= 1 + losses, "each attempt follows a lost worker"
     others = set(started) - again
     assert {kept[id].status for id in others} == {"error"}
     codes = [record.error["code"] for record in records if record.error is not None]
     assert set(codes) == {"worker_lost"}
 
 
-def _until_nothing_is_left_to(cluster: Cluster, worker: Worker) -> None:
+def _until_no_run_belongs_to(cluster: Cluster, worker: Worker) -> None:
     held = "SELECT count(*) FROM runs_runrecord WHERE status = 'running' AND worker_id = %s"
     id = worker.id
     cluster.eventually(lambda: cluster.execute(held, id)[0][0] == 0, "others have taken over", 20)

@@ -1,6 +1,6 @@
 """Six workers and a long queue: each run is executed once, and the books balance.
 
-``QUEUED_RUNS=20000`` makes it as long as it was meant to be.
+``QUEUED_RUNS=20000`` makes the queue as long as in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 COUNT = int(os.environ.get("QUEUED_RUNS") or 2_000)
 WORKERS = 6
-# Django puts a statement together for so long that a server which gives up idle transactions may
-# give up this one, with six workers that poll for runs.
+# Django composes the statement for so long that a server with a timeout for idle transactions may
+# end this one, because six workers poll for runs meanwhile.
 _BATCH_SIZE = 100
 
 
 def test_six_workers_execute_each_queued_run_once(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(RUNS_LEASE_SECONDS="15")
     _, workers = cluster.launch(workers=WORKERS)
-    began = time.monotonic()
-    started = _queue(cluster, COUNT)  # all at one instant, under six hungry workers
+    started_at = time.monotonic()
+    started = _queue(cluster, COUNT)  # all at one instant, while six workers poll
     assert cluster.until_quiet(within=60 + COUNT / 50) == {"success": COUNT}
-    print(f"{COUNT} runs by {WORKERS} workers: {COUNT / (time.monotonic() - began):.0f} a second")
+    print(
+        f"{COUNT} runs by {WORKERS} workers: {COUNT / (time.monotonic() - started_at):.0f} a second"
+    )
 
     ends = Counter(line["run"] for line in cluster.witnesses() if line["word"] == "end")
     assert ends == dict.fromkeys(started, 1)
@@ -40,13 +42,13 @@ def test_six_workers_execute_each_queued_run_once(make_cluster: MakeCluster) -> 
     assert {record.attempt for record in records} == {1}
     by_worker = Counter(record.worker.pid for record in records if record.worker is not None)
     print(f"by worker: {sorted(by_worker.values())}")
-    assert set(by_worker) == {worker.pid for worker in workers}, "some had nothing to do"
+    assert set(by_worker) == {worker.pid for worker in workers}, "some workers had nothing to do"
     for worker in workers:
         assert "Traceback" not in worker.output
 
 
 def _queue(cluster: Cluster, count: int) -> list[str]:
-    """Queue runs as services do, but many at a time, and send no message."""
+    """Queue runs as the actions do, but many at a time, and send no message."""
     with cluster.books(), transaction.atomic():
         owner = User.objects.get(username="demo")
         ids = [uuid7() for _ in range(count)]

@@ -1,6 +1,6 @@
 """Every process is restarted once while runs are started all the time: no user notices.
 
-``DEPLOY_SECONDS=60`` makes the load as long as it was meant to be.
+``DEPLOY_SECONDS=60`` keeps the load up for longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 SECONDS = float(os.environ.get("DEPLOY_SECONDS") or 6)
 PER_SECOND = 20
 
-#: agent, input, and how often of a hundred
+#: agent, input, and its share in percent
 MIX: list[tuple[str, dict[str, Any], int]] = [
     ("witness-once", {"seconds": 0.2}, 40),
     ("witness-once", {"seconds": 4}, 15),  # longer than the drain
@@ -38,7 +38,7 @@ MIX: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
-def test_a_rolling_deploy_under_load_loses_doubles_and_stops_nothing(
+def test_a_rolling_deploy_under_load_loses_doubles_and_stops_no_run(
     make_cluster: MakeCluster,
 ) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
@@ -80,7 +80,7 @@ def test_a_rolling_deploy_under_load_loses_doubles_and_stops_nothing(
     allowed = {"worker_shutdown", "worker_lost"}
     own = {("witness-failure", "unhandled_exception")}
     assert {code for agent, code in errors - own if agent != "witness-tree"} <= allowed
-    assert not {agent for agent, _ in errors} & {"witness-again"}, "it may be run again"
+    assert not {agent for agent, _ in errors} & {"witness-again"}, "it may be requeued"
     for node in cluster.nodes:
         assert "Traceback" not in node.output, node.output
 
@@ -90,12 +90,12 @@ def _load(
 ) -> None:
     """Start runs at a steady pace until the time and the deploy are over; stop one in ten."""
     names = [(agent, input) for agent, input, share in MIX for _ in range(share)]
-    began = time.monotonic()
+    started_at = time.monotonic()
     for number in itertools.count():
-        due = began + number / PER_SECOND
-        if over.is_set() and due > began + SECONDS:
+        due = started_at + number / PER_SECOND
+        if over.is_set() and due > started_at + SECONDS:
             return
-        time.sleep(max(0.0, due - time.monotonic()))  # the pace is what this is about
+        time.sleep(max(0.0, due - time.monotonic()))  # a steady pace matters here
         agent, input = chance.choice(names)
         pool.submit(_one, client, agent, input, chance.random() < 0.1)
 

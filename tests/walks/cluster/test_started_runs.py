@@ -15,32 +15,32 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 
 class Trees:
-    """Two workers: roots start on ``first``, and what they start is on ``second``."""
+    """Two workers: roots start on ``first``, and their children on ``second``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         (self.web,), (self.first, self.second) = cluster.launch(webs=1, workers=2)
         self._started: list[str] = []
 
-    def grow(self, *roots: tuple[str, list[str]], leave: bool = False) -> list[str]:
-        """Start roots, each an agent and what it is to start; return them when all are at work."""
+    def start(self, *roots: tuple[str, list[str]], leave: bool = False) -> list[str]:
+        """Start roots, each an agent and its children; return them when all are at work."""
         key = f"go {len(self._started)}"
-        self._take(self.first)
+        self._let_claim(self.first)
         runs = []
         for agent, agents in roots:
             options = {"leave": True} if leave else {}
             runs.append(self.web.start(agent, agents=agents, key=key, **options))
         for run in runs:
             self.web.until_it_works(run)
-        self._take(self.second)
+        self._let_claim(self.second)
         self._started += [*runs, self.web.start("site-set", key=key)]
         for run, (_, agents) in zip(runs, roots, strict=True):
             self.until_they_work(run, len(agents))
             assert self.web.run(run)["worker"] not in {c["worker"] for c in self.children(run)}
         return runs
 
-    def _take(self, worker: Worker) -> None:
-        """Let only this one take runs."""
+    def _let_claim(self, worker: Worker) -> None:
+        """Let only this worker claim runs."""
         drain = (
             "UPDATE runs_workerrecord SET draining_at = CASE WHEN id = %s THEN NULL ELSE now() END"
         )
@@ -70,12 +70,12 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
         trees = Trees(cluster)
         web = trees.web
 
-        (root,) = trees.grow(("site-starter", ["site-loop", "site-loop", "site-starter"]))
+        (root,) = trees.start(("site-starter", ["site-loop", "site-loop", "site-starter"]))
         middle = trees.child(root, "site-starter")
         trees.until_they_work(middle)
-        began = time.monotonic()
+        started_at = time.monotonic()
         answer = web.client.post(f"/runs/{root}/stop?wait=20", json={"reason": "enough"})
-        took = time.monotonic() - began
+        took = time.monotonic() - started_at
         assert answer.status_code == 200, "within 20 s"
         assert answer.json()["status"] == "stopped"
         assert took < 5, f"it took {took} s"
@@ -84,28 +84,28 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
             assert (child["stop"]["via"], child["stop"]["root_request"]) == ("parent", root)
             assert child["finished_at"] <= answer.json()["finished_at"]
 
-        (caller,) = trees.grow(("site-starter", ["site-loop", "site-brief"]))
+        (caller,) = trees.start(("site-starter", ["site-loop", "site-brief"]))
         alone = trees.child(caller, "site-loop")
         assert web.client.post(f"/runs/{alone}/stop").status_code == 202
         assert web.until(caller, "success")["result"] == ["stopped", "done"]
 
-        (leaving,) = trees.grow(("site-starter", ["site-loop", "site-brief"]), leave=True)
+        (leaving,) = trees.start(("site-starter", ["site-loop", "site-brief"]), leave=True)
 
         def waits() -> bool:
             calls = web.run(leaving)["in_flight"]
             return [(c["tool"], c["label"]) for c in calls] == [("agents.wait", "site-loop")]
 
-        eventually(waits, "it waits for the one that runs")
+        eventually(waits, "the caller waits for the active child")
         left = trees.child(leaving, "site-loop")
         web.client.post(f"/runs/{left}/stop")
         assert web.until(leaving, "success")["result"] == ["left"]
         trees.balance(root, alone, left)
 
 
-def test_without_redis_the_same_is_true_only_later(make_cluster: MakeCluster) -> None:
+def test_without_redis_the_same_is_true_but_later(make_cluster: MakeCluster) -> None:
     with make_cluster(REDIS_URL="redis://127.0.0.1:1/0") as cluster:
         trees = Trees(cluster)
-        stopped, ends = trees.grow(
+        stopped, ends = trees.start(
             ("site-starter", ["site-loop"]), ("site-starter", ["site-brief", "site-brief"])
         )
         trees.web.client.post(f"/runs/{stopped}/stop")
@@ -115,10 +115,10 @@ def test_without_redis_the_same_is_true_only_later(make_cluster: MakeCluster) ->
 
 
 def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
-    """One fails with it; the other is started again by its caller, as there is no other worker."""
+    """One child fails with it; its caller starts the other again, as there is no other worker."""
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        (root,) = trees.grow(("site-starter", ["site-loop", "site-again"]))
+        (root,) = trees.start(("site-starter", ["site-loop", "site-again"]))
         trees.second.kill()
         run = trees.web.until(root, "success")
         assert run["result"] == ["failed: worker_lost", "second attempt"]
@@ -130,16 +130,16 @@ def test_the_childrens_worker_is_killed(make_cluster: MakeCluster) -> None:
 def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        fails, again = trees.grow(
+        fails, again = trees.start(
             ("site-starter", ["site-loop", "site-starter"]), ("site-starter-again", ["site-loop"])
         )
         trees.first.kill()
         ended = trees.web.until(fails, "error")
         assert ended["error"]["code"] == "worker_lost"
-        begun = trees.web.until(again, "success")
-        assert (begun["result"], begun["attempt"]) == (["second attempt"], 2)
+        rerun = trees.web.until(again, "success")
+        assert (rerun["result"], rerun["attempt"]) == (["second attempt"], 2)
         ends = [(child, ended["finished_at"]) for child in trees.children(fails)]
-        ends += [(child, begun["started_at"]) for child in trees.children(again)]
+        ends += [(child, rerun["started_at"]) for child in trees.children(again)]
         for child, by in ends:
             assert (child["status"], child["stop"]["via"]) == ("stopped", "parent")
             assert child["stop"]["reason"] == "the worker of its caller was lost"
@@ -150,7 +150,7 @@ def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
 def test_the_callers_worker_is_shut_down(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         trees = Trees(cluster)
-        fails, again = trees.grow(
+        fails, again = trees.start(
             ("site-starter", ["site-loop"]), ("site-starter-again", ["site-loop", "site-brief"])
         )
         trees.first.terminate()

@@ -1,4 +1,4 @@
-"""Agents that the tests of started runs have in common."""
+"""Agents that the tests of started runs share."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def agents(gate: Gate) -> None:
         tools.log("at work")
         await gate.wait()
         await tools.data_store.get("x")
-        return "went on"
+        return "continued"

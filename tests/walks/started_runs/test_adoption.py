@@ -1,4 +1,4 @@
-"""A caller executes what it waits for when no worker has a slot for it, within the limits."""
+"""A caller executes a child that it waits for if no worker has a slot for it, within the limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TestNoSlotIsFree:
         return hire()
 
     @pytest.mark.usefixtures("on_both_databases", "worker")
-    def test_the_caller_adopts_what_it_waits_for(self, start: Start, log: Journal) -> None:
+    def test_the_caller_adopts_a_child_that_it_waits_for(self, start: Start, log: Journal) -> None:
         @agent("caller")
         async def caller(tools: Tools, depth: int) -> int:
             if depth == 0:
@@ -53,7 +53,7 @@ class TestNoSlotIsFree:
         assert_consistent(run)
 
     @pytest.mark.usefixtures("worker")
-    def test_it_adopts_what_it_has_left_when_its_function_is_over(
+    def test_the_caller_adopts_unawaited_children_when_its_function_ends(
         self, start: Start, log: Journal
     ) -> None:
         @agent("caller")
@@ -67,7 +67,7 @@ class TestNoSlotIsFree:
         assert_consistent(run)
 
     @pytest.mark.usefixtures("worker")
-    def test_a_stop_reaches_what_was_adopted(self, start: Start, stop: Any, log: Journal) -> None:
+    def test_a_stop_reaches_an_adopted_child(self, start: Start, stop: Any, log: Journal) -> None:
         @agent("caller")
         async def caller(tools: Tools) -> None:
             await (await tools.agents.start("endless"))
@@ -80,7 +80,7 @@ class TestNoSlotIsFree:
         assert_consistent(run)
 
     @pytest.mark.usefixtures("worker")
-    def test_what_is_stopped_while_it_is_queued_is_not_started(
+    def test_a_child_that_is_stopped_while_queued_is_not_started(
         self, start: Start, log: Journal
     ) -> None:
         @agent("caller")
@@ -95,11 +95,11 @@ class TestNoSlotIsFree:
 
 
 class TestAdoption:
-    """Two take a queued run at the same moment, or one wants to stop it: one of them has it."""
+    """Two processes take a queued run at the same moment, or one stops it: exactly one wins."""
 
     @pytest.fixture
     def held(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, list[Any]]:
-        """Adoptions wait at a gate; what came of them is in the list."""
+        """Adoptions wait at a gate; their results are in the list."""
         gate, came = Gate(), []
         adopt = leases.adopt
 
@@ -152,10 +152,10 @@ class TestAdoption:
 
 
 @pytest.mark.parametrize("limit", [1, None])
-def test_a_limit_is_kept_as_long_as_some_run_advances(
+def test_a_limit_is_kept_while_some_run_advances(
     limit: int | None, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 10)  # the queue is quicker than that
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 10)  # the queue is faster than that
     together = asyncio.Barrier(limit or 4)
     most = []
     running = 0
@@ -182,17 +182,17 @@ def test_a_limit_is_kept_as_long_as_some_run_advances(
     assert_consistent(run)
 
 
-def test_what_others_are_to_have_next_is_not_adopted(
+def test_a_run_that_is_not_next_in_the_queue_is_not_adopted(
     options: Any, hire: Hire, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a limited agent: not with one that was claimed just now, nor before the next one is."""
+    """A run of a limited agent: while another was just claimed, or another is next in the queue."""
     far = make_worker(name="far")
     polls: list[int] = []
     read = started_runs._read
 
     def read_and_note(ids: list[Any]) -> Any:
         if len(ids) == 3 and 3 not in polls:
-            # The last, so that the others are gone through before it.
+            # The last one: the others are checked before it.
             assert transitions.claim_one(far.pk, ids[-1], timezone.now()) == 1
             monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)
         rows = read(ids)
@@ -233,5 +233,5 @@ def test_what_others_are_to_have_next_is_not_adopted(
     poll_on()
     assert run.children.filter(status=Status.QUEUED).count() == 2
 
-    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)  # no worker has taken them
+    monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 0)  # no worker has claimed them
     assert sorted(log.over(run).result) == ["adopted", "adopted", "far"]

@@ -1,4 +1,4 @@
-"""Sub-agents that are started: taken by any worker, over before their caller."""
+"""Sub-agents that are started: any worker claims them, and they end before their caller."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_map_and_reduce_over_two_workers(hire: Hire, start: Start, log: Journal)
     assert record.result == [n * 2 for n in range(20)]
     children = list(record.children.all())
     assert {child.priority for child in children} == {record.priority}
-    assert all(child.holds_slot for child in children), "they were taken from the queue"
+    assert all(child.holds_slot for child in children), "workers claimed them from the queue"
     assert_consistent(run)
 
 
@@ -48,7 +48,7 @@ def test_def_agents_start_and_wait(worker: Worker, start: Start, log: Journal) -
     assert_consistent(run)
 
 
-def test_how_a_child_ended_comes_out_of_its_handle(
+def test_a_handle_returns_how_its_child_ended(
     worker: Worker, start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("failing")
@@ -75,7 +75,7 @@ def test_how_a_child_ended_comes_out_of_its_handle(
     assert_consistent(run)
 
 
-def test_what_was_not_waited_for_is_stopped_when_the_function_fails(
+def test_an_unawaited_child_is_stopped_when_the_function_fails(
     worker: Worker, start: Start, log: Journal
 ) -> None:
     @agent("caller")
@@ -93,7 +93,7 @@ def test_what_was_not_waited_for_is_stopped_when_the_function_fails(
     assert (child.status, child.stop_via) == (Status.STOPPED, "parent")
 
 
-def test_a_run_shows_what_it_waits_for_when_its_function_is_over(
+def test_a_run_shows_the_child_that_it_waits_for_after_its_function(
     worker: Worker, start: Start, stop: Any, log: Journal, gate: Gate
 ) -> None:
     @agent("caller")
@@ -115,7 +115,7 @@ def test_a_run_shows_what_it_waits_for_when_its_function_is_over(
     assert_consistent(run)
 
 
-def test_a_stop_reaches_what_was_left(
+def test_a_stop_reaches_an_unawaited_child(
     worker: Worker, start: Start, stop: Any, log: Journal
 ) -> None:
     @agent("caller")
@@ -160,7 +160,7 @@ def test_a_stop_of_a_tree_over_two_workers_ends_it_from_below(
 
 
 @pytest.mark.parametrize("then", ["requeue", "fail"])
-def test_a_shutdown_ends_what_was_started_before_its_caller(
+def test_a_shutdown_ends_children_before_their_caller(
     then: Any, options: Any, hire: Hire, start: Start, log: Journal
 ) -> None:
     @agent("caller", on_worker_loss=then, max_attempts=2)
@@ -183,7 +183,7 @@ def test_a_shutdown_ends_what_was_started_before_its_caller(
         assert (run.status, run.holds_slot, run.in_flight) == (Status.QUEUED, True, [])
 
 
-def test_what_a_shutdown_requeues_is_stopped_with_its_caller(
+def test_a_child_that_a_shutdown_requeues_is_stopped_with_its_caller(
     hire: Hire, start: Start, log: Journal, gate: Gate
 ) -> None:
     @agent("again", on_worker_loss="requeue")

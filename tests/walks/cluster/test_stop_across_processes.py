@@ -1,4 +1,4 @@
-"""A stop asked for in one process reaches the run in another, with and without a message."""
+"""A stop that one process requests reaches the run in another, with and without a message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 COUNT = 5
 
 
-def test_by_message_it_does_not_wait_for_a_look(make_cluster: MakeCluster) -> None:
-    """The worker polls every five seconds only."""
+def test_a_stop_with_a_message_does_not_wait_for_a_poll(make_cluster: MakeCluster) -> None:
+    """The worker polls only every five seconds."""
     cluster = make_cluster(POLL_SECONDS="5", RUNS_LEASE_SECONDS="30")
     (web,), _ = cluster.launch(webs=1, workers=1)
     took = sorted(_seconds_to_acknowledge(web) for _ in range(COUNT))
@@ -22,11 +22,11 @@ def test_by_message_it_does_not_wait_for_a_look(make_cluster: MakeCluster) -> No
     assert took[-1] < 1.5, took
 
 
-def test_without_a_message_the_worker_finds_it_within_a_second_and_a_half(
+def test_a_stop_without_a_message_is_found_within_a_second_and_a_half(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster()
-    web = cluster.web(LOST_MESSAGES="1")  # whatever it says to others is lost
+    web = cluster.web(LOST_MESSAGES="1")  # all of its messages to others are lost
     cluster.worker()
     took = [_seconds_to_acknowledge(web) for _ in range(COUNT)]
     assert max(took) < 1.5, took

@@ -1,4 +1,4 @@
-"""A started run in another process: how its caller finds out that it is over."""
+"""A started run in another process: how its caller learns that it has ended."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.support.running import Start
 Hire = Callable[..., Worker]
 
 
-class TestAChildElsewhere:
-    """Its worker is a record only; the test writes what that would write."""
+class TestChildInAnotherProcess:
+    """The child's worker is only a record; the test writes what that worker would write."""
 
     @pytest.fixture
     def far(self, transactional_db: None) -> WorkerRecord:
@@ -63,7 +63,9 @@ class TestAChildElsewhere:
         monkeypatch.setattr(started_runs, "_read", noting)
         monkeypatch.setattr(started_runs, "POLL_SECONDS", poll_seconds)
         monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
-        monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)  # only what is tested
+        monkeypatch.setattr(
+            stops, "deliver_missed", lambda worker: None
+        )  # only the poll under test
 
         @agent("caller")
         async def caller(tools: Tools) -> Any:
@@ -103,7 +105,7 @@ class TestAChildElsewhere:
         assert log.over(run).result == 7
 
     @pytest.mark.parametrize("poll_seconds", [3600.0])
-    def test_a_message_brings_the_poll_forward(
+    def test_a_message_triggers_the_poll(
         self, run: RunRecord, far: WorkerRecord, log: Journal
     ) -> None:
         assert self.polled.wait(10)  # the next poll is due in an hour
@@ -115,7 +117,7 @@ class TestAChildElsewhere:
         asyncio.run(consumer.run_ended(message))
         assert log.over(run).result == 7
 
-    def test_the_worker_of_its_caller_is_told_of_its_end(
+    def test_the_worker_of_its_caller_is_notified_of_its_end(
         self, run: RunRecord, far: WorkerRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         child = self._claim(run, far)
@@ -126,7 +128,7 @@ class TestAChildElsewhere:
         assert record_updates([updates]).callers == {self.worker.id: [child.pk]}
 
     @pytest.mark.parametrize("of", ["root", "child"])
-    def test_its_end_may_be_known_before_the_stop_of_its_caller_is_received(
+    def test_its_end_may_arrive_before_the_stop_of_its_caller(
         self, of: str, run: RunRecord, far: WorkerRecord, stop: Any, log: Journal,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -140,7 +142,7 @@ class TestAChildElsewhere:
         else:
             assert (record.status, record.result) == (Status.SUCCESS, "the child alone")
 
-    def test_a_shutdown_does_not_wait_for_it_for_ever_and_writes_no_end_before_its(
+    def test_a_shutdown_waits_for_it_a_while_and_writes_no_end_before_its_end(
         self, run: RunRecord, far: WorkerRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(started_runs, "LEAVE_SECONDS", 0.2)
@@ -156,7 +158,9 @@ class TestAChildElsewhere:
         run.refresh_from_db()
         assert (run.status, run.error["code"]) == (Status.ERROR, "worker_shutdown")
 
-    def test_its_worker_is_lost(self, run: RunRecord, far: WorkerRecord, log: Journal) -> None:
+    def test_the_loss_of_its_worker_is_an_error_of_its_caller(
+        self, run: RunRecord, far: WorkerRecord, log: Journal
+    ) -> None:
         self._claim(run, far)
         WorkerRecord.objects.filter(pk=far.pk).update(lost_at=timezone.now())
         record = log.over(run)
@@ -164,13 +168,15 @@ class TestAChildElsewhere:
         assert run.children.get().error["code"] == "worker_lost"
         assert_consistent(run)
 
-    def test_its_record_is_deleted(self, run: RunRecord, log: Journal) -> None:
+    def test_the_deletion_of_its_record_is_an_error_of_its_caller(
+        self, run: RunRecord, log: Journal
+    ) -> None:
         run.children.all().delete()
         record = log.over(run)
         assert (record.status, record.error["type"]) == (Status.ERROR, "SubAgentFailed")
 
 
-def test_updates_of_the_process_bring_the_poll_forward(
+def test_updates_of_the_process_trigger_the_poll(
     worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 3600)

@@ -1,4 +1,4 @@
-"""The live feed from processes that don't run what they show: web processes, workers, Redis."""
+"""The live feed of runs in other processes: web processes, workers, Redis."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PATIENCE_SECONDS = 60
 
 
 class Watcher:
-    """Follows a tree over one wire, at whichever web process there is, by its cursor."""
+    """Follows a tree over one wire, at any of the web processes, by its cursor."""
 
     def __init__(self, webs: list[Web], run: str, wire: str, first: int = 0) -> None:
-        self.webs = webs  # changes while we watch
+        self.webs = webs  # changes while it watches
         self.run = run
         self.wire = wire
         self.cursor = ""
@@ -38,8 +38,8 @@ class Watcher:
         self.connections = 0
         self._next = first
 
-    async def follow(self, *, is_rash: bool = False) -> None:
-        """Follow to the end; one who is rash connects anew after a few frames, elsewhere."""
+    async def follow(self, *, is_impatient: bool = False) -> None:
+        """Follow to the end; an impatient reader reconnects elsewhere after a few frames."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while self.end is None:
                 web = self.webs[self._next % len(self.webs)]
@@ -53,7 +53,7 @@ class Watcher:
                         async for frame in frames:
                             self._take(frame)
                             count += 1
-                            if self.end is not None or (is_rash and count > 60):
+                            if self.end is not None or (is_impatient and count > 60):
                                 break
                 await asyncio.sleep(0.05)
 
@@ -75,7 +75,7 @@ class Watcher:
     async def _socket(self, web: Web) -> AsyncGenerator[dict[str, Any], None]:
         headers = {"Authorization": web.client.headers["Authorization"]}
         address = f"ws{web.url[4:]}/ws/runs/{self.run}?tree=1&cursor={self.cursor}"
-        # Who breaks off in the middle of a burst does not wait for a farewell.
+        # A reader that leaves in the middle of a burst does not wait for the closing handshake.
         async with connect(
             address, additional_headers=headers, max_size=None, close_timeout=0.1
         ) as socket:
@@ -123,7 +123,7 @@ async def _until(condition: Any, what: str, within: float = 20.0) -> None:
         raise AssertionError(what) from None
 
 
-def test_text_and_what_is_in_flight_are_seen_wherever_one_reads(
+def test_text_and_calls_in_flight_reach_readers_of_every_process(
     make_cluster: MakeCluster, llm_server: LLMServer
 ) -> None:
     pieces = ["Once upon ", "a time ", "there was ", "a run."]
@@ -138,21 +138,23 @@ def test_text_and_what_is_in_flight_are_seen_wherever_one_reads(
     async def story() -> None:
         async with asyncio.TaskGroup() as watching:
             watching.create_task(early.follow())
-            await _until(lambda: list(early.texts.values()), "text comes")
-            begun = next(iter(early.texts.values()))
-            assert 0 < len(begun) < len("".join(pieces))
+            await _until(lambda: list(early.texts.values()), "text arrives")
+            text_so_far = next(iter(early.texts.values()))
+            assert 0 < len(text_so_far) < len("".join(pieces))
             (call,) = early.runs[run]["in_flight"]
             assert call["tool"] == "call_llm"
             assert list(early.texts) == [call["call"]]
             watching.create_task(late.follow())  # in the middle of the answer
-            await _until(lambda: late.texts == early.texts, "what was said so far, once")
+            await _until(lambda: late.texts == early.texts, "the text so far, once")
             answer = await asyncio.to_thread(webs[1].client.post, f"/runs/{run}/stop")
             assert answer.status_code == 202
             for watcher in (early, late):
                 shown = watcher.runs
-                await _until(lambda s=shown: s[run]["status"] == "stopping", "it is stopping")
-                await _until(lambda s=shown: s[run]["stop"]["acknowledged_at"], "that is known")
-                assert shown[run]["in_flight"] == [call], "what the stop waits for"
+                await _until(lambda s=shown: s[run]["status"] == "stopping", "the run is stopping")
+                await _until(
+                    lambda s=shown: s[run]["stop"]["acknowledged_at"], "the stop is acknowledged"
+                )
+                assert shown[run]["in_flight"] == [call], "the call in flight"
             await asyncio.to_thread(llm_server.release)
 
     asyncio.run(story())
@@ -164,16 +166,16 @@ def test_text_and_what_is_in_flight_are_seen_wherever_one_reads(
         watcher.assert_gapless(cluster)
 
 
-def test_each_event_comes_once_whatever_is_restarted(make_cluster: MakeCluster) -> None:
-    """Readers go from one web process to the other while those, the workers and Redis go."""
+def test_each_event_arrives_once_whatever_is_restarted(make_cluster: MakeCluster) -> None:
+    """Readers switch web processes while those, the workers and Redis are restarted."""
     cluster = make_cluster(RUNS_DRAIN_SECONDS="1")
     webs, workers = cluster.launch(webs=2, workers=2)
     run = webs[0].start("site-relay", seconds=6.0)
     watchers = [Watcher(webs, run, wire, first) for wire in ("socket", "sse") for first in range(3)]
 
-    def shake() -> None:
+    def restart_all() -> None:
         web = webs[0]
-        eventually(lambda: web.run(run)["last_seq"] > 5, "it has begun")
+        eventually(lambda: web.run(run)["last_seq"] > 5, "the run has started")
         (owner,) = cluster.execute("SELECT worker_id FROM runs_runrecord WHERE id = %s", run)[0]
         next(worker for worker in workers if worker.id == owner).kill()
         cluster.redis.restart()
@@ -186,8 +188,8 @@ def test_each_event_comes_once_whatever_is_restarted(make_cluster: MakeCluster) 
         other.kill()
 
     async def story() -> None:
-        following = [w.follow(is_rash=number % 2 == 1) for number, w in enumerate(watchers)]
-        await asyncio.gather(asyncio.to_thread(shake), *following)
+        following = [w.follow(is_impatient=number % 2 == 1) for number, w in enumerate(watchers)]
+        await asyncio.gather(asyncio.to_thread(restart_all), *following)
 
     asyncio.run(story())
     final = webs[0].run(run)
@@ -196,14 +198,14 @@ def test_each_event_comes_once_whatever_is_restarted(make_cluster: MakeCluster) 
     for watcher in watchers:
         assert watcher.end == final
         watcher.assert_gapless(cluster)
-        assert len(watcher.seqs) > 1, "children are in it"
+        assert len(watcher.seqs) > 1, "it has children"
     assert any(watcher.connections > 2 for watcher in watchers)
 
 
-def test_nothing_is_asked_for_any_more_when_a_web_process_has_died(
+def test_the_death_of_a_web_process_does_not_disturb_readers_of_another(
     make_cluster: MakeCluster, llm_server: LLMServer
 ) -> None:
-    """Another reader goes on as if nothing had been."""
+    """Another reader continues undisturbed."""
     llm_server.answer = Answer(pieces=[f"{n} " for n in range(150)], pause=0.05)
     cluster = make_cluster(LLM_BASE_URL=llm_server.base_url, LLM_API_KEY="x", LLM_MODEL="m")
     webs, _ = cluster.launch(webs=2, workers=1)
@@ -212,7 +214,7 @@ def test_nothing_is_asked_for_any_more_when_a_web_process_has_died(
 
     async def story() -> None:
         tasks = [asyncio.create_task(watcher.follow()) for watcher in watchers]
-        await _until(lambda: all(w.texts for w in watchers), "both see it")
+        await _until(lambda: all(w.texts for w in watchers), "both readers see it")
         webs[0].kill()
         tasks[0].cancel()
         at = time.monotonic()
@@ -223,7 +225,7 @@ def test_nothing_is_asked_for_any_more_when_a_web_process_has_died(
     left = watchers[1]
     assert left.end is not None
     assert left.end["status"] == "success"
-    (said,) = left.texts.values()
-    assert "".join(f"{n} " for n in range(150)).startswith(said)
-    assert len(said) > 100
+    (text,) = left.texts.values()
+    assert "".join(f"{n} " for n in range(150)).startswith(text)
+    assert len(text) > 100
     left.assert_gapless(cluster)

@@ -21,12 +21,12 @@ from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
 
-class TestADatabaseThatIsAway:
-    """For a moment: agents wait that long."""
+class TestDatabaseOutage:
+    """For a moment, for which agents wait."""
 
     @pytest.fixture
-    def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-        """Be away for some calls of what starts and stops runs; the list has them."""
+    def outage(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+        """Fail some calls that start and stop runs; the list has them."""
 
         def break_off(service: str, when: str = "before", times: int = 2) -> list[str]:
             module = stopping if hasattr(stopping, service) else starting
@@ -48,8 +48,8 @@ class TestADatabaseThatIsAway:
         return break_off
 
     @pytest.mark.parametrize("tool", ["call", "start"])
-    def test_calls_of_others_wait_for_it(
-        self, tool: str, worker: Worker, start: Start, log: Journal, away: Any
+    def test_a_call_of_another_agent_waits_for_the_database(
+        self, tool: str, worker: Worker, start: Start, log: Journal, outage: Any
     ) -> None:
         @agent("caller")
         async def caller(tools: Tools) -> int:
@@ -57,20 +57,20 @@ class TestADatabaseThatIsAway:
                 return int(await tools.agents.call("double", {"n": 4}))
             return int(await (await tools.agents.start("double", {"n": 4})))
 
-        broken = away("_new_child")
+        broken = outage("_new_child")
         run = start("caller")
         assert log.over(run).result == 8
         assert len(broken) == 2
         assert assert_consistent(run).children.count() == 1
 
-    def test_a_stop_is_not_kept_waiting(
-        self, worker: Worker, start: Start, stop: Any, log: Journal, away: Any
+    def test_a_stop_does_not_wait_for_the_database(
+        self, worker: Worker, start: Start, stop: Any, log: Journal, outage: Any
     ) -> None:
         @agent("caller")
         async def caller(tools: Tools) -> None:
             await tools.agents.call("double", {"n": 4})
 
-        broken = away("_new_child", times=10**9)
+        broken = outage("_new_child", times=10**9)
         run = start("caller")
         eventually(lambda: len(broken) > 0, "the call has failed")
         stop(run)
@@ -78,39 +78,39 @@ class TestADatabaseThatIsAway:
         assert not assert_consistent(run).children.exists()
 
     @pytest.mark.parametrize("when", ["before", "after"])
-    def test_what_was_not_waited_for_is_asked_to_stop_all_the_same(
-        self, when: str, worker: Worker, start: Start, log: Journal, away: Any
+    def test_an_unawaited_child_gets_its_stop_request_all_the_same(
+        self, when: str, worker: Worker, start: Start, log: Journal, outage: Any
     ) -> None:
         @agent("caller")
         async def caller(tools: Tools) -> str:
             await tools.agents.start("endless")
             return "done"
 
-        broken = away("request_stop", when)
+        broken = outage("request_stop", when)
         run = start("caller")
         record = log.over(run)
         assert (record.status, record.result) == (Status.SUCCESS, "done")
         assert broken
         assert assert_consistent(run).children.get().status == Status.STOPPED
 
-    def test_a_called_one_that_no_caller_waits_for_is_asked_to_stop_all_the_same(
-        self, worker: Worker, start: Start, log: Journal, away: Any
+    def test_an_abandoned_called_agent_gets_its_stop_request_all_the_same(
+        self, worker: Worker, start: Start, log: Journal, outage: Any
     ) -> None:
         @agent("caller")
         async def caller(tools: Tools) -> str:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await tools.agents.call("endless")
-            return "went on"
+            return "continued"
 
-        broken = away("request_stop")
+        broken = outage("request_stop")
         run = start("caller")
-        assert log.over(run).result == "went on"
+        assert log.over(run).result == "continued"
         assert len(broken) == 2
         assert assert_consistent(run).children.get().status == Status.STOPPED
 
 
-def test_nothing_is_born_below_a_run_whose_worker_was_lost(
+def test_no_child_is_started_below_a_run_whose_worker_was_lost(
     worker: Worker, start: Start, log: Journal, gate: Gate
 ) -> None:
     @agent("caller")

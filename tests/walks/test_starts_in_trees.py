@@ -27,38 +27,38 @@ from tests.support.running import Start, in_thread
 pytestmark = pytest.mark.usefixtures("worker")
 
 
-@pytest.mark.parametrize("way", ["timeout", "cancelled task", "left behind"])
+@pytest.mark.parametrize("way", ["timeout", "cancelled task", "abandoned"])
 def test_a_caller_that_gives_up_waiting_stops_its_child(
     way: str, start: Start, log: Journal
 ) -> None:
     @agent("slow")
     async def slow(tools: Tools) -> None:
-        began.set()
+        started.set()
         while True:
             await tools.data_store.get("x")
             await asyncio.sleep(0.002)
 
     @agent("impatient")
     async def impatient(tools: Tools) -> str:
-        nonlocal began
-        began = asyncio.Event()
+        nonlocal started
+        started = asyncio.Event()
         task = asyncio.create_task(tools.agents.call("slow"))
         if way == "timeout":
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await task
         else:
-            await began.wait()
+            await started.wait()
         if way == "cancelled task":
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        return "went on"
+        return "continued"
 
-    began = asyncio.Event()
+    started = asyncio.Event()
     run = start("impatient")
     record = log.over(run)
-    assert (record.status, record.result) == (Status.SUCCESS, "went on")
+    assert (record.status, record.result) == (Status.SUCCESS, "continued")
     child = record.children.get()
     assert child.status == Status.STOPPED
     assert (child.stop_via, child.stop_reason) == ("parent", GAVE_UP)
@@ -67,16 +67,16 @@ def test_a_caller_that_gives_up_waiting_stops_its_child(
     assert_consistent(run)
 
 
-def test_a_caller_that_gives_up_while_its_child_is_being_born_leaves_none_behind(
+def test_a_caller_that_gives_up_while_its_child_is_being_started_leaves_no_child(
     start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    born, gave_up = threading.Event(), threading.Event()
-    bear = starting.start_child
+    committed, gave_up = threading.Event(), threading.Event()
+    start_child = starting.start_child
 
     def start_slowly(*arguments: Any) -> Any:
-        result = bear(*arguments)  # committed, and its caller does not know yet
-        born.set()
+        result = start_child(*arguments)  # committed, but not yet known to its caller
+        committed.set()
         assert gave_up.wait(15)
         return result
 
@@ -92,37 +92,37 @@ def test_a_caller_that_gives_up_while_its_child_is_being_born_leaves_none_behind
     @agent("impatient")
     async def impatient(tools: Tools) -> str:
         task = asyncio.create_task(tools.agents.call("unwanted"))
-        await asyncio.to_thread(born.wait, 15)
+        await asyncio.to_thread(committed.wait, 15)
         task.cancel()
         await asyncio.sleep(0)
         gave_up.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return "went on"
+        return "continued"
 
     run = start("impatient")
     record = log.over(run)
-    assert record.result == "went on"
+    assert record.result == "continued"
     child = record.children.get()
     assert child.status == Status.STOPPED
     assert assert_consistent(run)
 
 
-class TestAChildThatIsBeingStarted:
-    """The birth of a child against a stop of its caller: forced orders, then at random."""
+class TestStopDuringAChildsStart:
+    """A child's start against a stop of its caller: in forced orders, then at random."""
 
     @pytest.fixture
     def family(self, monkeypatch: pytest.MonkeyPatch) -> _Family:
         return _Family(monkeypatch)
 
-    def test_a_stop_before_the_birth_leaves_no_child(
+    def test_a_stop_before_the_insert_leaves_no_child(
         self, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        with family.held_before_birth() as (waiting, go_on):
+        with family.held_before_insert() as (waiting, may_continue):
             run = start("caller")
             assert waiting.wait(15)
             stop(run)
-            go_on.set()
+            may_continue.set()
             record = log.over(run)
         assert record.status == Status.STOPPED
         assert not RunRecord.objects.filter(agent="child").exists()
@@ -132,14 +132,14 @@ class TestAChildThatIsBeingStarted:
         assert "run" not in call.data
         assert_consistent(run)
 
-    def test_a_stop_between_birth_and_start_is_observed_at_the_start(
+    def test_a_stop_between_commit_and_start_is_observed_at_the_start(
         self, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        with family.held_after_birth() as (waiting, go_on):
+        with family.held_after_commit() as (waiting, may_continue):
             run = start("caller")
             assert waiting.wait(15)
             stop(run)
-            go_on.set()
+            may_continue.set()
             record = log.over(run)
         child = RunRecord.objects.get(agent="child")
         assert (record.status, child.status) == (Status.STOPPED, Status.STOPPED)
@@ -149,23 +149,25 @@ class TestAChildThatIsBeingStarted:
 
     @pytest.mark.usefixtures("on_both_databases")
     @pytest.mark.parametrize("above", ["caller", "grandparent"])
-    def test_a_stop_during_the_birth_waits_for_it_and_takes_the_child_along(
+    def test_a_stop_during_the_insert_waits_for_it_and_includes_the_child(
         self, above: str, family: _Family, start: Start, stop: Any, log: Journal
     ) -> None:
-        """The caller's row is locked: the second writer sees what the first has done."""
+        """The caller's row is locked: the second writer sees the first writer's change."""
 
         @agent("grandparent")
         async def grandparent(tools: Tools) -> None:
             await tools.agents.call("caller")
 
-        with family.held_during_birth() as (waiting, go_on):
+        with family.held_in_transaction() as (waiting, may_continue):
             run = start(above)
             assert waiting.wait(15)
             with in_thread(stop, run) as answer:
-                if above == "grandparent":  # on PostgreSQL it holds that row, and wants the next
+                if (
+                    above == "grandparent"
+                ):  # on PostgreSQL it holds that row, and waits for the next
                     threading.Event().wait(0.2)
                 assert not local_runs.get(run.pk).token.stopped  # type: ignore[union-attr]
-                go_on.set()
+                may_continue.set()
                 assert answer().outcome == "accepted"
             record = log.over(run)
         child = RunRecord.objects.get(agent="child")
@@ -203,7 +205,7 @@ class TestAChildThatIsBeingStarted:
 
 
 class _Family:
-    """A caller and its child, and a hold at three points of the child's birth."""
+    """A caller and its child, with three points at which the child's start can be held."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -222,18 +224,18 @@ class _Family:
 
     @contextmanager
     def _held(self, name: str, before: bool) -> Iterator[tuple[threading.Event, threading.Event]]:
-        waiting, go_on = threading.Event(), threading.Event()
+        waiting, may_continue = threading.Event(), threading.Event()
         original = getattr(starting, name)
 
         def hold() -> None:
             waiting.set()
-            assert go_on.wait(15)
+            assert may_continue.wait(15)
 
         def held(*arguments: Any, **options: Any) -> Any:
             if name == "start_child" and arguments[1] != "child":
                 return original(*arguments, **options)
             if name == "_insert" and arguments[0].agent != "child":
-                return original(*arguments, **options)  # those above
+                return original(*arguments, **options)  # the ancestors
             if before:
                 hold()
             result = original(*arguments, **options)
@@ -244,15 +246,15 @@ class _Family:
         with self._monkeypatch.context() as patch:
             patch.setattr(starting, name, held)
             try:
-                yield waiting, go_on
+                yield waiting, may_continue
             finally:
-                go_on.set()
+                may_continue.set()
 
-    def held_before_birth(self) -> Any:
+    def held_before_insert(self) -> Any:
         return self._held("start_child", before=True)
 
-    def held_during_birth(self) -> Any:
+    def held_in_transaction(self) -> Any:
         return self._held("_insert", before=False)
 
-    def held_after_birth(self) -> Any:
+    def held_after_commit(self) -> Any:
         return self._held("start_child", before=False)
