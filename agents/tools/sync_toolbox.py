@@ -134,4 +134,9 @@ class SyncTools(Notes):
             raise RuntimeError(
                 "SyncTools can't be used on the event loop: it would wait for itself"
             )
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the process ends, and the loop is closed
+            work.close()
+            raise
+        return future.result()
