@@ -63,12 +63,12 @@ class Guard:
         return Call(self, tool, label, in_cleanup, data)
 
     def check(self, tool: str = "", label: str = "") -> None:
-        """Refuse if a stop was asked for, without making a call of its own.
+        """Refuse if a stop was requested, without making a call of its own.
 
         For what happens inside a call that is guarded already, such as the next try of a request.
 
         Raises:
-            AgentStopped: a stop was asked for.
+            AgentStopped: a stop was requested.
         """
         self.token.admit(tool, label)
 
@@ -135,7 +135,7 @@ class Call:
         """Ask to be admitted; from then on the call is in flight.
 
         Raises:
-            AgentStopped: a stop was asked for.
+            AgentStopped: a stop was requested.
             RunIsOver: the agent has returned.
         """
         guard = self._guard
@@ -212,7 +212,7 @@ class Call:
         must finish. ``record(result)`` is called before a cancellation that came meanwhile is
         passed on, so that the trace has what was paid for.
 
-        A cancellation takes effect as usual when no stop was asked for (an agent's own time
+        A cancellation takes effect as usual when no stop was requested (an agent's own time
         limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
         """
         task = self._guard.create_task(work)

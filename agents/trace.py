@@ -41,7 +41,7 @@ EVENT_TYPES: dict[str, str] = {
     "log": "a line by tools.log() or by Python's logging",
     "stdout": "text printed by the agent",
     "error": "an exception ended the agent, with its traceback",
-    "stop_requested": "a stop was asked for, or escalated",
+    "stop_requested": "a stop was requested, or escalated",
     "stop_observed": "the agent's code met the stop for the first time",
     "loop_blocked": "the agent kept its event loop from running",
     "truncated": "the cap on events was reached, what follows is left out",

@@ -67,16 +67,16 @@ class ReceiptOnWire(TypedDict):
     acknowledged_at: Annotated[
         Instant | None, "When the worker that owns the run tripped its token."
     ]
-    observed_at: Annotated[Instant | None, "When the agent's code first met the stop."]
-    finished_first: Annotated[bool, "The run had ended before it met the stop."]
+    observed_at: Annotated[Instant | None, "When the agent's code first observed the stop."]
+    finished_first: Annotated[bool, "The run had ended before it observed the stop."]
     calls_started_after_acknowledgement: Count
-    root_request: Annotated[Uuid, "The run on which the stop was asked for."]
+    root_request: Annotated[Uuid, "The run on which the stop was requested."]
     abandoned: bool
     cleanup_error: CleanupError | None
 
 
 class RunOnWire(TypedDict):
-    """A run, with its stop receipt once somebody wanted it stopped."""
+    """A run, with its stop receipt once a stop was requested."""
 
     id: Uuid
     agent: str
@@ -91,7 +91,7 @@ class RunOnWire(TypedDict):
     priority: Annotated[
         int,
         Form(min_value=LOWEST_PRIORITY, max_value=HIGHEST_PRIORITY),
-        "Of what is waiting, the highest is begun first.",
+        "The queued runs of the highest priority start first.",
     ]
     attempt: Annotated[Count, "0 until a worker has claimed it."]
     created_at: Instant

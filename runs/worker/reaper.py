@@ -20,7 +20,7 @@ from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
 from runs.delivery import notify
 
-from .retention import MOST_SHARE, PAUSE_SECONDS, REST_SECONDS, Retention
+from .retention import MOST_SHARE, REST_SECONDS, Retention
 
 __all__ = ["Reaper", "ReaperThread"]
 
@@ -48,7 +48,7 @@ class Reaper:
         self._next_poll = 0.0
         self._next_reaping = 0.0
         self._next_forgetting = 0.0
-        self._next_retention = time.monotonic() + PAUSE_SECONDS
+        self._next_retention = 0.0
 
     def tick(self) -> bool:
         """Do what is due; return whether there is more to do without a pause.
@@ -91,7 +91,7 @@ class Reaper:
         self._next_retention = started + REST_SECONDS  # also if the step fails
         if retention.tick():
             ended = time.monotonic()
-            self._next_retention = ended + max(PAUSE_SECONDS, (ended - started) / MOST_SHARE)
+            self._next_retention = ended + (ended - started) / MOST_SHARE
 
 
 class ReaperThread:

@@ -10,11 +10,10 @@ from django.utils import timezone
 from runs.conf import conf
 from runs.ops.retention import Policy, Position, Sweep
 
-__all__ = ["MOST_SHARE", "PAUSE_SECONDS", "REST_SECONDS", "Retention"]
+__all__ = ["MOST_SHARE", "REST_SECONDS", "Retention"]
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.2  # between two steps
 MOST_SHARE = 0.2  # at most this share of the time goes into steps
 REST_SECONDS = 600.0  # between two sweeps
 

@@ -56,7 +56,7 @@ PARAMETERS = [
         description="Of a stream: 1 adds all runs below this one.",
     ),
     OpenApiParameter(
-        "cursor", str, description="Of a stream: the `id` of a tree's event, behind which to begin."
+        "cursor", str, description="Of a stream: the `id` of a tree's event, after which to start."
     ),
     OpenApiParameter(
         "Last-Event-ID",

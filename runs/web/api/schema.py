@@ -52,7 +52,7 @@ IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
 _MEANINGS = {
     400: "Something in the request is wrong; `fields` says where.",
-    401: "Nobody is logged in, or the token is wrong.",
+    401: "The request has no valid session or token.",
     403: "You may see this, but not do it; or the CSRF token is missing.",
     404: "There is no such thing, or none that you may see.",
     406: "The API answers in JSON only.",

@@ -121,7 +121,7 @@ class RunsView(ApiView):
         "runs",
         {
             201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
-            200: OpenApiResponse(RunSerializer, "The run that this key has begun before."),
+            200: OpenApiResponse(RunSerializer, "The run that this key has started before."),
         },
         errors=[403, 413, 415, 422],
         wrong=["invalid_json", "invalid_input"],
@@ -171,7 +171,7 @@ class RunView(ApiView):
         parameters=[ID],
     )
     def get(self, request: Request, id: str) -> Response:
-        """The run, with its stop receipt once somebody wanted it stopped."""
+        """The run, with its stop receipt once a stop was requested."""
         runs = for_wire(RunRecord.objects.visible_to(self.user))
         return Response(run_as_dict(runs.get(pk=read_id(id))))
 
@@ -194,7 +194,7 @@ class EventsView(ApiView):
             OpenApiParameter(
                 "after",
                 {"type": "integer", "minimum": 0, "default": 0},
-                description="The `seq` behind which to begin.",
+                description="The `seq` after which to start.",
             ),
             *event_stream.PARAMETERS,
             OpenApiParameter(
@@ -205,7 +205,7 @@ class EventsView(ApiView):
         ],
     )
     def get(self, request: Request, id: str) -> HttpResponseBase:
-        """The events behind `after`, in order. Ask again behind the last one until `ended`.
+        """The events after `after`, in order. Ask again after the last one until `ended`.
 
         With `Accept: text/event-stream` the answer goes on until the run is over: what there is,
         then what comes, each event once. `Last-Event-ID` resumes a stream that broke off.

@@ -20,7 +20,6 @@ from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord
 from runs.ops import retention
 from runs.ops.retention import Policy, Sweep
 from runs.status import Status
-from runs.worker import reaper
 from runs.worker.retention import Retention
 from runs.worker.worker import Worker
 from tests.support.journal import Journal
@@ -331,12 +330,10 @@ class TestRetention:
         self,
         alice: User,
         settings: Any,
-        monkeypatch: pytest.MonkeyPatch,
         start: Start,
         log: Journal,
     ) -> None:
         settings.RUNS = {**settings.RUNS, "KEEP_DAYS": 30}
-        monkeypatch.setattr(reaper, "PAUSE_SECONDS", 0.0)
         old = [_aged(alice, 99) for _ in range(3)]
 
         @agent("quick")

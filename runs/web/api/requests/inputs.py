@@ -42,8 +42,8 @@ class StartSerializer(StrictSerializer):
         required=False,
         min_value=LOWEST_PRIORITY,
         max_value=HIGHEST_PRIORITY,
-        help_text="The agent's own unless given. Of what is waiting, the highest is begun first; "
-        "to go above the agent's own takes the permission `runs.prioritise_runrecord`.",
+        help_text="The agent's own unless given. The queued runs of the highest priority start "
+        "first; to go above the agent's own takes the permission `runs.prioritise_runrecord`.",
     )
 
 
