@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channels.consumer import AsyncConsumer
@@ -97,13 +98,12 @@ class AgentConsumer(AsyncConsumer):
             await self._handle(message)
 
     async def _handle(self, message: dict[str, Any]) -> None:
-        type = message.get("type")
-        handler = getattr(self, str(type).replace(".", "_"), None)
-        if type not in _MESSAGES or handler is None:
+        type = message.get("type", "")
+        if type not in _MESSAGES:
             logger.warning("a message of an unknown type: %r", type)
             return
         try:
-            await handler(message)
+            await getattr(self, type.replace(".", "_"))(message)
         except Exception as error:  # a message of another release, say; polling replaces it
             logger.warning("a message of type %r can't be understood (%r)", type, error)
 
@@ -121,13 +121,6 @@ async def listen(application: Application, worker: Worker) -> None:
         return
     channel: str | None = None
     failures = 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal failures
-        message: dict[str, Any] = await layer.receive(channel)
-        failures = 0
-        return message
-
     scope = {"type": "channel", "channel": AGENTS_CHANNEL, "worker": worker}
     while True:
         joining: asyncio.Task[None] | None = None
@@ -135,12 +128,13 @@ async def listen(application: Application, worker: Worker) -> None:
             # Reuse the channel: the layer would fill an old one that no task reads.
             channel = channel or await layer.new_channel()
             await layer.group_add(WORKERS_GROUP, channel)
+            failures = 0
             if relay.is_shared(layer):
                 # This worker has missed the requests for text that were sent before.
                 ask: FeedAsk = {"type": "feed.ask", "from": relay.PROCESS}
                 relay.outbox.send(relay.FEED_GROUP, ask, is_repeated=True)
             joining = asyncio.create_task(_join_own_group(layer, channel, worker))
-            await application(scope, receive, _send_nothing)
+            await application(scope, partial(layer.receive, channel), _send_nothing)
         except Exception as error:  # of any kind: each layer raises its own
             pause = PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]
             failures += 1
