@@ -212,10 +212,10 @@ class _FeedConsumer(AsyncConsumer):
         try:
             async with aclosing(reader.batches()) as batches:
                 async for frames in batches:
-                    # A plain socket has the protocol's pings for a heartbeat.
-                    messages = [as_socket_message(frame) for frame in frames]
                     if reader.view.is_page:
                         messages = [as_page_message(frames, reader.cursor)]
+                    else:  # the protocol's pings are the heartbeat
+                        messages = [as_socket_message(frame) for frame in frames]
                     # For all of them: a timer for each would take a quarter of the time.
                     async with asyncio.timeout(STUCK_SECONDS):
                         for text in messages:

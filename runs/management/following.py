@@ -32,7 +32,7 @@ from runs.management.console import Console
 from runs.models import RunRecord, StopVia, WorkerRecord
 from runs.processes import process_name
 from runs.queue.limits import find_obstacle
-from runs.status import TERMINAL, Status
+from runs.status import Status
 from runs.web.feed import Cursor, Follower, RightLost, View, Viewer, close_hub, get_hub
 from runs.web.feed.frames import as_socket_message
 from runs.wire import for_wire
@@ -48,7 +48,6 @@ __all__ = ["ERROR", "STOPPED", "SUCCESS", "USAGE", "RunHere", "RunThere"]
 SUCCESS, ERROR, USAGE, STOPPED = 0, 1, 2, 3  # exit codes
 TICK_SECONDS = 0.1
 PATIENCE_SECONDS = 2.0  # with a run that no worker claims
-LINGER_SECONDS = 1.0  # after the end of the run, for the last lines of the runs below it
 
 
 class _Watch:
@@ -94,7 +93,7 @@ class _Watch:
         """Read what no message brings; called several times a second."""
 
     def is_left(self, run: dict[str, Any]) -> bool:
-        """Tell whether the run, as on the wire, continues without this process."""
+        """Tell whether ``run``, as on the wire, is the one that continues without this process."""
         return False
 
     # Following.
@@ -107,8 +106,11 @@ class _Watch:
         self._do(self.wait_for_worker())
         try:
             async for frames in self._follower.batches():
-                for frame in frames:
-                    self._take(json.loads(as_socket_message(frame)))
+                for each in frames:
+                    frame = json.loads(as_socket_message(each))
+                    self.console.take(frame)
+                    if frame["type"] == "run" and self.is_left(frame["run"]):
+                        self.end()
         except RightLost as lost:
             if lost.why != "gone":
                 raise
@@ -117,21 +119,15 @@ class _Watch:
             await close_hub()
         self.console.flush()
 
-    def _take(self, frame: dict[str, Any]) -> None:
-        self.console.take(frame)
-        if frame["type"] == "run" and frame["run"]["id"] == str(self.run_id):
-            if frame["run"]["status"] in TERMINAL:
-                self.end(LINGER_SECONDS)  # not later: runs that it left may run for long
-            elif self.is_left(frame["run"]):
-                self.end()
+    def end(self) -> None:
+        """Follow the run no longer."""
 
-    def end(self, seconds: float = 0.0) -> None:
-        """Follow the run for at most so many seconds more."""
-        asyncio.get_running_loop().call_later(seconds, self._end)
+        def end_soon() -> None:
+            self._follower.is_over = True
+            self._follower.wake()
 
-    def _end(self) -> None:
-        self._follower.is_over = True
-        self._follower.wake()
+        # A signal may have come before the follower was there.
+        asyncio.get_running_loop().call_soon(end_soon)
 
     async def _tick(self) -> None:
         while True:
@@ -219,7 +215,8 @@ class RunHere(_Watch):
             self._worker.stop_threads()
 
     def is_left(self, run: dict[str, Any]) -> bool:
-        return bool(run["worker"] != process_name())  # requeued, or claimed again since then
+        is_ours = run["id"] == str(self.run_id)
+        return is_ours and bool(run["worker"] != process_name())  # requeued, or claimed again
 
     def on_second_ctrl_c(self) -> None:
         if StopMode.ABORT in stopping.AVAILABLE_MODES:

@@ -189,6 +189,17 @@ def test_remote_queues_it_and_follows_it(demo: User, hire: Callable[..., Any]) -
     assert assert_consistent(_only_run()).worker_id == worker.id
 
 
+def test_a_run_that_is_deleted_meanwhile_is_told_so(demo: User, hire: Callable[..., Any]) -> None:
+    @agent("doomed")
+    def doomed(tools: SyncTools) -> None:
+        RunRecord.objects.filter(parent=None).delete()
+
+    hire()
+    ran = Ran("doomed", "--remote")
+    assert ran.code == 1
+    assert "was deleted" in ran.refusal
+
+
 def test_remote_takes_a_priority(demo: User, hire: Callable[..., Any]) -> None:
     @agent("plain")
     async def plain(tools: Tools) -> None: ...
