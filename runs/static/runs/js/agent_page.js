@@ -99,7 +99,7 @@ async function start() {
     location.assign(data.addresses.run.replace("{id}", run.id));
   } catch (error) {
     ready();
-    tell(error);
+    showError(error);
   }
 }
 
@@ -109,7 +109,7 @@ function ready() {
 }
 
 /** Show an error: a message about a field there, any other above the form. */
-function tell(error) {
+function showError(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
   const hasMessages = isAboutFields && Object.keys(error.fields).length > 0;

@@ -1,4 +1,4 @@
-// Tell the reader when the page may be out of date.
+// Warn the reader when the page may be out of date.
 import { h } from "./dom.js";
 import { get } from "./http.js";
 

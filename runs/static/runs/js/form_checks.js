@@ -94,6 +94,6 @@ export function size(bytes) {
   return `${Number((bytes / 1024 / 1024).toFixed(1))} MB`;
 }
 
-export function count(number, one, many = `${one}s`) {
+function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }

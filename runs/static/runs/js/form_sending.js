@@ -22,7 +22,7 @@ export async function startRun(address, body, maxBytes) {
   return run;
 }
 
-/** Tell a reader that the run was not started, or perhaps was: children of an element. */
+/** Words about a run that was not started, or perhaps was: children of an element. */
 export function failureWords(error, { maxBytes, signIn }) {
   if (!(error instanceof RequestFailed)) throw error;
   switch (error.code) {

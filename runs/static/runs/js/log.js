@@ -49,7 +49,7 @@ export class LogView {
     this.#slices.add(frames);
   }
 
-  /** Forget streamed text: the feed is open again, and sends it from its beginning. */
+  /** Forget streamed text: the feed is open again, and sends it again from its start. */
   reconnected() {
     this.#slices.remove((frame) => frame.type === "text");
     for (const group of this.#groups.values()) group.live.forgetText();

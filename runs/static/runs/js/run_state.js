@@ -49,7 +49,7 @@ export class RunState {
   apply(frames) {
     const before = this.#revision;
     for (const frame of frames) this.#take(frame);
-    if (this.#revision !== before) this.#tell();
+    if (this.#revision !== before) this.#notify();
   }
 
   /** Ask the server. A frame that comes before the answer is newer. */
@@ -58,7 +58,7 @@ export class RunState {
     const { run, words } = await ask();
     if (this.#revision !== before) return;
     Object.assign(this, { run, words });
-    this.#tell();
+    this.#notify();
   }
 
   #take(frame) {
@@ -76,7 +76,7 @@ export class RunState {
     this.#revision += 1;
   }
 
-  #tell() {
+  #notify() {
     for (const listener of this.#listeners) listener(this);
   }
 }
