@@ -78,8 +78,8 @@ class TestScriptedModel:
             reply = await tools.call_llm(ask(), tools=[{"type": "function"}])
             return [call["function"]["name"] for call in reply.tool_calls]
 
-        wish = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
-        model = ScriptedModel([{"tool_calls": [wish]}])
+        request = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        model = ScriptedModel([{"tool_calls": [request]}])
 
         assert run(caller, model=model).result == ["look"]
 

@@ -202,7 +202,7 @@ def test_a_closed_trace_takes_nothing_any_more() -> None:
     assert trace.close() == 1
 
 
-def test_whoever_closes_knows_the_last_number_in_either_order() -> None:
+def test_close_returns_the_last_number_in_either_order() -> None:
     for _ in range(200):
         trace, sink = new_trace()
         start = threading.Barrier(3)

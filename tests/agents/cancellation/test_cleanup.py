@@ -366,7 +366,7 @@ async def test_a_block_can_be_entered_once_only(token: CancelToken) -> None:
 async def test_a_block_that_is_left_in_another_context_is_closed_all_the_same(
     token: CancelToken,
 ) -> None:
-    """An async generator that nobody reads to its end is closed by a task of its own."""
+    """An async generator that no code reads to its end is closed by a task of its own."""
     blocks: list[cleanup] = []
 
     async def pages() -> AsyncIterator[int]:
@@ -419,7 +419,7 @@ def test_a_stop_after_the_loop_was_closed_is_no_error(caplog: pytest.LogCaptureF
 
 
 async def forever() -> None:
-    """Wait for what never comes; whoever relies on a cut fails after some seconds."""
+    """Wait for an event that never comes; a test that relies on a cut fails after some seconds."""
     async with asyncio.timeout(SECONDS):
         await asyncio.Event().wait()
     raise AssertionError("nothing has cut this")
@@ -459,7 +459,7 @@ class TestALease:
         assert not lease.extend(time.monotonic() + 120)
         assert lease.is_over
 
-    def test_is_over_for_good_once_somebody_was_refused(self) -> None:
+    def test_stays_over_once_a_call_was_refused(self) -> None:
         lease = Lease(time.monotonic())
         with pytest.raises(AgentStopped):
             CancelToken(lease=lease).admit("tool")

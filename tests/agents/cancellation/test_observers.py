@@ -27,12 +27,11 @@ def test_a_callback_is_called_at_the_request_and_at_each_escalation() -> None:
     token.request("abort")
     token.request("graceful")
     token.request("abandon")
-    wish = StopCause.REQUEST
     assert modes == [
         (StopMode.GRACEFUL, StopCause.SHUTDOWN),
-        (StopMode.GRACEFUL, wish),
-        (StopMode.ABORT, wish),
-        (StopMode.ABANDON, wish),
+        (StopMode.GRACEFUL, StopCause.REQUEST),
+        (StopMode.ABORT, StopCause.REQUEST),
+        (StopMode.ABANDON, StopCause.REQUEST),
     ]
 
 

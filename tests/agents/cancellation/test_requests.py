@@ -65,16 +65,16 @@ def test_requests_only_ever_escalate(requests: list[tuple[StopMode, StopCause]])
         assert changed == (before != (token.mode, token.cause))
         reasons.append(token.reason)
     assert token.mode == max((mode for mode, _ in requests), key=lambda mode: mode.rank)
-    wished = [number for number, (_, cause) in enumerate(requests) if cause is StopCause.REQUEST]
-    assert token.cause is (StopCause.REQUEST if wished else StopCause.SHUTDOWN)
-    # The reason is that of the first wish; without one, of the first request.
-    assert token.reason == str(wished[0] if wished else 0)
+    requested = [number for number, (_, cause) in enumerate(requests) if cause is StopCause.REQUEST]
+    assert token.cause is (StopCause.REQUEST if requested else StopCause.SHUTDOWN)
+    # The reason is that of the first stop request; without one, of the first shutdown.
+    assert token.reason == str(requested[0] if requested else 0)
     # A callback for each change, and none for what changed nothing.
     assert len(calls) == len(set(calls))
     assert calls[-1] == (token.mode, token.cause)
 
 
-def test_a_wish_after_a_shutdown_brings_its_own_reason_and_keeps_the_instant() -> None:
+def test_a_stop_request_after_a_shutdown_brings_its_own_reason_and_keeps_the_instant() -> None:
     token = CancelToken()
     token.request(reason="the worker goes away", cause=StopCause.SHUTDOWN)
     at = token.acknowledged_at
@@ -84,7 +84,7 @@ def test_a_wish_after_a_shutdown_brings_its_own_reason_and_keeps_the_instant() -
     assert (token.cause, token.reason) == (StopCause.REQUEST, "enough")
 
 
-def test_whoever_sees_the_token_stopped_sees_the_rest_too() -> None:
+def test_a_reader_that_sees_the_token_stopped_sees_the_rest_too() -> None:
     for _ in range(300):
         token = CancelToken()
 

@@ -86,7 +86,7 @@ async def test_an_error_that_comes_after_the_cancellation_gives_way_to_it(
 
 
 @pytest.mark.parametrize("result", ["result", ValueError("bad")])
-async def test_an_own_time_limit_cuts_when_nobody_asked_for_a_stop(
+async def test_an_own_time_limit_cuts_when_no_stop_was_requested(
     run: AgentRun, backend: Backend, result: Any
 ) -> None:
     before = asyncio.all_tasks()

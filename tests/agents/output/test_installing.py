@@ -38,7 +38,7 @@ def test_as_many_uninstalls_as_installs_give_the_streams_back(
     assert sys.stdout is before_out
 
 
-def test_a_stream_that_somebody_else_has_put_there_is_left_alone(
+def test_a_stream_that_other_code_has_put_there_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     theirs = io.StringIO()

@@ -42,7 +42,7 @@ def test_a_logged_exception_brings_its_traceback() -> None:
 
 @captured
 @pytest.mark.usefixtures("root_at_info")
-def test_what_is_logged_outside_any_run_is_in_nobodys_log(
+def test_what_is_logged_outside_any_run_is_in_no_runs_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = AgentRun()

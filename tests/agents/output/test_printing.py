@@ -128,7 +128,7 @@ def test_after_the_end_of_a_run_its_text_goes_outside(outside: dict[str, io.Stri
 
 
 @captured
-def test_an_object_that_cant_be_printed_harms_nobody_else(
+def test_an_object_that_cant_be_printed_harms_no_other_run(
     outside: dict[str, io.StringIO],
 ) -> None:
     run = AgentRun()

@@ -1,4 +1,4 @@
-"""How an agent ends when nobody asks it to stop, and what is said of that."""
+"""How an agent ends without a stop request, and what its outcome says."""
 
 from __future__ import annotations
 

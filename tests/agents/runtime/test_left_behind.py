@@ -61,7 +61,7 @@ async def test_what_was_left_behind_cant_use_the_tools_any_more() -> None:
     assert run.store.entries == {}
 
 
-async def test_calls_that_were_left_behind_are_cut_when_nobody_asked_for_a_stop() -> None:
+async def test_calls_that_were_left_behind_are_cut_when_no_stop_was_requested() -> None:
     store = SlowStore()
 
     async def work(tools: Tools) -> None:
@@ -90,7 +90,7 @@ async def test_a_task_that_ignores_its_cancellation_is_left_running_and_named(
     async def work(tools: Tools) -> None:
         tasks.append(asyncio.create_task(stubborn(), name="stubborn"))
         tasks.append(asyncio.create_task(tools.http.send(request, stream=True)))
-        await asyncio.wait([tasks[1]])  # and a response that nobody reads, too
+        await asyncio.wait([tasks[1]])  # and a response that no code reads, too
 
     request = httpx.Request("GET", "http://x")
     tasks: list[asyncio.Task[Any]] = []
@@ -105,7 +105,7 @@ async def test_a_task_that_ignores_its_cancellation_is_left_running_and_named(
 
 
 async def test_a_task_that_failed_unseen_complains_in_the_log_of_its_own_run() -> None:
-    """The collector runs in whichever run makes garbage: that may be somebody else's."""
+    """The collector runs in whichever run makes garbage: that may be another owner's."""
 
     async def fail() -> None:
         raise ValueError("a private matter")
@@ -140,7 +140,7 @@ async def test_a_task_that_failed_unseen_complains_in_the_log_of_its_own_run() -
 
 
 @pytest.mark.parametrize("stopping", [False, True])
-async def test_a_response_that_nobody_reads_does_not_keep_the_run_from_ending(
+async def test_a_response_that_no_code_reads_does_not_keep_the_run_from_ending(
     stopping: bool,
 ) -> None:
     class Endless(httpx.AsyncByteStream):

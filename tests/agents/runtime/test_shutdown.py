@@ -28,7 +28,7 @@ async def test_a_shutdown_that_was_met_interrupts_and_keeps_the_partial_result()
     assert await run.outcome() == Outcome("interrupted", partial_result=["half"])
 
 
-async def test_a_wish_that_comes_after_the_shutdown_was_met_makes_it_a_stop() -> None:
+async def test_a_stop_request_after_an_observed_shutdown_makes_it_a_stop() -> None:
     async def work(tools: Tools) -> None:
         run.token.request(cause=StopCause.SHUTDOWN)
         should_stop()
@@ -39,7 +39,7 @@ async def test_a_wish_that_comes_after_the_shutdown_was_met_makes_it_a_stop() ->
     assert await run.outcome() == Outcome("stopped")
 
 
-async def test_a_shutdown_that_nobody_met_is_a_success_or_an_error() -> None:
+async def test_a_shutdown_that_was_not_observed_is_a_success_or_an_error() -> None:
     async def work(tools: Tools) -> str:
         run.token.request(cause=StopCause.SHUTDOWN)
         return "done"

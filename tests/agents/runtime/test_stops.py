@@ -47,7 +47,7 @@ async def test_the_call_in_flight_finishes_and_the_next_is_refused() -> None:
     assert run.guard.calls_started_after_acknowledgement == 0
 
 
-async def test_a_stop_that_nobody_met_changes_nothing() -> None:
+async def test_a_stop_that_was_not_observed_changes_nothing() -> None:
     async def work(tools: Tools) -> str:
         run.stop()
         return "done"

@@ -187,7 +187,7 @@ def test_it_works_with_hardly_any_stack_left() -> None:
                 try:
                     deepest.append(clean([[[[[["x"]]]]]]))
                 except RecursionError as error:
-                    # Without room for the call itself nobody could do anything.
+                    # Without room for the call itself, no code could help.
                     traceback = error.__traceback__
                     if traceback is not None and traceback.tb_next is not None:
                         raised_inside.append(error)
