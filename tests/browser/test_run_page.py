@@ -20,8 +20,9 @@ SELECTED = "[role=tab][aria-selected=true]"
 def held(page: Page, model: LLMServer, server: Server) -> RunScreen:
     """A run whose first model call is held, on the page."""
     model.hold()
-    screen = RunScreen.of(page, server.start("site-talk", document="A long letter."))
-    model.wait_for_requests(1)
+    id = server.start("site-talk", document="A long letter.")
+    model.wait_for_requests(1)  # before the page: it reads out each status that follows its first
+    screen = RunScreen.of(page, id)
     screen.expect_status("running", "Running")
     return screen
 
