@@ -121,12 +121,20 @@ def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Sig
             fields[parameter.name] = NotRequired[annotation]
             defaults[parameter.name] = _default_json(adapter, parameter.default)
     try:
-        output = _read_returned(function, names, signature.return_annotation)
+        returned = signature.return_annotation
+        returned = Any if returned is signature.empty else returned
+        what = "What it returns"
+        output = _adapter(_evaluated(function, names, what, returned), what, "serialization")
     except CannotDescribe as refusal:
         reasons += refusal.reasons
     if reasons:
         raise CannotDescribe(reasons)
-    arguments = _arguments_adapter(fields)
+    # A TypedDict, not a model: it may have any names (json, model_config), and gives a dict in
+    # which defaults are missing, so that the function itself fills them.
+    make_typed_dict: Any = TypedDict  # mypy knows literals only
+    typed = make_typed_dict("Input", fields)
+    typed.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    arguments = _adapter(typed, "The input", "validation")
     return Signature(
         input_schema=_finished(_schema(arguments, "validation"), title, defaults),
         output_schema=_schema(output, "serialization"),
@@ -144,24 +152,6 @@ def _read_parameter(
     annotation = _evaluated(function, names, what, parameter.annotation)
     _refuse_misplaced(parameter.name, annotation, parameter.default)
     return annotation, _adapter(annotation, what, "validation")
-
-
-def _read_returned(
-    function: Callable[..., Any], names: dict[str, Any], annotation: Any
-) -> pydantic.TypeAdapter[Any]:
-    what = "What it returns"
-    if annotation is inspect.Signature.empty:
-        annotation = Any
-    return _adapter(_evaluated(function, names, what, annotation), what, "serialization")
-
-
-def _arguments_adapter(fields: dict[str, Any]) -> pydantic.TypeAdapter[Any]:
-    # A TypedDict, not a model: it may have any names (json, model_config), and gives a dict in
-    # which defaults are missing, so that the function itself fills them.
-    make_typed_dict: Any = TypedDict  # mypy knows literals only
-    arguments = make_typed_dict("Input", fields)
-    arguments.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
-    return _adapter(arguments, "The input", "validation")
 
 
 def local_names(function: Callable[..., Any], caller_locals: dict[str, Any]) -> dict[str, Any]:
