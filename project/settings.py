@@ -149,8 +149,8 @@ if _redis_url:
     # database is the truth.
     CHANNEL_LAYERS = {
         "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [{"address": _redis_url, **_patience}], "prefix": "halting"},
+            "BACKEND": "runs.delivery.redis_layer.RedisLayer",
+            "CONFIG": {"host": {"address": _redis_url, **_patience}, "prefix": "halting"},
         }
     }
     CACHES = {

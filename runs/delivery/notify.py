@@ -128,14 +128,14 @@ def send_start(run: uuid.UUID) -> None:
     if worker is None:
         wake_workers()
     else:
-        relay.outbox.send(worker_group(worker), {"type": "run.start", "run": str(run)})
+        relay.outbox.send_at_once(worker_group(worker), {"type": "run.start", "run": str(run)})
 
 
 def wake_workers() -> None:
     """Have all workers claim: those of this process directly, the others by message."""
     local_runs.wake()
     if relay.is_shared(get_channel_layer()):
-        relay.outbox.send(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True)
+        relay.outbox.send_at_once(WORKERS_GROUP, {"type": "run.wake"}, is_repeated=True)
 
 
 def send_ended(worker: uuid.UUID, runs: Sequence[uuid.UUID]) -> None:
@@ -155,4 +155,4 @@ def send_stops(deliveries: Iterable[StopDelivery]) -> None:
             stops.setdefault(delivery.worker, []).append(delivery)
     for worker, mine in stops.items():
         messages = [delivery.as_message() for delivery in mine]
-        relay.outbox.send(worker_group(worker), {"type": "run.stop", "stops": messages})
+        relay.outbox.send_at_once(worker_group(worker), {"type": "run.stop", "stops": messages})

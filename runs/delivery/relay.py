@@ -1,23 +1,24 @@
-"""Sends messages to other processes, through the channel layer, in a thread of its own.
+"""Sends messages to other processes, through the channel layer.
 
-No caller waits for the layer. A message that can't be sent is dropped, and its receivers poll.
+What a person waits for leaves at once, in the thread of the caller. The rest leaves in a thread of
+its own. No caller waits for a layer that fails: a message that can't be sent is dropped, and its
+receivers find out by polling.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import contextlib
 import logging
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from redis.exceptions import RedisError
 
 from .messages import Message
+from .redis_layer import RedisLayer
 
 __all__ = ["FEED_GROUP", "PROCESS", "Outbox", "is_shared", "outbox"]
 
@@ -41,15 +42,15 @@ class Outbox:
 
     Attributes:
         dropped_count: how many messages were not sent.
+        is_failing: the layer did not take the last message.
     """
 
     def __init__(self) -> None:
         self.dropped_count = 0
-        self._is_failing = False
+        self.is_failing = False
         self._lock = threading.Lock()
         self._waiting: dict[object, tuple[str, Message]] = {}  # in order
         self._is_sending = False
-        self._sending: Future[None] | None = None
         self._due: set[Callable[[], None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -71,11 +72,21 @@ class Outbox:
                 self._is_sending = True
                 self._sending = asyncio.run_coroutine_threadsafe(self._send_all(), loop)
 
-    def flush(self) -> None:
-        """Wait until all messages have left: a command may end right after its only one."""
-        if self._sending is not None:
-            with contextlib.suppress(Exception):
-                self._sending.result(SEND_SECONDS)
+    def send_at_once(self, group: str, message: Message, *, is_repeated: bool = False) -> None:
+        """Send ``message`` before this returns, if the layer can; else, or if it fails, soon.
+
+        A change of thread takes half a millisecond where processors are busy. Not to be called on
+        an event loop.
+        """
+        layer = get_channel_layer()
+        if isinstance(layer, RedisLayer) and not self.is_failing:
+            try:
+                layer.group_send_now(group, message)
+            except (RedisError, OSError):
+                pass  # the thread tries again, and logs it if that fails, too
+            else:
+                return
+        self.send(group, message, is_repeated=is_repeated)
 
     def call_later(self, seconds: float, work: Callable[[], None]) -> None:
         """Call ``work`` in the thread, once for all calls of this until then; it must not block."""
@@ -114,12 +125,12 @@ class Outbox:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await get_channel_layer().group_send(group, message)
-                self._is_failing = False
+                self.is_failing = False
             except Exception as error:  # redis, socket, full: each layer has its own
-                if not self._is_failing:
+                if not self.is_failing:
                     why = str(error) or type(error).__name__
                     logger.warning("no messages to other processes (%s); they poll", why)
-                self._is_failing = True
+                self.is_failing = True
                 # A layer that does not answer would keep each of them waiting in its turn.
                 with self._lock:
                     self.dropped_count += len(self._waiting) + 1
@@ -128,4 +139,3 @@ class Outbox:
 
 #: Of this process.
 outbox = Outbox()
-atexit.register(outbox.flush)

@@ -110,7 +110,7 @@ def test_options_in_the_address_of_the_database_win() -> None:
     assert "pool" in options
 
 
-@pytest.mark.parametrize(("url", "expected"), [("", "InMemory"), ("redis://r:6379", "RedisPubSub")])
+@pytest.mark.parametrize(("url", "expected"), [("", "InMemory"), ("redis://r:6379", "RedisLayer")])
 def test_redis_carries_messages_and_cache_when_it_is_there(url: str, expected: str) -> None:
     layer, cache = _settings(  # type: ignore[misc]
         "[s.CHANNEL_LAYERS['default']['BACKEND'], s.CACHES['default']['BACKEND']]", REDIS_URL=url

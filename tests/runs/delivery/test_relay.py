@@ -9,12 +9,11 @@ import uuid
 from typing import Any
 
 import pytest
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.layers import InMemoryChannelLayer
 from django.db import connection
 
 from agents import Tools, agent
 from runs.delivery import feeds, notify, relay
-from runs.delivery.messages import Message
 from runs.models import DataStoreEntry, RunRecord
 from runs.web.feed import Cursor, Follower, View, Viewer, close_hub, get_hub, hub
 from runs.worker.worker import Worker
@@ -118,35 +117,6 @@ def test_a_layer_that_fails_is_complained_of_once(
     assert [r.message for r in caplog.records if r.name == "runs.delivery.relay"] == [
         "no messages to other processes (no redis); they poll"
     ]
-
-
-def test_a_process_that_ends_sends_its_messages_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-
-    class Slow:
-        async def group_send(self, group: str, message: Any) -> None:
-            await asyncio.sleep(0.05)
-            sent.append(group)
-
-    monkeypatch.setattr(relay, "get_channel_layer", Slow)
-    outbox = relay.Outbox()
-    outbox.flush()
-    for group in ("first", "second"):
-        outbox.send(group, {"type": "run.wake"})
-    outbox.flush()
-    assert sent == ["first", "second"]
-
-
-@pytest.mark.redis
-async def test_a_message_arrives_over_redis() -> None:
-    layer = get_channel_layer()
-    assert relay.is_shared(layer)
-    channel = await layer.new_channel()
-    await layer.group_add("test.group", channel)
-    message: Message = {"type": "run.stop", "stops": [{"run": "x", "attempt": 1}]}
-    relay.outbox.send("test.group", message)
-    async with asyncio.timeout(WAIT_SECONDS):
-        assert await layer.receive(channel) == message
 
 
 def test_only_a_layer_that_others_receive_from_is_used(
