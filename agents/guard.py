@@ -50,9 +50,7 @@ class Guard:
         self._in_flight = 0
         self._closed = False
         self._on_idle: Callable[[], Any] | None = None
-        token.add_observer(
-            lambda tool, label: trace.emit("stop_observed", {"tool": tool, "label": label})
-        )
+        token.add_observer(self._on_observed)
 
     def call(self, tool: str, label: str = "", *, in_cleanup: bool = True, **data: Any) -> Call:
         """Guard one call: ``with guard.call("http", "GET example.org", method="GET") as call:``.
@@ -98,6 +96,9 @@ class Guard:
             idle = asyncio.Event()
             self._on_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
         await idle.wait()
+
+    def _on_observed(self, tool: str, label: str) -> None:
+        self.trace.emit("stop_observed", {"tool": tool, "label": label})
 
     def _enter(self) -> None:
         with self._lock:

@@ -7,8 +7,6 @@ A called run starts at once, in its caller's process and under its claim. A star
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -27,11 +25,9 @@ from runs.exceptions import InputTooLarge, ParentIsStopping
 from runs.models import RunRecord
 from runs.status import Status
 
-from .started_runs import StartedRun, StartedRuns, ask_to_stop
+from .started_runs import StartedRun, StartedRuns
 
 __all__ = ["AgentCaller"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Start = Callable[[RunRecord, ActiveRun], "asyncio.Task[Ended | None]"]
@@ -45,7 +41,7 @@ class AgentCaller:
         execute: starts the task of a called run.
     """
 
-    __slots__ = ("_database", "_execute", "_giving_up", "_guard", "_started", "parent")
+    __slots__ = ("_database", "_execute", "_guard", "_started", "parent")
 
     def __init__(
         self,
@@ -60,7 +56,6 @@ class AgentCaller:
         self._database = database
         self._started = started
         self._execute = execute
-        self._giving_up: set[asyncio.Task[None]] = set()
 
     async def start(self, name: str, input: object) -> _Called:
         record, entry = await self._insert(starting.start_child, "agents.call", name, input)
@@ -72,17 +67,7 @@ class AgentCaller:
 
     def give_up(self, run: uuid.UUID) -> None:
         """Ask a called run to stop because its caller does not wait for it any longer."""
-        # In a context of its own: it is not a task of the agent, and outlives the agent's call.
-        giving_up = asyncio.get_running_loop().create_task(
-            ask_to_stop(self._database, self.parent, run, GAVE_UP), context=contextvars.Context()
-        )
-        self._giving_up.add(giving_up)
-        giving_up.add_done_callback(self._has_given_up)
-
-    def _has_given_up(self, task: asyncio.Task[None]) -> None:
-        self._giving_up.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("could not ask a called run to stop: %r", error)
+        self._started.give_up(self.parent, run, GAVE_UP)
 
     async def _insert(
         self, insert: Callable[[ActiveRun, str, object], T], tool: str, name: str, input: object

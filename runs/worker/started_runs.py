@@ -38,7 +38,7 @@ from runs.exceptions import LeaseLost, RunAlreadyFinished
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 from runs.status import TERMINAL, Status
 
-__all__ = ["StartedRun", "StartedRuns", "ask_to_stop", "is_leaving"]
+__all__ = ["StartedRun", "StartedRuns", "is_leaving"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,36 +73,7 @@ class StartedRun:
 
     async def ask_to_stop(self, reason: str) -> None:
         if self.end is None:
-            await self._runs.ask_to_stop(self, reason)
-
-
-async def ask_to_stop(
-    database: DatabaseThreads, caller: ActiveRun, run: uuid.UUID, reason: str
-) -> None:
-    """Ask a run to stop on its caller's behalf; do nothing if it is over.
-
-    No other code would ask, so this is repeated while the database is away.
-
-    Raises:
-        LeaseLost: the caller's lease is over: the recovery of the caller stops the run.
-    """
-
-    def ask() -> None:
-        try:
-            stopping.request_stop(
-                run,
-                via=StopVia.PARENT,
-                reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
-                check_permission=False,
-            )
-        except RunAlreadyFinished:
-            logger.debug("run %s was over when its caller asked it to stop", run)
-
-    def before_retry() -> None:
-        if caller.token.lease.is_over:
-            raise LeaseLost("the lease was over before a sub-agent could be asked to stop")
-
-    await patiently(partial(database.run, ask), before_retry=before_retry)
+            await self._runs.ask_to_stop(self.caller, self.run, reason)
 
 
 class StartedRuns:
@@ -124,6 +95,7 @@ class StartedRuns:
         self._adopted: Counter[uuid.UUID] = Counter()  # by caller
         #: By caller: when one of its runs last left a slot.
         self._freed_at: dict[ActiveRun, float] = {}
+        self._asking: set[asyncio.Task[None]] = set()  # the loop alone keeps no task alive
         self._hinted: set[uuid.UUID] = set()
         self._hint = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
@@ -161,8 +133,45 @@ class StartedRuns:
             if not child.waiting:
                 self._awaited.pop(child.run, None)
 
-    async def ask_to_stop(self, child: StartedRun, reason: str) -> None:
-        await ask_to_stop(self._database, child.caller, child.run, reason)
+    async def ask_to_stop(self, caller: ActiveRun, run: uuid.UUID, reason: str) -> None:
+        """Ask a run to stop on its caller's behalf; do nothing if it is over.
+
+        No other code would ask, so this is repeated while the database is away.
+
+        Raises:
+            LeaseLost: the caller's lease is over: the recovery of the caller stops the run.
+        """
+
+        def ask() -> None:
+            try:
+                stopping.request_stop(
+                    run,
+                    via=StopVia.PARENT,
+                    reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
+                    check_permission=False,
+                )
+            except RunAlreadyFinished:
+                logger.debug("run %s was over when its caller asked it to stop", run)
+
+        def before_retry() -> None:
+            if caller.token.lease.is_over:
+                raise LeaseLost("the lease was over before a sub-agent could be asked to stop")
+
+        await patiently(partial(self._database.run, ask), before_retry=before_retry)
+
+    def give_up(self, caller: ActiveRun, run: uuid.UUID, reason: str) -> None:
+        """Ask a run to stop because its caller does not wait for it any longer; don't wait."""
+        # In a context of its own: it is not a task of the agent, and outlives the agent's call.
+        asking = self._loop.create_task(
+            self.ask_to_stop(caller, run, reason), context=contextvars.Context()
+        )
+        self._asking.add(asking)
+        asking.add_done_callback(self._has_asked)
+
+    def _has_asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("could not ask a called run to stop: %r", error)
 
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Forget the runs of ``caller``; if its process shuts down, stop them and wait a while."""
