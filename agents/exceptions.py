@@ -95,7 +95,7 @@ class SubAgentFailed(_SubAgentError):
 
 
 class SubAgentStopped(_SubAgentError):
-    """A called agent was stopped, and only that one: its caller may go on."""
+    """A called agent was stopped, and only that one: its caller may continue."""
 
     code = "sub_agent_stopped"
 

@@ -33,7 +33,7 @@ __all__ = ["AgentTask", "Outcome", "describe_error", "run_agent", "task_factory"
 
 logger = logging.getLogger(__name__)
 
-LEFT_BEHIND_SECONDS = 5.0  # how long a cancelled task that an agent left behind may take
+LEFT_BEHIND_SECONDS = 5.0  # how long a cancelled task that an agent has left may take
 MAX_MESSAGE = 4_000  # characters
 MAX_TRACEBACK = 20_000  # characters
 

@@ -42,7 +42,7 @@ EVENT_TYPES: dict[str, str] = {
     "stdout": "text printed by the agent",
     "error": "an exception ended the agent, with its traceback",
     "stop_requested": "a stop was requested, or escalated",
-    "stop_observed": "the agent's code met the stop for the first time",
+    "stop_observed": "the agent's code observed the stop for the first time",
     "loop_blocked": "the agent kept its event loop from running",
     "truncated": "the cap on events was reached, what follows is left out",
     "agent_end": "the run is over; data.status says how",

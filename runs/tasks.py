@@ -1,4 +1,4 @@
-"""How tasks of a loop are ended, so that none is left behind."""
+"""End tasks of an event loop, and wait until all have ended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _AGAIN_SECONDS = 0.5
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again and again, since one cancellation may be lost.
+    """Cancel tasks and wait for their end; cancel again, since a cancellation may be lost.
 
-    redis-py writes with ``asyncio.wait_for``, which before Python 3.12 loses one that comes when
-    the write is done (https://github.com/python/cpython/issues/86296): 3 of 60, at a random moment
-    while a listener subscribes. Who is cancelled while it waits here is so afterwards.
+    redis-py writes with ``asyncio.wait_for``. Before Python 3.12 that loses a cancellation which
+    comes when the write is done (https://github.com/python/cpython/issues/86296): 3 of 60, at a
+    random moment while a listener subscribes. A cancellation of the caller is raised at the end.
     """
     left = set(tasks)
     cancelled: asyncio.CancelledError | None = None

@@ -41,7 +41,7 @@ async def running(
     http: Handler | None = None,
     seconds: float = SECONDS,
 ) -> AsyncIterator[Run]:
-    """Run an agent while the test goes on: ``async with running(agent, {...}) as run:``.
+    """Run an agent while the test continues: ``async with running(agent, {...}) as run:``.
 
     The agent starts at the block's first ``await``, and the block's end waits for the run's. If the
     block fails, the run is cut off. Events hold what the agent prints and logs.

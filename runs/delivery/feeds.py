@@ -117,7 +117,7 @@ class FeedSender:
             logs, self._logs = self._logs - changed.keys(), set()
         self.dropped_count += sum(max(0, len(runs) - MOST_RUNS) for runs in (changed, logs))
         message: FeedUpdates = {
-            "type": "feed.news",
+            "type": "feed.updates",
             "from": relay.PROCESS,
             "changed": list(changed.items())[:MOST_RUNS],
             "logs": list(logs)[:MOST_RUNS],

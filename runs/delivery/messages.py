@@ -56,7 +56,7 @@ FeedWatch = TypedDict(
 FeedUpdates = TypedDict(
     "FeedUpdates",
     {
-        "type": Literal["feed.news"],
+        "type": Literal["feed.updates"],
         "from": str,
         "changed": list[tuple[str, str]],  # run and root: a new run, or a new status or receipt
         "logs": list[str],  # runs with new events

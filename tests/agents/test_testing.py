@@ -150,21 +150,21 @@ class TestEndings:
         assert result.cleanup_error["message"] == "clumsy"
 
     async def test_the_agent_begins_at_the_first_wait_of_the_block(self) -> None:
-        begun = False
+        started = False
 
         @agent("eager")
         async def eager(tools: Tools) -> None:
-            nonlocal begun
-            begun = True
+            nonlocal started
+            started = True
 
         async with running(eager) as run:
-            assert not begun
+            assert not started
             await run.until("agent_start")
-            assert begun
+            assert started
         async with running(eager) as run:
-            begun = False
+            started = False
             run.stop()
-        assert not begun
+        assert not started
         assert (await run.result()).status == "stopped"
 
     async def test_a_stop_that_comes_too_late_changes_nothing(self) -> None:

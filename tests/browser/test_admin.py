@@ -173,7 +173,7 @@ def test_live_updates_leave_ticks_order_and_place_alone(
     server.client.post(f"/runs/{runs[0]}/stop")
     server.start("site-trivial")
     expect(status(page, runs[0])).to_have_attribute("data-status", "stopped")
-    expect(page.locator("#run-news")).to_contain_text("A new run started. Reload")
+    expect(page.locator("#run-updates")).to_contain_text("A new run started. Reload")
     assert page.evaluate("scrollY") == pytest.approx(place, abs=80)
     expect(line(page, runs[0]).locator(".action-select")).to_be_checked()
     expect(boxes.nth(40)).to_be_checked()
@@ -181,8 +181,8 @@ def test_live_updates_leave_ticks_order_and_place_alone(
     assert order == page.locator("#result_list [data-run]").evaluate_all(
         "marks => marks.map((mark) => mark.dataset.run)"
     )
-    page.locator("#run-news a").click()
-    expect(page.locator("#run-news a")).to_be_hidden()
+    page.locator("#run-updates a").click()
+    expect(page.locator("#run-updates a")).to_be_hidden()
     expect(page.locator("#result_list tbody tr").first).to_contain_text("site-trivial")
 
 

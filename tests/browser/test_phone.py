@@ -75,7 +75,7 @@ def test_stop_stays_under_the_thumb_however_long_the_log(
     assert_fits(phone)
 
 
-def test_a_run_is_begun_and_stopped_by_tapping(
+def test_a_run_is_started_and_stopped_by_tapping(
     phone: Page, model: LLMServer, server: Server
 ) -> None:
     model.hold()

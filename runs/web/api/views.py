@@ -207,8 +207,8 @@ class EventsView(ApiView):
     def get(self, request: Request, id: str) -> HttpResponseBase:
         """The events after `after`, in order. Ask again after the last one until `ended`.
 
-        With `Accept: text/event-stream` the answer goes on until the run is over: what there is,
-        then what comes, each event once. `Last-Event-ID` resumes a stream that broke off.
+        With `Accept: text/event-stream` the answer lasts until the run is over: the events so far,
+        then the next ones, each event once. `Last-Event-ID` resumes a stream that broke off.
         """
         run = read_id(id)
         if event_stream.is_wanted(request):

@@ -130,7 +130,7 @@ class Inbox:
     def _take(self, message: Any) -> None:
         try:
             match message["type"]:
-                case "feed.news":
+                case "feed.updates":
                     self._take_updates(message)
                 case "feed.text":
                     self._take_text(message)

@@ -62,7 +62,7 @@ async def test_settling_waits_for_the_calls_of_threads(run: AgentRun) -> None:
         thread.join(SECONDS)
 
 
-def test_calls_of_threads_that_race_a_stop_are_either_finished_or_never_begun() -> None:
+def test_calls_of_threads_that_race_a_stop_are_either_finished_or_never_started() -> None:
     for _ in range(100):
         run = AgentRun()
         start = threading.Barrier(5)

@@ -163,10 +163,10 @@ async def test_a_task_that_was_cancelled_by_the_agent_itself_ends_as_an_error() 
 
 async def test_an_agent_that_cancels_its_own_task_is_still_waited_for() -> None:
     """The cancellation is met by the first await after the agent, which must not be ours."""
-    begun, may_answer = threading.Event(), threading.Event()
+    started, may_answer = threading.Event(), threading.Event()
 
     def answer(request: httpx.Request) -> httpx.Response:
-        begun.set()
+        started.set()
         assert may_answer.wait(SECONDS)
         return httpx.Response(200, text="hello")
 
@@ -180,11 +180,11 @@ async def test_an_agent_that_cancels_its_own_task_is_still_waited_for() -> None:
         run.sync_transport = guarded_transport(MockTransports(answer).http_sync())  # type: ignore[attr-defined]
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(fetch,), daemon=True).start()
-        await asyncio.to_thread(begun.wait, SECONDS)
+        await asyncio.to_thread(started.wait, SECONDS)
         asyncio.current_task().cancel()  # type: ignore[union-attr]
 
     run = Started(work)
-    await asyncio.to_thread(begun.wait, SECONDS)
+    await asyncio.to_thread(started.wait, SECONDS)
     await turns(20)
     assert not run.ending.done(), "the run has ended, and a call is in flight"
     may_answer.set()

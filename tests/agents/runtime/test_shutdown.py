@@ -145,12 +145,12 @@ async def test_an_agent_that_gets_no_thread_ends_as_an_error(
 
 async def test_a_host_that_goes_away_does_not_wait_for_a_thread() -> None:
     let_go = threading.Event()
-    begun = threading.Event()
+    started = threading.Event()
     refused: list[str] = []
     finished = threading.Event()
 
     def work(tools: SyncTools) -> None:
-        begun.set()
+        started.set()
         let_go.wait(SECONDS)
         try:
             tools.data_store.get("a")
@@ -159,7 +159,7 @@ async def test_a_host_that_goes_away_does_not_wait_for_a_thread() -> None:
         finished.set()
 
     run = Started(work)
-    await asyncio.to_thread(begun.wait, SECONDS)
+    await asyncio.to_thread(started.wait, SECONDS)
     run.host_goes_away()
     assert (await run.outcome()).kind == "interrupted"
     let_go.set()

@@ -117,7 +117,7 @@ def test_a_file_that_misses_its_field_does_not_replace_the_page(page: Page) -> N
 # Begun from something.
 
 
-def test_a_form_begun_from_a_run_sends_the_same_again(page: Page, server: Server) -> None:
+def test_a_form_filled_from_a_run_sends_the_same_again(page: Page, server: Server) -> None:
     whole = {
         **REQUIRED,
         **SHOWN,

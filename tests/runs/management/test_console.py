@@ -168,7 +168,7 @@ def test_a_moment_between_two_calls_is_worth_no_line(monkeypatch: pytest.MonkeyP
     assert stream.getvalue().endswith("Stopping... (before its next call)\n")
 
 
-def test_text_that_comes_before_its_agent_has_begun_is_shown_after_that() -> None:
+def test_text_that_comes_before_the_start_of_its_agent_is_shown_after_it() -> None:
     stream = io.StringIO()
     console = Console(stream)
     console.take(_run(_event("agent_start")))

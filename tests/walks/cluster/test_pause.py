@@ -41,7 +41,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_writes_nothing(
         again = set(started[15:25])
         cluster.eventually(
             lambda: again <= {q["run"] for q in inbox.received if q["pid"] == str(rescuer.pid)},
-            "those that may be run again have begun again",
+            "the runs that may be repeated have started again",
         )
         resumed_at = time.time()
         zombie.resume()

@@ -48,7 +48,7 @@ function receive(run) {
 
 function announce(id) {
   unseen.add(id);
-  const [text, link] = find("run-news").children;
+  const [text, link] = find("run-updates").children;
   text.textContent = unseen.size === 1 ? words.oneNew : words.manyNew.replace("%(count)s", unseen.size);
   link.hidden = false;
 }

@@ -42,8 +42,8 @@ export class RunHeader {
 
   #showPhrases({ run, words, isAlive }) {
     const holds = {
-      unbegun: !run.started_at,
-      begun: run.started_at,
+      queued: !run.started_at,
+      started: run.started_at,
       repeated: run.attempt > 1,
       used: words.usage,
       waiting: !run.started_at && isAlive,

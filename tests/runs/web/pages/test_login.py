@@ -109,7 +109,7 @@ def test_a_demo_user_with_a_password_of_its_own_is_not_told_of(
 
 
 class TestAStaleTab:
-    def test_signing_in_can_be_begun_again_with_where_it_was_to_lead(self) -> None:
+    def test_signing_in_can_be_repeated_and_keeps_its_destination(self) -> None:
         client = Client(enforce_csrf_checks=True)
         client.cookies["csrftoken"] = "a" * 32
         response = client.post(f"{SIGN_IN}?next=/app/runs/", {"username": "x"}, headers=HTML)
