@@ -253,8 +253,8 @@ class Call:
         if guard.host_cancelled or not token.stopped:
             return True
         if has_cleanup():
-            # While it is open, this is not its end: a sibling has observed the stop, or has ended its
-            # own cleanup. This one still saves what it has.
+            # While it is open, this is not its end: a sibling has observed the stop, or has ended
+            # its own cleanup. This one still saves what it has.
             return not is_in_cleanup()
         return token.mode is not StopMode.GRACEFUL
 
