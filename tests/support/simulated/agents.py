@@ -29,7 +29,7 @@ from runs.status import TERMINAL, Status
 from runs.worker.agent_caller import GAVE_UP
 from runs.worker.data_store import OwnerStore
 from runs.worker.executor import _Job, _log_stop
-from runs.worker.started_runs import ask_to_stop, is_leaving
+from runs.worker.started_runs import is_leaving
 
 from .faults import observing
 
@@ -277,7 +277,7 @@ class Attempt:
             child = chance.choice(list(self.called)).entry
             if not child.token.stopped:
                 self.process.asked.add(child.id)
-                work = ask_to_stop(self.process.database, self.entry, child.id, GAVE_UP)
+                work = self.process.started.ask_to_stop(self.entry, child.id, GAVE_UP)
                 self._start_line(work)
 
     def _start_agent(self, chance: random.Random) -> None:
