@@ -32,7 +32,7 @@ __all__ = [
     "RunEvent",
     "RunInput",
     "RunRecord",
-    "Sight",
+    "Scope",
     "StopVia",
     "WorkerRecord",
     "uuid7",
@@ -103,7 +103,7 @@ def _is_signed_in(user: User | AnonymousUser) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Scope:
     """Which runs a user may see: own runs, or all with ``SEE_ALL``. Applied without a query.
 
     The rule for one record is ``RunRecord.may_be_seen_by``.
@@ -121,10 +121,10 @@ class RunQuerySet(models.QuerySet["RunRecord"]):
         """Narrow to the runs that ``user`` may see."""
         if not _is_signed_in(user):
             return self.none()
-        return self.within(Sight(user.pk, user.has_perm(SEE_ALL)))
+        return self.within(Scope(user.pk, user.has_perm(SEE_ALL)))
 
-    def within(self, sight: Sight) -> Self:
-        return self if sight.sees_all else self.filter(owner=sight.user_id)
+    def within(self, scope: Scope) -> Self:
+        return self if scope.sees_all else self.filter(owner=scope.user_id)
 
     def active(self) -> Self:
         return self.filter(status__in=ACTIVE)

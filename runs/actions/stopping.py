@@ -228,7 +228,8 @@ def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRe
     due = [*fresh, *(stops.committed_in(trees) if trees else ())]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
     transaction.on_commit(lambda: stops.deliver(deliveries.values()), robust=True)
-    finish([finish_queued(record) for record in marked if record.status == Status.QUEUED])
+    if queued := [record for record in marked if record.status == Status.QUEUED]:
+        finish([finish_queued(record) for record in queued])
     changed = [(record.pk, record.root_id) for record in marked]
     transaction.on_commit(lambda: notify.publish_changes(changed), robust=True)
     return written

@@ -52,7 +52,12 @@ class Hub:
         self.listener = HubListener(self.tails, self.refresher)
         self.inbox = Inbox(self.tails, self.refresher)
         self.pages = LogPages(lambda *work: self.read(*work))
-        self.is_closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more readers."""
+        return self._closing is not None
 
     # Readers.
 
@@ -97,10 +102,12 @@ class Hub:
             self.tails.leave(tail, at_once=self.is_closed)
 
     async def close(self) -> None:
-        """Disconnect all readers, and end. May be repeated."""
-        if self.is_closed:
-            return
-        self.is_closed = True
+        """Disconnect all readers, and end. A repeated call waits for the end of the first one."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         notify.remove_listener(self.listener)
         for reader in list(self.readers):
             _dismiss(reader, RightLost("restart"))

@@ -13,7 +13,7 @@ from typing import Any
 from django.utils import timezone
 
 from runs.conf import conf
-from runs.models import RunEvent, RunInput, RunRecord, Sight
+from runs.models import RunEvent, RunInput, RunRecord, Scope
 from runs.status import TERMINAL, Status
 from runs.wire import RunOnWire, for_wire, run_as_dict
 from runs.wording.receipt import calls_waited_for
@@ -157,9 +157,9 @@ def _silent_seconds(record: RunRecord) -> int | None:
     return max(0, int((record.worker.lease_until - now).total_seconds()))
 
 
-def read_active(sight: Sight, limit: int) -> list[Snapshot]:
+def read_active(scope: Scope, limit: int) -> list[Snapshot]:
     """Return the runs that a user may see and that are not over, the oldest first."""
-    runs = RunRecord.objects.active().within(sight)
+    runs = RunRecord.objects.active().within(scope)
     newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
     return [_snapshot(run) for run in reversed(newest)]
 

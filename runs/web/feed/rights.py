@@ -18,7 +18,7 @@ from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
 from rest_framework.authtoken.models import Token
 
-from runs.models import SEE_ALL, RunQuerySet, RunRecord, Sight
+from runs.models import SEE_ALL, RunQuerySet, RunRecord, Scope
 
 __all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
 
@@ -34,7 +34,7 @@ class RightLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer(Sight):
+class Viewer(Scope):
     """Who watches, by which proof, and what: one run, or the list (``run`` is None).
 
     ``is_trusted``: the command line, which needs no proof.
