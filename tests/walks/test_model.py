@@ -84,9 +84,7 @@ class World(RuleBasedStateMachine):
     owners: list[User]
     options: Callable[..., None]
     loop: asyncio.AbstractEventLoop
-    network: list[
-        tuple[uuid.UUID, list[StopDelivery]]
-    ] = []  # undelivered messages, with their receivers
+    network: list[tuple[uuid.UUID, list[StopDelivery]]] = []  # undelivered, with their receivers
     complaints: list[str] = []  # of the recorder: writes that failed
     steps = 0
 
