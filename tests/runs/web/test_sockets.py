@@ -448,7 +448,7 @@ class TestClosing:
                     await asyncio.sleep(0)
                 await other.leave()
             async with asyncio.timeout(WAIT_SECONDS):
-                while asyncio.all_tasks() != before:
+                while asyncio.all_tasks() - before:
                     await asyncio.sleep(0.01)
             assert get_hub().readers == watchers
             assert not get_hub().refresher.trees
