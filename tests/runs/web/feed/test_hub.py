@@ -9,7 +9,6 @@ import pytest
 from runs.web.feed import Hub
 from tests.support.running import Gate
 
-
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
