@@ -22,7 +22,7 @@ from .exceptions import AgentStopped, RunIsOver
 from .trace import Trace
 from .values import jsonable
 
-__all__ = ["Call", "Guard", "current_call", "current_guard"]
+__all__ = ["Call", "Guard", "current_call", "current_guard", "wait_out"]
 
 T = TypeVar("T")
 
@@ -217,16 +217,15 @@ class Call:
         limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
         """
         task = self._guard.create_task(work)
-        interruption: asyncio.CancelledError | None = None
-        cut = False
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError as error:
-                interruption = error
-                if not cut and self.may_be_cut():
-                    task.cancel()  # once: a second one makes httpx lose connections of its pool
-                    cut = True
+        is_cut = False
+
+        def cut() -> None:
+            nonlocal is_cut
+            if not is_cut and self.may_be_cut():
+                task.cancel()  # once: a second one makes httpx lose connections of its pool
+                is_cut = True
+
+        interruption = await wait_out(task, cut)
         if interruption is not None and (task.cancelled() or task.exception() is not None):
             raise interruption
         result = task.result()
@@ -302,3 +301,22 @@ def bind_guard(guard: Guard) -> Token[Guard | None]:
     """Make ``guard`` the ambient one of this context. Only the runtime does this."""
     _call.set(None)  # a called agent is not part of its caller's call
     return _guard.set(guard)
+
+
+async def wait_out(
+    task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None
+) -> asyncio.CancelledError | None:
+    """Wait until ``task`` is done, through cancellations; return the last of them.
+
+    Each cancellation calls ``on_cancel``.
+    """
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            interruption = error
+            on_cancel()
+    if interruption is not None and not task.cancelled():
+        task.exception()  # retrieved, so that asyncio logs none: the cancellation goes first
+    return interruption

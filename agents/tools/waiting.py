@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["undisturbed", "wait_out"]
+from ..guard import wait_out
+
+__all__ = ["undisturbed"]
 
 T = TypeVar("T")
 
@@ -34,22 +36,3 @@ async def undisturbed(work: Coroutine[Any, Any, T], seconds: float = CLOSE_SECON
     if interruption is not None:
         raise interruption
     return task.result()
-
-
-async def wait_out(
-    task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None
-) -> asyncio.CancelledError | None:
-    """Wait until ``task`` is done, through cancellations; return the last of them.
-
-    Each cancellation calls ``on_cancel``.
-    """
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            interruption = error
-            on_cancel()
-    if interruption is not None and not task.cancelled():
-        task.exception()  # retrieved, so that asyncio logs none: the cancellation goes first
-    return interruption

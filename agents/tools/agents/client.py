@@ -10,8 +10,7 @@ import asyncio
 from typing import Any
 
 from agents.environment import AgentCaller, ChildEnd, ChildRun, StartedRun
-from agents.guard import Call, Guard
-from agents.tools.waiting import wait_out
+from agents.guard import Call, Guard, wait_out
 
 from .handle import NOT_WAITED_FOR, AgentHandle, note_started, result_of
 

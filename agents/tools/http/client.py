@@ -15,8 +15,7 @@ import anyio
 import httpx
 import httpx2
 
-from agents.guard import Call, Guard, current_call, current_guard
-from agents.tools.waiting import wait_out
+from agents.guard import Call, Guard, current_call, current_guard, wait_out
 
 from .addresses import public_only
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
