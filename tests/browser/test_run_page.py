@@ -83,6 +83,7 @@ class TestReason:
         held.page.get_by_text("Say why").click()
         held.page.get_by_label("Reason for stopping").fill("wrong document")
         held.stop.click()
+        held.expect_stopping()
         model.release()
         held.expect_status("stopped")
         expect(held.page.locator("#receipt-line")).to_contain_text("(reason: wrong document)")
