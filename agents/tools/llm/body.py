@@ -76,9 +76,9 @@ class AnswerBody:
         """Note that all bytes have come; yield the values that were still to come."""
         if self._events is not None:
             yield from self._events.close()
-        elif self.is_document or self._label.endswith("json"):
+        elif self.is_document:
             yield from _document(bytes(self._bytes))
-        elif self._bytes.strip():
+        elif self._bytes.removeprefix(_BOM):
             raise self._no_answer()
 
     def _decide(self) -> _Events | None:

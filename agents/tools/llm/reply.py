@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.exceptions import LLMError
+from agents.values.storable import clean_text
 
 from .errors import FAILED, detail_of, remark_of, reported_error, status_of
 from .pieces import TextPieces
@@ -102,7 +103,7 @@ class PartialReply:
             raise LLMError("the model's endpoint sent something that is not a JSON object")
         _raise_error(reported_error(data))
         if isinstance(data.get("model"), str) and data["model"]:
-            self._model = data["model"]
+            self._model = clean_text(data["model"])
         has_usage = self._usage.add(data.get("usage"))
         if not has_usage and isinstance(data.get("x_groq"), Mapping):
             has_usage = self._usage.add(data["x_groq"].get("usage"))
@@ -176,7 +177,7 @@ class PartialReply:
     def extent(self) -> tuple[int, ...]:
         """How much of the reply has come: another value means that there is more of it."""
         pieces = (self._text, self._refusal, self._reasoning)
-        return (*map(len, pieces), self._tool_calls.piece_count)
+        return (*(text.extent for text in pieces), self._tool_calls.piece_count)
 
     def end(self) -> str:
         """Return the text that is still to be shown, now that nothing follows."""
@@ -212,7 +213,7 @@ class PartialReply:
             tool_calls=tool_calls,
             usage=self._usage.settle(self._prompt_characters, said),
             model=self._model,
-            finish_reason=finish_reason,
+            finish_reason=None if finish_reason is None else clean_text(finish_reason),
             reasoning=str(self._reasoning),
         )
 
