@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -97,6 +98,9 @@ class LLMServer:
     ``/chunks/5`` (a body in chunks), ``/events`` (an endless stream of events) and ``/cookie``. Any
     other GET answers hello.
 
+    Args:
+        tls: makes it an https server.
+
     Attributes:
         requests: all requests that arrived, oldest first.
         completed_count: replies that were sent to their end.
@@ -104,7 +108,8 @@ class LLMServer:
         opened_count, closed_count: connections.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answer = Answer()
         self.answers: deque[Answer] = deque()
         self.requests: list[Request] = []
@@ -127,7 +132,7 @@ class LLMServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def base_url(self) -> str:
@@ -204,7 +209,8 @@ class LLMServer:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connected, self.host, 0))
+        serving = asyncio.start_server(self._connected, self.host, 0, ssl=self._tls)
+        server = self._loop.run_until_complete(serving)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         try:

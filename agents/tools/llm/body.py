@@ -78,7 +78,7 @@ class AnswerBody:
             yield from self._events.close()
         elif self.is_document:
             yield from _document(bytes(self._bytes))
-        elif self._bytes.removeprefix(_BOM):
+        elif not _BOM.startswith(bytes(self._bytes)):
             raise self._no_answer()
 
     def _decide(self) -> _Events | None:

@@ -12,6 +12,7 @@ import httpx2
 from agents.exceptions import AgentError, LLMError
 from agents.guard import Guard
 from agents.tools.http.pools import Transports
+from agents.tools.http.proxies import hide_secrets
 from agents.values import jsonable, redaction
 
 from .options import address_problem, header_problem, key_problem
@@ -69,6 +70,7 @@ class Model:
             if problem:
                 raise ValueError(f"{what} {problem}")
         redaction.add_secret(api_key)
+        hide_secrets(base_url)
         self.is_stand_in = not base_url and not api_key
         self.default_model = STAND_IN if self.is_stand_in else default_model
         self.total_timeout = total_timeout

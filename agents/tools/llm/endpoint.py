@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import anyio
@@ -154,6 +155,8 @@ class Endpoint:
             raise LLMError(message, status=error.status, detail=detail) from error.__cause__
         except openai.APIStatusError as error:
             answered = f"answered {error.status_code}"
+            if error.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                answered = f"can't be reached: the proxy {answered}"
             self._fail(answered, error, error.status_code, detail_of(error.body))
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             self._fail("did not answer in time", error)
@@ -204,6 +207,8 @@ def _seconds_left(reply: PartialReply) -> float | None:
 
 
 def _reason(cause: BaseException | None) -> str:
+    if isinstance(cause, httpx2.ProxyError):
+        return f"the proxy answered {cause}"
     # Other errors may quote a header, and that may be the key.
     shown = (httpx2.NetworkError, httpx2.RemoteProtocolError, ssl.SSLError)
     return str(cause) if isinstance(cause, shown) else ""

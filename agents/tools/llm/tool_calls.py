@@ -70,7 +70,8 @@ class ToolCalls:
                 continue
             call = self._call_of(piece, place, len(entries))
             if call is None or _starts_another(call, piece, is_in_row=call in row):
-                call = _Call(piece.index)
+                is_doubtful = call is not None and _may_repeat(call, piece)
+                call = _Call(piece.index, is_doubtful=is_doubtful)
                 self._calls.append(call)
             call.add(piece)
             row.append(call)
@@ -93,7 +94,8 @@ class ToolCalls:
         ids: set[str] = set()
         calls: list[ToolCall] = []
         for call in self._calls:
-            if not call.name and not call.arguments:
+            is_nothing = not call.name or call.is_doubtful
+            if is_nothing and not call.arguments.strip():
                 continue
             call_id = clean_text(call.id)
             if not call_id or call_id in ids:
@@ -162,7 +164,10 @@ class _Piece:
 
 @dataclass(eq=False, slots=True)
 class _Call:
+    """A call so far. A doubtful one is none unless it gets arguments: see ``_may_repeat``."""
+
     index: int | None
+    is_doubtful: bool = False
     id: str = ""
     made_id: str = ""
     name: str = ""
@@ -201,11 +206,18 @@ def _starts_another(call: _Call, piece: _Piece, *, is_in_row: bool) -> bool:
         if has_same_id and not has_other_name:
             is_repeated = piece.arguments.strip() in ("", call.arguments.strip())
             return not is_repeated and call.arguments.strip() != "{}"
-        if piece.arguments.strip():
-            return bool(piece.name) or has_other_id
-        return bool(piece.name) and (has_other_id or has_other_name)
+        return bool(piece.name) or (has_other_id and bool(piece.arguments.strip()))
     # Names come in pieces, but not after the arguments have begun.
-    return has_other_name and (has_other_id or bool(call.arguments))
+    return has_other_name and (has_other_id or call.is_doubtful or bool(call.arguments))
+
+
+def _may_repeat(call: _Call, piece: _Piece) -> bool:
+    """Tell whether the first piece of another call may be the end of ``call``.
+
+    It has the same name and neither an id of its own nor arguments: some endpoints give the name
+    with each piece. Its next piece has arguments, or it was no call.
+    """
+    return piece.name == call.name and not piece.id and not piece.arguments.strip()
 
 
 class _JsonEnd:

@@ -201,6 +201,12 @@ TWO: dict[str, list[Any]] = {
         *pieces_of(LISTEN, {"index": 0, "id": "b"}, lambda n: {"index": 0, "id": f"b{n}"}),
     ],
     "in a message at the end": [chunk(whole(LOOK), whole(LISTEN), key="message")],
+    "in pieces, always 0, no ids, the name with each piece": [
+        *pieces_of(LOOK, {"index": 0}, named),
+        chunk(piece("", index=0, name="look")),
+        *pieces_of(LISTEN, {"index": 0}, lambda n: {"index": 0, "name": "listen"}),
+        chunk(piece(" ", index=0, name="listen")),
+    ],
 }
 
 
@@ -214,6 +220,11 @@ TWO: dict[str, list[Any]] = {
             [chunk(whole(LOOK, index=0)), chunk(whole(LOOK, index=0))],
             [LOOK, LOOK],
             id="the same twice, always 0, no ids",
+        ),
+        pytest.param(
+            2 * pieces_of(LOOK, {"index": 0}, lambda n: {"index": 0}),
+            [LOOK, LOOK],
+            id="the same twice, in pieces, always 0, no ids",
         ),
         pytest.param(
             [chunk(piece("", index=0, id="a", name="wait")), chunk(piece("", index=1, name="go"))],
