@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx2
+
 from agents.values import redaction
 
 __all__ = ["hide_secrets", "make_proxy", "proxy_problem"]
@@ -28,7 +30,9 @@ def proxy_problem(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         is_complete = bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        (parts.hostname or "").encode("idna")  # as the socket will: no empty or endless labels
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
         is_complete = False
     scheme = url.partition("://")[0].lower()
     if scheme.startswith("socks"):

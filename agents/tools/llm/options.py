@@ -47,6 +47,7 @@ def address_problem(url: str) -> str | None:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
         is_address = is_address and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as the socket will: no empty or endless labels
         httpx2.URL(url)
     except (ValueError, httpx2.InvalidURL):
         is_address = False
