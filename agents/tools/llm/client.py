@@ -107,6 +107,8 @@ class Model:
             async with asyncio.timeout(self.total_timeout):
                 await self._endpoint.converse(body, reply, show)
         except TimeoutError as error:
+            if reply.is_whole:  # only the end of the body was still to come
+                return
             raise LLMError(f"the model took more than {self.total_timeout:g} s") from error
 
     async def aclose(self) -> None:

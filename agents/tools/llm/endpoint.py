@@ -144,6 +144,7 @@ class Endpoint:
                 raise
         reply.is_done = reply.is_done or body.is_document
         show(reply.end())
+        reply.check_whole()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -12,21 +12,17 @@ __all__ = ["TextPieces"]
 
 
 class TextPieces:
-    """Joins the pieces of one text. A half whose other half never comes becomes U+FFFD.
-
-    Attributes:
-        extent: of all pieces; unlike the length of the text, it grows with each half.
-    """
+    """Joins the pieces of one text. A half whose other half never comes becomes U+FFFD."""
 
     def __init__(self) -> None:
-        self.extent = 0
         self._whole: list[str] = []
         self._half = ""  # at the end of the last piece: its other half may still come
         self._length = 0
 
     def add(self, piece: str) -> str:
         """Add a piece; return what can be shown of it, and of a half that was held back."""
-        self.extent += len(piece)
+        if not piece:
+            return ""
         piece = self._half + piece
         self._half = piece[-1:] if "\ud800" <= piece[-1:] <= "\udbff" else ""
         return self._keep(piece[:-1] if self._half else piece)

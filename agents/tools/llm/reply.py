@@ -55,12 +55,14 @@ class PartialReply:
         prompt_characters: to estimate what the endpoint doesn't report.
 
     Attributes:
+        extent: how much has come; it grows with each piece of the reply.
         is_done: the endpoint has said that nothing follows, by [DONE] or the end of its JSON.
         is_finished: the last chunk with anything of the reply said why it ends.
         is_finished_barely: and had nothing else. Some endpoints give a reason with each chunk.
     """
 
     def __init__(self, model: str, prompt_characters: int) -> None:
+        self.extent = 0
         self.is_done = False
         self.is_finished = False
         self.is_finished_barely = False
@@ -166,32 +168,31 @@ class PartialReply:
     def _add_message(self, message: Mapping[str, Any]) -> str:
         _raise_error(message.get("error") or None)
         parts = _Parts(message)
+        calls, legacy = message.get("tool_calls"), message.get("function_call")
+        self.extent += len(parts.text) + len(parts.refusal) + len(parts.reasoning)
+        self.extent += self._tool_calls.add(calls) if calls else 0
+        self.extent += self._tool_calls.add({"function": legacy}) if legacy else 0
         self._reasoning.add(parts.reasoning)
-        self._tool_calls.add(message.get("tool_calls"))
-        legacy = message.get("function_call")
-        if isinstance(legacy, Mapping):
-            self._tool_calls.add({"function": legacy})
         return self._text.add(parts.text) + self._refusal.add(parts.refusal)
-
-    @property
-    def extent(self) -> tuple[int, ...]:
-        """How much of the reply has come: another value means that there is more of it."""
-        pieces = (self._text, self._refusal, self._reasoning)
-        return (*(text.extent for text in pieces), self._tool_calls.piece_count)
 
     def end(self) -> str:
         """Return the text that is still to be shown, now that nothing follows."""
         self._reasoning.end()
         return self._text.end() + self._refusal.end()
 
+    def check_whole(self) -> None:
+        """Raise ``LLMError`` if the reply is not whole."""
+        if self.is_whole:
+            return
+        what = "reply broke off"
+        if self._choice_index is None:
+            what = "endpoint answered without a choice"
+        remark = f": {self._remark}" if self._remark else ""
+        raise LLMError(f"the model's {what}{remark}", detail=self._remark)
+
     def finish(self) -> LLMReply:
         """Return the whole reply, or raise ``LLMError`` if it is not whole."""
-        remark = f": {self._remark}" if self._remark else ""
-        if self._choice_index is None:
-            text = f"the model's endpoint answered without a choice{remark}"
-            raise LLMError(text, detail=self._remark)
-        if not self.is_whole:
-            raise LLMError(f"the model's reply broke off{remark}", detail=self._remark)
+        self.check_whole()
         return self._reply(whole=self._finish_reason not in _CUT)
 
     def so_far(self) -> LLMReply:

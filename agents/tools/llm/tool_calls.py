@@ -50,19 +50,14 @@ _MARKS: Final = re.compile(r'["\\{}\[\]]')
 
 
 class ToolCalls:
-    """The calls of one reply.
-
-    Attributes:
-        piece_count: how many pieces have come.
-    """
+    """The calls of one reply."""
 
     def __init__(self) -> None:
-        self.piece_count = 0
         self._calls: list[_Call] = []
         self._last_row: list[_Call] = []  # the calls that the last chunk had pieces of
 
-    def add(self, pieces: object) -> None:
-        """Add what a chunk has under ``tool_calls``."""
+    def add(self, pieces: object) -> int:
+        """Add what a chunk has under ``tool_calls``; return how many pieces that were."""
         row: list[_Call] = []
         entries = [_Piece.of(entry) for entry in _mappings(pieces)]
         for place, piece in enumerate(entries):
@@ -75,8 +70,8 @@ class ToolCalls:
                 self._calls.append(call)
             call.add(piece)
             row.append(call)
-        self.piece_count += len(row)
         self._last_row = row or self._last_row
+        return len(row)
 
     def __bool__(self) -> bool:
         return bool(self._calls)

@@ -15,7 +15,7 @@ from agents.exceptions import LLMError
 from agents.tools.llm import body, endpoint
 from agents.tools.llm.client import Model, TokenUsage
 from tests.support.agent_run import AgentRun, within
-from tests.support.llm_calls import ask, busy_counts
+from tests.support.llm_calls import KEY, ask, busy_counts
 from tests.support.llm_server import TEXT, Answer, LLMServer
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -287,7 +287,6 @@ async def test_the_reply_was_cut_and_what_came_counts(
         (Answer(body="data: " + "[" * 200_000 + "\n\n"), "not JSON", None),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("stream", [True, False])
 async def test_the_answer_is_no_reply(
     server: LLMServer,
     model: Model,
@@ -295,14 +294,14 @@ async def test_the_answer_is_no_reply(
     answer: Answer,
     message: str,
     status: int | None,
-    stream: bool,
 ) -> None:
     server.answer = answer
-    with pytest.raises(LLMError) as caught:
-        await within(5, ask(run, model, stream=stream))
-    assert message in str(caught.value)
-    assert caught.value.status == status
-    assert server.request_count == 1
+    for stream in (True, False):
+        with pytest.raises(LLMError) as caught:
+            await within(5, ask(run, model, stream=stream))
+        assert message in str(caught.value)
+        assert caught.value.status == status
+    assert server.request_count == 2
     assert busy_counts(model) == [0]
 
 
@@ -357,6 +356,26 @@ async def test_a_reason_with_each_chunk_does_not_cut_a_slow_reply(
     words = [f"{number} " for number in range(15)]
     server.answer = Answer(chunks=[said(word, "stop") for word in words], pause=0.05)
     assert (await within(5, ask(run, model))).text == "".join(words)
+
+
+async def test_a_whole_reply_is_not_lost_to_the_limit_of_a_call(
+    server: LLMServer, run: AgentRun
+) -> None:
+    model = Model(server.base_url, "", "m", total_timeout=0.3)
+    server.answer = cut(*HI, END, rest=30)
+    assert (await within(5, ask(run, model))).text == "Good day."
+    await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
+    await model.aclose()
+
+
+async def test_what_an_endpoint_says_in_place_of_a_reply_has_no_secret_and_an_end(
+    server: LLMServer, model: Model, run: AgentRun
+) -> None:
+    server.answer = Answer(body={"detail": f"bad key {KEY[:9]}... " + "x" * 5000})
+    with pytest.raises(LLMError, match=r"without a choice: bad key \[redacted\]") as caught:
+        await within(5, ask(run, model))
+    assert len(str(caught.value)) < 700
+    assert len(caught.value.detail) < 600
 
 
 async def test_heartbeats_for_ever_and_no_reply_have_an_end(
