@@ -194,8 +194,12 @@ def _take(values: Iterable[object], reply: PartialReply, show: Callable[[str], N
             return
         if value is DONE:
             reply.is_done = True
-        else:
-            show(reply.add(value))
+            return
+        try:
+            text = reply.add(value)
+        except RecursionError as error:  # JSON may be nested deeper than Python goes
+            raise NotJSON from error
+        show(text)
 
 
 def _seconds_left(reply: PartialReply) -> float | None:

@@ -16,8 +16,11 @@ _MESSAGES: Final = ("message", "detail", "msg", "error_message", "description")
 
 def reported_error(data: Mapping[str, Any]) -> object:
     """Return the error in an object of the endpoint's, None if it reports none."""
-    if data.get("error"):
-        return data["error"]
+    error = data.get("error")
+    if isinstance(error, Mapping) and not any(error.values()):
+        error = None  # some gateways give each chunk an error without a word
+    if error:
+        return error
     is_error = data.get("object") == "error" or data.get("type") == "error"
     if is_error or (data.get("errors") and not data.get("choices")):
         return data

@@ -14,6 +14,7 @@ from typing import Any
 from agents.exceptions import LLMError
 from agents.values.storable import clean_text
 
+from .content import MessageTexts, text_of
 from .errors import FAILED, detail_of, remark_of, reported_error, status_of
 from .pieces import TextPieces
 from .tool_calls import ToolCall, ToolCalls
@@ -21,7 +22,6 @@ from .usage import TokenUsage, UsageReports
 
 __all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of"]
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 _CUT = ("length", "content_filter")  # reasons that a reply is short
 
 
@@ -152,7 +152,7 @@ class PartialReply:
 
     def _rest_of(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a whole message has and the deltas before it have not brought."""
-        parts = _Parts(message)
+        parts = MessageTexts(message)
         rest: dict[str, Any] = {}
         for name, came, whole in (
             ("content", str(self._text), parts.text),
@@ -166,8 +166,8 @@ class PartialReply:
         return rest
 
     def _add_message(self, message: Mapping[str, Any]) -> str:
-        _raise_error(message.get("error") or None)
-        parts = _Parts(message)
+        _raise_error(reported_error({"error": message.get("error")}))
+        parts = MessageTexts(message)
         calls, legacy = message.get("tool_calls"), message.get("function_call")
         self.extent += len(parts.text) + len(parts.refusal) + len(parts.reasoning)
         self.extent += self._tool_calls.add(calls) if calls else 0
@@ -219,38 +219,11 @@ class PartialReply:
         )
 
 
-class _Parts:
-    """The texts in a message or a delta, whose content is text or a list of parts."""
-
-    def __init__(self, message: Mapping[str, Any]) -> None:
-        self.text = self.refusal = self.reasoning = ""
-        self._read(message.get("content"))
-        refusal = message.get("refusal")
-        self.refusal += refusal if isinstance(refusal, str) else ""
-        thoughts = next((message[name] for name in _THOUGHTS if message.get(name)), None)
-        self.reasoning += _text(thoughts)
-
-    def _read(self, content: object) -> None:
-        if isinstance(content, str):
-            self.text += content
-        elif isinstance(content, list | tuple):
-            for part in content:
-                self._read(part)
-        elif isinstance(content, Mapping):
-            kind = content.get("type")
-            if kind in ("thinking", "reasoning"):  # Mistral's parts
-                self.reasoning += _text(content.get(kind) or content.get("text"))
-            elif kind == "refusal":
-                self.refusal += _text(content.get("refusal"))
-            else:
-                self.text += _text(content)
-
-
 def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
     """Count the characters of messages, for an estimate: their texts and arguments of tools."""
     count = 0
     for message in messages:
-        count += len(_text(message.get("content")))
+        count += len(text_of(message.get("content")))
         for call in _mappings(message.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, Mapping):
@@ -289,14 +262,3 @@ def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
         for item in value:
             if isinstance(item, Mapping):
                 yield item
-
-
-def _text(content: object) -> str:
-    """Return the text of content, which is text, a part with text, or a list of those."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, Mapping):
-        return next(
-            (content[n] for n in ("text", "summary") if isinstance(content.get(n), str)), ""
-        )
-    return "".join(map(_text, content)) if isinstance(content, list | tuple) else ""

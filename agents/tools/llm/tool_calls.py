@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NotRequired, TypedDict
 
-from agents.values.storable import clean_text
+from agents.values.storable import check, clean_text
 
 __all__ = ["ToolCall", "ToolCalls"]
 
@@ -144,7 +144,7 @@ class _Piece:
             _word(entry.get("id")),
             _word(function.get("name")),
             _arguments(function.get("arguments")),
-            dict(extra) if isinstance(extra, Mapping) else {},
+            dict(extra) if isinstance(extra, Mapping) and not check(extra) else {},
         )
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ WHOLE = {
     "usage": USAGE,
 }
 FAILURE = {"error": {"message": "overloaded", "code": 503}}
+NO_ERROR = {"message": "", "type": "", "param": "", "code": None}
 CUT_CHARACTER = "data: é".encode()[:-1]
 
 
@@ -93,6 +95,11 @@ def cut(*chunks: Any, **options: Any) -> Answer:
         (cut(":\n", "\n\n", "data:\n\n", *HI, "event: ping\ndata: {}\n\n", END), "stop"),
         (cut(*HI, "event: ping\ndata: now\n\n", "data: ping\n\n", END), "stop"),
         (cut(*HI, {"type": "ping"}, "data: null\n\n", END), "stop"),
+        # An error without a word, in each chunk or in a document, is none.
+        (cut(*({**chunk, "error": NO_ERROR} for chunk in (*HI, END))), "stop"),
+        (cut(*HI, {"choices": [{"delta": {"error": {}}, "error": NO_ERROR,
+                                "finish_reason": "stop"}], "error": None}), "stop"),
+        (Answer(body={**WHOLE, "error": NO_ERROR}), "stop"),
         # Several choices: one is read.
         (cut(*HI, {"choices": [{"index": 1, "delta": {"content": "Bye"}}]}, END), "stop"),
         (cut(ROLE, *({"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"},
@@ -356,6 +363,26 @@ async def test_a_reason_with_each_chunk_does_not_cut_a_slow_reply(
     words = [f"{number} " for number in range(15)]
     server.answer = Answer(chunks=[said(word, "stop") for word in words], pause=0.05)
     assert (await within(5, ask(run, model))).text == "".join(words)
+
+
+@pytest.mark.parametrize("at", ["content", "tool_calls", "arguments", "error", "reasoning", "list"])
+@pytest.mark.parametrize("depth", [400, 900])
+async def test_json_that_is_nested_deeply_is_no_surprise(
+    server: LLMServer, model: Model, run: AgentRun, at: str, depth: int
+) -> None:
+    deep: Any = '"x"'
+    deep = ("[" * depth + deep + "]" * depth) if at != "error" else '{"error":' * depth + "{}" + (
+        "}" * depth
+    )  # fmt: skip
+    delta = f'{{"{at}": {deep}}}'
+    if at == "arguments":
+        delta = f'{{"tool_calls": [{{"function": {{"name": "f", "arguments": {deep}}}}}]}}'
+    chunk = deep if at == "list" else f'{{"choices": [{{"delta": {delta}}}]}}'
+    server.answer = Answer(chunks=[f"data: {chunk}\n\n", END])
+    with suppress(LLMError):
+        await within(5, ask(run, model))
+    assert run.only("llm_call")["outcome"] in ("ok", "error")
+    assert run.only("llm_call").get("error", {}).get("type", "LLMError") == "LLMError"
 
 
 async def test_a_whole_reply_is_not_lost_to_the_limit_of_a_call(

@@ -301,6 +301,17 @@ async def test_an_id_is_the_first_one_and_what_an_endpoint_wants_back_is_kept(
     assert "extra_content" not in listen
 
 
+@pytest.mark.parametrize("value", ["\ud800", "\0", float("nan"), "deep"])
+async def test_what_can_not_be_sent_back_is_not_kept(
+    server: LLMServer, model: Model, run: AgentRun, value: Any
+) -> None:
+    for _ in range(200 if value == "deep" else 0):
+        value = [value]
+    server.answer = Answer(chunks=[chunk(whole(LOOK, extra_content={"a": value}))])
+    (look,) = (await within(5, ask(run, model))).tool_calls
+    assert "extra_content" not in look
+
+
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
 async def test_arguments_that_are_missing_because_the_reply_is_short_are_not_made_up(
     server: LLMServer, model: Model, run: AgentRun, reason: str
