@@ -7,13 +7,15 @@ as not set: container tools produce such variables.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import Field, TypeAdapter, ValidationError
+
+from agents.tools.llm.options import address_problem
 
 __all__ = ["Environment"]
 
@@ -77,13 +79,20 @@ class Environment:
             return None
         return f"{match['count']}/{match['period']}"
 
+    def checked(self, name: str, problem_of: Callable[[str], str | None]) -> str:
+        """Read a string that ``problem_of`` finds no fault with.
+
+        ``problem_of`` returns what is wrong with a value, as the end of a sentence, or None. It
+        doesn't repeat the value, which may be a secret.
+        """
+        value = self.text(name)
+        if value and (problem := problem_of(value)):
+            raise ImproperlyConfigured(f"{name} {problem}.")
+        return value
+
     def http_url(self, name: str) -> str:
         """Read an http or https address, without the slash at its end."""
-        value = self.text(name)
-        parts = _split(value)
-        if value and not (parts and parts.scheme in {"http", "https"} and parts.hostname):
-            raise _wrong(name, None, "an address that begins with http:// or https://")
-        return value.rstrip("/")
+        return self.checked(name, address_problem).rstrip("/")
 
     def redis_url(self, name: str) -> str:
         """Read a Redis address."""

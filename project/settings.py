@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from agents.tools.llm import options as llm_options
 from project.environment import Environment
 from runs.db import connecting
 from runs.processes import own_session_name
@@ -181,8 +182,9 @@ RUNS: dict[str, Any] = {
     "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),
     "LLM": {
         "BASE_URL": _env.http_url("LLM_BASE_URL"),
-        "API_KEY": _env.text("LLM_API_KEY"),
-        "MODEL": _env.text("LLM_MODEL"),
+        "API_KEY": _env.checked("LLM_API_KEY", llm_options.key_problem),
+        "MODEL": _env.checked("LLM_MODEL", llm_options.name_problem),
+        "PROXY_URL": _env.checked("LLM_PROXY_URL", llm_options.proxy_problem),
     },
 }
 

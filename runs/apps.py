@@ -7,7 +7,10 @@ from django.conf import settings
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
+from agents.tools.http import proxies
 from agents.values import redaction
+
+from .conf import conf
 
 __all__ = ["RunsConfig"]
 
@@ -29,3 +32,7 @@ class RunsConfig(AppConfig):
         redaction.add_secret(settings.METRICS_TOKEN or None)
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD") or None)
+        llm = conf().llm
+        redaction.add_secret(llm.api_key)
+        proxies.hide_secrets(llm.base_url)
+        proxies.hide_secrets(llm.proxy_url)

@@ -4,6 +4,7 @@
     runs.E002  an option has a value of the wrong kind, or out of its range
     runs.E003  DEBUG with --deploy
     runs.E004  the secret key is the published one (--deploy)
+    runs.E020  a key, a name or an address of the model that can't work
     runs.W001  the lease is so short that a pause of the machine loses runs
     runs.W002  an API key travels over plain http to a host elsewhere
     runs.W003  ALLOWED_HOSTS lets every Host header through (--deploy)
@@ -90,6 +91,12 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
                 f"The environment's name for it is {variable.upper()} (see README.md).",
                 id="runs.E002",
             )
+    for name, problem in options.llm.problems():
+        yield Error(
+            f"RUNS['LLM'][{name.upper()!r}] {problem}.",
+            hint=f"The environment's name for it is LLM_{name.upper()} (see README.md).",
+            id="runs.E020",
+        )
 
 
 def _unwise_values(options: Options) -> Iterator[CheckMessage]:

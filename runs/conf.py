@@ -7,7 +7,7 @@ A wrong value is a system check (checks.py), which reads the types below.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 from pydantic import Field
 
 from agents.options import LONGEST_SECONDS
+from agents.tools.llm import options as llm_options
 
 __all__ = ["LLMOptions", "Options", "conf", "override", "unknown_names"]
 
@@ -38,6 +39,20 @@ class LLMOptions:
     base_url: str = ""  # with its /v1
     api_key: str = field(default="", repr=False)
     model: str = ""  # used when a call names none
+    proxy_url: str = field(default="", repr=False)  # it may have a password
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield each option that can't work: its name, and what is wrong, without its value."""
+        for name, problem_of in (
+            ("base_url", llm_options.address_problem),
+            ("api_key", llm_options.key_problem),
+            ("model", llm_options.name_problem),
+            ("proxy_url", llm_options.proxy_problem),
+        ):
+            value: object = getattr(self, name)
+            problem = problem_of(value) if isinstance(value, str) else "is not a text"
+            if problem:
+                yield name, problem
 
     @property
     def is_stand_in(self) -> bool:

@@ -32,7 +32,7 @@ MAX_DIGITS: Final = 1000
 
 INTEGERS_END: Final = 10**MAX_DIGITS
 _REPLACEMENT: Final = "\ufffd"
-_UNFIT_CHARACTERS: Final = re.compile("[\0\ud800-\udfff]")
+_UNFIT_CHARACTERS: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\0\ud800-\udfff]")
 _PLAIN: Final = frozenset({type(None), bool, int, float, str, list, dict})
 _CONTAINERS: Final = frozenset({list, dict, tuple, set, frozenset})
 _MOST_PROBLEMS: Final = 100
@@ -65,12 +65,23 @@ def _find_problems(value: object, path: str, max_depth: int) -> dict[str, list[s
 
 
 def clean_text(text: str, max_length: int | None = None) -> str:
-    """Replace NUL and lone surrogates by U+FFFD and cut, visibly, what exceeds ``max_length``."""
+    """Replace NUL and lone surrogates by U+FFFD and cut, visibly, what exceeds ``max_length``.
+
+    The two halves of a surrogate pair, which come together when texts are joined, become the
+    character that they stand for.
+    """
     plain = str.__str__(text)  # not str(): a subclass may override it
     if max_length is not None and len(plain) > max_length:
         more = len(plain) - max_length
         plain = f"{plain[:max_length]}… [{more:,} more characters]"
-    return plain if _is_text((plain,)) else _UNFIT_CHARACTERS.sub(_REPLACEMENT, plain)
+    return plain if _is_text((plain,)) else _UNFIT_CHARACTERS.sub(_mended, plain)
+
+
+def _mended(match: re.Match[str]) -> str:
+    unfit = match[0]
+    if len(unfit) == 1:
+        return _REPLACEMENT
+    return unfit.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def child_path(path: str, key: object) -> str:

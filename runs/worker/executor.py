@@ -30,7 +30,6 @@ from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
-from agents.values import redaction
 from runs import metrics
 from runs.actions.finishing import Ended
 from runs.conf import conf
@@ -176,10 +175,11 @@ class Executor:
     def _tools(self) -> tuple[Model, Transports]:
         if self._model is None or self._transports is None:
             options = conf().llm
-            if options.api_key:
-                redaction.add_secret(options.api_key)
             self._model = Model(
-                base_url=options.base_url, api_key=options.api_key, default_model=options.model
+                base_url=options.base_url,
+                api_key=options.api_key,
+                default_model=options.model,
+                proxy_url=options.proxy_url,
             )
             self._transports = Transports()
         return self._model, self._transports

@@ -72,6 +72,36 @@ def test_a_bad_variable_is_one_line_and_no_traceback() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("LLM_API_KEY", "s3cret\nword", "has a control character inside, such as a line break"),
+        ("LLM_BASE_URL", "https://s3cret\n.example/v1", "has a control character inside"),
+        ("LLM_MODEL", "s3cret\rmodel", "has a control character inside"),
+        ("LLM_PROXY_URL", "socks5://user:s3cret@proxy:1080", "is a SOCKS proxy"),
+    ],
+)
+def test_a_value_that_can_not_work_stops_the_start_and_is_named(
+    name: str, value: str, problem: str
+) -> None:
+    done = _run("-c", "import project.asgi", DJANGO_DEBUG="1", **{name: value})
+    assert done.returncode == 1
+    last_line = done.stderr.splitlines()[-1]
+    assert last_line.startswith(f"django.core.exceptions.ImproperlyConfigured: {name} {problem}")
+    assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_blanks_around_a_value_are_no_part_of_it() -> None:
+    given = {"LLM_API_KEY": " key\n", "LLM_BASE_URL": "https://x.example/v1/\n", "LLM_MODEL": " m "}
+    given["LLM_PROXY_URL"] = " http://user:password@proxy:8080 "
+    assert _settings("s.RUNS['LLM']", **given) == {
+        "API_KEY": "key",
+        "BASE_URL": "https://x.example/v1",
+        "MODEL": "m",
+        "PROXY_URL": "http://user:password@proxy:8080",
+    }
+
+
 def test_debug_is_off_unless_set() -> None:
     assert _settings("s.DEBUG") is False
     assert _settings("s.DEBUG", DJANGO_DEBUG="yes") is True

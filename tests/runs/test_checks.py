@@ -13,6 +13,7 @@ def _ids(options: dict[str, Any], settings: Any) -> list[str | None]:
     settings.RUNS = options
     messages = check_options(None)
     assert all(message.hint for message in messages)
+    assert "s3cret" not in str(messages)
     return [message.id for message in messages]
 
 
@@ -50,6 +51,11 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"LEASE_SECONDS": float("nan")}, "runs.E002"),
         ({"DRAIN_SECONDS": -1}, "runs.E002"),
         ({"API_THROTTLE_RATE": 600}, "runs.E002"),
+        ({"LLM": {"API_KEY": "s3cret\nword", "MODEL": "m"}}, "runs.E020"),
+        ({"LLM": {"API_KEY": None, "MODEL": "m"}}, "runs.E020"),
+        ({"LLM": {"BASE_URL": "s3cret.example", "MODEL": "m"}}, "runs.E020"),
+        ({"LLM": {"BASE_URL": "http://127.0.0.1/v1", "MODEL": "s3cret\tm"}}, "runs.E020"),
+        ({"LLM": {"PROXY_URL": "socks5://u:s3cret@proxy"}}, "runs.E020"),
         ({"LEASE_SECONDS": 2}, "runs.W001"),
         (
             {"LLM": {"BASE_URL": "http://api.example.org/v1", "API_KEY": "k", "MODEL": "m"}},

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
+import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 T = TypeVar("T")
+Headers = Mapping[str, str | None]
 
 WAIT_SECONDS = 10.0
 TEXT = "The ship left the harbour at dawn. Nobody saw her again."
@@ -46,21 +50,23 @@ class Answer:
     Attributes:
         text: the model's text, streamed in pieces of one word.
         pieces: the same, in these pieces.
-        chunks: objects or raw texts to stream instead; a plain reply is the first of them.
+        chunks: objects, raw texts or raw bytes to stream instead; a plain reply is the first of
+            them. An iterator may be endless, and answers one request.
         tool_calls: as in a message.
         usage: None leaves it out.
-        status, headers, body: of an answer that is not a completion.
+        status, headers, body: of an answer that is not a completion. A header None is left out.
         pause: seconds between two pieces.
         plain: answer JSON to a request for a stream.
         drop_after: cut the connection after so many chunks; 0 is before the head of the answer.
+        reset: cut it by a reset, in place of the end of the body.
         done: whether [DONE] ends the stream.
-        rest: seconds between [DONE] and the end of the body.
+        rest: seconds before the end of the body.
         until_close: end the body by closing the connection, not by a chunk of size 0.
     """
 
     text: str = TEXT
     pieces: list[str] | None = None
-    chunks: list[Any] | None = None
+    chunks: Iterable[Any] | None = None
     tool_calls: list[dict[str, Any]] | None = None
     usage: dict[str, Any] | None = field(
         default_factory=lambda: {"prompt_tokens": 21, "completion_tokens": 13, "total_tokens": 34}
@@ -68,11 +74,12 @@ class Answer:
     model: str = ""
     finish_reason: str | None = "stop"
     status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str | None] = field(default_factory=dict)
     body: bytes | str | dict[str, Any] | None = None
     pause: float = 0.0
     plain: bool = False
     drop_after: int | None = None
+    reset: bool = False
     done: bool = True
     rest: float = 0.0
     until_close: bool = False
@@ -91,6 +98,9 @@ class LLMServer:
     ``/chunks/5`` (a body in chunks), ``/events`` (an endless stream of events) and ``/cookie``. Any
     other GET answers hello.
 
+    Args:
+        tls: makes it an https server.
+
     Attributes:
         requests: all requests that arrived, oldest first.
         completed_count: replies that were sent to their end.
@@ -98,7 +108,8 @@ class LLMServer:
         opened_count, closed_count: connections.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answer = Answer()
         self.answers: deque[Answer] = deque()
         self.requests: list[Request] = []
@@ -121,7 +132,7 @@ class LLMServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def base_url(self) -> str:
@@ -198,7 +209,8 @@ class LLMServer:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connected, self.host, 0))
+        serving = asyncio.start_server(self._connected, self.host, 0, ssl=self._tls)
+        server = self._loop.run_until_complete(serving)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         try:
@@ -327,7 +339,9 @@ class LLMServer:
             return True
         model = answer.model or request.body.get("model", "")
         if answer.plain or not request.body.get("stream"):
-            completion = answer.chunks[0] if answer.chunks else _completion(answer, model)
+            completion = _completion(answer, model)
+            if answer.chunks is not None:
+                completion = next(iter(answer.chunks))
             await _send(writer, 200, {**_JSON, **answer.headers}, json.dumps(completion).encode())
             return True
         return await self._stream(request, answer, model, writer)
@@ -339,7 +353,7 @@ class LLMServer:
         chunks = answer.chunks
         if chunks is None:
             chunks = _chunks(answer, model, bool(options.get("include_usage")))
-        head = {"Content-Type": "text/event-stream; charset=utf-8", **answer.headers}
+        head: Headers = {"Content-Type": "text/event-stream; charset=utf-8", **answer.headers}
         if answer.until_close:
             head["Connection"] = "close"
             send: Callable[[asyncio.StreamWriter, bytes], Awaitable[None]] = _send_raw
@@ -348,8 +362,8 @@ class LLMServer:
             send = _send_chunk
         await _send_head(writer, 200, head)
         for number, chunk in enumerate(chunks, 1):
-            data = chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n"
-            await send(writer, data.encode())
+            data = chunk if isinstance(chunk, str | bytes) else f"data: {json.dumps(chunk)}\n\n"
+            await send(writer, data.encode() if isinstance(data, str) else data)
             if number == answer.drop_after:
                 return False
             if number == 2:  # the first says only the role
@@ -358,14 +372,16 @@ class LLMServer:
                 await asyncio.sleep(answer.pause)
         if answer.done:
             await send(writer, b"data: [DONE]\n\n")
-            await asyncio.sleep(answer.rest)
-        if answer.until_close:
+        await asyncio.sleep(answer.rest)
+        if answer.reset:
+            _reset(writer)
+        if answer.reset or answer.until_close:
             return False
         await send(writer, b"")
         return True
 
 
-_JSON = {"Content-Type": "application/json"}
+_JSON: Headers = {"Content-Type": "application/json"}
 
 
 def _completion(answer: Answer, model: str) -> dict[str, Any]:
@@ -416,15 +432,20 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
     return Request(method, path, headers, raw)
 
 
-async def _send(
-    writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: bytes
-) -> None:
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Let the end of the connection be a reset, which loses nothing that the client has read."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+async def _send(writer: asyncio.StreamWriter, status: int, headers: Headers, body: bytes) -> None:
     await _send_head(writer, status, {**headers, "Content-Length": str(len(body))})
     await _send_raw(writer, body)
 
 
-async def _send_head(writer: asyncio.StreamWriter, status: int, headers: dict[str, str]) -> None:
-    lines = [f"HTTP/1.1 {status} As Told", *(f"{k}: {v}" for k, v in headers.items())]
+async def _send_head(writer: asyncio.StreamWriter, status: int, headers: Headers) -> None:
+    lines = [f"HTTP/1.1 {status} As Told"]
+    lines += [f"{name}: {value}" for name, value in headers.items() if value is not None]
     await _send_raw(writer, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
 

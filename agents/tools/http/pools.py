@@ -21,6 +21,8 @@ import httpx2
 
 from agents.tools.waiting import undisturbed
 
+from .proxies import make_proxy
+
 __all__ = ["Transports", "shared_ssl_context"]
 
 STREAMS_PER_POOL = 50
@@ -38,12 +40,23 @@ class Transports:
     """The connection pools of one agent loop, for httpx and httpx2, shared by its runs.
 
     Any number of clients may use one of its transports; closing such a client closes no connection.
+
+    Args:
+        proxy_url: the proxy that all requests go through, as http://user:password@host:port; "" is
+            none. The environment's proxies are ignored.
+
+    Raises:
+        ValueError: there can be no such proxy.
     """
 
-    def __init__(self) -> None:
-        self._http_async = _AsyncPools(httpx.AsyncHTTPTransport, httpx.Limits)
-        self._http_sync = _SyncPools(httpx.HTTPTransport, httpx.Limits)
-        self._http2_async = _AsyncPools(httpx2.AsyncHTTPTransport, httpx2.Limits)
+    def __init__(self, proxy_url: str = "") -> None:
+        context = shared_ssl_context() if proxy_url else None
+        proxy, proxy2 = (make_proxy(library, proxy_url, context) for library in (httpx, httpx2))
+        self._http_async = _AsyncPools(partial(httpx.AsyncHTTPTransport, proxy=proxy), httpx.Limits)
+        self._http_sync = _SyncPools(partial(httpx.HTTPTransport, proxy=proxy), httpx.Limits)
+        self._http2_async = _AsyncPools(
+            partial(httpx2.AsyncHTTPTransport, proxy=proxy2), httpx2.Limits
+        )
 
     def http_async(self) -> httpx.AsyncBaseTransport:
         return self._http_async
@@ -73,7 +86,7 @@ class _Pools:
     """Pools that grow when all are busy. The first one stays, the others go when they are idle.
 
     Args:
-        transport: the class of a pool, of httpx or httpx2.
+        transport: makes a pool, of httpx or httpx2.
         limits: the library's class for limits.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,8 +12,10 @@ import httpx2
 from agents.exceptions import AgentError, LLMError
 from agents.guard import Guard
 from agents.tools.http.pools import Transports
-from agents.values import redaction
+from agents.tools.http.proxies import hide_secrets
+from agents.values import jsonable, redaction
 
+from .options import address_problem, header_problem, key_problem
 from .reply import LLMReply, PartialReply, TokenUsage, ToolCall, characters_of
 from .stand_in import STAND_IN, StandIn
 
@@ -34,14 +35,16 @@ class Model:
         timeout: seconds that the endpoint may be silent, also between two pieces of a reply.
         total_timeout: seconds that a call may take in all, retries included.
         max_retries: how often the SDK repeats a request that the endpoint refused for the moment.
-        transports: connections to share; without it the model has its own.
+        proxy_url: the proxy through which it is reached, as http://user:password@host:port; "" is
+            none. The environment's proxies are ignored.
+        transports: connections to share; without it, and with a proxy, the model has its own.
         transport: carries the requests instead of the network, such as a faster ``StandIn``.
 
     Attributes:
         is_stand_in: no endpoint was configured.
 
     Raises:
-        ValueError: the address or the key can't be used.
+        ValueError: the address, the key or the proxy can't be used.
     """
 
     def __init__(
@@ -53,17 +56,21 @@ class Model:
         timeout: float = 120.0,
         total_timeout: float = 600.0,
         max_retries: int = 2,
+        proxy_url: str = "",
         transports: Transports | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         from .endpoint import Endpoint  # imports the SDK, which takes half a second
 
         base_url, api_key = base_url.strip(), api_key.strip()
-        if not api_key.isascii() or not api_key.isprintable():
-            raise ValueError("the API key has characters that no key has")
-        if base_url and not base_url.startswith(("http://", "https://")):
-            raise ValueError("the model's address must begin with http:// or https://")
+        for what, problem in (
+            ("the API key", key_problem(api_key)),
+            ("the model's address", address_problem(base_url)),
+        ):
+            if problem:
+                raise ValueError(f"{what} {problem}")
         redaction.add_secret(api_key)
+        hide_secrets(base_url)
         self.is_stand_in = not base_url and not api_key
         self.default_model = STAND_IN if self.is_stand_in else default_model
         self.total_timeout = total_timeout
@@ -71,8 +78,8 @@ class Model:
         if self.is_stand_in:
             base_url, transport = STAND_IN_URL, transport or StandIn()
         if transport is None:
-            if transports is None:
-                transports = self._own_transports = Transports()
+            if transports is None or proxy_url:
+                transports = self._own_transports = Transports(proxy_url)
             transport = transports.httpx2_async()
         url = base_url or OPENAI_URL
         self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
@@ -100,6 +107,8 @@ class Model:
             async with asyncio.timeout(self.total_timeout):
                 await self._endpoint.converse(body, reply, show)
         except TimeoutError as error:
+            if reply.is_whole:  # only the end of the body was still to come
+                return
             raise LLMError(f"the model took more than {self.total_timeout:g} s") from error
 
     async def aclose(self) -> None:
@@ -121,11 +130,12 @@ async def call_llm(
     name = model.name(model_name)
     body = _body(name, messages, tools, parameters)
     with guard.call("call_llm", name, model=name) as call:
-        partial = PartialReply(name, characters_of(messages))
+        partial = PartialReply(name, characters_of(body["messages"]))
 
         def record(reply: LLMReply) -> None:
             event = asdict(reply)
             usage = event.pop("usage")
+            event.pop("reasoning")
             call.data.update(event, **usage)
             guard.trace.add_usage(**usage)
 
@@ -147,7 +157,10 @@ def _body(
     tools: Sequence[Mapping[str, Any]] | None,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the request's body, or raise ``AgentError`` if the endpoint could not take it."""
+    """Return the request's body, or raise ``AgentError`` if the endpoint could not take it.
+
+    As in a result of an agent, NUL and lone surrogates in texts become U+FFFD.
+    """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise AgentError(
             'call_llm() takes a list of messages, such as [{"role": "user", "content": "..."}],'
@@ -161,11 +174,19 @@ def _body(
                 f"message {place} is not an object with a role, such as"
                 ' {"role": "user", "content": "..."}'
             )
-    body: dict[str, Any] = {"stream": True, **parameters, "model": name, "messages": list(messages)}
+    options = {name: parameters[name] for name in _NOT_SENT if name in parameters}
+    for header, value in dict(options.get("extra_headers") or {}).items():
+        if problem := header_problem(header, value):
+            raise AgentError(f"extra_headers[{header!r}] {problem}")
+    body = {"stream": True, **parameters, "model": name, "messages": list(messages)}
     if tools:
         body["tools"] = list(tools)
     try:
-        json.dumps({k: v for k, v in body.items() if k != "timeout"}, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
+        sent = {name: value for name, value in body.items() if name not in _NOT_SENT}
+        checked: dict[str, Any] = jsonable.dump(sent, "request")
+    except ValueError as error:
         raise AgentError(f"the request to the model is not JSON: {error}") from error
-    return body
+    return {**checked, **options}
+
+
+_NOT_SENT = ("timeout", "extra_headers")  # they are for the SDK

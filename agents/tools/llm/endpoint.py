@@ -7,11 +7,11 @@ half a second, so this module is imported when a model is made, not before.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import anyio
@@ -25,12 +25,16 @@ from agents.guard import current_call
 from agents.tools.http.client import guarded_transport
 from agents.values import redaction
 
-from .reply import PartialReply, detail_of
+from .body import DONE, AnswerBody, NotJSON
+from .errors import detail_of
+from .reply import PartialReply
 
 __all__ = ["Endpoint"]
 
-MAX_EVENT_BYTES = 16 * 1024 * 1024
-REST_SECONDS = 1.0  # how long the end of a body may take after [DONE]; then it is cut
+# How long the end of a body may take; then it is cut.
+REST_SECONDS = 1.0  # after [DONE]
+USAGE_SECONDS = 3.0  # after a reason to finish: usage and [DONE] are still to come
+DOUBT_SECONDS = 30.0  # after one that came with text: some endpoints send one with each chunk
 MAX_DETAIL = 500  # characters of an endpoint's error message
 
 _BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
@@ -79,11 +83,7 @@ class Endpoint:
             AgentStopped: a stop was requested, and the guard refused a retry.
         """
         with self._translated():
-            if not body["stream"]:
-                show(reply.add(await self._client.post(_PATH, cast_to=object, **self._sent(body))))
-                reply.is_done = True
-                return
-            response = await self._open_stream(body)
+            response = await self._open(body)
             try:
                 await self._read(response, reply, show)
             finally:
@@ -92,21 +92,22 @@ class Endpoint:
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _open_stream(self, body: dict[str, Any]) -> httpx2.Response:
+    async def _open(self, body: dict[str, Any]) -> httpx2.Response:
         """Ask for a stream that ends with its usage; without, if the endpoint refuses that."""
-        if self._takes_stream_options:
+        if body["stream"] and self._takes_stream_options:
             asking = {**body, "stream_options": {"include_usage": True}}
             asking["stream_options"].update(body.get("stream_options") or {})
             try:
-                return await self._post_stream(asking)
+                return await self._post(asking)
             except openai.APIStatusError as error:
                 refused = "stream_options" in f"{error.message} {error.body}"
                 if error.status_code not in (400, 422) or not refused:
                     raise
             self._takes_stream_options = False
-        return await self._post_stream(body)
+        return await self._post(body)
 
-    async def _post_stream(self, body: dict[str, Any]) -> httpx2.Response:
+    async def _post(self, body: dict[str, Any]) -> httpx2.Response:
+        # For the SDK it is a stream, whatever the body asks for: so the bytes are read here.
         stream: AsyncStream[object] = await self._client.post(
             _PATH, cast_to=object, stream=True, stream_cls=AsyncStream[object], **self._sent(body)
         )
@@ -124,36 +125,26 @@ class Endpoint:
     async def _read(
         self, response: httpx2.Response, reply: PartialReply, show: Callable[[str], None]
     ) -> None:
-        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type.endswith("json"):  # it does not stream
-            show(reply.add(json.loads(await response.aread())))
-            reply.is_done = True
-        elif media_type == "text/event-stream":
-            await self._read_events(response, reply, show)
-        else:
-            raise LLMError(
-                f"the model's endpoint answered with {media_type or 'something'} instead of JSON;"
-                " is its address right?",
-                status=response.status_code,
-            )
-
-    async def _read_events(
-        self, response: httpx2.Response, reply: PartialReply, show: Callable[[str], None]
-    ) -> None:
+        label = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        body = AnswerBody(label, response.status_code)
+        came: object = None
         try:
             async with asyncio.timeout(None) as limit:
-                async for event in httpx2.EventSource(response, MAX_EVENT_BYTES):
-                    if reply.is_done:
-                        continue
-                    if event.data.startswith("[DONE]"):
-                        # Read on to the body's end, so that the connection can be used again.
-                        reply.is_done = True
-                        limit.reschedule(asyncio.get_running_loop().time() + REST_SECONDS)
-                    elif event.data:
-                        show(reply.add(json.loads(event.data)))
-        except (TimeoutError, *_BROKEN):
-            if not reply.is_done:
+                async for data in response.aiter_bytes():
+                    if not reply.is_done:
+                        _take(body.feed(data), reply, show)
+                    seconds = _seconds_left(reply)
+                    if (seconds, reply.extent) != came:  # a heartbeat gives no more time
+                        came = (seconds, reply.extent)
+                        limit.reschedule(seconds and asyncio.get_running_loop().time() + seconds)
+                if not reply.is_done:
+                    _take(body.close(), reply, show)
+        except (TimeoutError, NotJSON, *_BROKEN):
+            if not reply.is_whole:
                 raise
+        reply.is_done = reply.is_done or body.is_document
+        show(reply.end())
+        reply.check_whole()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -165,6 +156,8 @@ class Endpoint:
             raise LLMError(message, status=error.status, detail=detail) from error.__cause__
         except openai.APIStatusError as error:
             answered = f"answered {error.status_code}"
+            if error.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                answered = f"can't be reached: the proxy {answered}"
             self._fail(answered, error, error.status_code, detail_of(error.body))
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             self._fail("did not answer in time", error)
@@ -172,7 +165,7 @@ class Endpoint:
             self._fail("can't be reached", error, detail=_reason(error.__cause__))
         except _BROKEN as error:
             self._fail("broke off the connection", error, detail=_reason(error))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except NotJSON as error:
             self._fail("sent something that is not JSON", error)
         except openai.OpenAIError as error:
             self._fail("failed", error, detail=detail_of(str(error)))
@@ -195,7 +188,32 @@ class Endpoint:
 _PATH = "/chat/completions"
 
 
+def _take(values: Iterable[object], reply: PartialReply, show: Callable[[str], None]) -> None:
+    for value in values:
+        if reply.is_done:
+            return
+        if value is DONE:
+            reply.is_done = True
+            return
+        try:
+            text = reply.add(value)
+        except RecursionError as error:  # JSON may be nested deeper than Python goes
+            raise NotJSON from error
+        show(text)
+
+
+def _seconds_left(reply: PartialReply) -> float | None:
+    """Return how much longer the body may take, None if the reply goes on."""
+    if reply.is_done:  # read on to the body's end, so that the connection can be used again
+        return REST_SECONDS
+    if reply.is_finished:
+        return USAGE_SECONDS if reply.is_finished_barely else DOUBT_SECONDS
+    return None
+
+
 def _reason(cause: BaseException | None) -> str:
+    if isinstance(cause, httpx2.ProxyError):
+        return f"the proxy answered {cause}"
     # Other errors may quote a header, and that may be the key.
     shown = (httpx2.NetworkError, httpx2.RemoteProtocolError, ssl.SSLError)
     return str(cause) if isinstance(cause, shown) else ""

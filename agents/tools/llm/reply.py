@@ -1,47 +1,28 @@
-"""A model's reply, put together from its pieces.
+"""A model's reply, put together from its chunks, and the one place that decides when it is whole.
 
 The chat-completions protocol has many dialects, so the reading is lenient: an odd field counts as
-missing, and only a reply that makes no sense as a whole is an error. This module knows neither HTTP
-nor an SDK.
+missing, and only a reply that makes no sense as a whole is an error. docs/model-endpoints.md has
+the rules in a table. This module knows neither HTTP nor an SDK.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
+from typing import Any
 
 from agents.exceptions import LLMError
+from agents.values.storable import clean_text
 
-__all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of", "tokens_of"]
+from .content import MessageTexts, text_of
+from .errors import FAILED, detail_of, remark_of, reported_error, status_of
+from .pieces import TextPieces
+from .tool_calls import ToolCall, ToolCalls
+from .usage import TokenUsage, UsageReports
 
-CHARACTERS_PER_TOKEN = 4
+__all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of"]
 
-
-class _FunctionCall(TypedDict):
-    """``arguments`` is text, JSON if the model did well."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(TypedDict):
-    """A tool that the model wants called, as the protocol has it."""
-
-    id: str
-    type: str  # "function"
-    function: _FunctionCall
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """What one call used; ``estimated`` if the endpoint didn't say (4 characters a token)."""
-
-    input_tokens: int
-    output_tokens: int
-    estimated: bool = False
+_CUT = ("length", "content_filter")  # reasons that a reply is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +34,9 @@ class LLMReply:
         tool_calls: the tools that it wants called; give them back in a message as they are.
         model: the model that answered, as the endpoint names it.
         finish_reason: ``stop``, ``length``, ``tool_calls``, ``content_filter`` or another word of
-            the endpoint's; ``refusal`` if the model refused; None if the endpoint didn't say.
+            the endpoint's; ``refusal`` if the model refused; ``tool_calls`` also where the endpoint
+            says ``stop`` or nothing with calls; None if the endpoint didn't say.
+        reasoning: the model's thoughts, if the endpoint shows them. The log doesn't have them.
     """
 
     text: str
@@ -61,37 +44,52 @@ class LLMReply:
     usage: TokenUsage
     model: str
     finish_reason: str | None
+    reasoning: str = field(default="", compare=False)
 
 
 class PartialReply:
-    """The pieces of a reply that have come so far.
+    """The chunks of a reply that have come so far.
 
     Args:
         model: the name in the request.
         prompt_characters: to estimate what the endpoint doesn't report.
 
     Attributes:
-        is_done: the endpoint has said that nothing follows.
+        extent: how much has come; it grows with each piece of the reply.
+        is_done: the endpoint has said that nothing follows, by [DONE] or the end of its JSON.
+        is_finished: the last chunk with anything of the reply said why it ends.
+        is_finished_barely: and had nothing else. Some endpoints give a reason with each chunk.
     """
 
     def __init__(self, model: str, prompt_characters: int) -> None:
+        self.extent = 0
         self.is_done = False
+        self.is_finished = False
+        self.is_finished_barely = False
         self._model = model
         self._prompt_characters = prompt_characters
-        self._text: list[str] = []
-        self._refusal: list[str] = []
-        self._hidden_characters = 0  # thoughts that are paid for and not shown
-        self._tool_calls: list[ToolCall] = []
-        self._by_index: dict[object, ToolCall] = {}
+        self._text = TextPieces()
+        self._refusal = TextPieces()
+        self._reasoning = TextPieces()
+        self._tool_calls = ToolCalls()
+        self._usage = UsageReports()
         self._finish_reason: str | None = None
-        self._usage: TokenUsage | None = None
-        self._has_choice = False
+        self._choice_index: int | None = None  # of the one choice that is read
+        self._came_by_deltas = False
+        self._ends_with_usage = False
+        self._remark = ""
 
     @property
     def has_started(self) -> bool:
         """Whether anything came that has to be paid for."""
-        said = self._text or self._refusal or self._tool_calls
-        return bool(said or self._hidden_characters or self._usage)
+        said = self._text or self._refusal or self._tool_calls or self._reasoning
+        return bool(said or self._usage)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the reply is whole, even if the connection breaks now."""
+        has_end = self.is_done or self._finish_reason is not None or self._ends_with_usage
+        return has_end and self._choice_index is not None
 
     def add(self, data: object) -> str:
         """Add a chunk of a stream, or a whole completion; return the text in it to show.
@@ -99,87 +97,125 @@ class PartialReply:
         Raises:
             LLMError: it reports an error, or is not what the protocol says.
         """
+        if data is None:
+            return ""
+        if isinstance(data, list):  # Gemini's endpoint wraps errors so
+            return "".join(self.add(item) for item in data)
         if not isinstance(data, Mapping):
             raise LLMError("the model's endpoint sent something that is not a JSON object")
-        if data.get("error"):
-            detail = detail_of(data["error"])
-            raise LLMError(f"the model's endpoint reports an error: {detail}", detail=detail)
+        _raise_error(reported_error(data))
         if isinstance(data.get("model"), str) and data["model"]:
-            self._model = data["model"]
-        self._usage = _usage(data.get("usage")) or self._usage
-        choices = _mappings(data.get("choices"))
-        return "".join(self._add_choice(c) for c in choices if c.get("index") in (0, None))
+            self._model = clean_text(data["model"])
+        has_usage = self._usage.add(data.get("usage"))
+        if not has_usage and isinstance(data.get("x_groq"), Mapping):
+            has_usage = self._usage.add(data["x_groq"].get("usage"))
+        choices = sorted(_mappings(data.get("choices")), key=_choice_index)
+        if not choices:
+            self._ends_with_usage = has_usage and self._choice_index is not None
+            self._remark = remark_of(data) or self._remark
+        return "".join(self._add_choice(choice) for choice in choices)
 
     def _add_choice(self, choice: Mapping[str, Any]) -> str:
-        self._has_choice = True
-        if isinstance(choice.get("finish_reason"), str):
-            self._finish_reason = choice["finish_reason"]
-        delta = choice.get("delta") or choice.get("message")
-        if not isinstance(delta, Mapping):
-            return ""
-        text = _text(delta.get("content"))
-        refusal = _text(delta.get("refusal"))
-        if text:
-            self._text.append(text)
-        if refusal:
-            self._refusal.append(refusal)
-        hidden = delta.get("reasoning_content") or delta.get("reasoning")
-        self._hidden_characters += len(_text(hidden))
-        for part in _mappings(delta.get("tool_calls")):
-            self._add_tool_call(part)
-        return text + refusal
+        if self._choice_index is None:
+            self._choice_index = _choice_index(choice)
+        if _choice_index(choice) != self._choice_index:
+            return ""  # an alternative: the agent asked for several, and gets one
+        self._usage.add(choice.get("usage"))  # Moonshot's place for it
+        before = self.extent
+        shown = self._add_texts(choice)
+        reason = _word(choice.get("finish_reason"))
+        error = reported_error(choice)
+        if error is not None or (reason or "").lower() in FAILED:
+            _raise_error(error or _failure(choice))
+        has_more = self.extent != before
+        if reason is not None:
+            self._finish_reason = reason
+            self.is_finished = True
+            self.is_finished_barely = not has_more
+        elif has_more:
+            self.is_finished = self.is_finished_barely = False
+        if has_more:
+            self._ends_with_usage = False
+        return shown
 
-    def _add_tool_call(self, part: Mapping[str, Any]) -> None:
-        """Add to the call of the same index, or start one.
+    def _add_texts(self, choice: Mapping[str, Any]) -> str:
+        delta, message, text = (choice.get(name) for name in ("delta", "message", "text"))
+        if isinstance(delta, Mapping):
+            before = self.extent
+            shown = self._add_message(delta)
+            if self.extent != before:
+                self._came_by_deltas = True
+                return shown  # a message in the same choice repeats the delta
+        if isinstance(message, Mapping):
+            return self._add_message(self._rest_of(message) if self._came_by_deltas else message)
+        return self._add_message({"content": text}) if isinstance(text, str) else ""
 
-        Some endpoints send no index, or always 0, with whole calls: a new id starts a new call.
-        """
-        index, call_id = part.get("index"), str(part.get("id") or "")
-        function = part.get("function")
-        function = function if isinstance(function, Mapping) else {}
-        known = self._by_index.get(index)
-        if known is None or (call_id and known["id"] not in ("", call_id)):
-            known = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            self._tool_calls.append(known)
-            self._by_index[index] = known
-        known["id"] = known["id"] or call_id
-        known["function"]["name"] = known["function"]["name"] or str(function.get("name") or "")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            known["function"]["arguments"] += arguments
-        elif arguments is not None:
-            known["function"]["arguments"] += json.dumps(arguments)
+    def _rest_of(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a whole message has and the deltas before it have not brought."""
+        parts = MessageTexts(message)
+        rest: dict[str, Any] = {}
+        for name, came, whole in (
+            ("content", str(self._text), parts.text),
+            ("refusal", str(self._refusal), parts.refusal),
+            ("reasoning", str(self._reasoning), parts.reasoning),
+        ):
+            if whole.startswith(came):
+                rest[name] = whole[len(came) :]
+        if not self._tool_calls:
+            rest |= {name: message.get(name) for name in ("tool_calls", "function_call")}
+        return rest
+
+    def _add_message(self, message: Mapping[str, Any]) -> str:
+        _raise_error(reported_error({"error": message.get("error")}))
+        parts = MessageTexts(message)
+        calls, legacy = message.get("tool_calls"), message.get("function_call")
+        self.extent += len(parts.text) + len(parts.refusal) + len(parts.reasoning)
+        self.extent += self._tool_calls.add(calls) if calls else 0
+        self.extent += self._tool_calls.add({"function": legacy}) if legacy else 0
+        self._reasoning.add(parts.reasoning)
+        return self._text.add(parts.text) + self._refusal.add(parts.refusal)
+
+    def end(self) -> str:
+        """Return the text that is still to be shown, now that nothing follows."""
+        self._reasoning.end()
+        return self._text.end() + self._refusal.end()
+
+    def check_whole(self) -> None:
+        """Raise ``LLMError`` if the reply is not whole."""
+        if self.is_whole:
+            return
+        what = "reply broke off"
+        if self._choice_index is None:
+            what = "endpoint answered without a choice"
+        remark = f": {self._remark}" if self._remark else ""
+        raise LLMError(f"the model's {what}{remark}", detail=self._remark)
 
     def finish(self) -> LLMReply:
         """Return the whole reply, or raise ``LLMError`` if it is not whole."""
-        if not self._has_choice:
-            raise LLMError("the model's endpoint answered without a choice")
-        if not (self.is_done or self._finish_reason or self._usage):
-            raise LLMError("the model's reply broke off")
-        return self.so_far()
+        self.check_whole()
+        return self._reply(whole=self._finish_reason not in _CUT)
 
     def so_far(self) -> LLMReply:
         """Return what has come; its usage is estimated unless the endpoint reported it."""
-        refusal = "".join(self._refusal)
+        return self._reply(whole=False)
+
+    def _reply(self, *, whole: bool) -> LLMReply:
+        tool_calls = self._tool_calls.result(whole=whole)
+        refusal = str(self._refusal)
         finish_reason = self._finish_reason
         if refusal and finish_reason in (None, "stop"):
             finish_reason = "refusal"
+        if tool_calls and finish_reason in (None, "stop", "function_call"):
+            finish_reason = "tool_calls"
+        said = sum(map(len, (self._text, self._refusal, self._reasoning)))
+        said += self._tool_calls.characters
         return LLMReply(
-            text="".join(self._text) or refusal,
-            tool_calls=list(self._tool_calls),
-            usage=self._usage or self._estimate(),
+            text=str(self._text) or refusal,
+            tool_calls=tool_calls,
+            usage=self._usage.settle(self._prompt_characters, said),
             model=self._model,
-            finish_reason=finish_reason,
-        )
-
-    def _estimate(self) -> TokenUsage:
-        calls = sum(
-            len(call["function"]["name"]) + len(call["function"]["arguments"])
-            for call in self._tool_calls
-        )
-        said = sum(map(len, self._text)) + sum(map(len, self._refusal)) + calls
-        return TokenUsage(
-            tokens_of(self._prompt_characters), tokens_of(said + self._hidden_characters), True
+            finish_reason=None if finish_reason is None else clean_text(finish_reason),
+            reasoning=str(self._reasoning),
         )
 
 
@@ -187,7 +223,7 @@ def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
     """Count the characters of messages, for an estimate: their texts and arguments of tools."""
     count = 0
     for message in messages:
-        count += len(_text(message.get("content")))
+        count += len(text_of(message.get("content")))
         for call in _mappings(message.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, Mapping):
@@ -195,15 +231,30 @@ def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
     return count
 
 
-def detail_of(error: object) -> str:
-    """Return the message in an endpoint's error: an object, a text or something else."""
-    if isinstance(error, Mapping):
-        inner = error.get("error")
-        if isinstance(inner, Mapping | str) and inner:
-            return detail_of(inner)
-        error = error.get("message") or error.get("detail") or json.dumps(error, default=str)
-    text = " ".join(str(error or "").split())
-    return "" if text.startswith("<") else text  # a proxy's page is no message
+def _raise_error(error: object) -> None:
+    if error is None:
+        return
+    detail = detail_of(error)
+    said = f": {detail}" if detail else ""
+    text = f"the model's endpoint reports an error{said}"
+    raise LLMError(text, status=status_of(error), detail=detail)
+
+
+def _failure(choice: Mapping[str, Any]) -> str:
+    """Say how a choice failed that has no message about it."""
+    reason = _word(choice.get("native_finish_reason")) or choice["finish_reason"]
+    return f"it gave up the reply ({reason})"
+
+
+def _choice_index(choice: Mapping[str, Any]) -> int:
+    index = choice.get("index")
+    return index if type(index) is int else 0
+
+
+def _word(value: object) -> str | None:
+    """Return a word; some endpoints write "" or "null" for none."""
+    word = value.strip() if isinstance(value, str) else ""
+    return word if word and word.lower() not in ("null", "none") else None
 
 
 def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
@@ -211,25 +262,3 @@ def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
         for item in value:
             if isinstance(item, Mapping):
                 yield item
-
-
-def _text(content: object) -> str:
-    """Return the text of content, which is text or a list of parts."""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in _mappings(content) if isinstance(part.get("text"), str))
-
-
-def _usage(reported: object) -> TokenUsage | None:
-    if not isinstance(reported, Mapping):
-        return None
-    counts = [reported.get("prompt_tokens"), reported.get("completion_tokens")]
-    if not any(isinstance(count, int) for count in counts):
-        return None
-    given, said = (count if isinstance(count, int) else 0 for count in counts)
-    return TokenUsage(given, said)
-
-
-def tokens_of(characters: int) -> int:
-    """Estimate how many tokens a text of this length has."""
-    return math.ceil(characters / CHARACTERS_PER_TOKEN)

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from .extract import extract_summary
-from .reply import CHARACTERS_PER_TOKEN, tokens_of
+from .usage import CHARACTERS_PER_TOKEN, tokens_of
 
 __all__ = ["STAND_IN", "StandIn"]
 

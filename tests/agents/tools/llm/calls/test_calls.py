@@ -122,12 +122,61 @@ async def test_messages_that_are_none_are_refused_before_anything_is_sent(
     assert run.sink.events == []
 
 
-async def test_what_is_not_json_is_refused_before_anything_is_sent(
-    server: LLMServer, model: Model, run: AgentRun
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (object(), "object"),
+        (b"\xff\xfe", "invalid utf-8"),
+        (float("nan"), "messages.0.content.*NaN"),
+        ([{"type": "text", "text": float("-inf")}], "messages.0.content.0.text.*infinite"),
+        (10**2000, "digits"),
+        ((part for part in "ab"), "iterator"),
+    ],
+)
+async def test_what_json_can_not_hold_is_refused_before_anything_is_sent(
+    server: LLMServer, model: Model, run: AgentRun, content: Any, problem: str
 ) -> None:
-    for content in (object(), "half of a pair: \ud800"):
-        with pytest.raises(AgentError, match="not JSON"):
-            await run.task(call_llm(run.guard, model, [{"role": "user", "content": content}]))
+    with pytest.raises(AgentError, match=f"not JSON: .*{problem}"):
+        await run.task(call_llm(run.guard, model, [{"role": "user", "content": content}]))
+    assert server.request_count == 0
+    assert run.sink.events == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("half of a pair: \ud83d", "half of a pair: \ufffd"),
+        ("two halves: " + "\ud83d" + "\ude00", "two halves: 😀"),
+        ("NUL: \0", "NUL: \ufffd"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+    ],
+)
+async def test_texts_are_sent_in_a_form_that_every_endpoint_can_read(
+    server: LLMServer, model: Model, run: AgentRun, text: str, sent: str
+) -> None:
+    call = {"id": text, "type": "function", "function": {"name": text, "arguments": text}}
+    messages = [
+        {"role": "user", "content": text},
+        {"role": "user", "content": [{"type": "text", "text": text}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "description": text}}]
+    task = call_llm(run.guard, model, messages, tools=tools, stop=[text], extra_body={"x": text})
+    await run.task(task)
+    body = server.requests[0].body
+    assert body["messages"][0]["content"] == body["messages"][1]["content"][0]["text"] == sent
+    assert body["messages"][2]["tool_calls"][0]["function"] == {"name": sent, "arguments": sent}
+    assert (body["tools"][0]["function"]["description"], body["stop"]) == (sent, [sent])
+    assert body["x"] == sent
+
+
+@pytest.mark.parametrize("value", ["a\nb", "schlüssel", "\ud800"])
+async def test_a_header_that_can_not_be_sent_is_refused_by_name(
+    server: LLMServer, model: Model, run: AgentRun, value: str
+) -> None:
+    with pytest.raises(AgentError, match=r"extra_headers\['X-Mine'\]") as caught:
+        await ask(run, model, extra_headers={"X-Mine": value})
+    assert value not in str(caught.value)
     assert server.request_count == 0
 
 

@@ -1,0 +1,68 @@
+"""What an endpoint answers may be odd: the run ends as it should, and its record has all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agents import Tools, agent
+from runs.status import Status
+from tests.support.consistency import assert_consistent
+from tests.support.journal import Journal
+from tests.support.llm_server import TEXT, Answer, LLMServer
+from tests.support.running import Start
+
+QUESTION = {"role": "user", "content": "What became of the ship?"}
+HIGH, LOW = "\ud83d", "\ude00"
+
+
+@pytest.mark.parametrize("count", [-35, 2**63, 2**70, 12.5, "12", True, None, float("nan")])
+def test_an_odd_count_of_tokens_costs_a_run_nothing(
+    llm_server: LLMServer, worker: Any, start: Start, log: Journal, count: Any
+) -> None:
+    @agent("asker")
+    async def asker(tools: Tools) -> str:
+        replies = [await tools.call_llm([QUESTION]) for _ in range(2)]
+        return replies[-1].text
+
+    llm_server.answer = Answer(usage={"prompt_tokens": count, "completion_tokens": 13})
+    record = log.over(start("asker"))
+    assert (record.status, record.result) == (Status.SUCCESS, TEXT)
+    assert (record.llm_calls, record.input_tokens, record.output_tokens) == (2, 12, 26)
+    assert record.usage_estimated
+    assert_consistent(record)
+
+
+def test_halves_of_characters_and_calls_without_ids_come_back_whole(
+    llm_server: LLMServer, worker: Any, start: Start, log: Journal
+) -> None:
+    def chunk(**delta: Any) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": delta}]}
+
+    def call(city: str) -> dict[str, Any]:
+        function = {"name": f"look{HIGH}{LOW}", "arguments": '{"at": "' + city + '"}'}
+        return chunk(tool_calls=[{"index": 0, "function": function}])
+
+    @agent("asker")
+    async def asker(tools: Tools) -> list[Any]:
+        reply = await tools.call_llm([QUESTION])
+        back = {"role": "assistant", "content": reply.text, "tool_calls": reply.tool_calls}
+        await tools.call_llm([QUESTION, back])
+        return [reply.text, reply.tool_calls]
+
+    chunks = [chunk(content=f"Hi {HIGH}"), chunk(content=f"{LOW} {HIGH}"), call("A"), call("B")]
+    llm_server.answers.append(Answer(chunks=chunks))
+    run = start("asker")
+    record = log.over(run)
+    assert record.status == Status.SUCCESS
+    text, calls = record.result
+    assert text == "Hi 😀 \ufffd"
+    functions = [call["function"] for call in calls]
+    assert functions == [{"name": "look😀", "arguments": f'{{"at": "{city}"}}'} for city in "AB"]
+    assert len({call["id"] for call in calls}) == 2
+    first = log.of(run, "llm_call")[0].data
+    assert (first["text"], first["tool_calls"]) == (text, calls)
+    sent = llm_server.requests[1].body["messages"][1]
+    assert (sent["content"], sent["tool_calls"]) == (text, calls)
+    assert_consistent(record)
