@@ -31,7 +31,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_API_PATH = re.compile(r"/(?:runs|agents|api|api-token|health)(?:/|$)")
+_API_PATH = re.compile(r"/(?:runs|agents|quotas|api|api-token|health)(?:/|$)")
 
 
 class ErrorPagesMiddleware(MiddlewareMixin):

@@ -257,9 +257,12 @@ def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
 def _give_back(runs: QuerySet[RunRecord], column: str) -> None:
     """Take from the usage of the owners what the caller's transaction is about to remove."""
     removed = list(runs.order_by().values_list("owner").annotate(total=Sum(column)))
-    transaction.on_commit(
-        lambda: [ledger.add(owner, -int(total or 0)) for owner, total in removed], robust=True
-    )
+
+    def after_commit() -> None:
+        for owner, total in removed:
+            ledger.add(owner, -int(total or 0))
+
+    transaction.on_commit(after_commit, robust=True)
 
 
 def _lock(which: Q, *, is_for_key: bool) -> list[uuid.UUID]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
-
-from django.db.models import QuerySet
 
 from runs.conf import conf
 from runs.models import OwnerUsage
@@ -14,7 +11,7 @@ from runs.models import OwnerUsage
 from . import ledger
 from .queued import count_queued
 
-__all__ = ["NEAR_SHARE", "QUOTAS", "Quota", "quotas_of", "quotas_of_many"]
+__all__ = ["NEAR_SHARE", "QUOTAS", "Quota", "quotas_of", "quotas_of_row"]
 
 #: The share of a quota from which on people are told.
 NEAR_SHARE = 0.8
@@ -46,13 +43,9 @@ def quotas_of(owner_id: Any) -> list[Quota]:
     return _quotas(count_queued([owner_id])[owner_id], used.stored_bytes, used.keys_count)
 
 
-def quotas_of_many(rows: Collection[OwnerUsage] | QuerySet[OwnerUsage]) -> dict[Any, list[Quota]]:
-    """Return the quotas of the owners of ``rows``; takes one query."""
-    queued = count_queued([row.pk for row in rows])
-    return {
-        row.pk: _quotas(queued[row.pk], max(0, row.stored_bytes), max(0, row.keys_count))
-        for row in rows
-    }
+def quotas_of_row(row: OwnerUsage, queued: int) -> list[Quota]:
+    """Return the quotas of the owner of a row, of whom ``queued`` runs are queued."""
+    return _quotas(queued, max(0, row.stored_bytes), max(0, row.keys_count))
 
 
 def _quotas(queued: int, stored_bytes: int, keys_count: int) -> list[Quota]:

@@ -17,7 +17,7 @@ from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.conf import conf
-from runs.exceptions import InputTooLarge, PriorityNotPermitted
+from runs.exceptions import InputTooLarge, PriorityNotPermitted, QuotaExceeded
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
 from runs.management.input_arguments import read_input, read_json_input
@@ -90,7 +90,7 @@ class Command(BaseCommand):
                 watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
-        except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
+        except (InputTooLarge, InvalidInput, PriorityNotPermitted, QuotaExceeded) as error:
             raise CommandError(str(error), returncode=USAGE) from None
         except DatabaseError as error:
             raise CommandError(
