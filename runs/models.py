@@ -225,6 +225,9 @@ class RunRecord(models.Model):
     stop_abandoned = models.BooleanField(default=False)
     stop_cleanup_error = models.JSONField(null=True)
 
+    #: What it and all runs below it have used, once ``wire.read_tree_usage`` has read it.
+    tree_usage: Any = None
+
     objects = RunQuerySet.as_manager()
 
     class Meta:

@@ -151,16 +151,20 @@ class OwnerStore:
         return len(rows)
 
     def _measure(self, namespace: str, keys: Sequence[str]) -> tuple[int, int]:
-        """Return how many of the keys there are, and the bytes of their entries."""
-        count = stored_bytes = 0
+        """Return how many of the keys there are, and the bytes of their entries.
+
+        Keeps other writers from deleting them before the caller's transaction is over: they would
+        be counted as replaced, and be new.
+        """
+        lock = connection.features.has_select_for_update
+        order = 'ORDER BY key COLLATE "C" FOR UPDATE' if lock else ""
+        sizes: list[int] = []
         with connection.cursor() as cursor:
             for chunk in _chunks(keys):
-                sql = f"SELECT COUNT(*), SUM(size_bytes) {_FROM} AND key IN ({_places(chunk)})"
+                sql = f"SELECT size_bytes {_FROM} AND key IN ({_places(chunk)}) {order}"
                 cursor.execute(sql, [self._owner_id, namespace, *chunk])
-                found, total = cursor.fetchone()
-                count += found
-                stored_bytes += int(total or 0)
-        return count, stored_bytes
+                sizes += [size for (size,) in cursor.fetchall()]
+        return len(sizes), sum(sizes)
 
     def _delete_many(self, namespace: str, keys: Sequence[str], reserve: ledger.Reserve) -> int:
         return sum(

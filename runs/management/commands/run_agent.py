@@ -21,10 +21,11 @@ from runs.exceptions import InputTooLarge, PriorityNotPermitted, QuotaExceeded
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
 from runs.management.input_arguments import read_input, read_json_input
-from runs.management.records import find_user, receipt_of, usage_of_tree
+from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord
 from runs.status import Status
-from runs.wording.run import usage_text
+from runs.wire import tree_usage_of, usage_of
+from runs.wording.run import tree_usage_text, usage_text
 from runs.wording.status import look
 from runs.wording.time import duration
 
@@ -135,9 +136,11 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     if record.started_at is not None and record.finished_at is not None:
         seconds = (record.finished_at - record.started_at).total_seconds()
         took = f" in {duration(seconds)}"
+    usage = usage_of(record)
     parts = [
         f"{status.sign} {status.label}{took}",
-        usage_text(usage_of_tree(record)),
+        usage_text(usage),
+        tree_usage_text(usage, tree_usage_of(record)),
         f"run {record.pk}",
     ]
     console.say(" · ".join(part for part in parts if part), status.tone)

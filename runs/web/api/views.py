@@ -29,7 +29,7 @@ from runs import events
 from runs.actions import starting
 from runs.models import RunRecord
 from runs.quotas.reading import QUOTAS, quotas_of
-from runs.wire import for_wire, get_for_wire, run_as_dict
+from runs.wire import for_wire, get_for_wire, read_tree_usage, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication, TokenAuthentication
@@ -115,6 +115,7 @@ class RunsView(ApiView):
         wanted = parameters.run_filter(request)
         runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
         page = read_page(request, for_wire(runs))
+        read_tree_usage(page.runs)
         return Response(page.as_dict([run_as_dict(run) for run in page.runs]))
 
     @schema.operation(

@@ -332,7 +332,9 @@ class TestUsage:
             return {"result": text}
 
         hire()
-        log.until_over(*[start("stores", text="ä" * size) for size in (10, 20_000)])
+        for size in (10, 20_000):
+            (ended,) = log.until_over(start("stores", text="ä" * size))
+            assert ended.error is None
         ledger.flush()
         row = OwnerUsage.objects.get(owner=alice)
         assert (row.keys_count, row.measured_at) == (1, None)
