@@ -122,9 +122,7 @@ class QuotaSerializer(serializers.Serializer):
     allowed = serializers.IntegerField(
         min_value=1, allow_null=True, help_text="Null without a limit."
     )
-    code = serializers.ChoiceField(
-        sorted(QUOTAS.values()), help_text="Of the refusal when it is used up."
-    )
+    code = serializers.CharField(help_text="Of the refusal when it is used up.")
 
 
 QuotasSerializer = type(
