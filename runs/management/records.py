@@ -9,6 +9,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError
 from django.utils import timezone
 
+from runs.management.console import printable
 from runs.web.feed.reading import read_snapshots
 from runs.wording.receipt import sentences
 
@@ -28,7 +29,7 @@ def find_user(name: str, *, may_be_inactive: bool = False) -> User:
     user = users.objects.filter(**{users.USERNAME_FIELD: name}).first()
     if user is None:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
-        raise CommandError(f'There is no user "{name}".{hint}', returncode=2)
+        raise CommandError(f'There is no user "{printable(name)}".{hint}', returncode=2)
     if not (user.is_active or may_be_inactive):
         raise CommandError(f'The user "{name}" is not active.', returncode=2)
     return user

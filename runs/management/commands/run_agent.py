@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
         except (InputTooLarge, InvalidInput, PriorityNotPermitted, QuotaExceeded) as error:
-            raise CommandError(str(error), returncode=USAGE) from None
+            raise CommandError(printable(error), returncode=USAGE) from None
         except DatabaseError as error:
             raise CommandError(
                 f"The database (DATABASE_URL) can't be used: {error}. Is it migrated?"
@@ -110,7 +111,7 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
     try:
         definition = registry.get(options["agent"])
     except AgentNotFound as error:
-        raise CommandError(str(error), returncode=USAGE) from None
+        raise CommandError(printable(error), returncode=USAGE) from None
     limit = conf().max_input_bytes
     input: Any
     if options["input_json"] is not None:
@@ -167,12 +168,10 @@ def _print_result(result: object, stdout: TextIO) -> None:
     if stdout.isatty():
         text = printable(text)
     try:
-        try:
-            stdout.write(f"{text}\n")
-        except UnicodeEncodeError:  # an old locale, which has no sign for some of it
-            stdout.reconfigure(encoding="utf-8")  # type: ignore[attr-defined]
-            stdout.write(f"{text}\n")
+        text.encode(stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # an old locale, which has no sign for some of it
+        if isinstance(stdout, io.TextIOWrapper):
+            stdout.reconfigure(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):  # the exit code tells of the run, not of this
+        stdout.write(f"{text}\n")
         stdout.flush()
-    except BrokenPipeError:
-        # The reader has closed the pipe. Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -249,7 +249,8 @@ CLOSE = st.recursive(
 )  # fmt: skip
 TYPES = [
     int, float, bool, str, None | int, int | str, int | float, float | bool, list[int],
-    dict[str, int], set[int], frozenset[str], tuple[int, float], Point, Person, list[Point], Point | int, Colour,
+    dict[str, int], set[int], frozenset[str], tuple[int, float], Point, Person, list[Point],
+    Point | int, Colour,
     Number, Literal[1, "a", None], Literal[True, 2], decimal.Decimal, uuid.UUID, None | Number,
     Annotated[int, pydantic.Field(ge=1, lt=3)], Annotated[float, pydantic.Field(gt=0)],
     Annotated[str, pydantic.Field(min_length=1, max_length=3)], list[Literal[1, 2]],
