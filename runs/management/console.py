@@ -19,6 +19,7 @@ from django.utils import timezone
 from rich.text import Text
 
 from runs.management.log_words import event_lines
+from runs.wording.directions import DIRECTIONS
 from runs.wording.run import WaitingWords
 from runs.wording.time import clock, duration, seconds_between
 
@@ -40,8 +41,6 @@ _STYLES: Final[dict[str, str]] = {
     "dim": "dim",
 }
 _REPLACED: Final = "\ufffd"
-#: They turn the direction of what follows, so that a line reads as another one.
-_DIRECTIONS: Final = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 class _Signs(dict[int, str]):
@@ -58,7 +57,7 @@ class _Signs(dict[int, str]):
             case "Zl" | "Zp" | "Cs":
                 return _REPLACED  # separators that some terminals obey; half a character
             case "Cf":  # invisible
-                return _REPLACED if code in _DIRECTIONS else ""
+                return _REPLACED if code in DIRECTIONS else ""
             case _:
                 return chr(code)
 
