@@ -4,9 +4,12 @@
 import os
 import sys
 
+from project.standard_streams import make_robust
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    make_robust()
     try:
         from django.core.management import execute_from_command_line
     except ImportError as error:

@@ -10,6 +10,7 @@
             ├── SubAgentFailed      a called agent ended in an error of its own
             ├── SubAgentStopped     a called agent was stopped, its caller was not
             ├── AgentCallTooDeep    agents calling agents without end
+            ├── QuotaExceeded       the host refuses to queue or store more for the run's owner
             ├── RunIsOver           a tool was used after the agent had returned
             ├── LLMError            the model's endpoint refused, failed or could not be reached
             ├── AddressRefused      a URL leads to an address that may not be visited
@@ -22,7 +23,6 @@ loop or in ``asyncio`` itself must not swallow it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 __all__ = [
     "AddressRefused",
@@ -34,6 +34,7 @@ __all__ = [
     "InvalidInput",
     "InvalidOutput",
     "LLMError",
+    "QuotaExceeded",
     "RunIsOver",
     "SubAgentFailed",
     "SubAgentStopped",
@@ -51,7 +52,7 @@ class AgentStopped(BaseException):
 class AgentError(Exception):
     """An agent or a tool raises it to end the run as ``error``, with a code of its own."""
 
-    code: ClassVar[str] = "agent_error"
+    code: str = "agent_error"
 
 
 class AgentNotFound(AgentError):
@@ -102,6 +103,21 @@ class SubAgentStopped(_SubAgentError):
 
 class AgentCallTooDeep(AgentError):
     code = "agent_call_too_deep"
+
+
+class QuotaExceeded(AgentError):
+    """The run's owner has used up a quota of the host, so a tool refused; nothing was written.
+
+    ``code`` says which quota (``quota_stored``, say), ``used`` and ``allowed`` how much of it.
+    """
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, code: str, used: int, allowed: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.used = used
+        self.allowed = allowed
 
 
 class RunIsOver(AgentError):

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # typing's own only from Python 3.12, says pydantic
 
-from .values import jsonable
+from .values import json_kinds, jsonable
 
 __all__ = ["CannotDescribe", "Signature", "local_names", "read", "where"]
 
@@ -47,7 +47,7 @@ class Signature:
 
     input_schema: dict[str, Any]
     output_schema: dict[str, Any]
-    _input: pydantic.TypeAdapter[dict[str, Any]]
+    _input: pydantic_core.SchemaValidator
     _output: pydantic.TypeAdapter[Any]
 
     def read_input(self, value: object) -> tuple[Fields, dict[str, Any]]:
@@ -58,15 +58,28 @@ class Signature:
         if not isinstance(value, dict):
             return {"input": ["An object with the agent's parameters is expected."]}, {}
         try:
-            # Strict Python mode would refuse text for a date; only JSON mode knows that JSON has
-            # no other way to say it. So back to JSON: 70 ms for 8 MiB.
-            encoded = pydantic_core.to_json(value)
-            return {}, self._input.validate_json(encoded, strict=True)
+            return {}, self._arguments(value)
         except pydantic.ValidationError as error:
             return _fields(error, value), {}
         except Exception as error:  # from a validator of the author's
             message = f"This could not be checked: {jsonable.error_text(error, _LONGEST_MESSAGE)}"
             return {"input": [message]}, {}
+
+    def _arguments(self, value: dict[str, Any]) -> dict[str, Any]:
+        tries_left = 3  # an error may hide the next one
+        while True:
+            # Strict Python mode would refuse text for a date; only JSON mode knows that JSON has
+            # no other way to say it. So back to JSON: 70 ms for 8 MiB.
+            encoded = pydantic_core.to_json(value)
+            try:
+                arguments: dict[str, Any] = self._input.validate_json(encoded, strict=True)
+                return arguments
+            except pydantic.ValidationError as error:
+                tries_left -= 1
+                mended = json_kinds.with_integers(error, value)
+                if mended is value or not tries_left:
+                    raise
+                value = mended
 
     def write_output(self, value: object) -> Any:
         """Return the JSON value of what the function returned.
@@ -138,7 +151,7 @@ def read(function: Callable[..., Any], names: dict[str, Any], title: str) -> Sig
     return Signature(
         input_schema=_finished(_schema(arguments, "validation"), title, defaults),
         output_schema=_schema(output, "serialization"),
-        _input=arguments,
+        _input=pydantic_core.SchemaValidator(json_kinds.as_published(arguments.core_schema)),
         _output=output,
     )
 
@@ -286,9 +299,16 @@ def _refuse_misplaced(name: str, annotation: Any, default: object) -> None:
 
 
 class _QuietSchema(GenerateJsonSchema):
-    """Leaves out a default that JSON can't hold, without a warning."""
+    """Says how a text is a Decimal; leaves out defaults that JSON can't hold without a warning."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+
+    def decimal_schema(self, schema: Any) -> dict[str, Any]:
+        described: dict[str, Any] = super().decimal_schema(schema)
+        for choice in described.get("anyOf", ()):
+            if choice.get("type") == "string":
+                choice.setdefault("pattern", json_kinds.DECIMAL_PATTERN)
+        return described
 
 
 def _schema(

@@ -44,7 +44,7 @@ EVENT_TYPES: dict[str, str] = {
     "stop_requested": "a stop was requested, or escalated",
     "stop_observed": "the agent's code observed the stop for the first time",
     "loop_blocked": "the agent kept its event loop from running",
-    "truncated": "the cap on events was reached, what follows is left out",
+    "truncated": "the log is full (data says of what), what follows is left out",
     "agent_end": "the run is over; data.status says how",
 }
 
@@ -150,6 +150,8 @@ class Trace:
     max_events: int = MAX_EVENTS
     usage: Usage = field(default_factory=Usage)
     dropped_count: int = 0
+    #: Why the host wants no more events, apart from the essential ones; set by ``cut``.
+    cut_by: str = ""
     closed: bool = False
     #: The unfinished printed lines, by stream and thread; ``output`` keeps them here.
     pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -200,12 +202,14 @@ class Trace:
     def _write(self, type: str, data: dict[str, Any], source: Source) -> Event | None:
         if self.closed:
             return None
-        is_dropped = self._emitted >= self.max_events and type not in _ESSENTIAL
+        is_full = bool(self.cut_by) or self._emitted >= self.max_events
+        is_dropped = is_full and type not in _ESSENTIAL
         if is_dropped:
             self.dropped_count += 1
             if self.dropped_count > 1:
                 return None
-            type, data, source = "truncated", {"max_events": self.max_events}, "system"
+            why = {"quota": self.cut_by} if self.cut_by else {"max_events": self.max_events}
+            type, data, source = "truncated", why, "system"
         self.last_seq += 1
         self._emitted += 1
         event = Event(
@@ -213,6 +217,10 @@ class Trace:
         )
         self.sink.event(event)  # under the lock: a sink sees the events in the order of seq
         return None if is_dropped else event
+
+    def cut(self, quota: str) -> None:
+        """Leave out further events, visibly: the host has no room for them. From any thread."""
+        self.cut_by = self.cut_by or quota
 
     def text(self, call: str, text: str) -> None:
         """Pass on a piece of a model's answer; nothing is stored."""

@@ -16,6 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import REASON_NO_CSRF_COOKIE
 from django.template.loader import render_to_string
 from django.utils.deprecation import MiddlewareMixin
+from django.views.decorators.csrf import csrf_exempt
 
 from runs.db.transactions import is_away
 
@@ -31,7 +32,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_API_PATH = re.compile(r"/(?:runs|agents|api|api-token|health)(?:/|$)")
+_API_PATH = re.compile(r"/(?:runs|agents|quotas|api|api-token|health)(?:/|$)")
 
 
 class ErrorPagesMiddleware(MiddlewareMixin):
@@ -79,6 +80,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _answer(request, 404, "not_found", "There is nothing at this address.")
 
 
+@csrf_exempt  # the check comes before the view, and would answer 403 to a program with a token
 def no_such_address(request: HttpRequest) -> HttpResponse:
     """Answer 404 as JSON. This is a view since in debug mode Django shows programs its own page."""
     return _json(404, "not_found", "There is nothing at this address.")

@@ -28,7 +28,23 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 
 
-class _ProbeRequest(ASGIRequest):
+class _Request(ASGIRequest):
+    """A request that is read as UTF-8, whatever ``charset`` its Content-Type names.
+
+    Django would decode the query string and forms by it: garbled, or with an exception before any
+    view for a codec that is not for text (``base64``).
+    """
+
+    @property
+    def encoding(self) -> str | None:
+        return None  # Django takes DEFAULT_CHARSET then
+
+    @encoding.setter
+    def encoding(self, value: str | None) -> None:
+        pass
+
+
+class _ProbeRequest(_Request):
     """A request of a balancer, an orchestrator or Prometheus: its Host is not checked.
 
     They reach a process by its address, which is rightly not in ALLOWED_HOSTS, and no answer to
@@ -43,7 +59,7 @@ class _ProbeRequest(ASGIRequest):
 
 def _new_request(scope: Any, body: Any) -> ASGIRequest:
     is_probe = _PROBES.fullmatch(scope["path"])
-    return (_ProbeRequest if is_probe else ASGIRequest)(scope, body)
+    return (_ProbeRequest if is_probe else _Request)(scope, body)
 
 
 class Handler(ASGIHandler):

@@ -172,6 +172,13 @@ RUNS: dict[str, Any] = {
     "EMBEDDED_WORKER": _env.switch("RUNS_EMBEDDED_WORKER", default=True),
     "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1),
     "MAX_PER_OWNER": _env.whole_number("RUNS_MAX_PER_OWNER", 0, at_least=0),
+    "MAX_QUEUED_PER_OWNER": _env.whole_number("RUNS_MAX_QUEUED_PER_OWNER", 10_000, at_least=0),
+    "MAX_STORED_BYTES_PER_OWNER": _env.whole_number(
+        "RUNS_MAX_STORED_BYTES_PER_OWNER", 20 * 1024**3, at_least=0
+    ),
+    "MAX_DATA_STORE_KEYS_PER_OWNER": _env.whole_number(
+        "RUNS_MAX_DATA_STORE_KEYS_PER_OWNER", 1_000_000, at_least=0
+    ),
     "KEEP_DAYS": _env.whole_number("RUNS_KEEP_DAYS", 0, at_least=0),
     "KEEP_LOGS_DAYS": _env.whole_number("RUNS_KEEP_LOGS_DAYS", 0, at_least=0),
     "QUEUE_SECONDS": _env.seconds("RUNS_QUEUE_SECONDS", 0, at_least=0),

@@ -27,5 +27,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
     # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
-    re_path(r"^(?:runs|agents|api|api-token|health)(?:/|$)", errors.no_such_address),
+    re_path(r"^(?:runs|agents|quotas|api|api-token|health)(?:/|$)", errors.no_such_address),
 ]

@@ -97,6 +97,9 @@ class Options:
     embedded_worker: bool = True  # the web process runs agents too
     max_concurrent: _Positive = 1000  # claimed runs per process
     max_per_owner: _Limit = 0  # claimed runs of one owner, wherever they run; 0 is no limit
+    max_queued_per_owner: _Limit = 10_000  # runs that wait; 0 is no limit, here and below
+    max_stored_bytes_per_owner: _Limit = 20 * 1024**3  # inputs, results, logs, data store
+    max_data_store_keys_per_owner: _Limit = 1_000_000
     queue_seconds: _QueueSeconds = 0.0  # how long a run may wait for its start; 0 is no limit
     keep_days: _Days = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: _Days = 0.0  # the same of logs alone

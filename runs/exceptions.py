@@ -7,13 +7,14 @@ RunError                    code: the stable word that doors answer with
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
 ├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
+├── QuotaExceeded           the owner has used up a quota; code says which, used and allowed
 ├── ParentIsStopping        no child starts below a run that is over or was asked to stop
 └── LeaseLost               a worker's claim is not good any more; nothing was written
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .models import RunRecord
@@ -25,6 +26,7 @@ __all__ = [
     "ModeNotAvailable",
     "ParentIsStopping",
     "PriorityNotPermitted",
+    "QuotaExceeded",
     "RunAlreadyFinished",
     "RunError",
     "StopNotPermitted",
@@ -32,7 +34,7 @@ __all__ = [
 
 
 class RunError(Exception):
-    code: ClassVar[str] = "run_error"
+    code: str = "run_error"
 
 
 class RunAlreadyFinished(RunError):
@@ -61,6 +63,25 @@ class IdempotencyMismatch(RunError):
 
 class InputTooLarge(RunError):
     code = "input_too_large"
+
+
+class QuotaExceeded(RunError):
+    """A quota of the owner is used up.
+
+    Attributes:
+        code: ``quota_queued``, ``quota_stored`` or ``quota_keys``.
+        used, allowed: in runs, bytes or keys.
+        retry_seconds: when the same request may work, if that is likely without a deletion.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, used: int, allowed: int, retry_seconds: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.used = used
+        self.allowed = allowed
+        self.retry_seconds = retry_seconds
 
 
 class ParentIsStopping(RunError):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataStoreEntry",
+    "OwnerUsage",
     "RunEvent",
     "RunInput",
     "RunRecord",
@@ -195,6 +196,12 @@ class RunRecord(models.Model):
     #: If no worker has claimed it by then, it ends in an error.
     queue_until = models.DateTimeField(null=True)
 
+    # For the owner's quota (``runs.quotas``). No index has them, or each write would change it.
+    #: Bytes of input, result, partial result and error, and a fixed number for the record itself.
+    value_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
+    #: Bytes of the events that are stored.
+    log_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
+
     #: When all its events were removed; ``last_seq`` still says how many there were.
     log_removed_at = models.DateTimeField(null=True)
 
@@ -217,6 +224,9 @@ class RunRecord(models.Model):
     stop_calls_started_after_acknowledgement = models.PositiveIntegerField(default=0)
     stop_abandoned = models.BooleanField(default=False)
     stop_cleanup_error = models.JSONField(null=True)
+
+    #: What it and all runs below it have used, once ``wire.read_tree_usage`` has read it.
+    tree_usage: Any = None
 
     objects = RunQuerySet.as_manager()
 
@@ -396,6 +406,8 @@ class DataStoreEntry(models.Model):
     key = models.CharField(max_length=500)
     value = models.JSONField(null=True)
     metadata = models.JSONField(default=dict)
+    #: Of place, value and metadata, for the owner's quota.
+    size_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
 
@@ -408,3 +420,25 @@ class DataStoreEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.key}"
+
+
+class OwnerUsage(models.Model):
+    """What the records of one owner take up; ``runs.quotas`` keeps it.
+
+    Each process adds what it has written about once a second, so the row follows the records. It is
+    measured anew from time to time, which corrects what a killed process could not add.
+    """
+
+    owner = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.CASCADE, primary_key=True, related_name="usage"
+    )
+    stored_bytes = models.BigIntegerField(default=0, db_default=0)
+    keys_count = models.BigIntegerField(default=0, db_default=0)
+    measured_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("usage of an owner")
+        verbose_name_plural = _("usage of owners")
+
+    def __str__(self) -> str:
+        return str(self.owner_id)

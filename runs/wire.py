@@ -7,15 +7,18 @@ function because lists and feeds write many runs: DRF would copy thirty field ob
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
+from django.db import connection
 from django.db.models import QuerySet
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.wire import CallOnWire, Count, ErrorInfo, Form, Instant, Uuid
 
+from .db.statements import as_parameter
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia
 from .status import SHOWN
 
@@ -28,7 +31,9 @@ __all__ = [
     "Usage",
     "for_wire",
     "get_for_wire",
+    "read_tree_usage",
     "run_as_dict",
+    "tree_usage_of",
     "usage_of",
 ]
 
@@ -99,6 +104,7 @@ class RunOnWire(TypedDict):
     finished_at: Instant | None
     in_flight: list[CallOnWire]
     usage: Usage
+    usage_tree: Annotated[Usage, "The same of the run and all runs below it together."]
     last_seq: Annotated[Count, "The number of its last event."]
     log_removed_at: Annotated[
         Instant | None, "Since then its events are gone; it had `last_seq` of them."
@@ -160,6 +166,7 @@ def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
         "finished_at": _if_known(run.finished_at),
         "in_flight": run.in_flight,
         "usage": usage_of(run),
+        "usage_tree": tree_usage_of(run),
         "last_seq": run.last_seq,
         "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
@@ -174,6 +181,53 @@ def usage_of(run: RunRecord) -> Usage:
         "output_tokens": run.output_tokens,
         "estimated": run.usage_estimated,
     }
+
+
+def tree_usage_of(run: RunRecord) -> Usage:
+    """Return what a run and all below it have used; of a run with children this may be a query."""
+    if not run.has_children:
+        return usage_of(run)
+    if run.tree_usage is None:
+        read_tree_usage([run])
+    usage: Usage = run.tree_usage or usage_of(run)  # it was deleted meanwhile
+    return usage
+
+
+def read_tree_usage(runs: Iterable[RunRecord]) -> None:
+    """Read what the trees below many runs have used, in two queries at most.
+
+    Runs without children need none, and most runs have none.
+    """
+    callers = {run.pk: run for run in runs if run.has_children}
+    roots = [id for id, run in callers.items() if run.parent_id is None]
+    inner = [id for id, run in callers.items() if run.parent_id is not None]
+    for sql, ids in ((_TREES, roots), (_BELOW, inner)):
+        if ids:
+            places = ", ".join(["%s"] * len(ids))
+            with connection.cursor() as cursor:
+                cursor.execute(sql.format(ids=places, sums=_SUMS), [as_parameter(id) for id in ids])
+                rows = cursor.fetchall()
+            for id, calls, input_tokens, output_tokens, estimated in rows:
+                key = id if isinstance(id, uuid.UUID) else uuid.UUID(id)
+                callers[key].tree_usage = Usage(
+                    llm_calls=int(calls),
+                    input_tokens=int(input_tokens),
+                    output_tokens=int(output_tokens),
+                    estimated=bool(estimated),
+                )
+
+
+_SUMS = """SUM(llm_calls), SUM(input_tokens), SUM(output_tokens),
+MAX(CASE WHEN usage_estimated THEN 1 ELSE 0 END) FROM runs_runrecord"""
+_TREES = "SELECT root_id, {sums} WHERE root_id IN ({ids}) GROUP BY root_id"
+_BELOW = """
+WITH RECURSIVE below (top, run) AS (
+    SELECT id, id FROM runs_runrecord WHERE id IN ({ids})
+    UNION ALL
+    SELECT below.top, one.id FROM below JOIN runs_runrecord AS one ON one.parent_id = below.run
+)
+SELECT top, {sums} JOIN below ON below.run = id GROUP BY top
+"""
 
 
 def _receipt(run: RunRecord) -> ReceiptOnWire | None:

@@ -59,6 +59,15 @@ def django_db_modify_db_settings(
         default.setdefault("TEST", {})["NAME"] = str(path)
 
 
+@pytest.fixture(autouse=True)
+def forget_usage() -> Iterator[None]:
+    """Forget what this process knows of owners' quotas: the next test has other owners."""
+    yield
+    for name in ("ledger", "queued"):
+        if module := sys.modules.get(f"runs.quotas.{name}"):
+            module.forget()
+
+
 def _what_is_missing() -> dict[str, str]:
     """Map each marker to the reason why its tests can't run here."""
     missing = {}

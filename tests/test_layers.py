@@ -32,6 +32,7 @@ LAYERS = [
     ("runs.ops",),
     # --- runs: every write to a run
     ("runs.actions",),
+    ("runs.quotas",),
     ("runs.queue",),
     ("runs.delivery",),
     # --- runs: what a run is, and how it reads

@@ -28,6 +28,7 @@ from runs.delivery import notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
 from runs.queue.deadlines import deadline
+from runs.quotas.sizes import size_of_values
 from runs.status import Status
 from runs.transitions import Change
 
@@ -152,6 +153,10 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
             status = Status.ERROR
             fields["partial_result"] = outcome.partial_result
             fields["error"] = outcome.error
+    # The quota does not refuse an ending: the owner's next start is refused instead.
+    fields["value_bytes"] = record.value_bytes + size_of_values(
+        fields.get("result"), fields.get("partial_result"), fields.get("error")
+    )
     if record.stop_requested:
         # No guard and no should_stop() observed the stop before the run was over.
         fields["stop_finished_first"] = status is not Status.STOPPED
@@ -180,7 +185,8 @@ def deferred_fields(record: RunRecord, ending: Ending) -> dict[str, Any]:
     code = "worker_lost" if ending.is_fenced else "worker_shutdown"
     lost = _lost_error(record, code, is_fenced=ending.is_fenced)
     error = None if record.stop_requested else lost
-    return {"in_flight": [], "partial_result": kept, "error": error}
+    values = record.value_bytes + size_of_values(kept, error)
+    return {"in_flight": [], "partial_result": kept, "error": error, "value_bytes": values}
 
 
 def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:

@@ -7,6 +7,7 @@ and the whole log before it appear together or not at all.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,8 @@ from agents.wire import CallOnWire, Source
 from runs import events, metrics
 from runs.db.statements import read_keys
 from runs.models import RunRecord
+from runs.quotas import ledger
+from runs.quotas.sizes import size_of_log
 from runs.status import Status
 from runs.transitions import note_progress
 
@@ -61,12 +64,14 @@ class Recorded:
         log: the events that are committed and not yet published.
         changed: the runs, each with its root, whose status or receipt changed.
         callers: other workers, each with the runs that it started and that are over now.
+        full: the runs whose owner has used up the quota of bytes: their logs are to be cut.
     """
 
     gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
     log: list[Event] = field(default_factory=list)
     changed: list[tuple[uuid.UUID, uuid.UUID]] = field(default_factory=list)
     callers: dict[uuid.UUID, list[uuid.UUID]] = field(default_factory=dict)
+    full: set[uuid.UUID] = field(default_factory=set)
 
 
 _NOT_LOST = "SELECT id FROM runs_workerrecord WHERE id IN {} AND lost_at IS NULL"
@@ -76,6 +81,7 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
     """Write the updates of many runs in one transaction."""
     recorded = Recorded()
     finishes: list[Finish] = []
+    stored: Counter[Any] = Counter()  # bytes, by owner
     with transaction.atomic():
         held = _held(batch, recorded)
         # An earlier try may have committed some events, with only its answer lost.
@@ -85,15 +91,19 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
         early = with_active_children([r.pk for n, r in held if n.ending and r.has_children])
         for updates, record in held:
             fields = _progress(updates, record)
+            stored[record.owner_id] += fields["log_bytes"] - record.log_bytes
             if updates.ending is None:
                 if record.stop_requested and _has_receipt_updates(updates, record):
                     recorded.changed.append((record.pk, record.root_id))
             elif updates.run in early:
                 recorded.gone[updates.run] = None
                 fields |= deferred_fields(record, updates.ending)
+                stored[record.owner_id] += fields["value_bytes"] - record.value_bytes
             else:
                 end = finish_reported(record, updates.ending, fields)
                 finishes.append(end)
+                values = end.change.fields.get("value_bytes", record.value_bytes)
+                stored[record.owner_id] += values - record.value_bytes
                 recorded.changed.append((record.pk, record.root_id))
                 recorded.gone[updates.run] = end.ended
                 recorded.log += end.events
@@ -104,6 +114,10 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
         finish(finishes, log=new, is_published=False)
         started = [r for n, r in held if n.ending and r.parent_id and r.holds_slot]
         recorded.callers = _callers_elsewhere(started)
+    for owner, count in stored.items():
+        ledger.add(owner, count)
+    full = {owner for owner in stored if ledger.is_full(owner)}
+    recorded.full = {updates.run for updates, record in held if record.owner_id in full}
     metrics.EVENTS.inc(len(new) + sum(len(end.events) for end in finishes))
     return recorded
 
@@ -166,8 +180,10 @@ def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:
 
 
 def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
+    new = (event for event in updates.events if event.seq > record.last_seq)
     return {
         "last_seq": max(updates.last_seq, record.last_seq),
+        "log_bytes": record.log_bytes + size_of_log(new),
         "in_flight": updates.in_flight,
         "llm_calls": updates.usage.llm_calls,
         "input_tokens": updates.usage.input_tokens,

@@ -31,10 +31,12 @@ from runs.exceptions import (
     InputTooLarge,
     ParentIsStopping,
     PriorityNotPermitted,
+    QuotaExceeded,
 )
 from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
 from runs.queue.deadlines import deadline
 from runs.queue.turns import next_turn
+from runs.quotas import ledger, queued, sizes
 from runs.status import Status
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def start_run(
         PriorityNotPermitted: above the agent's own, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
         IdempotencyMismatch: the key was used for something else.
+        QuotaExceeded: the owner has too many queued runs, or has stored too much. A run that exists
+            is returned nevertheless.
     """
     definition, encoded = _validated(agent, input)
     _check_priority(priority, definition, owner)
@@ -82,12 +86,12 @@ def start_run(
         _claimed_at_birth(run, worker)
         token.lease = local_runs.lease_of(worker)
     try:
-        with local_runs.claiming() if worker else nullcontext():
+        with ledger.reserving() as reserve, local_runs.claiming() if worker else nullcontext():
             with transaction.atomic():
-                _insert(run, input, len(encoded))
+                _insert(run, input, len(encoded), reserve)
             if worker is not None:
                 local_runs.add(local_runs.ActiveRun(run.pk, worker, token=token))
-    except IntegrityError:
+    except (IntegrityError, QuotaExceeded):
         if idempotency_key and (known := _known(owner, idempotency_key, digest)):
             return known, False  # another request with this key committed first
         raise
@@ -107,14 +111,15 @@ def start_child(
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
         ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        QuotaExceeded: as for a run without a parent; nothing was written.
         NothingWritten: the database is away; it may be tried again.
     """
     definition, encoded = _validated(agent, input)
-    with local_runs.claiming():
+    with ledger.reserving() as reserve, local_runs.claiming():
         with whole_or_not_at_all():
             run = _new_child(parent, definition, is_called=True)
             _claimed_at_birth(run, parent.worker)
-            _insert(run, input, len(encoded))
+            _insert(run, input, len(encoded), reserve)
         entry = local_runs.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
         local_runs.add(entry)
     notify.publish_changes([(run.pk, run.root_id)])
@@ -127,12 +132,13 @@ def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunR
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
         ParentIsStopping: the parent was asked to stop, or is over; nothing was written.
+        QuotaExceeded: as for a run without a parent; nothing was written.
         NothingWritten: the database is away; it may be tried again.
     """
     definition, encoded = _validated(agent, input)
-    with whole_or_not_at_all():
+    with ledger.reserving() as reserve, whole_or_not_at_all():
         run = _new_child(parent, definition, is_called=False)
-        _insert(run, input, len(encoded))
+        _insert(run, input, len(encoded), reserve)
     notify.send_start(run.pk)
     notify.publish_changes([(run.pk, run.root_id)])
     return run
@@ -224,8 +230,11 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
     run.started_at = timezone.now()
 
 
-def _insert(run: RunRecord, input: object, size_bytes: int) -> None:
+def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Reserve) -> None:
+    run.value_bytes = sizes.RUN_BYTES + size_bytes
+    reserve(run.owner_id, run.value_bytes)
     if run.status == Status.QUEUED:
+        queued.admit_queued(run.owner_id)
         run.queue_until = deadline(run.agent, run.created_at)
         insert(run, turn=next_turn(run))
     else:

@@ -16,6 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from runs.ops.removal import delete_entries
 from runs.web.pages.values.rendering import MAX_RAW, show_plainly
 
 from ..models import DataStoreEntry
@@ -140,6 +141,12 @@ class DataStoreEntryAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         return _search(queryset, search_term.strip()), False
+
+    def delete_model(self, request: HttpRequest, obj: DataStoreEntry) -> None:
+        delete_entries(DataStoreEntry.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[DataStoreEntry]) -> None:
+        delete_entries(DataStoreEntry.objects.filter(pk__in=queryset.values("pk")))
 
     class Media:
         css = {"all": ["runs/admin/admin.css"]}

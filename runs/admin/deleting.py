@@ -5,16 +5,20 @@ A run can be deleted when no run of its tree is active any more.
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected as delete_by_django
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from ..models import RunEvent, RunRecord
+from runs.ops import removal
+
+from ..models import RunRecord
 from .read_only import ReadOnlyAdmin
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ __all__ = ["RunDeletion"]
 
 MOST_AT_ONCE = 500  # each is a field of the page that asks; Django takes 1,000
 _MOST_NAMED = 10
+_MOST_LISTED = 50  # runs that the page that asks names
 
 
 class RunDeletion(ReadOnlyAdmin):
@@ -67,18 +72,37 @@ class RunDeletion(ReadOnlyAdmin):
         self.message_user(request, words % {"names": names}, messages.WARNING)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """Name all runs that go, and count their events.
+        """Name the runs that go, up to a number, and count them and their events.
 
         Django would read every event of every run, and name each on the page that asks.
         """
-        found: dict[Any, RunRecord] = {run.pk: run for run in objs}
-        newest = list(found)
-        while newest:
-            below = RunRecord.objects.filter(parent__in=newest).only("agent").in_bulk()
-            newest = [id for id in below if id not in found]
-            found |= below
+        ids = removal.with_runs_below([run.pk for run in objs])
+        runs = RunRecord.objects.filter(pk__in=ids)
+        extent = removal.extent_of(runs)
+        named = runs.order_by("depth", "created_at", "pk").only("agent")[:_MOST_LISTED]
+        names: list[StrOrPromise] = [str(run) for run in named]
+        if len(ids) > _MOST_LISTED:
+            names.append(_("%(count)d more") % {"count": len(ids) - _MOST_LISTED})
         counts: dict[StrOrPromise, int] = {
-            RunRecord._meta.verbose_name_plural or "": len(found),
-            gettext_lazy("events"): RunEvent.objects.filter(run__in=found).count(),
+            RunRecord._meta.verbose_name_plural or "": extent.runs,
+            gettext_lazy("events"): extent.events,
         }
-        return [str(run) for run in found.values()], counts, set(), []
+        protected: list[StrOrPromise] = []
+        if extent.is_too_much:
+            words = {"events": f"{extent.events:,}", "most": f"{removal.MOST_EVENTS:,}"}
+            text = _("%(events)s events: at most %(most)s go at once. Choose fewer runs.")
+            protected.append(text % words)
+        return names, counts, set(), protected
+
+    def delete_model(self, request: HttpRequest, obj: RunRecord) -> None:
+        _delete([obj.pk])
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[RunRecord]) -> None:
+        _delete(list(queryset.values_list("pk", flat=True)))
+
+
+def _delete(ids: list[uuid.UUID]) -> None:
+    try:
+        removal.delete_runs(ids)
+    except removal.StillActive:
+        raise PermissionDenied from None

@@ -28,6 +28,7 @@ from runs.web.feed.reading import read_snapshots
 from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
+from runs.wire import tree_usage_of, usage_of
 from runs.wording.run import usage_text
 from runs.wording.time import duration, in_zone, seconds_between
 
@@ -139,6 +140,8 @@ def _facts(run: RunRecord) -> dict[str, SafeString | str]:
         _("Priority"): str(run.priority) if run.priority or run.status == Status.QUEUED else "",
         _("Attempt"): run.attempt and _("%(attempt)d of at most %(most)d") % attempts,
         _("Worker"): worker and _listed(worker.name, worker=str(worker.pk)),
+        _("Used"): usage_text(usage_of(run)),
+        _("Used by the tree below"): run.has_children and usage_text(tree_usage_of(run)),
         _("Size of the input"): input.size_bytes and filesizeformat(input.size_bytes),
     }
     return {label: value for label, value in facts.items() if value}
@@ -177,12 +180,4 @@ def _used(run: RunRecord) -> str:
     if run.started_at:
         end = run.finished_at or timezone.now()
         took = duration(seconds_between(run.started_at, end))
-    usage = usage_text(
-        {
-            "llm_calls": run.llm_calls,
-            "input_tokens": run.input_tokens,
-            "output_tokens": run.output_tokens,
-            "estimated": run.usage_estimated,
-        }
-    )
-    return " · ".join(filter(None, (took, usage)))
+    return " · ".join(filter(None, (took, usage_text(usage_of(run)))))

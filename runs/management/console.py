@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,7 @@ from django.utils import timezone
 from rich.text import Text
 
 from runs.management.log_words import event_lines
+from runs.wording.directions import DIRECTIONS
 from runs.wording.run import WaitingWords
 from runs.wording.time import clock, duration, seconds_between
 
@@ -38,15 +40,37 @@ _STYLES: Final[dict[str, str]] = {
     "plain": "",
     "dim": "dim",
 }
-#: Escape sequences in what models and agents write could move the cursor, or worse.
-_CONTROLS: Final = {
-    code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
-}
+_REPLACED: Final = "\ufffd"
+
+
+class _Signs(dict[int, str]):
+    """What to print for a character, for ``str.translate``: most stand for themselves."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = sign = self._sign(code)
+        return sign
+
+    def _sign(self, code: int) -> str:
+        match unicodedata.category(chr(code)):
+            case "Cc" if code not in (9, 10):
+                return _REPLACED  # an escape sequence could move the cursor, or worse
+            case "Zl" | "Zp" | "Cs":
+                return _REPLACED  # separators that some terminals obey; half a character
+            case "Cf":  # invisible
+                return _REPLACED if code in DIRECTIONS else ""
+            case _:
+                return chr(code)
+
+
+_SIGNS: Final = _Signs()
 
 
 def printable(text: object) -> str:
-    """Return text without the control characters that a terminal would obey."""
-    return str(text).replace("\r\n", "\n").translate(_CONTROLS)
+    """Return what agents, models or users wrote without what a terminal would obey.
+
+    Control characters and those that turn the direction become U+FFFD, other invisible ones go.
+    """
+    return str(text).replace("\r\n", "\n").translate(_SIGNS)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +124,7 @@ class Console:
     def say(self, text: str, tone: str = "plain") -> None:
         """Print a line of the command's own."""
         self._speaker = ""
-        self._rich.print(Text(printable(text), style=_STYLES[tone]))
+        self._emit(Text(printable(text), style=_STYLES[tone]))
 
     def take(self, frame: Mapping[str, Any]) -> None:
         """Take a frame of a page's feed of a tree. The first of each run is a snapshot.
@@ -205,10 +229,18 @@ class Console:
         indent = "  " * shown.depth
         if self._speaker != run:
             self._speaker = run
-            self._rich.print(Text(f"{clock(at)}  {indent}▸ {shown.name}", style="bold"))
-        text = Text(f"{clock(at)}  {indent}  ", style="dim")
-        text.append(printable(line), style=_STYLES[tone] or "not dim")
-        self._rich.print(text)
+            self._emit(Text(f"{clock(at)}  {indent}▸ {shown.name}", style="bold"))
+        # Each line has its own start: a line break in a message begins no line of the command's.
+        for part in printable(line).split("\n"):
+            text = Text(f"{clock(at)}  {indent}  ", style="dim")
+            text.append(part, style=_STYLES[tone] or "not dim")
+            self._emit(text)
+
+    def _emit(self, text: Text) -> None:
+        try:
+            self._rich.print(text)
+        except (OSError, ValueError):  # a full disk, a closed stream, a sign that it can't encode
+            self._rich.quiet = True  # in silence: the run must not suffer from that
 
     def _print_waiting(self) -> None:
         """Print what stopping runs wait for: a line for each change of it."""

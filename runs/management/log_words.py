@@ -57,7 +57,8 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             verb = "blocked" if data.get("is_over") else "blocks"
             yield f"{verb} the agents' loop: {_ms(data.get('blocked_ms'))}", "warning"
         case "truncated":
-            yield "the log is full; what follows is left out", "warning"
+            why = "its owner has stored too much" if data.get("quota") else "the log is full"
+            yield f"{why}; what follows is left out", "warning"
         case "agent_end":
             status = look(data["status"])
             yield f"{status.sign} {status.label}", status.tone

@@ -1,24 +1,22 @@
-"""What the commands ask of the database: a user, what a tree has used, a receipt in words."""
+"""What the commands ask of the database: a user, a receipt in words."""
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError
-from django.db.models import IntegerField, Max, Sum
-from django.db.models.functions import Cast
 from django.utils import timezone
 
-from runs.models import RunRecord
+from runs.management.console import printable
 from runs.web.feed.reading import read_snapshots
 from runs.wording.receipt import sentences
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["find_user", "receipt_of", "usage_of_tree"]
+__all__ = ["find_user", "receipt_of"]
 
 
 def find_user(name: str, *, may_be_inactive: bool = False) -> User:
@@ -31,20 +29,10 @@ def find_user(name: str, *, may_be_inactive: bool = False) -> User:
     user = users.objects.filter(**{users.USERNAME_FIELD: name}).first()
     if user is None:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
-        raise CommandError(f'There is no user "{name}".{hint}', returncode=2)
+        raise CommandError(f'There is no user "{printable(name)}".{hint}', returncode=2)
     if not (user.is_active or may_be_inactive):
         raise CommandError(f'The user "{name}" is not active.', returncode=2)
     return user
-
-
-def usage_of_tree(record: RunRecord) -> dict[str, Any]:
-    """Return what a run and all below it have used of their models, in the shape of the wire."""
-    return RunRecord.objects.filter(root=record.root_id).aggregate(
-        llm_calls=Sum("llm_calls"),
-        input_tokens=Sum("input_tokens"),
-        output_tokens=Sum("output_tokens"),
-        estimated=Max(Cast("usage_estimated", IntegerField())),
-    )
 
 
 def receipt_of(run: uuid.UUID, *, result_below: bool) -> list[str]:

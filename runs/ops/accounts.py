@@ -28,6 +28,7 @@ _CODENAMES = (
     "prioritise_runrecord",
     "view_workerrecord",
     "view_datastoreentry",
+    "view_ownerusage",
 )
 
 

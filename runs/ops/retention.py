@@ -18,10 +18,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from django.db import DEFAULT_DB_ALIAS, connection, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
 from runs.models import RunEvent, RunInput, RunRecord
+from runs.quotas import ledger
 from runs.status import TERMINAL
 
 __all__ = ["BATCH_COUNT", "Policy", "Position", "Removed", "Sweep"]
@@ -229,8 +230,10 @@ def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
     free = set(_lock(Q(pk__in=ids, status__in=TERMINAL, log_removed_at=None), is_for_key=False))
     if not free:
         return free, 0
+    runs = RunRecord.objects.filter(pk__in=free)
+    _give_back(runs, "log_bytes")
     count = RunEvent.objects.filter(run__in=free)._raw_delete(DEFAULT_DB_ALIAS)
-    RunRecord.objects.filter(pk__in=free).update(log_removed_at=timezone.now())
+    runs.update(log_removed_at=timezone.now(), log_bytes=0)
     return free, count
 
 
@@ -245,9 +248,21 @@ def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
     # Django's collector would load every row, for signals that have no receivers. The database
     # checks the keys between the runs of a tree at the end of the transaction.
     runs = RunRecord.objects.filter(root__in=whole)
+    _give_back(runs, "value_bytes")
     RunInput.objects.filter(run__in=runs)._raw_delete(DEFAULT_DB_ALIAS)
     runs._raw_delete(DEFAULT_DB_ALIAS)
     return whole
+
+
+def _give_back(runs: QuerySet[RunRecord], column: str) -> None:
+    """Take from the usage of the owners what the caller's transaction is about to remove."""
+    removed = list(runs.order_by().values_list("owner").annotate(total=Sum(column)))
+
+    def after_commit() -> None:
+        for owner, total in removed:
+            ledger.add(owner, -int(total or 0))
+
+    transaction.on_commit(after_commit, robust=True)
 
 
 def _lock(which: Q, *, is_for_key: bool) -> list[uuid.UUID]:

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from runs.status import TERMINAL, Status
 
+from .directions import upright
 from .stop import Call, Run, call_kind, stopping_text
 from .time import as_datetime, clock, duration, seconds_between
 
@@ -83,13 +84,13 @@ def calls_waited_for(events: Iterable[Mapping[str, Any]], stop: Stop) -> list[Ca
 def _by(stop: Stop) -> str:
     """Say who asked and how, each after a blank."""
     name = stop.get("requested_by")
-    who = _(" by %(name)s") % {"name": name} if name else ""
+    who = _(" by %(name)s") % {"name": upright(name)} if name else ""
     way = _WAYS.get(stop["via"])
     return f"{who} {way}" if way else who
 
 
 def _because(stop: Stop) -> str:
-    reason = str(stop.get("reason") or "").strip()
+    reason = upright(stop.get("reason") or "").strip()
     return _(" (reason: %(reason)s)") % {"reason": reason} if reason else ""
 
 
@@ -115,7 +116,8 @@ def _escalation(stop: Stop, now: datetime | None) -> str:
     if not stop.get("escalated_at"):
         return ""
     at = clock(stop["escalated_at"], now=now)
-    by = _(" by %(name)s") % {"name": stop["escalated_by"]} if stop.get("escalated_by") else ""
+    name = upright(stop.get("escalated_by") or "")
+    by = _(" by %(name)s") % {"name": name} if name else ""
     words = {"mode": stop["mode"], "at": at, "by": by}
     return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
 
@@ -136,7 +138,8 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
         )
         yield more % {"count": count} if count else _("Nothing was started after that.")
     if error := stop.get("cleanup_error"):
-        yield _("While cleaning up it failed with %(type)s: %(message)s") % error
+        words = {name: upright(text) for name, text in error.items()}
+        yield _("While cleaning up it failed with %(type)s: %(message)s") % words
     if stop.get("abandoned"):
         yield _("Its code may still be running; what it does is not recorded.")
     if run.get("partial_result") is None:
@@ -155,5 +158,7 @@ def _effect(stop: Stop, waited_for: Sequence[Call]) -> str:
     if len(waited_for) > 1:
         what = _("the %(count)d calls in flight had completed") % {"count": len(waited_for)}
     else:
-        what = _AFTER.get(call_kind(waited_for[0]), _AFTER_ANY) % {"name": waited_for[0]["label"]}
+        what = _AFTER.get(call_kind(waited_for[0]), _AFTER_ANY) % {
+            "name": upright(waited_for[0]["label"])
+        }
     return _("It took effect %(later)s later, after %(what)s.") % {"later": later, "what": what}

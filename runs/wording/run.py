@@ -18,7 +18,15 @@ from .status import Tone, look
 from .stop import Call, Run, oldest_awaited, stopping_text, worker_silent
 from .time import as_datetime, in_zone
 
-__all__ = ["STAND_IN_NOTE", "Words", "present", "queued_text", "tokens", "usage_text"]
+__all__ = [
+    "STAND_IN_NOTE",
+    "Words",
+    "present",
+    "queued_text",
+    "tokens",
+    "tree_usage_text",
+    "usage_text",
+]
 
 #: For every place that starts agents, while no model is configured.
 STAND_IN_NOTE = gettext_lazy("The answers come from the built-in stand-in, not from a real model.")
@@ -46,6 +54,7 @@ class Words(TypedDict):
     log_removed: str | None  # its log was removed
     receipt: list[str]  # sentences; none without a stop request
     usage: str
+    usage_tree: str  # with the runs below it; empty if they have used nothing
 
 
 def present(
@@ -83,6 +92,7 @@ def present(
             "log_removed": _log_removed(removed_at) if removed_at else None,
             "receipt": sentences(run, waited_for=waited_for, now=now or timezone.now()),
             "usage": usage_text(run["usage"]),
+            "usage_tree": tree_usage_text(run["usage"], run["usage_tree"]),
         }
 
 
@@ -100,6 +110,13 @@ def usage_text(usage: Mapping[str, Any]) -> str:
     count = usage["input_tokens"] + usage["output_tokens"]
     words = ngettext("%(count)d LLM call", "%(count)d LLM calls", calls) % {"count": calls}
     return f"{words} · {tokens(count, estimated=usage['estimated'])}"
+
+
+def tree_usage_text(usage: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
+    """Return ``with sub-agents: 7 LLM calls · 12.4k tokens``; nothing if they have used nothing."""
+    if tree == usage:
+        return ""
+    return _("with sub-agents: %(usage)s") % {"usage": usage_text(tree)}
 
 
 def queued_text(*, of: Literal["agent", "owner", ""] = "", taken: int = 0, limit: int = 0) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from agents import exceptions
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.guard import Guard
@@ -21,7 +22,7 @@ from runs.db.threads import DatabaseThreads
 from runs.db.transactions import NothingWritten, patiently
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
-from runs.exceptions import InputTooLarge, ParentIsStopping
+from runs.exceptions import InputTooLarge, ParentIsStopping, QuotaExceeded
 from runs.models import RunRecord
 from runs.status import Status
 
@@ -84,6 +85,11 @@ class AgentCaller:
             token.refuse(tool, name)
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error
+        except QuotaExceeded as error:
+            message = f"The agent {name} can't be started. {error}"
+            raise exceptions.QuotaExceeded(
+                message, code=error.code, used=error.used, allowed=error.allowed
+            ) from error
 
     async def _finish_insert(
         self, insert: Callable[[ActiveRun, str, object], T], *arguments: Any

@@ -15,17 +15,21 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from agents.cancellation import StopCause
+from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import in_transaction, patiently
 from runs.delivery.local_runs import ActiveRun
-from runs.exceptions import LeaseLost
+from runs.exceptions import LeaseLost, QuotaExceeded
 from runs.models import DataStoreEntry
+from runs.quotas import ledger
+from runs.quotas.sizes import size_of_entry
 
 __all__ = ["OwnerStore"]
 
 T = TypeVar("T")
+_FROM = "FROM runs_datastoreentry WHERE owner_id = %s AND namespace = %s"
 _CHUNK = 500  # keys in one statement: databases bound the number of parameters
 
 
@@ -33,7 +37,8 @@ class OwnerStore:
     """A ``DataStoreBackend`` for one claimed run of one owner.
 
     A write after the claim was lost changes nothing: it trips the run's token and raises
-    AgentStopped.
+    AgentStopped. A write beyond a quota of the owner changes nothing, and raises the agents'
+    QuotaExceeded; to delete, or to write less than before, is never refused.
     """
 
     def __init__(self, owner_id: Any, database: DatabaseThreads, run: ActiveRun) -> None:
@@ -75,21 +80,30 @@ class OwnerStore:
             before_retry=partial(self._run.token.admit, "data_store"),
         )
 
-    async def _write(self, work: Callable[[], int]) -> int:
+    async def _write(self, work: Callable[[ledger.Reserve], int]) -> int:
         try:
             return await self._ask(partial(self._under_claim, work))
         except LeaseLost as lost:
             token = self._run.token
             token.request(reason=str(lost), cause=StopCause.SHUTDOWN)
             token.refuse("data_store")
+        except QuotaExceeded as error:
+            raise AgentQuotaExceeded(
+                f"Nothing was written. {error}",
+                code=error.code,
+                used=error.used,
+                allowed=error.allowed,
+            ) from error
 
-    def _under_claim(self, work: Callable[[], int]) -> int:
+    def _under_claim(self, work: Callable[[ledger.Reserve], int]) -> int:
         def write() -> int:
-            count = work()
-            # Last: the recorder needs the row that this locks, and then waits for the commit only.
-            if not _holds(self._run):
-                raise LeaseLost("the claim was lost")
-            return count
+            with ledger.reserving() as reserve:
+                count = work(reserve)
+                # Last: the recorder needs the row that this locks, and then waits for the commit
+                # only.
+                if not _holds(self._run):
+                    raise LeaseLost("the claim was lost")
+                return count
 
         return in_transaction(write)
 
@@ -103,7 +117,11 @@ class OwnerStore:
         return {key: found[key] for key in keys if key in found}
 
     def _set_many(
-        self, namespace: str, values: Mapping[str, Any], metadata: Mapping[str, Any] | None
+        self,
+        namespace: str,
+        values: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None,
+        reserve: ledger.Reserve,
     ) -> int:
         now = timezone.now()
         rows = [
@@ -113,26 +131,56 @@ class OwnerStore:
                 key=key,
                 value=value,
                 metadata=metadata or {},
+                size_bytes=size_of_entry(namespace, key, value, metadata),
                 created_at=now,
                 updated_at=now,
             )
             # Sorted, so that two writers of the same keys don't wait for each other.
             for key, value in sorted(values.items())
         ]
+        keys_count, replaced_bytes = self._measure(namespace, [row.key for row in rows])
+        added_bytes = sum(row.size_bytes for row in rows) - replaced_bytes
+        reserve(self._owner_id, added_bytes, len(rows) - keys_count)
         DataStoreEntry.objects.bulk_create(
             rows,
             batch_size=_CHUNK,
             update_conflicts=True,
             unique_fields=["owner", "namespace", "key"],
-            update_fields=["value", "metadata", "updated_at"],
+            update_fields=["value", "metadata", "size_bytes", "updated_at"],
         )
         return len(rows)
 
-    def _delete_many(self, namespace: str, keys: Sequence[str]) -> int:
+    def _measure(self, namespace: str, keys: Sequence[str]) -> tuple[int, int]:
+        """Return how many of the keys there are, and the bytes of their entries.
+
+        Keeps other writers from deleting them before the caller's transaction is over: they would
+        be counted as replaced, and be new.
+        """
+        lock = connection.features.has_select_for_update
+        order = 'ORDER BY key COLLATE "C" FOR UPDATE' if lock else ""
+        sizes: list[int] = []
+        with connection.cursor() as cursor:
+            for chunk in _chunks(keys):
+                sql = f"SELECT size_bytes {_FROM} AND key IN ({_places(chunk)}) {order}"
+                cursor.execute(sql, [self._owner_id, namespace, *chunk])
+                sizes += [size for (size,) in cursor.fetchall()]
+        return len(sizes), sum(sizes)
+
+    def _delete_many(self, namespace: str, keys: Sequence[str], reserve: ledger.Reserve) -> int:
         return sum(
-            self._entries(namespace).filter(key__in=chunk).delete()[0]
+            self._delete(reserve, namespace, f"AND key IN ({_places(chunk)})", chunk)
             for chunk in _chunks(sorted(set(keys)))
         )
+
+    def _delete(
+        self, reserve: ledger.Reserve, namespace: str, condition: str = "", keys: Sequence[str] = ()
+    ) -> int:
+        with connection.cursor() as cursor:
+            sql = f"DELETE {_FROM} {condition} RETURNING size_bytes"
+            cursor.execute(sql, [self._owner_id, namespace, *keys])
+            sizes = [size for (size,) in cursor.fetchall()]
+        reserve(self._owner_id, -sum(sizes), -len(sizes))
+        return len(sizes)
 
     def _list_keys(self, namespace: str, prefix: str) -> list[str]:
         keys = self._entries(namespace).values_list("key", flat=True)
@@ -142,8 +190,8 @@ class OwnerStore:
     def _get_all(self, namespace: str) -> dict[str, Any]:
         return dict(sorted(self._entries(namespace).values_list("key", "value")))
 
-    def _clear(self, namespace: str) -> int:
-        return self._entries(namespace).delete()[0]
+    def _clear(self, namespace: str, reserve: ledger.Reserve) -> int:
+        return self._delete(reserve, namespace)
 
     def _list_namespaces(self) -> list[str]:
         mine = DataStoreEntry.objects.filter(owner=self._owner_id)
@@ -152,6 +200,10 @@ class OwnerStore:
 
 def _chunks(keys: Sequence[str]) -> Iterable[Sequence[str]]:
     return (keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK))
+
+
+def _places(keys: Sequence[str]) -> str:
+    return ", ".join(["%s"] * len(keys))
 
 
 _HELD = """

@@ -19,6 +19,7 @@ from django.utils import timezone
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
 from runs.delivery import notify
+from runs.quotas.keeper import UsageThread
 
 from .retention import MOST_SHARE, REST_SECONDS, Retention
 
@@ -95,19 +96,22 @@ class Reaper:
 
 
 class ReaperThread:
-    """A reaper for a process without a worker."""
+    """A reaper for a process without a worker, which keeps the usage of owners as well."""
 
     def __init__(self, lease_seconds: float) -> None:
         self._reaper = Reaper(lease_seconds)
+        self._usage = UsageThread()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._main, name="runs-reaper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._usage.start()
 
     def close(self) -> None:
-        """End the thread. Waits at most 5 s: it may be waiting for the database."""
+        """End its threads. Waits at most 5 s for each: it may be waiting for the database."""
         self._closing.set()
+        self._usage.close()
         if self._thread.ident is not None:
             self._thread.join(5)
 

@@ -195,6 +195,8 @@ class Recorder:
             logger.exception("updates of %d runs can't be passed on", len(books))
         gone = recorded.gone
         for book, updates in zip(books, batch, strict=True):
+            if updates.run in recorded.full:
+                book.trace.cut("quota_stored")
             if updates.run not in gone:
                 continue
             book.trace.close()  # first: its events would go into the next book of this run
@@ -273,6 +275,7 @@ class Recorder:
                         whole.gone |= part.gone
                         whole.log += part.log
                         whole.changed += part.changed
+                        whole.full |= part.full
                         for worker, runs in part.callers.items():
                             whole.callers.setdefault(worker, []).extend(runs)
                     return whole

@@ -25,6 +25,7 @@ from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord
+from runs.quotas.keeper import UsageThread
 
 from .capacity import Capacity
 from .claim_loop import ClaimLoop, submit
@@ -60,6 +61,7 @@ class Worker:
         self._stops_thread = threading.Thread(
             target=self._stops_main, name="runs-stops", daemon=True
         )
+        self._usage = UsageThread()
         self._drain_lock = threading.Lock()
         self._is_drained = False
         self._is_stopped = False
@@ -126,6 +128,7 @@ class Worker:
         self.executor.start()
         self.heartbeat.start()
         self._stops_thread.start()
+        self._usage.start()
         if self.claim_loop is not None:
             local_runs.add_waker(self.wake)
             self.claim_loop.start()
@@ -189,6 +192,7 @@ class Worker:
             self._stops_thread.join(5)
         if not self.recorder.close():
             logger.warning("could not write all updates before the end")
+        self._usage.close()  # after the recorder, whose writes it adds
         self.executor.close()
         try:
             self._retire()

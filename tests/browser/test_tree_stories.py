@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -28,6 +30,24 @@ def test_called_agents_stand_inside_the_one_that_called_them(family: RunScreen) 
         expect(child).to_be_visible()
         expect(child.locator(".chip")).to_have_text("Running")
         expect(child.locator(".live")).to_contain_text("llama3")
+
+
+def test_what_the_whole_tree_has_used_counts_along_and_is_there_after_a_reload(
+    family: RunScreen, model: LLMServer, server: Server
+) -> None:
+    tree = family.page.locator("#usage-tree")
+    expect(tree).to_be_hidden()
+    model.release()
+    expect(tree).to_have_text(re.compile(r"^with sub-agents: \d+ LLM calls · "))  # as they run
+    family.stop.click()
+    family.expect_status("stopped", "Stopped")
+    total = server.client.get(f"/runs/{family.id}").json()["usage_tree"]
+    assert total["llm_calls"] > 1
+    words = re.compile(rf"^with sub-agents: {total['llm_calls']} LLM calls · ")
+    expect(tree).to_have_text(words)
+    live = tree.inner_text()
+    family.page.reload()
+    expect(tree).to_have_text(live)
 
 
 def test_a_called_agent_can_be_stopped_alone(

@@ -28,11 +28,11 @@ def address(view: Any) -> Any:
 
 
 async def ask(
-    path: str = "/here", *, method: str = "GET", by: type[Handler] = Handler
+    path: str = "/here", *, method: str = "GET", by: type[Handler] = Handler, **more: Any
 ) -> httpx.Response:
     transport = httpx.ASGITransport(by())  # type: ignore[arg-type]  # ASGI, in other words
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-        return await client.request(method, path)
+        return await client.request(method, path, **more)
 
 
 async def test_a_request_goes_to_its_thread_once(
@@ -94,10 +94,15 @@ async def test_static_files_are_sent_whole() -> None:
     assert (await ask("/static/nothing.css")).status_code == 404
 
 
-@pytest.mark.parametrize(("by", "path"), [(Handler, "/metrics"), (ProbeHandler, "/elsewhere")])
-async def test_a_post_to_an_address_for_probes_is_refused(by: type[Handler], path: str) -> None:
+@pytest.mark.parametrize(
+    ("by", "path", "expected"),
+    [(Handler, "/metrics", (403, "csrf_failed")), (ProbeHandler, "/elsewhere", (404, "not_found"))],
+)
+async def test_a_post_to_an_address_for_probes_is_refused(
+    by: type[Handler], path: str, expected: tuple[int, str]
+) -> None:
     response = await ask(path, method="POST", by=by)
-    assert (response.status_code, response.json()["code"]) == (403, "csrf_failed")
+    assert (response.status_code, response.json()["code"]) == expected
 
 
 async def test_what_a_view_raises_is_an_answer(settings: Any) -> None:
@@ -226,3 +231,19 @@ async def test_a_client_that_waits_for_our_word_is_refused_at_once() -> None:
     async with asyncio.timeout(1):
         assert (await client.receive_output(1))["status"] == 413
     await client.wait()
+
+
+@pytest.mark.parametrize("charset", ["base64", "rot13", "utf-16", "latin-1", "idna", "none"])
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+async def test_a_declared_charset_changes_nothing(settings: Any, charset: str, kind: str) -> None:
+    settings.ROOT_URLCONF = __name__
+
+    @address
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(request.GET["name"] + request.POST.get("name", ""))
+
+    view.csrf_exempt = True
+    headers = {"Content-Type": f"{kind}; charset={charset}"}
+    body = "name=%C3%A9" if "form" in kind else "{}"
+    response = await ask("/here?name=%C3%A4", method="POST", headers=headers, content=body)
+    assert response.text == ("äé" if "form" in kind else "ä")

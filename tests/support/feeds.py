@@ -267,7 +267,7 @@ class Client:
                 self.is_ended = frame["type"] == "end"
             case "activity":
                 run = self.runs[frame["run"]]
-                run |= {"in_flight": frame["in_flight"], "usage": frame["usage"]}
+                run |= {name: frame[name] for name in ("in_flight", "usage", "usage_tree")}
             case "trace":
                 event = frame["event"]
                 run, seq = event["run"], event["seq"]

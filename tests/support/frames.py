@@ -41,7 +41,11 @@ def run_frame(
         "in_flight": [],
     }
     said = {"status": {"label": str(looks.label), "tone": looks.tone}, "waiting": None}
-    return {"type": "run", "run": run, "words": said | {"silent": None, "usage": ""} | words}
+    return {
+        "type": "run",
+        "run": run,
+        "words": said | {"silent": None, "usage": "", "usage_tree": ""} | words,
+    }
 
 
 def event(run: str, seq: int, type: str, seconds: float | None = None, /, **data: Any) -> Frame:

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from runs.management.records import find_user
 from runs.ops.retention import BATCH_COUNT, Policy, Sweep
+from runs.quotas import ledger
 from runs.status import TERMINAL
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -112,6 +113,8 @@ class Command(BaseCommand):
                 said = f"{removed.runs} runs ({removed.trees} with those below them)"
             else:
                 said = f"the logs of {removed.runs} runs"
+            with suppress(DatabaseError):  # the next measurement of the usage corrects it
+                ledger.flush()
             seconds = time.monotonic() - started
             self.stdout.write(f"{said}, {removed.events} events: {verb} ({seconds:.1f} s)")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
@@ -17,14 +18,15 @@ from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.conf import conf
-from runs.exceptions import InputTooLarge, PriorityNotPermitted
+from runs.exceptions import InputTooLarge, PriorityNotPermitted, QuotaExceeded
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
 from runs.management.input_arguments import read_input, read_json_input
-from runs.management.records import find_user, receipt_of, usage_of_tree
+from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord
 from runs.status import Status
-from runs.wording.run import usage_text
+from runs.wire import tree_usage_of, usage_of
+from runs.wording.run import tree_usage_text, usage_text
 from runs.wording.status import look
 from runs.wording.time import duration
 
@@ -90,8 +92,8 @@ class Command(BaseCommand):
                 watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
-        except (InputTooLarge, InvalidInput, PriorityNotPermitted) as error:
-            raise CommandError(str(error), returncode=USAGE) from None
+        except (InputTooLarge, InvalidInput, PriorityNotPermitted, QuotaExceeded) as error:
+            raise CommandError(printable(error), returncode=USAGE) from None
         except DatabaseError as error:
             raise CommandError(
                 f"The database (DATABASE_URL) can't be used: {error}. Is it migrated?"
@@ -109,7 +111,7 @@ def _read(options: Mapping[str, Any]) -> tuple[str, Any]:
     try:
         definition = registry.get(options["agent"])
     except AgentNotFound as error:
-        raise CommandError(str(error), returncode=USAGE) from None
+        raise CommandError(printable(error), returncode=USAGE) from None
     limit = conf().max_input_bytes
     input: Any
     if options["input_json"] is not None:
@@ -135,9 +137,11 @@ def _report(record: RunRecord, console: Console, stdout: TextIO) -> int:
     if record.started_at is not None and record.finished_at is not None:
         seconds = (record.finished_at - record.started_at).total_seconds()
         took = f" in {duration(seconds)}"
+    usage = usage_of(record)
     parts = [
         f"{status.sign} {status.label}{took}",
-        usage_text(usage_of_tree(record)),
+        usage_text(usage),
+        tree_usage_text(usage, tree_usage_of(record)),
         f"run {record.pk}",
     ]
     console.say(" · ".join(part for part in parts if part), status.tone)
@@ -164,12 +168,10 @@ def _print_result(result: object, stdout: TextIO) -> None:
     if stdout.isatty():
         text = printable(text)
     try:
-        try:
-            stdout.write(f"{text}\n")
-        except UnicodeEncodeError:  # an old locale, which has no sign for some of it
-            stdout.reconfigure(encoding="utf-8")  # type: ignore[attr-defined]
-            stdout.write(f"{text}\n")
+        text.encode(stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # an old locale, which has no sign for some of it
+        if isinstance(stdout, io.TextIOWrapper):
+            stdout.reconfigure(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):  # the exit code tells of the run, not of this
+        stdout.write(f"{text}\n")
         stdout.flush()
-    except BrokenPipeError:
-        # The reader has closed the pipe. Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

@@ -75,9 +75,9 @@ class Command(BaseCommand):
             status = look(error.run.shown_status).label
             raise CommandError(f"The run was already over: {status}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
-            raise CommandError(str(error), returncode=REFUSED) from None
+            raise CommandError(printable(error), returncode=REFUSED) from None
         except (ModeNotAvailable, ValueError) as error:
-            raise CommandError(str(error), returncode=USAGE) from None
+            raise CommandError(printable(error), returncode=USAGE) from None
         if result.outcome == "already_stopping":
             self._say(["It was asked to stop before; the first request counts."])
         return id

@@ -33,6 +33,7 @@ from runs.exceptions import (
     InputTooLarge,
     ModeNotAvailable,
     PriorityNotPermitted,
+    QuotaExceeded,
     RunAlreadyFinished,
     RunError,
     StopNotPermitted,
@@ -55,7 +56,7 @@ CODES: dict[int, tuple[str, ...]] = {
     413: ("input_too_large",),
     415: ("unsupported_media_type",),
     422: ("idempotency_mismatch",),
-    429: ("throttled",),
+    429: ("throttled", "quota_queued", "quota_stored"),
     503: ("unavailable",),
 }
 
@@ -121,6 +122,8 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
             clean_text(name): [clean_text(message, _LONGEST_MESSAGE) for message in messages]
             for name, messages in list(fields.items())[:_MOST_FIELDS]
         }
+    if isinstance(exc, QuotaExceeded):
+        response.data |= {"used": exc.used, "allowed": exc.allowed}
     if isinstance(exc, RunAlreadyFinished):
         response.data["run"] = run_as_dict(get_for_wire(exc.run.pk))
     return response
@@ -139,6 +142,8 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
             return _Refusal(400, "invalid_input", str(exc), {"agent": [str(exc)]})
         case InvalidInput():
             return _Refusal(400, "invalid_input", str(exc), exc.fields)
+        case QuotaExceeded():
+            return _Refusal(429, exc.code, str(exc), wait=exc.retry_seconds)
         case RunError() if type(exc) in _STATUSES:
             return _Refusal(_STATUSES[type(exc)], exc.code, str(exc))
         case Http404() | ObjectDoesNotExist():

@@ -20,6 +20,7 @@ from rest_framework import serializers
 
 from agents.cancellation import StopMode
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
+from runs.quotas.reading import QUOTAS
 from runs.status import Status
 from runs.wire import BULK_WORDS, run_as_dict
 
@@ -31,6 +32,7 @@ from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, Ru
 __all__ = [
     "CURSOR",
     "EXAMPLE_ID",
+    "EXAMPLE_OF_QUOTAS",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENCY_KEY_PATTERN",
     "PAGE_SIZE_PARAMETER",
@@ -38,6 +40,7 @@ __all__ = [
     "AgentListSerializer",
     "EventPageSerializer",
     "FinishedErrorSerializer",
+    "QuotasSerializer",
     "RunPageSerializer",
     "StopManyResultSerializer",
     "TokenSerializer",
@@ -60,7 +63,8 @@ _MEANINGS = {
     413: "The body, or the input in it, is too large.",
     415: "The body is not declared as `application/json`.",
     422: "The `Idempotency-Key` was used before, with another body.",
-    429: "Too many requests; `Retry-After` says when to come back.",
+    429: "Too many requests, or a quota is used up; `Retry-After` says when to come back, if that "
+    "can help.",
     503: "The database does not answer. Nothing was changed.",
 }
 
@@ -78,6 +82,15 @@ class ErrorSerializer(serializers.Serializer):
         required=False,
         help_text="Path of what is wrong (`input.document`) to messages.",
     )
+
+
+class QuotaErrorSerializer(ErrorSerializer):
+    """Too many requests, or a quota that is used up."""
+
+    used = serializers.IntegerField(
+        required=False, min_value=0, help_text="Of the quota: queued runs, or stored bytes."
+    )
+    allowed = serializers.IntegerField(required=False, min_value=1)
 
 
 class FinishedErrorSerializer(ErrorSerializer):
@@ -101,6 +114,22 @@ class EventPageSerializer(serializers.Serializer):
     last_seq = serializers.IntegerField(min_value=0, help_text="Of the run, so far.")
     ended = serializers.BooleanField(help_text="The run is over, and nothing follows this page.")
 
+
+class QuotaSerializer(serializers.Serializer):
+    """One quota of yours."""
+
+    used = serializers.IntegerField(min_value=0)
+    allowed = serializers.IntegerField(
+        min_value=1, allow_null=True, help_text="Null without a limit."
+    )
+    code = serializers.CharField(help_text="Of the refusal when it is used up.")
+
+
+QuotasSerializer = type(
+    "QuotasSerializer",
+    (serializers.Serializer,),
+    {name: QuotaSerializer() for name in QUOTAS},
+)
 
 CountsSerializer = type(
     "CountsSerializer",
@@ -130,16 +159,18 @@ def operation(
 ) -> Callable[[_View], _View]:
     """Describe a view's method for OpenAPI: ``extend_schema``, with the errors.
 
-    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s.
+    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s. With 429 in
+    ``errors`` it may also answer that a quota is used up.
     """
-    codes: dict[int, Sequence[str]] = {
-        status: CODES[status] for status in (401, 406, 429, 503, *errors)
-    }
+    codes: dict[int, Sequence[str]] = {status: CODES[status] for status in (401, 406, 503, *errors)}
+    codes.setdefault(429, ("throttled",))
     if wrong:
         codes[400] = wrong
     problems = {
         status: OpenApiResponse(
-            FinishedErrorSerializer if status == 409 else ErrorSerializer,
+            _ERRORS.get(status, ErrorSerializer)
+            if len(some) > 1 or status == 409
+            else ErrorSerializer,
             description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
             examples=[_EXAMPLE_OF_400] if "invalid_input" in some else [],
         )
@@ -155,6 +186,8 @@ def operation(
     )
 
 
+_ERRORS = {409: FinishedErrorSerializer, 429: QuotaErrorSerializer}
+
 _EXAMPLE_OF_400 = OpenApiExample(
     "Wrong fields",
     {
@@ -164,6 +197,16 @@ _EXAMPLE_OF_400 = OpenApiExample(
             "input.document": ["This field is required."],
             "input.words": ["Input should be a valid integer"],
         },
+    },
+    response_only=True,
+)
+
+EXAMPLE_OF_QUOTAS = OpenApiExample(
+    "Quotas",
+    {
+        "queued_runs": {"used": 3, "allowed": 10_000, "code": "quota_queued"},
+        "stored_bytes": {"used": 48_213_702, "allowed": 21_474_836_480, "code": "quota_stored"},
+        "data_store_keys": {"used": 112, "allowed": 1_000_000, "code": "quota_keys"},
     },
     response_only=True,
 )

@@ -14,6 +14,7 @@ _VIEWS = {
     "api-run": (_RUN, views.RunView),
     "api-stop": (f"{_RUN}/stop", stop_views.StopView),
     "api-events": (f"{_RUN}/events", views.EventsView),
+    "api-quotas": ("quotas", views.QuotasView),
     "api-token": ("api-token", identity.TokenView),
     "api-schema": ("api/schema", documents.SchemaView),
     "api-docs": ("api/docs", documents.DocsView),

@@ -28,7 +28,8 @@ from agents import registry
 from runs import events
 from runs.actions import starting
 from runs.models import RunRecord
-from runs.wire import for_wire, get_for_wire, run_as_dict
+from runs.quotas.reading import QUOTAS, quotas_of
+from runs.wire import for_wire, get_for_wire, read_tree_usage, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication, TokenAuthentication
@@ -44,6 +45,7 @@ __all__ = [
     "AgentsView",
     "ApiView",
     "EventsView",
+    "QuotasView",
     "RunView",
     "RunsView",
     "read_id",
@@ -113,6 +115,7 @@ class RunsView(ApiView):
         wanted = parameters.run_filter(request)
         runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
         page = read_page(request, for_wire(runs))
+        read_tree_usage(page.runs)
         return Response(page.as_dict([run_as_dict(run) for run in page.runs]))
 
     @schema.operation(
@@ -123,7 +126,7 @@ class RunsView(ApiView):
             201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
             200: OpenApiResponse(RunSerializer, "The run that this key has started before."),
         },
-        errors=[403, 413, 415, 422],
+        errors=[403, 413, 415, 422, 429],
         wrong=["invalid_json", "invalid_input"],
         parameters=[
             schema.IDEMPOTENCY_KEY,
@@ -159,6 +162,29 @@ class RunsView(ApiView):
             return Response(run_as_dict(get_for_wire(run.pk)))
         location = reverse("api-run", kwargs={"id": run.pk}, request=request)
         return Response(run_as_dict(run), status=201, headers={"Location": location})
+
+
+class QuotasView(ApiView):
+    @schema.operation(
+        "list_quotas",
+        "Look at your quotas",
+        "identity",
+        {200: OpenApiResponse(schema.QuotasSerializer, examples=[schema.EXAMPLE_OF_QUOTAS])},
+    )
+    def get(self, request: Request) -> Response:
+        """What you have used of each quota, and what is allowed."""
+        parameters.refuse_unknown(request, ())
+        found = quotas_of(self.user.pk)
+        return Response(
+            {
+                quota.name: {
+                    "used": quota.used,
+                    "allowed": quota.allowed,
+                    "code": QUOTAS[quota.name],
+                }
+                for quota in found
+            }
+        )
 
 
 class RunView(ApiView):

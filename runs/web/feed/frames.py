@@ -48,6 +48,7 @@ class Activity(TypedDict):
     run: str
     in_flight: list[CallOnWire]
     usage: Mapping[str, Any]
+    usage_tree: Mapping[str, Any]
 
 
 class Text(TypedDict):

@@ -15,7 +15,7 @@ from django.utils import timezone
 from runs.conf import conf
 from runs.models import RunEvent, RunInput, RunRecord, Scope
 from runs.status import TERMINAL, Status
-from runs.wire import RunOnWire, for_wire, run_as_dict
+from runs.wire import RunOnWire, for_wire, read_tree_usage, run_as_dict
 from runs.wording.receipt import calls_waited_for
 from runs.wording.run import Words, present
 
@@ -102,6 +102,20 @@ class Snapshot:
             lease_seconds=self.silent_seconds,
         )
 
+    def with_current(self, current: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the run with fields that are newer than the record.
+
+        What the run itself has used since is added to its tree's. What the runs below it have used
+        since is in their own frames.
+        """
+        run: dict[str, Any] = {**self.run, **current}
+        now, then, tree = run["usage"], self.run["usage"], self.run["usage_tree"]
+        if now != then:
+            counts = ("llm_calls", "input_tokens", "output_tokens")
+            added = {name: tree[name] + now[name] - then[name] for name in counts}  # type: ignore[literal-required]
+            run["usage_tree"] = {**added, "estimated": tree["estimated"] or now["estimated"]}
+        return run
+
     def frame(
         self,
         type: FrameType,
@@ -110,7 +124,7 @@ class Snapshot:
         current: Mapping[str, Any] | None = None,
     ) -> Frame:
         """Return the run as a frame, with what is newer than the record."""
-        run = {**self.run, **(current or {})}
+        run = self.with_current(current or {})
         if view.is_page:
             return Frame(type, to_json(run), to_json(self.words(view.zone, run)))
         data = to_json(run)
@@ -118,12 +132,15 @@ class Snapshot:
 
 
 def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in run.items() if k not in {"last_seq", "in_flight", "usage"}}
+    return {
+        k: v for k, v in run.items() if k not in {"last_seq", "in_flight", "usage", "usage_tree"}
+    }
 
 
 def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
     """Return the runs that exist, as they are now."""
     runs = for_wire(RunRecord.objects.filter(pk__in=ids), with_input=False)
+    read_tree_usage(runs)
     return {run.pk: _snapshot(run) for run in runs}
 
 
@@ -161,6 +178,7 @@ def read_active(scope: Scope, limit: int) -> list[Snapshot]:
     """Return the runs that a user may see and that are not over, the oldest first."""
     runs = RunRecord.objects.active().within(scope)
     newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
+    read_tree_usage(newest)
     return [_snapshot(run) for run in reversed(newest)]
 
 

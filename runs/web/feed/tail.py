@@ -158,15 +158,16 @@ class RunTail:
 
     def activity_frame(self, view: View) -> Frame:
         """Return the calls that are in flight now."""
+        run = self.snapshot.with_current(self._current()) if self.snapshot is not None else {}
         activity: Activity = {
             "run": str(self.id),
             "in_flight": self._in_flight,
             "usage": self._usage,
+            "usage_tree": run.get("usage_tree", self._usage),
         }
         if not view.is_page or self.snapshot is None:
             return Frame("activity", to_json(activity))
-        words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
-        return Frame("activity", to_json(activity), to_json(words))
+        return Frame("activity", to_json(activity), to_json(self.snapshot.words(view.zone, run)))
 
     # A run of this process is known exactly.
 

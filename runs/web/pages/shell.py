@@ -10,6 +10,8 @@ from django.shortcuts import render
 from agents import registry
 from runs.conf import conf
 from runs.models import RunRecord
+from runs.quotas.reading import quotas_of
+from runs.wording.quotas import near_text
 from runs.wording.run import STAND_IN_NOTE
 from runs.wording.status import look
 
@@ -44,6 +46,11 @@ def render_page(
                 "look": look(run.shown_status),
             }
             for run in newest
+        ],
+        "quota_notices": [
+            near_text(quota.name, quota.used, quota.allowed)
+            for quota in quotas_of(request.user.pk)
+            if quota.allowed is not None and quota.is_near
         ],
         "active_count": own.active().count(),
         "stand_in_note": STAND_IN_NOTE if conf().llm.is_stand_in else "",

@@ -3,19 +3,21 @@
 import dataclasses
 import datetime
 import decimal
+import enum
 import itertools
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from agents import registry
-from agents.exceptions import InvalidOutput
+from agents.exceptions import InvalidInput, InvalidOutput
 from agents.registry import AgentDefinition, agent
 from tests.support.declared import Colour, Person, Tools, lambda_named, of, refusal
 
@@ -33,6 +35,11 @@ class Point:
     y: int = 0
 
 
+class Number(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
 SOME_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
@@ -41,6 +48,26 @@ SOME_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
     [
         (int, 5, 5),
         (int, 10**900, 10**900),
+        (int, 3.0, 3),
+        (int, -0.0, 0),
+        (int, 1e22, 10**22),
+        (int, float(2**53 + 2), 2**53 + 2),
+        (None | int, 3.0, 3),
+        (list[int], [1, 2.0], [1, 2]),
+        (list[int], [1.0] * 20_000, [1] * 20_000),
+        (dict[int, int], {"1": 2.0}, {1: 2}),
+        (tuple[int, float], [3.0, 3.0], (3, 3.0)),
+        (int | str, 3.0, 3),
+        (int | float, 3.0, 3.0),
+        (int | list[int], [3.0], [3]),
+        (float, 3.0, 3.0),
+        (Any, 3.0, 3.0),
+        (Annotated[int, pydantic.Field(ge=3, multiple_of=3)], 3.0, 3),
+        (Literal[1, "a"], 1.0, 1),
+        (Number, 2.0, Number.TWO),
+        (frozenset[datetime.date], ["2026-01-02"], frozenset({datetime.date(2026, 1, 2)})),
+        (decimal.Decimal, 1.5, decimal.Decimal("1.5")),
+        (decimal.Decimal, "1e-3", decimal.Decimal("0.001")),
         (float, 5, 5.0),
         (str, "ä\U0001f600", "ä\U0001f600"),
         (bool, True, True),
@@ -76,7 +103,17 @@ def test_input_becomes_arguments(annotation: Any, value: Any, argument: Any) -> 
     [
         (int, "12", "input.value"),
         (int, True, "input.value"),
-        (int, 1.0, "input.value"),
+        (int, 1.5, "input.value"),
+        (Literal[1, 2], True, "input.value"),
+        (Literal[True], 1, "input.value"),
+        (Number, True, "input.value"),
+        (Number, 3, "input.value"),
+        (uuid.UUID, "{12345678-1234-5678-1234-567812345678}", "input.value"),
+        (uuid.UUID, "12345678123456781234567812345678", "input.value"),
+        (decimal.Decimal, "NaN", "input.value"),
+        (decimal.Decimal, "1_000", "input.value"),
+        (decimal.Decimal, True, "input.value"),
+        (set[int], [1, 1.0], "input.value"),
         (int, None, "input.value"),
         (float, "1.5", "input.value"),
         (float, True, "input.value"),
@@ -197,6 +234,46 @@ def test_any_other_input_is_refused_with_fields(value: Any) -> None:
             fields = refusal(definition, value)
             assert fields
             assert all(path == "input" or path.startswith("input.") for path in fields)
+
+
+#: Values that are close to what the types below take.
+CLOSE = st.recursive(
+    st.sampled_from(
+        [None, True, False, 0, 1, 2, 3, -1, 0.0, -0.0, 1.0, 2.0, 1.5, 1e22, 2**53 + 1, 2**80, "",
+         "a", "1", "1.0", "1e5", "NaN", "true", "null", str(SOME_ID), "blue", "red", "2026-01-02"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["a", "1", "x", "y", "name", "age", "n"]), inner, max_size=3
+    ),
+    max_leaves=6,
+)  # fmt: skip
+TYPES = [
+    int, float, bool, str, None | int, int | str, int | float, float | bool, list[int],
+    dict[str, int], set[int], frozenset[str], tuple[int, float], Point, Person, list[Point],
+    Point | int, Colour,
+    Number, Literal[1, "a", None], Literal[True, 2], decimal.Decimal, uuid.UUID, None | Number,
+    Annotated[int, pydantic.Field(ge=1, lt=3)], Annotated[float, pydantic.Field(gt=0)],
+    Annotated[str, pydantic.Field(min_length=1, max_length=3)], list[Literal[1, 2]],
+    Annotated[list[int], pydantic.Field(min_length=1)], dict[str, list[Number]], list[set[int]],
+    pydantic.PositiveInt, Any,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("annotation", TYPES, ids=str)
+@settings(max_examples=40)
+@given(value=CLOSE)
+def test_what_the_published_schema_allows_is_what_is_taken(annotation: Any, value: Any) -> None:
+    with registry.isolated(empty=True):
+        definition = taking(annotation)
+        schema = Draft202012Validator(
+            definition.input_schema, format_checker=Draft202012Validator.FORMAT_CHECKER
+        )
+        try:
+            definition.validate_input({"value": value})
+            is_taken = True
+        except InvalidInput:
+            is_taken = False
+        assert is_taken == schema.is_valid({"value": value})
 
 
 def giving(annotation: Any) -> AgentDefinition:

@@ -44,6 +44,7 @@ class TestTheGroup:
             "prioritise_runrecord",
             "view_workerrecord",
             "view_datastoreentry",
+            "view_ownerusage",
         }
 
     def test_is_made_once_and_keeps_what_an_admin_has_changed(self) -> None:

@@ -207,3 +207,35 @@ def test_long_text_comes_in_whole_lines() -> None:
     told = [line[14:] for line in stream.getvalue().splitlines() if "│" in line]
     assert " ".join(told) == words
     assert all(len(line) <= 88 for line in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x07\x9b31m", "\ufffd[2J\ufffd\ufffd31m"),  # ESC, BEL, C1's CSI
+        ("a\u202egnp.exe", "a\ufffdgnp.exe"),
+        ("\u2066a\u2069\u200f\u200e\u061c\u202b\u202c", "\ufffda" + 6 * "\ufffd"),
+        ("a\u2028b\u2029c\x85d", "a\ufffdb\ufffdc\ufffdd"),
+        ("a\u200bb\u2060c\ufeffd\u00ade\U000e0041f", "abcdef"),  # invisible
+        ("half \ud83d", "half \ufffd"),
+        ("שלום مرحبا ä 😀 x\u0301\ttab\nline", "שלום مرحبا ä 😀 x\u0301\ttab\nline"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_made_visible_or_goes(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("closed file")])
+def test_a_stream_that_breaks_is_left_alone(error: Exception) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    console = Console(Broken())
+    console.say("one")
+    console.say("two")
+
+
+def test_a_stream_that_lacks_a_sign_is_left_alone() -> None:
+    console = Console(io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True))
+    console.say("· ▸ ä")

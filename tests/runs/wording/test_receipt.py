@@ -163,3 +163,11 @@ def test_only_calls_across_the_acknowledgement_were_waited_for() -> None:
     stop = {"acknowledged_at": _at(0)}
     assert [call["label"] for call in calls_waited_for(events, stop)] == ["-2"]
     assert calls_waited_for(events, {"acknowledged_at": None}) == []
+
+
+def test_what_users_wrote_turns_no_direction() -> None:
+    run = _stopped(stop_reason=None)
+    run["stop"] |= {"reason": "a\u202egnp.exe \u2067b", "requested_by": "eve\u200f"}
+    said = " ".join(sentences(run))
+    assert "by eve\ufffd" in said
+    assert "(reason: a\ufffdgnp.exe \ufffdb)" in said

@@ -38,6 +38,7 @@ def run(status: str, **changes: Any) -> dict[str, Any]:
         "partial_result": None,
         "in_flight": [],
         "usage": usage,
+        "usage_tree": usage,
         "stop": None if status in {"queued", "running", "success"} else stop,
         **changes,
     }
@@ -54,7 +55,15 @@ def test_a_run_that_nobody_wants_stopped() -> None:
         "log_removed": None,
         "receipt": [],
         "usage": "2 LLM calls · 1k tokens",
+        "usage_tree": "",
     }
+
+
+def test_what_the_runs_below_have_used_is_said_with_its_own() -> None:
+    tree = {"llm_calls": 3, "input_tokens": 5_900, "output_tokens": 100, "estimated": True}
+    said = present(run("running", usage_tree=tree))
+    assert said["usage"] == "2 LLM calls · 1k tokens"
+    assert said["usage_tree"] == "with sub-agents: 3 LLM calls · ~6k tokens"
 
 
 def test_while_stopping_it_says_what_it_waits_for_and_since_when() -> None:

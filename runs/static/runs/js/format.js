@@ -21,6 +21,14 @@ export function short(count) {
   return String(count);
 }
 
+/** "7 LLM calls · 12.4k tokens"; nothing if no model was called. */
+export function usageText({ llm_calls: calls, input_tokens: read, output_tokens: written, estimated }) {
+  if (!calls) return "";
+  const tokens = read + written;
+  const about = estimated ? "~" : "";
+  return `${calls} LLM ${calls === 1 ? "call" : "calls"} · ${about}${short(tokens)} ${tokens === 1 ? "token" : "tokens"}`;
+}
+
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const SHORT_TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });

@@ -51,6 +51,7 @@ export class RunHeader {
       over: run.started_at && !isAlive,
     };
     for (const element of document.querySelectorAll("[data-when]")) {
+      if (!(element.dataset.when in holds)) continue; // another module's
       element.hidden = !holds[element.dataset.when];
     }
     find("attempt").textContent = run.attempt;

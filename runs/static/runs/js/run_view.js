@@ -12,6 +12,7 @@ import { showProgress } from "./progress.js";
 import { RunHeader } from "./run_header.js";
 import { RunState } from "./run_state.js";
 import { StopControl } from "./stop.js";
+import { TreeUsage } from "./tree_usage.js";
 import { openValues } from "./values.js";
 
 const find = (id) => document.getElementById(id);
@@ -53,7 +54,8 @@ export function showRun(data, main, addPanels) {
     stopChild: (id) => post(addresses.stop.replace(data.run.id, id)),
     addressOf: pageOf,
   });
-  const listeners = [state, log, addPanels({ state, panel, events })].filter(Boolean);
+  const usage = new TreeUsage(find("usage-tree"));
+  const listeners = [state, log, usage, addPanels({ state, panel, events })].filter(Boolean);
   follow(`${addresses.feed}?view=page&tree=1&${zone}`, {
     onFrames: (frames) => listeners.forEach((listener) => listener.apply(frames)),
     onState(feed) {

@@ -231,6 +231,52 @@ class TestContent:
         response = api.post(path, body, content_type="application/json")
         assert _is_error(response, 400, "invalid_json")
 
+    @pytest.mark.parametrize(
+        ("body", "detail"),
+        [
+            (b" \n", "The body is not valid JSON: it is empty."),
+            (b'{"agent":', "The body is not valid JSON: it ends too early, in line 1, column 10."),
+            (b"{a: 1}", "The body is not valid JSON: a key in double quotes is expected in line 1, "
+             "column 2."),
+            (b'{"a" 1}', "The body is not valid JSON: a colon is expected in line 1, column 6."),
+            (b'{"a": 01}', "The body is not valid JSON: a comma or a closing bracket is expected "
+             "in line 1, column 8."),
+            (b'{} {"b": 1}', "The body is not valid JSON: there is more after its end in line 1, "
+             "column 4."),
+            (b'{"a": "b', "The body is not valid JSON: a text has no end that starts in line 1, "
+             "column 7."),
+            (b'{"a": "\n"}', "The body is not valid JSON: a control character must be escaped in "
+             "line 1, column 8."),
+            (b'{"a": "\\x"}', "The body is not valid JSON: there is no such escape in line 1, "
+             "column 8."),
+            (b'{"a": "\\u12"}', "The body is not valid JSON: four hexadecimal digits are expected "
+             "in line 1, column 9."),
+            (b'{"a": NaN}', "The body is not valid JSON: NaN is not a JSON value."),
+            (b'{"a": ' + b"1" * 5_000 + b"}", "The body has a number of more than 4,300 digits."),
+            (b"[" * 100_000, "The body is nested too deep."),
+            (b'{"a": "\xff"}', "The body is not valid UTF-8 (byte 7)."),
+            (b"\xef\xbb\xbf{}", "The body starts with a byte order mark; leave it out."),
+            ("{}".encode("utf-16"), "The body must be in UTF-8; it looks like UTF-16."),
+            ("{}".encode("utf-16-be"), "The body must be in UTF-8; it looks like UTF-16."),
+            ("{}".encode("utf-32-le"), "The body must be in UTF-8; it looks like UTF-32."),
+            (b"[]", "The body must be a JSON object."),
+        ],
+        ids=lambda value: repr(value[:30]),
+    )  # fmt: skip
+    def test_it_is_told_what_is_wrong_in_our_words(
+        self, api: APIClient, body: bytes, detail: str
+    ) -> None:
+        answer = api.post("/runs", body, content_type="application/json").json()
+        assert answer["detail"] == detail
+
+    @pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, gzip"])
+    def test_a_compressed_body_is_415(self, api: APIClient, encoding: str) -> None:
+        response = api.post(
+            "/runs", b"{}", content_type="application/json", HTTP_CONTENT_ENCODING=encoding
+        )
+        assert _is_error(response, 415, "unsupported_media_type")
+        assert encoding in response.json()["detail"]
+
     def test_so_it_is_when_stopping(self, api: APIClient, runs: Any) -> None:
         run = runs.queued()
         response = api.post(f"/runs/{run.pk}/stop", b"{", content_type="application/json")
@@ -374,3 +420,28 @@ def test_hosts_of_others_are_refused_in_the_same_shape(
 ) -> None:
     settings.ALLOWED_HOSTS = ["example.org"]
     assert _is_error(api.get("/runs", HTTP_HOST="evil.example"), 400, "bad_request")
+
+
+class TestUnknownAddresses:
+    """What does not exist is 404, before anything else is asked."""
+
+    @pytest.mark.parametrize(
+        "method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"]
+    )
+    @pytest.mark.parametrize(
+        "path",
+        ["/api/nothing", "/api", "/agents/nobody", f"/runs/{ID}/nothing", "/runs//", "/quotas/x",
+         "/api-token/x", "/health/x", "/runs/stop/x/y"],
+    )  # fmt: skip
+    @pytest.mark.parametrize("who", ["nobody", "token", "wrong token", "session"])
+    def test_is_404(self, alice: User, method: str, path: str, who: str) -> None:
+        client = APIClient(enforce_csrf_checks=True)
+        if who == "session":
+            client.force_login(alice)
+        elif who != "nobody":
+            key = Token.objects.create(user=alice).key if who == "token" else "x"
+            client.credentials(HTTP_AUTHORIZATION=f"Token {key}")
+        response = client.generic(method, path, b"{}", content_type="application/json")
+        assert response.status_code == 404
+        if method != "HEAD":
+            assert _is_error(response, 404, "not_found")

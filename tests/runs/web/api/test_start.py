@@ -61,7 +61,8 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
         "started_at": None,
         "finished_at": None,
         "in_flight": [],
-        "usage": {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False},
+        "usage": NOTHING_USED,
+        "usage_tree": NOTHING_USED,
         "last_seq": 0,
         "log_removed_at": None,
         "worker": None,
@@ -69,6 +70,9 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
     }
     assert created_at.utcoffset() is not None
     assert api.get(f"/runs/{run['id']}").json() == run
+
+
+NOTHING_USED = {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False}
 
 
 def test_the_input_may_be_left_out(api: APIClient) -> None:

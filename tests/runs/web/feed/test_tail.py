@@ -94,6 +94,7 @@ def test_a_run_that_is_over_is_shown_as_it_was_written() -> None:
     run._in_flight, run.activity_version = [_call("a")], 3
     run.start_at(4)
     wire = {"status": "success", "last_seq": 5, "in_flight": [], "usage": USAGE}
+    wire["usage_tree"] = USAGE
     run.show(Snapshot(RUN, RUN, 1, wire))
     assert json.loads(run.run_frame("run", View()).data) == wire
     assert not run.is_complete

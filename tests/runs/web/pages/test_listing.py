@@ -138,8 +138,9 @@ class TestRows:
         alice.user_permissions.set(Permission.objects.filter(codename="view_runrecord"))
         for _ in range(count):
             make_run(alice, status=Status.RUNNING, **requested(alice))
-        # session, user; permissions (own, groups'); the list; past runs; how many are going on
-        with django_assert_num_queries(7):
+        # session, user; permissions (own, groups'); the list; past runs; how many are going on;
+        # quotas (2)
+        with django_assert_num_queries(9):
             assert len(rows(page)) == count
 
 

@@ -157,7 +157,7 @@ class TestSidebar:
     ) -> None:
         for _ in range(15):
             make_run(alice, status=Status.SUCCESS, result="x" * 1000)
-        with django_assert_num_queries(7) as queries:
+        with django_assert_num_queries(9) as queries:
             page.get("/app/")
         assert not [query for query in queries if '."result"' in query["sql"]]
 
@@ -167,6 +167,22 @@ class TestSidebar:
 
     def test_without_runs_it_says_what_to_do(self, page: Client) -> None:
         assert "None yet. Pick an agent." in sidebar(page)
+
+
+class TestQuotas:
+    @pytest.mark.parametrize("path", ["/app/", "/app/runs/"])
+    def test_are_told_from_four_fifths_on(
+        self, page: Client, alice: User, settings: Any, path: str
+    ) -> None:
+        settings.RUNS = {**settings.RUNS, "MAX_QUEUED_PER_OWNER": 5}
+        for _ in range(3):
+            make_run(alice)
+        assert "queued runs are waiting" not in page.get(path).content.decode()
+        make_run(alice)
+        assert "4 of your 5 queued runs are waiting.<" in page.get(path).content.decode()
+        make_run(alice)
+        text = page.get(path).content.decode()
+        assert "5 of your 5 queued runs are waiting. No more can be started" in text
 
 
 class TestErrors:
