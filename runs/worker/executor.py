@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
+from asgiref.sync import ThreadSensitiveContext
 from django.utils import timezone
 
 from agents import output, registry
@@ -25,6 +26,8 @@ from agents.cancellation import CancelToken, StopCause
 from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard
+from agents.process.loop import AgentLoop
+from agents.process.threads import RunThread, set_host
 from agents.registry import AgentDefinition
 from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
@@ -34,6 +37,7 @@ from agents.values import redaction
 from runs import metrics
 from runs.actions.finishing import Ended
 from runs.conf import conf
+from runs.db.agent_connections import AgentConnections, watch_threads
 from runs.db.threads import DatabaseThreads
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
@@ -66,7 +70,7 @@ class Executor:
         self._recorder = recorder
         self._on_idle = on_idle
         self._database = DatabaseThreads()
-        self._loop = asyncio.new_event_loop()
+        self._loop = AgentLoop()
         self._loop.set_task_factory(cast(Any, task_factory))
         self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
         self._watchdog = Watchdog(self._loop, self._thread)
@@ -80,6 +84,8 @@ class Executor:
 
     def start(self) -> None:
         output.install()
+        watch_threads()
+        set_host(AgentConnections())
         # An agent that computes keeps the interpreter for up to this long when another thread
         # needs it. A request needs it again after each of its queries.
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -288,7 +294,14 @@ class Executor:
             caller,
             transports,
         )
-        return await run_agent(definition, arguments, environment)
+        # The async ORM and sync_to_async() use the thread of this context. Without, all runs and
+        # the site would share one, and wait for each other.
+        thread = RunThread(f"agent-{definition.name}-orm")
+        try:
+            async with ThreadSensitiveContext(executor=thread):
+                return await run_agent(definition, arguments, environment)
+        finally:
+            thread.shutdown()
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
         """Pass the ending to the recorder; wait for its commit despite cancellation."""

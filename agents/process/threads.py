@@ -1,0 +1,121 @@
+"""Agent code in threads, and what the host does around it.
+
+A host such as Django keeps things for each thread, database connections among them, and expects to
+hear when a piece of work in a thread is over. ``set_host`` tells this module whom to call. Without
+a host (in ``agents.testing``) nothing is done.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+__all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """What a host does for agent code in threads. Its methods must not raise."""
+
+    def around(self) -> AbstractContextManager[object]:
+        """Surround agent code in this thread; entered and left in this thread."""
+
+    def waiting(self) -> None:
+        """Agent code in this thread waits now, for a tool or for its next job."""
+
+
+_host: Host | None = None
+
+
+class _Here(threading.local):
+    is_agent_code = False
+
+
+_here = _Here()
+
+
+def set_host(host: Host | None) -> None:
+    """Set whom to call from now on. For the process, once."""
+    global _host
+    _host = host
+
+
+@contextmanager
+def agent_code() -> Iterator[None]:
+    """Surround agent code in this thread, in the run's context. A nested one does nothing."""
+    if _host is None or _here.is_agent_code:
+        yield
+        return
+    _here.is_agent_code = True
+    try:
+        with _host.around():
+            yield
+    finally:
+        _here.is_agent_code = False
+
+
+def waiting() -> None:
+    """Tell the host that agent code in this thread is about to wait."""
+    if _host is not None and _here.is_agent_code:
+        _host.waiting()
+
+
+class RunThread(Executor):
+    """Executes jobs of one run, one after the other, in a thread that starts with the first one.
+
+    A daemon, for the reason that the thread of a ``def`` agent is one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._is_closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a job.
+
+        Raises:
+            RuntimeError: the run is over.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("this run is over; its thread takes no more work")
+            if not self._is_started:
+                self._is_started = True
+                main = functools.partial(contextvars.copy_context().run, self._main)
+                threading.Thread(target=main, name=self._name, daemon=True).start()
+            self._jobs.put(functools.partial(_do, future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; the thread ends after those that it has. Never waits."""
+        with self._lock:
+            self._is_closed = True
+            self._jobs.put(None)
+
+    def _main(self) -> None:
+        with agent_code():
+            while (job := self._jobs.get()) is not None:
+                job()
+                del job  # a job keeps its arguments, and its result
+                waiting()
+
+
+def _do(future: Future[Any], job: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(job())
+    except BaseException as error:  # SystemExit too: it is the awaiting code's
+        future.set_exception(error)
