@@ -7,6 +7,7 @@ a host (in ``agents.testing``) nothing is done.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import queue
@@ -16,10 +17,14 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from agents.guard import wait_out
+
 __all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CLOSE_SECONDS = 1.0
 
 
 class Host(Protocol):
@@ -80,6 +85,7 @@ class RunThread(Executor):
         self._lock = threading.Lock()
         self._is_started = False
         self._is_closed = False
+        self._ended: Future[None] = Future()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a job.
@@ -104,12 +110,27 @@ class RunThread(Executor):
             self._is_closed = True
             self._jobs.put(None)
 
+    async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Take no more jobs, and wait a moment for the thread's end, through cancellations.
+
+        The host's code around the thread may still have something to say in the run's log. A job
+        that takes longer is left behind.
+        """
+        self.shutdown()
+        if self._is_started:
+            ended = asyncio.wait((asyncio.wrap_future(self._ended),), timeout=seconds)
+            loop = asyncio.get_running_loop()
+            await wait_out(loop.create_task(ended, context=contextvars.Context()))
+
     def _main(self) -> None:
-        with agent_code():
-            while (job := self._jobs.get()) is not None:
-                job()
-                del job  # a job keeps its arguments, and its result
-                waiting()
+        try:
+            with agent_code():
+                while (job := self._jobs.get()) is not None:
+                    job()
+                    del job  # a job keeps its arguments, and its result
+                    waiting()
+        finally:
+            self._ended.set_result(None)
 
 
 def _do(future: Future[Any], job: Callable[[], Any]) -> None:

@@ -301,7 +301,7 @@ class Executor:
             async with ThreadSensitiveContext(executor=thread):
                 return await run_agent(definition, arguments, environment)
         finally:
-            thread.shutdown()
+            await thread.aclose()
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
         """Pass the ending to the recorder; wait for its commit despite cancellation."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
+from django.db.backends.signals import connection_created
 
 from agents import SyncTools, Tools, agent
 from runs.db.agent_connections import LEFT_OPEN
@@ -20,33 +21,37 @@ from runs.worker.worker import Worker
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
-pytestmark = pytest.mark.usefixtures("on_both_databases")
 
+class Lent:
+    """The connections that were opened outside of the worker's own threads and of the test's."""
 
-def lent() -> int:
-    """Return how many connections the pool has lent; 0 where there is none."""
-    pool = getattr(connection, "pool", None)
-    if pool is None:
-        return 0
-    stats = pool.get_stats()
-    return int(stats["pool_size"]) - int(stats["pool_available"])
+    def __init__(self) -> None:
+        self._wrappers: list[Any] = []
+
+    def note(self, connection: Any, **_: object) -> None:
+        name = threading.current_thread().name
+        if not name.startswith(("runs-", "MainThread")):
+            self._wrappers.append(connection)
+
+    def until_opened(self, count: int = 1) -> None:
+        eventually(lambda: len(self._wrappers) >= count, "a connection is opened")
+
+    @property
+    def held(self) -> int:
+        """How many of them were not returned to the pool."""
+        return sum(wrapper.connection is not None for wrapper in self._wrappers)
+
+    def until_returned(self) -> None:
+        assert self._wrappers, "none was opened"
+        eventually(lambda: self.held == 0, "all are returned", 5)
 
 
 @pytest.fixture
-def nothing_is_kept(worker: Worker) -> Callable[[], None]:
-    """Give a check that agents hold no more connections than before the test."""
-    connection.close()
-    eventually(lambda: lent() <= 12, "the worker has started")
-    before: list[int] = []
-
-    def check() -> None:
-        if not before:
-            before.append(lent())
-            return
-        connection.close()
-        eventually(lambda: lent() <= before[0], f"{lent()} are lent, and were {before[0]}")
-
-    return check
+def lent(worker: Worker) -> Iterator[Lent]:
+    noting = Lent()
+    connection_created.connect(noting.note)
+    yield noting
+    connection_created.disconnect(noting.note)
 
 
 def add(name: str) -> None:
@@ -76,7 +81,7 @@ class TestReturned:
     @pytest.mark.postgres
     @pytest.mark.parametrize("how", WAYS_OUT)
     def test_a_def_agent_returns_its_connection_on_each_way_out(
-        self, how: str, worker: Worker, start: Start, stop: Any, log: Journal
+        self, how: str, lent: Lent, start: Start, stop: Any, log: Journal
     ) -> None:
         gate = Gate()
 
@@ -94,8 +99,6 @@ class TestReturned:
                     tools.data_store.get("x")
             return count
 
-        connection.close()
-        before = lent()
         runs = [start("counter") for _ in range(5)]
         if how == "stop":
             gate.until_arrived(5)
@@ -103,12 +106,11 @@ class TestReturned:
                 stop(run)
             gate.open()
         log.until_over(*runs)
-        connection.close()
-        eventually(lambda: lent() <= before, "all connections are back")
+        lent.until_returned()
 
     @pytest.mark.postgres
     def test_a_job_whose_run_was_cut_returns_its_connection_when_it_ends(
-        self, worker: Worker, start: Start, log: Journal
+        self, lent: Lent, start: Start, log: Journal
     ) -> None:
         gate = Gate()
 
@@ -125,18 +127,15 @@ class TestReturned:
                 return "cut"
             return "not cut"
 
-        connection.close()
-        before = lent()
         assert log.over(start("cutter")).result == "cut"
         gate.until_arrived()
-        connection.close()
-        assert lent() == before + 1
+        assert lent.held == 1
         gate.open()
-        eventually(lambda: lent() <= before, "it is back")
+        lent.until_returned()
 
     @pytest.mark.postgres
     def test_a_def_agent_that_waits_for_a_tool_holds_no_connection(
-        self, worker: Worker, start: Start, log: Journal
+        self, lent: Lent, start: Start, log: Journal
     ) -> None:
         gate = Gate()
 
@@ -150,12 +149,9 @@ class TestReturned:
             tools.agents.call("held")
             return count + User.objects.count()
 
-        connection.close()
-        before = lent()
         run = start("waiter")
         gate.until_arrived()
-        connection.close()
-        eventually(lambda: lent() <= before, "it is back while the agent waits")
+        lent.until_returned()
         gate.open()
         assert log.over(run).result == 2
 
@@ -166,7 +162,7 @@ class TestReturned:
         self,
         leave: Callable[[str], None],
         with_context: bool,
-        worker: Worker,
+        lent: Lent,
         start: Start,
         log: Journal,
     ) -> None:
@@ -177,10 +173,8 @@ class TestReturned:
             thread.start()
             thread.join()
 
-        connection.close()
-        before = lent()
         log.over(start("threader"))
-        eventually(lambda: lent() <= before, "it is back")
+        lent.until_returned()
         assert not User.objects.filter(username="carol").exists()
 
 
@@ -294,7 +288,7 @@ class TestCursors:
 
     @pytest.mark.postgres
     def test_a_cursor_that_a_run_leaves_open_keeps_no_connection(
-        self, worker: Worker, start: Start, log: Journal
+        self, lent: Lent, start: Start, log: Journal
     ) -> None:
         kept: list[Any] = []
 
@@ -304,11 +298,8 @@ class TestCursors:
             kept.append(generator)
             await anext(generator)
 
-        connection.close()
-        before = lent()
         log.over(start("keeper"))
-        connection.close()
-        eventually(lambda: lent() <= before, "it is back")
+        lent.until_returned()
 
 
 class TestApart:
@@ -361,4 +352,3 @@ class TestApart:
 
         with pytest.raises(RuntimeError):
             asyncio.run(late())
-        assert not connections["default"].in_atomic_block
