@@ -217,6 +217,7 @@ class TestTransactions:
         assert "dave" in names
         assert "carol" not in names
 
+    @pytest.mark.postgres  # SQLite has one writer: the stop would wait
     def test_a_stop_inside_atomic_rolls_back(
         self, worker: Worker, start: Start, stop: Any, log: Journal
     ) -> None:
