@@ -25,7 +25,19 @@ _QUIET = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai")
 
 
 class _TraceHandler(logging.Handler):
-    """Copies log records made inside a run to its trace."""
+    """Copies log records made inside a run to its trace; no run can set its level."""
+
+    def __init__(self, level: int) -> None:
+        self._least = level
+        super().__init__()
+
+    @property
+    def level(self) -> int:
+        return self._least
+
+    @level.setter
+    def level(self, _: int) -> None:
+        """Do nothing: agents set the levels of all handlers that they find."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Do as a handler does, but without its lock: traces have locks of their own.

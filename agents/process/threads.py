@@ -14,10 +14,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from agents.guard import wait_out
+from agents.guard import current_guard, wait_out
+
+from .state import shared
 
 __all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
 
@@ -56,21 +58,26 @@ def set_host(host: Host | None) -> None:
 @contextmanager
 def agent_code() -> Iterator[None]:
     """Surround agent code in this thread, in the run's context. A nested one does nothing."""
-    if _host is None or _here.is_agent_code:
+    guard = current_guard()
+    if _here.is_agent_code or guard is None:
         yield
         return
     _here.is_agent_code = True
+    shared.enter_thread(guard)
     try:
-        with _host.around():
+        with nullcontext() if _host is None else _host.around():
             yield
     finally:
+        shared.leave_thread(guard)
         _here.is_agent_code = False
 
 
 def waiting() -> None:
     """Tell the host that agent code in this thread is about to wait."""
-    if _host is not None and _here.is_agent_code:
-        _host.waiting()
+    if _here.is_agent_code:
+        shared.look_quickly()
+        if _host is not None:
+            _host.waiting()
 
 
 class RunThread(Executor):

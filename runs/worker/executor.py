@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext
+from django.conf import settings
 from django.utils import timezone
 
 from agents import output, registry
@@ -27,6 +28,7 @@ from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard
 from agents.process.loop import AgentLoop
+from agents.process.state import shared
 from agents.process.threads import RunThread, set_host
 from agents.registry import AgentDefinition
 from agents.runtime import Outcome, describe_error, run_agent, task_factory
@@ -154,6 +156,8 @@ class Executor:
         asyncio.set_event_loop(self._loop)
         # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
+        # After all imports, which may add filters of warnings and more.
+        shared.watch(cast(Any, settings.LOGGING).get("loggers", ()))
         while not self._closing:
             try:
                 self._loop.run_forever()
@@ -168,6 +172,7 @@ class Executor:
             self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+        shared.unwatch()
 
     def _end_loop(self) -> None:
         self._closing = True
@@ -297,11 +302,13 @@ class Executor:
         # The async ORM and sync_to_async() use the thread of this context. Without, all runs and
         # the site would share one, and wait for each other.
         thread = RunThread(f"agent-{definition.name}-orm")
+        shared.begin(guard)
         try:
             async with ThreadSensitiveContext(executor=thread):
                 return await run_agent(definition, arguments, environment)
         finally:
             await thread.aclose()
+            shared.end(guard)
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
         """Pass the ending to the recorder; wait for its commit despite cancellation."""
