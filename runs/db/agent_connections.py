@@ -25,7 +25,7 @@ from django.db.backends.signals import connection_created
 from agents.guard import current_guard
 from agents.trace import current_trace
 
-__all__ = ["AgentConnections", "watch_threads"]
+__all__ = ["AgentConnections", "follow_connections"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class AgentConnections:
                 _return(wrapper)
 
 
-def watch_threads() -> None:
-    """Follow each connection of this process from its first use on. Repeats do nothing."""
+def follow_connections() -> None:
+    """Follow each connection of this process, from the moment that it is opened."""
     connection_created.connect(_follow, dispatch_uid="runs.db.agent_connections")
 
 

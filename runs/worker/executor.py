@@ -29,7 +29,7 @@ from agents.exceptions import AgentError
 from agents.guard import Guard
 from agents.process.loop import AgentLoop
 from agents.process.state import shared
-from agents.process.threads import RunThread, set_host
+from agents.process.threads import RunThread
 from agents.registry import AgentDefinition
 from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
@@ -39,7 +39,6 @@ from agents.values import redaction
 from runs import metrics
 from runs.actions.finishing import Ended
 from runs.conf import conf
-from runs.db.agent_connections import AgentConnections, watch_threads
 from runs.db.threads import DatabaseThreads
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
@@ -86,8 +85,6 @@ class Executor:
 
     def start(self) -> None:
         output.install()
-        watch_threads()
-        set_host(AgentConnections())
         # An agent that computes keeps the interpreter for up to this long when another thread
         # needs it. A request needs it again after each of its queries.
         sys.setswitchinterval(SWITCH_SECONDS)
