@@ -123,7 +123,7 @@ class SharedState:
 
     def look_quickly(self) -> None:
         """Look at what is quick to see; from any thread."""
-        if self._touched or read_quick() != self._right:
+        if self.is_watching and (self._touched or read_quick() != self._right):
             self._look()
 
     def _audit(self, event: str, _: tuple[Any, ...]) -> None:

@@ -19,13 +19,14 @@ import sys
 import threading
 import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from agents import SyncTools, Tools, agent
 from agents.process.state import shared
+from agents.process.values import QUICK, read_quick
 from runs.status import Status
 from runs.worker.worker import Worker
 from tests.support.journal import Journal, eventually
@@ -147,6 +148,24 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Put the process right after a test that fails, for the tests after it."""
+    right = [list(value) if isinstance(value, list) else value for value in read_quick()]
+    folder, environment, mask, place = (
+        *(os.getcwd(), dict(os.environ)),
+        *(_umask(), locale.setlocale(locale.LC_ALL)),
+    )
+    yield
+    for put, value in zip(QUICK.values(), right, strict=True):
+        put(value)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(mask)
+    locale.setlocale(locale.LC_ALL, place)
 
 
 def notes(log: Journal, run: Any) -> list[str]:
