@@ -21,6 +21,7 @@ from .cancellation import StopCause, bind_token, leave_cleanup
 from .environment import Environment
 from .exceptions import AgentError, AgentStopped, InvalidOutput
 from .guard import Guard, bind_guard, current_guard, guard_in
+from .process.threads import agent_code
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
 from .tools.agents.handle import forget_started, settle_started
@@ -121,9 +122,13 @@ async def _in_thread(name: str, work: Callable[[], Any]) -> Any:
         if not done.done():
             done.set_result((value, error))
 
+    def in_thread() -> Any:
+        with agent_code():
+            return work()
+
     def main() -> None:
         try:
-            value, error = context.run(work), None
+            value, error = context.run(in_thread), None
         except BaseException as raised:
             value, error = None, raised
         try:

@@ -324,10 +324,12 @@ LOGGING = {
         **{
             name: {"filters": ["seldom"]}
             for name in (
-                *("channels_redis.pubsub", "psycopg.pool", "project.errors"),
+                *("channels_redis.pubsub", "project.errors"),
                 *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
                 *("runs.consumers", "runs.worker.recorder", "runs.worker.worker"),
             )
         },
+        # At INFO it logs three lines for each connection that it lends, also into a run's log.
+        "psycopg.pool": {"level": "WARNING", "filters": ["seldom"]},
     },
 }

@@ -1,4 +1,4 @@
-"""The Django app: its checks, its group, and the secrets to redact from captured output."""
+"""The Django app: its checks, its group, its connections, and the secrets to redact from output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate
 
+from agents.process.threads import set_host
 from agents.tools.http import proxies
 from agents.values import redaction
 
@@ -21,6 +22,7 @@ class RunsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from runs.db.agent_connections import AgentConnections, follow_connections
         from runs.db.connecting import note_connection
         from runs.ops.accounts import create_missing_group
 
@@ -28,6 +30,8 @@ class RunsConfig(AppConfig):
 
         post_migrate.connect(create_missing_group, sender=self)
         connection_created.connect(note_connection)
+        follow_connections()
+        set_host(AgentConnections())
         redaction.add_secret(settings.SECRET_KEY)
         redaction.add_secret(settings.METRICS_TOKEN or None)
         for database in settings.DATABASES.values():

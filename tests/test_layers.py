@@ -47,6 +47,7 @@ LAYERS = [
     ("agents",),  # the names that an agent's author imports
     ("agents.runtime",),
     ("agents.tools",),
+    ("agents.process",),
     ("agents.registry", "agents.signatures", "agents.guard", "agents.environment"),
     ("agents.trace", "agents.cancellation", "agents.output"),
     ("agents.exceptions", "agents.options", "agents.values", "agents.wire"),

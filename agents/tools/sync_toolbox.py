@@ -8,6 +8,7 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from ..environment import Environment
+from ..process.threads import waiting
 from .agents.client import AgentClient
 from .agents.handle import AgentHandle
 from .data_store import DataStore
@@ -139,4 +140,5 @@ class SyncTools(Notes):
         except RuntimeError:  # the process ends, and the loop is closed
             work.close()
             raise
+        waiting()
         return future.result()

@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
+from asgiref.sync import ThreadSensitiveContext
+from django.conf import settings
 from django.utils import timezone
 
 from agents import output, registry
@@ -25,6 +27,9 @@ from agents.cancellation import CancelToken, StopCause
 from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard
+from agents.process.loop import AgentLoop
+from agents.process.state import shared
+from agents.process.threads import RunThread
 from agents.registry import AgentDefinition
 from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
@@ -65,7 +70,7 @@ class Executor:
         self._recorder = recorder
         self._on_idle = on_idle
         self._database = DatabaseThreads()
-        self._loop = asyncio.new_event_loop()
+        self._loop = AgentLoop()
         self._loop.set_task_factory(cast(Any, task_factory))
         self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
         self._watchdog = Watchdog(self._loop, self._thread)
@@ -147,6 +152,8 @@ class Executor:
         asyncio.set_event_loop(self._loop)
         # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
+        # After all imports, which may add filters of warnings and more.
+        shared.watch(cast(Any, settings.LOGGING).get("loggers", ()))
         while not self._closing:
             try:
                 self._loop.run_forever()
@@ -161,6 +168,7 @@ class Executor:
             self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+        shared.unwatch()
 
     def _end_loop(self) -> None:
         self._closing = True
@@ -288,7 +296,16 @@ class Executor:
             caller,
             transports,
         )
-        return await run_agent(definition, arguments, environment)
+        # The async ORM and sync_to_async() use the thread of this context. Without, all runs and
+        # the site would share one, and wait for each other.
+        thread = RunThread(f"agent-{definition.name}-orm")
+        shared.begin(guard)
+        try:
+            async with ThreadSensitiveContext(executor=thread):
+                return await run_agent(definition, arguments, environment)
+        finally:
+            await thread.aclose()
+            shared.end(guard)
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:
         """Pass the ending to the recorder; wait for its commit despite cancellation."""

@@ -12,8 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
+from django.db import connections
 
-from agents import registry
+from agents import check_should_stop, registry
+from agents.cancellation import current_token
 from agents.testing import ScriptedModel, run, running
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "writing-agents.md"
@@ -36,6 +40,13 @@ TESTS = [
     for node in ast.parse(source()).body
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
 ]
+
+
+@pytest.fixture
+def users(transactional_db: None) -> Iterator[None]:
+    """Give a table of users, and close the connection of the thread that coroutines use it in."""
+    yield
+    asyncio.run(sync_to_async(connections.close_all)())
 
 
 @pytest.fixture
@@ -63,8 +74,8 @@ def test_there_are_tests_on_the_page() -> None:
 def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
-        "collect", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
-        "primes", "reindex", "translate",
+        "collect", "describe", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
+        "primes", "reindex", "rename", "translate",
         "weather",
     }  # fmt: skip
 
@@ -73,6 +84,48 @@ async def test_primes_stop_when_they_look(page: dict[str, Any]) -> None:
     result = await _to_end(page["primes"], {"below": 20})
 
     assert result.result == [2, 3, 5, 7, 11, 13, 17, 19]
+
+
+@pytest.mark.usefixtures("users")
+def test_all_users_are_renamed(page: dict[str, Any]) -> None:
+    User.objects.create_user("ada")
+
+    result = run(page["rename"], {"names": {"ada": "grace"}})
+
+    assert result.result == 1
+    assert User.objects.get().username == "grace"
+
+
+@pytest.mark.usefixtures("users")
+def test_a_stop_between_two_names_renames_none(
+    page: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    User.objects.create_user("ada")
+    asked = iter([False, True])
+
+    def check() -> None:
+        if next(asked):
+            token = current_token()
+            assert token is not None
+            token.request()
+        check_should_stop()
+
+    monkeypatch.setitem(page, "check_should_stop", check)
+
+    result = run(page["rename"], {"names": {"ada": "grace", "bo": "eve"}})
+
+    assert result.status == "stopped"
+    assert User.objects.get().username == "ada"
+
+
+@pytest.mark.usefixtures("users")
+def test_users_are_described(page: dict[str, Any]) -> None:
+    User.objects.create_user("ada")
+
+    result = run(page["describe"], model=ScriptedModel("mathematician"))
+
+    assert result.result == 1
+    assert User.objects.get().last_name == "mathematician"
 
 
 async def test_the_slower_greetings_are_stopped(page: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import httpx
 import httpx2
 
 from agents.guard import Call, Guard, current_call, current_guard, wait_out
+from agents.process.threads import waiting
 
 from .addresses import public_only
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
@@ -200,6 +201,7 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
 class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
     def handle_request(self, request: Any) -> Any:
         call, guard = self._admit(request)
+        waiting()
         try:
             response = self._inner.handle_request(request)
         except BaseException as error:

@@ -143,3 +143,22 @@ def test_secrets_are_taken_out_of_what_is_printed_and_logged() -> None:
     assert len(run.sink.events) == 4
     assert SECRET not in str(run.sink.events)
     assert "key: [redacted]" in str(run.sink.events)
+
+
+@captured
+@pytest.mark.usefixtures("root_at_info")
+def test_a_run_that_sets_the_levels_of_all_handlers_takes_no_lines_from_others() -> None:
+    run, other = AgentRun(), AgentRun()
+    before = {handler: handler.level for handler in logging.getLogger().handlers}
+
+    def silence() -> None:
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.CRITICAL)
+
+    try:
+        run.call(silence)
+        other.call(logger.info, "heard")
+    finally:
+        for handler, level in before.items():
+            handler.setLevel(level)
+    assert other.only("log")["message"] == "heard"

@@ -1,20 +1,20 @@
 """print() and logging of an agent go to its own trace.
 
-``install`` replaces ``sys.stdout`` and ``sys.stderr`` once per process by streams that look up the
-trace of the code that writes; outside any run the text goes where it went before. So any number of
-runs can print at once.
+``install`` takes over ``sys.stdout`` and ``sys.stderr`` once per process; see ``streams``. A line
+goes to the trace of the code that writes it; outside any run the text goes where it went before. So
+any number of runs can print at once, each may redirect what it prints, and none can break or steal
+what the others print.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import sys
 import threading
-from typing import Any, TextIO
+from typing import Any
 
-from .trace import Trace, current_trace
-from .values import jsonable
+from ..trace import Trace, current_trace
+from ..values import jsonable
+from .streams import give_back, take_over
 
 __all__ = ["flush", "install", "uninstall"]
 
@@ -24,50 +24,20 @@ MAX_PENDING = 8_192  # characters of a line without an end that are kept back
 _QUIET = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai")
 
 
-class _CapturedStream(io.TextIOBase):
-    """A text stream that writes to the trace of the run that writes, else to ``original``."""
-
-    def __init__(self, original: TextIO, stream: str) -> None:
-        self.original = original
-        self.stream = stream
-
-    def write(self, text: str, /) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        trace = current_trace()
-        if trace is None or trace.closed:
-            return self.original.write(text)
-        _write(trace, self.stream, text)
-        return len(text)
-
-    def flush(self) -> None:
-        # A flush by an agent is no reason to cut its line in two; flush(trace) ends it.
-        if current_trace() is None:
-            self.original.flush()
-
-    def isatty(self) -> bool:
-        return current_trace() is None and self.original.isatty()
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.original.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self.original.encoding
-
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        return self.original.errors
-
-    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure, ...: as the original has them
-        return getattr(self.original, name)
-
-
 class _TraceHandler(logging.Handler):
-    """Copies log records made inside a run to its trace."""
+    """Copies log records made inside a run to its trace; no run can set its level."""
+
+    def __init__(self, level: int) -> None:
+        self._least = level
+        super().__init__()
+
+    @property
+    def level(self) -> int:
+        return self._least
+
+    @level.setter
+    def level(self, _: int) -> None:
+        """Do nothing: agents set the levels of all handlers that they find."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Do as a handler does, but without its lock: traces have locks of their own.
@@ -100,7 +70,6 @@ class _TraceHandler(logging.Handler):
         trace.emit("log", data, source="agent")
 
 
-_installed: list[tuple[str, _CapturedStream]] = []
 _handler: _TraceHandler | None = None
 _install_count = 0
 _install_lock = threading.Lock()
@@ -113,10 +82,7 @@ def install(level: int = logging.INFO) -> None:
         _install_count += 1
         if _install_count > 1:
             return
-        for name in ("stdout", "stderr"):
-            stream = _CapturedStream(getattr(sys, name), name)
-            setattr(sys, name, stream)
-            _installed.append((name, stream))
+        take_over(_write)
         _handler = _TraceHandler(level)
         logging.getLogger().addHandler(_handler)
 
@@ -130,10 +96,7 @@ def uninstall() -> None:
         _install_count -= 1
         if _install_count:
             return
-        for name, stream in _installed:
-            if getattr(sys, name) is stream:
-                setattr(sys, name, stream.original)
-        _installed.clear()
+        give_back()
         if _handler is not None:
             logging.getLogger().removeHandler(_handler)
             _handler = None

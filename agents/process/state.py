@@ -1,0 +1,229 @@
+"""Notice what an agent changes for the whole process, and put it right.
+
+The runs of a process share its working directory, environment, logging and more (``values``).
+These can't be kept apart. So each step that the code of a run takes on the loop, and each piece of
+its work in a thread, is followed by a look: what has changed is put back, and the log of the run
+says so. Where threads worked at the same time, it can't be told which run it was; then each is told
+that it may have been another one. What code outside of runs changes while no run is here is what
+the next runs find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from agents.guard import Guard, current_guard
+
+from .values import DIRECTORY, ENVIRONMENT, QUICK, SLOW, Slow, read_quick, watch_loggers
+
+__all__ = ["SharedState", "shared"]
+
+logger = logging.getLogger(__name__)
+
+QUIET_SECONDS = 0.001  # code outside of runs hardly ever changes something within this time
+MOST_TOLD = 20  # runs that may have done it; of more, only the process's log tells
+
+#: Events of Python's audit hooks: they name the thread, and so the run, that did it.
+_AUDITED = {"os.chdir": DIRECTORY, "os.putenv": ENVIRONMENT, "os.unsetenv": ENVIRONMENT}
+
+
+class SharedState:
+    """Knows the right state of the process, and the runs that are at work."""
+
+    def __init__(self) -> None:
+        self.is_watching = False
+        self._watcher_count = 0
+        self._is_auditing = False
+        # Reentrant: a finaliser may change the environment while this thread holds it.
+        self._lock = threading.RLock()
+        self._runs: set[Guard] = set()
+        self._threads: Counter[Guard] = Counter()  # at work now, each in so many threads
+        self._stepping: Guard | None = None  # whose code the loop executes now, or did last
+        self._looked_at = 0.0
+        self._right: tuple[Any, ...] = ()
+        # What audit hooks tell: by which runs; None is a thread that lost its context.
+        self._touched: dict[str, set[Guard | None]] = {}
+        self._touched_by_host: set[str] = set()
+        self._is_putting_back = False
+        self._told: set[tuple[Guard, str]] = set()
+
+    def watch(self, loggers: Iterable[str] = ()) -> None:
+        """Start; ``loggers`` are those that the host has configured. Repeats are counted."""
+        with self._lock:
+            self._watcher_count += 1
+            if not self._is_auditing:
+                self._is_auditing = True
+                sys.addaudithook(self._audit)  # Python has no way to remove one
+            watch_loggers(loggers)
+            self._remember()
+            self.is_watching = True
+
+    def unwatch(self) -> None:
+        """End; as many times as ``watch``."""
+        with self._lock:
+            self._watcher_count -= 1
+            self.is_watching = self._watcher_count > 0
+
+    def begin(self, guard: Guard) -> None:
+        """A run starts, and is to find the right state; on the loop."""
+        if not self.is_watching:
+            return
+        with self._lock:
+            if self._runs:
+                self.look_quickly()
+            else:
+                self._remember()
+            self._runs.add(guard)
+        # The rest of this step is its code, but the loop does not know it yet.
+        self._stepping = guard
+        asyncio.get_running_loop().call_soon(self.after_step, context=contextvars.Context())
+
+    def end(self, guard: Guard) -> None:
+        """The code of a run has left."""
+        if not self.is_watching:
+            return
+        with self._lock:
+            self._look(with_slow=True)
+            self._runs.discard(guard)
+            self._touched.clear()
+            self._told = {(run, what) for run, what in self._told if run is not guard}
+
+    def before_step(self, guard: Guard) -> None:
+        """The loop is about to execute code of a run; is there what this step has not done?"""
+        is_due = time.monotonic() - self._looked_at > QUIET_SECONDS
+        if is_due or self._threads or self._stepping is not None:
+            self.look_quickly()
+        self._stepping = guard
+
+    def after_step(self) -> None:
+        """The loop has executed code of a run."""
+        self.look_quickly()
+        self._stepping = None
+        self._looked_at = time.monotonic()
+
+    def enter_thread(self, guard: Guard) -> None:
+        with self._lock:
+            self._threads[guard] += 1
+
+    def leave_thread(self, guard: Guard) -> None:
+        """A piece of a run's work in a thread is over."""
+        self.look_quickly()
+        with self._lock:
+            self._threads[guard] -= 1
+            if not self._threads[guard]:
+                del self._threads[guard]
+
+    def look_quickly(self) -> None:
+        """Look at what is quick to see; from any thread."""
+        if self.is_watching and (self._touched or read_quick() != self._right):
+            self._look()
+
+    def _audit(self, event: str, _: tuple[Any, ...]) -> None:
+        what = _AUDITED.get(event)
+        if what is None or not self.is_watching or self._is_putting_back:
+            return
+        guard = current_guard()
+        if guard is None and threading.current_thread() is threading.main_thread():
+            self._touched_by_host.add(what)
+        else:
+            self._touched.setdefault(what, set()).add(guard)
+
+    def _remember(self) -> None:
+        self._touched.clear()
+        self._touched_by_host.clear()
+        self._right = _copy(read_quick())
+        for each in SLOW:
+            each.remember()
+
+    def _look(self, *, with_slow: bool = False) -> None:
+        """Find what has changed, put it back, and tell."""
+        with self._lock:
+            at_work = set(self._threads)
+            if self._stepping is not None:
+                at_work.add(self._stepping)
+            self._is_putting_back = True
+            try:
+                if not at_work:  # code outside of runs did it
+                    self._right = _copy(read_quick())
+                for name in self._put_back_quick():
+                    self._tell(name, at_work)
+                for each in SLOW:
+                    if each.name in self._touched_by_host and each.name not in self._touched:
+                        each.remember()
+                    elif with_slow or each.name in self._touched:
+                        self._look_at(each)
+                self._touched_by_host.clear()
+            finally:
+                self._is_putting_back = False
+
+    def _put_back_quick(self) -> list[str]:
+        values = read_quick()
+        if values == self._right:
+            return []
+        found = []
+        for (name, put), now, right in zip(QUICK.items(), values, self._right, strict=True):
+            if now != right:
+                found.append(name)
+                _put(put, _copied(right))
+        self._right = _copy(read_quick())  # what can't be put back stays
+        return found
+
+    def _look_at(self, each: Slow) -> None:
+        touched = self._touched.get(each.name, set())
+        if each.differs():
+            name = each.describe()
+            _put(each.put, each.right)
+            known = {guard for guard in touched if guard is not None}
+            self._tell(name, known or self._runs)
+        elif touched & self._threads.keys():
+            return  # a hook is called before the change: it may come in a moment
+        self._touched.pop(each.name, None)
+
+    def _tell(self, name: str, who: Collection[Guard]) -> None:
+        untold = [guard for guard in who if (guard, name) not in self._told]
+        if not untold:
+            return
+        self._told.update((guard, name) for guard in untold)
+        if len(who) == 1:
+            message = (
+                f"this run changed {name}, which all runs of the process share; it was put back"
+            )
+        else:
+            message = (
+                f"this run, or another one at the same time, changed {name}, which all runs of the"
+                " process share; it was put back"
+            )
+        if len(untold) <= MOST_TOLD:
+            for guard in untold:
+                guard.trace.emit("log", {"level": "warning", "message": message})
+        runs = ", ".join(guard.trace.run for guard in untold[:MOST_TOLD])
+        # In no context, or it would be in the log of the run that found it.
+        contextvars.Context().run(
+            logger.warning, "%s was changed and put back; by one of these runs: %s", name, runs
+        )
+
+
+def _copy(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_copied(value) for value in values)
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
+
+
+def _put(put: Any, right: Any) -> None:
+    try:
+        put(right)
+    except Exception as error:  # of any kind: the rest is put back all the same
+        contextvars.Context().run(logger.warning, "could not put it back: %r", error)
+
+
+shared = SharedState()

@@ -1,0 +1,149 @@
+"""Agent code in threads, and what the host does around it.
+
+A host such as Django keeps things for each thread, database connections among them, and expects to
+hear when a piece of work in a thread is over. ``set_host`` tells this module whom to call. Without
+a host (in ``agents.testing``) nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from agents.guard import current_guard, wait_out
+
+from .state import shared
+
+__all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLOSE_SECONDS = 1.0
+
+
+class Host(Protocol):
+    """What a host does for agent code in threads. Its methods must not raise."""
+
+    def around(self) -> AbstractContextManager[object]:
+        """Surround agent code in this thread; entered and left in this thread."""
+
+    def waiting(self) -> None:
+        """Agent code in this thread waits now, for a tool or for its next job."""
+
+
+_host: Host | None = None
+
+
+class _Here(threading.local):
+    is_agent_code = False
+
+
+_here = _Here()
+
+
+def set_host(host: Host | None) -> None:
+    """Set whom to call from now on. For the process, once."""
+    global _host
+    _host = host
+
+
+@contextmanager
+def agent_code() -> Iterator[None]:
+    """Surround agent code in this thread, in the run's context. A nested one does nothing."""
+    guard = current_guard()
+    if _here.is_agent_code or guard is None:
+        yield
+        return
+    _here.is_agent_code = True
+    shared.enter_thread(guard)
+    try:
+        with nullcontext() if _host is None else _host.around():
+            yield
+    finally:
+        shared.leave_thread(guard)
+        _here.is_agent_code = False
+
+
+def waiting() -> None:
+    """Tell the host that agent code in this thread is about to wait."""
+    if _here.is_agent_code:
+        shared.look_quickly()
+        if _host is not None:
+            _host.waiting()
+
+
+class RunThread(Executor):
+    """Executes jobs of one run, one after the other, in a thread that starts with the first one.
+
+    A daemon, for the reason that the thread of a ``def`` agent is one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._is_closed = False
+        self._ended: Future[None] = Future()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a job.
+
+        Raises:
+            RuntimeError: the run is over.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("this run is over; its thread takes no more work")
+            if not self._is_started:
+                self._is_started = True
+                main = functools.partial(contextvars.copy_context().run, self._main)
+                threading.Thread(target=main, name=self._name, daemon=True).start()
+            self._jobs.put(functools.partial(_do, future, functools.partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """Take no more jobs; the thread ends after those that it has. Never waits."""
+        with self._lock:
+            self._is_closed = True
+            self._jobs.put(None)
+
+    async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Take no more jobs, and wait a moment for the thread's end, through cancellations.
+
+        The host's code around the thread may still have something to say in the run's log. A job
+        that takes longer is left behind.
+        """
+        self.shutdown()
+        if self._is_started:
+            ended = asyncio.wait((asyncio.wrap_future(self._ended),), timeout=seconds)
+            loop = asyncio.get_running_loop()
+            await wait_out(loop.create_task(ended, context=contextvars.Context()))
+
+    def _main(self) -> None:
+        try:
+            with agent_code():
+                while (job := self._jobs.get()) is not None:
+                    job()
+                    del job  # a job keeps its arguments, and its result
+                    waiting()
+        finally:
+            self._ended.set_result(None)
+
+
+def _do(future: Future[Any], job: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(job())
+    except BaseException as error:  # SystemExit too: it is the awaiting code's
+        future.set_exception(error)

@@ -1,0 +1,385 @@
+"""What an agent changes for the whole process is put right, and its own log says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import decimal
+import gc
+import io
+import locale
+import logging
+import logging.config
+import os
+import random
+import signal
+import socket
+import ssl
+import sys
+import threading
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agents import SyncTools, Tools, agent
+from agents.process.state import shared
+from agents.process.values import QUICK, read_quick
+from runs.status import Status
+from runs.worker.worker import Worker
+from tests.support.journal import Journal, eventually
+from tests.support.running import Gate, Start
+
+ROOT = logging.getLogger()
+SHARED = "which all runs of the process share"
+
+
+def _nothing(*_: Any) -> None: ...
+
+
+def _harm_logging() -> None:
+    for handler in list(ROOT.handlers):
+        ROOT.removeHandler(handler)
+
+
+def _close_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def _harm_handlers() -> None:
+    for handler in ROOT.handlers:
+        handler.setLevel(logging.CRITICAL)
+
+
+def _stat(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+#: name -> what an agent does, and how the state reads.
+HARMS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "handlers removed": (_harm_logging, lambda: list(ROOT.handlers)),
+    "basicConfig(force)": (
+        lambda: logging.basicConfig(force=True, level=logging.DEBUG),
+        lambda: (list(ROOT.handlers), ROOT.level),
+    ),
+    "dictConfig": (
+        lambda: logging.config.dictConfig({"version": 1}),
+        lambda: (list(ROOT.handlers), logging.getLogger("django").disabled),
+    ),
+    "a level": (lambda: ROOT.setLevel(logging.CRITICAL), lambda: ROOT.level),
+    "the level of httpx": (
+        lambda: logging.getLogger("httpx").setLevel(logging.DEBUG),
+        lambda: logging.getLogger("httpx").level,
+    ),
+    "the level of a handler": (_harm_handlers, lambda: [h.level for h in ROOT.handlers]),
+    "logging.disable": (lambda: logging.disable(), lambda: ROOT.manager.disable),
+    "raiseExceptions": (
+        lambda: setattr(logging, "raiseExceptions", False),
+        lambda: logging.raiseExceptions,
+    ),
+    "a factory of records": (
+        lambda: logging.setLogRecordFactory(_nothing),
+        logging.getLogRecordFactory,
+    ),
+    "warnings": (lambda: warnings.simplefilter("ignore"), lambda: list(warnings.filters)),
+    "showwarning": (
+        lambda: setattr(warnings, "showwarning", _nothing),
+        lambda: warnings.showwarning,
+    ),
+    "the directory of sys": (
+        lambda: vars(sys).update(stdout=io.StringIO()),
+        lambda: vars(sys)["stdout"],
+    ),
+    "standard error below Python": (_close_output, lambda: _stat(2)),
+    "excepthook": (lambda: setattr(sys, "excepthook", _nothing), lambda: sys.excepthook),
+    "excepthook of threads": (
+        lambda: setattr(threading, "excepthook", _nothing),
+        lambda: threading.excepthook,
+    ),
+    "sys.path": (lambda: sys.path.insert(0, "/tmp"), lambda: list(sys.path)),
+    "the recursion limit": (lambda: sys.setrecursionlimit(50_000), sys.getrecursionlimit),
+    "the collector": (gc.disable, gc.isenabled),
+    "the timeout of sockets": (lambda: socket.setdefaulttimeout(0.01), socket.getdefaulttimeout),
+    "socket.socket": (lambda: setattr(socket, "socket", _nothing), lambda: socket.socket),
+    "TLS without checks": (
+        lambda: setattr(ssl, "_create_default_https_context", ssl._create_unverified_context),
+        lambda: ssl._create_default_https_context,
+    ),
+    "an opener": (
+        lambda: urllib.request.install_opener(urllib.request.build_opener()),
+        lambda: urllib.request._opener,  # type: ignore[attr-defined]
+    ),
+    "a policy": (
+        lambda: asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy()),
+        asyncio.get_event_loop_policy,
+    ),
+    "the default context of decimal": (
+        lambda: setattr(decimal.DefaultContext, "prec", 3),
+        lambda: decimal.Context().prec,
+    ),
+    "the locale": (
+        lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8"),
+        lambda: locale.setlocale(locale.LC_ALL),
+    ),
+    "the working directory": (lambda: os.chdir("/"), os.getcwd),
+    "a variable set": (
+        lambda: os.environ.update(OWNERS_KEY="secret-of-the-owner"),
+        lambda: os.environ.get("OWNERS_KEY"),
+    ),
+    "a variable removed": (lambda: os.environ.pop("PATH"), lambda: os.environ.get("PATH")),
+    "the environment cleared": (os.environ.clear, lambda: dict(os.environ)),
+    "the umask": (lambda: os.umask(0), lambda: _umask()),
+}
+
+
+#: Of these it can't be told which run it was, when several were there.
+SEEN_AT_THE_END = {
+    *("the umask", "the locale", "standard error below Python"),
+    *("the level of httpx", "the level of a handler"),
+}
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Put the process right after a test that fails, for the tests after it."""
+    right = [list(value) if isinstance(value, list) else value for value in read_quick()]
+    folder, environment, mask, place = (
+        *(os.getcwd(), dict(os.environ)),
+        *(_umask(), locale.setlocale(locale.LC_ALL)),
+    )
+    yield
+    for put, value in zip(QUICK.values(), right, strict=True):
+        put(value)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(mask)
+    locale.setlocale(locale.LC_ALL, place)
+
+
+def notes(log: Journal, run: Any) -> list[str]:
+    return [e.data["message"] for e in log.of(run, "log") if SHARED in e.data["message"]]
+
+
+@pytest.mark.parametrize("kind", ["async", "def", "to_thread"])
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_a_run_changes_is_named_in_its_log_and_put_right_for_the_next(
+    harm: str, kind: str, worker: Worker, start: Start, log: Journal
+) -> None:
+    do, read = HARMS[harm]
+    seen: list[Any] = []
+    gate = Gate()
+
+    @agent("bender")
+    async def bender(tools: Tools) -> None:
+        await (asyncio.to_thread(do) if kind == "to_thread" else asyncio.sleep(0))
+        if kind == "async":
+            do()
+
+    @agent("bender-def")
+    def bender_def(tools: SyncTools) -> None:
+        do()
+
+    @agent("looker")
+    async def looker(tools: Tools) -> None:
+        seen.append(read())
+
+    @agent("bystander")
+    async def bystander(tools: Tools) -> None:
+        await gate.wait()
+        logging.getLogger("an.agent").warning("heard")
+        print("printed")
+
+    beside = start("bystander")
+    gate.until_arrived()
+    log.over(start("looker"))
+    bent = start("bender-def" if kind == "def" else "bender")
+    assert log.over(bent).status == Status.SUCCESS
+    log.over(start("looker"))
+    gate.open()
+    assert log.over(beside).status == Status.SUCCESS
+
+    assert seen[0] == seen[1]
+    told = notes(log, bent)
+    assert told
+    assert "secret-of-the-owner" not in str(told)
+    assert [e.data["message"] for e in log.of(beside, "log") if "heard" in e.data["message"]]
+    assert [e.data["text"] for e in log.of(beside, "stdout")] == ["printed"]
+    if harm not in SEEN_AT_THE_END:
+        assert notes(log, beside) == []
+        assert all(note.startswith("this run changed") for note in told)
+
+
+def test_the_code_of_others_never_finds_what_a_coroutine_has_changed(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    """Put right at its next await already: others run before it ends."""
+    gate = Gate()
+
+    @agent("bender")
+    async def bender(tools: Tools) -> str:
+        logging.disable()
+        os.environ["OWNERS_KEY"] = "secret-of-the-owner"
+        os.chdir("/")
+        await gate.wait()
+        return "done"
+
+    @agent("other")
+    async def other(tools: Tools) -> list[Any]:
+        logging.getLogger("an.agent").warning("heard")
+        return [os.environ.get("OWNERS_KEY"), os.getcwd()]
+
+    before = os.getcwd()
+    bent = start("bender")
+    gate.until_arrived()
+    beside = start("other")
+    assert log.over(beside).result == [None, before]
+    assert "heard" in str([e.data for e in log.of(beside, "log")])
+    gate.open()
+    log.over(bent)
+    assert len(notes(log, bent)) == 3
+    assert notes(log, beside) == []
+
+
+def test_a_change_that_two_threads_may_have_made_is_told_to_both_and_to_no_third(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    first, second = Gate(), Gate()
+
+    @agent("bender")
+    def bender(tools: SyncTools) -> None:
+        first.wait_here()
+        socket.setdefaulttimeout(1)
+
+    @agent("beside")
+    def beside(tools: SyncTools) -> None:
+        second.wait_here()
+
+    @agent("coroutine")
+    async def coroutine(tools: Tools) -> None:
+        await second.wait()
+
+    runs = [start(name) for name in ("bender", "beside", "coroutine")]
+    first.until_arrived()
+    second.until_arrived(2)
+    eventually(lambda: shared._stepping is None, "the coroutine waits")
+    first.open()
+    log.over(runs[0])
+    second.open()
+    log.until_over(*runs)
+    for run in runs[:2]:
+        [told] = notes(log, run)
+        assert told.startswith("this run, or another one at the same time, changed")
+    assert notes(log, runs[2]) == []
+
+
+def test_what_is_put_back_by_the_code_itself_is_no_change(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("tidy")
+    async def tidy(tools: Tools) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+        with contextlib.chdir("/"), contextlib.redirect_stdout(io.StringIO()):
+            print("x")
+        await asyncio.sleep(0)
+
+    run = start("tidy")
+    log.over(run)
+    assert notes(log, run) == []
+
+
+def test_a_change_is_told_once_and_put_back_each_time(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("again")
+    async def again(tools: Tools) -> None:
+        for _ in range(5):
+            sys.setrecursionlimit(50_000)
+            await asyncio.sleep(0)
+
+    before = sys.getrecursionlimit()
+    run = start("again")
+    log.over(run)
+    assert len(notes(log, run)) == 1
+    assert sys.getrecursionlimit() == before
+
+
+def test_what_the_host_changes_between_runs_stays(
+    worker: Worker, start: Start, log: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @agent("looker")
+    async def looker(tools: Tools) -> list[Any]:
+        return [os.environ.get("OF_THE_HOST"), sys.getrecursionlimit()]
+
+    log.over(start("looker"))
+    eventually(lambda: not shared._runs, "the run has left")
+    monkeypatch.setenv("OF_THE_HOST", "x")
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + 7)
+    try:
+        run = start("looker")
+        assert log.over(run).result == ["x", before + 7]
+        assert notes(log, run) == []
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_no_agent_can_set_a_signal_handler(
+    kind: str, worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("handler")
+    async def handler(tools: Tools) -> None:
+        signal.signal(signal.SIGTERM, _nothing)
+
+    @agent("handler-def")
+    def handler_def(tools: SyncTools) -> None:
+        signal.signal(signal.SIGTERM, _nothing)
+
+    before = signal.getsignal(signal.SIGTERM)
+    record = log.over(start("handler" if kind == "async" else "handler-def"))
+    assert record.error["type"] == "ValueError"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda loop: loop.stop(),
+        lambda loop: loop.set_task_factory(None),
+        lambda loop: loop.set_exception_handler(_nothing),
+        lambda loop: loop.set_default_executor(None),
+        lambda loop: loop.set_debug(True),
+        lambda loop: loop.shutdown_default_executor(),
+        lambda loop: loop.shutdown_asyncgens(),
+    ],
+)
+def test_an_agent_cant_change_the_loop_that_all_share(
+    harm: Callable[[Any], Any], worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("changer")
+    async def changer(tools: Tools) -> None:
+        done = harm(asyncio.get_running_loop())
+        if done is not None:
+            await done
+
+    @agent("next")
+    async def next_one(tools: Tools) -> int:
+        return await asyncio.to_thread(random.Random(1).randint, 1, 1)
+
+    record = log.over(start("changer"))
+    assert record.error["type"] == "RuntimeError"
+    assert "all agents share" in record.error["message"]
+    assert log.over(start("next")).result == 1
