@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, unquote, urlsplit
+
 from django.apps import AppConfig
 from django.conf import settings
 from django.db.backends.signals import connection_created
@@ -25,7 +27,19 @@ class RunsConfig(AppConfig):
 
         post_migrate.connect(create_missing_group, sender=self)
         connection_created.connect(note_connection)
-        redaction.add_secret(settings.SECRET_KEY)
-        redaction.add_secret(settings.METRICS_TOKEN or None)
+        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.METRICS_TOKEN):
+            redaction.add_secret(secret)
         for database in settings.DATABASES.values():
-            redaction.add_secret(database.get("PASSWORD") or None)
+            redaction.add_secret(database.get("PASSWORD"))
+            redaction.add_secret(str(database.get("OPTIONS", {}).get("password", "")))
+        for cache in settings.CACHES.values():
+            for password in _passwords_in(cache.get("LOCATION")):
+                redaction.add_secret(password)
+
+
+def _passwords_in(address: object) -> list[str]:
+    """Return the passwords in an address of Redis."""
+    if not isinstance(address, str):
+        return []
+    parts = urlsplit(address)
+    return [unquote(parts.password or ""), *parse_qs(parts.query).get("password", ())]
