@@ -19,7 +19,7 @@ PRODUCTION = {
     "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
     "DJANGO_ALLOWED_HOSTS": "example.org",
     "DATABASE_URL": "postgres://user:password@database/halting",
-    "REDIS_URL": "redis://redis:6379/0",
+    "REDIS_URL": "redis://:password@redis:6379/0",
 }
 
 

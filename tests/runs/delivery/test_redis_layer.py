@@ -79,7 +79,7 @@ def test_what_failed_at_once_is_tried_again_and_then_all_is_as_before(layer: Lay
 
 
 def test_a_redis_that_refuses_is_said_at_once() -> None:
-    layer = RedisLayer({"address": "redis://127.0.0.1:1/0", "socket_timeout": 0.5}, "test")
+    layer = RedisLayer({"address": "redis://127.0.0.1:1/0", "socket_timeout": 0.5}, "test", ["key"])
     with pytest.raises(RedisError):
         layer.group_send_now("group", {"type": "x"})
 
