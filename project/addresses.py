@@ -111,7 +111,7 @@ def check_host_pattern(host: str) -> None:
         pass
     raise ValueError(
         "names or addresses, separated by commas: halting.example.org, .example.org for all below "
-        "it, 10.1.2.3, [::1], or *; without http://, port or path, and with xn-- instead of letters "
+        "it, 10.1.2.3, [::1], or *; without http://, port or path, and with xn-- for letters "
         "outside a-z"
     )
 

@@ -1,0 +1,1 @@
+from tests.support.running import *  # noqa: F403
