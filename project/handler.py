@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -111,6 +112,25 @@ class Handler(ASGIHandler):
             detail = "The request's body did not arrive in time. Nothing was changed; try again."
             await self._refuse(send, 408, "request_timeout", detail)
 
+    async def read_body(self, receive: _Receive) -> Any:
+        # Django closes its file only if the client leaves.
+        refused: _BodyRefused | None = None
+
+        async def receive_or_leave() -> _Message:
+            nonlocal refused
+            try:
+                return await receive()
+            except _BodyRefused as error:
+                refused = error
+                return {"type": "http.disconnect"}
+
+        try:
+            return await super().read_body(receive_or_leave)
+        except RequestAborted:
+            if refused is not None:
+                raise refused from None
+            raise
+
     async def _refuse(self, send: Any, status: int, code: str, detail: str) -> None:
         refusal = JsonResponse({"code": code, "detail": detail}, status=status)
         refusal.headers["Connection"] = "close"
@@ -130,12 +150,16 @@ class ProbeHandler(Handler):
     request_class = _ProbeRequest
 
 
-class _BodyTooLarge(Exception):
+class _BodyRefused(Exception):
     """Raised where Django reads the body, so before it has started to answer."""
 
 
-class _BodyTooSlow(Exception):
-    """Raised likewise."""
+class _BodyTooLarge(_BodyRefused):
+    pass
+
+
+class _BodyTooSlow(_BodyRefused):
+    pass
 
 
 def _patient(receive: _Receive) -> _Receive:
