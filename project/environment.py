@@ -36,9 +36,16 @@ class Environment:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
+        self._names: set[str] = set()
+
+    def unknown(self, *prefixes: str) -> list[str]:
+        """Return the variables with these prefixes that were not read: most likely misspelled."""
+        given = (name for name, value in self._variables.items() if value.strip())
+        return sorted(n for n in given if n.startswith(prefixes) and n not in self._names)
 
     def text(self, name: str, default: str = "") -> str:
         """Read a string, without the white space around it."""
+        self._names.add(name)
         value = self._variables.get(name, "").strip()
         if _CONTROLS.search(value):
             raise _wrong(name, None, "one line of text, without control characters")

@@ -92,6 +92,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- Data ---------------------------------------------------------------------------------------
 
 _lease_seconds = _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=1, at_most=24 * 60 * 60)
+_pool_size = _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10, at_most=10_000)
 
 _database = _env.database("DATABASE_URL") or {
     "ENGINE": "django.db.backends.sqlite3",
@@ -124,7 +125,7 @@ else:
         "pool": {
             "min_size": 1,
             # A worker's threads alone hold eight.
-            "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10, at_most=10_000),
+            "max_size": _pool_size,
             # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
             # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
             # note_failure() makes it try again at once.
@@ -298,6 +299,9 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
+
+# runs/checks.py names them. (All settings of these prefixes are read above.)
+UNKNOWN_VARIABLES = _env.unknown("RUNS_", "AGENTS_HTTP_")
 
 # --- Logging: one line each, no prompts, no secrets ---------------------------------------------
 

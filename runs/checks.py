@@ -12,8 +12,9 @@
     runs.W006  the password of Redis travels without TLS to a host elsewhere (--deploy)
     runs.W007  the database role is a superuser (--deploy --database default)
     runs.W008  web processes without a worker, and no Redis
+    runs.W009  an environment variable that looks like a setting, and is none
 
-All but the last but one read settings only: checks run before the database exists.
+All but W007 read settings only: checks run before the database exists.
 """
 
 from __future__ import annotations
@@ -42,13 +43,21 @@ _SENSIBLE_LEASE_SECONDS = 3
 @register()
 def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     """Check ``settings.RUNS``."""
-    unknown = [
+    unknown: list[CheckMessage] = [
         Error(
             f"RUNS has {name!r}, which is no option.",
             hint="runs/conf.py lists the options.",
             id="runs.E001",
         )
         for name in unknown_names(getattr(settings, "RUNS", {}))
+    ]
+    unknown += [
+        Caution(
+            f"The environment has {name}, and no setting has that name.",
+            hint="README.md lists the settings.",
+            id="runs.W009",
+        )
+        for name in getattr(settings, "UNKNOWN_VARIABLES", ())
     ]
     options = conf()
     return [*unknown, *(list(_wrong_values(options)) or _unwise_values(options))]

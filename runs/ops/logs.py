@@ -118,9 +118,9 @@ class PlainLines(logging.Formatter):
         super().__init__("{asctime} {levelname} {name} {message}", style="{")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = _on_one_line(redact(super().formatMessage(record)))
+        line = redact(super().formatMessage(record))
         run = getattr(record, "run", None)
-        return line if run is None or run in line else f"{line} [run {run}]"
+        return _on_one_line(line if run is None or run in line else f"{line} [run {run}]")
 
     def formatException(self, ei: Any) -> str:
         return _indented(_without_quotes(super().formatException(ei), ei[1]))

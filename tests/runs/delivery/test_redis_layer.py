@@ -100,6 +100,32 @@ async def test_a_thread_s_message_arrives_as_a_coroutine_s_does() -> None:
         assert await layer.receive(channel) == message
 
 
+@pytest.mark.redis
+async def test_processes_with_the_old_and_the_new_key_understand_each_other() -> None:
+    host = settings.CHANNEL_LAYERS["default"]["CONFIG"]["host"]
+    old = RedisLayer(host, "rotation", ["old"])
+    new = RedisLayer(host, "rotation", ["old", "new"])
+    for sender, receiver in ((old, new), (new, old)):
+        channel = await receiver.new_channel()
+        await receiver.group_add("group", channel)
+        await asyncio.to_thread(sender.group_send_now, "group", {"type": "x"})
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await receiver.receive(channel) == {"type": "x"}
+
+
+@pytest.mark.redis
+async def test_what_is_no_message_is_skipped() -> None:
+    layer = get_channel_layer()
+    assert isinstance(layer, RedisLayer)
+    channel = await layer.new_channel()
+    await layer.group_add("test.skip", channel)
+    for junk in (b"junk", layer.serialize([1]), layer.serialize("x")):
+        layer._redis.publish(f"{layer._prefix}__group__test.skip", junk)
+    await layer.group_send("test.skip", {"type": "last"})
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await layer.receive(channel) == {"type": "last"}
+
+
 def _until_failing(is_failing: bool = True) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while relay.outbox.is_failing is not is_failing:
