@@ -158,7 +158,7 @@ def test_each_wrong_value_stops_the_start_by_the_name_of_its_variable() -> None:
 
 
 def test_a_weak_key_stops_the_process_before_it_serves_anything() -> None:
-    for command in ("runserver", "runworker", "check", "migrate"):
+    for command in ("runserver", "check"):
         done = _run("manage.py", command, **{**PRODUCTION, "DJANGO_SECRET_KEY": "a"})
         assert done.returncode == 1
         (line,) = done.stderr.strip().splitlines()
