@@ -38,7 +38,7 @@ class Environment:
         self._variables = variables
         self._names: set[str] = set()
 
-    def unknown(self, *prefixes: str) -> list[str]:
+    def unknown(self, *, prefixes: tuple[str, ...]) -> list[str]:
         """Return the variables with these prefixes that were not read: most likely misspelled."""
         given = (name for name, value in self._variables.items() if value.strip())
         return sorted(n for n in given if n.startswith(prefixes) and n not in self._names)

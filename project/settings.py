@@ -301,7 +301,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # runs/checks.py names them. (All settings of these prefixes are read above.)
-UNKNOWN_VARIABLES = _env.unknown("RUNS_", "AGENTS_HTTP_")
+UNKNOWN_VARIABLES = _env.unknown(prefixes=("RUNS_", "AGENTS_HTTP_"))
 
 # --- Logging: one line each, no prompts, no secrets ---------------------------------------------
 
