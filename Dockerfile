@@ -1,5 +1,9 @@
 # One image for web processes, workers and `migrate`: the command makes the difference.
-FROM python:3.13-slim
+# A tag moves. To build from the same image each time, name it with its digest:
+#   docker buildx imagetools inspect python:3.13-slim
+#   docker build --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:... .
+ARG PYTHON_IMAGE=python:3.13-slim
+FROM ${PYTHON_IMAGE}
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -10,7 +14,7 @@ RUN useradd --uid 10001 --no-create-home halting
 WORKDIR /opt/halting
 
 COPY requirements.txt .
-RUN pip install -r requirements.txt
+RUN pip install --require-hashes -r requirements.txt
 
 COPY manage.py ./
 COPY agents agents

@@ -24,7 +24,7 @@ help:
 	@echo "make format  put the code into shape"
 	@echo "make bench   measure"
 	@echo "make venv    only make .venv, with what development needs"
-	@echo "make lock    pin the newest versions of requirements*.in (needs uv)"
+	@echo "make lock    pin the newest versions of requirements*.in, with hashes (needs uv)"
 	@echo "make clean   remove .venv"
 
 run: export DJANGO_DEBUG = 1
@@ -62,8 +62,8 @@ bench: $(DEV_STAMP)
 	@exec $(PY) -m bench $(ARGS)
 
 lock:
-	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --upgrade requirements.in -o requirements.txt
-	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --upgrade requirements-dev.in -o requirements-dev.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements.in -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-dev.in -o requirements-dev.txt
 
 clean:
 	rm -rf .venv
@@ -84,12 +84,12 @@ endef
 $(RUN_STAMP): requirements.txt
 	$(make_venv)
 	@echo "Installing requirements.txt into .venv ..."
-	@$(PY) -m pip install -qq -r requirements.txt
+	@$(PY) -m pip install -qq --require-hashes -r requirements.txt
 	@touch $(RUN_STAMP)
 
 # requirements-dev.txt has the pins of requirements.txt, too, so it satisfies both.
 $(DEV_STAMP): requirements-dev.txt requirements.txt
 	$(make_venv)
 	@echo "Installing requirements-dev.txt into .venv ..."
-	@$(PY) -m pip install -qq -r requirements-dev.txt
+	@$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt
 	@touch $(RUN_STAMP) $(DEV_STAMP)

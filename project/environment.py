@@ -9,50 +9,72 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
-import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.tools.llm.options import address_problem
+from project import addresses
+from project.keys import weakness_of
 
 __all__ = ["Environment"]
 
 T = TypeVar("T")
+_Number = TypeVar("_Number", int, float)
 
-_RATE = re.compile(r"(?P<count>\d+)\s*/\s*(?P<period>s|sec|second|m|min|minute|h|hour|d|day)")
+_RATE = re.compile(r"(?P<count>[0-9]+)\s*/\s*(?P<period>s|sec|second|m|min|minute|h|hour|d|day)")
+_HIGHEST_RATE = 1_000_000  # the cache has a number for each request
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Environment:
     """Reads environment variables as values of a type.
 
-    Each method raises ImproperlyConfigured for a value that it can't read. The message names the
-    variable and the accepted values, and never repeats a value that may hold a password.
+    Each method raises ImproperlyConfigured for a value that it can't read, or that could not work.
+    The message names the variable and the accepted values, and never repeats a value that may hold
+    a password.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
+        self._names: set[str] = set()
+
+    def unknown(self, *, prefixes: tuple[str, ...]) -> list[str]:
+        """Return the variables with these prefixes that were not read: most likely misspelled."""
+        given = (name for name, value in self._variables.items() if value.strip())
+        return sorted(n for n in given if n.startswith(prefixes) and n not in self._names)
 
     def text(self, name: str, default: str = "") -> str:
         """Read a string, without the white space around it."""
-        return self._variables.get(name, "").strip() or default
+        self._names.add(name)
+        value = self._variables.get(name, "").strip()
+        if _CONTROLS.search(value):
+            raise _wrong(name, None, "one line of text, without control characters")
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'`":
+            # Docker's --env-file and systemd's `Environment=` in some places keep them.
+            raise _wrong(name, None, "the value without quotation marks around it")
+        return value or default
 
     def switch(self, name: str, *, default: bool) -> bool:
         """Read a switch: 1/0, true/false, yes/no, on/off, in any case."""
         accepted = "1 or 0, true or false, yes or no, on or off"
         return self._parse(name, bool, default, accepted)
 
-    def whole_number(self, name: str, default: int, *, at_least: int) -> int:
+    def whole_number(
+        self, name: str, default: int, *, at_least: int, at_most: int | None = None
+    ) -> int:
         """Read an integer."""
         accepted = f"a whole number of at least {at_least}"
-        return self._parse(name, Annotated[int, Field(ge=at_least)], default, accepted)
+        found = self._parse(name, Annotated[int, Field(ge=at_least)], default, accepted)
+        return _limited(name, found, at_most)
 
-    def seconds(self, name: str, default: float, *, at_least: float) -> float:
+    def seconds(
+        self, name: str, default: float, *, at_least: float, at_most: float | None = None
+    ) -> float:
         """Read a duration in seconds, which may be a fraction."""
         accepted = f"a number of seconds, at least {at_least:g}"
         type_ = Annotated[float, Field(ge=at_least, allow_inf_nan=False)]
-        return self._parse(name, type_, default, accepted)
+        return _limited(name, self._parse(name, type_, default, accepted), at_most)
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
         """Read one of ``choices``, in any case; the first one is the default."""
@@ -71,10 +93,11 @@ class Environment:
         if value == "0":
             return None
         match = _RATE.fullmatch(value)
-        if match is None:
-            raise _wrong(
-                name, value, "a count per second, min, hour or day as in 600/min; 0 is off"
+        if match is None or len(match["count"]) > 9 or int(match["count"]) > _HIGHEST_RATE:
+            accepted = (
+                "a count per second, min, hour or day as in 600/min, up to a million; 0 is off"
             )
+            raise _wrong(name, value, accepted)
         if int(match["count"]) == 0:
             return None
         return f"{match['count']}/{match['period']}"
@@ -96,29 +119,72 @@ class Environment:
 
     def redis_url(self, name: str) -> str:
         """Read a Redis address."""
-        value = self.text(name)
-        parts = _split(value)
-        if value and not (parts and parts.scheme in {"redis", "rediss", "unix"}):
-            raise _wrong(name, None, "redis://, rediss:// or unix:// and where Redis is")
-        return value
+        return self._read(name, addresses.parse_redis, "")
 
     def database(self, name: str) -> dict[str, Any] | None:
         """Read a database address as an entry of DATABASES; None when there is none."""
-        value = self.text(name)
-        if not value:
-            return None
-        expected = "postgres://user:password@host:port/name or sqlite:////path/to/file"
-        if value.partition(":")[0] not in {"postgres", "postgresql", "sqlite"}:
-            raise _wrong(name, None, expected)
+        return self._read(name, addresses.parse_database, None)
+
+    def host_patterns(self, name: str) -> list[str]:
+        """Read entries of ALLOWED_HOSTS."""
+        return self._checked_words(name, addresses.check_host_pattern)
+
+    def proxies(self, name: str, default: Sequence[str]) -> list[str]:
+        """Read addresses and networks of proxies, or ``*`` for all."""
+        if self.words(name) == ["*"]:
+            return ["*"]
+        return self._checked_words(name, addresses.check_proxy) or list(default)
+
+    def listening(self, name: str, default: str) -> str:
+        """Read where a process listens."""
+        value = self.text(name, default)
         try:
-            database: dict[str, Any] = {**dj_database_url.parse(value)}
-        except ValueError:
-            # `from None`: the cause would repeat the address, which holds the password.
-            raise _wrong(name, None, f"{expected}, with special signs percent-encoded") from None
-        if database["NAME"] in {"", ":memory:"}:
-            # Each thread, the worker's included, would see an empty database of its own.
-            raise _wrong(name, None, f"{expected}; it must name a database, and not :memory:")
-        return database
+            addresses.check_listening(value)
+        except ValueError as error:
+            raise _wrong(name, value, str(error)) from None
+        return value
+
+    def header_token(self, name: str) -> str:
+        """Read a text that a client sends in a header."""
+        value = self.text(name)
+        if not value.isascii():
+            raise _wrong(name, None, "a text of ASCII letters, digits and signs")
+        return value
+
+    def secret_key(self, name: str, *, is_any_accepted: bool) -> str:
+        """Read a secret key; empty when there is none."""
+        value = self.text(name)
+        if value and not is_any_accepted and (weakness := weakness_of(value)):
+            raise _wrong(name, None, f"a long random text; as it is, it can be guessed: {weakness}")
+        return value
+
+    def secret_keys(self, name: str, *, is_any_accepted: bool) -> list[str]:
+        """Read secret keys separated by commas."""
+        keys = self.words(name)
+        for key in keys:
+            if not is_any_accepted and (weakness := weakness_of(key)):
+                accepted = (
+                    f"former secret keys, separated by commas; one can be guessed: {weakness}"
+                )
+                raise _wrong(name, None, accepted)
+        return keys
+
+    def _checked_words(self, name: str, check: Callable[[str], None]) -> list[str]:
+        words = self.words(name)
+        for word in words:
+            try:
+                check(word)
+            except ValueError as error:
+                raise _wrong(name, word, str(error)) from None
+        return words
+
+    def _read(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        value = self.text(name)
+        try:
+            return parse(value) if value else default
+        except ValueError as error:
+            # `from None`: the cause could repeat the address, which may hold a password.
+            raise _wrong(name, None, str(error)) from None
 
     def _parse(self, name: str, type_: Any, default: T, accepted: str) -> T:
         value = self.text(name)
@@ -128,15 +194,12 @@ class Environment:
             raise _wrong(name, value, accepted) from None
 
 
-def _split(value: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port  # raises, too
-    except ValueError:
-        return None
-    return parts
+def _limited(name: str, value: _Number, at_most: float | None) -> _Number:
+    if at_most is not None and value > at_most:
+        raise _wrong(name, str(value), f"at most {at_most:,}")
+    return value
 
 
 def _wrong(name: str, value: str | None, accepted: str) -> ImproperlyConfigured:
-    shown = "" if value is None else f"={value!r}"
+    shown = "" if value is None else f"={value[:100]!r}"
     return ImproperlyConfigured(f"{name}{shown} is not understood. Accepted: {accepted}.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -25,6 +27,9 @@ _MARGIN_BYTES = 1024 * 1024
 # A client that is still sending when the connection closes often sees a reset instead of the
 # answer. So read and discard up to this many bytes first.
 _DISCARD_BYTES = 64 * 1024 * 1024
+# A body may take so long, and longer if it is large: a second more for so many bytes that came.
+_BODY_SECONDS = 20.0
+_LEAST_BYTES_PER_SECOND = 16 * 1024
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 
 
@@ -77,21 +82,33 @@ class Handler(ASGIHandler):
         super().load_middleware(is_async=False)
 
     async def handle(self, scope: Any, receive: _Receive, send: Any) -> None:
-        """Handle a request, unless its body is too large.
+        """Handle a request, unless its body is too large or comes too slowly.
 
-        Django writes a whole body to disk before a view starts, however long the body is.
+        Django writes a whole body to disk before a view starts, however long the body is, and
+        however long that takes. Until then the request has no thread.
         """
         limit = conf().max_input_bytes + _MARGIN_BYTES
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
         received = 0
+        is_whole = False
+        loop = asyncio.get_running_loop()
+        started = loop.time()
 
         async def counting_receive() -> _Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole
+            if is_whole:
+                return await receive()  # until the client leaves
+            due = started + _BODY_SECONDS + received / _LEAST_BYTES_PER_SECOND
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise _BodyTooSlow from None
             received += len(message.get("body", b""))
             if received > limit:
                 raise _BodyTooLarge
+            is_whole = not message.get("more_body", False)
             return message
 
         patient = (
@@ -106,9 +123,34 @@ class Handler(ASGIHandler):
             if received or b"expect" not in headers:
                 await _discard(receive)
             detail = f"The request's body is larger than {limit} bytes."
-            refusal = JsonResponse({"code": "input_too_large", "detail": detail}, status=413)
-            refusal.headers["Connection"] = "close"
-            await self.send_response(refusal, send)
+            await self._refuse(send, 413, "input_too_large", detail)
+        except _BodyTooSlow:
+            detail = "The request's body did not arrive in time. Nothing was changed; try again."
+            await self._refuse(send, 408, "request_timeout", detail)
+
+    async def read_body(self, receive: _Receive) -> Any:
+        # Django closes its file only if the client leaves.
+        refused: _BodyRefused | None = None
+
+        async def receive_or_leave() -> _Message:
+            nonlocal refused
+            try:
+                return await receive()
+            except _BodyRefused as error:
+                refused = error
+                return {"type": "http.disconnect"}
+
+        try:
+            return await super().read_body(receive_or_leave)
+        except RequestAborted:
+            if refused is not None:
+                raise refused from None
+            raise
+
+    async def _refuse(self, send: Any, status: int, code: str, detail: str) -> None:
+        refusal = JsonResponse({"code": code, "detail": detail}, status=status)
+        refusal.headers["Connection"] = "close"
+        await self.send_response(refusal, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self.get_response)(request)
@@ -124,8 +166,16 @@ class ProbeHandler(Handler):
     request_class = _ProbeRequest
 
 
-class _BodyTooLarge(Exception):
+class _BodyRefused(Exception):
     """Raised where Django reads the body, so before it has started to answer."""
+
+
+class _BodyTooLarge(_BodyRefused):
+    pass
+
+
+class _BodyTooSlow(_BodyRefused):
+    pass
 
 
 def _patient(receive: _Receive) -> _Receive:
@@ -151,10 +201,12 @@ def _patient(receive: _Receive) -> _Receive:
 
 async def _discard(receive: _Receive) -> None:
     discarded, more = 0, True
-    while more and discarded < _DISCARD_BYTES:
-        message = await receive()
-        discarded += len(message.get("body", b""))
-        more = message.get("more_body", False)  # a disconnect has none
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_BODY_SECONDS):
+            while more and discarded < _DISCARD_BYTES:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+                more = message.get("more_body", False)  # a disconnect has none
 
 
 async def _read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.tools.llm import options as llm_options
 from project.environment import Environment
+from project.keys import derived_key
 from runs.db import connecting
 from runs.processes import own_session_name
 
@@ -25,9 +26,13 @@ DEBUG = _env.switch("DJANGO_DEBUG", default=False)
 
 # Django's own check knows this prefix, so `check --deploy` names the default key. Outside debug
 # mode project/lifespan.py refuses to serve with it.
-SECRET_KEY = _env.text("DJANGO_SECRET_KEY", "django-insecure-not-secret: set DJANGO_SECRET_KEY")
+SECRET_KEY = _env.secret_key("DJANGO_SECRET_KEY", is_any_accepted=DEBUG) or (
+    "django-insecure-not-secret: set DJANGO_SECRET_KEY"
+)
+# Former keys, which still verify sessions and messages. The newest one comes first.
+SECRET_KEY_FALLBACKS = _env.secret_keys("DJANGO_SECRET_KEY_FALLBACKS", is_any_accepted=DEBUG)
 
-ALLOWED_HOSTS = _env.words("DJANGO_ALLOWED_HOSTS")
+ALLOWED_HOSTS = _env.host_patterns("DJANGO_ALLOWED_HOSTS")
 
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
@@ -87,6 +92,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Data ---------------------------------------------------------------------------------------
 
+_lease_seconds = _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=1, at_most=24 * 60 * 60)
+_pool_size = _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10, at_most=10_000)
+
 _database = _env.database("DATABASE_URL") or {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": BASE_DIR / "db.sqlite3",
@@ -112,13 +120,13 @@ else:
     # A process that freezes in the middle of a transaction keeps its locks. The workers that take
     # its runs would wait for them, and could not renew their own leases. So the server ends such a
     # session after a third of a lease.
-    _idle_seconds = max(1.0, _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0) / 3)
+    _idle_seconds = max(1.0, _lease_seconds / 3)
     _settings_of_sessions = f"-c idle_in_transaction_session_timeout={_idle_seconds * 1000:.0f}"
     _database["OPTIONS"] = {
         "pool": {
             "min_size": 1,
             # A worker's threads alone hold eight.
-            "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
+            "max_size": _pool_size,
             # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
             # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
             # note_failure() makes it try again at once.
@@ -145,21 +153,33 @@ CACHES: dict[str, Any]
 if _redis_url:
     # Requests need Redis for little, so a Redis that doesn't answer must not delay them.
     _patience = {"socket_connect_timeout": 0.5, "socket_timeout": 0.5}
+    # Processes understand each other while the secret key changes: those that have the new key use
+    # the old one until it is no longer a fallback.
+    _oldest_first = [SECRET_KEY, *SECRET_KEY_FALLBACKS][::-1]
+    # Two installations may share a Redis.
+    _redis_prefix = f"halting-{derived_key(_oldest_first[0], 'names in Redis')[:12]}"
     # Pub/sub rather than the list-based layer: it delivers in a third of the time, and has no
     # capacity beyond which it drops messages. It stores none, but messages here only save time: the
     # database is the truth.
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "runs.delivery.redis_layer.RedisLayer",
-            "CONFIG": {"host": {"address": _redis_url, **_patience}, "prefix": "halting"},
+            "CONFIG": {
+                "host": {"address": _redis_url, **_patience},
+                "prefix": _redis_prefix,
+                "symmetric_encryption_keys": [
+                    derived_key(key, "messages") for key in _oldest_first
+                ],
+            },
         }
     }
     CACHES = {
         "default": {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": _redis_url,
-            "KEY_PREFIX": "halting",
-            "OPTIONS": _patience,
+            "KEY_PREFIX": _redis_prefix,
+            # Django's own would be pickle.
+            "OPTIONS": {**_patience, "serializer": "project.cache_values.JsonValues"},
         }
     }
 else:
@@ -170,8 +190,8 @@ else:
 
 RUNS: dict[str, Any] = {
     "EMBEDDED_WORKER": _env.switch("RUNS_EMBEDDED_WORKER", default=True),
-    "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1),
-    "MAX_PER_OWNER": _env.whole_number("RUNS_MAX_PER_OWNER", 0, at_least=0),
+    "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1, at_most=1_000_000),
+    "MAX_PER_OWNER": _env.whole_number("RUNS_MAX_PER_OWNER", 0, at_least=0, at_most=1_000_000),
     "MAX_QUEUED_PER_OWNER": _env.whole_number("RUNS_MAX_QUEUED_PER_OWNER", 10_000, at_least=0),
     "MAX_STORED_BYTES_PER_OWNER": _env.whole_number(
         "RUNS_MAX_STORED_BYTES_PER_OWNER", 20 * 1024**3, at_least=0
@@ -182,10 +202,15 @@ RUNS: dict[str, Any] = {
     "KEEP_DAYS": _env.whole_number("RUNS_KEEP_DAYS", 0, at_least=0),
     "KEEP_LOGS_DAYS": _env.whole_number("RUNS_KEEP_LOGS_DAYS", 0, at_least=0),
     "QUEUE_SECONDS": _env.seconds("RUNS_QUEUE_SECONDS", 0, at_least=0),
-    "WORKER_LISTEN": _env.text("RUNS_WORKER_LISTEN", "127.0.0.1:0"),
-    "LEASE_SECONDS": _env.seconds("RUNS_LEASE_SECONDS", 15, at_least=0),
-    "DRAIN_SECONDS": _env.seconds("RUNS_DRAIN_SECONDS", 20, at_least=0),
-    "MAX_INPUT_BYTES": _env.whole_number("RUNS_MAX_INPUT_BYTES", 8 * 1024 * 1024, at_least=1),
+    "WORKER_LISTEN": _env.listening("RUNS_WORKER_LISTEN", "127.0.0.1:0"),
+    "LEASE_SECONDS": _lease_seconds,
+    "DRAIN_SECONDS": _env.seconds("RUNS_DRAIN_SECONDS", 20, at_least=0, at_most=7 * 24 * 60 * 60),
+    "MAX_INPUT_BYTES": _env.whole_number(
+        "RUNS_MAX_INPUT_BYTES",
+        8 * 1024 * 1024,
+        at_least=1,
+        at_most=256 * 1024 * 1024 - 1,  # of a jsonb in PostgreSQL
+    ),
     "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),
     "LLM": {
         "BASE_URL": _env.http_url("LLM_BASE_URL"),
@@ -198,16 +223,17 @@ RUNS: dict[str, Any] = {
 # --- For operators ------------------------------------------------------------------------------
 
 # A scraper of /metrics sends this. Without it there is no /metrics outside debug mode.
-METRICS_TOKEN = _env.text("METRICS_TOKEN")
+METRICS_TOKEN = _env.header_token("METRICS_TOKEN")
 
 # --- Security -----------------------------------------------------------------------------------
 
 # TLS and the redirect to it are the proxy's task. The proxy itself uses plain HTTP.
 SECURE_SSL_REDIRECT = _env.switch("DJANGO_SSL_REDIRECT", default=False)
 SECURE_REDIRECT_EXEMPT = [r"^health/"]
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-# The proxies whose X-Forwarded-For is believed; runs/ops/serving.py hands them to uvicorn.
-FORWARDED_ALLOW_IPS = _env.words("FORWARDED_ALLOW_IPS") or ["127.0.0.1", "::1"]
+# The proxies whose X-Forwarded-Proto and -For are believed; runs/ops/serving.py hands them to
+# uvicorn, which puts the scheme and the address into the request. Nothing else reads these headers:
+# SECURE_PROXY_SSL_HEADER would believe every client, and so would USE_X_FORWARDED_HOST.
+FORWARDED_ALLOW_IPS = _env.proxies("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
@@ -283,6 +309,9 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 
+# runs/checks.py names them. (All settings of these prefixes are read above.)
+UNKNOWN_VARIABLES = _env.unknown(prefixes=("RUNS_", "AGENTS_HTTP_"))
+
 # --- Logging: one line each, no prompts, no secrets ---------------------------------------------
 
 LOGGING = {
@@ -296,12 +325,13 @@ LOGGING = {
         "facts": {"()": "runs.ops.logs.Facts"},
         "seldom": {"()": "runs.ops.logs.Seldom"},
         "no_503": {"()": "runs.ops.logs.NotUnavailable"},
+        "bad_requests": {"()": "runs.ops.logs.BadRequests"},
     },
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": _env.choice("LOG_FORMAT", ("line", "json")),
-            "filters": ["facts"],
+            "filters": ["facts", "bad_requests"],
         },
     },
     "root": {"handlers": ["console"], "level": "INFO"},
@@ -312,8 +342,12 @@ LOGGING = {
         # Otherwise each request of an outage, and each probe of a drain, would log an error. The
         # code that answers 503 has logged the reason.
         "django.request": {"filters": ["no_503"]},
-        # In debug mode: six lines at each start and reload that repeat what runserver says.
-        "uvicorn.error": {"level": "WARNING" if DEBUG else "INFO"},
+        "uvicorn.error": {
+            # In debug mode: six lines at each start and reload that repeat what runserver says.
+            "level": "WARNING" if DEBUG else "INFO",
+            # Each client can cause "Invalid HTTP request received."
+            "filters": ["seldom"],
+        },
         # The proxy's log has a line for each request, probe and static file.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
         # At DEBUG these log whole requests, prompts included.
@@ -325,6 +359,7 @@ LOGGING = {
             name: {"filters": ["seldom"]}
             for name in (
                 *("channels_redis.pubsub", "project.errors"),
+                *("runs.delivery.redis_layer", "runs.web.feed.inbox"),
                 *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
                 *("runs.consumers", "runs.worker.recorder", "runs.worker.worker"),
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, unquote, urlsplit
+
 from django.apps import AppConfig
 from django.conf import settings
 from django.db.backends.signals import connection_created
@@ -32,11 +34,23 @@ class RunsConfig(AppConfig):
         connection_created.connect(note_connection)
         follow_connections()
         set_host(AgentConnections())
-        redaction.add_secret(settings.SECRET_KEY)
-        redaction.add_secret(settings.METRICS_TOKEN or None)
-        for database in settings.DATABASES.values():
-            redaction.add_secret(database.get("PASSWORD") or None)
         llm = conf().llm
         redaction.add_secret(llm.api_key)
         proxies.hide_secrets(llm.base_url)
         proxies.hide_secrets(llm.proxy_url)
+        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.METRICS_TOKEN):
+            redaction.add_secret(secret)
+        for database in settings.DATABASES.values():
+            redaction.add_secret(database.get("PASSWORD"))
+            redaction.add_secret(str(database.get("OPTIONS", {}).get("password", "")))
+        for cache in settings.CACHES.values():
+            for password in _passwords_in(cache.get("LOCATION")):
+                redaction.add_secret(password)
+
+
+def _passwords_in(address: object) -> list[str]:
+    """Return the passwords in an address of Redis."""
+    if not isinstance(address, str):
+        return []
+    parts = urlsplit(address)
+    return [unquote(parts.password or ""), *parse_qs(parts.query).get("password", ())]

@@ -9,26 +9,32 @@
     runs.W002  an API key travels over plain http to a host elsewhere
     runs.W003  ALLOWED_HOSTS lets every Host header through (--deploy)
     runs.W004  a real model endpoint, but no default model
+    runs.W005  Redis has no password (--deploy)
+    runs.W006  the password of Redis travels without TLS to a host elsewhere (--deploy)
+    runs.W007  the database role is a superuser (--deploy --database default)
+    runs.W008  web processes without a worker, and no Redis
+    runs.W009  an environment variable that looks like a setting, and is none
 
-They read settings only: checks run before the database exists.
+All but W007 read settings only: checks run before the database exists.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Caution
+from django.db import connections
 from pydantic import TypeAdapter, ValidationError
 
 from runs.conf import Options, conf, unknown_names
 
-__all__ = ["check_deployment", "check_options"]
+__all__ = ["check_database_role", "check_deployment", "check_options", "check_redis"]
 
 _Apps = Sequence[AppConfig] | None
 
@@ -38,13 +44,21 @@ _SENSIBLE_LEASE_SECONDS = 3
 @register()
 def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     """Check ``settings.RUNS``."""
-    unknown = [
+    unknown: list[CheckMessage] = [
         Error(
             f"RUNS has {name!r}, which is no option.",
             hint="runs/conf.py lists the options.",
             id="runs.E001",
         )
         for name in unknown_names(getattr(settings, "RUNS", {}))
+    ]
+    unknown += [
+        Caution(
+            f"The environment has {name}, and no setting has that name.",
+            hint="README.md lists the settings.",
+            id="runs.W009",
+        )
+        for name in getattr(settings, "UNKNOWN_VARIABLES", ())
     ]
     options = conf()
     return [*unknown, *(list(_wrong_values(options)) or _unwise_values(options))]
@@ -79,6 +93,65 @@ def _dangers() -> Iterator[CheckMessage]:
         )
 
 
+@register(Tags.security, deploy=True)
+def check_redis(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
+    """Check who else may write to the Redis that the processes use."""
+    return list(_dangers_of_redis(_redis_address()))
+
+
+def _redis_address() -> str:
+    """Return REDIS_URL, as the settings have it; empty without Redis."""
+    location = settings.CACHES["default"].get("LOCATION", "")
+    return location if isinstance(location, str) else ""
+
+
+def _dangers_of_redis(address: str) -> Iterator[CheckMessage]:
+    parts = urlsplit(address)
+    if parts.scheme not in {"redis", "rediss"}:  # a socket has the permissions of its file
+        return
+    given = parse_qs(parts.query)
+    if not parts.password and not given.get("password"):
+        yield Caution(
+            "Redis has no password: each program that reaches it can delay stops and starts, and "
+            "reset the limits on requests.",
+            hint="Give it one (requirepass, or an ACL), and put it into REDIS_URL: "
+            "redis://:password@host:port/0.",
+            id="runs.W005",
+        )
+    if parts.scheme == "redis" and _is_elsewhere(parts.hostname):
+        yield Caution(
+            "REDIS_URL leads to another network, without TLS: its password can be read on the way.",
+            hint="Use rediss://.",
+            id="runs.W006",
+        )
+
+
+@register(Tags.database, deploy=True)
+def check_database_role(
+    app_configs: _Apps, databases: Collection[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """Check the role of the database. Runs for ``check --deploy --database default`` only."""
+    found: list[CheckMessage] = []
+    for name in databases or ():
+        connection = connections[name]
+        if connection.vendor != "postgresql":
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+            row = cursor.fetchone()
+        if row and row[0]:
+            found.append(
+                Caution(
+                    "The role of DATABASE_URL is a superuser of PostgreSQL: it may run programs on "
+                    "the database's machine.",
+                    hint="Use a role that owns Halting's database and has no other rights "
+                    "(docs/deploying.md).",
+                    id="runs.W007",
+                )
+            )
+    return found
+
+
 def _wrong_values(options: Options) -> Iterator[CheckMessage]:
     for name, type_ in get_type_hints(Options, include_extras=True).items():
         try:
@@ -107,6 +180,13 @@ def _unwise_values(options: Options) -> Iterator[CheckMessage]:
             hint=f"Use at least {_SENSIBLE_LEASE_SECONDS}; the default is 15.",
             id="runs.W001",
         )
+    if not options.embedded_worker and not _redis_address():
+        yield Caution(
+            "RUNS_EMBEDDED_WORKER is off, and REDIS_URL is not set: starts, stops and feeds wait "
+            "until workers and pages poll, up to a second.",
+            hint="Set REDIS_URL for all processes.",
+            id="runs.W008",
+        )
     llm = options.llm
     if llm.api_key and _is_plain_http_elsewhere(llm.base_url):
         yield Caution(
@@ -125,12 +205,17 @@ def _unwise_values(options: Options) -> Iterator[CheckMessage]:
 
 def _is_plain_http_elsewhere(url: str) -> bool:
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
+    return parts.scheme == "http" and _is_elsewhere(parts.hostname)
+
+
+def _is_elsewhere(host: str | None) -> bool:
+    """Tell whether a host is in another network, as far as its name or address says."""
+    if not host:
         return False
     try:
-        address = ipaddress.ip_address(parts.hostname)
+        address = ipaddress.ip_address(host)
     except ValueError:
         # A name without a dot is near: localhost, or a container of the same project.
         private_names = (".localhost", ".local", ".internal")
-        return "." in parts.hostname and not parts.hostname.endswith(private_names)
+        return "." in host and not host.endswith(private_names)
     return not (address.is_private or address.is_loopback or address.is_link_local)

@@ -18,8 +18,17 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import get_channel_layer
 
-from runs.delivery import feeds, notify, relay
-from runs.delivery.messages import FeedAsk, FeedWatch, RunEnded, RunStart, RunStop, RunWake
+from runs.delivery import feeds, messages, notify, relay
+from runs.delivery.messages import (
+    FeedAsk,
+    FeedWatch,
+    InvalidMessage,
+    Message,
+    RunEnded,
+    RunStart,
+    RunStop,
+    RunWake,
+)
 from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.stop_message import StopDelivery
 from runs.web import sockets
@@ -90,22 +99,27 @@ class AgentConsumer(AsyncConsumer):
         would also close old connections in the thread that all async code of Django shares; no
         handler here uses a connection.
         """
-        if message.get("type") == "run.start":
-            execution = asyncio.create_task(self._handle(message))
+        try:
+            known = messages.read(message)
+        except InvalidMessage as why:  # a message of another release, say; polling replaces it
+            logger.warning("a message %s can't be understood", why)
+            return
+        if known["type"] == "run.start":
+            execution = asyncio.create_task(self._handle(known))
             self._executions.add(execution)
             execution.add_done_callback(self._executions.discard)
         else:
-            await self._handle(message)
+            await self._handle(known)
 
-    async def _handle(self, message: dict[str, Any]) -> None:
-        type = message.get("type", "")
+    async def _handle(self, message: Message) -> None:
+        type = message["type"]
         if type not in _MESSAGES:
-            logger.warning("a message of an unknown type: %r", type)
-            return
+            return  # for feeds
         try:
             await getattr(self, type.replace(".", "_"))(message)
-        except Exception as error:  # a message of another release, say; polling replaces it
-            logger.warning("a message of type %r can't be understood (%r)", type, error)
+        except Exception as error:  # not its text, which may quote the message
+            name = error.__class__.__name__
+            logger.warning("a message of type %s can't be understood (%s)", type, name)
 
 
 _MESSAGES = frozenset({"run.start", "run.wake", "run.stop", "run.ended", "feed.watch"})

@@ -20,7 +20,15 @@ from agents.values.jsonable import clean
 from agents.values.redaction import redact
 from runs.processes import process_name
 
-__all__ = ["Facts", "JsonLines", "NotUnavailable", "PlainLines", "Seldom", "set_worker"]
+__all__ = [
+    "BadRequests",
+    "Facts",
+    "JsonLines",
+    "NotUnavailable",
+    "PlainLines",
+    "Seldom",
+    "set_worker",
+]
 
 SELDOM_SECONDS = 60.0
 _MOST_WORDS = 100  # remembered; there are few, unless a message holds numbers
@@ -82,19 +90,43 @@ class NotUnavailable(logging.Filter):
         return getattr(record, "status_code", None) != HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class BadRequests(logging.Filter):
+    """Takes the traceback out of what Django logs of a request that it refuses, and the Host.
+
+    Every client can cause such lines: a foreign Host, a body that is no form.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        status = getattr(record, "status_code", None)
+        is_of_django = record.name.startswith(("django.request", "django.security"))
+        if is_of_django and isinstance(status, int) and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            record.exc_info = record.exc_text = None
+        if record.name == "django.security.DisallowedHost":
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.args = "a request for a Host that DJANGO_ALLOWED_HOSTS has not", ()
+        return True
+
+
 class PlainLines(logging.Formatter):
-    """A line for people; the run is added unless the text names it already."""
+    """A line for people; the run is added unless the text names it already.
+
+    Text may come from a client or a model. So that it can't look like an entry of its own, control
+    characters are escaped, and the lines of a traceback after the first are indented.
+    """
 
     def __init__(self) -> None:
         super().__init__("{asctime} {levelname} {name} {message}", style="{")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
+        line = redact(super().formatMessage(record))
         run = getattr(record, "run", None)
-        return line if run is None or run in line else f"{line} [run {run}]"
+        return _on_one_line(line if run is None or run in line else f"{line} [run {run}]")
 
     def formatException(self, ei: Any) -> str:
-        return _without_quotes(super().formatException(ei), ei[1])
+        return _indented(_without_quotes(super().formatException(ei), ei[1]))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -121,6 +153,27 @@ class JsonLines(JsonFormatter):
         log_data["time"] = log_data["time"].isoformat()
         cleaned: dict[str, Any] = clean(log_data, max_string=None, redacting=True)
         return cleaned
+
+
+# C0 but the tab, DEL, C1; what ends a line elsewhere; what turns the direction of text.
+_CONTROLS = {
+    code: repr(chr(code))[1:-1]
+    for code in (
+        *(code for code in range(32) if code != ord("\t")),
+        *range(127, 160),
+        *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+    )
+}
+
+
+def _on_one_line(text: str) -> str:
+    """Escape what would end the line, or what a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
+def _indented(text: str) -> str:
+    """Keep the lines of a traceback, but let none of them look like an entry of the log."""
+    return "\n    ".join(_on_one_line(line) for line in text.split("\n"))
 
 
 def _without_quotes(text: str, error: BaseException | None) -> str:

@@ -23,6 +23,8 @@ import uvicorn
 from django.conf import settings
 from uvicorn.supervisors.watchfilesreload import WatchFilesReload
 
+from .http_protocol import HttpProtocol
+
 __all__ = ["DrainingServer", "ReloadingSupervisor", "configuration", "serve", "serve_reloaded"]
 
 logger = logging.getLogger(__name__)
@@ -120,6 +122,7 @@ def configuration(application: str, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         f"{module}:{name}",
         lifespan="on",
+        http=HttpProtocol,
         # settings.LOGGING configures it.
         log_config=None,
         server_header=False,

@@ -30,8 +30,6 @@ __all__ = ["Query", "Refused", "enter", "not_allowed", "refuse", "refuse_unknown
 
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_SCHEMES = ("http", "https", "ws", "wss")  # a proxy may have another one than we
-
 
 class Refused(Exception):
     """The handshake is answered with an HTTP error instead."""
@@ -90,7 +88,8 @@ async def enter(scope: Mapping[str, Any], run: uuid.UUID | None) -> Viewer:
     headers = {name.lower(): value for name, value in scope["headers"]}
     authorization = headers.get(b"authorization", b"").decode("latin-1")
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if origin and not _is_ours(origin, headers.get(b"host", b"").decode("latin-1")):
+    own = f"{_scheme(scope)}://{headers.get(b'host', b'').decode('latin-1')}"
+    if origin and not _is_ours(origin, own):
         raise Refused(403, "permission_denied", "Sockets are not open to other sites.")
     if authorization:
         kind, _, token = authorization.partition(" ")
@@ -145,15 +144,23 @@ def _session_key(cookies: str) -> str:
     return key if key.isalnum() else ""
 
 
-def _is_ours(origin: str, host: str) -> bool:
-    """Tell whether an Origin is this site: by its Host, or one that Django is told to trust."""
+def _scheme(scope: Mapping[str, Any]) -> str:
+    """Return the scheme of the site's pages: a trusted proxy's word, or this connection's own."""
+    return "https" if scope.get("scheme") in {"wss", "https"} else "http"
+
+
+def _is_ours(origin: str, own: str) -> bool:
+    """Tell whether an Origin is this site's ``own``, or one that Django is told to trust.
+
+    Scheme, host and port must be equal: what answers at http:// may be another program, or a person
+    in between.
+    """
     trusted = [origin.replace("://*.", "://.") for origin in settings.CSRF_TRUSTED_ORIGINS]
-    own = [f"{scheme}://{host}" for scheme in _SCHEMES]
     try:
         parts = urlsplit(origin)
         if OriginValidator(None, trusted).validate_origin(parts):
             return True
-        if not OriginValidator(None, own).validate_origin(parts):
+        if not OriginValidator(None, [own]).validate_origin(parts):
             return False
     except ValueError:
         return False

@@ -8,18 +8,22 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-_OURS = ("DJANGO_", "DATABASE_URL", "REDIS_URL", "LLM_", "RUNS_", "API_THROTTLE_RATE")
+_OURS = (
+    *("DJANGO_", "DATABASE_", "REDIS_URL", "LLM_", "RUNS_", "API_THROTTLE_RATE"),
+    *("METRICS_TOKEN", "LOG_FORMAT", "FORWARDED_ALLOW_IPS"),
+)
 
 PRODUCTION = {
     "DJANGO_SECRET_KEY": secrets.token_urlsafe(50),
     "DJANGO_ALLOWED_HOSTS": "example.org",
     "DATABASE_URL": "postgres://user:password@database/halting",
-    "REDIS_URL": "redis://redis:6379/0",
+    "REDIS_URL": "redis://:password@redis:6379/0",
 }
 
 
@@ -75,9 +79,9 @@ def test_a_bad_variable_is_one_line_and_no_traceback() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("LLM_API_KEY", "s3cret\nword", "has a control character inside, such as a line break"),
-        ("LLM_BASE_URL", "https://s3cret\n.example/v1", "has a control character inside"),
-        ("LLM_MODEL", "s3cret\rmodel", "has a control character inside"),
+        ("LLM_API_KEY", "s3cret\nword", "is not understood. Accepted: one line of text"),
+        ("LLM_BASE_URL", "https://s3cret\n.example/v1", "is not understood. Accepted: one line"),
+        ("LLM_MODEL", "s3cret\rmodel", "is not understood. Accepted: one line of text"),
         ("LLM_PROXY_URL", "socks5://user:s3cret@proxy:1080", "is a SOCKS proxy"),
     ],
 )
@@ -100,6 +104,121 @@ def test_blanks_around_a_value_are_no_part_of_it() -> None:
         "MODEL": "m",
         "PROXY_URL": "http://user:password@proxy:8080",
     }
+
+
+SECRET = "hunter2hunter2"
+#: Variable and value: each stops the start, by the variable's name. LLM_* are with their own tests.
+WRONG = [
+    *(("DJANGO_SECRET_KEY", value) for value in ("a", "a" * 50, "changeme" * 8, f'"{SECRET}"')),
+    *(
+        ("DJANGO_SECRET_KEY", value)
+        for value in (f"{SECRET}\n{SECRET * 5}", "django-insecure-" * 4)
+    ),
+    *(("DJANGO_SECRET_KEY_FALLBACKS", value) for value in ("old", f"{SECRET * 4},b", "'a'")),
+    *(("DJANGO_DEBUG", value) for value in ("maybe", "2", "-1", "1 1", "True,")),
+    *(("DJANGO_SSL_REDIRECT", value) for value in ("yes please", "https")),
+    *(
+        ("DJANGO_ALLOWED_HOSTS", value)
+        for value in ("https://a.org", "a.org:443", "a b", "*.a.org")
+    ),
+    *(("FORWARDED_ALLOW_IPS", value) for value in ("10.1.2.3/8", "nginx", "*,::1", "10.0.0.1:80")),
+    *(("DATABASE_URL", value) for value in ("postgresql+psycopg://u:p@h/n", "postgres:/n", "h")),
+    *(
+        ("DATABASE_URL", value)
+        for value in (f"mysql://u:{SECRET}@h/n", f"postgres://u:{SECRET}@h:x/n")
+    ),
+    *(
+        ("DATABASE_URL", value)
+        for value in (f"postgres://u:{SECRET}@h/n?sslmod=1", "sqlite:////no/x/y")
+    ),
+    *(("DATABASE_POOL_SIZE", value) for value in ("0", "-1", "9", "1e3", "99999999", "many")),
+    *(("REDIS_URL", value) for value in ("redis:/x", "redis://", "http://h", "redis://h/one")),
+    *(
+        ("REDIS_URL", value)
+        for value in (f"redis://:{SECRET}@h:6379:1", f"redis://:{SECRET}@h?x=1")
+    ),
+    *(("RUNS_EMBEDDED_WORKER", value) for value in ("none", "10")),
+    *(("RUNS_MAX_CONCURRENT", value) for value in ("0", "-1", "1.5", "1" + "0" * 20, "1k")),
+    *(("RUNS_MAX_PER_OWNER", value) for value in ("-1", "none", "1" + "0" * 20)),
+    *(("RUNS_KEEP_DAYS", value) for value in ("-1", "1.5", "forever")),
+    *(("RUNS_KEEP_LOGS_DAYS", value) for value in ("-1", "1.5", "forever")),
+    *(("RUNS_QUEUE_SECONDS", value) for value in ("-1", "nan", "inf", "1m")),
+    *(
+        ("RUNS_WORKER_LISTEN", value)
+        for value in ("here", "127.0.0.1", "1.2.3.4:99999", "http://h:1")
+    ),
+    *(("RUNS_LEASE_SECONDS", value) for value in ("0", "0.9", "-15", "nan", "1e9", "15s")),
+    *(("RUNS_DRAIN_SECONDS", value) for value in ("-1", "inf", "1e12", "20s")),
+    *(("RUNS_MAX_INPUT_BYTES", value) for value in ("0", "-1", "8MB", "1" + "0" * 20)),
+    *(
+        ("API_THROTTLE_RATE", value)
+        for value in ("-1/min", "many", "600", "600/year", "9" * 30 + "/s")
+    ),
+    *(("METRICS_TOKEN", value) for value in (f"{SECRET}\n", f"{SECRET}é", f'"{SECRET}"')),
+    *(("LOG_FORMAT", value) for value in ("xml", "line,json", '"json"')),
+]
+_TRY = """
+import json, os, runpy, sys
+from django.core.exceptions import ImproperlyConfigured
+for name, value in json.loads(sys.argv[1]):
+    os.environ[name] = value
+    try:
+        runpy.run_module("project.settings")
+        said = ""
+    except ImproperlyConfigured as error:
+        said = str(error)
+    del os.environ[name]
+    print(json.dumps([name, value, said]))
+"""
+
+
+def test_each_wrong_value_stops_the_start_by_the_name_of_its_variable() -> None:
+    """In one process: a start for each value would take a minute."""
+    done = _run("-c", _TRY, json.dumps(WRONG))
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == len(WRONG)
+    # A line break at the end of a value is no part of it.
+    accepted = [(name, value) for name, value, text in said if not text]
+    assert accepted == [("METRICS_TOKEN", f"{SECRET}\n")]
+    for name, value, text in said:
+        assert not text or text.startswith(name), (name, value, text)
+        assert "\n" not in text
+        assert SECRET not in text
+
+
+def test_a_weak_key_stops_the_process_before_it_serves_anything() -> None:
+    for command in ("runserver", "check"):
+        done = _run("manage.py", command, **{**PRODUCTION, "DJANGO_SECRET_KEY": "a"})
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("ImproperlyConfigured: DJANGO_SECRET_KEY is not understood.")
+    assert _settings("s.SECRET_KEY", DJANGO_DEBUG="1", DJANGO_SECRET_KEY="a") == "a"
+
+
+def test_a_variable_that_is_no_setting_is_named() -> None:
+    done = _run("manage.py", "check", DJANGO_DEBUG="1", RUNS_MAX_CONCURENT="3", RUNS_LEASE="")
+    assert "RUNS_MAX_CONCURENT" in done.stderr
+    assert "RUNS_LEASE" not in done.stderr
+
+
+def test_names_and_keys_in_redis_are_of_this_installation_and_outlive_a_change_of_key() -> None:
+    names = "[s.CHANNEL_LAYERS['default']['CONFIG'], s.CACHES['default']['KEY_PREFIX']]"
+    old, new = secrets.token_urlsafe(50), secrets.token_urlsafe(50)
+    redis = {"REDIS_URL": PRODUCTION["REDIS_URL"]}
+
+    def read(**environment: str) -> tuple[Any, list[str]]:
+        config, prefix = _settings(names, **redis, **environment)  # type: ignore[misc]
+        assert prefix == config["prefix"]
+        assert not any(key in str(config) for key in (old, new))
+        return prefix, config["symmetric_encryption_keys"]
+
+    before, (old_key,) = read(DJANGO_SECRET_KEY=old)
+    during, keys = read(DJANGO_SECRET_KEY=new, DJANGO_SECRET_KEY_FALLBACKS=old)
+    after, (new_key,) = read(DJANGO_SECRET_KEY=new)
+    # A process that has not been restarted yet uses the old key, under the old names.
+    assert before == during != after
+    assert keys == [old_key, new_key]
 
 
 def test_debug_is_off_unless_set() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connections
 
-from runs.checks import check_deployment, check_options
+from runs.checks import check_database_role, check_deployment, check_options, check_redis
 
 
 def _ids(options: dict[str, Any], settings: Any) -> list[str | None]:
@@ -91,3 +92,53 @@ def test_a_dangerous_deployment_is_reported(
     assert message.id == expected
     assert name in message.msg
     assert message.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("", []),
+        ("redis://:password@redis:6379/0", []),
+        ("redis://user:password@127.0.0.1", []),
+        ("redis://redis?password=password", []),
+        ("rediss://:password@redis.example.org", []),
+        ("unix:///run/redis.sock", []),
+        ("redis://127.0.0.1:6379/0", ["runs.W005"]),
+        ("rediss://redis.example.org", ["runs.W005"]),
+        ("redis://user:@redis", ["runs.W005"]),
+        ("redis://:password@redis.example.org", ["runs.W006"]),
+        ("redis://8.8.8.8", ["runs.W005", "runs.W006"]),
+    ],
+)
+def test_a_redis_that_others_may_use_or_overhear_is_reported(
+    address: str, expected: list[str], settings: Any
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": settings.CACHES["default"]["BACKEND"]}}
+    if address:
+        settings.CACHES["default"]["LOCATION"] = address
+    messages = check_redis(None)
+    assert [message.id for message in messages] == expected
+    assert all(message.hint and "password@" not in message.msg for message in messages)
+
+
+def test_workers_apart_without_a_way_to_them_are_reported(settings: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    assert _ids({"EMBEDDED_WORKER": False}, settings) == ["runs.W008"]
+    settings.CACHES["default"]["LOCATION"] = "redis://redis"
+    assert _ids({"EMBEDDED_WORKER": False}, settings) == []
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_a_superuser_as_role_of_the_database_is_reported() -> None:
+    """The role of the tests is one, or it could make no database."""
+    connection = connections["default"]
+    assert check_database_role(None) == [], "it asks the database only if it is told to"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        (is_superuser,) = cursor.fetchone()
+        found = [message.id for message in check_database_role(None, ["default"])]
+        assert found == (["runs.W007"] if is_superuser else [])
+        cursor.execute("CREATE ROLE halting_test_plain")
+        cursor.execute("SET LOCAL ROLE halting_test_plain")
+        assert check_database_role(None, ["default"]) == []

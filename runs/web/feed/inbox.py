@@ -18,8 +18,8 @@ from channels.layers import get_channel_layer
 
 from agents.trace import Event
 from agents.wire import CallOnWire
-from runs.delivery import local_runs, notify, relay
-from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch
+from runs.delivery import local_runs, messages, notify, relay
+from runs.delivery.messages import FeedText, FeedUpdates, FeedWatch, InvalidMessage, Message
 
 from .frames import to_json
 from .refresh import Refresher
@@ -123,28 +123,31 @@ class Inbox:
         await layer.group_add(relay.FEED_GROUP, channel)
         self._ask_for_all()  # nothing that was sent before has come
         while True:
-            message = await layer.receive(channel)
-            if message.get("from") != self._process:
+            received = await layer.receive(channel)
+            try:
+                message = messages.read(received)
+            except InvalidMessage as why:  # it is of another release, say
+                logger.warning("a message %s to the feed can't be understood", why)
+            else:
                 self._take(message)
 
-    def _take(self, message: Any) -> None:
-        try:
-            match message["type"]:
-                case "feed.updates":
-                    self._take_updates(message)
-                case "feed.text":
-                    self._take_text(message)
-                case "feed.ask":
-                    self._ask_for_all()
-        except Exception as error:  # it is of another release, say
-            logger.warning("a message to the feed can't be understood (%r)", error)
+    def _take(self, message: Message) -> None:
+        if message.get("from") == self._process:
+            return
+        match message["type"]:
+            case "feed.updates":
+                self._take_updates(message)
+            case "feed.text":
+                self._take_text(message)
+            case "feed.ask":
+                self._ask_for_all()
 
     def _take_updates(self, message: FeedUpdates) -> None:
-        for run in message.get("logs", ()):
+        for run in message["logs"]:
             tail = self._tails.get(run)
             if tail is not None:
                 self._refresher.run_is_stale(tail.id)
-        for run, root in message.get("changed", ()):
+        for run, root in message["changed"]:
             self._refresher.run_has_changed(uuid.UUID(run), uuid.UUID(root))
 
     # Streamed text.

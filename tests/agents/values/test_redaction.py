@@ -32,6 +32,36 @@ PEM = (
 GITHUB = "ghp_" + "a1B2" * 9
 
 
+ISSUED = [
+    *(
+        "npm_" + "a1B2" * 9,
+        "SG." + "a1B2" * 5 + "." + "c3D4" * 10,
+        "pypi-AgEIcHlwaS5vcmc" + "a1B2" * 9,
+    ),
+    *("gldt-" + "a1B2" * 5, "glrt-" + "a1B2" * 5, "xapp-1-A0-" + "a1B2" * 5, "gsk_" + "a1B2" * 13),
+    *(
+        "sk-ant-api03-" + "a1B2" * 9,
+        "sk-or-v1-" + "0a" * 32,
+        "xai-" + "a1B2" * 10,
+        "r8_" + "a1B2" * 9,
+    ),
+    *("GOCSPX-" + "a1B2" * 7, "ya29." + "a1B2" * 9, "hvs." + "a1B2" * 9, "dop_v1_" + "0a" * 32),
+    *(
+        "shpat_" + "0a" * 16,
+        "whsec_" + "a1B2" * 8,
+        "rubygems_" + "0a" * 24,
+        "dckr_pat_" + "a1B2" * 7,
+    ),
+    *(
+        "lsv2_pt_" + "0a" * 16 + "_0a1b2c3d4e",
+        "glsa_" + "a1B2" * 8 + "_0a1b2c3d",
+        "ntn_" + "a1B2" * 11,
+    ),
+    *("sntrys_eyJpYXQiOjE3" + "a1B2" * 9 + "=_" + "a1B2" * 5, "xoxe.xoxp-1-" + "a1B2" * 9),
+    *("nvapi-" + "a1B2" * 16, "tvly-dev-" + "a1B2" * 8, "AGE-SECRET-KEY-1" + "A1B2" * 14),
+]
+
+
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [
@@ -81,6 +111,36 @@ GITHUB = "ghp_" + "a1B2" * 9
         ("İ password=hunter2", "İ password=[redacted]"),
         ("password=12345678", "password=[redacted]"),
         ("token=123456789012", "token=[redacted]"),
+        # Made up, in the form that each issuer documents.
+        *((f"use {token} here", "use [redacted] here") for token in ISSUED),
+        (f"bot 110201543:AA{'Hdq1' * 8}x", "bot 110201543:[redacted]"),
+        (
+            f"https://api.telegram.org/bot123456:{'ABC-1' * 7}/send",
+            "https://api.telegram.org/bot123456:[redacted]/send",
+        ),
+        (f"MTA1{'x' * 22}.Gabc12.{'aB3_' * 9}", f"MTA1{'x' * 22}.[redacted]"),
+        (
+            "https://hooks.slack.com/services/T0/B0/abcdefghijkl",
+            "https://hooks.slack.com/services/[redacted]",
+        ),
+        (
+            "discord.com/api/webhooks/12345678/abcDEF123 ok",
+            "discord.com/api/webhooks/[redacted] ok",
+        ),
+        (f"s3?X-Amz-Signature={'0a' * 32}&x=1", "s3?X-Amz-Signature=[redacted]&x=1"),
+        ("s3?X-Amz-Security-Token=IQoJb3JpZ2&x=1", "s3?X-Amz-Security-Token=[redacted]&x=1"),
+        (f"gs?X-Goog-Signature={'0a' * 32}", "gs?X-Goog-Signature=[redacted]"),
+        ("cdn?Signature=nit5-abc~1def&Expires=1", "cdn?Signature=[redacted]&Expires=1"),
+        ("blob?sv=2022&sig=aB3%2Bcd4%2Fef5%3D&se=x", "blob?sv=2022&sig=[redacted]&se=x"),
+        ("fn?code=aB3cd4ef5aB3cd4ef5==", "fn?code=[redacted]"),
+        (f"https://{'0a' * 16}@o1.ingest.sentry.io/2", "https://[redacted]@o1.ingest.sentry.io/2"),
+        ("https://x-token-auth1234567890@h/r", "https://[redacted]@h/r"),
+        ("pw=hunter2, db_pw: abc", "pw=[redacted], db_pw: [redacted]"),
+        ('{"pw": "a b", "n": 1}', '{"pw": "[redacted]", "n": 1}'),
+        ("auth=abcdef123456 x", "auth=[redacted] x"),
+        ('"signature": "0a1b2c3d4e5f6a7b"', '"signature": "[redacted]"'),
+        ("AccountKey=aB3/cd4+ef5==;x", "AccountKey=[redacted];x"),
+        ("curl: Basic dXNlcjpwYXNzdzByZA==", "curl: Basic [redacted]"),
     ],
 )
 def test_secrets_go_and_their_names_stay(text: str, redacted: str) -> None:
@@ -104,6 +164,15 @@ def test_secrets_go_and_their_names_stay(text: str, redacted: str) -> None:
         "primary_key=5, key: value, monkey: banana, cookie: chocolate",
         "eyJ is how it begins, and AKIA too",
         "mailto:someone@example.org",
+        "upward: 5, design: signed, author: Ada, the auth is: required, auth: none, auth=True",
+        "Signature: John Smith; signature: (a, b) -> c; signature = inspect.signature(f)",
+        "npm_config_registry, npm_lifecycle_event_2, secret_santa_2024_list_of_everybody",
+        "a basic authentication, basic 2024 requirements, error code=404, code=E1234567890",
+        "at 2026-11-29 13:32:05: done; 192168:8080; 1.234.567,89; v1.22.333-rc.1",
+        "https://someone@example.org/path and ssh://git@github.com/a/b.git",
+        "https://docs.slack.com/services and /api/webhooks/ is where it is posted",
+        "sig: a figure, e.g. sig. 3; x.y.z; SG. is Singapore; hvs. and ya29.",
+        "PW=/home/user",
         "-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----",
     ],
 )
@@ -162,6 +231,8 @@ def test_secrets_can_be_forgotten() -> None:
         "session_id",
         "passwords",
         "password2",
+        *("pw", "db_pw", "dbPw", "signature", "X-Amz-Signature", "webhookSignature", "auth"),
+        *("basic_auth", "proxyAuth", "sig", "jwt", "sentry_dsn", "otp"),
         "x" * 1000 + "_token",
     ],
 )
@@ -185,6 +256,7 @@ def test_what_stands_under_a_telling_key_goes_whole(key: str, value: Any) -> Non
         "secretary",
         "primary_key",
         "cookie_policy",
+        *("upw", "author", "signatures", "design", "laptop", "signature_type", "auth_type"),
     ],
 )
 def test_what_stands_under_another_key_stays(key: str) -> None:
@@ -292,6 +364,21 @@ HOSTILE = [
     *("password", "password=", 'password="', "password='\"", 'password=\\"', 'password="\\'),
     *("password=)", "password= ", "password  ", "token:", "token[", "pass_", "key", "api_key=:"),
     *("api_key=[redacted]", "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "-----BEGIN A", "-"),
+    *(
+        "SG.",
+        "SG.a",
+        "hvs.a1",
+        "npm_",
+        "npm_a1",
+        "gsk_a",
+        "xai-a",
+        "1234567:",
+        "1234567:a",
+        "a.b",
+        "a.",
+    ),
+    *("x" * 24 + ".abc123.", "hooks.slack.com/services/", "/api/webhooks/1", "signature=", "sig=a"),
+    *("signature=a1", "?code=", "?code=a", "://a1", "basic a", "basic " + "a" * 50, "pw=", "auth="),
     *("a", "A", " ", "\\", '"', "'", "=", ":", "_", "é", "İ", "İpassword="),
 ]
 

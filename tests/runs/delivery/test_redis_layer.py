@@ -79,7 +79,7 @@ def test_what_failed_at_once_is_tried_again_and_then_all_is_as_before(layer: Lay
 
 
 def test_a_redis_that_refuses_is_said_at_once() -> None:
-    layer = RedisLayer({"address": "redis://127.0.0.1:1/0", "socket_timeout": 0.5}, "test")
+    layer = RedisLayer({"address": "redis://127.0.0.1:1/0", "socket_timeout": 0.5}, "test", ["key"])
     with pytest.raises(RedisError):
         layer.group_send_now("group", {"type": "x"})
 
@@ -98,6 +98,32 @@ async def test_a_thread_s_message_arrives_as_a_coroutine_s_does() -> None:
     await layer.group_send("test.group", message)
     async with asyncio.timeout(WAIT_SECONDS):
         assert await layer.receive(channel) == message
+
+
+@pytest.mark.redis
+async def test_processes_with_the_old_and_the_new_key_understand_each_other() -> None:
+    host = settings.CHANNEL_LAYERS["default"]["CONFIG"]["host"]
+    old = RedisLayer(host, "rotation", ["old"])
+    new = RedisLayer(host, "rotation", ["old", "new"])
+    for sender, receiver in ((old, new), (new, old)):
+        channel = await receiver.new_channel()
+        await receiver.group_add("group", channel)
+        await asyncio.to_thread(sender.group_send_now, "group", {"type": "x"})
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await receiver.receive(channel) == {"type": "x"}
+
+
+@pytest.mark.redis
+async def test_what_is_no_message_is_skipped() -> None:
+    layer = get_channel_layer()
+    assert isinstance(layer, RedisLayer)
+    channel = await layer.new_channel()
+    await layer.group_add("test.skip", channel)
+    for junk in (b"junk", layer.serialize([1]), layer.serialize("x")):
+        layer._redis.publish(f"{layer._prefix}__group__test.skip", junk)
+    await layer.group_send("test.skip", {"type": "last"})
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await layer.receive(channel) == {"type": "last"}
 
 
 def _until_failing(is_failing: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -88,7 +89,9 @@ class TestALine:
         assert "a patient of 41" not in said
         assert said.count("unsupported Unicode escape sequence") == 2
         assert "psycopg.DataError" in said
-        assert "LookupError: not stored\nat all" in said, "whole, if it is none of a database's"
+        assert re.search(r"LookupError: not stored\n *at all", said), (
+            "whole, if it is none of a database's"
+        )
 
     @pytest.mark.postgres
     def test_shows_nothing_of_a_row_that_was_refused(
@@ -102,6 +105,71 @@ class TestALine:
             logger.exception("it can't be written")
         assert "run_finished_at_iff_terminal" in written()
         assert "a patient of 41" not in written()
+
+
+FORGED = "2026-11-29 13:32:05,000 ERROR django.security a break-in"
+BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
+ESCAPES = [
+    "\x1b[2J",
+    "\x1b]0;title\x07",
+    "\x9b31m",
+    "\x08" * 9,
+    "\x7f",
+    "\x00",
+    "\u202e",
+    "\u2066",
+    "\u200f",
+]
+
+
+@pytest.mark.parametrize("evil", [*(f"{end}{FORGED}" for end in BREAKS), *ESCAPES], ids=ascii)
+class TestTextOfOthers:
+    """It makes no entry of its own, and commands no terminal."""
+
+    def test_in_a_message(self, evil: str, written: Callable[[], str]) -> None:
+        logger.warning("not found: %s", f"/{evil}")
+        logger.warning(f"not found: /{evil}")
+        self._check(written(), entries=2)
+
+    def test_in_an_error(self, evil: str, written: Callable[[], str]) -> None:
+        try:
+            try:
+                raise KeyError(evil)
+            except KeyError as error:
+                raise ValueError(f"it said {evil}") from error
+        except ValueError:
+            logger.exception("it failed")
+        self._check(written(), entries=1)
+
+    def test_in_the_name_of_a_run(self, evil: str, written: Callable[[], str]) -> None:
+        logger.warning("it is late", extra={"run": evil}, stack_info=True)
+        self._check(written(), entries=1)
+
+    def _check(self, text: str, *, entries: int) -> None:
+        assert text.endswith("\n")
+        # What a program or a person takes for a line: as Python has it, the widest notion.
+        lines = text.splitlines()
+        assert len([line for line in lines if re.match(r"\d{4}-|\{", line)]) == entries
+        assert not any(line.startswith(FORGED) for line in lines)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200f\u202e\u2066]", text)
+
+
+def test_a_tab_and_letters_of_all_languages_stay(written: Callable[[], str]) -> None:
+    logger.warning("a\tb é 漢字 שלום 🎉")
+    assert "é" in written() or "\\u00e9" in written()
+    if not written().startswith("{"):
+        assert "a\tb é 漢字 שלום 🎉" in written()
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 500, None])
+def test_only_failures_of_the_server_have_a_traceback(status: int | None) -> None:
+    filter = logs.BadRequests()
+    for name in ("django.request", "django.security.SuspiciousFileOperation", "runs.x"):
+        record = logging.LogRecord(name, logging.ERROR, "", 0, "x", (), (None, None, None))
+        record.status_code = status
+        assert filter.filter(record)
+        is_refusal = name != "runs.x" and status is not None and status < 500
+        assert (record.exc_info is None) == is_refusal
 
 
 def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

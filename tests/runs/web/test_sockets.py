@@ -71,6 +71,7 @@ class Socket(ApplicationCommunicator):
         session: str = "",
         origin: str = "",
         host: str = HOST,
+        scheme: str = "ws",
         can_answer: bool = True,
     ) -> None:
         path, _, query = path.partition("?")
@@ -82,6 +83,7 @@ class Socket(ApplicationCommunicator):
         }
         scope = {
             "type": "websocket",
+            "scheme": scheme,
             "path": path,
             "query_string": query.encode(),
             "headers": [(k.encode(), v.encode()) for k, v in given.items() if v],
@@ -181,19 +183,47 @@ class TestHandshake:
                 assert (answer["status"], answer["code"]) == (403, "permission_denied")
 
     @pytest.mark.parametrize(
-        ("host", "origin"),
+        ("host", "scheme", "origin"),
         [
-            (f"{HOST}:8000", f"http://{HOST}:8000"),
-            (HOST, f"https://{HOST}"),
-            (f"{HOST}:443", f"https://{HOST}"),
-            (HOST.upper(), OURS),
+            (f"{HOST}:8000", "ws", f"http://{HOST}:8000"),
+            (f"{HOST}:80", "ws", OURS),
+            (HOST, "wss", f"https://{HOST}"),
+            (f"{HOST}:443", "wss", f"https://{HOST}"),
+            (HOST, "wss", f"https://{HOST}:443"),
+            (f"{HOST}:8443", "wss", f"https://{HOST}:8443"),
+            (HOST.upper(), "ws", OURS),
         ],
     )
     async def test_from_our_own_page_is_let_in(
-        self, run: RunRecord, session: str, host: str, origin: str
+        self, run: RunRecord, session: str, host: str, scheme: str, origin: str
     ) -> None:
-        async with opened(f"/ws/runs/{run.pk}", session=session, host=host, origin=origin):
+        path = f"/ws/runs/{run.pk}"
+        async with opened(path, session=session, host=host, scheme=scheme, origin=origin):
             pass
+
+    @pytest.mark.parametrize(
+        ("host", "scheme", "origin"),
+        [
+            (HOST, "wss", OURS),
+            (HOST, "ws", f"https://{HOST}"),
+            (f"{HOST}:443", "ws", f"https://{HOST}"),
+            (f"{HOST}:8000", "ws", OURS),
+            (HOST, "wss", f"https://{HOST}:8443"),
+            (HOST, "wss", f"wss://{HOST}"),
+            (HOST, "wss", f"https://sub.{HOST}"),
+            (HOST, "wss", "null"),
+            (HOST, "wss", f"https://{HOST}:x"),
+            (HOST, "wss", HOST),
+            (HOST, "wss", f"//{HOST}"),
+        ],
+    )
+    async def test_from_another_scheme_host_or_port_is_refused(
+        self, run: RunRecord, session: str, token: str, host: str, scheme: str, origin: str
+    ) -> None:
+        for proof in ({"session": session}, {"token": token}):
+            path = f"/ws/runs/{run.pk}"
+            socket = Socket(path, host=host, scheme=scheme, origin=origin, **proof)
+            assert (await socket.open())["status"] == 403
 
     async def test_a_host_that_is_not_ours_is_none(self, run: RunRecord, session: str) -> None:
         """An attacker's name that resolves to us: its pages have it as Origin and as Host."""
