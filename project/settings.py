@@ -118,12 +118,10 @@ else:
             "min_size": 1,
             # A worker's threads alone hold eight.
             "max_size": _env.whole_number("DATABASE_POOL_SIZE", 20, at_least=10),
-            # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
-            # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
-            # note_failure() makes it try again at once.
             "timeout": connecting.PATIENCE_SECONDS,
-            "reconnect_timeout": 1,
+            "reconnect_timeout": connecting.RECONNECT_SECONDS,
             "reconnect_failed": connecting.note_failure,
+            "connection_class": connecting.pooled_connection_class(),
         },
         # A machine that vanished closes no connection: these (libpq's names) find out.
         "connect_timeout": 5,
@@ -317,7 +315,12 @@ LOGGING = {
             for name in (
                 *("channels_redis.pubsub", "psycopg.pool", "project.errors"),
                 *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
-                *("runs.consumers", "runs.worker.recorder", "runs.worker.worker"),
+                *(
+                    "runs.consumers",
+                    "runs.worker.recorder",
+                    "runs.worker.worker",
+                    "runs.worker.heartbeat",
+                ),
             )
         },
     },

@@ -13,6 +13,7 @@ from django.db import connection, reset_queries
 from runs import metrics
 from runs.actions import leases
 from runs.actions.finishing import Ended
+from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.queue.claims import QueueIsBusy
@@ -104,7 +105,8 @@ class ClaimLoop:
             except Exception as error:  # of any kind: the worker must survive it
                 report_failure("could not claim runs", error)
                 connection.close()
-                self._ending.wait(POLL_SECONDS)
+                self._ending.wait(RETRY_SECONDS)
+                self.wake()
             for on_end in awaited.values():
                 on_end(None)
         with self._work:

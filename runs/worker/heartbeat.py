@@ -18,6 +18,7 @@ from agents.cancellation import Lease, StopCause
 from runs import metrics
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
+from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
@@ -161,14 +162,19 @@ class Heartbeat:
         while not self._stopping.is_set():
             try:
                 is_more = self.beat()
+                pause = self._pause()
             except Exception as error:  # of any kind: the worker must survive it
                 report_failure("a heartbeat failed", error)
                 connection.close()
-                is_more = False
+                is_more, pause = False, RETRY_SECONDS
             reset_queries()
-            self._poll.wait(0 if is_more else POLL_SECONDS)
+            self._poll.wait(0 if is_more else pause)
             self._poll.clear()
         connection.close()
+
+    def _pause(self) -> float:
+        """Return how long to wait for the next beat: not beyond the next renewal."""
+        return min(POLL_SECONDS, max(0.0, self.next_renewal - time.monotonic()))
 
     def _fence_main(self) -> None:
         while not self._stopping.wait(FENCE_SECONDS):

@@ -24,6 +24,7 @@ from agents.wire import ErrorInfo
 from runs import metrics
 from runs.actions.finishing import Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
+from runs.db import connecting
 from runs.db.transactions import is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
@@ -36,7 +37,8 @@ MAX_AGE_SECONDS = 0.05
 STOP_SECONDS = 0.002
 MAX_COUNT = 500
 MAX_RUNS = 200  # runs in one transaction
-RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+RETRY_SECONDS = (0.05, 0.1, connecting.RETRY_SECONDS)
+MOST_TRIES_AT_THE_END = 20
 
 OnEnd = Callable[["Ended | None"], None]
 
@@ -263,7 +265,7 @@ class Recorder:
                     why = type(error).__name__
                     logger.warning("the log can't be written (%s), trying again", why)
                     time.sleep(pause)
-                    if self._closing and tries > 2 * len(RETRY_SECONDS):
+                    if self._closing and tries > MOST_TRIES_AT_THE_END:
                         return Recorded()
                     continue
                 if len(batch) > 1:  # find the run that can't be written
