@@ -21,7 +21,7 @@ from runs.db.statements import as_parameter, update_rows
 from .models import RunRecord
 from .status import TERMINAL, TRANSITIONS, Status
 
-__all__ = ["Change", "apply", "claim_one", "claim_queued", "note_progress"]
+__all__ = ["Change", "ProgressRow", "apply", "claim_one", "claim_queued", "note_progress"]
 
 _HELD = by_key("status = 'running' AND worker_id = %s AND attempt = %s")
 
@@ -57,10 +57,12 @@ def apply(changes: Sequence[Change]) -> int:
     return count
 
 
-def note_progress(
-    rows: Sequence[tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]],
-) -> int:
-    """Write fields of running runs: (run, (worker, attempt), fields); return the rows changed."""
+#: A running run, its claim as (worker, attempt), and fields to write.
+ProgressRow = tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]
+
+
+def note_progress(rows: Sequence[ProgressRow]) -> int:
+    """Write fields of running runs; return the rows changed."""
     alike: dict[tuple[str, ...], list[tuple[dict[str, Any], list[Any]]]] = {}
     for run, by, fields in rows:  # one statement writes the same columns in all its rows
         alike.setdefault(tuple(fields), []).append(

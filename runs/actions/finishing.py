@@ -11,9 +11,10 @@ was requested, and whether the run may be queued again.
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from django.utils import timezone
 
 from agents.runtime import Outcome
 from agents.trace import Event
+from agents.values import jsonable
 from agents.wire import ErrorInfo
 from runs import events, metrics, transitions
 from runs.delivery import notify
@@ -31,7 +33,11 @@ from runs.queue.deadlines import deadline
 from runs.status import Status
 from runs.transitions import Change
 
+from . import refusals
+from .refusals import Care
+
 __all__ = [
+    "USAGE",
     "Ended",
     "Ending",
     "Finish",
@@ -44,6 +50,9 @@ __all__ = [
     "with_active_children",
     "worker_lost",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +102,29 @@ class Finish:
 
 
 def finish(
-    finishes: Sequence[Finish], *, log: Sequence[Event] = (), is_published: bool = True
-) -> None:
+    finishes: Sequence[Finish],
+    *,
+    log: Sequence[Event] = (),
+    is_published: bool = True,
+    care: Care = Care.WHOLE,
+) -> tuple[list[Finish], list[Event]]:
     """Write endings of locked runs, in the caller's transaction; count them after the commit.
 
     ``log`` are events that come before the closing ones. With ``is_published`` the endings are
     published after the commit. The recorder publishes them itself, with a run's other updates.
+
+    If the database refuses a value, the caller's transaction fails; call this again with ``care``
+    in another one. Returns the endings, and ``log``, as they were written.
     """
+    if care is not Care.WHOLE:
+        finishes = [_without_refused(one, care) for one in finishes]
     written = transitions.apply([one.change for one in finishes])
     assert written == len(finishes), "the rows are locked, and their states were compared"
     last = [event for one in finishes for event in one.events]
-    events.append([*log, *last])
+    if care is Care.WHOLE:
+        events.append([*log, *last])
+    else:
+        log, last = refusals.append(log, care), refusals.append(last, care)
 
     def after_commit() -> None:
         for one in finishes:
@@ -113,6 +134,7 @@ def finish(
             notify.publish_changes([(one.record.pk, one.record.root_id) for one in finishes])
 
     transaction.on_commit(after_commit, robust=True)
+    return list(finishes), list(log)
 
 
 def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Finish:
@@ -123,10 +145,16 @@ def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Fin
     return _compose(record, Status.ERROR, fields | {"error": error})
 
 
-def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, Any]) -> Finish:
+def finish_reported(
+    record: RunRecord,
+    ending: Ending,
+    progress: Mapping[str, Any],
+    left_out: Collection[str] = (),
+) -> Finish:
     """End a locked running record as its worker reports it.
 
     ``progress`` are the other fields that the worker reports: ``last_seq``, usage, receipt.
+    ``left_out`` are the names of those that the database has refused before.
     """
     outcome = ending.outcome
     fields = dict(progress)
@@ -167,6 +195,7 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
         fields,
         stop_recorded=ending.stop_recorded,
         dropped=ending.events_dropped,
+        left_out=left_out,
     )
 
 
@@ -224,6 +253,7 @@ def _compose(
     *,
     stop_recorded: bool = True,
     dropped: int = 0,
+    left_out: Collection[str] = (),
 ) -> Finish:
     """Prepare a terminal status with ``fields`` and the events that close the log."""
     is_started = record.status == Status.RUNNING
@@ -243,10 +273,65 @@ def _compose(
         data["finished_first"] = bool(fields.get("stop_finished_first", False))
     if dropped:
         data["events_dropped"] = dropped
+    if left_out:
+        data[refusals.CODE] = sorted(left_out)
     log.append(events.system_event(record, seq, "agent_end", data))
     held_by = (record.worker_id, record.attempt) if is_started else None
     ended = Ended(record.pk, status, fields.get("result"), fields.get("error"))
     return Finish(record, ended, Change(record.pk, status, held_by, fields), log)
+
+
+#: JSON whose cleaned form says nearly as much. Not the result: a changed one is none.
+_MAY_BE_CLEANED = frozenset({"partial_result", "error", "stop_cleanup_error"})
+USAGE = frozenset({"llm_calls", "input_tokens", "output_tokens"})
+
+
+def _without_refused(one: Finish, care: Care) -> Finish:
+    """Return an ending without the values that the database refuses; its log names them.
+
+    A success whose result is refused becomes an error, with what can be kept of the result as the
+    partial result.
+    """
+    change = one.change
+    if change.to is Status.QUEUED:
+        return one  # all its values are our own
+    to, fields = change.to, dict(change.fields)
+    needed = {name: fields.pop(name) for name in ("last_seq", "finished_at")}
+    if to is Status.ERROR:
+        needed["error"] = _not_recorded({"error": "not tried"})
+
+    def write(fields: dict[str, Any]) -> None:
+        assert transitions.apply([replace(change, to=to, fields=fields)]) == 1
+
+    kept, refused = refusals.taken(fields, needed, write, care, may_be_cleaned=_MAY_BE_CLEANED)
+    if not refused:
+        return one
+    if USAGE & refused.keys():
+        kept["usage_estimated"] = True
+    if "result" in refused:
+        to = Status.ERROR
+        kept["error"] = _not_recorded(refused)
+        part = {**kept, "partial_result": jsonable.clean(fields["result"])}
+        if not refusals.is_refused(write, part, care):
+            kept = part
+    elif to is Status.ERROR and kept["error"] == needed["error"]:
+        kept["error"] = _not_recorded(refused)
+    *before, end = one.events
+    data = {**end.data, "status": to, "outcome": to, refusals.CODE: sorted(refused)}
+    if to is Status.ERROR:
+        data["error"] = kept["error"]
+    run = one.record.pk
+    logger.error("run %s: the database refused %s", run, ", ".join(refused), extra={"run": run})
+    ended = Ended(run, to, kept.get("result"), kept.get("error"))
+    change = replace(change, to=to, fields=kept)
+    return Finish(one.record, ended, change, [*before, replace(end, data=data)])
+
+
+def _not_recorded(refused: Mapping[str, str]) -> dict[str, Any]:
+    """Return the error of a run whose result, or error, the database refused."""
+    what = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    message = f"The database refused a part of what the run reported ({what})."
+    return {"code": refusals.CODE, "type": "DatabaseError", "message": message}
 
 
 def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:

@@ -21,6 +21,7 @@ from django.db import (
 __all__ = [
     "CONNECTION_ERRORS",
     "NothingWritten",
+    "breaks_connection",
     "in_transaction",
     "is_away",
     "patiently",
@@ -63,6 +64,14 @@ def is_away(error: BaseException) -> bool:
     if (code := getattr(error.__cause__, "sqlite_errorcode", None)) is not None:
         return code & 0xFF in _PASSING_IN_SQLITE  # the upper bits say more of the same
     return isinstance(error, CONNECTION_ERRORS)
+
+
+def breaks_connection(error: BaseException) -> bool:
+    """Tell whether an error came from a broken connection, and not from an answer."""
+    state = _sqlstate(error)
+    is_from_sqlite = hasattr(error.__cause__, "sqlite_errorcode")
+    is_broken = state.startswith("08") if state else not is_from_sqlite
+    return is_broken and isinstance(error, CONNECTION_ERRORS)
 
 
 def in_transaction(work: Callable[[], T]) -> T:
