@@ -54,6 +54,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MOST_RETURNED = 10  # claims of a run that may be over before it begins
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -64,6 +66,7 @@ class Ending:
     calls_started_after_acknowledgement: int
     events_dropped: int
     is_fenced: bool = False  # the worker could not renew its lease in time, and stopped the run
+    has_begun: bool = True  # the agent's code was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ def finish_reported(
             fields["stop_cleanup_error"] = _type_and_message(outcome.cleanup_error)
         case "interrupted" | "stopped":
             code = "worker_lost" if ending.is_fenced else "worker_shutdown"
+            if not ending.has_begun and _may_be_returned(record):
+                return _requeue(record, fields, code, has_begun=False)
             if _may_be_requeued(record):
                 return _requeue(record, fields, code)
             status = Status.ERROR
@@ -226,13 +231,15 @@ def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
 def finish_lost(record: RunRecord, *, code: str) -> Finish:
     """End, or requeue, a locked running record whose worker is lost.
 
-    ``stopped`` if a stop was requested. Otherwise its agent's options decide: queued again, or an
-    error with ``code``.
+    ``stopped`` if a stop was requested. Queued again if it has not begun. Otherwise its agent's
+    options decide: queued again, or an error with ``code``.
     """
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if record.stop_requested:
         recorded = events.has_stop_requested(record.pk)
         return _compose(record, Status.STOPPED, fields | {"error": None}, stop_recorded=recorded)
+    if record.is_only_claimed and _may_be_returned(record):
+        return _requeue(record, fields, code, has_begun=False)
     if _may_be_requeued(record):
         return _requeue(record, fields, code)
     fields["error"] = record.error or _lost_error(record, code)  # its worker may have written why
@@ -345,8 +352,24 @@ def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> dat
 
 
 def _may_be_requeued(record: RunRecord) -> bool:
-    if not record.requeue_on_loss or record.attempt >= record.max_attempts:
+    """Tell whether its agent allows another attempt."""
+    if not record.requeue_on_loss or record.attempts_begun >= record.max_attempts:
         return False
+    return _has_its_caller(record)
+
+
+def _may_be_returned(record: RunRecord) -> bool:
+    """Tell whether a run that has not begun may be queued again, whatever its agent declares.
+
+    Not for ever: it may be what ends its workers, as by an input that takes all their memory. Not a
+    called run either: its caller is lost with it.
+    """
+    is_from_the_queue = record.holds_slot or record.is_only_claimed
+    is_allowed = is_from_the_queue and record.returned_claims < MOST_RETURNED
+    return is_allowed and _has_its_caller(record)
+
+
+def _has_its_caller(record: RunRecord) -> bool:
     if record.parent_id is None:
         return True
     # When the caller runs again, it starts its children again.
@@ -354,15 +377,22 @@ def _may_be_requeued(record: RunRecord) -> bool:
     return callers.filter(worker__isnull=False, worker__lost_at=None).exists()
 
 
-def _requeue(record: RunRecord, fields: dict[str, Any], code: str) -> Finish:
+def _requeue(
+    record: RunRecord, fields: dict[str, Any], code: str, *, has_begun: bool = True
+) -> Finish:
     """Prepare to queue a run again. It keeps its turn, and so is one of the next to start."""
     seq = fields["last_seq"] + 1
-    message = (
-        f"requeued ({code}); attempt {record.attempt} of {record.max_attempts} is over, "
-        "another one starts afresh"
-    )
+    if has_begun:
+        message = (
+            f"requeued ({code}); attempt {record.attempts_begun} of {record.max_attempts} is over, "
+            "another one starts afresh"
+        )
+    else:
+        message = f"requeued ({code}); it had been claimed, and had not begun"
+        fields["returned_claims"] = record.returned_claims + 1
     event = events.system_event(record, seq, "log", {"level": "warning", "message": message})
     fields |= {"last_seq": seq, "worker": None, "in_flight": [], "started_at": None}
+    fields["is_only_claimed"] = False
     fields["queue_until"] = deadline(record.agent, timezone.now())
     fields |= {"partial_result": None, "error": None, "holds_slot": True}
     change = Change(record.pk, Status.QUEUED, (record.worker_id, record.attempt), fields)
@@ -376,7 +406,9 @@ def _lost_error(record: RunRecord, code: str, *, is_fenced: bool = False) -> dic
         "fenced": "Its worker could not renew its lease in time, and stopped the run.",
     }
     message = messages["fenced" if is_fenced else code]
-    if record.requeue_on_loss and record.attempt >= record.max_attempts:
+    if record.is_only_claimed:
+        message += f" It had not begun, and was claimed {record.attempt} times."
+    elif record.requeue_on_loss and record.attempts_begun >= record.max_attempts:
         code = "worker_lost"
         message += f" All {record.max_attempts} attempts are used up."
     return worker_lost(message, code)

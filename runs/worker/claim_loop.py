@@ -70,7 +70,7 @@ class ClaimLoop:
     def has_capacity(self) -> bool:
         """Whether it would claim a run now. From any thread."""
         is_free = self._executor.root_count < self.capacity.total
-        return is_free and not self._ending.is_set() and not self._heartbeat.is_fenced
+        return is_free and not self._ending.is_set() and not self._heartbeat.is_overdue
 
     def wake(self) -> None:
         """Poll the queue now. From any thread; never blocks."""
@@ -122,13 +122,14 @@ class ClaimLoop:
         """
         worker = self._heartbeat.id
         count = min(CLAIM_COUNT, self._capacity_left())
-        # A fenced worker claims nothing: no guard would let these runs make a call.
-        if count <= 0 or self._heartbeat.is_fenced:
+        # The claim itself compares the lease, too, by the database's clock.
+        if count <= 0 or self._heartbeat.is_overdue:
             return False
         allowed = limits()
         try:
             with metrics.CLAIM_SECONDS.time():
-                records = leases.claim(worker, count, allowed)
+                # While an agent blocks the loop, claimed runs wait: each begins by its own write.
+                records = leases.claim(worker, count, allowed, self._executor.is_prompt)
         except QueueIsBusy:
             self._ending.wait(random.uniform(*BUSY_SECONDS))  # noqa: S311
             return True

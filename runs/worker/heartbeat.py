@@ -46,6 +46,7 @@ class Heartbeat:
         self.is_draining = threading.Event()
         self.lease = Lease()
         self.next_renewal = 0.0
+        self._claims_until = 0.0
         self._lease_seconds = lease_seconds
         self._times = LeaseTimes(lease_seconds)
         self._capacity = capacity
@@ -71,6 +72,11 @@ class Heartbeat:
     def is_fenced(self) -> bool:
         """Whether its lease is over, or about to be: the worker has stopped its own runs then."""
         return self.lease.is_over
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a renewal is overdue, or the lease over: the worker should claim nothing."""
+        return self.lease.is_over or time.monotonic() >= self._claims_until
 
     def start(self) -> None:
         for thread in self._threads:
@@ -140,7 +146,12 @@ class Heartbeat:
             before = self.id
             local_runs.remove_worker(before)
             self.register(instead_of=before)
-        elif not self.lease.extend(started + self._times.own_seconds):
+        elif self.lease.extend(started + self._times.own_seconds):
+            was_overdue = self.is_overdue
+            self._claims_until = started + self._times.claim_within
+            if was_overdue:
+                local_runs.wake()
+        else:
             # Renewed too late, though no process declared the worker lost. Its runs are stopped all
             # the same, since the guard may have refused calls meanwhile.
             self.fence_if_late()
@@ -149,6 +160,7 @@ class Heartbeat:
     def start_lease(self, started: float) -> None:
         self.lease = Lease(started + self._times.own_seconds)
         self.next_renewal = started + self._times.renew_every
+        self._claims_until = started + self._times.claim_within
         local_runs.add_worker(self.id, self.lease)
 
     def fence_if_late(self) -> None:

@@ -257,6 +257,7 @@ class Recorder:
                 late,
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,
+                has_begun=guard is None or guard.has_begun,
             )
         return updates
 
