@@ -285,6 +285,7 @@ LOGGING = {
         "facts": {"()": "runs.ops.logs.Facts"},
         "seldom": {"()": "runs.ops.logs.Seldom"},
         "no_503": {"()": "runs.ops.logs.NotUnavailable"},
+        "answered_handshake": {"()": "runs.ops.logs.AnsweredHandshake"},
     },
     "handlers": {
         "console": {
@@ -302,7 +303,10 @@ LOGGING = {
         # code that answers 503 has logged the reason.
         "django.request": {"filters": ["no_503"]},
         # In debug mode: six lines at each start and reload that repeat what runserver says.
-        "uvicorn.error": {"level": "WARNING" if DEBUG else "INFO"},
+        "uvicorn.error": {
+            "level": "WARNING" if DEBUG else "INFO",
+            "filters": ["answered_handshake"],
+        },
         # The proxy's log has a line for each request, probe and static file.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
         # At DEBUG these log whole requests, prompts included.

@@ -87,6 +87,7 @@ def pooled_connection_class() -> type[Any]:
                     _purge()
                 raise
 
+    PooledConnection.__qualname__ = "PooledConnection"  # for the pool's log
     return PooledConnection
 
 
