@@ -12,13 +12,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from django.db import Error
+
 from agents.environment import ChildEnd
-from agents.exceptions import AgentError
+from agents.exceptions import AgentError, InvalidInput
 from agents.guard import Guard
+from agents.values.jsonable import error_text
 from runs.actions import starting
 from runs.actions.finishing import Ended, worker_lost
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import NothingWritten, patiently
+from runs.db.transactions import NothingWritten, is_away, patiently
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping
@@ -84,6 +87,11 @@ class AgentCaller:
             token.refuse(tool, name)
         except InputTooLarge as error:
             raise _TooLarge(str(error)) from error
+        except Error as error:
+            if is_away(error):
+                raise
+            why = error_text(error).partition("\n")[0]
+            raise InvalidInput(f"the database refused the input of {name!r}: {why}") from error
 
     async def _finish_insert(
         self, insert: Callable[[ActiveRun, str, object], T], *arguments: Any

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import connection
+from django.db import Error, connection
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from agents.cancellation import StopCause
+from agents.tools.data_store import InvalidEntry
+from agents.values.jsonable import error_text
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import in_transaction, patiently
+from runs.db.transactions import in_transaction, is_away, patiently
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost
 from runs.models import DataStoreEntry
@@ -33,7 +35,7 @@ class OwnerStore:
     """A ``DataStoreBackend`` for one claimed run of one owner.
 
     A write after the claim was lost changes nothing: it trips the run's token and raises
-    AgentStopped.
+    AgentStopped. A write that the database refuses raises InvalidEntry.
     """
 
     def __init__(self, owner_id: Any, database: DatabaseThreads, run: ActiveRun) -> None:
@@ -82,6 +84,11 @@ class OwnerStore:
             token = self._run.token
             token.request(reason=str(lost), cause=StopCause.SHUTDOWN)
             token.refuse("data_store")
+        except Error as error:
+            if is_away(error):
+                raise
+            why = error_text(error).partition("\n")[0]
+            raise InvalidEntry(f"the database refused this entry: {why}") from error
 
     def _under_claim(self, work: Callable[[], int]) -> int:
         def write() -> int:

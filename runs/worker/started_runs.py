@@ -148,7 +148,7 @@ class StartedRuns:
                 stopping.request_stop(
                     run,
                     via=StopVia.PARENT,
-                    reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
+                    reason=reason[:MAX_REASON_LENGTH],
                     check_permission=False,
                 )
             except RunAlreadyFinished:
