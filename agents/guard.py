@@ -34,6 +34,7 @@ class Guard:
         calls_started_after_acknowledgement: calls that were let through although they started
             after the token was tripped, except inside ``cleanup()``. Measured by the clock: it is 0
             or there is a bug.
+        has_begun: the agent's code was called.
         host_cancelled: the process is going away: calls in flight may be cut now.
         tasks: those that the agent has made, and that are not done.
         parts: the tasks that its calls in flight consist of.
@@ -43,6 +44,7 @@ class Guard:
         self.token = token
         self.trace = trace
         self.calls_started_after_acknowledgement = 0
+        self.has_begun = False
         self.host_cancelled = False
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parts: set[asyncio.Task[Any]] = set()

@@ -81,6 +81,7 @@ async def run_agent(
     task.guard = guard
     try:
         guard.token.admit("agent", definition.name, in_cleanup=False)
+        guard.has_begun = True
         value = await _call(definition, arguments, environment)
     except BaseException as raised:  # SystemExit too: it must not end the loop of the others
         error = raised

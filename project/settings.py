@@ -127,12 +127,10 @@ else:
             "min_size": 1,
             # A worker's threads alone hold eight.
             "max_size": _pool_size,
-            # The pool's own pause doubles after each failed attempt: after an outage of 45 s it
-            # connected 9.5 s late. With a limit of a second it gives up, and the next caller or
-            # note_failure() makes it try again at once.
             "timeout": connecting.PATIENCE_SECONDS,
-            "reconnect_timeout": 1,
+            "reconnect_timeout": connecting.RECONNECT_SECONDS,
             "reconnect_failed": connecting.note_failure,
+            "connection_class": connecting.pooled_connection_class(),
         },
         # A machine that vanished closes no connection: these (libpq's names) find out.
         "connect_timeout": 5,
@@ -326,6 +324,7 @@ LOGGING = {
         "seldom": {"()": "runs.ops.logs.Seldom"},
         "no_503": {"()": "runs.ops.logs.NotUnavailable"},
         "bad_requests": {"()": "runs.ops.logs.BadRequests"},
+        "answered_handshake": {"()": "runs.ops.logs.AnsweredHandshake"},
     },
     "handlers": {
         "console": {
@@ -346,7 +345,7 @@ LOGGING = {
             # In debug mode: six lines at each start and reload that repeat what runserver says.
             "level": "WARNING" if DEBUG else "INFO",
             # Each client can cause "Invalid HTTP request received."
-            "filters": ["seldom"],
+            "filters": ["seldom", "answered_handshake"],
         },
         # The proxy's log has a line for each request, probe and static file.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
@@ -361,7 +360,12 @@ LOGGING = {
                 *("channels_redis.pubsub", "project.errors"),
                 *("runs.delivery.redis_layer", "runs.web.feed.inbox"),
                 *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
-                *("runs.consumers", "runs.worker.recorder", "runs.worker.worker"),
+                *(
+                    "runs.consumers",
+                    "runs.worker.recorder",
+                    "runs.worker.worker",
+                    "runs.worker.heartbeat",
+                ),
             )
         },
         # At INFO it logs three lines for each connection that it lends, also into a run's log.

@@ -85,6 +85,11 @@ class LeaseTimes:
         return self.seconds / 6
 
     @property
+    def claim_within(self) -> float:
+        """For how long after a renewal a worker claims runs; the claim compares the same."""
+        return self.seconds / 2
+
+    @property
     def own_seconds(self) -> float:
         """For how long after a renewal a worker's own runs may continue: less than others wait."""
         return self.seconds - min(2.0, self.seconds / 5)

@@ -174,6 +174,13 @@ class RunRecord(models.Model):
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=1)
     requeue_on_loss = models.BooleanField(default=False)
+    #: Set by a claim, cleared before the agent's code is called. Nothing of such a run has happened
+    #: yet: if its worker is lost, it goes back to the queue, whatever its agent declares. Only
+    #: means something while it is running. The database has the default, for processes of an older
+    #: release: their runs count as begun.
+    is_only_claimed = models.BooleanField(default=False, db_default=False)
+    #: Claims that were over before the run began: ``max_attempts`` does not count them.
+    returned_claims = models.PositiveSmallIntegerField(default=0, db_default=0)
     worker = models.ForeignKey(WorkerRecord, models.SET_NULL, null=True, related_name="runs")
     #: A run from the queue takes a slot of its worker, and counts for the limits of its agent and
     #: its owner. A called agent that runs in its caller's process takes none.
@@ -317,6 +324,11 @@ class RunRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.agent} {self.id}"
+
+    @property
+    def attempts_begun(self) -> int:
+        """Its claims without those that were over before it began."""
+        return self.attempt - self.returned_claims
 
     @property
     def is_terminal(self) -> bool:

@@ -21,7 +21,7 @@ from runs.db.statements import as_parameter, update_rows
 from .models import RunRecord
 from .status import TERMINAL, TRANSITIONS, Status
 
-__all__ = ["Change", "apply", "claim_one", "claim_queued", "note_progress"]
+__all__ = ["Change", "ProgressRow", "apply", "begin", "claim_one", "claim_queued", "note_progress"]
 
 _HELD = by_key("status = 'running' AND worker_id = %s AND attempt = %s")
 
@@ -57,10 +57,12 @@ def apply(changes: Sequence[Change]) -> int:
     return count
 
 
-def note_progress(
-    rows: Sequence[tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]],
-) -> int:
-    """Write fields of running runs: (run, (worker, attempt), fields); return the rows changed."""
+#: A running run, its claim as (worker, attempt), and fields to write.
+ProgressRow = tuple[uuid.UUID, tuple[uuid.UUID, int], dict[str, Any]]
+
+
+def note_progress(rows: Sequence[ProgressRow]) -> int:
+    """Write fields of running runs; return the rows changed."""
     alike: dict[tuple[str, ...], list[tuple[dict[str, Any], list[Any]]]] = {}
     for run, by, fields in rows:  # one statement writes the same columns in all its rows
         alike.setdefault(tuple(fields), []).append(
@@ -96,29 +98,42 @@ def _arguments(change: Change) -> list[Any]:
 _CLAIM = """
 WITH next AS MATERIALIZED ({choice})
 UPDATE runs_runrecord
-SET status = 'running', worker_id = %s, attempt = attempt + 1,
+SET status = 'running', worker_id = %s, attempt = attempt + 1, is_only_claimed = %s,
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE id {among} AND CASE status WHEN 'queued' THEN 1 END = 1 AND EXISTS (
     SELECT 1 FROM runs_workerrecord
-    WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL
+    WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL AND {renewed}
 )
 RETURNING id, attempt
 """
+# At least half of the lease is left, by the database's clock. A worker renews it after each third,
+# so else a renewal is overdue: the worker may be about to lose its runs.
+_RENEWED = {
+    "postgresql": "heartbeat_at + (lease_until - heartbeat_at) / 2 > CLOCK_TIMESTAMP()",
+    "sqlite": "(JULIANDAY(heartbeat_at) + JULIANDAY(lease_until)) / 2 > JULIANDAY('now')",
+}
 
 
 def claim_queued(
-    worker: uuid.UUID, now: datetime, choice: str, arguments: Sequence[Any]
+    worker: uuid.UUID,
+    now: datetime,
+    choice: str,
+    arguments: Sequence[Any],
+    *,
+    is_begin: bool = False,
 ) -> dict[uuid.UUID, int]:
     """Claim the queued runs of ``choice`` for ``worker``; return the attempt of each.
 
-    ``choice`` is a SELECT of ids with its ``arguments``. A worker that drains or was declared lost
-    gets none.
+    ``choice`` is a SELECT of ids with its ``arguments``. A worker gets none that drains, was
+    declared lost, or should have renewed its lease by now. With ``is_begin`` the runs begin by
+    their claim; otherwise by ``begin``.
     """
     at, key = as_parameter(now), as_parameter(worker)
     is_postgres = connection.vendor == "postgresql"
     among = "= ANY(ARRAY(SELECT id FROM next))" if is_postgres else "IN (SELECT id FROM next)"
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM.format(choice=choice, among=among), [*arguments, key, at, at, key])
+        sql = _CLAIM.format(choice=choice, among=among, renewed=_RENEWED[connection.vendor])
+        cursor.execute(sql, [*arguments, key, not is_begin, at, at, key])
         rows = cursor.fetchall()
     return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
 
@@ -127,9 +142,10 @@ _WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)
 _CLAIM_ONE = """
 UPDATE runs_runrecord
 SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = {false},
+    is_only_claimed = {true},
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE {waits} AND EXISTS (
-    SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL
+    SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL AND {renewed}
 )
 RETURNING attempt
 """
@@ -138,12 +154,35 @@ RETURNING attempt
 def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
     """Claim a queued run for ``worker`` past the queue, without a slot; return its attempt.
 
-    None if the run is not queued any more, its deadline is over, or the worker was declared lost.
+    None if the run is not queued any more, its deadline is over, or the worker may not claim. The
+    run begins by ``begin``.
     """
     at, key = as_parameter(now), as_parameter(worker)
-    false = "FALSE" if connection.vendor == "postgresql" else "0"
-    sql = _CLAIM_ONE.format(false=false, waits=_WAITS)
+    is_postgres = connection.vendor == "postgresql"
+    false, true = ("FALSE", "TRUE") if is_postgres else ("0", "1")
+    renewed = _RENEWED[connection.vendor]
+    sql = _CLAIM_ONE.format(false=false, true=true, waits=_WAITS, renewed=renewed)
     with connection.cursor() as cursor:
         cursor.execute(sql, [key, at, at, as_parameter(run), at, key])
         row = cursor.fetchone()
     return row[0] if row else None
+
+
+_BEGIN = """
+UPDATE runs_runrecord SET is_only_claimed = {false}
+WHERE {held} AND EXISTS (SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL)
+"""
+
+
+def begin(run: uuid.UUID, worker: uuid.UUID, attempt: int) -> bool:
+    """Write that the code of a claimed run is about to be called; False if the claim is lost.
+
+    A recovery locks the row and reads whether the run has begun. So of the two the second one sees
+    what the first one wrote.
+    """
+    false = "FALSE" if connection.vendor == "postgresql" else "0"
+    key = as_parameter(worker)
+    with connection.cursor() as cursor:
+        sql = _BEGIN.format(false=false, held=_HELD)
+        cursor.execute(sql, [as_parameter(run), key, attempt, key])
+        return bool(cursor.rowcount)

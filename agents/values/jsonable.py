@@ -141,7 +141,11 @@ def _with_clean_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_clean_text(item) for item in value]
     if isinstance(value, dict):
-        return {clean_text(key): _with_clean_text(item) for key, item in value.items()}
+        result: dict[str, Any] = {}
+        for number, (key, item) in enumerate(value.items(), 1):
+            name = clean_text(key)  # two keys may become one
+            result[name if name not in result else f"{name} (#{number})"] = _with_clean_text(item)
+        return result
     return value
 
 

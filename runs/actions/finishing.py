@@ -11,9 +11,10 @@ was requested, and whether the run may be queued again.
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from django.utils import timezone
 
 from agents.runtime import Outcome
 from agents.trace import Event
+from agents.values import jsonable
 from agents.wire import ErrorInfo
 from runs import events, metrics, transitions
 from runs.delivery import notify
@@ -32,7 +34,11 @@ from runs.quotas.sizes import size_of_values
 from runs.status import Status
 from runs.transitions import Change
 
+from . import refusals
+from .refusals import Care
+
 __all__ = [
+    "USAGE",
     "Ended",
     "Ending",
     "Finish",
@@ -47,6 +53,11 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger(__name__)
+
+MOST_RETURNED = 10  # claims of a run that may be over before it begins
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """The report of a worker at the end of a run."""
@@ -56,6 +67,7 @@ class Ending:
     calls_started_after_acknowledgement: int
     events_dropped: int
     is_fenced: bool = False  # the worker could not renew its lease in time, and stopped the run
+    has_begun: bool = True  # the agent's code was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +106,29 @@ class Finish:
 
 
 def finish(
-    finishes: Sequence[Finish], *, log: Sequence[Event] = (), is_published: bool = True
-) -> None:
+    finishes: Sequence[Finish],
+    *,
+    log: Sequence[Event] = (),
+    is_published: bool = True,
+    care: Care = Care.WHOLE,
+) -> tuple[list[Finish], list[Event]]:
     """Write endings of locked runs, in the caller's transaction; count them after the commit.
 
     ``log`` are events that come before the closing ones. With ``is_published`` the endings are
     published after the commit. The recorder publishes them itself, with a run's other updates.
+
+    If the database refuses a value, the caller's transaction fails; call this again with ``care``
+    in another one. Returns the endings, and ``log``, as they were written.
     """
+    if care is not Care.WHOLE:
+        finishes = [_without_refused(one, care) for one in finishes]
     written = transitions.apply([one.change for one in finishes])
     assert written == len(finishes), "the rows are locked, and their states were compared"
     last = [event for one in finishes for event in one.events]
-    events.append([*log, *last])
+    if care is Care.WHOLE:
+        events.append([*log, *last])
+    else:
+        log, last = refusals.append(log, care), refusals.append(last, care)
 
     def after_commit() -> None:
         for one in finishes:
@@ -114,6 +138,7 @@ def finish(
             notify.publish_changes([(one.record.pk, one.record.root_id) for one in finishes])
 
     transaction.on_commit(after_commit, robust=True)
+    return list(finishes), list(log)
 
 
 def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Finish:
@@ -124,10 +149,16 @@ def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Fin
     return _compose(record, Status.ERROR, fields | {"error": error})
 
 
-def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, Any]) -> Finish:
+def finish_reported(
+    record: RunRecord,
+    ending: Ending,
+    progress: Mapping[str, Any],
+    left_out: Collection[str] = (),
+) -> Finish:
     """End a locked running record as its worker reports it.
 
     ``progress`` are the other fields that the worker reports: ``last_seq``, usage, receipt.
+    ``left_out`` are the names of those that the database has refused before.
     """
     outcome = ending.outcome
     fields = dict(progress)
@@ -141,6 +172,8 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
             fields["stop_cleanup_error"] = _type_and_message(outcome.cleanup_error)
         case "interrupted" | "stopped":
             code = "worker_lost" if ending.is_fenced else "worker_shutdown"
+            if not ending.has_begun and _may_be_returned(record):
+                return _requeue(record, fields, code, has_begun=False)
             if _may_be_requeued(record):
                 return _requeue(record, fields, code)
             status = Status.ERROR
@@ -172,6 +205,7 @@ def finish_reported(record: RunRecord, ending: Ending, progress: Mapping[str, An
         fields,
         stop_recorded=ending.stop_recorded,
         dropped=ending.events_dropped,
+        left_out=left_out,
     )
 
 
@@ -203,13 +237,15 @@ def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
 def finish_lost(record: RunRecord, *, code: str) -> Finish:
     """End, or requeue, a locked running record whose worker is lost.
 
-    ``stopped`` if a stop was requested. Otherwise its agent's options decide: queued again, or an
-    error with ``code``.
+    ``stopped`` if a stop was requested. Queued again if it has not begun. Otherwise its agent's
+    options decide: queued again, or an error with ``code``.
     """
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if record.stop_requested:
         recorded = events.has_stop_requested(record.pk)
         return _compose(record, Status.STOPPED, fields | {"error": None}, stop_recorded=recorded)
+    if record.is_only_claimed and _may_be_returned(record):
+        return _requeue(record, fields, code, has_begun=False)
     if _may_be_requeued(record):
         return _requeue(record, fields, code)
     fields["error"] = record.error or _lost_error(record, code)  # its worker may have written why
@@ -230,6 +266,7 @@ def _compose(
     *,
     stop_recorded: bool = True,
     dropped: int = 0,
+    left_out: Collection[str] = (),
 ) -> Finish:
     """Prepare a terminal status with ``fields`` and the events that close the log."""
     is_started = record.status == Status.RUNNING
@@ -249,10 +286,65 @@ def _compose(
         data["finished_first"] = bool(fields.get("stop_finished_first", False))
     if dropped:
         data["events_dropped"] = dropped
+    if left_out:
+        data[refusals.CODE] = sorted(left_out)
     log.append(events.system_event(record, seq, "agent_end", data))
     held_by = (record.worker_id, record.attempt) if is_started else None
     ended = Ended(record.pk, status, fields.get("result"), fields.get("error"))
     return Finish(record, ended, Change(record.pk, status, held_by, fields), log)
+
+
+#: JSON whose cleaned form says nearly as much. Not the result: a changed one is none.
+_MAY_BE_CLEANED = frozenset({"partial_result", "error", "stop_cleanup_error"})
+USAGE = frozenset({"llm_calls", "input_tokens", "output_tokens"})
+
+
+def _without_refused(one: Finish, care: Care) -> Finish:
+    """Return an ending without the values that the database refuses; its log names them.
+
+    A success whose result is refused becomes an error, with what can be kept of the result as the
+    partial result.
+    """
+    change = one.change
+    if change.to is Status.QUEUED:
+        return one  # all its values are our own
+    to, fields = change.to, dict(change.fields)
+    needed = {name: fields.pop(name) for name in ("last_seq", "finished_at")}
+    if to is Status.ERROR:
+        needed["error"] = _not_recorded({"error": "not tried"})
+
+    def write(fields: dict[str, Any]) -> None:
+        assert transitions.apply([replace(change, to=to, fields=fields)]) == 1
+
+    kept, refused = refusals.taken(fields, needed, write, care, may_be_cleaned=_MAY_BE_CLEANED)
+    if not refused:
+        return one
+    if USAGE & refused.keys():
+        kept["usage_estimated"] = True
+    if "result" in refused:
+        to = Status.ERROR
+        kept["error"] = _not_recorded(refused)
+        part = {**kept, "partial_result": jsonable.clean(fields["result"])}
+        if not refusals.is_refused(write, part, care):
+            kept = part
+    elif to is Status.ERROR and kept["error"] == needed["error"]:
+        kept["error"] = _not_recorded(refused)
+    *before, end = one.events
+    data = {**end.data, "status": to, "outcome": to, refusals.CODE: sorted(refused)}
+    if to is Status.ERROR:
+        data["error"] = kept["error"]
+    run = one.record.pk
+    logger.error("run %s: the database refused %s", run, ", ".join(refused), extra={"run": run})
+    ended = Ended(run, to, kept.get("result"), kept.get("error"))
+    change = replace(change, to=to, fields=kept)
+    return Finish(one.record, ended, change, [*before, replace(end, data=data)])
+
+
+def _not_recorded(refused: Mapping[str, str]) -> dict[str, Any]:
+    """Return the error of a run whose result, or error, the database refused."""
+    what = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    message = f"The database refused a part of what the run reported ({what})."
+    return {"code": refusals.CODE, "type": "DatabaseError", "message": message}
 
 
 def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> datetime:
@@ -266,8 +358,24 @@ def _not_before(now: datetime, record: RunRecord, fields: dict[str, Any]) -> dat
 
 
 def _may_be_requeued(record: RunRecord) -> bool:
-    if not record.requeue_on_loss or record.attempt >= record.max_attempts:
+    """Tell whether its agent allows another attempt."""
+    if not record.requeue_on_loss or record.attempts_begun >= record.max_attempts:
         return False
+    return _has_its_caller(record)
+
+
+def _may_be_returned(record: RunRecord) -> bool:
+    """Tell whether a run that has not begun may be queued again, whatever its agent declares.
+
+    Not for ever: it may be what ends its workers, as by an input that takes all their memory. Not a
+    called run either: its caller is lost with it.
+    """
+    is_from_the_queue = record.holds_slot or record.is_only_claimed
+    is_allowed = is_from_the_queue and record.returned_claims < MOST_RETURNED
+    return is_allowed and _has_its_caller(record)
+
+
+def _has_its_caller(record: RunRecord) -> bool:
     if record.parent_id is None:
         return True
     # When the caller runs again, it starts its children again.
@@ -275,15 +383,22 @@ def _may_be_requeued(record: RunRecord) -> bool:
     return callers.filter(worker__isnull=False, worker__lost_at=None).exists()
 
 
-def _requeue(record: RunRecord, fields: dict[str, Any], code: str) -> Finish:
+def _requeue(
+    record: RunRecord, fields: dict[str, Any], code: str, *, has_begun: bool = True
+) -> Finish:
     """Prepare to queue a run again. It keeps its turn, and so is one of the next to start."""
     seq = fields["last_seq"] + 1
-    message = (
-        f"requeued ({code}); attempt {record.attempt} of {record.max_attempts} is over, "
-        "another one starts afresh"
-    )
+    if has_begun:
+        message = (
+            f"requeued ({code}); attempt {record.attempts_begun} of {record.max_attempts} is over, "
+            "another one starts afresh"
+        )
+    else:
+        message = f"requeued ({code}); it had been claimed, and had not begun"
+        fields["returned_claims"] = record.returned_claims + 1
     event = events.system_event(record, seq, "log", {"level": "warning", "message": message})
     fields |= {"last_seq": seq, "worker": None, "in_flight": [], "started_at": None}
+    fields["is_only_claimed"] = False
     fields["queue_until"] = deadline(record.agent, timezone.now())
     fields |= {"partial_result": None, "error": None, "holds_slot": True}
     change = Change(record.pk, Status.QUEUED, (record.worker_id, record.attempt), fields)
@@ -297,7 +412,9 @@ def _lost_error(record: RunRecord, code: str, *, is_fenced: bool = False) -> dic
         "fenced": "Its worker could not renew its lease in time, and stopped the run.",
     }
     message = messages["fenced" if is_fenced else code]
-    if record.requeue_on_loss and record.attempt >= record.max_attempts:
+    if record.is_only_claimed:
+        message += f" It had not begun, and was claimed {record.attempt} times."
+    elif record.requeue_on_loss and record.attempts_begun >= record.max_attempts:
         code = "worker_lost"
         message += f" All {record.max_attempts} attempts are used up."
     return worker_lost(message, code)

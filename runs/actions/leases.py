@@ -22,16 +22,16 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from agents.cancellation import CancelToken
-from runs import metrics
+from runs import metrics, transitions
 from runs.delivery import local_runs, notify
 from runs.models import RunRecord, WorkerRecord
 from runs.processes import host_identity, is_gone, process_name, process_started
 from runs.queue import claims
 from runs.queue.limits import NO_LIMITS, Limits
-from runs.transitions import claim_one
 
 __all__ = [
     "adopt",
+    "begin",
     "claim",
     "forget_workers",
     "mark_draining",
@@ -132,10 +132,13 @@ def forget_workers(*, gone_for: timedelta = GONE_FOR, limit: int = 1000) -> int:
     return WorkerRecord.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
 
 
-def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[RunRecord]:
+def claim(
+    worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS, is_begin: bool = False
+) -> list[RunRecord]:
     """Claim up to ``count`` queued runs and register them in ``local_runs``, as one step.
 
     The records come with their inputs, in the order of the queue. See ``queue.claims.claim``.
+    ``is_begin``: the code of the runs is called as soon as this returns, without ``begin``.
 
     Raises:
         QueueIsBusy: no run was claimed; try again in a moment.
@@ -143,7 +146,7 @@ def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[Run
     lease = local_runs.lease_of(worker)
     with local_runs.claiming():
         with transaction.atomic():  # without its records a claim must not commit
-            ids = claims.claim(worker, count, timezone.now(), limits)
+            ids = claims.claim(worker, count, timezone.now(), limits, is_begin)
             if not ids:
                 return []
             records = list(
@@ -161,6 +164,14 @@ def claim(worker: uuid.UUID, count: int, limits: Limits = NO_LIMITS) -> list[Run
     return records
 
 
+def begin(run: local_runs.ActiveRun) -> bool:
+    """Write that a run that is only claimed begins: call it before its code is called.
+
+    Returns False if the claim is lost; the code must not be called then. May be repeated.
+    """
+    return transitions.begin(run.id, run.worker, run.attempt)
+
+
 def adopt(
     caller: local_runs.ActiveRun, run: uuid.UUID
 ) -> tuple[RunRecord, local_runs.ActiveRun] | None:
@@ -171,7 +182,7 @@ def adopt(
     """
     with local_runs.claiming():
         with transaction.atomic():
-            attempt = claim_one(caller.worker, run, timezone.now())
+            attempt = transitions.claim_one(caller.worker, run, timezone.now())
             if attempt is None:
                 return None
             record = RunRecord.objects.select_related("input_record", "stop_requested_by").get(

@@ -6,6 +6,7 @@ and the whole log before it appear together or not at all.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ from runs.models import RunRecord
 from runs.quotas import ledger
 from runs.quotas.sizes import size_of_log
 from runs.status import Status
-from runs.transitions import note_progress
+from runs.transitions import ProgressRow, note_progress
 
 from .finishing import (
+    USAGE,
     Ended,
     Ending,
     Finish,
@@ -34,8 +36,11 @@ from .finishing import (
     finish_reported,
     with_active_children,
 )
+from .refusals import Care, taken
 
 __all__ = ["Recorded", "Updates", "record_updates"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class Updates:
     acknowledged_at: datetime | None = None
     observed_at: datetime | None = None
     ending: Ending | None = None
+    left_out: set[str] = field(default_factory=set)  # usage that the database refused before
 
 
 @dataclass(slots=True)
@@ -65,6 +71,7 @@ class Recorded:
         changed: the runs, each with its root, whose status or receipt changed.
         callers: other workers, each with the runs that it started and that are over now.
         full: the runs whose owner has used up the quota of bytes: their logs are to be cut.
+        refused: the runs of which the database refused some fields, with the names.
     """
 
     gone: dict[uuid.UUID, Ended | None] = field(default_factory=dict)
@@ -72,13 +79,27 @@ class Recorded:
     changed: list[tuple[uuid.UUID, uuid.UUID]] = field(default_factory=list)
     callers: dict[uuid.UUID, list[uuid.UUID]] = field(default_factory=dict)
     full: set[uuid.UUID] = field(default_factory=set)
+    refused: dict[uuid.UUID, set[str]] = field(default_factory=dict)
+
+    def add(self, other: Recorded) -> None:
+        """Add the result of another batch."""
+        self.gone |= other.gone
+        self.log += other.log
+        self.changed += other.changed
+        self.full |= other.full
+        self.refused |= other.refused
+        for worker, runs in other.callers.items():
+            self.callers.setdefault(worker, []).extend(runs)
 
 
 _NOT_LOST = "SELECT id FROM runs_workerrecord WHERE id IN {} AND lost_at IS NULL"
 
 
-def record_updates(batch: Sequence[Updates]) -> Recorded:
-    """Write the updates of many runs in one transaction."""
+def record_updates(batch: Sequence[Updates], care: Care = Care.WHOLE) -> Recorded:
+    """Write the updates of many runs in one transaction.
+
+    If the database refuses a value, nothing is written: call this again with more ``care``.
+    """
     recorded = Recorded()
     finishes: list[Finish] = []
     stored: Counter[Any] = Counter()  # bytes, by owner
@@ -86,7 +107,7 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
         held = _held(batch, recorded)
         # An earlier try may have committed some events, with only its answer lost.
         new = [e for updates, record in held for e in updates.events if e.seq > record.last_seq]
-        recorded.log += [event for updates, _ in held for event in updates.events]
+        log = [event for updates, _ in held for event in updates.events]
         progress = []
         early = with_active_children([r.pk for n, r in held if n.ending and r.has_children])
         for updates, record in held:
@@ -100,18 +121,25 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
                 fields |= deferred_fields(record, updates.ending)
                 stored[record.owner_id] += fields["value_bytes"] - record.value_bytes
             else:
-                end = finish_reported(record, updates.ending, fields)
+                end = finish_reported(record, updates.ending, fields, updates.left_out)
                 finishes.append(end)
                 values = end.change.fields.get("value_bytes", record.value_bytes)
                 stored[record.owner_id] += values - record.value_bytes
                 recorded.changed.append((record.pk, record.root_id))
-                recorded.gone[updates.run] = end.ended
-                recorded.log += end.events
                 continue
             progress.append((updates.run, (updates.worker, updates.attempt), fields))
+        if care is not Care.WHOLE:
+            progress = [_without_refused(row, recorded, care) for row in progress]
         written = note_progress(progress)
         assert written == len(progress), "the rows are locked, and their claims were compared"
-        finish(finishes, log=new, is_published=False)
+        finishes, new = finish(finishes, log=new, is_published=False, care=care)
+        if care is not Care.WHOLE:  # the log has the events as they were written
+            as_written = {(event.run, event.seq): event for event in new}
+            log = [as_written.get((event.run, event.seq), event) for event in log]
+        recorded.log += log
+        for end in finishes:
+            recorded.gone[end.record.pk] = end.ended
+            recorded.log += end.events
         started = [r for n, r in held if n.ending and r.parent_id and r.holds_slot]
         recorded.callers = _callers_elsewhere(started)
     for owner, count in stored.items():
@@ -120,6 +148,27 @@ def record_updates(batch: Sequence[Updates]) -> Recorded:
     recorded.full = {updates.run for updates, record in held if record.owner_id in full}
     metrics.EVENTS.inc(len(new) + sum(len(end.events) for end in finishes))
     return recorded
+
+
+def _without_refused(row: ProgressRow, recorded: Recorded, care: Care) -> ProgressRow:
+    """Return a run's fields without the values that the database refuses, and note their names."""
+    run, by, fields = row
+    needed = {"last_seq": fields["last_seq"]}
+    others = {name: value for name, value in fields.items() if name not in needed}
+
+    def write(fields: dict[str, Any]) -> None:
+        assert note_progress([(run, by, fields)]) == 1
+
+    kept, refused = taken(others, needed, write, care, may_be_cleaned=_MAY_BE_CLEANED)
+    if refused:
+        recorded.refused[run] = set(refused)
+        logger.error("run %s: the database refused %s", run, ", ".join(refused), extra={"run": run})
+    if USAGE & refused.keys():
+        kept["usage_estimated"] = True
+    return run, by, kept
+
+
+_MAY_BE_CLEANED = frozenset({"in_flight", "partial_result", "error"})
 
 
 def _held(batch: Sequence[Updates], recorded: Recorded) -> list[tuple[Updates, RunRecord]]:
@@ -181,16 +230,19 @@ def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:
 
 def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
     new = (event for event in updates.events if event.seq > record.last_seq)
-    return {
+    fields = {
         "last_seq": max(updates.last_seq, record.last_seq),
         "log_bytes": record.log_bytes + size_of_log(new),
         "in_flight": updates.in_flight,
         "llm_calls": updates.usage.llm_calls,
         "input_tokens": updates.usage.input_tokens,
         "output_tokens": updates.usage.output_tokens,
-        "usage_estimated": updates.usage.estimated,
+        "usage_estimated": updates.usage.estimated or bool(updates.left_out),
         **_receipt(updates, record),
     }
+    for name in updates.left_out:
+        del fields[name]
+    return fields
 
 
 def _receipt(updates: Updates, record: RunRecord) -> dict[str, Any]:

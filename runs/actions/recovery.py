@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from runs import metrics
+from runs.db.transactions import is_away
 from runs.delivery import local_runs
 from runs.models import RunQuerySet, RunRecord, WorkerRecord
 from runs.processes import session_name
@@ -30,6 +31,7 @@ from .finishing import (
     note_unheld,
     with_active_children,
 )
+from .refusals import Care
 from .stopping import stop_children
 
 __all__ = ["CALLER_LOST", "end_overdue", "free_runs", "recover_orphans", "recover_runs"]
@@ -79,8 +81,23 @@ def _recover_all(runs: RunQuerySet, code: str, until: float) -> int:
     for id in list(runs.values_list("pk", flat=True)):
         if count and time.monotonic() >= until:
             break
-        count += _recover(id, code, Q()) is not None
+        count += _recover_if_taken(id, code, Q()) is not None
     return count
+
+
+def _recover_if_taken(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
+    """Recover a run; if the database refuses its ending, write what it takes, or leave the run.
+
+    One run must not keep the others from being recovered, nor a worker from its heartbeat.
+    """
+    for care in ((), (Care.TRIED,)):
+        try:
+            return _recover(run, code, orphan, *care)
+        except Exception as error:
+            if is_away(error):
+                raise
+            logger.exception("run %s can't be recovered", run, extra={"run": run})
+    return None
 
 
 def free_runs(*, stuck_seconds: float = 1.0) -> int:
@@ -141,10 +158,10 @@ def recover_orphans(worker: uuid.UUID) -> int:
             or (entry.worker, entry.attempt) != (worker, attempt)
         ]
     claims = [(id, Q(worker=worker, attempt=attempt)) for id, attempt in orphans]
-    return sum(_recover(id, "worker_lost", claim) is not None for id, claim in claims)
+    return sum(_recover_if_taken(id, "worker_lost", claim) is not None for id, claim in claims)
 
 
-def _recover(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
+def _recover(run: uuid.UUID, code: str, orphan: Q, care: Care = Care.WHOLE) -> Ended | None:
     """End or requeue a run: an orphaned one that meets ``orphan``, or one of a lost worker.
 
     If it has active children, this asks them to stop and leaves the run for later.
@@ -161,8 +178,7 @@ def _recover(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
             return None
         end = None
         if not with_active_children([run]):
-            end = finish_lost(record, code=code)
-            finish([end])
+            [end], _ = finish([finish_lost(record, code=code)], care=care)
         elif record.in_flight:  # its calls ended with the process
             note_unheld(record)
     if end is None:
@@ -188,10 +204,28 @@ def end_overdue(now: datetime, limit: int = 100) -> int:
     overdue = RunRecord.objects.filter(status=Status.QUEUED, queue_until__lte=now)
     if not overdue.exists():  # on SQLite an open transaction makes all writers wait
         return 0
+    try:
+        return _end_overdue(overdue, limit, Care.WHOLE)
+    except Exception as error:
+        if is_away(error):
+            raise
+        logger.exception("overdue runs can't be ended together, trying one by one")
+    count = 0
+    for id in list(overdue.order_by("queue_until").values_list("pk", flat=True)[:limit]):
+        try:
+            count += _end_overdue(overdue.filter(pk=id), 1, Care.TRIED)
+        except Exception as error:
+            if is_away(error):
+                raise
+            logger.exception("run %s can't be ended", id, extra={"run": id})
+    return count
+
+
+def _end_overdue(overdue: RunQuerySet, limit: int, care: Care) -> int:
     with transaction.atomic():
         locked = overdue.select_for_update(no_key=True, skip_locked=True)
         records = list(locked.order_by("queue_until")[:limit])
-        finish([finish_queued(record, _timeout(record)) for record in records])
+        finish([finish_queued(record, _timeout(record)) for record in records], care=care)
     return len(records)
 
 

@@ -23,6 +23,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from agents.cancellation import StopMode
+from agents.values.jsonable import clean_text
 from runs.db.query_plans import by_key
 from runs.db.statements import Expression, Insertion, update_and_read
 from runs.db.transactions import in_transaction
@@ -194,6 +195,7 @@ class _Request:
         mode = StopMode(mode)
         if mode not in AVAILABLE_MODES:
             raise ModeNotAvailable(f"Stopping by {mode} is not available yet; use graceful.")
+        reason = clean_text(reason)  # an agent, or a terminal, may give any
         if len(reason) > MAX_REASON_LENGTH:
             raise ValueError(
                 f"a reason has at most {MAX_REASON_LENGTH} characters, not {len(reason)}"

@@ -128,7 +128,7 @@ def _addresses(run: RunRecord) -> dict[str, str]:
 def _facts(run: RunRecord) -> dict[str, SafeString | str]:
     """Return what is known of a run, by its label; what is not known is left out."""
     owner, input, parent, worker = run.owner, run.input_record, run.parent, run.worker
-    attempts = {"attempt": run.attempt, "most": run.max_attempts}
+    attempts = {"attempt": run.attempt, "most": run.max_attempts + run.returned_claims}
     facts = {
         _("Id"): format_html("<code>{}</code>", run.pk),
         _("Agent"): _listed(run.agent, agent=run.agent),

@@ -21,9 +21,11 @@ from django.db import (
 __all__ = [
     "CONNECTION_ERRORS",
     "NothingWritten",
+    "breaks_connection",
     "in_transaction",
     "is_away",
     "patiently",
+    "proves_no_commit",
     "whole_or_not_at_all",
 ]
 
@@ -35,9 +37,13 @@ T = TypeVar("T")
 # Classes of SQLSTATE (PostgreSQL, appendix A): connections; conflicts with other transactions;
 # resources (a full disk, too many connections); locks; an administrator, a shutdown; the system.
 _PASSING = frozenset({"08", "40", "53", "55", "57", "58"})
-# Two states of a class that otherwise means bugs: a standby before its promotion, and a transaction
-# that the server ended because this process was idle in it (a timeout of ``settings``).
-_PASSING_STATES = frozenset({"25006", "25P03"})
+# States of a class that otherwise means bugs: a standby before its promotion, and a transaction
+# that the server ended because this process was idle in it (a timeout of ``settings``), or because
+# it took too long.
+_PASSING_STATES = frozenset({"25006", "25P03", "25P04"})
+# SQLite's primary result codes: BUSY, LOCKED, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
+# Python raises OperationalError for most of the others, too, such as a table that is missing.
+_PASSING_IN_SQLITE = frozenset({5, 6, 8, 9, 10, 13, 14, 15})
 # Errors without an SQLSTATE come from psycopg itself. It raises InternalError when a pooler adds an
 # error of its own after the server's: "received 2 results from command 'BEGIN'".
 CONNECTION_ERRORS = (OperationalError, InterfaceError, InternalError)
@@ -53,10 +59,19 @@ def is_away(error: BaseException) -> bool:
     Otherwise the database refused the statement, and would refuse it again. The class
     OperationalError alone does not tell: PostgreSQL also raises it for a value beyond its limits.
     """
-    state = _sqlstate(error)
-    if state:
+    if state := _sqlstate(error):
         return state[:2] in _PASSING or state in _PASSING_STATES
+    if (code := getattr(error.__cause__, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in _PASSING_IN_SQLITE  # the upper bits say more of the same
     return isinstance(error, CONNECTION_ERRORS)
+
+
+def breaks_connection(error: BaseException) -> bool:
+    """Tell whether an error came from a broken connection, and not from an answer."""
+    state = _sqlstate(error)
+    is_from_sqlite = hasattr(error.__cause__, "sqlite_errorcode")
+    is_broken = state.startswith("08") if state else not is_from_sqlite
+    return is_broken and isinstance(error, CONNECTION_ERRORS)
 
 
 def in_transaction(work: Callable[[], T]) -> T:
@@ -81,7 +96,57 @@ def in_transaction(work: Callable[[], T]) -> T:
 
 
 class NothingWritten(OperationalError):
-    """The database went away before the commit: the write may be tried again."""
+    """The database was away before the commit, or refused it: the write may be tried again."""
+
+
+# What an error proves that comes as the answer to COMMIT.
+#
+# PostgreSQL commits in this order: it executes the deferred constraints and triggers, it checks for
+# serialization failures, it holds interrupts back, it writes the commit record, it cleans up, and
+# it answers. So an error of one of the first steps, or an interrupt, proves that nothing was
+# committed. (src/backend/access/transam/xact.c, CommitTransaction; tcop/postgres.c,
+# ProcessInterrupts.) An interrupt after the commit record comes after the answer.
+#
+#   23xxx  a deferred constraint          nothing was committed
+#   40001  serialization failure          nothing was committed
+#   40P01  deadlock, in a trigger         nothing was committed
+#   40003  completion unknown             unknown, as it says
+#   25P02  the transaction had failed     nothing. PostgreSQL itself answers such a COMMIT with
+#                                         ROLLBACK and no error; only a pooler might say this
+#   25P03  idle in transaction too long   nothing: the session ended before it read the COMMIT
+#   25P04  the transaction took too long  nothing: an interrupt (from PostgreSQL 17 on)
+#   55P03  a lock, in a trigger           nothing was committed
+#   57014  cancelled                      nothing: an interrupt. While a commit waits for a standby
+#                                         this is a warning, and the commit succeeds
+#   57P01  an administrator's command     nothing: an interrupt. In an immediate shutdown this is a
+#                                         warning, and the connection breaks: no state at all
+#   57P02  another session crashed        unknown: it may come at any instant
+#   57P03  the server starts or stops     unknown; it answers a connection, never a COMMIT
+#   57P05  idle outside a transaction     unknown: then COMMIT had nothing to commit
+#   53xxx  resources                      unknown: cleaning up needs memory and files, too
+#   58xxx  the operating system           unknown: the commit record may be written, or not
+#   08xxx  the connection, 08007 too      unknown
+#   XX000  an internal error              unknown
+#   none   the connection broke           unknown
+#
+# Only PostgreSQL can prove it. A pooler may use the same states for the session that it has with
+# the client, while it has sent the COMMIT to the server. Unlike a pooler's, each error of
+# PostgreSQL names the function that reported it.
+_NOT_COMMITTED = frozenset({"40001", "40P01", "25P02", "25P03", "25P04", "55P03", "57014", "57P01"})
+_NOT_COMMITTED_CLASSES = frozenset({"23"})
+# SQLite refuses to commit while it is BUSY or LOCKED; Django then rolls back.
+_NOT_COMMITTED_IN_SQLITE = frozenset({5, 6})
+
+
+def proves_no_commit(error: BaseException) -> bool:
+    """Tell whether an error that answers a COMMIT proves that nothing was committed."""
+    cause = error.__cause__
+    if (code := getattr(cause, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in _NOT_COMMITTED_IN_SQLITE
+    state = _sqlstate(error)
+    if state not in _NOT_COMMITTED and state[:2] not in _NOT_COMMITTED_CLASSES:
+        return False
+    return bool(getattr(getattr(cause, "diag", None), "source_function", None))
 
 
 @contextlib.contextmanager
@@ -89,8 +154,9 @@ def whole_or_not_at_all() -> Iterator[None]:
     """Open a transaction for a write that must not be repeated.
 
     Raises:
-        NothingWritten: the database is away, and nothing that the body wrote was committed. After
-            any other connection error, which came with the commit, all of it may be committed.
+        NothingWritten: the database is away, or ended the transaction, and nothing that the body
+            wrote was committed. After any other connection error, which came with the commit, all
+            of it may be committed.
     """
     is_whole = False
     try:
@@ -98,7 +164,7 @@ def whole_or_not_at_all() -> Iterator[None]:
             yield
             is_whole = True
     except Exception as error:
-        if is_whole or not is_away(error):
+        if not is_away(error) or (is_whole and not proves_no_commit(error)):
             raise
         raise NothingWritten(str(error)) from error
 

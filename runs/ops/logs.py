@@ -7,6 +7,7 @@ from the trace of the run that the code works for. Secrets that the process know
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from agents.values.redaction import redact
 from runs.processes import process_name
 
 __all__ = [
+    "AnsweredHandshake",
     "BadRequests",
     "Facts",
     "JsonLines",
@@ -32,6 +34,7 @@ __all__ = [
 
 SELDOM_SECONDS = 60.0
 _MOST_WORDS = 100  # remembered; there are few, unless a message holds numbers
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # of an object: psycopg_pool names each connection by it
 
 _worker = ""
 
@@ -69,7 +72,7 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         words, now = record.getMessage(), time.monotonic()
-        key = (record.name, record.levelno, words)
+        key = (record.name, record.levelno, _ADDRESS.sub("", words))
         passed_at, count = self._passed.get(key, (-SELDOM_SECONDS, 0))
         if now - passed_at < SELDOM_SECONDS:
             self._passed[key] = (passed_at, count + 1)
@@ -105,6 +108,22 @@ class BadRequests(logging.Filter):
             record.levelno, record.levelname = logging.WARNING, "WARNING"
             record.msg, record.args = "a request for a Host that DJANGO_ALLOWED_HOSTS has not", ()
         return True
+
+
+class AnsweredHandshake(logging.Filter):
+    """Drops the error that uvicorn logs for each socket that is refused with an HTTP answer.
+
+    It takes such an answer for none (uvicorn 0.54, ``run_asgi`` of its WebSocket protocols). The
+    answer and its status have a line of their own, at INFO.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg not in _NO_HANDSHAKE
+
+
+_NO_HANDSHAKE = frozenset(
+    f"ASGI callable returned without {verb} handshake." for verb in ("completing", "sending")
+)
 
 
 class PlainLines(logging.Formatter):

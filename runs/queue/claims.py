@@ -29,11 +29,16 @@ class QueueIsBusy(Exception):
 
 
 def claim(
-    worker: uuid.UUID, count: int, now: datetime, limits: Limits = NO_LIMITS
+    worker: uuid.UUID,
+    count: int,
+    now: datetime,
+    limits: Limits = NO_LIMITS,
+    is_begin: bool = False,
 ) -> dict[uuid.UUID, int]:
     """Claim up to ``count`` queued runs for ``worker``; return the attempt of each.
 
-    Two workers never get the same run. A worker that drains or was declared lost gets none.
+    Two workers never get the same run. A worker gets none that drains, was declared lost, or should
+    have renewed its lease by now. ``is_begin``: see ``transitions.claim_queued``.
     Without ``limits`` this is one statement; on PostgreSQL no worker waits for another. With limits
     a result of fewer than ``count`` runs does not mean that the queue has no more to claim; an
     empty result does.
@@ -42,15 +47,15 @@ def claim(
         QueueIsBusy: no run was claimed; try again in a moment.
     """
     if limits:
-        return _claim_within(limits, worker, count, now)
+        return _claim_within(limits, worker, count, now, is_begin)
     choice = _NEXT.format(columns="id", also=_IN_TIME, lock=_lock())
     with transaction.atomic(savepoint=False):
         plan_by_index()
-        return claim_queued(worker, now, choice, [as_parameter(now), count])
+        return claim_queued(worker, now, choice, [as_parameter(now), count], is_begin=is_begin)
 
 
 def _claim_within(
-    limits: Limits, worker: uuid.UUID, count: int, now: datetime
+    limits: Limits, worker: uuid.UUID, count: int, now: datetime, is_begin: bool
 ) -> dict[uuid.UUID, int]:
     """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
@@ -78,7 +83,7 @@ def _claim_within(
         if not chosen:
             return {}
         these = _THESE.format(places=", ".join(["%s"] * len(chosen)))
-        return claim_queued(worker, now, these, chosen)
+        return claim_queued(worker, now, these, chosen, is_begin=is_begin)
 
 
 # The timeout: a process that freezes in this transaction must not keep all others from claiming.

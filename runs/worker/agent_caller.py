@@ -12,14 +12,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from django.db import Error
+
 from agents import exceptions
 from agents.environment import ChildEnd
-from agents.exceptions import AgentError
+from agents.exceptions import AgentError, InvalidInput
 from agents.guard import Guard
+from agents.values.jsonable import error_text
 from runs.actions import starting
 from runs.actions.finishing import Ended, worker_lost
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import NothingWritten, patiently
+from runs.db.transactions import NothingWritten, is_away, patiently
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping, QuotaExceeded
@@ -90,6 +93,11 @@ class AgentCaller:
             raise exceptions.QuotaExceeded(
                 message, code=error.code, used=error.used, allowed=error.allowed
             ) from error
+        except Error as error:
+            if is_away(error):
+                raise
+            why = error_text(error).partition("\n")[0]
+            raise InvalidInput(f"the database refused the input of {name!r}: {why}") from error
 
     async def _finish_insert(
         self, insert: Callable[[ActiveRun, str, object], T], *arguments: Any

@@ -13,6 +13,7 @@ from django.db import connection, reset_queries
 from runs import metrics
 from runs.actions import leases
 from runs.actions.finishing import Ended
+from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.queue.claims import QueueIsBusy
@@ -69,7 +70,7 @@ class ClaimLoop:
     def has_capacity(self) -> bool:
         """Whether it would claim a run now. From any thread."""
         is_free = self._executor.root_count < self.capacity.total
-        return is_free and not self._ending.is_set() and not self._heartbeat.is_fenced
+        return is_free and not self._ending.is_set() and not self._heartbeat.is_overdue
 
     def wake(self) -> None:
         """Poll the queue now. From any thread; never blocks."""
@@ -104,7 +105,8 @@ class ClaimLoop:
             except Exception as error:  # of any kind: the worker must survive it
                 report_failure("could not claim runs", error)
                 connection.close()
-                self._ending.wait(POLL_SECONDS)
+                self._ending.wait(RETRY_SECONDS)
+                self.wake()
             for on_end in awaited.values():
                 on_end(None)
         with self._work:
@@ -120,13 +122,14 @@ class ClaimLoop:
         """
         worker = self._heartbeat.id
         count = min(CLAIM_COUNT, self._capacity_left())
-        # A fenced worker claims nothing: no guard would let these runs make a call.
-        if count <= 0 or self._heartbeat.is_fenced:
+        # The claim itself compares the lease, too, by the database's clock.
+        if count <= 0 or self._heartbeat.is_overdue:
             return False
         allowed = limits()
         try:
             with metrics.CLAIM_SECONDS.time():
-                records = leases.claim(worker, count, allowed)
+                # While an agent blocks the loop, claimed runs wait: each begins by its own write.
+                records = leases.claim(worker, count, allowed, self._executor.is_prompt)
         except QueueIsBusy:
             self._ending.wait(random.uniform(*BUSY_SECONDS))  # noqa: S311
             return True

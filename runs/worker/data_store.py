@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import connection
+from django.db import Error, connection
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from agents.cancellation import StopCause
 from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
+from agents.tools.data_store import InvalidEntry
+from agents.values.jsonable import error_text
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import in_transaction, patiently
+from runs.db.transactions import in_transaction, is_away, patiently
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, QuotaExceeded
 from runs.models import DataStoreEntry
@@ -39,6 +41,7 @@ class OwnerStore:
     A write after the claim was lost changes nothing: it trips the run's token and raises
     AgentStopped. A write beyond a quota of the owner changes nothing, and raises the agents'
     QuotaExceeded; to delete, or to write less than before, is never refused.
+    A write that the database refuses raises InvalidEntry.
     """
 
     def __init__(self, owner_id: Any, database: DatabaseThreads, run: ActiveRun) -> None:
@@ -94,6 +97,11 @@ class OwnerStore:
                 used=error.used,
                 allowed=error.allowed,
             ) from error
+        except Error as error:
+            if is_away(error):
+                raise
+            why = error_text(error).partition("\n")[0]
+            raise InvalidEntry(f"the database refused this entry: {why}") from error
 
     def _under_claim(self, work: Callable[[ledger.Reserve], int]) -> int:
         def write() -> int:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext
@@ -36,12 +37,15 @@ from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
 from runs import metrics
+from runs.actions import leases
 from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.db.threads import DatabaseThreads
+from runs.db.transactions import patiently
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
+from runs.exceptions import LeaseLost
 from runs.models import RunRecord
 
 from .agent_caller import AgentCaller
@@ -99,6 +103,11 @@ class Executor:
     @property
     def blocked_seconds(self) -> float:
         return self._watchdog.blocked_seconds
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether a run that is submitted now begins at once: no agent blocks the agents' loop."""
+        return self._watchdog.is_prompt
 
     def submit(
         self,
@@ -264,6 +273,8 @@ class Executor:
         try:
             definition = registry.get(job.agent)
             arguments = await self._arguments(definition, job)
+            if job.is_only_claimed and not await self._begin(caller.parent):
+                return Outcome("interrupted")
             return await self._call(definition, arguments, job.owner_id, caller, guard)
         except AgentError as error:  # the code changed after the run was queued
             return Outcome("error", error=describe_error(error))
@@ -273,6 +284,19 @@ class Executor:
             run = guard.trace.run
             logger.exception("run %s could not be executed", run, extra={"run": run})
             return Outcome("error", error=describe_error(error))
+
+    async def _begin(self, run: ActiveRun) -> bool:
+        """Write that a claimed run begins; return False if it may not."""
+
+        def before_retry() -> None:
+            if run.token.stopped or run.token.lease.is_over:
+                raise LeaseLost("the run may not begin any more")
+
+        try:
+            begin = partial(self._database.run, leases.begin, run)
+            return await patiently(begin, before_retry=before_retry)
+        except LeaseLost:
+            return False
 
     async def _arguments(self, definition: AgentDefinition, job: _Job) -> dict[str, Any]:
         value, job.input = job.input, None  # so that the agent can free a large document
@@ -332,6 +356,7 @@ class _Job:
     owner_id: Any
     depth: int
     last_seq: int
+    is_only_claimed: bool
     usage: Usage  # of earlier attempts, which count too
     stop: StopRequest | None
     input: Any
@@ -345,6 +370,7 @@ class _Job:
             record.owner_id,
             record.depth,
             record.last_seq,
+            record.is_only_claimed,
             Usage(
                 record.llm_calls, record.input_tokens, record.output_tokens, record.usage_estimated
             ),

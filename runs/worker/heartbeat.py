@@ -18,6 +18,7 @@ from agents.cancellation import Lease, StopCause
 from runs import metrics
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
+from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
@@ -45,6 +46,7 @@ class Heartbeat:
         self.is_draining = threading.Event()
         self.lease = Lease()
         self.next_renewal = 0.0
+        self._claims_until = 0.0
         self._lease_seconds = lease_seconds
         self._times = LeaseTimes(lease_seconds)
         self._capacity = capacity
@@ -70,6 +72,11 @@ class Heartbeat:
     def is_fenced(self) -> bool:
         """Whether its lease is over, or about to be: the worker has stopped its own runs then."""
         return self.lease.is_over
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a renewal is overdue, or the lease over: the worker should claim nothing."""
+        return self.lease.is_over or time.monotonic() >= self._claims_until
 
     def start(self) -> None:
         for thread in self._threads:
@@ -139,7 +146,12 @@ class Heartbeat:
             before = self.id
             local_runs.remove_worker(before)
             self.register(instead_of=before)
-        elif not self.lease.extend(started + self._times.own_seconds):
+        elif self.lease.extend(started + self._times.own_seconds):
+            was_overdue = self.is_overdue
+            self._claims_until = started + self._times.claim_within
+            if was_overdue:
+                local_runs.wake()
+        else:
             # Renewed too late, though no process declared the worker lost. Its runs are stopped all
             # the same, since the guard may have refused calls meanwhile.
             self.fence_if_late()
@@ -148,6 +160,7 @@ class Heartbeat:
     def start_lease(self, started: float) -> None:
         self.lease = Lease(started + self._times.own_seconds)
         self.next_renewal = started + self._times.renew_every
+        self._claims_until = started + self._times.claim_within
         local_runs.add_worker(self.id, self.lease)
 
     def fence_if_late(self) -> None:
@@ -161,14 +174,19 @@ class Heartbeat:
         while not self._stopping.is_set():
             try:
                 is_more = self.beat()
+                pause = self._pause()
             except Exception as error:  # of any kind: the worker must survive it
                 report_failure("a heartbeat failed", error)
                 connection.close()
-                is_more = False
+                is_more, pause = False, RETRY_SECONDS
             reset_queries()
-            self._poll.wait(0 if is_more else POLL_SECONDS)
+            self._poll.wait(0 if is_more else pause)
             self._poll.clear()
         connection.close()
+
+    def _pause(self) -> float:
+        """Return how long to wait for the next beat: not beyond the next renewal."""
+        return min(POLL_SECONDS, max(0.0, self.next_renewal - time.monotonic()))
 
     def _fence_main(self) -> None:
         while not self._stopping.wait(FENCE_SECONDS):

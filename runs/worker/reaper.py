@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
+from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import notify
 from runs.quotas.keeper import UsageThread
 
@@ -128,5 +129,5 @@ class ReaperThread:
                 connection.close()
             reset_queries()
             if not is_more:
-                self._closing.wait(POLL_SECONDS)
+                self._closing.wait(RETRY_SECONDS if is_failing else POLL_SECONDS)
         connection.close()

@@ -14,17 +14,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 from django.db import connection, reset_queries
 
 from agents.runtime import Outcome
 from agents.trace import Event, Trace
-from agents.wire import ErrorInfo
 from runs import metrics
-from runs.actions.finishing import Ended, Ending
+from runs.actions.finishing import USAGE, Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
-from runs.db.transactions import is_away
+from runs.actions.refusals import Care
+from runs.db import connecting
+from runs.db.transactions import breaks_connection, is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
 
@@ -36,7 +38,11 @@ MAX_AGE_SECONDS = 0.05
 STOP_SECONDS = 0.002
 MAX_COUNT = 500
 MAX_RUNS = 200  # runs in one transaction
-RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+RETRY_SECONDS = (0.05, 0.1, connecting.RETRY_SECONDS)
+MOST_TRIES_AT_THE_END = 20
+#: A batch that has broken so many connections in a row is refused, if the database answers: a value
+#: of a gigabyte breaks the connection.
+MOST_TRIES = 10
 
 OnEnd = Callable[["Ended | None"], None]
 
@@ -51,6 +57,7 @@ class _Book:
     outcome: Outcome | None = None
     on_end: OnEnd | None = None
     stop_recorded: bool = False  # its log has the stop_requested event
+    left_out: set[str] = field(default_factory=set)  # usage that the database refuses
 
 
 class Recorder:
@@ -194,6 +201,9 @@ class Recorder:
         except Exception:  # of any kind: the updates are committed, and the endings are still due
             logger.exception("updates of %d runs can't be passed on", len(books))
         gone = recorded.gone
+        for book in books:
+            # Usage only grows, and would be refused each time.
+            book.left_out |= recorded.refused.get(book.entry.id, set()) & USAGE
         for book, updates in zip(books, batch, strict=True):
             if updates.run in recorded.full:
                 book.trace.cut("quota_stored")
@@ -239,6 +249,7 @@ class Recorder:
             usage=trace.usage,
             acknowledged_at=token.acknowledged_at,
             observed_at=token.observed_at,
+            left_out=book.left_out,
         )
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
@@ -248,44 +259,42 @@ class Recorder:
                 late,
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,
+                has_begun=guard is None or guard.has_begun,
             )
         return updates
 
-    def _record(self, batch: list[Updates], *, blanked: bool = False) -> Recorded:
-        """Write a batch; repeat it while the database is away, and divide it if it is refused."""
+    def _record(self, batch: list[Updates], care: Care = Care.WHOLE) -> Recorded:
+        """Write a batch; repeat it while the database is away.
+
+        If it is refused, divide it, and write the run that was refused with more care.
+        """
+        write = partial(record_updates, care=care) if care else record_updates
         tries = 0
         while True:
             try:
-                return record_updates(batch)
+                return write(batch)
             except Exception as error:
                 connection.close()  # it may be broken; the next query opens another
-                if is_away(error):
+                if is_away(error) and not (tries >= MOST_TRIES and _breaks_it(error)):
                     pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
                     tries += 1
                     why = type(error).__name__
                     logger.warning("the log can't be written (%s), trying again", why)
                     time.sleep(pause)
-                    if self._closing and tries > 2 * len(RETRY_SECONDS):
+                    if self._closing and tries > MOST_TRIES_AT_THE_END:
                         return Recorded()
                     continue
                 if len(batch) > 1:  # find the run that can't be written
-                    whole = Recorded()
-                    for updates in batch:
-                        part = self._record([updates])
-                        whole.gone |= part.gone
-                        whole.log += part.log
-                        whole.changed += part.changed
-                        whole.full |= part.full
-                        for worker, runs in part.callers.items():
-                            whole.callers.setdefault(worker, []).extend(runs)
-                    return whole
-                if blanked:
-                    run = batch[0].run
-                    logger.exception("run %s can't be written at all", run, extra={"run": run})
-                    return Recorded(gone={batch[0].run: None})
+                    half = len(batch) // 2
+                    recorded = self._record(batch[:half])
+                    recorded.add(self._record(batch[half:]))
+                    return recorded
                 run = batch[0].run
+                if care is Care.BARE:
+                    logger.exception("run %s can't be written at all", run, extra={"run": run})
+                    return Recorded(gone={run: None})
                 logger.exception("updates of run %s can't be written", run, extra={"run": run})
-                return self._record([_blanked(batch[0])], blanked=True)
+                return self._record(batch, Care(care + 1))
 
 
 def _publish(recorded: Recorded, books: list[_Book]) -> None:
@@ -296,16 +305,14 @@ def _publish(recorded: Recorded, books: list[_Book]) -> None:
     notify.publish_progress(book.trace.run for book in books)
 
 
-def _blanked(updates: Updates) -> Updates:
-    """Return updates without the data that the database may have refused; events keep their seq."""
-    blanks = [replace(event, data={"not_recorded": True}) for event in updates.events]
-    if updates.ending is None:
-        return replace(updates, events=blanks)
-    error = ErrorInfo(
-        code="not_recorded",
-        type="DatabaseError",
-        message="What the run returned, or a part of its log, could not be stored.",
-    )
-    kind = updates.ending.outcome.kind
-    outcome = Outcome("error" if kind == "success" else kind, error=error)
-    return replace(updates, events=blanks, ending=replace(updates.ending, outcome=outcome))
+def _breaks_it(error: BaseException) -> bool:
+    """Tell whether a batch broke the connection to a database that executes other statements."""
+    if not breaks_connection(error):
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Exception:
+        connection.close()
+        return False
+    return True

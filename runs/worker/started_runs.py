@@ -30,6 +30,7 @@ from agents.wire import CallOnWire
 from runs.actions import leases, recovery, stopping
 from runs.actions.finishing import worker_lost
 from runs.actions.stopping import stop_children
+from runs.db.connecting import RETRY_SECONDS
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import patiently
 from runs.delivery import notify, stops
@@ -147,7 +148,7 @@ class StartedRuns:
                 stopping.request_stop(
                     run,
                     via=StopVia.PARENT,
-                    reason=reason.replace("\0", "\ufffd")[:MAX_REASON_LENGTH],
+                    reason=reason[:MAX_REASON_LENGTH],
                     check_permission=False,
                 )
             except RunAlreadyFinished:
@@ -268,7 +269,7 @@ class StartedRuns:
                 name = type(error).__name__
                 logger.warning("could not poll started runs (%s), trying again", name)
             self._is_failing = True
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _refresh_callers(
         self, over: Iterable[StartedRun], rows: dict[uuid.UUID, Row]

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.1
 THRESHOLD_SECONDS = 0.5
+PROMPT_SECONDS = 0.02
 FRAME_COUNT = 4  # innermost lines of code that the report shows
 
 
@@ -33,6 +34,7 @@ class Watchdog:
         self._watched = thread
         self._end = threading.Event()
         self._unanswered_since: float | None = None
+        self._asked_at: float | None = None  # while an answer is awaited
         self._thread = threading.Thread(target=self._main, name="runs-watchdog", daemon=True)
 
     @property
@@ -40,6 +42,12 @@ class Watchdog:
         """For how long the loop has not answered; 0 when it has."""
         since = self._unanswered_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the loop answers soon. A block is noticed after a tenth of a second."""
+        asked = self._asked_at
+        return asked is None or time.monotonic() - asked < PROMPT_SECONDS
 
     def start(self) -> None:
         self._thread.start()
@@ -52,12 +60,13 @@ class Watchdog:
     def _main(self) -> None:
         while not self._end.wait(INTERVAL_SECONDS):
             answered = threading.Event()
-            asked = time.monotonic()
+            asked = self._asked_at = time.monotonic()
             try:
                 self._loop.call_soon_threadsafe(answered.set)
             except RuntimeError:
                 return  # the loop is closed
             if answered.wait(THRESHOLD_SECONDS) or self._end.is_set():
+                self._asked_at = None
                 continue
             self._unanswered_since = asked
             guard = self._culprit()
@@ -65,7 +74,7 @@ class Watchdog:
             while not answered.wait(INTERVAL_SECONDS):
                 if self._end.is_set():
                     return
-            self._unanswered_since = None
+            self._unanswered_since = self._asked_at = None
             self._report(guard, asked, is_over=True, where=[])
 
     def _culprit(self) -> Guard | None:

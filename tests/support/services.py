@@ -175,12 +175,16 @@ class PrivatePostgres(_Server):
         """Make a database, as a copy of ``template``, which is not in use; return its URL."""
         return create_database(self.url("postgres"), template)
 
-    def break_connections(self) -> None:
-        """Cut all connections to all databases, as a failover or an administrator does."""
+    def break_connections(self, but: int = 0) -> None:
+        """Cut all connections to all databases, as a failover or an administrator does.
+
+        Only the session of the server process ``but`` stays.
+        """
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                " WHERE backend_type = 'client backend' AND pid NOT IN (pg_backend_pid(), %s)",
+                [but],
             )
 
 

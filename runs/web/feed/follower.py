@@ -120,7 +120,7 @@ class Follower(Reader):
         frames: list[Frame] = []  # each step of an async generator would cost a microsecond
         if position.version == 0:
             if not self.view.is_page and tail.input_json is None:
-                found = await self.hub.read(reading.read_inputs, [tail.id])
+                found = await self.hub.read_patiently(reading.read_inputs, [tail.id])
                 tail.input_json = found.get(tail.id)
             if self._is_tree and tail.id == self._run:
                 assert tail.snapshot is not None
@@ -183,6 +183,6 @@ class Follower(Reader):
             # All known runs are over: one that is not in the table by now will never be started.
             assert self._root is not None
             known = len(self._positions)
-            self.grow((await self.hub.read(reading.read_trees, [self._root]))[self._root])
+            self.grow((await self.hub.read_patiently(reading.read_trees, [self._root]))[self._root])
             self._tree_is_final = known == len(self._positions)
         return False

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from runs.db.threads import DatabaseThreads
+from runs.db.transactions import is_away, patiently
 from runs.delivery import notify
 from runs.delivery.feeds import ASK_SECONDS
 from runs.tasks import cancel_and_wait
@@ -51,8 +53,9 @@ class Hub:
         )
         self.listener = HubListener(self.tails, self.refresher)
         self.inbox = Inbox(self.tails, self.refresher)
-        self.pages = LogPages(lambda *work: self.read(*work))
+        self.pages = LogPages(lambda *work: self.read_patiently(*work))
         self._closing: asyncio.Task[None] | None = None
+        self._is_away = False  # the database; the log has a line about it
 
     @property
     def is_closed(self) -> bool:
@@ -122,12 +125,32 @@ class Hub:
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that reads the database, in a thread of the hub's own.
 
+        The log has one line about an outage, however many readers there are.
+
         Raises:
             RightLost: this process ends.
         """
         if self.is_closed:
             raise RightLost("restart")
-        return await self._database.run(work, *args, **kwargs)
+        try:
+            answer = await self._database.run(work, *args, **kwargs)
+        except Exception as error:
+            if is_away(error) and not self._is_away:
+                self._is_away = True
+                logger.warning("the feed can't read (%s); trying again", type(error).__name__)
+            raise
+        self._is_away = False
+        return answer
+
+    async def read_patiently(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read, again while the database is away: an outage of seconds ends no feed.
+
+        Raises:
+            RightLost: this process ends.
+            django.db.Error: the database was away for a minute, or refused the query.
+        """
+        ask = partial(self.read, work, *args, **kwargs)
+        return await patiently(ask, before_retry=lambda: None)
 
     # Background work.
 
@@ -148,7 +171,7 @@ class Hub:
                 failures = 0
             except Exception as error:  # the database is away, say; readers wait meanwhile
                 failures += 1
-                if failures == 1:
+                if failures == 1 and not is_away(error):
                     logger.warning("the feed can't read (%s); trying again", type(error).__name__)
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
 

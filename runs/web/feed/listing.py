@@ -33,7 +33,7 @@ class ListFollower(Reader):
 
     async def start(self) -> None:
         self.hub.refresher.lists.add(self.take)
-        first = await self.hub.read(reading.read_active, self.viewer, MOST_PENDING)
+        first = await self.hub.read_patiently(reading.read_active, self.viewer, MOST_PENDING)
         # The hub may have brought newer ones meanwhile.
         self.take(snapshot for snapshot in first if snapshot.id not in self._pending)
 
@@ -65,7 +65,7 @@ class ListFollower(Reader):
             self._remember(snapshot)
         inputs: dict[uuid.UUID, str] = {}
         if pending and not self.view.is_page:
-            inputs = await self.hub.read(reading.read_inputs, list(pending))
+            inputs = await self.hub.read_patiently(reading.read_inputs, list(pending))
         return frames + [one.frame("run", self.view, inputs.get(id)) for id, one in pending.items()]
 
     def _remember(self, snapshot: Snapshot) -> None:

@@ -318,6 +318,7 @@ def test_whatever_comes_out_can_be_stored_and_stays_the_same(
         (Point(1), {"x": 1, "secret": "s3cret"}),
         ("a\0", "a\ufffd"),
         ([{"k\0": "\ud800"}], [{"k\ufffd": "\ufffd"}]),
+        ({"k\0": 1, "k\ufffd": 2, "x": 3}, {"k\ufffd": 1, "k\ufffd (#2)": 2, "x": 3}),
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (Colour.RED, "red"),
     ],

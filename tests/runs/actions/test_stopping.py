@@ -284,3 +284,14 @@ class TestStopByAnotherProcess:
         assert log.over(run).status == Status.STOPPED
         assert not RunRecord.objects.filter(agent="endless").exists()
         assert_consistent(run)
+
+
+@pytest.mark.usefixtures("on_both_databases")
+def test_a_reason_that_no_database_holds_does_not_keep_a_run_from_being_stopped(
+    alice: User,
+) -> None:
+    """An agent may give any text to its handle's stop(), and a terminal any bytes."""
+    run = make_run(alice)
+    request_stop(run.pk, by=alice, via="api", reason="enough\0\ud83d")  # type: ignore[arg-type]
+    run.refresh_from_db()
+    assert (run.status, run.stop_reason) == (Status.STOPPED, "enough\ufffd\ufffd")

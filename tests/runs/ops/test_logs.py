@@ -261,3 +261,25 @@ def test_every_line_of_a_process_is_json(tmp_path: Path) -> None:
     assert all(
         line.startswith(("{", "Halting is at", "  ")) for line in server.output.splitlines()
     ), server.output
+
+
+def test_a_refused_socket_is_no_error_of_the_application() -> None:
+    """uvicorn takes an answer by HTTP for none."""
+
+    def passes(words: str) -> bool:
+        record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, words, (), None)
+        return logging.getLogger("uvicorn.error").filter(record) is not False
+
+    assert not passes("ASGI callable returned without completing handshake.")
+    assert passes("Exception in ASGI application\n")
+
+
+def test_objects_of_one_kind_are_one_message() -> None:
+    """psycopg_pool has a line for each connection that an outage has cut."""
+    seldom = logs.Seldom()
+    words = "discarding closed connection: <Connection [BAD] at %#x>"
+    records = [
+        logging.LogRecord("psycopg.pool", logging.WARNING, "", 0, words, (n,), None)
+        for n in (7, 0xF00)
+    ]
+    assert [seldom.filter(record) for record in records] == [True, False]

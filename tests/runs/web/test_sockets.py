@@ -20,8 +20,9 @@ from rest_framework.authtoken.models import Token
 from project.asgi import application
 from runs import consumers
 from runs.actions.stopping import request_stop
+from runs.db import transactions
 from runs.models import RunInput, RunRecord, StopVia
-from runs.web.feed import close_hub, get_hub, rights
+from runs.web.feed import close_hub, get_hub, reading, rights
 from runs.web.feed import hub as hub_module
 from tests.support.feeds import in_database
 from tests.support.rows import make_run
@@ -389,6 +390,49 @@ class TestLostRight:
             monkeypatch.setattr(rights, "find_lost", find_lost)
             await in_database(Token.objects.all().delete)
             assert await socket.code() == 4403
+
+    @pytest.mark.parametrize("path", ["/ws/runs/{}", "/ws/runs"])
+    async def test_a_database_that_is_away_ends_no_feed(
+        self,
+        path: str,
+        run: RunRecord,
+        token: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A feed of a run reads its input; the list reads the runs that are not over."""
+        failures: list[str] = []
+
+        def fail_twice(name: str) -> None:
+            read = getattr(reading, name)
+
+            def broken(*arguments: Any) -> Any:
+                if failures.count(name) < 2:
+                    failures.append(name)
+                    raise OperationalError("away")
+                return read(*arguments)
+
+            monkeypatch.setattr(reading, name, broken)
+
+        monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.001)
+        fail_twice("read_inputs")
+        fail_twice("read_active")
+        async with opened(path.format(run.pk), token=token) as socket:
+            assert (await socket.next())["run"]["id"] == str(run.pk)
+        assert failures.count("read_inputs") == 2
+
+    async def test_a_database_that_is_away_has_one_line_in_the_log(
+        self, run: RunRecord, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def away() -> None:
+            raise OperationalError("away")
+
+        hub = get_hub()
+        for outage in (1, 2):
+            answers = [hub.read(away) for _ in range(5)]
+            assert all(await asyncio.gather(*answers, return_exceptions=True))
+            lines = [line for line in caplog.records if "can't read" in line.getMessage()]
+            assert len(lines) == outage
+            await hub.read(RunRecord.objects.count)
 
     async def test_asking_changes_no_session(
         self, alice: User, run: RunRecord, settings: Any

@@ -131,7 +131,7 @@ async def test_set_many_writes_all_or_none(
             return set_many(self, *arguments)
 
     monkeypatch.setattr(OwnerStore, "_set_many", refused)
-    with pytest.raises(DataError):
+    with pytest.raises(InvalidEntry, match="refused this entry: out of range"):
         await store.set_many({f"k{n}": n for n in range(9)})
     assert seen == 3
     assert await store.get_all() == {"k0": "before"}
