@@ -12,7 +12,12 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from project import errors
 from runs.conf import conf
+from runs.db import lending
+from runs.exceptions import SignInRefused
+from runs.identity.actors import address_of
+from runs.identity.admission import Admission
 
 __all__ = ["Handler", "ProbeHandler"]
 
@@ -26,6 +31,18 @@ _MARGIN_BYTES = 1024 * 1024
 # answer. So read and discard up to this many bytes first.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
+# The stops, of the API, the pages and the admin, by the connections that they may use.
+_STOPS = {
+    lending.STOPS: re.compile(
+        r"/runs/[^/]+/stop/?|/app/runs/[^/]+/stop|/admin/runs/runrecord/[^/]+/stop/"
+    ),
+    lending.STOPS_OF_MANY: re.compile(r"/runs/stop/?|/admin/runs/runrecord/stop/"),
+}
+# Where a POST has a password to check.
+_PASSWORDS = re.compile(
+    r"/api-token/?|/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/"
+)
+_PASSWORD_BYTES = 64 * 1024
 
 
 class _ProbeRequest(ASGIRequest):
@@ -53,9 +70,16 @@ class Handler(ASGIHandler):
     view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
     middleware and views of this project are synchronous. The loop sends what a view streams, as in
     Django's own handler.
+
+    Two kinds of requests are apart. Those with a password to check wait for their turn on the loop,
+    so that they take neither all threads nor all processors. Stops have connections of their own.
     """
 
     request_class: Any = staticmethod(_new_request)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sign_ins = Admission()
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -66,6 +90,8 @@ class Handler(ASGIHandler):
         Django writes a whole body to disk before a view starts, however long the body is.
         """
         limit = conf().max_input_bytes + _MARGIN_BYTES
+        if _PASSWORDS.fullmatch(scope["path"]):  # many of these may wait at a time
+            limit = min(limit, _PASSWORD_BYTES)
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
         received = 0
@@ -95,11 +121,25 @@ class Handler(ASGIHandler):
             await self.send_response(refusal, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await sync_to_async(self.get_response)(request)
+        response: HttpResponseBase
+        if request.method == "POST" and _PASSWORDS.fullmatch(request.path_info):
+            try:
+                async with self._sign_ins.place(address_of(request)):
+                    response = await sync_to_async(self.get_response)(request)
+            except SignInRefused as refusal:
+                response = errors.sign_in_refused(request, refusal)
+        elif request.method == "POST" and (reserve := _reserve_for(request.path_info)):
+            response = await sync_to_async(self._stop)(reserve, request)
+        else:
+            response = await sync_to_async(self.get_response)(request)
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
         return response
+
+    def _stop(self, reserve: lending.Reserve, request: HttpRequest) -> HttpResponseBase:
+        reserve.lend()
+        return self.get_response(request)
 
 
 class ProbeHandler(Handler):
@@ -110,6 +150,10 @@ class ProbeHandler(Handler):
 
 class _BodyTooLarge(Exception):
     """Raised where Django reads the body, so before it has started to answer."""
+
+
+def _reserve_for(path: str) -> lending.Reserve | None:
+    return next((reserve for reserve, paths in _STOPS.items() if paths.fullmatch(path)), None)
 
 
 def _patient(receive: _Receive) -> _Receive:

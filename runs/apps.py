@@ -18,6 +18,7 @@ class RunsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from runs.actions import deactivating
         from runs.db.connecting import note_connection
         from runs.ops.accounts import create_missing_group
 
@@ -25,6 +26,7 @@ class RunsConfig(AppConfig):
 
         post_migrate.connect(create_missing_group, sender=self)
         connection_created.connect(note_connection)
+        deactivating.connect()
         redaction.add_secret(settings.SECRET_KEY)
         redaction.add_secret(settings.METRICS_TOKEN or None)
         for database in settings.DATABASES.values():

@@ -7,12 +7,14 @@ RunError                    code: the stable word that doors answer with
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
 ├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
+├── SignInRefused           too many wrong passwords, or too many sign-ins at once; seconds: to wait
 ├── ParentIsStopping        no child starts below a run that is over or was asked to stop
 └── LeaseLost               a worker's claim is not good any more; nothing was written
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "PriorityNotPermitted",
     "RunAlreadyFinished",
     "RunError",
+    "SignInRefused",
     "StopNotPermitted",
 ]
 
@@ -61,6 +64,14 @@ class IdempotencyMismatch(RunError):
 
 class InputTooLarge(RunError):
     code = "input_too_large"
+
+
+class SignInRefused(RunError):
+    code = "throttled"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(1, math.ceil(seconds))
+        super().__init__(f"Too many attempts to sign in. Try again in {self.seconds} s.")
 
 
 class ParentIsStopping(RunError):

@@ -34,6 +34,8 @@ LAYERS = [
     ("runs.actions",),
     ("runs.queue",),
     ("runs.delivery",),
+    # --- runs: who a client is
+    ("runs.identity",),
     # --- runs: what a run is, and how it reads
     ("runs.wording",),
     ("runs.wire", "runs.transitions", "runs.events"),

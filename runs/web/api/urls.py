@@ -15,6 +15,8 @@ _VIEWS = {
     "api-stop": (f"{_RUN}/stop", stop_views.StopView),
     "api-events": (f"{_RUN}/events", views.EventsView),
     "api-token": ("api-token", identity.TokenView),
+    "api-tokens": ("api-tokens", identity.TokensView),
+    "api-one-token": ("api-tokens/(?P<id>[^/]+)", identity.OneTokenView),
     "api-schema": ("api/schema", documents.SchemaView),
     "api-docs": ("api/docs", documents.DocsView),
 }

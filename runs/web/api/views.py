@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,11 +28,13 @@ from rest_framework.views import APIView
 from agents import registry
 from runs import events
 from runs.actions import starting
+from runs.identity import actors, tokens
+from runs.identity.authentication import TokenAuthentication
 from runs.models import RunRecord
 from runs.wire import for_wire, get_for_wire, run_as_dict
 
 from . import event_stream, schema
-from .authentication import SessionAuthentication, TokenAuthentication
+from .authentication import SessionAuthentication
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.fields import UuidField
@@ -83,6 +86,12 @@ class ApiView(APIView):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-store")
+        if isinstance(proof := request.auth, tokens.Found) and proof.token is not None:
+            note = partial(tokens.note_use, proof.token, actors.address_of(request._request))
+            if response.streaming:  # it may be sent for hours
+                note()
+            else:  # after the answer is sent: a stop does not wait for it
+                response._resource_closers.append(note)
         return response
 
     @property
