@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from io import BytesIO
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
@@ -18,6 +19,7 @@ from runs.db import lending
 from runs.exceptions import SignInRefused
 from runs.identity.actors import address_of
 from runs.identity.admission import Admission
+from runs.identity.passwords import AT_ONCE
 
 __all__ = ["Handler", "ProbeHandler"]
 
@@ -43,6 +45,9 @@ _PASSWORDS = re.compile(
     r"/api-token/?|/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/"
 )
 _PASSWORD_BYTES = 64 * 1024
+# Requests other than stops. More threads would only wait for the interpreter and for connections,
+# and a stop would be one of them.
+_MOST_THREADS = 32
 
 
 class _ProbeRequest(ASGIRequest):
@@ -79,7 +84,11 @@ class Handler(ASGIHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sign_ins = Admission()
+        self._others = Admission(_MOST_THREADS)
+        # While one computes a hash, another one reads and writes.
+        self._passwords = Admission(
+            AT_ONCE + 1, most_waiting=100, most_of_one=8, patience_seconds=8
+        )
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -90,8 +99,14 @@ class Handler(ASGIHandler):
         Django writes a whole body to disk before a view starts, however long the body is.
         """
         limit = conf().max_input_bytes + _MARGIN_BYTES
-        if _PASSWORDS.fullmatch(scope["path"]):  # many of these may wait at a time
-            limit = min(limit, _PASSWORD_BYTES)
+        if scope["method"] == "POST" and _PASSWORDS.fullmatch(scope.get("path", "")):
+            limit = min(limit, _PASSWORD_BYTES)  # many of these may wait at a time
+            try:
+                self._passwords.refuse_if_full(_client_of(scope))
+            except SignInRefused as full:
+                await _discard(receive)
+                await self._refuse(ASGIRequest(scope, BytesIO()), send, full)
+                return
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
         received = 0
@@ -116,26 +131,34 @@ class Handler(ASGIHandler):
             if received or b"expect" not in headers:
                 await _discard(receive)
             detail = f"The request's body is larger than {limit} bytes."
-            refusal = JsonResponse({"code": "input_too_large", "detail": detail}, status=413)
-            refusal.headers["Connection"] = "close"
-            await self.send_response(refusal, send)
+            response = JsonResponse({"code": "input_too_large", "detail": detail}, status=413)
+            response.headers["Connection"] = "close"
+            await self.send_response(response, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase
         if request.method == "POST" and _PASSWORDS.fullmatch(request.path_info):
             try:
-                async with self._sign_ins.place(address_of(request)):
+                async with self._passwords.place(address_of(request)):
                     response = await sync_to_async(self.get_response)(request)
             except SignInRefused as refusal:
                 response = errors.sign_in_refused(request, refusal)
         elif request.method == "POST" and (reserve := _reserve_for(request.path_info)):
             response = await sync_to_async(self._stop)(reserve, request)
-        else:
+        elif isinstance(request, _ProbeRequest):
             response = await sync_to_async(self.get_response)(request)
+        else:
+            async with self._others.place():
+                response = await sync_to_async(self.get_response)(request)
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
         return response
+
+    async def _refuse(self, request: HttpRequest, send: Any, refusal: SignInRefused) -> None:
+        """Answer late: a client that guesses on many connections keeps none of them busy."""
+        await asyncio.sleep(refusal.seconds)
+        await self.send_response(errors.sign_in_refused(request, refusal), send)
 
     def _stop(self, reserve: lending.Reserve, request: HttpRequest) -> HttpResponseBase:
         reserve.lend()
@@ -150,6 +173,10 @@ class ProbeHandler(Handler):
 
 class _BodyTooLarge(Exception):
     """Raised where Django reads the body, so before it has started to answer."""
+
+
+def _client_of(scope: Any) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _reserve_for(path: str) -> lending.Reserve | None:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-__all__ = ["LONGEST_SECONDS", "slide"]
+__all__ = ["LONGEST_SECONDS", "begin", "slide"]
 
 _GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -35,6 +35,12 @@ def slide(get_response: _GetResponse) -> _GetResponse:
         return get_response(request)
 
     return answer
+
+
+def begin(request: HttpRequest) -> None:
+    """Start counting at the sign-in; Django stores the session after it anyway."""
+    now = time.time()
+    request.session[_KEY] = [now, now]
 
 
 def _use(request: HttpRequest) -> None:

@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 MOST_PER_USER = 100
 _USE_NOTED_EVERY = timedelta(minutes=1)
 _HINT_LENGTH = 8  # of 64: the other 224 bits are beyond guessing
+_UNHASHED_LENGTH = 40  # of a key of rest_framework.authtoken
 
 
 class TooManyTokens(Exception):
@@ -106,10 +107,12 @@ def create(
 
 def find(key: str) -> Found | None:
     """Return whom a key stands for, by one query; None if it stands for no active user."""
+    if len(key) == _UNHASHED_LENGTH and (unhashed := _find_unhashed(key)) is not None:
+        return unhashed
     digest = digest_of(key)
     token = ApiToken.objects.select_related("user").filter(digest=digest).first()
     if token is None:
-        return _find_unhashed(key)
+        return None
     is_good = (
         hmac.compare_digest(token.digest, digest)
         and hmac.compare_digest(token.password_mark, password_mark(token.user))

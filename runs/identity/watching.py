@@ -14,7 +14,7 @@ from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 
-from . import actors, audit, tokens
+from . import actors, audit, sessions, tokens
 from .actors import Actor
 from .models import Act
 
@@ -47,6 +47,7 @@ def connect() -> None:
 
 
 def _signed_in(request: Any, user: Any, **_: Any) -> None:
+    sessions.begin(request)
     audit.note(Act.SIGN_IN, by=Actor.of(user, actors.address_of(request)))
 
 

@@ -82,10 +82,8 @@ class TokensView(ApiView):
     def get(self, request: Request) -> Response:
         """Your own tokens that are good, the newest first, without the tokens themselves."""
         parameters.refuse_unknown(request, set())
-        proof = request.auth
-        current = proof.token if isinstance(proof, tokens.Found) else None
         found = tokens.live_of(self.user)
-        return Response({"results": [token_as_dict(token, current) for token in found]})
+        return Response({"results": [token_as_dict(token, self.token) for token in found]})
 
 
 class OneTokenView(ApiView):

@@ -30,6 +30,7 @@ from runs import events
 from runs.actions import starting
 from runs.identity import actors, tokens
 from runs.identity.authentication import TokenAuthentication
+from runs.identity.models import ApiToken
 from runs.models import RunRecord
 from runs.wire import for_wire, get_for_wire, run_as_dict
 
@@ -72,6 +73,8 @@ class ApiView(APIView):
 
     authentication_classes: Any = [TokenAuthentication, SessionAuthentication]
     content_negotiation_class: Any = _ByAcceptAlone
+    #: With which the request came.
+    token: ApiToken | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         try:
@@ -82,12 +85,14 @@ class ApiView(APIView):
             # DRF counts only the requests that it lets in: guessing tokens would cost nothing.
             self.check_throttles(request)
             raise
+        if isinstance(request.auth, tokens.Found):
+            self.token = request.auth.token
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-store")
-        if isinstance(proof := request.auth, tokens.Found) and proof.token is not None:
-            note = partial(tokens.note_use, proof.token, actors.address_of(request._request))
+        if self.token is not None:
+            note = partial(tokens.note_use, self.token, actors.address_of(request._request))
             if response.streaming:  # it may be sent for hours
                 note()
             else:  # after the answer is sent: a stop does not wait for it
