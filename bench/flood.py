@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -56,14 +55,12 @@ DOORS: dict[str, Callable[[str], str]] = {
 }
 
 
-async def _guess(
-    port: int, end: float, door: str, names: Iterator[int], seen: Counter[str]
-) -> None:
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+async def _guess(port: int, door: str, names: Iterator[int], seen: Counter[str]) -> None:
+    while True:
+        with contextlib.suppress(OSError, EOFError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
-                while time.monotonic() < end:
+                while True:
                     writer.write(DOORS[door](f"nobody{next(names)}").encode())
                     seen[f"{door} {await _status(reader)}"] += 1
             finally:
@@ -84,10 +81,10 @@ async def _status(reader: asyncio.StreamReader) -> str:
 async def _main(port: int, seconds: float, count: int, doors: list[str]) -> None:
     seen: Counter[str] = Counter()
     names = itertools.count()
-    end = time.monotonic() + seconds
-    await asyncio.gather(
-        *(_guess(port, end, doors[i % len(doors)], names, seen) for i in range(count))
-    )
+    clients = [_guess(port, doors[i % len(doors)], names, seen) for i in range(count)]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*clients)
     print(json.dumps(seen))
 
 
