@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
+from django.contrib.auth import logout
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -50,7 +51,7 @@ def _use(request: HttpRequest) -> None:
         return
     left = started + LONGEST_SECONDS - now
     if left <= 0:
-        request.session.flush()
+        logout(request)  # the request goes on as one without a user
         return
     request.session[_KEY] = [started, now]
     request.session.set_expiry(int(min(left, settings.SESSION_COOKIE_AGE)))

@@ -21,7 +21,8 @@ from .models import Act
 __all__ = ["connect"]
 
 _FLAGS = ("is_active", "is_staff", "is_superuser")
-_BEFORE = "_flags_before"  # of a user who is being saved
+_WATCHED = ("password", *_FLAGS)
+_BEFORE = "_watched_before"  # of a user who is being saved
 
 
 def connect() -> None:
@@ -57,15 +58,16 @@ def _signed_out(request: Any, user: Any, **_: Any) -> None:
 
 
 def _before_save(instance: Any, raw: bool, update_fields: Any, **_: Any) -> None:
-    """Read what the flags are before the save, unless it leaves them alone."""
+    """Read what is stored before the save, unless the save leaves it alone."""
     vars(instance).pop(_BEFORE, None)
-    if raw or instance._state.adding or not (update_fields is None or {*update_fields} & {*_FLAGS}):
+    is_about_it = update_fields is None or {*update_fields} & {*_WATCHED}
+    if raw or instance._state.adding or not is_about_it:
         return
-    stored = type(instance)._default_manager.filter(pk=instance.pk).values(*_FLAGS).first()
+    stored = type(instance)._default_manager.filter(pk=instance.pk).values(*_WATCHED).first()
     vars(instance)[_BEFORE] = stored or {}
 
 
-def _saved(instance: Any, raw: bool, created: bool, **_: Any) -> None:
+def _saved(instance: Any, raw: bool, created: bool, update_fields: Any, **_: Any) -> None:
     if raw:
         return
     name = instance.get_username()
@@ -74,13 +76,18 @@ def _saved(instance: Any, raw: bool, created: bool, **_: Any) -> None:
         audit.note(Act.ACCOUNT, subject=name, detail=f"Created. {flags}")
         return
     before = vars(instance).pop(_BEFORE, None) or {}
-    changed = [flag for flag in before if before[flag] != getattr(instance, flag)]
-    if changed:
-        words = [f"{flag} {before[flag]} -> {getattr(instance, flag)}" for flag in changed]
+    changed = {name for name in before if before[name] != getattr(instance, name)}
+    if changed & {*_FLAGS}:
+        words = [
+            f"{flag} {before[flag]} -> {getattr(instance, flag)}"
+            for flag in _FLAGS
+            if flag in changed
+        ]
         audit.note(Act.RIGHTS, subject=name, detail=", ".join(words))
-    # set_password() leaves the new password here until save() is done. A sign-in that only gives
-    # the same password a better hash does not.
-    if instance._password is not None:
+    # A sign-in that gives the same password a better hash saves this field alone, and has taken the
+    # password away that set_password() leaves here until the end of save().
+    is_rehash = update_fields is not None and {*update_fields} == {"password"}
+    if "password" in changed and not (is_rehash and instance._password is None):
         ended = tokens.end_all_of(instance)
         audit.note(Act.PASSWORD, subject=name, detail=f"API tokens ended: {ended}")
 
