@@ -31,7 +31,7 @@ FROM = {"REMOTE_ADDR": "192.0.2.7"}
 
 @pytest.fixture(autouse=True)
 def users_are_there(alice: User) -> None:
-    AuditEntry.objects.filter(act="account").delete()
+    assert [one[2:] for one in entries("account")] == [("alice", "Created. is_active")]
 
 
 def entries(act: str) -> list[tuple[str, str, str, str]]:
@@ -175,6 +175,7 @@ class TestRights:
         alice.delete()
         assert entries("password") == [("", "", "alice", "API tokens ended: 1")]
         assert [one[2:] for one in entries("account")] == [
+            ("alice", "Created. is_active"),
             ("root", "Created. is_active, is_staff, is_superuser"),
             ("alice", "Deleted."),
         ]
