@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import admin, cluster, cluster_feed, cluster_stop, feed, guards, latency, many, queue
+from . import (
+    admin,
+    cluster,
+    cluster_feed,
+    cluster_stop,
+    feed,
+    guards,
+    latency,
+    logins,
+    many,
+    queue,
+)
 from .measure import Figure, as_json, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,6 +47,7 @@ CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {
     "cluster-latency": cluster_stop.measure_latency,
     "cluster-feed": cluster_feed.measure_feed,
     "cluster-retention": cluster_feed.measure_retention,
+    "logins": logins.measure,
     "cluster-latency-load": cluster_stop.measure_latency_under_load,
 }
 

@@ -33,9 +33,9 @@ def measure_feed() -> Iterator[Figure]:
     """Subscribers of a web process that runs no agents. The worker is another process."""
     with fresh_cluster() as user:
         os.environ["RUNS_EMBEDDED_WORKER"] = "0"
-        from rest_framework.authtoken.models import Token
+        from runs.identity import tokens
 
-        token = Token.objects.create(user=user).key
+        token = tokens.create(user)[0]
         with serving(token) as server, working(1):
             kinds: tuple[Kind, ...] = ("socket", "sse")
             for kind in kinds:

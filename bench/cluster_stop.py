@@ -124,11 +124,11 @@ def _distribution(name: str, once: Callable[[], float], target: float | None = N
 
 @contextlib.contextmanager
 def _web(user: User) -> Iterator[Server]:
-    from rest_framework.authtoken.models import Token
+    from runs.identity import tokens
 
     os.environ["RUNS_EMBEDDED_WORKER"] = "0"
     os.environ["API_THROTTLE_RATE"] = "600/min"  # the default
-    with serving(Token.objects.create(user=user).key) as server:
+    with serving(tokens.create(user)[0]) as server:
         yield server
 
 

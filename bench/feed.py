@@ -28,9 +28,9 @@ IDLE_SECONDS = 10.0
 def measure() -> Iterator[Figure]:
     """The server is one process, the subscribers are another."""
     with fresh_site() as user:
-        from rest_framework.authtoken.models import Token
+        from runs.identity import tokens
 
-        token = Token.objects.create(user=user).key
+        token = tokens.create(user)[0]
         with serving(token) as server:
             yield from _delays(server)
             yield _stopping(server)

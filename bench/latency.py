@@ -56,9 +56,9 @@ def measure_rest() -> Iterator[Figure]:
     """Through HTTP on loopback. The server is a thread: client and server share one GIL."""
     with fresh_site() as user:
         register_agents()
-        from rest_framework.authtoken.models import Token
+        from runs.identity import tokens
 
-        key = Token.objects.create(user=user).key
+        key = tokens.create(user)[0]
         server, address = _serve()
         try:
             yield from _by_rest(address, key)

@@ -19,6 +19,7 @@ from django.utils.deprecation import MiddlewareMixin
 from django.views.decorators.csrf import csrf_exempt
 
 from runs.db.transactions import is_away
+from runs.exceptions import SignInRefused
 
 __all__ = [
     "ErrorPagesMiddleware",
@@ -28,11 +29,12 @@ __all__ = [
     "not_found",
     "permission_denied",
     "server_error",
+    "sign_in_refused",
 ]
 
 logger = logging.getLogger(__name__)
 
-_API_PATH = re.compile(r"/(?:runs|agents|quotas|api|api-token|health)(?:/|$)")
+_API_PATH = re.compile(r"/(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)")
 
 
 class ErrorPagesMiddleware(MiddlewareMixin):
@@ -45,6 +47,8 @@ class ErrorPagesMiddleware(MiddlewareMixin):
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if isinstance(exception, Http404):
             return not_found(request, exception)
+        if isinstance(exception, SignInRefused):
+            return sign_in_refused(request, exception)
         return unavailable(request, exception) if is_away(exception) else None
 
 
@@ -100,6 +104,17 @@ def unavailable(request: HttpRequest, error: BaseException) -> HttpResponse:
     detail = "The database does not answer. Nothing was changed; try again."
     response = _answer(request, 503, "unavailable", detail)
     response.headers["Retry-After"] = "1"
+    return response
+
+
+def sign_in_refused(request: HttpRequest, refusal: SignInRefused) -> HttpResponse:
+    """Answer 429: too many wrong passwords, or too many sign-ins at once."""
+    if _is_for_a_program(request):
+        response = _json(429, refusal.code, str(refusal))
+    else:
+        context = {"seconds": refusal.seconds, "again": request.get_full_path()}
+        response = _page(429, "429", context)
+    response.headers["Retry-After"] = str(refusal.seconds)
     return response
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
@@ -14,7 +15,13 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from project import errors
 from runs.conf import conf
+from runs.db import lending
+from runs.exceptions import SignInRefused
+from runs.identity.actors import address_of
+from runs.identity.admission import Admission
+from runs.identity.passwords import AT_ONCE
 
 __all__ = ["Handler", "ProbeHandler"]
 
@@ -31,6 +38,21 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 _BODY_SECONDS = 20.0
 _LEAST_BYTES_PER_SECOND = 16 * 1024
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
+# The stops, of the API, the pages and the admin, by the connections that they may use.
+_STOPS = {
+    lending.STOPS: re.compile(
+        r"/runs/[^/]+/stop/?|/app/runs/[^/]+/stop|/admin/runs/runrecord/[^/]+/stop/"
+    ),
+    lending.STOPS_OF_MANY: re.compile(r"/runs/stop/?|/admin/runs/runrecord/stop/"),
+}
+# Where a POST has a password to check.
+_PASSWORDS = re.compile(
+    r"/api-token/?|/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/"
+)
+_PASSWORD_BYTES = 64 * 1024
+# Requests other than stops. More threads would only wait for the interpreter and for connections,
+# and a stop would be one of them.
+_MOST_THREADS = 32
 
 
 class _Request(ASGIRequest):
@@ -74,9 +96,20 @@ class Handler(ASGIHandler):
     view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
     middleware and views of this project are synchronous. The loop sends what a view streams, as in
     Django's own handler.
+
+    Two kinds of requests are apart. Those with a password to check wait for their turn on the loop,
+    so that they take neither all threads nor all processors. Stops have connections of their own.
     """
 
     request_class: Any = staticmethod(_new_request)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = Admission(_MOST_THREADS)
+        # While one computes a hash, another one reads and writes.
+        self._passwords = Admission(
+            AT_ONCE + 1, most_waiting=100, most_of_one=8, patience_seconds=8
+        )
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -88,6 +121,14 @@ class Handler(ASGIHandler):
         however long that takes. Until then the request has no thread.
         """
         limit = conf().max_input_bytes + _MARGIN_BYTES
+        if scope["method"] == "POST" and _PASSWORDS.fullmatch(scope.get("path", "")):
+            limit = min(limit, _PASSWORD_BYTES)  # many of these may wait at a time
+            try:
+                self._passwords.refuse_if_full(_client_of(scope))
+            except SignInRefused as full:
+                await _discard(receive)
+                await self._refuse_sign_in(ASGIRequest(scope, BytesIO()), send, full)
+                return
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
         received = 0
@@ -153,11 +194,35 @@ class Handler(ASGIHandler):
         await self.send_response(refusal, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await sync_to_async(self.get_response)(request)
+        response: HttpResponseBase
+        if request.method == "POST" and _PASSWORDS.fullmatch(request.path_info):
+            try:
+                async with self._passwords.place(address_of(request)):
+                    response = await sync_to_async(self.get_response)(request)
+            except SignInRefused as refusal:
+                response = errors.sign_in_refused(request, refusal)
+        elif request.method == "POST" and (reserve := _reserve_for(request.path_info)):
+            response = await sync_to_async(self._stop)(reserve, request)
+        elif isinstance(request, _ProbeRequest):
+            response = await sync_to_async(self.get_response)(request)
+        else:
+            async with self._others.place():
+                response = await sync_to_async(self.get_response)(request)
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
         return response
+
+    async def _refuse_sign_in(
+        self, request: HttpRequest, send: Any, refusal: SignInRefused
+    ) -> None:
+        """Answer late: a client that guesses on many connections keeps none of them busy."""
+        await asyncio.sleep(refusal.seconds)
+        await self.send_response(errors.sign_in_refused(request, refusal), send)
+
+    def _stop(self, reserve: lending.Reserve, request: HttpRequest) -> HttpResponseBase:
+        reserve.lend()
+        return self.get_response(request)
 
 
 class ProbeHandler(Handler):
@@ -176,6 +241,14 @@ class _BodyTooLarge(_BodyRefused):
 
 class _BodyTooSlow(_BodyRefused):
     pass
+
+
+def _client_of(scope: Any) -> str:
+    return str((scope.get("client") or ("",))[0])
+
+
+def _reserve_for(path: str) -> lending.Reserve | None:
+    return next((reserve for reserve, paths in _STOPS.items() if paths.fullmatch(path)), None)
 
 
 def _patient(receive: _Receive) -> _Receive:

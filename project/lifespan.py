@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import get_resolver
 
 from runs.conf import conf
+from runs.db.lending import close_reserves, open_reserves
 from runs.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Lifespan:
             )
         # Import all views now. Otherwise the first request does so, for a second, on the loop.
         await asyncio.to_thread(lambda: get_resolver(self._urlconf).url_patterns)
+        if not self._is_worker:
+            open_reserves()
         if self._is_worker or conf().embedded_worker:
             # Not at the top: models can only be imported after Django's setup, and a web process
             # without a worker does not need the agents' libraries.
@@ -133,6 +136,7 @@ class Lifespan:
             await self.worker.stop()
         if self._reaper is not None:
             await asyncio.to_thread(self._reaper.close)
+        await asyncio.to_thread(close_reserves)
 
 
 async def _send_away() -> None:

@@ -43,8 +43,10 @@ INSTALLED_APPS = [
     "agents.samples",
     # Before staticfiles and channels, which have a runserver and a runworker, too: the first wins.
     "runs",
+    "runs.identity",
     "channels",
     "rest_framework",
+    # Its tokens are honoured until the next release (runs/identity/tokens.py).
     "rest_framework.authtoken",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -64,6 +66,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "runs.identity.actors.remember_request",
+    "runs.identity.sessions.slide",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "project.errors.ErrorPagesMiddleware",
@@ -182,7 +186,13 @@ if _redis_url:
     }
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+            # By default 300: a client that invents names would push the counts of others out.
+            "OPTIONS": {"MAX_ENTRIES": 20_000},
+        }
+    }
 
 # --- Runs: read through runs/conf.py, which holds the types and the defaults --------------------
 
@@ -209,6 +219,9 @@ RUNS: dict[str, Any] = {
         at_least=1,
         at_most=256 * 1024 * 1024 - 1,  # of a jsonb in PostgreSQL
     ),
+    "STOP_INACTIVE_OWNERS": _env.switch("RUNS_STOP_INACTIVE_OWNERS", default=True),
+    "API_TOKEN_DAYS": _env.whole_number("API_TOKEN_DAYS", 365, at_least=0),
+    "AUDIT_KEEP_DAYS": _env.whole_number("AUDIT_KEEP_DAYS", 400, at_least=0),
     "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),
     "LLM": {
         "BASE_URL": _env.http_url("LLM_BASE_URL"),
@@ -235,6 +248,13 @@ FORWARDED_ALLOW_IPS = _env.proxies("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 SECURE_HSTS_SECONDS = 0 if DEBUG else 365 * 24 * 60 * 60
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
+# Browsers take a cookie with this prefix from this host and over TLS only: no page of a sister
+# domain, and none without TLS, can plant one.
+_cookie_prefix = "" if DEBUG else "__Host-"
+SESSION_COOKIE_NAME = f"{_cookie_prefix}sessionid"
+CSRF_COOKIE_NAME = f"{_cookie_prefix}csrftoken"
+# A session ends when it was not used for so long, and two weeks after the sign-in.
+SESSION_COOKIE_AGE = _env.whole_number("SESSION_IDLE_SECONDS", 24 * 60 * 60, at_least=60)
 CSRF_FAILURE_VIEW = "project.errors.csrf_failure"
 
 SILENCED_SYSTEM_CHECKS = [
@@ -249,6 +269,12 @@ SILENCED_SYSTEM_CHECKS = [
 # that is far too large. Django's own limit must be above both.
 DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 
+AUTHENTICATION_BACKENDS = ["runs.identity.passwords.PasswordBackend"]
+# Django's own, which hold no database connection and leave some processors alone.
+PASSWORD_HASHERS = [
+    f"runs.identity.passwords.{name}Hasher"
+    for name in ("PBKDF2", "PBKDF2SHA1", "Argon2", "BCrypt", "Scrypt")
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -280,9 +306,9 @@ WHITENOISE_ALLOW_ALL_ORIGINS = False
 REST_FRAMEWORK = {
     # The first one decides the WWW-Authenticate header of a 401.
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        # The API's views name stricter classes of their own (runs/web/api/views.py). Those describe
-        # themselves to drf-spectacular, which can't be imported while DRF reads this.
-        "rest_framework.authentication.TokenAuthentication",
+        "runs.identity.authentication.TokenAuthentication",
+        # The API's views name a stricter class (runs/web/api/views.py). It describes itself to
+        # drf-spectacular, which can't be imported while DRF reads this.
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],

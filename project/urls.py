@@ -6,15 +6,19 @@ from django.contrib import admin
 from django.templatetags.static import static
 from django.urls import include, path, re_path
 from django.views.generic import RedirectView
+from rest_framework.authtoken.models import TokenProxy
 
 from project import errors
 from project.probe_urls import probes
-from runs.web.pages.signing import SignInView, SignOutView
+from runs.web.pages.signing import PasswordChangeView, SignInView, SignOutView
 
 handler400 = errors.bad_request
 handler403 = errors.permission_denied
 handler404 = errors.not_found
 handler500 = errors.server_error
+
+# It would show keys of tokens; runs/admin has the page of ours.
+admin.site.unregister(TokenProxy)
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="page-home"), name="home"),
@@ -24,8 +28,9 @@ urlpatterns = [
     *probes,  # of Django's test client; project/handler.py gives probes a urlconf of their own
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
+    path("accounts/password_change/", PasswordChangeView.as_view(), name="password_change"),
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
     # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
-    re_path(r"^(?:runs|agents|quotas|api|api-token|health)(?:/|$)", errors.no_such_address),
+    re_path(r"^(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)", errors.no_such_address),
 ]

@@ -157,7 +157,7 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
         try:
             TypeAdapter(type_).validate_python(getattr(options, name), strict=True)
         except ValidationError as error:
-            variable = name if name == "api_throttle_rate" else f"runs_{name}"
+            variable = name if name.startswith(("api_", "audit_")) else f"runs_{name}"
             yield Error(
                 f"RUNS[{name.upper()!r}] is {getattr(options, name)!r}.",
                 hint=f"{error.errors()[0]['msg']}. "

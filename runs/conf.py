@@ -112,6 +112,9 @@ class Options:
     lease_seconds: _LeaseSeconds = 15.0  # see LeaseTimes
     drain_seconds: _Seconds = 20.0  # how long runs may continue after SIGTERM
     max_input_bytes: _Positive = 8 * 1024 * 1024
+    stop_inactive_owners: bool = True  # stop the runs of users who are deactivated
+    api_token_days: _Days = 365.0  # how long a token lasts at most; 0 is for ever
+    audit_keep_days: _Days = 400.0  # older entries of the audit log are removed; 0 is for ever
     api_throttle_rate: _Rate | None = "600/min"  # per user or address; None is off
     llm: LLMOptions = field(default_factory=LLMOptions)
 

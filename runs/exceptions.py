@@ -8,12 +8,14 @@ RunError                    code: the stable word that doors answer with
 ├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
 ├── QuotaExceeded           the owner has used up a quota; code says which, used and allowed
+├── SignInRefused           too many wrong passwords, or too many sign-ins at once; seconds: to wait
 ├── ParentIsStopping        no child starts below a run that is over or was asked to stop
 └── LeaseLost               a worker's claim is not good any more; nothing was written
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "QuotaExceeded",
     "RunAlreadyFinished",
     "RunError",
+    "SignInRefused",
     "StopNotPermitted",
 ]
 
@@ -82,6 +85,14 @@ class QuotaExceeded(RunError):
         self.used = used
         self.allowed = allowed
         self.retry_seconds = retry_seconds
+
+
+class SignInRefused(RunError):
+    code = "throttled"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(1, math.ceil(seconds))
+        super().__init__(f"Too many attempts to sign in. Try again in {self.seconds} s.")
 
 
 class ParentIsStopping(RunError):

@@ -56,6 +56,8 @@ class StopVia(models.TextChoices):
     CLI = "cli", _("command line")
     PARENT = "parent", _("parent run")
     BUDGET = "budget", _("budget")
+    #: The owner was deactivated, and no request says by whom.
+    ACCOUNT = "account", _("deactivated account")
 
 
 class WorkerRecord(models.Model):
@@ -220,11 +222,14 @@ class RunRecord(models.Model):
     stop_requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
+    #: The username at that time. It stays when the user is deleted.
+    stop_requested_by_name = models.CharField(max_length=150, default="", db_default="")
     stop_root_request = models.UUIDField(null=True)
     stop_escalated_at = models.DateTimeField(null=True)
     stop_escalated_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
+    stop_escalated_by_name = models.CharField(max_length=150, default="", db_default="")
     stop_acknowledged_at = models.DateTimeField(null=True)
     stop_observed_at = models.DateTimeField(null=True)
     stop_finished_first = models.BooleanField(default=False)
@@ -342,6 +347,17 @@ class RunRecord(models.Model):
     def shown_status(self) -> str:
         """The status for people: ``stopping`` is derived, not stored."""
         return STOPPING if self.stop_requested and not self.is_terminal else self.status
+
+    @property
+    def stop_requester(self) -> str | None:
+        """The username of who requested the stop; as it was then if the user is deleted."""
+        by = self.stop_requested_by
+        return by.get_username() if by else self.stop_requested_by_name or None
+
+    @property
+    def stop_escalator(self) -> str | None:
+        by = self.stop_escalated_by
+        return by.get_username() if by else self.stop_escalated_by_name or None
 
     def may_be_seen_by(self, user: User | AnonymousUser) -> bool:
         """Tell whether ``visible_to`` includes this run; for an own run without a query."""

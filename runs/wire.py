@@ -65,7 +65,7 @@ class ReceiptOnWire(TypedDict):
     mode: Annotated[str, Form(choices=tuple(map(str, StopMode)))]
     reason: Annotated[str, Form(max_length=MAX_REASON_LENGTH)]
     via: Annotated[str, Form(choices=tuple(StopVia.values)), "The door that it came through."]
-    requested_by: Annotated[str | None, "A username."]
+    requested_by: Annotated[str | None, "A username; kept when the user is deleted."]
     requested_at: Instant
     escalated_by: Annotated[str | None, "A username."]
     escalated_at: Instant | None
@@ -233,14 +233,13 @@ SELECT top, {sums} JOIN below ON below.run = id GROUP BY top
 def _receipt(run: RunRecord) -> ReceiptOnWire | None:
     if run.stop_requested_at is None:
         return None
-    by, escalated_by = run.stop_requested_by, run.stop_escalated_by
     return {
         "mode": run.stop_mode,
         "reason": run.stop_reason,
         "via": run.stop_via,
-        "requested_by": by.get_username() if by else None,
+        "requested_by": run.stop_requester,
         "requested_at": _instant(run.stop_requested_at),
-        "escalated_by": escalated_by.get_username() if escalated_by else None,
+        "escalated_by": run.stop_escalator,
         "escalated_at": _if_known(run.stop_escalated_at),
         "acknowledged_at": _if_known(run.stop_acknowledged_at),
         "observed_at": _if_known(run.stop_observed_at),

@@ -35,6 +35,8 @@ LAYERS = [
     ("runs.quotas",),
     ("runs.queue",),
     ("runs.delivery",),
+    # --- runs: who a client is
+    ("runs.identity",),
     # --- runs: what a run is, and how it reads
     ("runs.wording",),
     ("runs.wire", "runs.transitions", "runs.events"),

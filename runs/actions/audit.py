@@ -1,10 +1,11 @@
-"""Log the stop requests of people in the admin's own log, through whichever door they came.
+"""Log stop requests, through whichever door they came: in the audit log and in the admin's own.
 
 A run's receipt names the first user who requested a stop and the last who escalated it. It is
-deleted with the run; the log stays. The log has one entry for each accepted request. Runs below,
-which stop with that run, get none, and a repeated request that changed nothing gets none. An entry
-needs a user: stops without one (the command line without ``--user``, a parent that gives up, a
-budget) are on the receipt only.
+deleted with the run; the logs stay. Each has one entry for each accepted request. Runs below, which
+stop with that run, get none, and a repeated request that changed nothing gets none.
+
+The audit log outlives the user. It also has the stops without a user, such as those of the command
+line without ``--user``. The admin's log shows a run's history there, and goes with the user.
 """
 
 from __future__ import annotations
@@ -17,32 +18,51 @@ from django.utils import timezone
 
 from agents.cancellation import StopMode
 from runs.db.statements import Expression, Insertion, uuid_as_text
+from runs.identity.actors import current_address
+from runs.identity.models import MAX_SUBJECT_LENGTH, Act, AuditEntry
 from runs.models import RunRecord, StopVia
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["stop_entry", "stop_message"]
+__all__ = ["stop_entries", "stop_message"]
 
 _MOST_REPR_CHARACTERS = 200  # LogEntry's column
 
 
-def stop_entry(by: User | None, via: StopVia, mode: StopMode, reason: str) -> Insertion | None:
-    """Return the entry of each run that ``by`` asks to stop; None without a user."""
-    if by is None:
-        return None
+def stop_entries(
+    by: User | None, via: StopVia, mode: StopMode, reason: str
+) -> tuple[Insertion, ...]:
+    """Return the entries of each run that ``by`` asks to stop; the admin's log needs a user."""
+    now = timezone.now()
     id = uuid_as_text("id")
+    message = stop_message(via, mode, reason)
+    entry = Insertion(
+        AuditEntry,
+        {
+            "at": now,
+            "act": Act.STOP,
+            "actor_id": by.pk if by is not None else None,
+            "actor": by.get_username() if by is not None else "",
+            "address": current_address(),
+            # The same text as str(run).
+            "subject": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {MAX_SUBJECT_LENGTH})"),
+            "detail": message,
+            "count": 1,
+        },
+    )
+    if by is None:
+        return (entry,)
     row = {
-        "action_time": timezone.now(),
+        "action_time": now,
         "user": by.pk,
         "content_type": ContentType.objects.get_for_model(RunRecord).pk,
         "object_id": Expression(id),
-        # The same text as str(run).
         "object_repr": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {_MOST_REPR_CHARACTERS})"),
         "action_flag": CHANGE,
-        "change_message": stop_message(via, mode, reason),
+        "change_message": message,
     }
-    return Insertion(LogEntry, row)
+    return (entry, Insertion(LogEntry, row))
 
 
 def stop_message(via: StopVia, mode: StopMode, reason: str) -> str:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -31,7 +31,7 @@ from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
-from runs.status import Status
+from runs.status import ACTIVE, Status
 from runs.wire import BulkWord, get_for_wire
 
 from . import audit
@@ -50,6 +50,7 @@ __all__ = [
     "request_stop",
     "stop_children",
     "stop_many",
+    "stop_runs_of_inactive",
 ]
 
 #: The modes that exist so far. Token, guard and record know the others, too.
@@ -167,6 +168,26 @@ def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = Non
     return len(ids)
 
 
+def stop_runs_of_inactive(
+    owner: Any = None, *, by: User | None = None, via: StopVia = StopVia.ACCOUNT
+) -> int:
+    """Ask the active runs of users who are deactivated to stop; return how many were asked.
+
+    ``owner`` is the key of one of these users; by default it is for all of them. ``by`` is who
+    deactivated them, if that is known.
+    """
+    runs = RunRecord.objects.active().filter(owner__is_active=False, stop_requested_at=None)
+    if owner is not None:
+        runs = runs.filter(owner=owner)
+    # The runs below stop with them, and say so.
+    tops = runs.exclude(parent__status__in=ACTIVE, parent__stop_requested_at=None)
+    ids = list(tops.values_list("pk", flat=True))
+    request = _Request.new(StopMode.GRACEFUL, "The owner's account was deactivated.", via, by)
+    for start in range(0, len(ids), _CHUNK):
+        in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
+    return len(ids)
+
+
 def authorize_stop(record: RunRecord, by: User | None) -> None:
     """Check that ``by`` may stop a run.
 
@@ -209,8 +230,11 @@ def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRe
     In the caller's transaction. Returns the active runs among ``ids``: each with its record as
     written, or None if a stop had been requested before.
     """
-    entry = audit.stop_entry(request.by, request.via, request.mode, request.reason)
-    fresh = _mark(request, "id", ids, request.via, Expression("id"), entry)
+    # A parent's stop is no act of its own.
+    is_act = request.via != StopVia.PARENT
+    told = (request.by, request.via, request.mode, request.reason)
+    entries = audit.stop_entries(*told) if is_act else ()
+    fresh = _mark(request, "id", ids, request.via, Expression("id"), entries)
     written: dict[uuid.UUID, RunRecord | None] = {record.pk: record for record in fresh}
     others = [id for id in ids if id not in written]
     again = list(RunRecord.objects.active().only("root").filter(pk__in=others)) if others else []
@@ -245,7 +269,7 @@ _READ = (
     *("agent", "attempt", "created_at", "depth", "has_children", "last_seq", "owner", "root"),
     *("status", "worker"),
     *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
-    "stop_requested_by",
+    *("stop_requested_by", "stop_requested_by_name"),
 )
 _IS_DUE = "status IN ('queued', 'running') AND stop_requested_at IS NULL"
 _ONE = by_key(_IS_DUE)
@@ -266,12 +290,12 @@ def _mark(
     keys: Collection[uuid.UUID],
     via: StopVia,
     root_request: Expression,
-    entry: Insertion | None = None,
+    entries: Sequence[Insertion] = (),
 ) -> list[RunRecord]:
     """Write the request into the active runs of ``keys`` that have none; lock and return these.
 
-    With ``entry`` each of them gets an entry in the audit log, on PostgreSQL by the same statement:
-    every statement makes a stop slower.
+    Each of them gets ``entries`` in the logs, on PostgreSQL by the same statement: every statement
+    makes a stop slower.
     """
     if not keys:
         return []
@@ -282,10 +306,11 @@ def _mark(
         "stop_reason": request.reason,
         "stop_via": via,
         "stop_requested_by": request.by.pk if request.by is not None else None,
+        "stop_requested_by_name": request.by.get_username() if request.by is not None else "",
         "stop_root_request": root_request,
     }
     condition = _ONE if is_one else _some(column, len(keys))
-    marked = update_and_read(RunRecord, condition, values, keys, _READ, insertion=entry)
+    marked = update_and_read(RunRecord, condition, values, keys, _READ, insertions=entries)
     for record in marked:
         record.stop_requested_by = request.by  # saves the query that reading it would make
     return marked

@@ -1,12 +1,14 @@
-"""Runs, workers, the data store and quotas in Django's admin, for operators."""
+"""Runs, workers, the data store, quotas, API tokens and the audit log in the admin."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
+from ..identity.models import ApiToken, AuditEntry
 from ..models import DataStoreEntry, OwnerUsage, RunRecord, WorkerRecord
 from . import users
 from .data_store import DataStoreEntryAdmin
+from .identity import ApiTokenAdmin, AuditEntryAdmin
 from .run_list import RunRecordAdmin
 from .usage import OwnerUsageAdmin
 from .workers import WorkerRecordAdmin
@@ -16,3 +18,5 @@ admin.site.register(WorkerRecord, WorkerRecordAdmin)
 admin.site.register(DataStoreEntry, DataStoreEntryAdmin)
 admin.site.register(OwnerUsage, OwnerUsageAdmin)
 users.register()
+admin.site.register(ApiToken, ApiTokenAdmin)
+admin.site.register(AuditEntry, AuditEntryAdmin)

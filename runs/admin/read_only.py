@@ -19,7 +19,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return bool(request.user.has_perm(f"runs.view_{self.opts.model_name}"))
+        return bool(request.user.has_perm(f"{self.opts.app_label}.view_{self.opts.model_name}"))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db import connection, connections, models
+from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from django.db.backends.utils import CursorWrapper
 from django.db.models.expressions import Col
 
@@ -79,7 +79,7 @@ def insert(instance: models.Model, **computed: Expression) -> None:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
     instance._state.adding = False
-    instance._state.db = connection.alias
+    instance._state.db = DEFAULT_DB_ALIAS
 
 
 def insert_rows(
@@ -122,36 +122,41 @@ def update_and_read(
     keys: Collection[uuid.UUID],
     names: tuple[str, ...],
     *,
-    insertion: Insertion | None = None,
+    insertions: Sequence[Insertion] = (),
 ) -> list[M]:
     """Update the rows that meet ``condition``; return the fields ``names`` of them, as updated.
 
     ``keys`` are the parameters of the condition. A value that is an ``Expression`` without
-    arguments may name columns of the row. With ``insertion`` a row is inserted for each updated
-    row: by the same statement on PostgreSQL, else by a second one, in the caller's transaction.
+    arguments may name columns of the row. Each of ``insertions`` inserts a row for each updated
+    row: by the same statement on PostgreSQL, else by further ones, in the caller's transaction.
     """
     sql, fields, wanted = _update_and_read_statement(
         model, tuple(values), condition, names, _computed(values)
     )
     parameters = [*_parameters(fields, values), *map(as_parameter, keys)]
-    is_one = insertion is not None and connection.vendor == "postgresql"
+    is_one = bool(insertions) and connection.vendor == "postgresql"
     with connection.cursor() as cursor:
-        if insertion is not None and is_one:
-            into, more = _insertion(insertion.into, insertion.row, "updated")
-            sql = f"WITH updated AS ({sql}), inserted AS ({into}) SELECT * FROM updated"  # noqa: S608
-            parameters += more
+        if is_one:
+            parts = [f"WITH updated AS ({sql})"]
+            for number, insertion in enumerate(insertions):
+                into, more = _insertion(insertion.into, insertion.row, "updated")
+                parts.append(f"inserted_{number} AS ({into})")
+                parameters += more
+            sql = f"{', '.join(parts)} SELECT * FROM updated"  # noqa: S608
         cursor.execute(sql, parameters)
         attributes = [field.attname for field in wanted]
         updated = [
-            model.from_db(connection.alias, attributes, _converted(wanted, row))
+            # Not the connection's own alias: a stop may use another one (db.lending).
+            model.from_db(DEFAULT_DB_ALIAS, attributes, _converted(wanted, row))
             for row in cursor.fetchall()
         ]
-        if insertion is not None and not is_one and updated:
+        if insertions and updated and not is_one:
             places = ", ".join(["%s"] * len(updated))
-            table = model._meta.db_table
-            source = f'"{table}" WHERE id IN ({places})'
-            into, more = _insertion(insertion.into, insertion.row, source)
-            cursor.execute(into, [*more, *[as_parameter(row.pk) for row in updated]])
+            source = f'"{model._meta.db_table}" WHERE id IN ({places})'
+            keys = [as_parameter(row.pk) for row in updated]
+            for insertion in insertions:
+                into, more = _insertion(insertion.into, insertion.row, source)
+                cursor.execute(into, [*more, *keys])
     return updated
 
 
@@ -170,7 +175,7 @@ def _computed(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> list[Any]:
     parameters: list[Any] = []
-    database = connections[connection.alias]  # the proxy makes each use of it slower
+    database = connections[DEFAULT_DB_ALIAS]  # the proxy makes each use of it slower
     for field in fields:
         value = values[field.name]
         if isinstance(value, Expression):
@@ -223,7 +228,7 @@ def _execute(cursor: CursorWrapper, sql: str, rows: Sequence[Sequence[Any]]) -> 
 
 
 def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any]:
-    database = connections[connection.alias]
+    database = connections[DEFAULT_DB_ALIAS]
     return [
         field.get_db_prep_save(value, database) for field, value in zip(fields, values, strict=True)
     ]

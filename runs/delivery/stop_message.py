@@ -30,12 +30,11 @@ class StopRequest:
     def of(cls, record: RunRecord) -> StopRequest:
         """Return the request that a record carries."""
         assert record.stop_requested_at is not None
-        by = record.stop_requested_by
         return cls(
             StopMode(record.stop_mode),
             record.stop_reason,
             record.stop_via,
-            by.get_username() if by is not None else None,
+            record.stop_requester,
             record.stop_requested_at,
             record.stop_root_request or record.pk,
         )

@@ -105,6 +105,8 @@ def _finished_first(run: Run, words: Mapping[str, str]) -> str:
 def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
     if stop["via"] == "budget":
         return _("Stopped by its budget at %(at)s%(because)s.") % words
+    if stop["via"] == "account":
+        return _("Stopped at %(at)s, because its owner's account was deactivated.") % words
     if stop["via"] == "parent":
         if stop.get("root_request") in (None, run["id"]):
             return _("Stopped by the run that called it at %(at)s%(because)s.") % words

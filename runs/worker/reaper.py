@@ -1,5 +1,7 @@
 """The reaper: recover the runs of lost workers, end overdue runs, remove old records.
 
+It also stops the runs of users who were deactivated by a way that sends no signal.
+
 A worker's heartbeat runs it. A process without a worker runs it in a thread of its own: otherwise
 the runs of the last worker would stay ``running`` after that worker was killed. Any number of
 processes may run it at once: the second one changes nothing.
@@ -16,10 +18,11 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import leases, recovery
+from runs.actions import deactivating, leases, recovery
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import notify
+from runs.identity import audit
 from runs.quotas.keeper import UsageThread
 
 from .retention import MOST_SHARE, REST_SECONDS, Retention
@@ -69,6 +72,7 @@ class Reaper:
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)
+            deactivating.stop_all()
             self._next_reaping = now + self._times.reap_every
         recovered = recovery.recover_runs(seconds=self._times.recover_within)
         if not recovered:
@@ -77,6 +81,7 @@ class Reaper:
             notify.wake_workers()
         if now >= self._next_forgetting:
             leases.forget_workers()
+            audit.remove_old()
             self._next_forgetting = now + FORGET_SECONDS
         is_more = recovered + recovery.end_overdue(timezone.now()) > 0
         if is_more:

@@ -37,12 +37,12 @@ import django
 django.setup()
 from django.core.management import call_command
 from django.contrib.auth.models import User
-from rest_framework.authtoken.models import Token
+from runs.identity import tokens
 call_command("migrate", verbosity=0)
 call_command("create_demo_users", verbosity=0)
 for name in ("demo", "other"):
     user, _ = User.objects.get_or_create(username=name)
-    print(Token.objects.create(user=user).key)
+    print(tokens.create(user)[0])
 """
 #: Port of a PostgreSQL -> its template, and the tokens of demo and other.
 _templates: dict[int, tuple[str, list[str]]] = {}

@@ -1,4 +1,4 @@
-"""DRF's authentication by token and by session, without the bytes that PostgreSQL refuses."""
+"""DRF's authentication by session, without the bytes that PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,10 @@ from django.conf import settings
 from drf_spectacular.authentication import SessionScheme
 from drf_spectacular.openapi import AutoSchema
 from rest_framework import authentication
-from rest_framework.exceptions import AuthenticationFailed, PermissionDenied, UnsupportedMediaType
+from rest_framework.exceptions import PermissionDenied, UnsupportedMediaType
 from rest_framework.request import Request
 
-__all__ = ["SessionAuthentication", "TokenAuthentication"]
-
-
-class TokenAuthentication(authentication.TokenAuthentication):
-    """``Authorization: Token <key>``."""
-
-    def authenticate_credentials(self, key: str) -> tuple[Any, Any]:
-        if not key.isalnum():  # PostgreSQL refuses to look up a NUL
-            raise AuthenticationFailed("Invalid token.")
-        return super().authenticate_credentials(key)
+__all__ = ["SessionAuthentication"]
 
 
 class SessionAuthentication(authentication.SessionAuthentication):

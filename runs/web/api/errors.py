@@ -36,6 +36,7 @@ from runs.exceptions import (
     QuotaExceeded,
     RunAlreadyFinished,
     RunError,
+    SignInRefused,
     StopNotPermitted,
 )
 from runs.wire import get_for_wire, run_as_dict
@@ -138,6 +139,8 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
             return _Refusal(400, exc.default_code, f"{path}: {messages[0]}{more}", fields)
         case exceptions.APIException():
             return exc
+        case SignInRefused():
+            return _Refusal(429, exc.code, str(exc), wait=exc.seconds)
         case AgentNotFound():
             return _Refusal(400, "invalid_input", str(exc), {"agent": [str(exc)]})
         case InvalidInput():

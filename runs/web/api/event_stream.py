@@ -12,10 +12,11 @@ from django.contrib.auth.models import User
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
-from rest_framework.authtoken.models import Token
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 
+from runs.db.lending import release_connection
+from runs.identity import tokens
 from runs.web import feed
 from runs.web.feed import (
     Cursor,
@@ -32,7 +33,6 @@ from runs.web.feed.frames import as_server_sent
 
 from .errors import InvalidFilter
 from .requests import parameters
-from .waiting import release_connection
 
 __all__ = [
     "PARAMETERS",
@@ -181,13 +181,14 @@ def _viewer(request: Request, run: uuid.UUID) -> Viewer:
     """Return the reader, identified by the token or the session of this request."""
     user = request.user
     assert isinstance(user, User), "the permissions let in no other"
-    is_token = isinstance(request.auth, Token)
+    proof = request.auth
+    key = proof.key if isinstance(proof, tokens.Found) else ""
     try:
         return rights.let_in(
             run,
             user=user,
-            token=request.auth.key if is_token else "",
-            session_key="" if is_token else request.session.session_key or "",
+            token=key,
+            session_key="" if key else request.session.session_key or "",
         )
     except RightLost as error:
         raise Http404 from error

@@ -43,6 +43,8 @@ __all__ = [
     "QuotasSerializer",
     "RunPageSerializer",
     "StopManyResultSerializer",
+    "TokenInfoSerializer",
+    "TokenListSerializer",
     "TokenSerializer",
     "example_of_run",
     "operation",
@@ -144,7 +146,26 @@ class StopManyResultSerializer(serializers.Serializer):
 
 
 class TokenSerializer(serializers.Serializer):
-    token = serializers.CharField(help_text="To be sent as `Authorization: Token <token>`.")
+    token = serializers.CharField(
+        help_text="To be sent as `Authorization: Token <token>`. It can't be read again."
+    )
+
+
+class TokenInfoSerializer(serializers.Serializer):
+    """A token, without the token itself."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField(allow_blank=True)
+    begins_with = serializers.CharField(help_text="The first characters of the token.")
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="Null: it never expires.")
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute.")
+    last_address = serializers.CharField(allow_blank=True, help_text="Where it was used from.")
+    is_current = serializers.BooleanField(help_text="It is the one of this request.")
+
+
+class TokenListSerializer(serializers.Serializer):
+    results = TokenInfoSerializer(many=True)
 
 
 def operation(

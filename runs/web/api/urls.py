@@ -16,6 +16,8 @@ _VIEWS = {
     "api-events": (f"{_RUN}/events", views.EventsView),
     "api-quotas": ("quotas", views.QuotasView),
     "api-token": ("api-token", identity.TokenView),
+    "api-tokens": ("api-tokens", identity.TokensView),
+    "api-one-token": ("api-tokens/(?P<id>[^/]+)", identity.OneTokenView),
     "api-schema": ("api/schema", documents.SchemaView),
     "api-docs": ("api/docs", documents.DocsView),
 }

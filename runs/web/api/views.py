@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,12 +28,15 @@ from rest_framework.views import APIView
 from agents import registry
 from runs import events
 from runs.actions import starting
+from runs.identity import actors, tokens
+from runs.identity.authentication import TokenAuthentication
+from runs.identity.models import ApiToken
 from runs.models import RunRecord
 from runs.quotas.reading import QUOTAS, quotas_of
 from runs.wire import for_wire, get_for_wire, read_tree_usage, run_as_dict
 
 from . import event_stream, schema
-from .authentication import SessionAuthentication, TokenAuthentication
+from .authentication import SessionAuthentication
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.fields import UuidField
@@ -71,6 +75,8 @@ class ApiView(APIView):
 
     authentication_classes: Any = [TokenAuthentication, SessionAuthentication]
     content_negotiation_class: Any = _ByAcceptAlone
+    #: With which the request came.
+    token: ApiToken | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         try:
@@ -81,10 +87,18 @@ class ApiView(APIView):
             # DRF counts only the requests that it lets in: guessing tokens would cost nothing.
             self.check_throttles(request)
             raise
+        if isinstance(request.auth, tokens.Found):
+            self.token = request.auth.token
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
         response.headers.setdefault("Cache-Control", "no-store")
+        if self.token is not None:
+            note = partial(tokens.note_use, self.token, actors.address_of(request._request))
+            if response.streaming:  # it may be sent for hours
+                note()
+            else:  # after the answer is sent: a stop does not wait for it
+                response._resource_closers.append(note)
         return response
 
     @property

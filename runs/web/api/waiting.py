@@ -6,13 +6,12 @@ import threading
 import time
 import uuid
 
-from django.db import connection
-
+from runs.db.lending import release_connection
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.status import TERMINAL
 
-__all__ = ["let_go", "release_connection", "wait_until_over"]
+__all__ = ["let_go", "wait_until_over"]
 
 POLL_SECONDS = 0.3  # other processes send no message when their runs end
 
@@ -42,9 +41,3 @@ def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
 def let_go() -> None:
     """End all waits: this process drains."""
     _leaving.set()
-
-
-def release_connection() -> None:
-    """Give back the database connection before a long wait."""
-    if not connection.in_atomic_block:  # as in tests
-        connection.close()

@@ -1,7 +1,8 @@
 """Who is watching, and whether they still may.
 
 The same rule lets a reader in and is checked again every few seconds: after a session has ended, a
-token was deleted, or a user was deactivated or lost a permission, the feed ends.
+token was revoked or has expired, or a user was deactivated, has another password, or lost a
+permission, the feed ends.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, Literal
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
-from rest_framework.authtoken.models import Token
 
+from runs.identity import tokens
 from runs.models import SEE_ALL, RunQuerySet, RunRecord, Scope
 
 __all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
@@ -61,8 +62,8 @@ class _ReadOnly(dict[str, Any]):
 def identify(*, session_key: str = "", token: str = "") -> User | None:
     """Return the active user whom a session or a token stands for."""
     if token:
-        found = Token.objects.select_related("user").filter(key=token).first()
-        return found.user if found is not None and found.user.is_active else None
+        found = tokens.find(token)
+        return found.user if found is not None else None
     if not session_key:
         return None
     engine = import_module(settings.SESSION_ENGINE)

@@ -146,18 +146,17 @@ def _facts(run: RunRecord) -> list[Fact]:
     """Return the record's facts about its stop; none without a stop request."""
     if not run.stop_requested:
         return []
-    by, escalated_by = run.stop_requested_by, run.stop_escalated_by
     is_below = run.stop_root_request and run.stop_root_request != run.pk
     count = run.stop_calls_started_after_acknowledgement
     facts = [
         Fact(_("Asked at"), at=run.stop_requested_at),
-        Fact(_("Asked by"), by.get_username() if by else ""),
+        Fact(_("Asked by"), run.stop_requester or ""),
         Fact(_("By way of"), StopVia(run.stop_via).label if run.stop_via else ""),
         Fact(_("Asked of"), _("the run above") if is_below else "", run=run.stop_root_request),
         Fact(_("Reason"), run.stop_reason),
         Fact(_("Mode"), run.stop_mode),
         Fact(_("Made harder at"), at=run.stop_escalated_at),
-        Fact(_("Made harder by"), escalated_by.get_username() if escalated_by else ""),
+        Fact(_("Made harder by"), run.stop_escalator or ""),
         Fact(_("The worker received it at"), at=run.stop_acknowledged_at),
         Fact(_("It took effect at"), at=run.stop_observed_at),
         Fact(

@@ -15,7 +15,7 @@ from runs.wording.quotas import near_text
 from runs.wording.run import STAND_IN_NOTE
 from runs.wording.status import look
 
-__all__ = ["agent_titles", "render_page"]
+__all__ = ["agent_titles", "frame", "render_page"]
 
 PAST_RUNS = 15
 
@@ -32,12 +32,19 @@ def render_page(
 
     ``section`` in the context names the page's entry in the header: agents or runs.
     """
+    response = render(request, template, {**frame(request), **context}, status=status)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    """Return what the frame of a page shows to the user."""
     # Without those that agents called.
     own = RunRecord.objects.filter(owner_id=request.user.pk, parent=None)
     # A whole record would carry its result.
     newest = own.only("agent", "status", "created_at", "stop_requested_at")[:PAST_RUNS]
     titles = agent_titles()
-    frame = {
+    return {
         "agents": registry.all(),
         "past_runs": [
             {
@@ -55,6 +62,3 @@ def render_page(
         "active_count": own.active().count(),
         "stand_in_note": STAND_IN_NOTE if conf().llm.is_stand_in else "",
     }
-    response = render(request, template, {**frame, **context}, status=status)
-    response.headers["Cache-Control"] = "no-store"
-    return response

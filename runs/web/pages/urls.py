@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import agent, downloads, fragments, listing, run
+from . import agent, downloads, fragments, listing, run, tokens
 
 urlpatterns = [
     path("", listing.home, name="page-home"),
     path("agents/<str:name>/", agent.agent_page, name="page-agent"),
+    path("tokens/", tokens.tokens_page, name="page-tokens"),
+    path("tokens/<uuid:id>/revoke", tokens.revoke_token, name="page-revoke-token"),
     path("runs/", listing.runs_page, name="page-runs"),
     path("runs/<uuid:id>/", run.run_page, name="page-run"),
     path("runs/<uuid:id>/state", run.run_state, name="page-state"),

@@ -15,11 +15,16 @@ function cookie(name) {
   return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
 }
 
+/** The token of this site; the prefix is there when the site uses TLS. */
+function csrfToken() {
+  return cookie("__Host-csrftoken") || cookie("csrftoken");
+}
+
 /** POST JSON and return the answer's JSON. Throws RequestFailed. */
 export function post(address, body = {}, headers = {}) {
   return ask(address, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRFToken": cookie("csrftoken"), ...headers },
+    headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken(), ...headers },
     body: JSON.stringify(body),
   });
 }

@@ -104,6 +104,7 @@ function stopRequested(data) {
   const reason = asText(data.reason).trim();
   const because = reason && [": ", foreign(reason)];
   if (data.via === "budget") return ["Stop asked for by its budget", because];
+  if (data.via === "account") return ["Stop asked for, because its owner's account was deactivated"];
   const withParent = data.via === "parent" && ", with the run that called it";
   const how = data.mode && data.mode !== "graceful" && ` (${data.mode})`;
   return ["Stop asked for", by, withParent, how, because];

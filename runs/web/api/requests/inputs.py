@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from runs.identity.models import MAX_NAME_LENGTH
 from runs.models import MAX_REASON_LENGTH
 
 from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 MOST_IDS = 10_000
+MOST_EXPIRES_SECONDS = 100 * 365 * 24 * 60 * 60
 
 
 @extend_schema_field(OpenApiTypes.OBJECT)
@@ -118,3 +120,15 @@ class CredentialsSerializer(StrictSerializer):
 
     username = TextField(max_length=254)
     password = TextField(max_length=4096, style={"input_type": "password"})
+    name = TextField(
+        required=False,
+        allow_blank=True,
+        max_length=MAX_NAME_LENGTH,
+        help_text="What the token is for. You see it in your list of tokens.",
+    )
+    expires_seconds = WholeNumberField(
+        required=False,
+        min_value=1,
+        max_value=MOST_EXPIRES_SECONDS,
+        help_text="How long the token lasts. The server may have a shorter limit.",
+    )

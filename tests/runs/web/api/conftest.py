@@ -13,7 +13,6 @@ import pytest
 import uvicorn
 from django.contrib.auth.models import Permission, User
 from django.core.cache import cache
-from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from agents import Tools, agent, registry
@@ -24,6 +23,7 @@ from runs.actions import leases, starting
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
 from runs.delivery import local_runs
+from runs.identity import tokens
 from runs.models import RunRecord, WorkerRecord
 from runs.web.api import waiting
 
@@ -95,7 +95,7 @@ def client_of() -> Callable[[User], APIClient]:
 
     def make(user: User) -> APIClient:
         client = APIClient()
-        key = Token.objects.get_or_create(user=user)[0].key
+        key = tokens.create(user)[0]
         client.credentials(HTTP_AUTHORIZATION=f"Token {key}")
         return client
 

@@ -12,10 +12,10 @@ from django import db
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
-from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from runs.actions import starting
+from runs.identity import tokens
 from runs.models import RunEvent, RunInput, RunRecord
 
 pytestmark = pytest.mark.django_db
@@ -88,7 +88,7 @@ class TestIdentity:
 
     def test_a_token_needs_no_csrf_token(self, alice: User) -> None:
         client = APIClient(enforce_csrf_checks=True)
-        client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.create(user=alice).key}")
+        client.credentials(HTTP_AUTHORIZATION=f"Token {tokens.create(alice)[0]}")
         assert client.post("/runs", {"agent": "echo"}).status_code == 201
 
     @pytest.mark.parametrize("cookie", ["x", '"aaaaaaaa\\000bbbb"', "é" * 9, "a" * 3000])
@@ -439,7 +439,7 @@ class TestUnknownAddresses:
         if who == "session":
             client.force_login(alice)
         elif who != "nobody":
-            key = Token.objects.create(user=alice).key if who == "token" else "x"
+            key = tokens.create(alice)[0] if who == "token" else "x"
             client.credentials(HTTP_AUTHORIZATION=f"Token {key}")
         response = client.generic(method, path, b"{}", content_type="application/json")
         assert response.status_code == 404

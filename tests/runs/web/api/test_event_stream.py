@@ -15,9 +15,10 @@ import uvicorn
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
-from rest_framework.authtoken.models import Token
 
 from project.asgi import application
+from runs.identity import tokens
+from runs.identity.models import ApiToken
 from runs.models import RunEvent
 from runs.web.api import event_stream
 from runs.web.feed import close_hub, get_hub, hub
@@ -90,7 +91,7 @@ def api_of(served: _Served) -> Iterator[Callable[[User | None], httpx.Client]]:
     def make(user: User | None) -> httpx.Client:
         headers = dict(HEADERS)
         if user is not None:
-            headers["Authorization"] = f"Token {Token.objects.get_or_create(user=user)[0].key}"
+            headers["Authorization"] = f"Token {tokens.create(user)[0]}"
         client = httpx.Client(base_url=served.url, headers=headers, timeout=WAIT_SECONDS)
         clients.append(client)
         return client
@@ -258,7 +259,7 @@ def test_it_ends_when_the_right_to_it_ends(
         lines = answer.iter_lines()
         _until(lines, "event: run")
         if proof == "token":
-            Token.objects.all().delete()
+            ApiToken.objects.all().delete()
         else:
             browser.logout()
         assert "event: end" not in list(lines)

@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 from rest_framework.test import APIClient
 
 from runs.actions import stopping
+from runs.identity import tokens
 from runs.wire import get_for_wire, run_as_dict
 from tests.support.browser import launch
 
@@ -28,6 +29,8 @@ OPERATIONS = {
     ("/runs/{id}/events", "get"): "list_events",
     ("/api-token", "post"): "obtain_token",
     ("/quotas", "get"): "list_quotas",
+    ("/api-tokens", "get"): "list_tokens",
+    ("/api-tokens/{id}", "delete"): "revoke_token",
 }
 
 
@@ -98,6 +101,7 @@ def test_every_answer_is_as_it_is_described(
     error = {"code": "c", "type": "t", "message": "m"}
     runs.end(runs.running(), "error", error=error)
     over = runs.success({"a": [None]})
+    tokens.create(runs.owner)
     answers = [
         ("/agents", "get", api.get("/agents")),
         ("/runs", "get", api.get("/runs?page_size=2")),
@@ -109,6 +113,7 @@ def test_every_answer_is_as_it_is_described(
         ("/runs/{id}/stop", "post", api.post(f"/runs/{waiting.pk}/stop")),
         ("/runs/{id}/stop", "post", api.post(f"/runs/{over.pk}/stop")),
         ("/runs/stop", "post", api.post("/runs/stop", {"filter": {"agent": "echo"}})),
+        ("/api-tokens", "get", api.get("/api-tokens")),
     ]
     for path, method, response in answers:
         described = document["paths"][path][method]["responses"][str(response.status_code)]

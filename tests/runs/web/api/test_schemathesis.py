@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import schemathesis
 from django.contrib.auth.models import User
-from rest_framework.authtoken.models import Token
 from schemathesis import engine
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events
 
 from agents import Tools, agent
+from runs.identity import tokens
 
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES") or 20)  # of requests to each operation
 
@@ -36,7 +36,7 @@ def test_the_api_keeps_what_its_document_promises(address: str, alice: User, set
 
     config = SchemathesisConfig.from_dict(
         {
-            "headers": {"Authorization": f"Token {Token.objects.create(user=alice).key}"},
+            "headers": {"Authorization": f"Token {tokens.create(alice)[0]}"},
             "seed": 1,
             "generation": {"max-examples": EXAMPLES, "deterministic": True},
             "phases": {"stateful": {"generation": {"max-examples": EXAMPLES // 4}}},

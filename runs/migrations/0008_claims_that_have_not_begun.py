@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('runs', '0005_has_children'),
+        ('runs', '0007_names_on_the_receipt'),
     ]
 
     operations = [

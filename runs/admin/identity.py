@@ -1,0 +1,73 @@
+"""API tokens in the admin, to revoke them, and the audit log, to read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from runs.identity import tokens
+from runs.identity.models import ApiToken, AuditEntry
+
+from .read_only import ReadOnlyAdmin
+
+__all__ = ["ApiTokenAdmin", "AuditEntryAdmin"]
+
+
+class ApiTokenAdmin(ReadOnlyAdmin):
+    """Deleting a token revokes it. Its key is nowhere to be seen."""
+
+    list_display = (
+        "__str__",
+        "user",
+        "hint",
+        "created_at",
+        "expires_at",
+        "last_used_at",
+        "last_address",
+        "state",
+    )
+    list_select_related = ("user",)
+    search_fields = ("name", "hint", "user__username")
+    fields = list_display
+
+    @admin.display(description=gettext_lazy("State"))
+    def state(self, token: ApiToken) -> str:
+        if token.password_mark != tokens.password_mark(token.user):
+            return _("ended with the password")
+        if token.expires_at is not None and token.expires_at <= timezone.now():
+            return _("expired")
+        return _("good") if token.user.is_active else _("its user is not active")
+
+    def delete_model(self, request: HttpRequest, obj: ApiToken) -> None:
+        tokens.remove(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
+        for token in queryset.select_related("user"):
+            tokens.remove(token)
+
+
+class AuditEntryAdmin(ReadOnlyAdmin):
+    """Who did what, when, and from where."""
+
+    list_display = ("at", "act", "actor_name", "address", "subject", "detail", "count")
+    list_filter = ("act",)
+    date_hierarchy = "at"
+    search_fields = ("actor", "subject", "address", "detail")
+    sortable_by = ("at",)
+    fields = (*list_display, "actor_id")
+
+    @admin.display(description=gettext_lazy("By"))
+    def actor_name(self, entry: AuditEntry) -> str:
+        if entry.actor:
+            return entry.actor
+        is_failure = entry.act == "sign_in_failed"
+        return _("no such user") if is_failure else _("no user")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

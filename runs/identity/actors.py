@@ -1,0 +1,70 @@
+"""Who acts in the code that runs now: the user and the address of the current request.
+
+Signals tell what happened to a row, and not who did it. So a middleware keeps the request in a
+context variable for as long as it is answered. Commands have no request, and no actor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from .models import ADDRESS_LENGTH
+
+__all__ = ["Actor", "address_of", "current", "current_address", "remember_request"]
+
+_GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+_request: ContextVar[HttpRequest | None] = ContextVar("runs.identity.request", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A user as the audit log names them; without a name it is the command line."""
+
+    id: Any = None
+    name: str = ""
+    address: str = ""
+
+    @classmethod
+    def of(cls, user: Any, address: str = "") -> Actor:
+        return cls(user.pk, user.get_username(), address)
+
+
+def remember_request(get_response: _GetResponse) -> _GetResponse:
+    """Keep each request while it is answered; a middleware."""
+
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        token = _request.set(request)
+        try:
+            return get_response(request)
+        finally:
+            _request.reset(token)
+
+    return answer
+
+
+def address_of(request: HttpRequest | None) -> str:
+    """Return the client's address: uvicorn has replaced it if a trusted proxy named another."""
+    address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
+    return str(address or "")[:ADDRESS_LENGTH]
+
+
+def current_address() -> str:
+    """Return the address of the current request; empty without a request."""
+    return address_of(_request.get())
+
+
+def current() -> Actor:
+    """Return the user of the current request."""
+    request = _request.get()
+    # The API's own authentication sets it, too: DRF writes the user through to this request.
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return Actor(address=current_address())
+    return Actor.of(user, current_address())

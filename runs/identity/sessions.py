@@ -1,0 +1,57 @@
+"""Sessions end when they are not used.
+
+Django counts ``SESSION_COOKIE_AGE`` from the last time that a session was stored: without this
+module, from the sign-in. Storing it at each request would make each request slower, stops included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.contrib.auth import logout
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+__all__ = ["LONGEST_SECONDS", "begin", "slide"]
+
+_GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+LONGEST_SECONDS = 14 * 24 * 60 * 60  # from the sign-in, however much a session is used
+_KEY = "used"  # when it was signed in, and when it was stored last
+_SHARE = 20  # it is stored after a 20th of its idle time
+
+
+def slide(get_response: _GetResponse) -> _GetResponse:
+    """Prolong the session of a user who reads something; a middleware.
+
+    Only for GET: a stop never waits for it, and a page that is open reads.
+    """
+
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        has_cookie = settings.SESSION_COOKIE_NAME in request.COOKIES
+        if has_cookie and request.method == "GET" and request.user.is_authenticated:
+            _use(request)
+        return get_response(request)
+
+    return answer
+
+
+def begin(request: HttpRequest) -> None:
+    """Start counting at the sign-in; Django stores the session after it anyway."""
+    now = time.time()
+    request.session[_KEY] = [now, now]
+
+
+def _use(request: HttpRequest) -> None:
+    now = time.time()
+    started, stored = request.session.get(_KEY) or (now, 0)
+    if now - stored < settings.SESSION_COOKIE_AGE / _SHARE:
+        return
+    left = started + LONGEST_SECONDS - now
+    if left <= 0:
+        logout(request)  # the request goes on as one without a user
+        return
+    request.session[_KEY] = [started, now]
+    request.session.set_expiry(int(min(left, settings.SESSION_COOKIE_AGE)))
