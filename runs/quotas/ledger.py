@@ -27,7 +27,18 @@ from runs.conf import conf
 from runs.exceptions import QuotaExceeded
 from runs.models import OwnerUsage
 
-__all__ = ["Usage", "add", "flush", "forget", "is_full", "reserve", "reserving", "usage", "write"]
+__all__ = [
+    "Usage",
+    "add",
+    "check",
+    "flush",
+    "forget",
+    "is_full",
+    "reserve",
+    "reserving",
+    "usage",
+    "write",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +99,12 @@ def reserve(owner_id: Any, stored_bytes: int, keys_count: int = 0) -> None:
     except QuotaExceeded:
         usage(owner_id, fresh_seconds=0)  # another process may have removed something since
         _reserve(owner_id, stored_bytes, keys_count)
+
+
+def check(owner_id: Any, stored_bytes: int, keys_count: int) -> None:
+    """Raise as ``reserve`` does, and note nothing."""
+    reserve(owner_id, stored_bytes, keys_count)
+    add(owner_id, -stored_bytes, -keys_count)
 
 
 @contextmanager

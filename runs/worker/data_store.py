@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import Error, connection
+from django.db import Error, connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -83,7 +83,7 @@ class OwnerStore:
             before_retry=partial(self._run.token.admit, "data_store"),
         )
 
-    async def _write(self, work: Callable[[ledger.Reserve], int]) -> int:
+    async def _write(self, work: Callable[[], int]) -> int:
         try:
             return await self._ask(partial(self._under_claim, work))
         except LeaseLost as lost:
@@ -103,15 +103,13 @@ class OwnerStore:
             why = error_text(error).partition("\n")[0]
             raise InvalidEntry(f"the database refused this entry: {why}") from error
 
-    def _under_claim(self, work: Callable[[ledger.Reserve], int]) -> int:
+    def _under_claim(self, work: Callable[[], int]) -> int:
         def write() -> int:
-            with ledger.reserving() as reserve:
-                count = work(reserve)
-                # Last: the recorder needs the row that this locks, and then waits for the commit
-                # only.
-                if not _holds(self._run):
-                    raise LeaseLost("the claim was lost")
-                return count
+            count = work()
+            # Last: the recorder needs the row that this locks, and then waits for the commit only.
+            if not _holds(self._run):
+                raise LeaseLost("the claim was lost")
+            return count
 
         return in_transaction(write)
 
@@ -125,11 +123,7 @@ class OwnerStore:
         return {key: found[key] for key in keys if key in found}
 
     def _set_many(
-        self,
-        namespace: str,
-        values: Mapping[str, Any],
-        metadata: Mapping[str, Any] | None,
-        reserve: ledger.Reserve,
+        self, namespace: str, values: Mapping[str, Any], metadata: Mapping[str, Any] | None
     ) -> int:
         now = timezone.now()
         rows = [
@@ -148,7 +142,8 @@ class OwnerStore:
         ]
         keys_count, replaced_bytes = self._measure(namespace, [row.key for row in rows])
         added_bytes = sum(row.size_bytes for row in rows) - replaced_bytes
-        reserve(self._owner_id, added_bytes, len(rows) - keys_count)
+        added_keys = len(rows) - keys_count
+        ledger.check(self._owner_id, added_bytes, added_keys)
         DataStoreEntry.objects.bulk_create(
             rows,
             batch_size=_CHUNK,
@@ -156,6 +151,7 @@ class OwnerStore:
             unique_fields=["owner", "namespace", "key"],
             update_fields=["value", "metadata", "size_bytes", "updated_at"],
         )
+        self._note(added_bytes, added_keys)
         return len(rows)
 
     def _measure(self, namespace: str, keys: Sequence[str]) -> tuple[int, int]:
@@ -174,21 +170,23 @@ class OwnerStore:
                 sizes += [size for (size,) in cursor.fetchall()]
         return len(sizes), sum(sizes)
 
-    def _delete_many(self, namespace: str, keys: Sequence[str], reserve: ledger.Reserve) -> int:
+    def _delete_many(self, namespace: str, keys: Sequence[str]) -> int:
         return sum(
-            self._delete(reserve, namespace, f"AND key IN ({_places(chunk)})", chunk)
+            self._delete(namespace, f"AND key IN ({_places(chunk)})", chunk)
             for chunk in _chunks(sorted(set(keys)))
         )
 
-    def _delete(
-        self, reserve: ledger.Reserve, namespace: str, condition: str = "", keys: Sequence[str] = ()
-    ) -> int:
+    def _delete(self, namespace: str, condition: str = "", keys: Sequence[str] = ()) -> int:
         with connection.cursor() as cursor:
             sql = f"DELETE {_FROM} {condition} RETURNING size_bytes"
             cursor.execute(sql, [self._owner_id, namespace, *keys])
             sizes = [size for (size,) in cursor.fetchall()]
-        reserve(self._owner_id, -sum(sizes), -len(sizes))
+        self._note(-sum(sizes), -len(sizes))
         return len(sizes)
+
+    def _note(self, stored_bytes: int, keys_count: int) -> None:
+        """Add to the owner's usage, if the caller's transaction is committed."""
+        transaction.on_commit(lambda: ledger.add(self._owner_id, stored_bytes, keys_count))
 
     def _list_keys(self, namespace: str, prefix: str) -> list[str]:
         keys = self._entries(namespace).values_list("key", flat=True)
@@ -198,8 +196,8 @@ class OwnerStore:
     def _get_all(self, namespace: str) -> dict[str, Any]:
         return dict(sorted(self._entries(namespace).values_list("key", "value")))
 
-    def _clear(self, namespace: str, reserve: ledger.Reserve) -> int:
-        return self._delete(reserve, namespace)
+    def _clear(self, namespace: str) -> int:
+        return self._delete(namespace)
 
     def _list_namespaces(self) -> list[str]:
         mine = DataStoreEntry.objects.filter(owner=self._owner_id)

@@ -125,6 +125,7 @@ class TestOneRun:
             api.get(f"/runs/{record.pk}")
         about_runs = [query for query in queries if "runs_runrecord" in query["sql"]]
         assert len(about_runs) == 1
+        print([q["sql"][:150] for q in queries.captured_queries])
         assert len(queries) <= 4  # the token, the user's permissions, the groups' permissions
 
 
