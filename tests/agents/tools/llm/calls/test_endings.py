@@ -104,6 +104,13 @@ def cut(*chunks: Any, **options: Any) -> Answer:
         (cut(*HI, {"choices": [{"index": 1, "delta": {"content": "Bye"}}]}, END), "stop"),
         (cut(ROLE, *({"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"},
                                   *chunk["choices"]]} for chunk in HI[1:]), END), "stop"),
+        (cut(*({"choices": [{**chunk["choices"][0], "index": index}]}
+               for chunk in HI for index in (0, 1)), END), "stop"),
+        # The number of the chunk in its place.
+        (cut(*({"choices": [{**chunk["choices"][0], "index": number}]}
+               for number, chunk in enumerate((*HI, END)))), "stop"),
+        (cut(*({"choices": [{**chunk["choices"][0], "index": number}]}
+               for number, chunk in enumerate((HI[1], HI[2], END), 1))), "stop"),
         # After a reason to finish more may come: some endpoints give one with each chunk.
         (Answer(chunks=[said("Good ", "stop"), said("day.", "stop")]), "stop"),
         (Answer(chunks=[said("Good ", "stop"), said("day.")]), "stop"),
