@@ -82,7 +82,9 @@ class Model:
                 transports = self._own_transports = Transports(proxy_url)
             transport = transports.httpx2_async()
         url = base_url or OPENAI_URL
-        self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
+        self._endpoint = Endpoint(
+            url, api_key, transport, timeout, max_retries, is_proxied=bool(proxy_url)
+        )
 
     def name(self, asked: str | None = None) -> str:
         """Return the name of the model that a call goes to; ``AgentError`` if there is none."""
