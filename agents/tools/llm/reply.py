@@ -22,6 +22,7 @@ from .usage import TokenUsage, UsageReports
 
 __all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of"]
 
+MAX_EXTENT = 16 * 1024 * 1024  # characters of a reply: four million tokens
 _CUT = ("length", "content_filter")  # reasons that a reply is short
 
 
@@ -184,6 +185,8 @@ class PartialReply:
         self.extent += len(parts.text) + len(parts.refusal) + len(parts.reasoning)
         self.extent += self._tool_calls.add(calls) if calls else 0
         self.extent += self._tool_calls.add({"function": legacy}) if legacy else 0
+        if self.extent > MAX_EXTENT:
+            raise LLMError(f"the model's reply has more than {MAX_EXTENT:,} characters")
         self._reasoning.add(parts.reasoning)
         return self._text.add(parts.text) + self._refusal.add(parts.refusal)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agents.exceptions import LLMError
-from agents.tools.llm import body, endpoint
+from agents.tools.llm import body, endpoint, reply
 from agents.tools.llm.client import Model, TokenUsage
 from tests.support.agent_run import AgentRun, within
 from tests.support.llm_calls import KEY, ask, busy_counts
@@ -334,6 +334,21 @@ async def test_an_answer_in_one_piece_without_end_is_cut(
     with pytest.raises(LLMError, match="in one piece"):
         await within(5, ask(run, model))
     await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning", "refusal", "arguments"])
+async def test_a_reply_without_end_is_cut(
+    server: LLMServer, model: Model, run: AgentRun, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setattr(reply, "MAX_EXTENT", 50_000)
+    delta: dict[str, Any] = {field: "word " * 100}
+    if field == "arguments":
+        delta = {"tool_calls": [{"index": 0, "function": delta}]}
+    server.answer = Answer(chunks=itertools.repeat({"choices": [{"delta": delta}]}))
+    with pytest.raises(LLMError, match="more than 50,000 characters"):
+        await within(5, ask(run, model))
+    await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
+    assert run.trace.usage.output_tokens < 20_000
 
 
 @pytest.mark.parametrize("heartbeat", [": OPENROUTER PROCESSING\n\n", "event: ping\ndata: {}\n\n"])
