@@ -42,7 +42,7 @@ class LLMOptions:
     proxy_url: str = field(default="", repr=False)  # it may have a password
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield each option that can't work: its name, and what is wrong, without its value."""
+        """Yield an option that can't work: its name, and what is wrong, without its value."""
         for name, problem_of in (
             ("base_url", llm_options.address_problem),
             ("api_key", llm_options.key_problem),
@@ -53,6 +53,9 @@ class LLMOptions:
             problem = problem_of(value) if isinstance(value, str) else "is not a text"
             if problem:
                 yield name, problem
+                return
+        if problem := llm_options.pair_problem(self.base_url, self.api_key):
+            yield "base_url", problem
 
     @property
     def is_stand_in(self) -> bool:

@@ -95,6 +95,23 @@ def test_a_value_that_can_not_work_stops_the_start_and_is_named(
     assert "s3cret" not in done.stderr + done.stdout
 
 
+def test_the_models_secrets_are_known_from_the_start() -> None:
+    code = (
+        "import django; django.setup(); from agents.values.redaction import redact;"
+        "print(redact('It is ours3cret and theirs3cret and base/s3cret.'))"
+    )
+    done = _run(
+        "-c",
+        code,
+        DJANGO_DEBUG="1",
+        DJANGO_SETTINGS_MODULE="project.settings",
+        LLM_API_KEY="ours3cret",
+        LLM_PROXY_URL="http://user:theirs3cret@proxy:8080",
+        LLM_BASE_URL="http://user:base%2Fs3cret@model.internal/v1",
+    )
+    assert done.stdout.strip() == "It is [redacted] and [redacted] and [redacted].", done.stderr
+
+
 def test_blanks_around_a_value_are_no_part_of_it() -> None:
     given = {"LLM_API_KEY": " key\n", "LLM_BASE_URL": "https://x.example/v1/\n", "LLM_MODEL": " m "}
     given["LLM_PROXY_URL"] = " http://user:password@proxy:8080 "

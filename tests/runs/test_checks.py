@@ -56,6 +56,7 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"LLM": {"API_KEY": None, "MODEL": "m"}}, "runs.E020"),
         ({"LLM": {"BASE_URL": "s3cret.example", "MODEL": "m"}}, "runs.E020"),
         ({"LLM": {"BASE_URL": "http://127.0.0.1/v1", "MODEL": "s3cret\tm"}}, "runs.E020"),
+        ({"LLM": {"BASE_URL": "http://u:s3cret@h/v1", "API_KEY": "k", "MODEL": "m"}}, "runs.E020"),
         ({"LLM": {"PROXY_URL": "socks5://u:s3cret@proxy"}}, "runs.E020"),
         ({"LEASE_SECONDS": 2}, "runs.W001"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agents import Tools, agent
 from runs.status import Status
 from tests.support.consistency import assert_consistent
+from tests.support.forward_proxy import ForwardProxy
 from tests.support.journal import Journal
 from tests.support.llm_server import TEXT, Answer, LLMServer
 from tests.support.running import Start
@@ -32,6 +34,28 @@ def test_an_odd_count_of_tokens_costs_a_run_nothing(
     assert (record.llm_calls, record.input_tokens, record.output_tokens) == (2, 12, 26)
     assert record.usage_estimated
     assert_consistent(record)
+
+
+@pytest.fixture
+def proxy(llm_server: LLMServer, options: Callable[..., None]) -> Iterator[ForwardProxy]:
+    """The only way to the model's endpoint."""
+    with ForwardProxy({"model.internal": llm_server.port}, "agent", "pass:wörd") as proxy:
+        url = proxy.url("agent:pass%3Aw%C3%B6rd")
+        options(LLM={"BASE_URL": "http://model.internal/v1", "MODEL": "small", "PROXY_URL": url})
+        yield proxy
+
+
+def test_a_run_reaches_its_model_through_the_proxy_of_the_settings(
+    llm_server: LLMServer, proxy: ForwardProxy, worker: Any, start: Start, log: Journal
+) -> None:
+    @agent("asker")
+    async def asker(tools: Tools) -> str:
+        return (await tools.call_llm([QUESTION])).text
+
+    record = log.over(start("asker"))
+    assert (record.status, record.result) == (Status.SUCCESS, TEXT)
+    assert proxy.requests == [("POST", "http://model.internal/v1/chat/completions")]
+    assert llm_server.request_count == 1
 
 
 def test_halves_of_characters_and_calls_without_ids_come_back_whole(

@@ -15,7 +15,7 @@ from agents.tools.http.pools import Transports
 from agents.tools.http.proxies import hide_secrets
 from agents.values import jsonable, redaction
 
-from .options import address_problem, header_problem, key_problem
+from .options import address_problem, header_problem, key_problem, pair_problem
 from .reply import LLMReply, PartialReply, TokenUsage, ToolCall, characters_of
 from .stand_in import STAND_IN, StandIn
 
@@ -65,7 +65,7 @@ class Model:
         base_url, api_key = base_url.strip(), api_key.strip()
         for what, problem in (
             ("the API key", key_problem(api_key)),
-            ("the model's address", address_problem(base_url)),
+            ("the model's address", address_problem(base_url) or pair_problem(base_url, api_key)),
         ):
             if problem:
                 raise ValueError(f"{what} {problem}")
@@ -82,7 +82,9 @@ class Model:
                 transports = self._own_transports = Transports(proxy_url)
             transport = transports.httpx2_async()
         url = base_url or OPENAI_URL
-        self._endpoint = Endpoint(url, api_key, transport, timeout, max_retries)
+        self._endpoint = Endpoint(
+            url, api_key, transport, timeout, max_retries, is_proxied=bool(proxy_url)
+        )
 
     def name(self, asked: str | None = None) -> str:
         """Return the name of the model that a call goes to; ``AgentError`` if there is none."""

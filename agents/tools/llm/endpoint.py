@@ -42,7 +42,10 @@ _OPTIONS = {"timeout": "timeout", "extra_query": "params", "extra_body": "extra_
 
 
 class Endpoint:
-    """One endpoint with one key. ``transport`` is not guarded yet; see ``Model`` for the rest."""
+    """One endpoint with one key.
+
+    ``transport`` is not guarded yet. ``is_proxied`` is for errors; see ``Model`` for the rest.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,11 @@ class Endpoint:
         transport: httpx2.AsyncBaseTransport,
         read_seconds: float,
         max_retries: int,
+        *,
+        is_proxied: bool = False,
     ) -> None:
         self._api_key = api_key
+        self._unreachable = "can't be reached" + " through its proxy" * is_proxied
         self._takes_stream_options = True
         timeout = httpx2.Timeout(read_seconds, connect=10.0, write=60.0, pool=10.0)
         self._client = _StoppableOpenAI(
@@ -157,12 +163,12 @@ class Endpoint:
         except openai.APIStatusError as error:
             answered = f"answered {error.status_code}"
             if error.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-                answered = f"can't be reached: the proxy {answered}"
+                answered = f"{self._unreachable}: the proxy {answered}"
             self._fail(answered, error, error.status_code, detail_of(error.body))
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             self._fail("did not answer in time", error)
         except openai.APIConnectionError as error:
-            self._fail("can't be reached", error, detail=_reason(error.__cause__))
+            self._fail(self._unreachable, error, detail=_reason(error.__cause__))
         except _BROKEN as error:
             self._fail("broke off the connection", error, detail=_reason(error))
         except NotJSON as error:

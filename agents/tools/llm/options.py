@@ -13,7 +13,14 @@ import httpx2
 
 from agents.tools.http.proxies import proxy_problem
 
-__all__ = ["address_problem", "header_problem", "key_problem", "name_problem", "proxy_problem"]
+__all__ = [
+    "address_problem",
+    "header_problem",
+    "key_problem",
+    "name_problem",
+    "pair_problem",
+    "proxy_problem",
+]
 
 _QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d"
 _PATH: Final = "/chat/completions"
@@ -57,6 +64,13 @@ def address_problem(url: str) -> str | None:
         return "has ? or #; it must end with its path, such as /v1"
     if parts.path.rstrip("/").endswith(_PATH):
         return f"ends with {_PATH}; it must end before that, with /v1 or the like"
+    return None
+
+
+def pair_problem(url: str, key: str) -> str | None:
+    """Say why requests to this address can't carry this key."""
+    if key and "@" in urlsplit(url).netloc:
+        return "has a user, and there is a key as well: a request carries one of them"
     return None
 
 

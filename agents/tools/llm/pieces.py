@@ -40,7 +40,8 @@ class TextPieces:
         return text
 
     def __str__(self) -> str:
-        return "".join(self._whole) + clean_text(self._half)
+        self._whole = ["".join(self._whole)]  # so that a second time takes no time
+        return self._whole[0] + clean_text(self._half)
 
     def __bool__(self) -> bool:
         return len(self) > 0

@@ -22,6 +22,7 @@ from .usage import TokenUsage, UsageReports
 
 __all__ = ["LLMReply", "PartialReply", "TokenUsage", "ToolCall", "characters_of"]
 
+MAX_EXTENT = 16 * 1024 * 1024  # characters of a reply: four million tokens
 _CUT = ("length", "content_filter")  # reasons that a reply is short
 
 
@@ -75,6 +76,8 @@ class PartialReply:
         self._usage = UsageReports()
         self._finish_reason: str | None = None
         self._choice_index: int | None = None  # of the one choice that is read
+        self._last_index = 0
+        self._may_number_chunks = True
         self._came_by_deltas = False
         self._ends_with_usage = False
         self._remark = ""
@@ -113,13 +116,23 @@ class PartialReply:
         if not choices:
             self._ends_with_usage = has_usage and self._choice_index is not None
             self._remark = remark_of(data) or self._remark
-        return "".join(self._add_choice(choice) for choice in choices)
+        self._may_number_chunks = self._may_number_chunks and len(choices) < 2
+        return "".join(self._add_choice(choice) for choice in choices if self._is_ours(choice))
+
+    def _is_ours(self, choice: Mapping[str, Any]) -> bool:
+        """Tell the one choice that is read from others, if the agent asked for several.
+
+        Some servers have no others, and number the chunks here: then no number comes twice.
+        """
+        index = _choice_index(choice)
+        if self._choice_index is None:
+            self._choice_index = self._last_index = index
+            return True
+        self._may_number_chunks = self._may_number_chunks and index > self._last_index
+        self._last_index = index
+        return self._may_number_chunks or index == self._choice_index
 
     def _add_choice(self, choice: Mapping[str, Any]) -> str:
-        if self._choice_index is None:
-            self._choice_index = _choice_index(choice)
-        if _choice_index(choice) != self._choice_index:
-            return ""  # an alternative: the agent asked for several, and gets one
         self._usage.add(choice.get("usage"))  # Moonshot's place for it
         before = self.extent
         shown = self._add_texts(choice)
@@ -172,6 +185,8 @@ class PartialReply:
         self.extent += len(parts.text) + len(parts.refusal) + len(parts.reasoning)
         self.extent += self._tool_calls.add(calls) if calls else 0
         self.extent += self._tool_calls.add({"function": legacy}) if legacy else 0
+        if self.extent > MAX_EXTENT:
+            raise LLMError(f"the model's reply has more than {MAX_EXTENT:,} characters")
         self._reasoning.add(parts.reasoning)
         return self._text.add(parts.text) + self._refusal.add(parts.refusal)
 

@@ -54,11 +54,14 @@ class ToolCalls:
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}  # the newest of each
+        self._by_id: dict[str, _Call] = {}
         self._last_row: list[_Call] = []  # the calls that the last chunk had pieces of
 
     def add(self, pieces: object) -> int:
-        """Add what a chunk has under ``tool_calls``; return how many pieces that were."""
-        row: list[_Call] = []
+        """Add what a chunk has under ``tool_calls``; return its size, 0 if that is nothing."""
+        row: dict[_Call, None] = {}  # in their order
+        size = 0
         entries = [_Piece.of(entry) for entry in _mappings(pieces)]
         for place, piece in enumerate(entries):
             if piece.is_empty:
@@ -69,9 +72,14 @@ class ToolCalls:
                 call = _Call(piece.index, is_doubtful=is_doubtful)
                 self._calls.append(call)
             call.add(piece)
-            row.append(call)
-        self._last_row = row or self._last_row
-        return len(row)
+            if call.index is not None:
+                self._by_index[call.index] = call
+            if call.id:
+                self._by_id[call.id] = call
+            row[call] = None
+            size += 1 + len(piece.arguments)
+        self._last_row = list(row) or self._last_row
+        return size
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -108,15 +116,14 @@ class ToolCalls:
 
     def _call_of(self, piece: _Piece, place: int, piece_count: int) -> _Call | None:
         """Return the call that the piece names by number or id, or else follows."""
-        newest_first = self._calls[::-1]
-        by_id = [call for call in newest_first if piece.id and call.id == piece.id]
-        numbered = [call for call in newest_first if piece.index in (call.index, None)]
-        if piece.index is None and by_id:
-            return by_id[0]
-        if piece.index is not None and numbered:
-            return next((call for call in by_id if call in numbered), numbered[0])
-        if by_id and not piece.name:
-            return by_id[0]
+        same = self._by_id.get(piece.id)
+        if piece.index is None and same is not None:
+            return same
+        if piece.index is not None and piece.index in self._by_index:
+            is_same = same is not None and same.index == piece.index
+            return same if is_same else self._by_index[piece.index]
+        if same is not None and not piece.name:
+            return same
         if not self._last_row or (piece.index is not None and not piece.is_bare):
             return None
         if piece.is_bare and piece_count == len(self._last_row):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agents.exceptions import LLMError
-from agents.tools.llm import body, endpoint
+from agents.tools.llm import body, endpoint, reply
 from agents.tools.llm.client import Model, TokenUsage
 from tests.support.agent_run import AgentRun, within
 from tests.support.llm_calls import KEY, ask, busy_counts
@@ -104,6 +104,13 @@ def cut(*chunks: Any, **options: Any) -> Answer:
         (cut(*HI, {"choices": [{"index": 1, "delta": {"content": "Bye"}}]}, END), "stop"),
         (cut(ROLE, *({"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"},
                                   *chunk["choices"]]} for chunk in HI[1:]), END), "stop"),
+        (cut(*({"choices": [{**chunk["choices"][0], "index": index}]}
+               for chunk in HI for index in (0, 1)), END), "stop"),
+        # The number of the chunk in its place.
+        (cut(*({"choices": [{**chunk["choices"][0], "index": number}]}
+               for number, chunk in enumerate((*HI, END)))), "stop"),
+        (cut(*({"choices": [{**chunk["choices"][0], "index": number}]}
+               for number, chunk in enumerate((HI[1], HI[2], END), 1))), "stop"),
         # After a reason to finish more may come: some endpoints give one with each chunk.
         (Answer(chunks=[said("Good ", "stop"), said("day.", "stop")]), "stop"),
         (Answer(chunks=[said("Good ", "stop"), said("day.")]), "stop"),
@@ -327,6 +334,21 @@ async def test_an_answer_in_one_piece_without_end_is_cut(
     with pytest.raises(LLMError, match="in one piece"):
         await within(5, ask(run, model))
     await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning", "refusal", "arguments"])
+async def test_a_reply_without_end_is_cut(
+    server: LLMServer, model: Model, run: AgentRun, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setattr(reply, "MAX_EXTENT", 50_000)
+    delta: dict[str, Any] = {field: "word " * 100}
+    if field == "arguments":
+        delta = {"tool_calls": [{"index": 0, "function": delta}]}
+    server.answer = Answer(chunks=itertools.repeat({"choices": [{"delta": delta}]}))
+    with pytest.raises(LLMError, match="more than 50,000 characters"):
+        await within(5, ask(run, model))
+    await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
+    assert run.trace.usage.output_tokens < 20_000
 
 
 @pytest.mark.parametrize("heartbeat", [": OPENROUTER PROCESSING\n\n", "event: ping\ndata: {}\n\n"])

@@ -97,6 +97,11 @@ def test_an_address_that_can_not_work_is_refused(url: str, problem: str) -> None
         Model(f"{url}x" if problem == "blanks around" else url, "k")
 
 
+def test_a_user_in_the_address_and_a_key_are_refused_together() -> None:
+    with pytest.raises(ValueError, match="one of them"):
+        Model("http://user:s3cret-word@x.invalid/v1", "k")
+
+
 @pytest.mark.parametrize("form", ["{url}/v1", "{url}/v1/", "{url}", "HTTP://{host}/v1",
                                   "http://user:s3cret-w%20rd@{host}/v1"])  # fmt: skip
 async def test_an_address_that_is_accepted_is_reached(

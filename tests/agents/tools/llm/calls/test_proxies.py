@@ -80,14 +80,14 @@ async def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
     async with reached_through(proxy.url(pair), url) as model:
         with pytest.raises(LLMError, match="407") as caught:
             await within(5, ask(run, model))
-    assert "proxy" in str(caught.value).lower()
+    assert "can't be reached through its proxy: the proxy answered 407" in str(caught.value)
     assert "wrong-password" not in f"{caught.value!r} {caught.value.__cause__!r} {run.sink.events}"
     assert (proxy.refused_count, server.request_count) == (1, 0)
 
 
 async def test_a_proxy_that_is_not_there_is_an_error(run: AgentRun) -> None:
     async with reached_through("http://agent:s3cret-word@127.0.0.1:9") as model:
-        with pytest.raises(LLMError, match="can't be reached") as caught:
+        with pytest.raises(LLMError, match="can't be reached through its proxy: ") as caught:
             await within(5, ask(run, model))
     assert "s3cret-word" not in f"{caught.value!r} {run.sink.events}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from agents.exceptions import AgentStopped, RunIsOver
 from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model, call_llm
 from tests.support.agent_run import AgentRun, turn_loop, within
-from tests.support.llm_calls import ASK, KEY, ask
+from tests.support.llm_calls import ASK, KEY, ask, busy_counts
 from tests.support.llm_server import TEXT, Answer, LLMServer
 
 
@@ -168,6 +169,42 @@ async def test_an_abort_refuses_the_next_chunk_and_what_came_counts(
     assert event["text"] == run.shown
     assert 0 < event["output_tokens"] < 500
     assert run.trace.usage.estimated
+
+
+@pytest.mark.parametrize("mode", ["graceful", "abort"])
+@pytest.mark.parametrize("form", ["a document", "a stream with another label", "JSON lines"])
+async def test_a_stop_in_the_middle_is_as_exact_in_every_form_of_answer(
+    server: LLMServer, model: Model, run: AgentRun, mode: str, form: str
+) -> None:
+    words = [f"{number} " for number in range(4)]
+    pieces: list[Any] = [{"choices": [{"delta": {"content": word}}]} for word in words]
+    pieces.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    if form == "JSON lines":
+        pieces = [json.dumps(piece) + "\n" for piece in pieces]
+    if form == "a document":
+        choice = {"message": {"content": "".join(words)}, "finish_reason": "stop"}
+        raw = json.dumps({"choices": [choice]})
+        pieces = [raw[at : at + 20] for at in range(0, len(raw), 20)]
+    server.answer = Answer(chunks=pieces, done=False, headers={"Content-Type": "text/plain"})
+    server.hold("middle")  # after the second piece
+    call = ask(run, model)
+    await server.until_requests(1)
+    await turn_loop()
+    run.stop(mode)
+    server.release()
+    if mode == "graceful":
+        assert (await within(5, call)).text == "".join(words)
+        assert server.completed_count == 1
+        assert run.only("llm_call")["outcome"] == "ok"
+    else:
+        with pytest.raises(AgentStopped):
+            await within(5, call)
+        assert run.only("llm_call")["outcome"] == "stopped"
+        await server.until(lambda: server.open_count == 0, "the connection to be closed")
+    with pytest.raises(AgentStopped):
+        await ask(run, model)
+    assert server.request_count == 1
+    assert busy_counts(model) == [0]
 
 
 async def test_a_call_after_the_end_of_the_run_is_refused(

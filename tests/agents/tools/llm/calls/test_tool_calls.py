@@ -330,6 +330,15 @@ async def test_what_is_no_call_is_none(server: LLMServer, model: Model, run: Age
     assert (reply.text, reply.tool_calls, reply.finish_reason) == ("Hi", [], None)
 
 
+@pytest.mark.parametrize("form", [{"index": 0}, {"id": "a"}])
+async def test_a_great_many_calls_are_read_in_no_time(
+    server: LLMServer, model: Model, run: AgentRun, form: dict[str, Any]
+) -> None:
+    # With a search through all calls for each piece this would take minutes.
+    server.answer = Answer(chunks=[chunk(*(whole(LOOK, **form) for _ in range(5_000)))])
+    assert len((await within(10, ask(run, model))).tool_calls) == 5_000
+
+
 async def test_a_thousand_pieces_of_one_call_are_read_in_no_time(
     server: LLMServer, model: Model, run: AgentRun
 ) -> None:
