@@ -45,6 +45,9 @@ class RunsConfig(AppConfig):
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD"))
             redaction.add_secret(str(database.get("OPTIONS", {}).get("password", "")))
+        for layer in settings.CHANNEL_LAYERS.values():
+            for key in layer.get("CONFIG", {}).get("symmetric_encryption_keys", ()):
+                redaction.add_secret(key)
         for cache in settings.CACHES.values():
             for password in _passwords_in(cache.get("LOCATION")):
                 redaction.add_secret(password)

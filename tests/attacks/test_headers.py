@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ FORGED = {
 
 
 def echo(request: HttpRequest) -> JsonResponse:
+    _ = request.POST, request.COOKIES  # parsed when they are first read
     return JsonResponse(
         {
             "scheme": request.scheme,
@@ -135,6 +137,15 @@ class TestForwarded:
         assert answer["is_secure"] == (expected[0] == "https")
         assert answer["host"] == HOST
 
+    @pytest.mark.parametrize("proto", ["https", "wss"])  # nginx says the one, Traefik the other
+    async def test_a_proxy_that_speaks_tls_lets_the_site_s_own_sockets_in(self, proto: str) -> None:
+        async with serving(trusted=["127.0.0.1"]) as port:
+            given = {"X-Forwarded-Proto": proto}
+            assert await _opens(f"ws://{HOST}", port, None, f"https://{HOST}", **given)
+            assert not await _opens(f"ws://{HOST}", port, None, f"http://{HOST}", **given)
+            assert not await _opens(f"ws://{HOST}", port, None, f"https://{HOST}")
+            assert await _opens(f"ws://{HOST}", port, None, f"http://{HOST}")
+
 
 @pytest.mark.usefixtures("restored")
 class TestBehindNginx:
@@ -159,16 +170,18 @@ class TestBehindNginx:
         async with serving(trusted=["127.0.0.1"]) as port:
             with await _nginx(tmp_path, port) as proxy:
                 own = f"{HOST}:{proxy.port}"
-                assert await _opens(f"wss://{own}", proxy, f"https://{own}")
+                assert await _opens(f"wss://{own}", proxy.port, proxy.trust, f"https://{own}")
                 for origin in (
                     f"http://{own}",
                     f"https://{HOST}",
                     f"http://{HOST}:{proxy.plain_port}",
                     f"https://evil.example.net:{proxy.port}",
                 ):
-                    assert not await _opens(f"wss://{own}", proxy, origin), origin
+                    assert not await _opens(f"wss://{own}", proxy.port, proxy.trust, origin), origin
                     forged = {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example.net"}
-                    assert not await _opens(f"wss://{own}", proxy, origin, **forged), origin
+                    assert not await _opens(
+                        f"wss://{own}", proxy.port, proxy.trust, origin, **forged
+                    ), origin
 
     async def test_an_address_may_try_few_passwords_and_stop_as_often_as_it_likes(
         self, tmp_path: Path
@@ -215,15 +228,17 @@ class _Entered:
         self._manager.__exit__(*why)
 
 
-async def _opens(url: str, proxy: Any, origin: str, **headers: str) -> bool:
-    connection = socket.create_connection(("127.0.0.1", proxy.port), 10)
+async def _opens(
+    url: str, port: int, trust: ssl.SSLContext | None, origin: str, **headers: str
+) -> bool:
+    connection = socket.create_connection(("127.0.0.1", port), 10)
     connection.setblocking(False)
     cookie = {"Cookie": "sessionid=abc"}
     try:
         async with connect(
             f"{url}/ws/runs",
             sock=connection,
-            ssl=proxy.trust,
+            ssl=trust,
             origin=origin,  # type: ignore[arg-type]
             additional_headers=cookie | headers,
         ):
@@ -279,3 +294,56 @@ async def test_a_foreign_host_is_one_plain_line_without_the_host(
     of_hosts = [line for line in text.splitlines() if "DisallowedHost" in line]
     assert len(of_hosts) <= len(HOSTS)
     assert all(len(line) < 200 for line in of_hosts)
+
+
+FORM = b"POST / HTTP/1.1\r\nHost: halting.example.org\r\nContent-Length: 6\r\nContent-Type: "
+ODD = [
+    *(
+        b"GET /\xff\xfe HTTP/1.1",
+        b"GET /%ff%00%0a HTTP/1.1",
+        b"GET /a b HTTP/1.1",
+        b"GET * HTTP/1.1",
+    ),
+    *(b"OPTIONS * HTTP/1.1", b"CONNECT evil.net:443 HTTP/1.1", b"GET http://evil.net/ HTTP/1.1"),
+    *(b"PRI * HTTP/2.0", b"GET /", b"TRACE / HTTP/1.1", b"\x16\x03\x01\x02\x00\x01", b"A" * 5000),
+    *(
+        b"GET / HTTP/1.1\r\nContent-Length: -1",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2",
+    ),
+    *(
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip",
+        b"GET / HTTP/1.1\r\nX\xff: y",
+        b"GET / HTTP/1.1\r\nX : y",
+    ),
+    *(
+        b"GET / HTTP/1.1\r\nCookie: \xff\xfe; ;=;a=\x80",
+        b"GET / HTTP/1.1\r\nX: a\x00b",
+        b"GET /?%ff=%fe&=& HTTP/1.1",
+    ),
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: no",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 99",
+    FORM + b"multipart/form-data",
+    FORM + b"multipart/form-data; boundary=\xff",
+    FORM + b"multipart/form-data; boundary=x",
+    FORM + b"application/x-www-form-urlencoded; charset=nothing",
+    FORM + b"text/plain; charset=\x00",
+    FORM + b"\xff/\xfe",
+]
+
+
+async def test_an_odd_request_leaves_no_traceback(
+    written: Callable[[], str], restored: None
+) -> None:
+    async with serving(trusted=["127.0.0.1"]) as port:
+        for odd in ODD:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            host = b"" if b"Host" in odd else f"Host: {HOST}\r\n".encode()
+            writer.write(odd + b"\r\n" + host + b"Connection: close\r\n\r\n" + b"\xff" * 6)
+            writer.write_eof()
+            async with asyncio.timeout(10):
+                answer = await reader.read()
+            writer.close()
+            assert b" 500 " not in answer.partition(b"\r\n")[0], odd
+            assert "Traceback" not in written(), odd
+            assert all(line.isprintable() for line in written().splitlines()), odd

@@ -213,6 +213,33 @@ def test_a_weak_key_stops_the_process_before_it_serves_anything() -> None:
     assert _settings("s.SECRET_KEY", DJANGO_DEBUG="1", DJANGO_SECRET_KEY="a") == "a"
 
 
+def test_the_secrets_of_the_settings_are_redacted() -> None:
+    old, new = secrets.token_urlsafe(50), secrets.token_urlsafe(50)
+    code = """
+import django, json, os
+django.setup()
+from django.conf import settings
+from agents.values.redaction import redact
+keys = settings.CHANNEL_LAYERS["default"]["CONFIG"]["symmetric_encryption_keys"]
+print(redact(json.dumps([*keys, *json.loads(os.environ["SECRETS"])])))
+"""
+    done = _run(
+        "-c",
+        code,
+        SECRETS=json.dumps(
+            [old, new, "red#is-pass", "red%23is-pass", "post/gres", "scraper words"]
+        ),
+        DJANGO_SETTINGS_MODULE="project.settings",
+        DJANGO_SECRET_KEY=new,
+        DJANGO_SECRET_KEY_FALLBACKS=old,
+        DATABASE_URL="postgres://user:post%2Fgres@database/halting",
+        REDIS_URL="redis://:red%23is-pass@redis:6379/0",
+        METRICS_TOKEN="scraper words",
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"[redacted]"}
+
+
 def test_a_variable_that_is_no_setting_is_named() -> None:
     done = _run("manage.py", "check", DJANGO_DEBUG="1", RUNS_MAX_CONCURENT="3", RUNS_LEASE="")
     assert "RUNS_MAX_CONCURENT" in done.stderr

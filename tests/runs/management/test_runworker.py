@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_it_drains_and_leaves_in_order(site: Installation, sig: signal.Signals) 
 
 
 def test_it_serves_its_health_by_any_name_and_nothing_else(site: Installation) -> None:
-    with site.working(DJANGO_DEBUG="0", DJANGO_SECRET_KEY="x" * 60) as worker:
+    with site.working(DJANGO_DEBUG="0", DJANGO_SECRET_KEY=secrets.token_urlsafe(50)) as worker:
         headers = {"Host": "elsewhere.example.org"}
         assert httpx.get(f"{worker.url}/health/live", headers=headers).json()["status"] == "alive"
         ready = httpx.get(f"{worker.url}/health/ready", headers=headers)
