@@ -142,7 +142,6 @@ _WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)
 _CLAIM_ONE = """
 UPDATE runs_runrecord
 SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = {false},
-    is_only_claimed = {true},
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE {waits} AND EXISTS (
     SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL AND {renewed}
@@ -155,13 +154,11 @@ def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
     """Claim a queued run for ``worker`` past the queue, without a slot; return its attempt.
 
     None if the run is not queued any more, its deadline is over, or the worker may not claim. The
-    run begins by ``begin``.
+    run begins by this: if the worker is lost, so is the caller, and no run is queued without it.
     """
     at, key = as_parameter(now), as_parameter(worker)
-    is_postgres = connection.vendor == "postgresql"
-    false, true = ("FALSE", "TRUE") if is_postgres else ("0", "1")
-    renewed = _RENEWED[connection.vendor]
-    sql = _CLAIM_ONE.format(false=false, true=true, waits=_WAITS, renewed=renewed)
+    false = "FALSE" if connection.vendor == "postgresql" else "0"
+    sql = _CLAIM_ONE.format(false=false, waits=_WAITS, renewed=_RENEWED[connection.vendor])
     with connection.cursor() as cursor:
         cursor.execute(sql, [key, at, at, as_parameter(run), at, key])
         row = cursor.fetchone()

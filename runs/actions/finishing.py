@@ -368,10 +368,9 @@ def _may_be_returned(record: RunRecord) -> bool:
     """Tell whether a run that has not begun may be queued again, whatever its agent declares.
 
     Not for ever: it may be what ends its workers, as by an input that takes all their memory. Not a
-    called run either: its caller is lost with it.
+    called or adopted run either: its caller is lost with it.
     """
-    is_from_the_queue = record.holds_slot or record.is_only_claimed
-    is_allowed = is_from_the_queue and record.returned_claims < MOST_RETURNED
+    is_allowed = record.holds_slot and record.returned_claims < MOST_RETURNED
     return is_allowed and _has_its_caller(record)
 
 

@@ -46,7 +46,7 @@ class Heartbeat:
         self.is_draining = threading.Event()
         self.lease = Lease()
         self.next_renewal = 0.0
-        self._claims_until = 0.0
+        self._claims_until = float("inf")  # until its first lease starts
         self._lease_seconds = lease_seconds
         self._times = LeaseTimes(lease_seconds)
         self._capacity = capacity
