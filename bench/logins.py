@@ -20,7 +20,7 @@ from .site import fresh_cluster
 __all__ = ["measure"]
 
 CONNECTIONS = 200
-SECONDS = 12
+SECONDS = 20
 STOPS = 30
 
 _ATTACKS = {

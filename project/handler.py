@@ -52,7 +52,7 @@ _PASSWORDS = re.compile(
 _PASSWORD_BYTES = 64 * 1024
 # Requests other than stops. More threads would only wait for the interpreter and for connections,
 # and a stop would be one of them.
-_MOST_THREADS = 32
+_MOST_THREADS = 24
 
 
 class _Request(ASGIRequest):
