@@ -96,7 +96,9 @@ class SharedState:
             self.look_quickly()
             self._look_slowly(SLOW)
             self._runs.discard(guard)
-            self._touched.clear()
+            self._touched = {
+                name: others for name, who in self._touched.items() if (others := who - {guard})
+            }
             if self._told:
                 self._told = {(run, what) for run, what in self._told if run is not guard}
 
@@ -148,14 +150,14 @@ class SharedState:
             self._touched.setdefault(what, set()).add(guard)
 
     def _remember(self) -> None:
-        self._touched.clear()
         if read_quick() != self._right:
             self._right = _copy(read_quick())
         now = time.monotonic()
-        if now - self._remembered_at > SLOW_SECONDS or self._touched_by_host:
+        if now - self._remembered_at > SLOW_SECONDS or self._touched or self._touched_by_host:
             for each in SLOW:
                 each.remember()
         self._remembered_at = now
+        self._touched.clear()
         self._touched_by_host.clear()
 
     def _look(self) -> None:
@@ -207,7 +209,7 @@ class SharedState:
         untold = [guard for guard in who if (guard, name) not in self._told]
         if not untold:
             return
-        self._told.update((guard, name) for guard in untold)
+        self._told.update((guard, name) for guard in untold if guard in self._runs)
         if len(who) == 1:
             message = (
                 f"this run changed {name}, which all runs of the process share; it was put back"

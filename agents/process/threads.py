@@ -74,12 +74,20 @@ def agent_code() -> Iterator[None]:
         _here.is_agent_code = False
 
 
-def waiting() -> None:
-    """Tell the host that agent code in this thread is about to wait."""
-    if _here.is_agent_code:
-        shared.look_quickly()
-        if _host is not None:
-            _host.waiting()
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Surround the wait of agent code in this thread, for a tool or for its next job."""
+    guard = current_guard()
+    if not _here.is_agent_code or guard is None:
+        yield
+        return
+    if _host is not None:
+        _host.waiting()
+    shared.leave_thread(guard)
+    try:
+        yield
+    finally:
+        shared.enter_thread(guard)
 
 
 class RunThread(Executor):
@@ -141,12 +149,15 @@ class _Work:
     def main(self) -> None:
         try:
             with agent_code():
-                while (job := self.jobs.get()) is not None:
+                while (job := self._next()) is not None:
                     job()
                     del job  # a job keeps its arguments, and its result
-                    waiting()
         finally:
             self.ended.set_result(None)
+
+    def _next(self) -> Callable[[], None] | None:
+        with waiting():
+            return self.jobs.get()
 
 
 def _do(future: Future[Any], job: Callable[[], Any]) -> None:

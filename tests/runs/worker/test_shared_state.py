@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 
 from agents import SyncTools, Tools, agent
 from agents.process.state import shared
@@ -285,6 +286,39 @@ def test_a_change_that_two_threads_may_have_made_is_told_to_both_and_to_no_third
         [told] = notes(log, run)
         assert told.startswith("this run, or another one at the same time, changed")
     assert notes(log, runs[2]) == []
+
+
+def test_threads_that_wait_are_not_suspected(worker: Worker, start: Start, log: Journal) -> None:
+    gate = Gate()
+
+    @agent("holder")
+    async def holder(tools: Tools) -> None:
+        await gate.wait()
+
+    @agent("waiter-def")
+    def waiter_def(tools: SyncTools) -> None:
+        tools.agents.call("holder")
+
+    @agent("waiter")
+    async def waiter(tools: Tools) -> None:
+        await sync_to_async(len)("")  # its thread waits for the next job
+        await gate.wait()
+
+    @agent("bender")
+    def bender(tools: SyncTools) -> None:
+        socket.setdefaulttimeout(1)
+
+    waiting = [start("waiter"), start("waiter-def")]
+    gate.until_arrived(2)
+    eventually(lambda: shared._stepping is None, "the coroutines wait")
+    bent = start("bender")
+    log.over(bent)
+    gate.open()
+    log.until_over(*waiting)
+    [told] = notes(log, bent)
+    assert told.startswith("this run changed")
+    for run in waiting:
+        assert notes(log, run) == []
 
 
 def test_what_is_put_back_by_the_code_itself_is_no_change(
