@@ -15,6 +15,8 @@ from .threads import RunThread, agent_code
 
 __all__ = ["AgentLoop"]
 
+_call_soon = asyncio.SelectorEventLoop.call_soon
+
 
 class AgentLoop(asyncio.SelectorEventLoop):
     """A loop that looks after what its runs share.
@@ -32,8 +34,8 @@ class AgentLoop(asyncio.SelectorEventLoop):
         """Schedule a callback. Each step of a task is one, in the task's context."""
         guard = current_guard() if context is None else guard_in(context)
         if guard is None or not shared.is_watching:
-            return super().call_soon(callback, *args, context=context)
-        return super().call_soon(_step, guard, callback, args, context=context)
+            return _call_soon(self, callback, *args, context=context)
+        return _call_soon(self, shared.step, guard, callback, args, context=context)
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -74,14 +76,6 @@ class AgentLoop(asyncio.SelectorEventLoop):
     async def shutdown_asyncgens(self) -> None:
         _refuse_in_a_run("shutdown_asyncgens")
         await super().shutdown_asyncgens()
-
-
-def _step(guard: Any, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    shared.before_step(guard)
-    try:
-        callback(*args)
-    finally:
-        shared.after_step()
 
 
 def _as_agent_code(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from agents.guard import Guard, current_guard
@@ -29,6 +29,7 @@ __all__ = ["SharedState", "shared"]
 logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.001  # code outside of runs hardly ever changes something within this time
+SLOW_SECONDS = 0.1  # the same, for what is slow to read
 MOST_TOLD = 20  # runs that may have done it; of more, only the process's log tells
 
 #: Events of Python's audit hooks: they name the thread, and so the run, that did it.
@@ -47,7 +48,7 @@ class SharedState:
         self._runs: set[Guard] = set()
         self._threads: Counter[Guard] = Counter()  # at work now, each in so many threads
         self._stepping: Guard | None = None  # whose code the loop executes now, or did last
-        self._looked_at = 0.0
+        self._looked_at = self._remembered_at = float("-inf")
         self._right: tuple[Any, ...] = ()
         # What audit hooks tell: by which runs; None is a thread that lost its context.
         self._touched: dict[str, set[Guard | None]] = {}
@@ -63,6 +64,7 @@ class SharedState:
                 self._is_auditing = True
                 sys.addaudithook(self._audit)  # Python has no way to remove one
             watch_loggers(loggers)
+            self._remembered_at = float("-inf")
             self._remember()
             self.is_watching = True
 
@@ -79,35 +81,46 @@ class SharedState:
         with self._lock:
             if self._runs:
                 self.look_quickly()
-            else:
+            else:  # what is there is right: no run is here to have changed it
                 self._remember()
             self._runs.add(guard)
         # The rest of this step is its code, but the loop does not know it yet.
         self._stepping = guard
-        asyncio.get_running_loop().call_soon(self.after_step, context=contextvars.Context())
+        asyncio.get_running_loop().call_soon(self._end_first_step, context=contextvars.Context())
 
     def end(self, guard: Guard) -> None:
-        """The code of a run has left."""
+        """The code of a run has left, and its log is still open."""
         if not self.is_watching:
             return
         with self._lock:
-            self._look(with_slow=True)
+            self.look_quickly()
+            self._look_slowly(SLOW)
             self._runs.discard(guard)
-            self._touched.clear()
-            self._told = {(run, what) for run, what in self._told if run is not guard}
+            self._touched = {
+                name: others for name, who in self._touched.items() if (others := who - {guard})
+            }
+            if self._told:
+                self._told = {(run, what) for run, what in self._told if run is not guard}
 
-    def before_step(self, guard: Guard) -> None:
-        """The loop is about to execute code of a run; is there what this step has not done?"""
+    def step(self, guard: Guard, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Execute code of a run on the loop, and look at what it has done."""
+        # What is there before, code outside of runs did, or a thread. A step that follows another
+        # one at once finds nothing of that kind.
         is_due = time.monotonic() - self._looked_at > QUIET_SECONDS
         if is_due or self._threads or self._stepping is not None:
             self.look_quickly()
         self._stepping = guard
+        try:
+            callback(*args)
+        finally:
+            if self._touched or read_quick() != self._right:
+                self.look_quickly()
+            self._stepping = None
+            self._looked_at = time.monotonic()
 
-    def after_step(self) -> None:
-        """The loop has executed code of a run."""
+    def _end_first_step(self) -> None:
         self.look_quickly()
         self._stepping = None
-        self._looked_at = time.monotonic()
 
     def enter_thread(self, guard: Guard) -> None:
         with self._lock:
@@ -137,32 +150,38 @@ class SharedState:
             self._touched.setdefault(what, set()).add(guard)
 
     def _remember(self) -> None:
+        if read_quick() != self._right:
+            self._right = _copy(read_quick())
+        now = time.monotonic()
+        if now - self._remembered_at > SLOW_SECONDS or self._touched or self._touched_by_host:
+            for each in SLOW:
+                each.remember()
+        self._remembered_at = now
         self._touched.clear()
         self._touched_by_host.clear()
-        self._right = _copy(read_quick())
-        for each in SLOW:
-            each.remember()
 
-    def _look(self, *, with_slow: bool = False) -> None:
+    def _look(self) -> None:
         """Find what has changed, put it back, and tell."""
         with self._lock:
             at_work = set(self._threads)
             if self._stepping is not None:
                 at_work.add(self._stepping)
-            self._is_putting_back = True
-            try:
-                if not at_work:  # code outside of runs did it
-                    self._right = _copy(read_quick())
-                for name in self._put_back_quick():
-                    self._tell(name, at_work)
-                for each in SLOW:
-                    if each.name in self._touched_by_host and each.name not in self._touched:
-                        each.remember()
-                    elif with_slow or each.name in self._touched:
-                        self._look_at(each)
-                self._touched_by_host.clear()
-            finally:
-                self._is_putting_back = False
+            if not at_work:  # code outside of runs did it
+                self._right = _copy(read_quick())
+            for name in self._put_back_quick():
+                self._tell(name, at_work)
+            self._look_slowly([each for each in SLOW if each.name in self._touched])
+
+    def _look_slowly(self, what: Iterable[Slow]) -> None:
+        for each in what:
+            if each.name in self._touched_by_host and each.name not in self._touched:
+                self._touched_by_host.discard(each.name)
+                each.remember()
+            elif each.differs():
+                self._put_back(each)
+            elif self._touched and not self._touched.get(each.name, set()) & self._threads.keys():
+                self._touched.pop(each.name, None)
+            # else a hook told of it, which is called before the change: that may come in a moment
 
     def _put_back_quick(self) -> list[str]:
         values = read_quick()
@@ -176,22 +195,21 @@ class SharedState:
         self._right = _copy(read_quick())  # what can't be put back stays
         return found
 
-    def _look_at(self, each: Slow) -> None:
-        touched = self._touched.get(each.name, set())
-        if each.differs():
-            name = each.describe()
+    def _put_back(self, each: Slow) -> None:
+        name, touched = each.describe(), self._touched.pop(each.name, set())
+        self._is_putting_back = True
+        try:
             _put(each.put, each.right)
-            known = {guard for guard in touched if guard is not None}
-            self._tell(name, known or self._runs)
-        elif touched & self._threads.keys():
-            return  # a hook is called before the change: it may come in a moment
-        self._touched.pop(each.name, None)
+        finally:
+            self._is_putting_back = False
+        known = {guard for guard in touched if guard is not None}
+        self._tell(name, known or self._runs)
 
     def _tell(self, name: str, who: Collection[Guard]) -> None:
         untold = [guard for guard in who if (guard, name) not in self._told]
         if not untold:
             return
-        self._told.update((guard, name) for guard in untold)
+        self._told.update((guard, name) for guard in untold if guard in self._runs)
         if len(who) == 1:
             message = (
                 f"this run changed {name}, which all runs of the process share; it was put back"

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 CLOSE_SECONDS = 1.0
 
+_starting = threading.Lock()
+
 
 class Host(Protocol):
     """What a host does for agent code in threads. Its methods must not raise."""
@@ -72,12 +74,20 @@ def agent_code() -> Iterator[None]:
         _here.is_agent_code = False
 
 
-def waiting() -> None:
-    """Tell the host that agent code in this thread is about to wait."""
-    if _here.is_agent_code:
-        shared.look_quickly()
-        if _host is not None:
-            _host.waiting()
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Surround the wait of agent code in this thread, for a tool or for its next job."""
+    guard = current_guard()
+    if not _here.is_agent_code or guard is None:
+        yield
+        return
+    if _host is not None:
+        _host.waiting()
+    shared.leave_thread(guard)
+    try:
+        yield
+    finally:
+        shared.enter_thread(guard)
 
 
 class RunThread(Executor):
@@ -88,11 +98,8 @@ class RunThread(Executor):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._is_started = False
+        self._work: _Work | None = None  # most runs need no thread
         self._is_closed = False
-        self._ended: Future[None] = Future()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a job.
@@ -101,21 +108,23 @@ class RunThread(Executor):
             RuntimeError: the run is over.
         """
         future: Future[T] = Future()
-        with self._lock:
+        with _starting:
             if self._is_closed:
                 raise RuntimeError("this run is over; its thread takes no more work")
-            if not self._is_started:
-                self._is_started = True
-                main = functools.partial(contextvars.copy_context().run, self._main)
+            if self._work is None:
+                self._work = _Work()
+                main = functools.partial(contextvars.copy_context().run, self._work.main)
                 threading.Thread(target=main, name=self._name, daemon=True).start()
-            self._jobs.put(functools.partial(_do, future, functools.partial(fn, *args, **kwargs)))
+            job = functools.partial(fn, *args, **kwargs)
+            self._work.jobs.put(functools.partial(_do, future, job))
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Take no more jobs; the thread ends after those that it has. Never waits."""
-        with self._lock:
+        with _starting:
             self._is_closed = True
-            self._jobs.put(None)
+            if self._work is not None:
+                self._work.jobs.put(None)
 
     async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
         """Take no more jobs, and wait a moment for the thread's end, through cancellations.
@@ -124,20 +133,31 @@ class RunThread(Executor):
         that takes longer is left behind.
         """
         self.shutdown()
-        if self._is_started:
-            ended = asyncio.wait((asyncio.wrap_future(self._ended),), timeout=seconds)
+        if self._work is not None:
+            ended = asyncio.wait((asyncio.wrap_future(self._work.ended),), timeout=seconds)
             loop = asyncio.get_running_loop()
             await wait_out(loop.create_task(ended, context=contextvars.Context()))
 
-    def _main(self) -> None:
+
+class _Work:
+    """The jobs of a thread."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.ended: Future[None] = Future()
+
+    def main(self) -> None:
         try:
             with agent_code():
-                while (job := self._jobs.get()) is not None:
+                while (job := self._next()) is not None:
                     job()
                     del job  # a job keeps its arguments, and its result
-                    waiting()
         finally:
-            self._ended.set_result(None)
+            self.ended.set_result(None)
+
+    def _next(self) -> Callable[[], None] | None:
+        with waiting():
+            return self.jobs.get()
 
 
 def _do(future: Future[Any], job: Callable[[], Any]) -> None:

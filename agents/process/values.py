@@ -233,7 +233,7 @@ def _directory() -> str | None:
 
 
 class _Descriptor(Slow):
-    """Standard output or standard error, below Python: ``os.dup2`` over them, ``os.close``."""
+    """Standard error, below Python: agents' libraries use ``os.dup2`` to silence others."""
 
     def __init__(self, number: int, name: str) -> None:
         super().__init__(name, self._read, self._put)
@@ -260,24 +260,21 @@ class _Descriptor(Slow):
 
 
 class _Loggers(Slow):
-    """Levels and switches of the loggers that the host has configured, and root's handlers."""
+    """Levels of the loggers that the host has configured, and what root's handlers are like."""
 
     def __init__(self) -> None:
         super().__init__("the configuration of loggers", self._read, self._put)
         self.loggers: list[logging.Logger] = []
 
-    def _read(self) -> list[tuple[Any, ...]]:
-        return [
-            *((each.level, each.disabled, each.propagate) for each in self.loggers),
-            *((each, each.level, each.formatter, *each.filters) for each in _root.handlers),
-        ]
+    def _read(self) -> list[Any]:
+        handlers = [(each, each.level, each.formatter, *each.filters) for each in _root.handlers]
+        return [[each.level for each in self.loggers], handlers]
 
-    def _put(self, right: list[tuple[Any, ...]]) -> None:
-        count = len(self.loggers)
-        for each, (level, disabled, propagate) in zip(self.loggers, right[:count], strict=True):
+    def _put(self, right: list[Any]) -> None:
+        levels, handlers = right
+        for each, level in zip(self.loggers, levels, strict=True):
             each.setLevel(level)
-            each.disabled, each.propagate = disabled, propagate
-        for handler, level, formatter, *filters in right[count:]:
+        for handler, level, formatter, *filters in handlers:
             handler.setLevel(level)
             handler.setFormatter(formatter)
             handler.filters[:] = filters
@@ -294,8 +291,7 @@ SLOW: list[Slow] = [
         lambda: locale.setlocale(locale.LC_ALL),
         lambda value: locale.setlocale(locale.LC_ALL, value),
     ),
-    _Descriptor(1, "standard output"),
-    _Descriptor(2, "standard error"),
+    _Descriptor(2, "standard error"),  # the process's log
     _loggers,
 ]
 

@@ -140,5 +140,5 @@ class SyncTools(Notes):
         except RuntimeError:  # the process ends, and the loop is closed
             work.close()
             raise
-        waiting()
-        return future.result()
+        with waiting():
+            return future.result()

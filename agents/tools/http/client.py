@@ -201,9 +201,9 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
 class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
     def handle_request(self, request: Any) -> Any:
         call, guard = self._admit(request)
-        waiting()
         try:
-            response = self._inner.handle_request(request)
+            with waiting():
+                response = self._inner.handle_request(request)
         except BaseException as error:
             if call is not None and guard is not None:
                 call.finish(error)
