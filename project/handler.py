@@ -7,17 +7,19 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from runs.conf import conf
+from runs.web.late import LateResponse, release_connection
 
 __all__ = ["Handler", "ProbeHandler"]
 
 _Message = Mapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The API answers 413 exactly at RUNS_MAX_INPUT_BYTES. A body above this outer limit is an attack.
@@ -25,7 +27,15 @@ _MARGIN_BYTES = 1024 * 1024
 # A client that is still sending when the connection closes often sees a reset instead of the
 # answer. So read and discard up to this many bytes first.
 _DISCARD_BYTES = 64 * 1024 * 1024
+# A client that takes longer for a piece of an answer, of 64 KiB, has gone or reads nothing.
+_STUCK_SECONDS = 60.0
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
+
+
+class _Request(ASGIRequest):
+    """A request whose answer may come late (runs/web/late.py)."""
+
+    can_be_late = True
 
 
 class _ProbeRequest(ASGIRequest):
@@ -43,7 +53,7 @@ class _ProbeRequest(ASGIRequest):
 
 def _new_request(scope: Any, body: Any) -> ASGIRequest:
     is_probe = _PROBES.fullmatch(scope["path"])
-    return (_ProbeRequest if is_probe else ASGIRequest)(scope, body)
+    return (_ProbeRequest if is_probe else _Request)(scope, body)
 
 
 class Handler(ASGIHandler):
@@ -52,7 +62,7 @@ class Handler(ASGIHandler):
     Django's own handler changes to the request's thread and back for each middleware, before the
     view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
     middleware and views of this project are synchronous. The loop sends what a view streams, as in
-    Django's own handler.
+    Django's own handler. It also waits for late answers. Neither keeps a thread.
     """
 
     request_class: Any = staticmethod(_new_request)
@@ -78,9 +88,10 @@ class Handler(ASGIHandler):
                 raise _BodyTooLarge
             return message
 
-        patient = (
-            counting_receive if scope["method"] in _SAFE_METHODS else _patient(counting_receive)
-        )
+        patient: _Receive = counting_receive
+        if scope["method"] not in _SAFE_METHODS:
+            patient = _Patience(counting_receive)
+            scope = {**scope, _PATIENCE: patient}
         try:
             if declared.isdigit() and int(declared) > limit:
                 raise _BodyTooLarge
@@ -94,12 +105,31 @@ class Handler(ASGIHandler):
             refusal.headers["Connection"] = "close"
             await self.send_response(refusal, send)
 
+    def get_response(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = super().get_response(request)
+        if _leaves_its_thread(response):
+            release_connection()
+        return response
+
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self.get_response)(request)
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
+        if _leaves_its_thread(response):
+            _end_thread()
+        if isinstance(response, LateResponse):
+            request.close()  # its body may have megabytes
+            patience = cast(ASGIRequest, request).scope.get(_PATIENCE)
+            if patience is not None:
+                patience.end()
+            await response.decide()
         return response
+
+    async def send_response(self, response: Any, send: _Send) -> None:
+        """Send an answer piece by piece, and give up on a client that does not read it."""
+        has_own = getattr(response, "has_own_patience", False)
+        await super().send_response(response, send if has_own else _unless_stuck(send))
 
 
 class ProbeHandler(Handler):
@@ -112,25 +142,59 @@ class _BodyTooLarge(Exception):
     """Raised where Django reads the body, so before it has started to answer."""
 
 
-def _patient(receive: _Receive) -> _Receive:
-    """Hide a disconnect after the whole request has arrived.
+class _Patience:
+    """Hides a disconnect after the whole request has arrived, until ``end``.
 
     Django cancels a request whose client disconnects. That is right for a request that only reads.
     But a person who presses Stop and closes the page has pressed Stop, and half of the work may be
-    done.
+    done. When only the wait for an answer is left, it may be cancelled.
     """
-    is_whole = False
 
-    async def receive_patiently() -> _Message:
-        nonlocal is_whole
-        message = await receive()
+    def __init__(self, receive: _Receive) -> None:
+        self._receive = receive
+        self._is_whole = False
+        self._has_ended = asyncio.Event()
+
+    async def __call__(self) -> _Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            is_whole = not message.get("more_body", False)
-        elif is_whole:
-            await asyncio.Event().wait()  # until the handler is done and cancels this wait
+            self._is_whole = not message.get("more_body", False)
+        elif self._is_whole:
+            await self._has_ended.wait()  # or until the handler is done and cancels this
         return message
 
-    return receive_patiently
+    def end(self) -> None:
+        self._has_ended.set()
+
+
+_PATIENCE = "halting.patience"  # its place in the scope
+
+
+def _leaves_its_thread(response: HttpResponseBase) -> bool:
+    """Tell whether the loop alone continues with this answer."""
+    return isinstance(response, LateResponse) or (
+        isinstance(response, StreamingHttpResponse) and response.is_async
+    )
+
+
+def _end_thread() -> None:
+    """End the thread that Django keeps for a request until the request is over."""
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context else None
+    if executor is not None:
+        executor.shutdown(wait=False)
+
+
+def _unless_stuck(send: _Send) -> _Send:
+    async def send_with_patience(message: _Message) -> None:
+        try:
+            async with asyncio.timeout(_STUCK_SECONDS):
+                await send(message)
+        except TimeoutError:
+            # What Django expects when a client has left.
+            raise asyncio.CancelledError from None
+
+    return send_with_patience
 
 
 async def _discard(receive: _Receive) -> None:

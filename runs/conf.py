@@ -82,6 +82,8 @@ class Options:
     embedded_worker: bool = True  # the web process runs agents too
     max_concurrent: _Positive = 1000  # claimed runs per process
     max_per_owner: _Limit = 0  # claimed runs of one owner, wherever they run; 0 is no limit
+    max_feeds_per_owner: _Limit = 400  # sockets and streams of one user in one process
+    max_waiters_per_owner: _Limit = 1000  # the same of requests that wait for the end of a run
     queue_seconds: _QueueSeconds = 0.0  # how long a run may wait for its start; 0 is no limit
     keep_days: _Days = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: _Days = 0.0  # the same of logs alone

@@ -31,7 +31,7 @@ from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 from runs.status import Status
-from runs.wire import BulkWord, get_for_wire
+from runs.wire import BulkWord, get_for_list, get_for_wire
 
 from . import audit
 from .finishing import finish, finish_queued
@@ -109,10 +109,9 @@ def request_stop(
         return "accepted" if written[run] else "already_stopping"
 
     outcome = in_transaction(write)
-    record = get_for_wire(run)
     if outcome is None:
-        raise RunAlreadyFinished(record)
-    return StopResult(record, outcome)
+        raise RunAlreadyFinished(get_for_list(run))
+    return StopResult(get_for_wire(run), outcome)
 
 
 def stop_many(

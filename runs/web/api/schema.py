@@ -21,18 +21,26 @@ from rest_framework import serializers
 from agents.cancellation import StopMode
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.status import Status
-from runs.wire import BULK_WORDS, run_as_dict
+from runs.wire import BULK_WORDS, NOTHING_LARGE, run_as_dict
 
 from .errors import CODES
 from .requests.inputs import StopByFilterSerializer, StopByIdsSerializer
+from .requests.page_bytes import MOST_PAGE_BYTES
 from .requests.pagination import MOST_PAGE_SIZE, PAGE_SIZE
-from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, RunSerializer
+from .requests.parameters import INCLUDE_WORDS
+from .serializers import (
+    AgentSerializer,
+    EventSerializer,
+    ListedRunSerializer,
+    OutcomeSerializer,
+)
 
 __all__ = [
     "CURSOR",
     "EXAMPLE_ID",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENCY_KEY_PATTERN",
+    "INCLUDE",
     "PAGE_SIZE_PARAMETER",
     "STOP_MANY",
     "AgentListSerializer",
@@ -41,6 +49,7 @@ __all__ = [
     "RunPageSerializer",
     "StopManyResultSerializer",
     "TokenSerializer",
+    "example_of_page",
     "example_of_run",
     "operation",
 ]
@@ -60,7 +69,7 @@ _MEANINGS = {
     413: "The body, or the input in it, is too large.",
     415: "The body is not declared as `application/json`.",
     422: "The `Idempotency-Key` was used before, with another body.",
-    429: "Too many requests; `Retry-After` says when to come back.",
+    429: "Too many requests, or too many open feeds; `Retry-After` says when to come back.",
     503: "The database does not answer. Nothing was changed.",
 }
 
@@ -80,10 +89,24 @@ class ErrorSerializer(serializers.Serializer):
     )
 
 
+class QuotaErrorSerializer(ErrorSerializer):
+    """Too many requests (`throttled`), or more than a quota allows (`quota_...`)."""
+
+    used = serializers.IntegerField(
+        min_value=0, required=False, help_text="Of a quota: how much is in use."
+    )
+    allowed = serializers.IntegerField(
+        min_value=0, required=False, help_text="Of a quota: how much may be."
+    )
+
+
 class FinishedErrorSerializer(ErrorSerializer):
     """A stop of a run that was over."""
 
-    run = RunSerializer()
+    run = ListedRunSerializer()
+
+
+_ERRORS = {409: FinishedErrorSerializer, 429: QuotaErrorSerializer}
 
 
 class AgentListSerializer(serializers.Serializer):
@@ -91,7 +114,7 @@ class AgentListSerializer(serializers.Serializer):
 
 
 class RunPageSerializer(serializers.Serializer):
-    results = RunSerializer(many=True)
+    results = ListedRunSerializer(many=True)
     next = serializers.URLField(allow_null=True, help_text="The address of older runs.")
     previous = serializers.URLField(allow_null=True, help_text="The address of newer runs.")
 
@@ -139,7 +162,7 @@ def operation(
         codes[400] = wrong
     problems = {
         status: OpenApiResponse(
-            FinishedErrorSerializer if status == 409 else ErrorSerializer,
+            _ERRORS.get(status, ErrorSerializer),
             description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
             examples=[_EXAMPLE_OF_400] if "invalid_input" in some else [],
         )
@@ -217,8 +240,32 @@ PAGE_SIZE_PARAMETER = OpenApiParameter(
 )
 
 
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "array", "items": {"type": "string", "enum": list(INCLUDE_WORDS)}},
+    style="form",
+    explode=False,
+    description=(
+        "What lists leave out, separated by commas; `result` brings `partial_result`, too. A page "
+        f"ends early when it has {MOST_PAGE_BYTES // 1024**2} MiB of them, with one run at least; "
+        "`next` goes on."
+    ),
+)
+
+
+def example_of_page() -> OpenApiExample:
+    """Return a page with one run."""
+    page = {"results": [run_as_dict(_example(), NOTHING_LARGE)], "next": None, "previous": None}
+    return OpenApiExample("A page", page, response_only=True)
+
+
 def example_of_run(*, stopping: bool = False) -> OpenApiExample:
     """Return a run that was just started, or one that was just asked to stop."""
+    name = "A run that is stopping" if stopping else "A run"
+    return OpenApiExample(name, run_as_dict(_example(stopping=stopping)), response_only=True)
+
+
+def _example(*, stopping: bool = False) -> RunRecord:
     demo = User(username="demo")
     run = RunRecord(
         id=EXAMPLE_ID,
@@ -240,5 +287,4 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
         run.stop_requested_at = datetime(2026, 1, 31, 12, 0, 42, tzinfo=UTC)
         run.stop_requested_by, run.stop_via = demo, StopVia.API
         run.stop_mode, run.stop_reason = StopMode.GRACEFUL, "The wrong document."
-    name = "A run that is stopping" if stopping else "A run"
-    return OpenApiExample(name, run_as_dict(run), response_only=True)
+    return run

@@ -81,7 +81,7 @@ def test_every_error_has_the_one_shape(document: dict[str, Any]) -> None:
         for status, response in operation["responses"].items()
         if status >= "400"
     }
-    assert shapes == {"Error", "FinishedError"}
+    assert shapes == {"Error", "FinishedError", "QuotaError"}
     assert set(document["components"]["schemas"]["Error"]["properties"]) == {
         "code", "detail", "fields",
     }  # fmt: skip
