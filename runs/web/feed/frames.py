@@ -55,8 +55,8 @@ class Shared(str):
 class View:
     """Options for our own page.
 
-    ``is_page``: runs come with ``words`` and without the large fields, and frames in batches.
-    ``zone`` is the reader's time zone, for the words.
+    ``is_page``: runs come with ``words``, without their input and without a result that is large,
+    and frames in batches. ``zone`` is the reader's time zone, for the words.
     """
 
     is_page: bool = False

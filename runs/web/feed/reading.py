@@ -21,7 +21,7 @@ from runs.wire import LARGE, NOTHING_LARGE, RunOnWire, for_wire, run_as_dict
 from runs.wording.receipt import calls_waited_for
 from runs.wording.run import Words, present
 
-from .frames import Frame, FrameType, Shared, View, to_json
+from .frames import LARGE_CHARACTERS, Frame, FrameType, Shared, View, to_json
 
 __all__ = [
     "PAGE_COUNT",
@@ -120,8 +120,10 @@ class Snapshot:
         run = {**self.run, **(current or {})}
         if view.is_page:
             words = to_json(self.words(view.zone, run))
-            shown = {name: value for name, value in run.items() if name not in LARGE}
-            return Frame(type, to_json(shown), words)
+            data = to_json(run)
+            if len(data) > LARGE_CHARACTERS:  # the page has the server draw it
+                data = to_json({key: value for key, value in run.items() if key not in LARGE})
+            return Frame(type, data, words)
         data = to_json(run)
         return Frame(type, Shared(f'{{"input":{input_json},{data[1:]}' if input_json else data))
 

@@ -37,7 +37,7 @@ class TestOneRun:
         client = reader.client
         assert client.is_ended
         assert client.seqs == {str(run.pk): 5}
-        client.wait_is_true(str(run.pk), with_large=wire != "page")
+        client.wait_is_true(str(run.pk), with_input=wire != "page")
         assert client.events[str(run.pk)] == [e.as_dict() for e in read_events(run.pk)]
 
     async def test_that_is_over_comes_from_any_position(self, writer: Writer, hub: Hub) -> None:
@@ -90,7 +90,7 @@ class TestOneRun:
         writer.begin_call(run.pk)
         writer.flush()
         await settle(hub, reader)
-        reader.client.wait_is_true(str(run.pk), with_large=True)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
         assert reader.client.seqs[str(run.pk)] == 1_501
         writer.end(run.pk)
         await settle(hub, reader)
@@ -157,11 +157,11 @@ class TestOneRun:
         writer.lose(run.pk)
         await settle(hub, reader)
         assert reader.client.runs[str(run.pk)]["status"] == "queued"
-        reader.client.wait_is_true(str(run.pk), with_large=True)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
         writer.begin()
         writer.flush()
         await settle(hub, reader)
-        reader.client.wait_is_true(str(run.pk), with_large=True)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
         assert reader.client.runs[str(run.pk)]["attempt"] == 2
 
     async def test_what_is_in_flight_here_is_found_by_polling_too(
@@ -176,7 +176,7 @@ class TestOneRun:
         writer.begin_call(run.pk)
         writer.flush()
         await settle(hub, reader)
-        reader.client.wait_is_true(str(run.pk), with_large=True)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
 
 
 class TestRemovedLog:
@@ -253,13 +253,13 @@ class TestTree:
         writer.flush()
         await settle(hub, reader)
         for run in (root, child, grandchild):
-            reader.client.wait_is_true(str(run.pk), with_large=True)
+            reader.client.wait_is_true(str(run.pk), with_input=True)
         for run in (grandchild, child, root):
             writer.end(run.pk)
         await settle(hub, reader)
         assert reader.client.is_ended
         for run in (root, child, grandchild):
-            reader.client.wait_is_true(str(run.pk), with_large=True)
+            reader.client.wait_is_true(str(run.pk), with_input=True)
 
     async def test_of_a_child_is_what_is_below_it(self, writer: Writer, hub: Hub) -> None:
         root = writer.queue()
@@ -303,7 +303,7 @@ class TestTree:
         late.set()
         await settle(hub, reader)
         assert reader.client.is_ended
-        reader.client.wait_is_true(str(child.pk), with_large=True)
+        reader.client.wait_is_true(str(child.pk), with_input=True)
 
     async def test_a_deleted_child_does_not_keep_it_open(self, writer: Writer, hub: Hub) -> None:
         root = writer.queue()

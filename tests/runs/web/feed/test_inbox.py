@@ -47,7 +47,7 @@ class TestFeed:
         await settle(hub, reader, late, newest)
         assert reader.client.texts == late.client.texts == {call: "Once upon a time"}
         assert newest.client.texts == {}
-        reader.client.wait_is_true(str(run.pk), with_large=True)
+        reader.client.wait_is_true(str(run.pk), with_input=True)
         writer.end(run.pk)
         await settle(hub, reader, late, newest)
         assert reader.client.is_ended

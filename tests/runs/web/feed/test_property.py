@@ -201,8 +201,8 @@ class World(RuleBasedStateMachine):
         for reader in self.readers:
             assert reader.error is None, reader.error
             for run in self.watched(reader):
-                with_large = reader.wire != "page"
-                reader.client.wait_is_true(str(run), with_large=with_large)
+                with_input = reader.wire != "page"
+                reader.client.wait_is_true(str(run), with_input=with_input)
                 stored = [event.as_dict() for event in read_events(run, limit=10**6)]
                 start = reader.client.start
                 assert reader.client.events.get(str(run), []) == stored[start:]
