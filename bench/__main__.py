@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import admin, cluster, cluster_feed, cluster_stop, feed, guards, latency, many, queue
+from . import (
+    admin,
+    cluster,
+    cluster_feed,
+    cluster_stop,
+    feed,
+    guards,
+    latency,
+    many,
+    queue,
+    waiting,
+)
 from .measure import Figure, as_json, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "feed": feed.measure,
     "admin": admin.measure,
     "queue": queue.measure,
+    "waiting": waiting.measure,
 }
 #: Benchmarks with separate worker processes. They need DATABASE_URL and REDIS_URL.
 CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {

@@ -25,11 +25,14 @@ MOST_UNSENT_BYTES = 256 * 1024 * 1024  # of all readers of a process
 MOST_UNSENT_BYTES_OF_USER = 32 * 1024 * 1024
 
 
+_WORDS: dict[What, str] = {"feeds": "feeds open", "waiters": "requests waiting"}
+
+
 class NoPlace(Exception):
     """A user has as many places as one may have."""
 
     def __init__(self, what: What, used: int, allowed: int) -> None:
-        super().__init__(f"{used} {what} of yours are open in this process; {allowed} may be.")
+        super().__init__(f"You have {used} {_WORDS[what]} in this process; {allowed} may be.")
         self.what = what
         self.used = used
         self.allowed = allowed

@@ -410,7 +410,7 @@ class TestClosing:
             async with opened(f"/ws/runs/{run.pk}", token=token) as second:
                 closed = await second.next()
                 assert closed["code"] == 4429
-                assert closed["reason"] == "1 feeds of yours are open in this process; 1 may be."
+                assert closed["reason"] == "You have 1 feeds open in this process; 1 may be."
         async with opened(f"/ws/runs/{run.pk}", token=token) as third:
             assert (await third.next())["type"] == "run"
 
