@@ -122,7 +122,8 @@ def _unread(server: Server) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         go = Path(folder) / "go"
         run = server.start("bench-signal", path=str(go), count=1, text="x" * INPUT_CHARACTERS)
-        server.until(run, "running")
+        while not server.run(run)["last_seq"]:  # from then on nothing changes
+            time.sleep(0.02)
         for kind in ("sse", "socket"):
             with ExitStack() as feeds:
                 feeds.enter_context(_open_unread(server, run, kind))
