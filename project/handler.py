@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from runs.conf import conf
@@ -29,6 +29,9 @@ _MARGIN_BYTES = 1024 * 1024
 _DISCARD_BYTES = 64 * 1024 * 1024
 # A client that takes longer for a piece of an answer, of 64 KiB, has gone or reads nothing.
 _STUCK_SECONDS = 60.0
+# When so much of answers has not been read, clients have less time for each piece.
+_MOST_UNREAD_BYTES = 128 * 1024 * 1024
+_HURRY_SECONDS = 2.0
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 
 
@@ -66,6 +69,10 @@ class Handler(ASGIHandler):
     """
 
     request_class: Any = staticmethod(_new_request)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unread_bytes = 0  # of the answers that are being sent
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -128,8 +135,17 @@ class Handler(ASGIHandler):
 
     async def send_response(self, response: Any, send: _Send) -> None:
         """Send an answer piece by piece, and give up on a client that does not read it."""
-        has_own = getattr(response, "has_own_patience", False)
-        await super().send_response(response, send if has_own else _unless_stuck(send))
+        if getattr(response, "has_own_patience", False):
+            await super().send_response(response, send)
+            return
+        size = 0 if response.streaming else len(response.content)
+        self._unread_bytes += size
+        is_much = self._unread_bytes > _MOST_UNREAD_BYTES
+        try:
+            patient = _unless_stuck(send, _HURRY_SECONDS if is_much else _STUCK_SECONDS)
+            await super().send_response(response, patient)
+        finally:
+            self._unread_bytes -= size
 
 
 class ProbeHandler(Handler):
@@ -171,10 +187,15 @@ _PATIENCE = "halting.patience"  # its place in the scope
 
 
 def _leaves_its_thread(response: HttpResponseBase) -> bool:
-    """Tell whether the loop alone continues with this answer."""
-    return isinstance(response, LateResponse) or (
-        isinstance(response, StreamingHttpResponse) and response.is_async
-    )
+    """Tell whether the loop continues with this answer alone, and for how long is not known.
+
+    A client may take its time to read a large answer. It must not hold a thread meanwhile, and a
+    database connection.
+    """
+    if isinstance(response, StreamingHttpResponse):
+        return response.is_async
+    is_large = isinstance(response, HttpResponse) and len(response.content) > Handler.chunk_size
+    return is_large or isinstance(response, LateResponse)
 
 
 def _end_thread() -> None:
@@ -185,10 +206,10 @@ def _end_thread() -> None:
         executor.shutdown(wait=False)
 
 
-def _unless_stuck(send: _Send) -> _Send:
+def _unless_stuck(send: _Send, seconds: float) -> _Send:
     async def send_with_patience(message: _Message) -> None:
         try:
-            async with asyncio.timeout(_STUCK_SECONDS):
+            async with asyncio.timeout(seconds):
                 await send(message)
         except TimeoutError:
             # What Django expects when a client has left.
