@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.server import PATIENCE_SECONDS, Installation, Server
@@ -86,6 +87,35 @@ def test_pages_with_inputs_have_an_end(served: Server) -> None:
     assert len(found) == len(set(found))
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize("path", ["/runs/{run}", "/app/runs/{run}/download/events"])
+def test_unread_answers_hold_no_database_connections(
+    served: Server, large_run: str, path: str
+) -> None:
+    """The pool has twenty. With all of them held, every other request would be a 503."""
+    if path.startswith("/app"):
+        run = served.start("site-flood", lines=300, pause=0.0, size=50_000)
+        served.until(run, "success")
+        session = _sign_in(served)
+        headers = [f"Cookie: sessionid={session}"]
+    else:
+        run, headers = large_run, [f"Authorization: {served.client.headers['Authorization']}"]
+    with ExitStack() as answers:
+        for _ in range(25):
+            answers.enter_context(_open(served, path.format(run=run), *headers))
+        for _ in range(5):
+            assert served.client.get(f"/runs/{large_run}/events").status_code == 200
+
+
+def _sign_in(server: Server) -> str:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS) as browser:
+        browser.get("/accounts/login/")
+        form = {"username": "demo", "password": "demo"}
+        form["csrfmiddlewaretoken"] = browser.cookies["csrftoken"]
+        assert browser.post("/accounts/login/", data=form).status_code == 302
+        return browser.cookies["sessionid"]
+
+
 def _over(server: Server) -> str:
     run = server.start("site-held", path="/", document="y" * INPUT_BYTES)
     server.until(run, "success")
@@ -93,22 +123,24 @@ def _over(server: Server) -> str:
 
 
 def _open_stream(server: Server, run: str) -> socket.socket:
-    """Open a stream, and read nothing but the head of its answer."""
+    token = f"Authorization: {server.client.headers['Authorization']}"
+    raw = _open(server, f"/runs/{run}/events", "Accept: text/event-stream", token)
+    head = b""
+    while b"event: run" not in head:
+        head += raw.recv(4_096)
+    return raw
+
+
+def _open(server: Server, path: str, *headers: str) -> socket.socket:
+    """Send a request, and read nothing but the first line of its answer."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
     raw.settimeout(PATIENCE_SECONDS)
     raw.connect(("127.0.0.1", server.port))
-    lines = (
-        f"GET /runs/{run}/events HTTP/1.1",
-        f"Host: 127.0.0.1:{server.port}",
-        "Accept: text/event-stream",
-        f"Authorization: {server.client.headers['Authorization']}",
-    )
+    lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *headers)
     raw.sendall("\r\n".join([*lines, "", ""]).encode())
-    head = raw.recv(4_096)
-    assert head.startswith(b"HTTP/1.1 200"), head
-    while b"event: run" not in head:
-        head += raw.recv(4_096)
+    status = raw.recv(len("HTTP/1.1 200"))
+    assert status == b"HTTP/1.1 200", status
     return raw
 
 
