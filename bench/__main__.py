@@ -22,6 +22,7 @@ from . import (
     logins,
     many,
     queue,
+    waiting,
 )
 from .measure import Figure, as_json, table
 
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "feed": feed.measure,
     "admin": admin.measure,
     "queue": queue.measure,
+    "waiting": waiting.measure,
 }
 #: Benchmarks with separate worker processes. They need DATABASE_URL and REDIS_URL.
 CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {

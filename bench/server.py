@@ -18,6 +18,13 @@ from . import processes
 __all__ = ["Server", "serving"]
 
 START_SECONDS = 60
+#: One user has all readers and waiters of a benchmark.
+_ENVIRONMENT = {
+    "RUNS_DRAIN_SECONDS": "1",
+    "METRICS_TOKEN": "bench",
+    "RUNS_MAX_FEEDS_PER_OWNER": "0",
+    "RUNS_MAX_WAITERS_PER_OWNER": "0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,12 @@ class Server:
     def thread_count(self) -> float:
         return processes.thread_count(self.pid)
 
+    def gauge(self, name: str) -> float:
+        """Return a gauge of ``/metrics``."""
+        headers = {"Authorization": f"Bearer {_ENVIRONMENT['METRICS_TOKEN']}"}
+        text = self.client.get("/metrics", headers=headers).raise_for_status().text
+        return float(re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)[0])
+
     def processor_seconds(self) -> float:
         return processes.processor_seconds(self.pid)
 
@@ -84,7 +97,7 @@ def _process() -> Iterator[subprocess.Popen[str]]:
             [sys.executable, "-m", "bench.server"],
             stdout=subprocess.PIPE,  # the first lines of the log
             stderr=log,
-            env=os.environ | {"RUNS_DRAIN_SECONDS": "1"},
+            env=os.environ | _ENVIRONMENT,
             text=True,
         )
         try:

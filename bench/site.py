@@ -128,7 +128,7 @@ def register_agents() -> None:
         return count
 
     @agent("bench-signal")
-    async def signal(tools: Tools, path: str, count: int) -> dict[str, float]:
+    async def signal(tools: Tools, path: str, count: int, text: str = "") -> dict[str, float]:
         """Wait for a file, then log as fast as possible; return when that started and ended."""
         while not Path(path).exists():
             await asyncio.sleep(0.02)

@@ -9,10 +9,10 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, cast
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from project import errors
@@ -22,11 +22,13 @@ from runs.exceptions import SignInRefused
 from runs.identity.actors import address_of
 from runs.identity.admission import Admission
 from runs.identity.passwords import AT_ONCE
+from runs.web.late import LateResponse
 
 __all__ = ["Handler", "ProbeHandler"]
 
 _Message = Mapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The API answers 413 exactly at RUNS_MAX_INPUT_BYTES. A body above this outer limit is an attack.
@@ -37,6 +39,11 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 # A body may take so long, and longer if it is large: a second more for so many bytes that came.
 _BODY_SECONDS = 20.0
 _LEAST_BYTES_PER_SECOND = 16 * 1024
+# A client that takes longer for a piece of an answer, of 64 KiB, has gone or reads nothing.
+_STUCK_SECONDS = 60.0
+# When so much of answers has not been read, clients have less time for each piece.
+_MOST_UNREAD_BYTES = 128 * 1024 * 1024
+_HURRY_SECONDS = 2.0
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 # The stops, of the API, the pages and the admin, by the connections that they may use.
 _STOPS = {
@@ -59,8 +66,10 @@ class _Request(ASGIRequest):
     """A request that is read as UTF-8, whatever ``charset`` its Content-Type names.
 
     Django would decode the query string and forms by it: garbled, or with an exception before any
-    view for a codec that is not for text (``base64``).
+    view for a codec that is not for text (``base64``). Its answer may come late (runs/web/late.py).
     """
+
+    can_be_late = True
 
     @property
     def encoding(self) -> str | None:
@@ -95,7 +104,7 @@ class Handler(ASGIHandler):
     Django's own handler changes to the request's thread and back for each middleware, before the
     view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
     middleware and views of this project are synchronous. The loop sends what a view streams, as in
-    Django's own handler.
+    Django's own handler. It also waits for late answers. Neither keeps a thread.
 
     Two kinds of requests are apart. Those with a password to check wait for their turn on the loop,
     so that they take neither all threads nor all processors. Stops have connections of their own.
@@ -110,6 +119,7 @@ class Handler(ASGIHandler):
         self._passwords = Admission(
             AT_ONCE + 1, most_waiting=100, most_of_one=8, patience_seconds=8
         )
+        self._unread_bytes = 0  # of the answers that are being sent
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -152,9 +162,10 @@ class Handler(ASGIHandler):
             is_whole = not message.get("more_body", False)
             return message
 
-        patient = (
-            counting_receive if scope["method"] in _SAFE_METHODS else _patient(counting_receive)
-        )
+        patient: _Receive = counting_receive
+        if scope["method"] not in _SAFE_METHODS:
+            patient = _Patience(counting_receive)
+            scope = {**scope, _PATIENCE: patient}
         try:
             if declared.isdigit() and int(declared) > limit:
                 raise _BodyTooLarge
@@ -193,6 +204,12 @@ class Handler(ASGIHandler):
         refusal.headers["Connection"] = "close"
         await self.send_response(refusal, send)
 
+    def get_response(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = super().get_response(request)
+        if _leaves_its_thread(response):
+            lending.release_connection()
+        return response
+
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase
         if request.method == "POST" and _PASSWORDS.fullmatch(request.path_info):
@@ -211,6 +228,14 @@ class Handler(ASGIHandler):
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)
             response.streaming_content = _read_in_threads(chunks)
+        if _leaves_its_thread(response):
+            _end_thread()
+        if isinstance(response, LateResponse):
+            request.close()  # its body may have megabytes
+            patience = cast(ASGIRequest, request).scope.get(_PATIENCE)
+            if patience is not None:
+                patience.end()
+            await response.decide()
         return response
 
     async def _refuse_sign_in(
@@ -251,25 +276,64 @@ def _reserve_for(path: str) -> lending.Reserve | None:
     return next((reserve for reserve, paths in _STOPS.items() if paths.fullmatch(path)), None)
 
 
-def _patient(receive: _Receive) -> _Receive:
-    """Hide a disconnect after the whole request has arrived.
+class _Patience:
+    """Hides a disconnect after the whole request has arrived, until ``end``.
 
     Django cancels a request whose client disconnects. That is right for a request that only reads.
     But a person who presses Stop and closes the page has pressed Stop, and half of the work may be
-    done.
+    done. When only the wait for an answer is left, it may be cancelled.
     """
-    is_whole = False
 
-    async def receive_patiently() -> _Message:
-        nonlocal is_whole
-        message = await receive()
+    def __init__(self, receive: _Receive) -> None:
+        self._receive = receive
+        self._is_whole = False
+        self._has_ended = asyncio.Event()
+
+    async def __call__(self) -> _Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            is_whole = not message.get("more_body", False)
-        elif is_whole:
-            await asyncio.Event().wait()  # until the handler is done and cancels this wait
+            self._is_whole = not message.get("more_body", False)
+        elif self._is_whole:
+            await self._has_ended.wait()  # or until the handler is done and cancels this
         return message
 
-    return receive_patiently
+    def end(self) -> None:
+        self._has_ended.set()
+
+
+_PATIENCE = "halting.patience"  # its place in the scope
+
+
+def _leaves_its_thread(response: HttpResponseBase) -> bool:
+    """Tell whether the loop continues with this answer alone, and for how long is not known.
+
+    A client may take its time to read a large answer. It must not hold a thread meanwhile, and a
+    database connection.
+    """
+    if isinstance(response, StreamingHttpResponse):
+        return response.is_async
+    is_large = isinstance(response, HttpResponse) and len(response.content) > Handler.chunk_size
+    return is_large or isinstance(response, LateResponse)
+
+
+def _end_thread() -> None:
+    """End the thread that Django keeps for a request until the request is over."""
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context else None
+    if executor is not None:
+        executor.shutdown(wait=False)
+
+
+def _unless_stuck(send: _Send, seconds: float) -> _Send:
+    async def send_with_patience(message: _Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            # What Django expects when a client has left.
+            raise asyncio.CancelledError from None
+
+    return send_with_patience
 
 
 async def _discard(receive: _Receive) -> None:

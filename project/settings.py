@@ -207,6 +207,8 @@ RUNS: dict[str, Any] = {
     "MAX_DATA_STORE_KEYS_PER_OWNER": _env.whole_number(
         "RUNS_MAX_DATA_STORE_KEYS_PER_OWNER", 1_000_000, at_least=0
     ),
+    "MAX_FEEDS_PER_OWNER": _env.whole_number("RUNS_MAX_FEEDS_PER_OWNER", 400, at_least=0),
+    "MAX_WAITERS_PER_OWNER": _env.whole_number("RUNS_MAX_WAITERS_PER_OWNER", 1000, at_least=0),
     "KEEP_DAYS": _env.whole_number("RUNS_KEEP_DAYS", 0, at_least=0),
     "KEEP_LOGS_DAYS": _env.whole_number("RUNS_KEEP_LOGS_DAYS", 0, at_least=0),
     "QUEUE_SECONDS": _env.seconds("RUNS_QUEUE_SECONDS", 0, at_least=0),

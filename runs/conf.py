@@ -108,6 +108,8 @@ class Options:
     max_queued_per_owner: _Limit = 10_000  # runs that wait; 0 is no limit, here and below
     max_stored_bytes_per_owner: _Limit = 20 * 1024**3  # inputs, results, logs, data store
     max_data_store_keys_per_owner: _Limit = 1_000_000
+    max_feeds_per_owner: _Limit = 400  # sockets and streams of one user in one process
+    max_waiters_per_owner: _Limit = 1000  # the same of requests that wait for the end of a run
     queue_seconds: _QueueSeconds = 0.0  # how long a run may wait for its start; 0 is no limit
     keep_days: _Days = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: _Days = 0.0  # the same of logs alone

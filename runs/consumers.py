@@ -184,8 +184,16 @@ FAILED = 1011
 RESTARTING = 1012
 RIGHT_LOST = 4403
 GONE = 4404
+UNREAD = 4408
 TOO_MANY = 4429
-_CODES: dict[Why, int] = {"restart": RESTARTING, "gone": GONE, "too_many": TOO_MANY}
+_CODES: dict[Why, int] = {
+    "restart": RESTARTING,
+    "gone": GONE,
+    "too_many": TOO_MANY,
+    "unread": UNREAD,
+}
+_MOST_REASON_CHARACTERS = 120  # RFC 6455: a close frame has 125 bytes
+_MIB = 1024 * 1024
 
 
 class _FeedConsumer(AsyncConsumer):
@@ -222,7 +230,7 @@ class _FeedConsumer(AsyncConsumer):
         raise NotImplementedError
 
     async def _send_all(self, reader: Reader) -> None:
-        code = OVER
+        code, reason = OVER, ""
         try:
             async with aclosing(reader.batches()) as batches:
                 async for frames in batches:
@@ -231,18 +239,24 @@ class _FeedConsumer(AsyncConsumer):
                     else:  # the protocol's pings are the heartbeat
                         messages = [as_socket_message(frame) for frame in frames]
                     # For all of them: a timer for each would take a quarter of the time.
-                    async with asyncio.timeout(STUCK_SECONDS):
+                    patience = STUCK_SECONDS * (1 + sum(map(len, messages)) // _MIB)
+                    async with asyncio.timeout(patience) as sending:
+                        reader.interrupt = partial(sending.reschedule, 0.0)
                         for text in messages:
                             await self.send({"type": "websocket.send", "text": text})
+                    reader.interrupt = None
         except RightLost as lost:
-            code = _CODES.get(lost.why, RIGHT_LOST)
+            code, reason = _CODES.get(lost.why, RIGHT_LOST), lost.detail
         except (TimeoutError, OSError):
             code = FAILED
+            if reader.lost is not None:  # interrupted, to make room for others
+                code, reason = _CODES.get(reader.lost.why, RIGHT_LOST), reader.lost.detail
         except Exception:
             logger.exception("a feed broke off")
             code = FAILED
         with suppress(Exception):  # the client may be gone by now
-            await self.send({"type": "websocket.close", "code": code})
+            reason = reason[:_MOST_REASON_CHARACTERS]
+            await self.send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 class RunConsumer(_FeedConsumer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,9 +14,10 @@ from runs.db.statements import insert_rows
 
 from .models import RunEvent, RunRecord
 
-__all__ = ["append", "has_stop_requested", "read", "system_event"]
+__all__ = ["append", "has_stop_requested", "read", "read_as_json", "system_event"]
 
 BATCH_COUNT = 500
+_READ_COUNT = 100  # events that are in memory at once as rows
 
 _COLUMNS = ("seq", "ts", "type", "agent", "depth", "source", "data")
 _values = attrgetter(*_COLUMNS)
@@ -35,6 +37,31 @@ def system_event(run: RunRecord, seq: int, type: str, data: dict[str, Any]) -> E
 def read(run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT) -> list[RunEvent]:
     """Return up to ``limit`` events of ``run`` after ``after``, in order."""
     return list(RunEvent.objects.filter(run=run, seq__gt=after).order_by("seq")[:limit])
+
+
+def read_as_json(
+    run: uuid.UUID, *, after: int = 0, limit: int = BATCH_COUNT, most_characters: int
+) -> list[str]:
+    """Return up to ``limit`` events of ``run`` after ``after`` as JSON in ASCII, in order.
+
+    Fewer, if they are very large: no more are read once there are ``most_characters``. At least
+    one.
+    """
+    found: list[str] = []
+    room = most_characters
+    # A few at a time, by their numbers and not by a cursor of PostgreSQL: that asks three times,
+    # and is lost where a pooler (PgBouncer) gives each transaction another session.
+    while room > 0 and limit > len(found):
+        count = min(_READ_COUNT, limit - len(found))
+        some = read(run, after=after, limit=count)
+        for event in some:
+            if room > 0:
+                found.append(json.dumps(event.as_dict(), separators=(",", ":")))
+                room -= len(found[-1])
+        if len(some) < count:
+            break
+        after = some[-1].seq
+    return found
 
 
 def has_stop_requested(run: uuid.UUID) -> bool:

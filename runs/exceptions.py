@@ -1,7 +1,7 @@
 """Errors of the services.
 
 RunError                    code: the stable word that doors answer with
-├── RunAlreadyFinished      a stop of a run that is over; run: the record
+├── RunAlreadyFinished      a stop of a run that is over; run: the record, as in a list
 ├── StopNotPermitted        this user may see the run, but not stop it
 ├── ModeNotAvailable        a mode of stopping that is not built yet
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body

@@ -7,7 +7,7 @@ function because lists and feeds write many runs: DRF would copy thirty field ob
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
@@ -24,12 +24,15 @@ from .status import SHOWN
 
 __all__ = [
     "BULK_WORDS",
+    "LARGE",
+    "NOTHING_LARGE",
     "BulkWord",
     "CleanupError",
     "OutcomeOnWire",
     "RunOnWire",
     "Usage",
     "for_wire",
+    "get_for_list",
     "get_for_wire",
     "read_tree_usage",
     "run_as_dict",
@@ -41,6 +44,10 @@ __all__ = [
 #: What came of asking one of many runs to stop.
 BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_permitted", "not_found"]
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
+
+#: The fields of a run that may have megabytes. Lists leave them out.
+LARGE = ("input", "result", "partial_result")
+NOTHING_LARGE: tuple[str, ...] = ()
 
 
 class CleanupError(TypedDict):
@@ -85,10 +92,12 @@ class RunOnWire(TypedDict):
 
     id: Uuid
     agent: str
-    input: NotRequired[dict[str, Any]]  # the API always sends it, feeds never do
+    input: NotRequired[dict[str, Any]]  # here and below: lists leave out what is in LARGE
     status: Annotated[str, Form(choices=tuple(map(str, SHOWN)))]
-    result: Annotated[Any | None, "What the agent returned."]
-    partial_result: Annotated[Any | None, "What there was when the run was stopped or failed."]
+    result: NotRequired[Annotated[Any | None, "What the agent returned."]]
+    partial_result: NotRequired[
+        Annotated[Any | None, "What there was when the run was stopped or failed."]
+    ]
     error: ErrorInfo | None
     owner: Annotated[str, "A username."]
     parent: Uuid | None
@@ -122,12 +131,22 @@ class _Input(TypedDict, total=False):
     input: dict[str, Any]
 
 
+class _Results(TypedDict, total=False):
+    result: Any
+    partial_result: Any
+
+
 _PEOPLE = ("owner", "worker", "stop_requested_by", "stop_escalated_by")
 
 
-def for_wire(runs: QuerySet[RunRecord], *, with_input: bool = True) -> QuerySet[RunRecord]:
-    """Join all that ``run_as_dict`` reads; without it, each run costs five more queries."""
-    return runs.select_related(*_PEOPLE, *(("input_record",) if with_input else ()))
+def for_wire(runs: QuerySet[RunRecord], large: Collection[str] = LARGE) -> QuerySet[RunRecord]:
+    """Make a query read what ``run_as_dict`` needs, of the large fields only ``large``.
+
+    Without it each run costs five more queries.
+    """
+    joined = ("input_record",) if "input" in large else ()
+    left_out = [name for name in LARGE[1:] if name not in large]
+    return runs.select_related(*_PEOPLE, *joined).defer(*left_out)
 
 
 def get_for_wire(id: uuid.UUID) -> RunRecord:
@@ -145,16 +164,29 @@ def get_for_wire(id: uuid.UUID) -> RunRecord:
     return run
 
 
-def run_as_dict(run: RunRecord, *, with_input: bool = True) -> RunOnWire:
-    """Return the run as it goes over the wire. Feeds leave out its input, which never changes."""
-    given: _Input = {"input": run.input_record.value} if with_input else {}
+def get_for_list(id: uuid.UUID) -> RunRecord:
+    """Read a run, as it is now, without the large fields.
+
+    Raises:
+        RunRecord.DoesNotExist: there is no such run.
+    """
+    return for_wire(RunRecord.objects.all(), NOTHING_LARGE).get(pk=id)
+
+
+def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
+    """Return the run as it goes over the wire, of the large fields only ``large``."""
+    given: _Input = {"input": run.input_record.value} if "input" in large else {}
+    results: _Results = {}
+    if "result" in large:
+        results["result"] = run.result
+    if "partial_result" in large:
+        results["partial_result"] = run.partial_result
     return {
         "id": str(run.pk),
         "agent": run.agent,
         **given,
         "status": str(run.shown_status),
-        "result": run.result,
-        "partial_result": run.partial_result,
+        **results,
         "error": run.error,
         "owner": run.owner.get_username(),
         "parent": str(run.parent_id) if run.parent_id else None,

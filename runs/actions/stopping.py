@@ -32,7 +32,7 @@ from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 from runs.status import ACTIVE, Status
-from runs.wire import BulkWord, get_for_wire
+from runs.wire import BulkWord, get_for_list, get_for_wire
 
 from . import audit
 from .finishing import finish, finish_queued
@@ -111,10 +111,9 @@ def request_stop(
         return "accepted" if written[run] else "already_stopping"
 
     outcome = in_transaction(write)
-    record = get_for_wire(run)
     if outcome is None:
-        raise RunAlreadyFinished(record)
-    return StopResult(record, outcome)
+        raise RunAlreadyFinished(get_for_list(run))
+    return StopResult(get_for_wire(run), outcome)
 
 
 def stop_many(

@@ -80,7 +80,9 @@ class _Watch:
         ):
             self.run_id = record.pk
             runner.run(self._follow())
-            yield for_wire(RunRecord.objects.all(), with_input=False).get(pk=self.run_id)
+            yield for_wire(RunRecord.objects.all(), ("result", "partial_result")).get(
+                pk=self.run_id
+            )
 
     def started(self) -> AbstractContextManager[RunRecord]:
         """Start the run; at the end of the context, release what executes it."""

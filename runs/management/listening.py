@@ -19,6 +19,8 @@ _ADDRPORT = re.compile(
     r"|[a-zA-Z0-9-]+(?:\.[a-zA-Z0-9-]+)*):)?(?P<port>\d{1,5})"
 )
 
+_UNREAD_SECONDS = 90.0
+
 _BIND_ERRORS = {
     errno.EACCES: "you don't have permission for that port",
     errno.EADDRINUSE: "that port is already in use",
@@ -57,6 +59,11 @@ def listen(addrport: str, address: Address) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
+            # Connections inherit it: a client that reads nothing keeps the server's last bytes for
+            # it, and the descriptor, no longer than this.
+            milliseconds = int(_UNREAD_SECONDS * 1000)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(sockaddr)
         # From here on a client waits during the start and a reload, instead of failing.
         listener.listen(2048)

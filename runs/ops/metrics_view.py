@@ -74,6 +74,16 @@ class _Process(Collector):
             "Sockets and event streams of readers of this process.",
             feed.open_count(),
         )
+        yield GaugeMetricFamily(
+            "halting_requests_waiting",
+            "Requests of this process that wait for the end of a run.",
+            feed.waiting_count(),
+        )
+        yield GaugeMetricFamily(
+            "halting_feeds_unsent_bytes",
+            "What the readers of this process have not read yet.",
+            feed.unsent_bytes(),
+        )
         yield CounterMetricFamily(
             "halting_messages_dropped",
             "Messages and updates that did not reach other processes, which poll instead.",

@@ -24,6 +24,7 @@ from django.conf import settings
 from uvicorn.supervisors.watchfilesreload import WatchFilesReload
 
 from .http_protocol import HttpProtocol
+from .large_messages import LargeMessagesProtocol
 
 __all__ = ["DrainingServer", "ReloadingSupervisor", "configuration", "serve", "serve_reloaded"]
 
@@ -129,6 +130,7 @@ def configuration(application: str, **options: Any) -> uvicorn.Config:
         # uvicorn would read the environment itself.
         forwarded_allow_ips=getattr(settings, "FORWARDED_ALLOW_IPS", None),
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+        ws=LargeMessagesProtocol,
         # Compression for each reader took half as much time again, and 40 KiB of memory each.
         ws_per_message_deflate=False,
         ws_max_size=_MOST_SOCKET_BYTES,

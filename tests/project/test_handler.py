@@ -86,6 +86,102 @@ async def test_a_file_of_a_view_is_read_in_threads(settings: Any, tmp_path: Any)
     assert threading.current_thread() not in read_by
 
 
+class _Unread:
+    """A client that reads an answer as far as it is told to."""
+
+    def __init__(self, by: Handler) -> None:
+        self._may_read = asyncio.Event()
+        self.body = b""
+        self.task = asyncio.create_task(by(_SCOPE, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if not self.body:
+            self.body = b" "
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await asyncio.Event().wait()
+
+    async def _send(self, message: Any) -> None:
+        self.body += message.get("body", b"")
+        if message.get("more_body"):
+            await self._may_read.wait()
+
+    def read(self) -> None:
+        self._may_read.set()
+
+
+_SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/here",
+    "query_string": b"",
+    "headers": [(b"host", b"testserver")],
+}
+
+
+async def test_a_large_answer_that_is_not_read_keeps_no_thread(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+
+    @address
+    def view(request: HttpRequest) -> HttpResponse:
+        threads.append(threading.current_thread())
+        return HttpResponse("x" * 200_000)
+
+    threads: list[threading.Thread] = []
+    unread = _Unread(Handler())
+    async with asyncio.timeout(20):
+        while len(unread.body) < 60_000 or threads[0].is_alive():
+            await asyncio.sleep(0.005)
+        unread.read()
+        await unread.task
+    assert len(unread.body.strip()) == 200_000
+
+
+async def test_a_client_that_does_not_read_is_left(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ROOT_URLCONF = __name__
+    monkeypatch.setattr(handler, "_STUCK_SECONDS", 0.05)
+
+    @address
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("x" * 200_000)
+
+    by = Handler()
+    unread = _Unread(by)
+    async with asyncio.timeout(20):
+        await unread.task
+    assert len(unread.body) < 200_000
+    assert by._unread_bytes == 0
+
+
+async def test_much_that_is_not_read_leaves_less_time(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ROOT_URLCONF = __name__
+    monkeypatch.setattr(handler, "_MOST_UNREAD_BYTES", 300_000)
+    monkeypatch.setattr(handler, "_HURRY_SECONDS", 0.05)
+
+    @address
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("x" * 200_000)
+
+    by = Handler()
+    async with asyncio.timeout(20):
+        first = _Unread(by)
+        while len(first.body) < 60_000:
+            await asyncio.sleep(0.005)
+        second = _Unread(by)
+        await second.task
+        assert not first.task.done()
+        third = _Unread(by)
+        third.read()  # a client that reads gets everything
+        await third.task
+        assert len(third.body.strip()) == 200_000
+        first.read()
+        await first.task
+    assert by._unread_bytes == 0
+
+
 async def test_static_files_are_sent_whole() -> None:
     response = await ask("/static/admin/css/base.css")
     assert response.status_code == 200

@@ -32,7 +32,7 @@ from runs.web.feed import hub as hub_module
 from runs.web.feed import tail as tail_module
 from runs.web.feed import texts as texts_module
 from runs.web.feed.frames import as_page_message, as_server_sent, as_socket_message
-from runs.wire import get_for_wire, run_as_dict
+from runs.wire import LARGE, get_for_wire, run_as_dict
 from runs.worker.recorder import Recorder
 from tests.support.rows import make_run, make_worker
 
@@ -282,7 +282,8 @@ class Client:
 
     def wait_is_true(self, run: str, *, with_input: bool) -> None:
         """Compare what was put together with the record."""
-        fresh = run_as_dict(get_for_wire(uuid.UUID(run)), with_input=with_input)
+        large = LARGE if with_input else LARGE[1:]
+        fresh = run_as_dict(get_for_wire(uuid.UUID(run)), large)
         assert self.runs[run] == json.loads(json.dumps(fresh))
 
 

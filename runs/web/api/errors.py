@@ -39,7 +39,8 @@ from runs.exceptions import (
     SignInRefused,
     StopNotPermitted,
 )
-from runs.wire import get_for_wire, run_as_dict
+from runs.web.feed import NoPlace
+from runs.wire import NOTHING_LARGE, get_for_list, run_as_dict
 
 __all__ = ["CODES", "InvalidFilter", "body_too_large", "exception_handler", "flat"]
 
@@ -57,12 +58,13 @@ CODES: dict[int, tuple[str, ...]] = {
     413: ("input_too_large",),
     415: ("unsupported_media_type",),
     422: ("idempotency_mismatch",),
-    429: ("throttled", "quota_queued", "quota_stored"),
+    429: ("throttled", "quota_feeds", "quota_queued", "quota_stored", "quota_waiters"),
     503: ("unavailable",),
 }
 
 _LONGEST_MESSAGE = 500  # characters; messages quote what came
 _MOST_FIELDS = 100
+_PLACE_SECONDS = 5  # after this, a place may be free
 
 #: DRF's codes that the API names otherwise.
 _OUR_CODES = {
@@ -94,8 +96,10 @@ class _Refusal(exceptions.APIException):
         detail: str,
         fields: Mapping[str, Sequence[str]] | None = None,
         wait: int | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail, code)
+        self.more = more or {}
         self.status_code = status
         self.fields = fields or {}
         self.wait = wait
@@ -123,10 +127,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
             clean_text(name): [clean_text(message, _LONGEST_MESSAGE) for message in messages]
             for name, messages in list(fields.items())[:_MOST_FIELDS]
         }
-    if isinstance(exc, QuotaExceeded):
-        response.data |= {"used": exc.used, "allowed": exc.allowed}
+    response.data |= getattr(error, "more", {})
     if isinstance(exc, RunAlreadyFinished):
-        response.data["run"] = run_as_dict(get_for_wire(exc.run.pk))
+        response.data["run"] = run_as_dict(get_for_list(exc.run.pk), NOTHING_LARGE)
     return response
 
 
@@ -146,9 +149,14 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
         case InvalidInput():
             return _Refusal(400, "invalid_input", str(exc), exc.fields)
         case QuotaExceeded():
-            return _Refusal(429, exc.code, str(exc), wait=exc.retry_seconds)
+            amounts = {"used": exc.used, "allowed": exc.allowed}
+            return _Refusal(429, exc.code, str(exc), wait=exc.retry_seconds, more=amounts)
         case RunError() if type(exc) in _STATUSES:
             return _Refusal(_STATUSES[type(exc)], exc.code, str(exc))
+        case NoPlace():
+            amounts = {"used": exc.used, "allowed": exc.allowed}
+            code = f"quota_{exc.what}"
+            return _Refusal(429, code, str(exc), wait=_PLACE_SECONDS, more=amounts)
         case Http404() | ObjectDoesNotExist():
             return _Refusal(404, "not_found", "There is nothing here that you may see.")
         case PermissionDenied():

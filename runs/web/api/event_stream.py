@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -23,13 +23,14 @@ from runs.web.feed import (
     Follower,
     Frame,
     InvalidCursor,
+    Place,
     RightLost,
     View,
     Viewer,
     rights,
 )
 from runs.web.feed.follower import STUCK_SECONDS
-from runs.web.feed.frames import as_server_sent
+from runs.web.feed.frames import as_server_sent_pieces
 
 from .errors import InvalidFilter
 from .requests import parameters
@@ -39,6 +40,7 @@ __all__ = [
     "RESPONSE",
     "ServerSentEventRenderer",
     "is_wanted",
+    "proof_of",
     "refuse_in_json",
     "respond",
 ]
@@ -48,6 +50,8 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # else ngin
 
 #: Reconnect after a second. Browsers wait for three: readers would notice each deploy.
 _OPENING = b"retry: 1000\n\n"
+
+_PIECE_BYTES = 64 * 1024  # a client has STUCK_SECONDS for each
 
 PARAMETERS = [
     OpenApiParameter(
@@ -116,30 +120,58 @@ def respond(request: Request, run: uuid.UUID) -> HttpResponseBase:
     viewer = _viewer(request, run)
     if request.method == "HEAD":
         return HttpResponse(content_type=MEDIA_TYPE, headers=_HEADERS)
+    place = Place("feeds", viewer.user_id)
     release_connection()  # else the stream would hold it to its end
-    return StreamingHttpResponse(
-        _stream(viewer, cursor, is_tree), content_type=MEDIA_TYPE, headers=_HEADERS
+    return _EventStream(
+        _stream(viewer, cursor, is_tree, place), content_type=MEDIA_TYPE, headers=_HEADERS
     )
 
 
-async def _stream(viewer: Viewer, cursor: Cursor, is_tree: bool) -> AsyncIterator[bytes]:
+class _EventStream(StreamingHttpResponse):
+    """A stream of the event loop, which a client without a loop can read, too.
+
+    Django's own ``__iter__`` would collect the whole stream first, and warn.
+    """
+
+    has_own_patience = True  # the handler need not watch whether the client reads
+
+    def __iter__(self) -> Iterator[bytes]:
+        with asyncio.Runner() as runner:
+            stream = aiter(self.streaming_content)  # type: ignore[arg-type]
+            try:
+                while (piece := runner.run(anext(stream, None))) is not None:
+                    yield piece
+            finally:
+                runner.run(feed.close_hub())
+
+    def getvalue(self) -> bytes:
+        return b"".join(self)
+
+
+async def _stream(
+    viewer: Viewer, cursor: Cursor, is_tree: bool, place: Place
+) -> AsyncGenerator[bytes, None]:
     yield _OPENING
-    follower = Follower(feed.get_hub(), viewer, cursor, is_tree=is_tree, view=View())
+    hub = feed.get_hub()
+    follower = Follower(hub, viewer, cursor, is_tree=is_tree, view=View(), place=place)
     try:
         async with aclosing(follower.batches()) as batches:
             async for frames in batches:
-                with _unless_stuck(batches):
-                    yield as_server_sent(frames)
-    except RightLost:
-        return  # a client that comes back is told why
+                for piece in as_server_sent_pieces(frames):
+                    for start in range(0, len(piece), _PIECE_BYTES):
+                        with _unless_stuck(follower, batches):
+                            yield piece[start : start + _PIECE_BYTES]
+    except RightLost as lost:
+        yield f": {lost.why}: {lost.detail}\n\n".encode()  # a client that comes back is told, too
 
 
 @contextmanager
-def _unless_stuck(batches: AsyncGenerator[list[Frame], None]) -> Iterator[None]:
+def _unless_stuck(follower: Follower, batches: AsyncGenerator[list[Frame], None]) -> Iterator[None]:
     """Cancel the task that is sending if it does not come back for the next piece.
 
-    Django then closes only its own wrapper around the stream, and would leave the stream in it to
-    the garbage collector. So close the follower's batches here.
+    The hub may also interrupt it, to make room for others. Django then closes only its own wrapper
+    around the stream, and would leave the stream in it to the garbage collector. So close the
+    follower's batches here.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -155,9 +187,11 @@ def _unless_stuck(batches: AsyncGenerator[list[Frame], None]) -> Iterator[None]:
         task.cancel()
 
     timer = loop.call_later(STUCK_SECONDS, let_go)
+    follower.interrupt = let_go
     try:
         yield
     finally:
+        follower.interrupt = None
         timer.cancel()
 
 
@@ -181,14 +215,14 @@ def _viewer(request: Request, run: uuid.UUID) -> Viewer:
     """Return the reader, identified by the token or the session of this request."""
     user = request.user
     assert isinstance(user, User), "the permissions let in no other"
-    proof = request.auth
-    key = proof.key if isinstance(proof, tokens.Found) else ""
     try:
-        return rights.let_in(
-            run,
-            user=user,
-            token=key,
-            session_key="" if key else request.session.session_key or "",
-        )
+        return rights.let_in(run, user=user, **proof_of(request))
     except RightLost as error:
         raise Http404 from error
+
+
+def proof_of(request: Request) -> dict[str, Any]:
+    """Return by what a request is identified, for the feed, which checks it again and again."""
+    if isinstance(request.auth, tokens.Found):
+        return {"token": request.auth.key}
+    return {"session_key": request.session.session_key or ""}

@@ -22,12 +22,19 @@ from agents.cancellation import StopMode
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.quotas.reading import QUOTAS
 from runs.status import Status
-from runs.wire import BULK_WORDS, run_as_dict
+from runs.wire import BULK_WORDS, NOTHING_LARGE, run_as_dict
 
 from .errors import CODES
 from .requests.inputs import StopByFilterSerializer, StopByIdsSerializer
+from .requests.page_bytes import MOST_PAGE_BYTES
 from .requests.pagination import MOST_PAGE_SIZE, PAGE_SIZE
-from .serializers import AgentSerializer, EventSerializer, OutcomeSerializer, RunSerializer
+from .requests.parameters import INCLUDE_WORDS
+from .serializers import (
+    AgentSerializer,
+    EventSerializer,
+    ListedRunSerializer,
+    OutcomeSerializer,
+)
 
 __all__ = [
     "CURSOR",
@@ -35,6 +42,7 @@ __all__ = [
     "EXAMPLE_OF_QUOTAS",
     "IDEMPOTENCY_KEY",
     "IDEMPOTENCY_KEY_PATTERN",
+    "INCLUDE",
     "PAGE_SIZE_PARAMETER",
     "STOP_MANY",
     "AgentListSerializer",
@@ -46,6 +54,7 @@ __all__ = [
     "TokenInfoSerializer",
     "TokenListSerializer",
     "TokenSerializer",
+    "example_of_page",
     "example_of_run",
     "operation",
 ]
@@ -87,18 +96,23 @@ class ErrorSerializer(serializers.Serializer):
 
 
 class QuotaErrorSerializer(ErrorSerializer):
-    """Too many requests, or a quota that is used up."""
+    """Too many requests (`throttled`), or more than a quota allows (`quota_...`)."""
 
     used = serializers.IntegerField(
-        required=False, min_value=0, help_text="Of the quota: queued runs, or stored bytes."
+        min_value=0, required=False, help_text="Of a quota: how much is in use."
     )
-    allowed = serializers.IntegerField(required=False, min_value=1)
+    allowed = serializers.IntegerField(
+        min_value=0, required=False, help_text="Of a quota: how much may be."
+    )
 
 
 class FinishedErrorSerializer(ErrorSerializer):
     """A stop of a run that was over."""
 
-    run = RunSerializer()
+    run = ListedRunSerializer()
+
+
+_ERRORS = {409: FinishedErrorSerializer, 429: QuotaErrorSerializer}
 
 
 class AgentListSerializer(serializers.Serializer):
@@ -106,7 +120,7 @@ class AgentListSerializer(serializers.Serializer):
 
 
 class RunPageSerializer(serializers.Serializer):
-    results = RunSerializer(many=True)
+    results = ListedRunSerializer(many=True)
     next = serializers.URLField(allow_null=True, help_text="The address of older runs.")
     previous = serializers.URLField(allow_null=True, help_text="The address of newer runs.")
 
@@ -189,9 +203,7 @@ def operation(
         codes[400] = wrong
     problems = {
         status: OpenApiResponse(
-            _ERRORS.get(status, ErrorSerializer)
-            if len(some) > 1 or status == 409
-            else ErrorSerializer,
+            _ERRORS.get(status, ErrorSerializer),
             description=f"{_MEANINGS[status]} Codes: {', '.join(f'`{code}`' for code in some)}.",
             examples=[_EXAMPLE_OF_400] if "invalid_input" in some else [],
         )
@@ -281,8 +293,32 @@ PAGE_SIZE_PARAMETER = OpenApiParameter(
 )
 
 
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "array", "items": {"type": "string", "enum": list(INCLUDE_WORDS)}},
+    style="form",
+    explode=False,
+    description=(
+        "What lists leave out, separated by commas; `result` brings `partial_result`, too. A page "
+        f"ends early when it has {MOST_PAGE_BYTES // 1024**2} MiB of them, with one run at least; "
+        "`next` goes on."
+    ),
+)
+
+
+def example_of_page() -> OpenApiExample:
+    """Return a page with one run."""
+    page = {"results": [run_as_dict(_example(), NOTHING_LARGE)], "next": None, "previous": None}
+    return OpenApiExample("A page", page, response_only=True)
+
+
 def example_of_run(*, stopping: bool = False) -> OpenApiExample:
     """Return a run that was just started, or one that was just asked to stop."""
+    name = "A run that is stopping" if stopping else "A run"
+    return OpenApiExample(name, run_as_dict(_example(stopping=stopping)), response_only=True)
+
+
+def _example(*, stopping: bool = False) -> RunRecord:
     demo = User(username="demo")
     run = RunRecord(
         id=EXAMPLE_ID,
@@ -304,5 +340,4 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
         run.stop_requested_at = datetime(2026, 1, 31, 12, 0, 42, tzinfo=UTC)
         run.stop_requested_by, run.stop_via = demo, StopVia.API
         run.stop_mode, run.stop_reason = StopMode.GRACEFUL, "The wrong document."
-    name = "A run that is stopping" if stopping else "A run"
-    return OpenApiExample(name, run_as_dict(run), response_only=True)
+    return run

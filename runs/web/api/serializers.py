@@ -23,7 +23,13 @@ from runs import wire
 
 from .requests.fields import AnyJsonField
 
-__all__ = ["AgentSerializer", "EventSerializer", "OutcomeSerializer", "RunSerializer"]
+__all__ = [
+    "AgentSerializer",
+    "EventSerializer",
+    "ListedRunSerializer",
+    "OutcomeSerializer",
+    "RunSerializer",
+]
 
 
 class AgentSerializer(serializers.Serializer):
@@ -62,7 +68,7 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint):
         return _serializer_of(hint)(**options)
-    if origin is NotRequired:  # feeds leave it out, the API never does
+    if origin is NotRequired:  # only lists leave it out: ListedRunSerializer
         return _field_of(inner[0], **options)
     if origin is list:
         return _field_of(inner[0], many=True, **options)
@@ -86,3 +92,13 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
 EventSerializer = _serializer_of(EventOnWire)
 OutcomeSerializer = _serializer_of(wire.OutcomeOnWire)
 RunSerializer = _serializer_of(wire.RunOnWire)
+
+
+def _of_lists() -> type[serializers.Serializer]:
+    hints = get_type_hints(wire.RunOnWire, include_extras=True)
+    fields = {name: _field_of(hints[name], required=False) for name in wire.LARGE}
+    doc = "A run in a list: `include` adds what is not required."
+    return type("ListedRunSerializer", (RunSerializer,), {**fields, "__doc__": doc})
+
+
+ListedRunSerializer = _of_lists()

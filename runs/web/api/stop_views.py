@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 
+from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from runs.actions import stopping
 from runs.models import RunRecord, StopVia
+from runs.web.feed import NoPlace, Place, Viewer
+from runs.web.late import can_be_late
 from runs.wire import BULK_WORDS, get_for_wire, run_as_dict
 
 from . import schema
+from .event_stream import proof_of
 from .requests import bodies, inputs, parameters
 from .requests.filters import filter_runs
 from .serializers import RunSerializer
 from .throttling import StopThrottle
 from .views import ID, ApiView, read_id
-from .waiting import wait_until_over
+from .waiting import answer_when_over, wait_until_over
 
 __all__ = ["StopManyView", "StopView"]
 
@@ -47,6 +51,14 @@ class StopView(ApiView):
         parameters=[
             ID,
             OpenApiParameter(
+                "Wait-Refused",
+                str,
+                OpenApiParameter.HEADER,
+                response=[202],
+                description="The run stops, but so many requests of yours wait that this one "
+                "may not: `quota_waiters`, and how many there are.",
+            ),
+            OpenApiParameter(
                 "wait",
                 {"type": "number", "minimum": 0},
                 description=(
@@ -58,7 +70,7 @@ class StopView(ApiView):
         request=inputs.StopSerializer,
         examples=[OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True)],
     )
-    def post(self, request: Request, id: str) -> Response:
+    def post(self, request: Request, id: str) -> HttpResponseBase:
         """Ask a run, and all that it has called, to stop.
 
         The call in flight is finished and recorded, the next one is refused. A second request is
@@ -69,9 +81,21 @@ class StopView(ApiView):
         wait = parameters.seconds(request, "wait", at_most=MOST_WAIT_SECONDS)
         body = bodies.read(request, inputs.StopSerializer)
         result = stopping.request_stop(run, via=self.via, by=self.user, **body)
+        answer = Response(run_as_dict(result.run), status=202)
         if wait is None:
-            return Response(run_as_dict(result.run), status=202)
-        is_over = wait_until_over(run, wait)
+            return answer
+        try:
+            place = Place("waiters", self.user.pk)
+        except NoPlace as error:  # the run stops all the same
+            answer.headers["Wait-Refused"] = f"quota_waiters; {error}"
+            return answer
+        if can_be_late(request._request):
+            viewer = Viewer(self.user.pk, run=run, **proof_of(request))
+            return answer_when_over(viewer, wait, place)
+        try:
+            is_over = wait_until_over(run, wait)
+        finally:
+            place.leave()
         return Response(run_as_dict(get_for_wire(run)), status=200 if is_over else 202)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from functools import partial
@@ -33,7 +34,7 @@ from runs.identity.authentication import TokenAuthentication
 from runs.identity.models import ApiToken
 from runs.models import RunRecord
 from runs.quotas.reading import QUOTAS, quotas_of
-from runs.wire import for_wire, get_for_wire, read_tree_usage, run_as_dict
+from runs.wire import NOTHING_LARGE, for_wire, get_for_wire, read_tree_usage, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication
@@ -41,6 +42,7 @@ from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.fields import UuidField
 from .requests.filters import RunFilterSerializer, filter_runs
+from .requests.page_bytes import MOST_PAGE_BYTES, count_that_fits, with_large
 from .requests.pagination import PAGE_PARAMETERS, read_page
 from .serializers import AgentSerializer, RunSerializer
 
@@ -119,18 +121,31 @@ class RunsView(ApiView):
         "list_runs",
         "List runs",
         "runs",
-        {200: schema.RunPageSerializer},
+        {200: OpenApiResponse(schema.RunPageSerializer, examples=[schema.example_of_page()])},
         wrong=["invalid_filter"],
-        parameters=[RunFilterSerializer, schema.CURSOR, schema.PAGE_SIZE_PARAMETER],
+        parameters=[
+            RunFilterSerializer,
+            schema.INCLUDE,
+            schema.CURSOR,
+            schema.PAGE_SIZE_PARAMETER,
+        ],
     )
     def get(self, request: Request) -> Response:
-        """The runs that you may see, newest first. Pages stay put while new runs come in."""
-        parameters.refuse_unknown(request, {*RunFilterSerializer().fields, *PAGE_PARAMETERS})
-        wanted = parameters.run_filter(request)
+        """The runs that you may see, newest first. Pages stay put while new runs come in.
+
+        A list has no `input`, `result` and `partial_result` unless `include` names them.
+        """
+        known = {*RunFilterSerializer().fields, *PAGE_PARAMETERS, "include"}
+        parameters.refuse_unknown(request, known)
+        wanted, large = parameters.run_filter(request), parameters.include(request)
         runs = filter_runs(RunRecord.objects.visible_to(self.user), wanted)
-        page = read_page(request, for_wire(runs))
+        page = read_page(
+            request, for_wire(runs, NOTHING_LARGE), lambda some: count_that_fits(some, large)
+        )
         read_tree_usage(page.runs)
-        return Response(page.as_dict([run_as_dict(run) for run in page.runs]))
+        return Response(
+            page.as_dict([run_as_dict(run, large) for run in with_large(page.runs, large)])
+        )
 
     @schema.operation(
         "start_run",
@@ -247,6 +262,8 @@ class EventsView(ApiView):
     def get(self, request: Request, id: str) -> HttpResponseBase:
         """The events after `after`, in order. Ask again after the last one until `ended`.
 
+        A page may have fewer than `limit` events, if they are large: it has some megabytes at most.
+
         With `Accept: text/event-stream` the answer lasts until the run is over: the events so far,
         then the next ones, each event once. `Last-Event-ID` resumes a stream that broke off.
         """
@@ -265,13 +282,18 @@ class EventsView(ApiView):
             raise Http404
         # The events before the record: last_seq then counts events that were written in between.
         # In the other order a page could say too early that it is the last.
-        page = events.read(run, after=after, limit=limit)
+        page = [
+            json.loads(event)
+            for event in events.read_as_json(
+                run, after=after, limit=limit, most_characters=MOST_PAGE_BYTES
+            )
+        ]
         record = runs.only("status", "last_seq", "log_removed_at").get()
-        seen = page[-1].seq if page else after
+        seen = page[-1]["seq"] if page else after
         is_last = seen >= record.last_seq or record.log_removed_at is not None
         return Response(
             {
-                "results": [event.as_dict() for event in page],
+                "results": page,
                 "last_seq": record.last_seq,
                 "ended": record.is_terminal and is_last,
             }

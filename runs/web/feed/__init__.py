@@ -12,6 +12,8 @@ is no queue that could grow.
     tail             the recent log of each followed run, its snapshot, what is in flight
     refresh          reads what is stale, and polls
     inbox            receives what the runs of this process do, and messages of other processes
+    waiters          requests that wait for the end of a run
+    limits           the places and the unsent bytes of each user
     hub              brings these together for the readers of one loop
     follower         a reader of a run, or of a tree
     listing          a reader of the list of runs
@@ -23,7 +25,8 @@ nothing here writes a row.
 from .cursor import Cursor, InvalidCursor
 from .follower import Follower
 from .frames import Frame, View
-from .hub import Hub, Reader, close_hub, get_hub, open_count
+from .hub import Hub, Reader, close_hub, get_hub, open_count, unsent_bytes, waiting_count
+from .limits import NoPlace, Place
 from .listing import ListFollower
 from .rights import RightLost, Viewer
 
@@ -34,6 +37,8 @@ __all__ = [
     "Hub",
     "InvalidCursor",
     "ListFollower",
+    "NoPlace",
+    "Place",
     "Reader",
     "RightLost",
     "View",
@@ -41,4 +46,6 @@ __all__ = [
     "close_hub",
     "get_hub",
     "open_count",
+    "unsent_bytes",
+    "waiting_count",
 ]

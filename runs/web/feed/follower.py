@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import reading
 from .cursor import Cursor
-from .frames import Frame, View
+from .frames import Frame, FrameType, View
 from .hub import Hub, Reader
+from .limits import Place
 from .reading import PAGE_COUNT
 from .rights import RightLost, Viewer
 from .tail import RunTail
@@ -18,7 +19,7 @@ from .tail import RunTail
 __all__ = ["STUCK_SECONDS", "Follower"]
 
 STUCK_SECONDS = 60.0  # a reader that takes longer for a batch is disconnected
-MOST_CHARACTERS = 400_000  # in one batch: no more is held for a slow reader
+MOST_CHARACTERS = 64 * 1024  # in one batch: no more is held for a slow reader
 _LOST_TRACK_SECONDS = 0.2
 
 
@@ -47,14 +48,22 @@ class Follower(Reader):
 
     Each event of each run comes exactly once, in order of ``seq``, from the cursor on, even if
     messages between processes are lost. Snapshots, calls in flight and streamed text come as they
-    are now; older states are left out.
+    are now; older states are left out. The first snapshot of a run and the end have everything;
+    those in between leave out an input that is large.
     """
 
     def __init__(
-        self, hub: Hub, viewer: Viewer, cursor: Cursor, *, is_tree: bool = False, view: View
+        self,
+        hub: Hub,
+        viewer: Viewer,
+        cursor: Cursor,
+        *,
+        is_tree: bool = False,
+        view: View,
+        place: Place | None = None,
     ) -> None:
         assert viewer.run is not None
-        super().__init__(hub, viewer, view)
+        super().__init__(hub, viewer, view, place=place)
         self._run = viewer.run
         self._start = cursor
         self._is_tree = is_tree
@@ -78,7 +87,8 @@ class Follower(Reader):
         frames = await self._of_all()
         if await self._is_all_sent():
             self.is_over = True
-            frames.append(tail.run_frame("end", self.view))
+            frame, _, _ = await self._whole("end", tail)
+            frames.append(frame)
         return frames
 
     @property
@@ -119,15 +129,16 @@ class Follower(Reader):
         tail = position.tail
         frames: list[Frame] = []  # each step of an async generator would cost a microsecond
         if position.version == 0:
-            if not self.view.is_page and tail.input_json is None:
-                found = await self.hub.read_patiently(reading.read_inputs, [tail.id])
-                tail.input_json = found.get(tail.id)
+            frame, version, activity = await self._whole("run", tail)
             if self._is_tree and tail.id == self._run:
                 assert tail.snapshot is not None
                 self._root = tail.snapshot.root
                 self.hub.refresher.follow_tree(self._root, self.grow)
-            position.version, position.activity = tail.version, tail.activity_version
-            frames.append(tail.run_frame("run", self.view))
+            position.version, position.activity = version, activity
+            frames.append(frame)
+            room -= len(frame.data)
+            if room <= 0:
+                return frames
         # Streamed text comes before the events of its calls.
         sent, position.texts = position.texts, tail.texts.count
         frames += tail.texts.so_far() if sent < 0 else tail.texts.after(sent)
@@ -141,6 +152,11 @@ class Follower(Reader):
                 break
         frames += self._state(position)
         return frames
+
+    async def _whole(self, type: FrameType, tail: RunTail) -> tuple[Frame, int, int]:
+        return await tail.whole_frame(
+            type, self.view, lambda: self.hub.read(reading.read_input, tail.id)
+        )
 
     def _state(self, position: _Position) -> Iterator[Frame]:
         """Yield what has changed apart from the log; the end of a run after its last event."""
@@ -157,11 +173,11 @@ class Follower(Reader):
             position.activity = tail.activity_version
             yield tail.activity_frame(self.view)
 
-    async def _events(self, position: _Position) -> list[str]:
+    async def _events(self, position: _Position) -> Sequence[str]:
         tail = position.tail
         if position.seq >= tail.last_seq:
             return []
-        found = tail.after(position.seq, PAGE_COUNT)
+        found: Sequence[str] | None = tail.after(position.seq, PAGE_COUNT)
         if found is None:
             found = await self.hub.pages.events(tail.id, position.seq, tail.last_seq)
             if not found and tail.snapshot is not None and tail.snapshot.run["log_removed_at"]:

@@ -1,26 +1,30 @@
 """The frames of a feed, and their form over WebSocket and as server-sent events.
 
-The data is encoded once for all readers of this process; here it is only put together.
+Readers share the data of a frame, and each form that it takes on a wire: a run with an input of
+megabytes is encoded once, however many readers have not read it yet.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from agents.wire import CallOnWire
 
 __all__ = [
     "HEARTBEAT",
+    "LARGE_CHARACTERS",
     "Activity",
     "Frame",
     "FrameType",
+    "Shared",
     "Text",
     "View",
     "as_page_message",
     "as_server_sent",
+    "as_server_sent_pieces",
     "as_socket_message",
     "to_json",
 ]
@@ -29,13 +33,30 @@ FrameType = Literal["trace", "run", "activity", "text", "end", "reset"]
 
 HEARTBEAT = '{"type":"heartbeat"}'
 
+#: Frames above this are never copied for a reader.
+LARGE_CHARACTERS = 64 * 1024
+
+T = TypeVar("T")
+
+
+class Shared(str):
+    """JSON that many readers get. Each of its forms is made once for all of them."""
+
+    def form(self, name: tuple[str, str], make: Callable[[], T]) -> T:
+        """Return the form of that name; the first reader that needs it makes it."""
+        forms = self.__dict__
+        if name not in forms:  # type: ignore[comparison-overlap]
+            forms[name] = make()  # type: ignore[index]
+        found: T = forms[name]  # type: ignore[index]
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class View:
     """Options for our own page.
 
-    ``is_page``: runs come without their input and with ``words``, and frames in batches. ``zone``
-    is the reader's time zone, for the words.
+    ``is_page``: runs come with ``words``, without their input and without a result that is large,
+    and frames in batches. ``zone`` is the reader's time zone, for the words.
     """
 
     is_page: bool = False
@@ -63,7 +84,8 @@ class Text(TypedDict):
 class Frame(NamedTuple):
     """One message of a feed. A tuple: each reader has its own, so making one must cost little.
 
-    ``data`` is JSON: the event, the run, ``Activity`` or ``Text``. ``cursor`` is the position after
+    ``data`` is JSON: the event, the run, ``Activity`` or ``Text``; ``Shared`` if others get the
+    same. ``cursor`` is the position after
     this frame; only events move it. Of one run it is the event's number, so a socket names it for a
     tree only.
     """
@@ -90,13 +112,33 @@ def as_page_message(frames: Sequence[Frame], cursor: str) -> str:
 
 def as_server_sent(frames: Sequence[Frame]) -> bytes:
     """Return frames as server-sent events; a comment for a heartbeat."""
-    if not frames:
-        return b":\n\n"
-    return "".join(_server_sent(frame) for frame in frames).encode()
+    return b"".join(map(_server_sent, frames)) if frames else b":\n\n"
+
+
+def as_server_sent_pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
+    """Yield what ``as_server_sent`` returns, with large frames as the pieces that readers share."""
+    small: list[bytes] = []
+    for frame in frames:
+        if len(frame.data) <= LARGE_CHARACTERS:
+            small.append(_server_sent(frame))
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        yield _server_sent(frame)
+    if small or not frames:
+        yield b"".join(small) or b":\n\n"
 
 
 def as_socket_message(frame: Frame) -> str:
     """Return a frame as a text message."""
+    data = frame.data
+    if not isinstance(data, Shared) or frame.words or (frame.is_of_tree and frame.cursor):
+        return _socket_message(frame)
+    return data.form(("socket", frame.type), lambda: _socket_message(frame))
+
+
+def _socket_message(frame: Frame) -> str:
     match frame.type:
         case "trace":
             cursor = f',"cursor":"{frame.cursor}"' if frame.is_of_tree and frame.cursor else ""
@@ -111,6 +153,15 @@ def as_socket_message(frame: Frame) -> str:
             return f'{{"type":"{frame.type}",{frame.data[1:-1]}{words}}}'
 
 
-def _server_sent(frame: Frame) -> str:
+def _server_sent(frame: Frame) -> bytes:
+    data = frame.data
+    if not isinstance(data, Shared) or frame.is_of_tree:
+        return _server_sent_event(frame)
+    return data.form(("event", frame.type), lambda: _server_sent_event(frame))
+
+
+def _server_sent_event(frame: Frame) -> bytes:
     id = f"id: {frame.cursor}\n" if frame.cursor else ""
-    return f"event: {frame.type}\n{id}data: {frame.data}\n\n"
+    # The data is ASCII, and may be large: it is copied once.
+    head = f"event: {frame.type}\n{id}data: ".encode()
+    return b"".join((head, frame.data.encode(), b"\n\n"))

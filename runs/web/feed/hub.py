@@ -20,12 +20,15 @@ from runs.tasks import cancel_and_wait
 from . import rights
 from .frames import Frame, View
 from .inbox import HubListener, Inbox
+from .limits import NoPlace, Place, Unsent
 from .reading import LogPages
 from .refresh import LIST_POLL_SECONDS, Refresher
-from .rights import RightLost, Viewer
+from .rights import RightLost, Viewer, Why
 from .tail import RunTail, Tails
+from .waiters import POLL_SECONDS as WAITERS_POLL_SECONDS
+from .waiters import Waiter, Waiters
 
-__all__ = ["Hub", "Reader", "close_hub", "get_hub", "open_count"]
+__all__ = ["Hub", "Reader", "close_hub", "get_hub", "open_count", "unsent_bytes", "waiting_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,6 @@ T = TypeVar("T")
 POLL_SECONDS = 0.5
 RIGHTS_SECONDS = 3.0
 HEARTBEAT_SECONDS = 10.0
-MOST_FEEDS_PER_USER = 1_000
 _THREADS = 2
 
 
@@ -48,8 +50,13 @@ class Hub:
         self._tasks: list[asyncio.Task[None]] = []
         self.readers: set[Reader] = set()
         self.tails = Tails()
+        self.unsent = Unsent()
+        self.waiters = Waiters(lambda *work: self.read(*work))
         self.refresher = Refresher(
-            self.tails, lambda *work: self.read(*work), lambda tail: self.inbox.ask_for(tail)
+            self.tails,
+            lambda *work: self.read(*work),
+            lambda tail: self.inbox.ask_for(tail),
+            self.waiters,
         )
         self.listener = HubListener(self.tails, self.refresher)
         self.inbox = Inbox(self.tails, self.refresher)
@@ -72,23 +79,53 @@ class Hub:
         """
         if self.is_closed:
             raise RightLost("restart")
-        mine = sum(1 for one in self.readers if one.viewer.user_id == reader.viewer.user_id)
-        if mine >= MOST_FEEDS_PER_USER:
-            raise RightLost("too_many")
+        if reader.place is None:
+            try:
+                reader.place = Place("feeds", reader.viewer.user_id)
+            except NoPlace as error:
+                raise RightLost("too_many", str(error)) from error
         self.readers.add(reader)
-        if not self._tasks:
-            notify.add_listener(self.listener)
-            self._tasks = [
-                self._loop.create_task(self._forever(work, pause))
-                for work, pause in (
-                    (self.refresher.refresh, 0.0),
-                    (self.refresher.poll, POLL_SECONDS),
-                    (self.refresher.poll_lists, LIST_POLL_SECONDS),
-                    (self._check_rights, RIGHTS_SECONDS),
-                    (self.inbox.receive, 0.0),
-                    (self.inbox.keep_asking, ASK_SECONDS),
-                )
-            ]
+        self._start()
+
+    def leave(self, reader: Reader) -> None:
+        self.readers.discard(reader)
+        if reader.place is not None:
+            reader.place.leave()
+
+    async def until_over(self, viewer: Viewer, seconds: float) -> bool:
+        """Wait for the end of a run, without a thread; return whether it is over.
+
+        Raises:
+            RightLost: the viewer may not see the run any longer, or this process ends.
+        """
+        if self.is_closed:
+            raise RightLost("restart")
+        waiter = Waiter(viewer)
+        self.waiters.add(waiter)
+        self._start()
+        try:
+            return await waiter.until_over(seconds)
+        finally:
+            self.waiters.discard(waiter)
+
+    def _start(self) -> None:
+        """Start the hub's own work, with the first reader or waiter."""
+        if self._tasks:
+            return
+        notify.add_listener(self.listener)
+        self._tasks = [
+            self._loop.create_task(self._forever(work, pause))
+            for work, pause in (
+                (self.refresher.refresh, 0.0),
+                (self.refresher.poll, POLL_SECONDS),
+                (self.refresher.poll_lists, LIST_POLL_SECONDS),
+                (self.waiters.refresh, 0.0),
+                (self.waiters.poll, WAITERS_POLL_SECONDS),
+                (self._check_rights, RIGHTS_SECONDS),
+                (self.inbox.receive, 0.0),
+                (self.inbox.keep_asking, ASK_SECONDS),
+            )
+        ]
 
     def follow(self, id: uuid.UUID, wake: Callable[[], None]) -> RunTail:
         """Return a run's tail, which calls ``wake`` from now on when it has something new."""
@@ -112,6 +149,7 @@ class Hub:
 
     async def _close(self) -> None:
         notify.remove_listener(self.listener)
+        self.let_waiters_go()
         for reader in list(self.readers):
             _dismiss(reader, RightLost("restart"))
         await cancel_and_wait(self._tasks)
@@ -119,6 +157,11 @@ class Hub:
         for tail in self.tails:
             tail.close()
         await asyncio.to_thread(self._database.close)
+
+    def let_waiters_go(self) -> None:
+        """End all waits: this process drains."""
+        for waiter in list(self.waiters):
+            _dismiss(waiter, RightLost("restart"))
 
     # Reading.
 
@@ -155,13 +198,14 @@ class Hub:
     # Background work.
 
     async def _check_rights(self) -> None:
-        viewers = {one.viewer for one in self.readers if not one.viewer.is_trusted}
+        everybody = [*self.readers, *self.waiters]
+        viewers = {one.viewer for one in everybody if not one.viewer.is_trusted}
         if not viewers:
             return
         lost = await self.read(rights.find_lost, viewers)
-        for reader in list(self.readers):
-            if reader.viewer in lost:
-                _dismiss(reader, lost[reader.viewer])
+        for one in everybody:
+            if one.viewer in lost:
+                _dismiss(one, lost[one.viewer])
 
     async def _forever(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
         failures = 0
@@ -176,9 +220,9 @@ class Hub:
             await asyncio.sleep(max(pause, min(2.0, 0.2 * failures)))
 
 
-def _dismiss(reader: Reader, why: RightLost) -> None:
-    reader.lost = why
-    reader.wake()
+def _dismiss(one: Reader | Waiter, why: RightLost) -> None:
+    one.lost = why
+    one.wake()
 
 
 class Reader:
@@ -188,12 +232,17 @@ class Reader:
         viewer: the user who reads.
         lost: set when the right is lost, or the process ends.
         is_over: set when nothing follows the frames that ``collect`` returns.
+        place: the user's place that it takes, and gives back at its end.
+        interrupt: set by what sends a batch, for as long as it does: breaks that off.
     """
 
-    def __init__(self, hub: Hub, viewer: Viewer, view: View) -> None:
+    interrupt: Callable[[], object] | None = None
+
+    def __init__(self, hub: Hub, viewer: Viewer, view: View, *, place: Place | None = None) -> None:
         self.hub = hub
         self.viewer = viewer
         self.view = view
+        self.place = place
         self.lost: RightLost | None = None
         self.is_over = False
         self._updates = asyncio.Event()
@@ -205,6 +254,13 @@ class Reader:
 
     def wake(self) -> None:
         self._updates.set()
+
+    def close_for(self, why: Why) -> None:
+        """End the feed now, though its client has not read what it is being sent."""
+        self.lost = RightLost(why)
+        self.wake()
+        if self.interrupt is not None:
+            self.interrupt()
 
     async def batches(self) -> AsyncGenerator[list[Frame], None]:
         """Yield the frames to send, as they come; an empty list is a heartbeat.
@@ -229,11 +285,12 @@ class Reader:
                         async with asyncio.timeout_at(quiet_since + HEARTBEAT_SECONDS):
                             await self._updates.wait()
                             continue
-                yield frames
+                with self.hub.unsent.sending(self, frames):
+                    yield frames
                 quiet_since = loop.time()
         finally:
             self.stop()
-            self.hub.readers.discard(self)
+            self.hub.leave(self)
 
     async def start(self) -> None:
         """Have the hub bring updates from now on."""
@@ -263,6 +320,16 @@ def get_hub() -> Hub:
 def open_count() -> int:
     """Return how many readers this process has. From any thread."""
     return sum(len(hub.readers) for hub in list(_hubs.values()))
+
+
+def waiting_count() -> int:
+    """Return how many requests of this process wait for the end of a run. From any thread."""
+    return sum(len(hub.waiters) for hub in list(_hubs.values()))
+
+
+def unsent_bytes() -> int:
+    """Return how many bytes the readers of this process have not read. From any thread."""
+    return sum(hub.unsent.total_bytes for hub in list(_hubs.values()))
 
 
 async def close_hub() -> None:

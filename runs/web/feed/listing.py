@@ -21,7 +21,8 @@ class ListFollower(Reader):
     """Sends runs as they are created, change status or receipt, and end.
 
     First come those that are not over. Nothing is replayed: a reader that reconnects, or gets
-    ``reset`` because it read too slowly, reads the list again.
+    ``reset`` because it read too slowly, reads the list again. Runs come as in other lists, without
+    the large fields.
     """
 
     def __init__(self, hub: Hub, viewer: Viewer, *, view: View) -> None:
@@ -61,12 +62,9 @@ class ListFollower(Reader):
         frames = [Frame("reset", "")] if self._is_reset else []
         self._is_reset = False
         pending, self._pending = self._pending, {}
-        for snapshot in pending.values():  # before the await: the hub may bring it again
+        for snapshot in pending.values():
             self._remember(snapshot)
-        inputs: dict[uuid.UUID, str] = {}
-        if pending and not self.view.is_page:
-            inputs = await self.hub.read_patiently(reading.read_inputs, list(pending))
-        return frames + [one.frame("run", self.view, inputs.get(id)) for id, one in pending.items()]
+        return frames + [one.list_frame(self.view) for one in pending.values()]
 
     def _remember(self, snapshot: Snapshot) -> None:
         """Remember what was sent, to send it once; of runs that are over, only the id."""

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.utils import timezone
 
+from runs import events
 from runs.conf import conf
 from runs.models import RunEvent, RunInput, RunRecord, Scope
 from runs.status import TERMINAL, Status
-from runs.wire import RunOnWire, for_wire, read_tree_usage, run_as_dict
+from runs.wire import LARGE, NOTHING_LARGE, RunOnWire, for_wire, read_tree_usage, run_as_dict
 from runs.wording.receipt import calls_waited_for
 from runs.wording.run import Words, present
 
-from .frames import Frame, FrameType, View, to_json
+from .frames import LARGE_CHARACTERS, Frame, FrameType, Shared, View, to_json
 
 __all__ = [
     "PAGE_COUNT",
@@ -30,18 +32,20 @@ __all__ = [
     "fingerprints",
     "read_active",
     "read_events",
-    "read_inputs",
+    "read_input",
+    "read_listed",
+    "read_over",
     "read_snapshots",
     "read_trees",
 ]
 
 PAGE_COUNT = 500  # events that are read at a time
-MOST_CHARACTERS = 4_000_000  # of events that are read at a time
-_READ_COUNT = 100  # events that are in memory at once as rows
+MOST_CHARACTERS = 2_000_000  # of events that are read at a time
 MOST_PAGES_CHARACTERS = 16_000_000  # of log pages kept, of all runs together
 LATE_SECONDS = 2.0  # a heartbeat may be late by this without its worker being called silent
 _WAITED_FOR_COUNT = 50  # events after a stop that are searched for the calls it waited for
 
+_RESULTS = ("result", "partial_result")
 _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
@@ -68,6 +72,7 @@ class Snapshot:
         run: as it goes over the wire, without its input.
         waited_for: the calls that its stop had to wait for, once it is over.
         silent_seconds: what is left of the lease of a worker that gives no sign of life.
+        is_partial: it has a partial result, which ``run`` may leave out.
     """
 
     id: uuid.UUID
@@ -76,6 +81,8 @@ class Snapshot:
     run: RunOnWire
     waited_for: tuple[dict[str, Any], ...] = ()
     silent_seconds: int | None = None
+    is_partial: bool = False
+    _frames: dict[View, Frame] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def last_seq(self) -> int:
@@ -96,7 +103,7 @@ class Snapshot:
     def words(self, zone: str, run: Mapping[str, Any] | None = None) -> Words:
         """Return what a screen says of it, or of ``run``, the same run a moment later."""
         return present(
-            run or self.run,
+            {"partial_result": self.is_partial or None, **(run or self.run)},
             zone=zone,
             waited_for=self.waited_for,
             lease_seconds=self.silent_seconds,
@@ -126,9 +133,19 @@ class Snapshot:
         """Return the run as a frame, with what is newer than the record."""
         run = self.with_current(current or {})
         if view.is_page:
-            return Frame(type, to_json(run), to_json(self.words(view.zone, run)))
+            words = to_json(self.words(view.zone, run))
+            data = to_json(run)
+            if len(data) > LARGE_CHARACTERS:  # the page has the server draw it
+                data = to_json({key: value for key, value in run.items() if key not in LARGE})
+            return Frame(type, data, words)
         data = to_json(run)
-        return Frame(type, f'{{"input":{input_json},{data[1:]}' if input_json else data)
+        return Frame(type, Shared(f'{{"input":{input_json},{data[1:]}' if input_json else data))
+
+    def list_frame(self, view: View) -> Frame:
+        """Return the run as a frame of the list, the same for all readers with that view."""
+        if view not in self._frames:
+            self._frames[view] = self.frame("run", view, None)
+        return self._frames[view]
 
 
 def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +156,32 @@ def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
     """Return the runs that exist, as they are now."""
-    runs = for_wire(RunRecord.objects.filter(pk__in=ids), with_input=False)
+    runs = for_wire(RunRecord.objects.filter(pk__in=ids), _RESULTS)
     read_tree_usage(runs)
-    return {run.pk: _snapshot(run) for run in runs}
+    return {run.pk: _snapshot(run, _RESULTS) for run in runs}
 
 
-def _snapshot(record: RunRecord) -> Snapshot:
+def read_listed(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
+    """Return the runs that exist, as they are now, without the large fields."""
+    return {one.id: one for one in _listed(RunRecord.objects.filter(pk__in=ids))}
+
+
+def _listed(runs: QuerySet[RunRecord]) -> list[Snapshot]:
+    is_partial = ExpressionWrapper(Q(partial_result__isnull=False), BooleanField())
+    found = for_wire(runs, NOTHING_LARGE).annotate(is_partial=is_partial)
+    read_tree_usage(found)
+    return [_snapshot(run, NOTHING_LARGE, is_partial=run.is_partial) for run in found]
+
+
+def _snapshot(record: RunRecord, large: Collection[str], *, is_partial: bool = False) -> Snapshot:
     return Snapshot(
         record.pk,
         record.root_id,
         record.owner_id,
-        run_as_dict(record, with_input=False),
+        run_as_dict(record, large),
         _waited_for(record),
         _silent_seconds(record),
+        is_partial,
     )
 
 
@@ -176,38 +206,31 @@ def _silent_seconds(record: RunRecord) -> int | None:
 
 def read_active(scope: Scope, limit: int) -> list[Snapshot]:
     """Return the runs that a user may see and that are not over, the oldest first."""
-    runs = RunRecord.objects.active().within(scope)
-    newest = for_wire(runs.order_by("-created_at", "-id"), with_input=False)[:limit]
-    read_tree_usage(newest)
-    return [_snapshot(run) for run in reversed(newest)]
+    runs = RunRecord.objects.active().within(scope).order_by("-created_at", "-id")
+    return _listed(runs[:limit])[::-1]
 
 
-def read_inputs(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """Return the inputs of runs as JSON."""
-    rows = RunInput.objects.filter(pk__in=ids).values_list("pk", "value")
-    return {id: to_json(value) for id, value in rows}
+def read_input(id: uuid.UUID) -> str | None:
+    """Return the input of a run as JSON; None if the run was deleted."""
+    found = RunInput.objects.filter(pk=id).values_list("value", flat=True)
+    return next((to_json(value) for value in found), None)
+
+
+def read_over(ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return which of the runs are over, or were deleted."""
+    active = RunRecord.objects.active().filter(pk__in=ids).order_by()
+    return set(ids) - set(active.values_list("pk", flat=True))
 
 
 def read_events(id: uuid.UUID, first: int, last: int) -> list[str]:
-    """Return the events ``first`` to ``last`` of a run as JSON, as far as there are any.
+    """Return the events ``first`` to ``last`` of a run as shared JSON, as far as there are any.
 
     Fewer, if they are very large; at least one.
     """
-    rows = RunEvent.objects.filter(run=id, seq__lte=last).order_by("seq")
-    found: list[str] = []
-    room = MOST_CHARACTERS
-    # A few at a time, by their numbers and not by a cursor of PostgreSQL: that asks three times,
-    # and is lost where a pooler (PgBouncer) gives each transaction another session.
-    while room > 0:
-        some = list(rows.filter(seq__gte=first)[:_READ_COUNT])
-        for row in some:
-            if room > 0:
-                found.append(to_json(row.as_dict()))
-                room -= len(found[-1])
-        if len(some) < _READ_COUNT:
-            break
-        first += _READ_COUNT  # seq has no gaps
-    return found
+    found = events.read_as_json(
+        id, after=first - 1, limit=last - first + 1, most_characters=MOST_CHARACTERS
+    )
+    return [Shared(event) for event in found]
 
 
 def fingerprints(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Fingerprint]:

@@ -18,6 +18,7 @@ from django.utils import timezone
 from . import reading
 from .reading import PAGE_COUNT, Fingerprint, Snapshot
 from .tail import RunTail, Tails, model_call
+from .waiters import Waiters
 
 __all__ = ["LIST_POLL_SECONDS", "Refresher"]
 
@@ -38,6 +39,7 @@ class Refresher:
     Args:
         read: calls a function that reads the database.
         on_found: called with a tail when its run's record was read for the first time.
+        waiters: are told of runs that have changed, too.
 
     Attributes:
         trees: the readers of each tree.
@@ -49,10 +51,12 @@ class Refresher:
         tails: Tails,
         read: Callable[..., Awaitable[Any]],
         on_found: Callable[[RunTail], None],
+        waiters: Waiters,
     ) -> None:
         self._tails = tails
         self._read = read
         self._on_found = on_found
+        self._waiters = waiters
         self.trees: dict[uuid.UUID, set[Grow]] = {}
         self.lists: set[Take] = set()
         self._stale: _Stale = {}
@@ -77,8 +81,13 @@ class Refresher:
             del self.trees[root]
 
     def is_followed(self, run: uuid.UUID, root: uuid.UUID) -> bool:
-        """Tell whether a reader here follows a run, its tree, or the list. From any thread."""
-        return bool(self.lists) or run in self._tails or root in self.trees
+        """Tell whether a reader here follows a run, its tree, or the list, or waits for the run.
+
+        From any thread.
+        """
+        if self.lists or run in self._tails or run in self._waiters:
+            return True
+        return root in self.trees
 
     def run_is_stale(self, run: uuid.UUID) -> None:
         """Read a followed run again."""
@@ -86,6 +95,7 @@ class Refresher:
 
     def run_has_changed(self, run: uuid.UUID, root: uuid.UUID) -> None:
         """Read again what a run belongs to that is new, or has another status or receipt."""
+        self._waiters.run_has_changed(run)
         if run in self._tails:
             self._mark(self._stale, [run])
         if root in self.trees:
@@ -117,7 +127,7 @@ class Refresher:
                 if tail := self._tails.get(id):
                     await self._update(tail, snapshots.get(id))
         with self._some(self._stale_in_list) as ids:
-            snapshots = await self._read(reading.read_snapshots, ids) if ids else {}
+            snapshots = await self._read(reading.read_listed, ids) if ids else {}
             for take in list(self.lists):
                 take(snapshots.values())
         if self._stale_trees or self._stale or self._stale_in_list:

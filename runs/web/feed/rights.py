@@ -23,15 +23,26 @@ from runs.models import SEE_ALL, RunQuerySet, RunRecord, Scope
 
 __all__ = ["RightLost", "Viewer", "Why", "find_lost", "identify", "let_in"]
 
-Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many"]
+Why = Literal["not_authenticated", "not_found", "gone", "restart", "too_many", "unread"]
 
 
 class RightLost(Exception):
-    """A reader may not continue; ``why`` gives the reason."""
+    """A reader may not continue; ``why`` gives the reason, and ``detail`` says more to people."""
 
-    def __init__(self, why: Why) -> None:
+    def __init__(self, why: Why, detail: str = "") -> None:
         super().__init__(why)
         self.why = why
+        self.detail = detail or _DETAILS[why]
+
+
+_DETAILS: dict[Why, str] = {
+    "not_authenticated": "You are not signed in any longer.",
+    "not_found": "You may not see this any longer.",
+    "gone": "The run was deleted.",
+    "restart": "The server restarts.",
+    "too_many": "You have too many feeds open.",
+    "unread": "You left too much unread; continue where you were.",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agents.wire import CallOnWire
 from runs.delivery import local_runs
 
-from .frames import Activity, Frame, FrameType, View, to_json
+from .frames import LARGE_CHARACTERS, Activity, Frame, FrameType, Shared, View, to_json
 from .reading import Fingerprint, Snapshot
 from .texts import Texts
 
@@ -40,6 +41,7 @@ class RunTail:
         is_gone: the run was deleted.
         wakers: one for each reader.
         fingerprint: what the last poll saw.
+        input_json: None until it was read, and if it is large.
     """
 
     def __init__(self, id: uuid.UUID) -> None:
@@ -53,12 +55,16 @@ class RunTail:
         self.fingerprint: Fingerprint | None = None
         self.wakers: set[Callable[[], None]] = set()
         self.input_json: str | None = None
-        self._events: deque[str] = deque()
+        self._events: deque[Shared] = deque()
         self._characters = 0
         self._in_flight: list[CallOnWire] = []
         self._usage: Mapping[str, Any] = {}
+        self._activity_json = (-1, Shared())
         self._activity_timer: asyncio.TimerHandle | None = None
         self._activity_is_new = False
+        self._frames: dict[View, tuple[tuple[int, int, int], Frame]] = {}
+        self._whole: tuple[weakref.ref[Shared], int, int, int] | None = None
+        self._reading: asyncio.Future[str | None] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -77,7 +83,7 @@ class RunTail:
             return True  # known
         if seq != self.last_seq + 1:
             return False
-        self._events.append(event)
+        self._events.append(event if isinstance(event, Shared) else Shared(event))
         self._characters += len(event)
         self.last_seq = seq
         while len(self._events) > MOST_EVENTS or self._characters > MOST_CHARACTERS:
@@ -92,7 +98,7 @@ class RunTail:
         self.last_seq = seq
         self._wake()
 
-    def after(self, seq: int, limit: int) -> list[str] | None:
+    def after(self, seq: int, limit: int) -> Sequence[str] | None:
         """Return up to ``limit`` events after ``seq``; None if they are only in the table."""
         first = self.last_seq - len(self._events) + 1
         if seq + 1 < first:
@@ -119,9 +125,64 @@ class RunTail:
             self._wake()
 
     def run_frame(self, type: FrameType, view: View) -> Frame:
-        """Return the run as it is now."""
+        """Return the run as it is now, without an input that is large; the same to all readers."""
         assert self.snapshot is not None
-        return self.snapshot.frame(type, view, self.input_json, self._current())
+        state = (self.version, self.last_seq, self.activity_version)
+        known, frame = self._frames.get(view, (None, None))
+        if frame is None or known != state:
+            frame = self.snapshot.frame(type, view, self.input_json, self._current())
+            self._frames[view] = state, frame
+        return frame if frame.type == type else frame._replace(type=type)
+
+    async def whole_frame(
+        self, type: FrameType, view: View, read_input: Callable[[], Awaitable[str | None]]
+    ) -> tuple[Frame, int, int]:
+        """Return the run with its input, and the versions of its record and activity in there.
+
+        A large input is read once for all readers that want it at the same time, and a run with a
+        large input is encoded once. The calls in flight in there may be older than ``run_frame``'s.
+        """
+        if not view.is_page and self.input_json is None:
+            whole = self._whole_now()
+            if whole is None:
+                input_json = await self._read_input(read_input)
+                whole = self._whole_now()  # another reader may have been first
+                if whole is None and input_json and len(input_json) > LARGE_CHARACTERS:
+                    whole = self._make_whole(input_json)
+                elif whole is None:
+                    self.input_json = input_json
+            if whole is not None:
+                data, activity_version = whole
+                return Frame(type, data), self.version, activity_version
+        return self.run_frame(type, view), self.version, self.activity_version
+
+    def _whole_now(self) -> tuple[Shared, int] | None:
+        """Return the run with its large input, if a reader is being sent it as it is now."""
+        if self._whole is None:
+            return None
+        found, version, last_seq, activity_version = self._whole
+        data = found()
+        is_now = data is not None and (version, last_seq) == (self.version, self.last_seq)
+        return (data, activity_version) if data is not None and is_now else None
+
+    def _make_whole(self, input_json: str) -> tuple[Shared, int]:
+        assert self.snapshot is not None
+        data = self.snapshot.frame("run", View(), input_json, self._current()).data
+        assert isinstance(data, Shared)
+        # Only the readers keep it, for as long as they are being sent it.
+        self._whole = weakref.ref(data), self.version, self.last_seq, self.activity_version
+        return data, self.activity_version
+
+    async def _read_input(self, read: Callable[[], Awaitable[str | None]]) -> str | None:
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(read())
+            self._reading.add_done_callback(self._forget_reading)
+        return await asyncio.shield(self._reading)
+
+    def _forget_reading(self, reading: asyncio.Future[str | None]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # the readers that have left don't retrieve it
 
     def _current(self) -> dict[str, Any]:
         """Return the fields that are newer than the record, which is written a moment later."""
@@ -166,8 +227,13 @@ class RunTail:
             "usage_tree": run.get("usage_tree", self._usage),
         }
         if not view.is_page or self.snapshot is None:
-            return Frame("activity", to_json(activity))
-        return Frame("activity", to_json(activity), to_json(self.snapshot.words(view.zone, run)))
+            version, data = self._activity_json
+            if version != self.activity_version:
+                data = Shared(to_json(activity))
+                self._activity_json = self.activity_version, data
+            return Frame("activity", data)
+        words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
+        return Frame("activity", to_json(activity), to_json(words))
 
     # A run of this process is known exactly.
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .frames import Frame, Text, to_json
+from .frames import Frame, Shared, Text, to_json
 
 __all__ = ["Texts"]
 
@@ -157,4 +157,4 @@ class Texts:
 
     def _frame(self, call: str, agent: str, text: str) -> str:
         frame: Text = {"run": self._run, "agent": agent, "call": call, "text": text}
-        return to_json(frame)
+        return Shared(to_json(frame))

@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, St
 from django.views.decorators.http import require_safe
 
 from runs import events
+from runs.db.lending import release_connection
 from runs.models import RunRecord
 
 from .fragments import find_run
@@ -21,6 +22,8 @@ from .values.markdown import MAX_CHARACTERS, MarkdownText
 from .values.rendering import as_text
 
 __all__ = ["download"]
+
+_BATCH_CHARACTERS = 1_000_000
 
 
 @require_safe
@@ -70,12 +73,20 @@ def _file_of_input(run: RunRecord, path: str) -> HttpResponseBase:
 
 
 async def _lines(run: uuid.UUID) -> AsyncIterator[str]:
-    """Write a log line by line, as far as it goes by now, a batch in memory at a time."""
+    """Write a log line by line, as far as it goes by now, a batch in memory at a time.
+
+    A client that reads slowly holds no database connection meanwhile.
+    """
     after = 0
-    while batch := await sync_to_async(events.read)(run, after=after):
-        for event in batch:
-            yield json.dumps(event.as_dict(), ensure_ascii=False) + "\n"
-        after = batch[-1].seq
+    while batch := await sync_to_async(_batch)(run, after):
+        yield "".join(batch)
+        after += len(batch)  # seq has no gaps
+
+
+def _batch(run: uuid.UUID, after: int) -> list[str]:
+    found = events.read_as_json(run, after=after, most_characters=_BATCH_CHARACTERS)
+    release_connection()
+    return [json.dumps(json.loads(event), ensure_ascii=False) + "\n" for event in found]
 
 
 def _attachment(

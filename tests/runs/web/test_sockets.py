@@ -109,7 +109,7 @@ class Socket(ApplicationCommunicator):
         """Return the next message, or {"code": ...} when it is closed."""
         answer = await self.receive_output(WAIT_SECONDS)
         if answer["type"] == "websocket.close":
-            return {"type": "closed", "code": answer["code"]}
+            return {"type": "closed", "code": answer["code"], "reason": answer.get("reason", "")}
         assert answer["type"] == "websocket.send"
         message: dict[str, Any] = json.loads(answer["text"])
         return message
@@ -476,13 +476,17 @@ class TestClosing:
         assert (await Socket(f"/ws/runs/{run.pk}", token=token).open())["status"] == 403
 
     async def test_with_too_many_feeds_says_so(
-        self, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch
+        self, run: RunRecord, token: str, settings: Any
     ) -> None:
-        monkeypatch.setattr(hub_module, "MOST_FEEDS_PER_USER", 1)
+        settings.RUNS = {**settings.RUNS, "MAX_FEEDS_PER_OWNER": 1}
         async with opened("/ws/runs", token=token) as first:
             await first.next()
             async with opened(f"/ws/runs/{run.pk}", token=token) as second:
-                assert await second.code() == 4429
+                closed = await second.next()
+                assert closed["code"] == 4429
+                assert closed["reason"] == "You have 1 feeds open in this process; 1 may be."
+        async with opened(f"/ws/runs/{run.pk}", token=token) as third:
+            assert (await third.next())["type"] == "run"
 
     async def test_a_reader_that_is_stuck_is_let_go(
         self, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch

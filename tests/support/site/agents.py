@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 from django.conf import settings
 
@@ -44,6 +45,14 @@ async def deaf(tools: Tools) -> str:
     """Never check the token: only a cancellation ends it."""
     await asyncio.sleep(3600)
     return "never"
+
+
+@agent("site-held")
+async def held(tools: Tools, path: str, document: str = "") -> str:
+    """Ignore stops until a file is there."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.05)
+    return "let go"
 
 
 @agent("site-again", on_worker_loss="requeue", max_attempts=3)

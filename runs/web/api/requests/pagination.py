@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -73,8 +74,14 @@ class _Cursor(NamedTuple):
         )
 
 
-def read_page(request: Request, runs: QuerySet[RunRecord]) -> Page:
+def read_page(
+    request: Request,
+    runs: QuerySet[RunRecord],
+    count_that_fits: Callable[[Sequence[RunRecord]], int] = len,
+) -> Page:
     """Return the page of ``runs`` that the request asks for.
+
+    ``count_that_fits`` says how many of its runs, from the first on, the page may have.
 
     Raises:
         InvalidFilter: cursor or page_size make no sense.
@@ -90,8 +97,9 @@ def read_page(request: Request, runs: QuerySet[RunRecord]) -> Page:
     goes_back = cursor is not None and cursor.newer
     order = ("created_at", "id") if goes_back else ("-created_at", "-id")
     found = list(runs.order_by(*order)[: size + 1])
-    has_more = len(found) > size
-    found = found[:size]
+    fitting = count_that_fits(found[:size])
+    has_more = len(found) > fitting
+    found = found[:fitting]
     if goes_back:
         found.reverse()
 

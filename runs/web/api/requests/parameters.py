@@ -10,16 +10,29 @@ from django.http import QueryDict
 from rest_framework.request import Request
 
 from runs.web.api.errors import InvalidFilter
+from runs.wire import LARGE
 
 from .filters import RunFilterSerializer
 
-__all__ = ["SWITCHES", "refuse_unknown", "run_filter", "seconds", "switch", "whole_number"]
+__all__ = [
+    "INCLUDE_WORDS",
+    "SWITCHES",
+    "include",
+    "refuse_unknown",
+    "run_filter",
+    "seconds",
+    "switch",
+    "whole_number",
+]
 
 #: The words of a switch; sockets read theirs by it, too.
 SWITCHES = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+
+#: What ``include`` adds to a list, by its words.
+INCLUDE_WORDS = {**{name: (name,) for name in LARGE}, "result": ("result", "partial_result")}
 
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
@@ -64,6 +77,17 @@ def switch(request: Request, name: str) -> bool:
     if text not in SWITCHES:
         raise InvalidFilter({name: ["1 or 0 is expected."]})
     return SWITCHES[text]
+
+
+def include(request: Request) -> frozenset[str]:
+    """Read which of the large fields a list is to have, for ``run_as_dict``."""
+    text = request.query_params.get("include")
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in INCLUDE_WORDS:
+            known = ", ".join(INCLUDE_WORDS)
+            raise InvalidFilter({"include": [f'"{word}" can\'t be included. There are: {known}.']})
+    return frozenset(name for word in words for name in INCLUDE_WORDS[word])
 
 
 def run_filter(request: Request) -> dict[str, Any]:
