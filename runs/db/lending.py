@@ -22,11 +22,18 @@ class Reserve:
 
     It is another pool of the same database, and not an entry of DATABASES: migrations and tests
     need not know it.
+
+    Args:
+        name: of the pool, and of its connections in Django.
+        count: how many connections it has.
+        is_last_resort: lend one only when the ordinary pool has none left. Otherwise an ordinary
+            one is the second choice.
     """
 
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, name: str, count: int, *, is_last_resort: bool = False) -> None:
         self.name = name
         self.count = count
+        self._is_last_resort = is_last_resort
         self._settings: dict[str, Any] | None = None
 
     def open(self) -> None:
@@ -57,7 +64,11 @@ class Reserve:
             return
         wrapper = self._wrapper()
         ordinary = getattr(connections[DEFAULT_DB_ALIAS], "pool")  # noqa: B009 - of PostgreSQL
-        wrapper.pool.timeout, wrapper.pool.max_waiting = ordinary.timeout, ordinary.max_waiting
+        own = wrapper.pool
+        is_ordinary = _has_free(ordinary) and (self._is_last_resort or not _has_free(own))
+        if is_ordinary:
+            return
+        own.timeout, own.max_waiting = ordinary.timeout, ordinary.max_waiting
         # By its own name, too: model instances keep the name of the connection that read them.
         connections[DEFAULT_DB_ALIAS] = connections[self.name] = wrapper
 
@@ -69,7 +80,13 @@ class Reserve:
 #: For the stops of one run; each takes some milliseconds.
 STOPS = Reserve("stops", 3)
 #: For the stops of many runs, which take seconds: a stop of one run must not wait for them.
-STOPS_OF_MANY = Reserve("stops-of-many", 1)
+STOPS_OF_MANY = Reserve("stops-of-many", 1, is_last_resort=True)
+
+
+def _has_free(pool: Any) -> bool:
+    stats = pool.get_stats()
+    is_full = stats["pool_available"] == 0 and stats["pool_size"] >= stats["pool_max"]
+    return not is_full and not stats["requests_waiting"]
 
 
 def open_reserves() -> None:

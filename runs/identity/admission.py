@@ -51,6 +51,8 @@ class Admission:
             SignInRefused: the queue is full. The time to wait differs, so that clients that were
                 refused together don't come back together.
         """
+        if self._free > 0:
+            return
         is_full = self._most_waiting is not None and len(self._queue) >= self._most_waiting
         most = self._most_of_one
         if is_full or (most is not None and self._waiting[address] >= most):
@@ -63,11 +65,11 @@ class Admission:
         Raises:
             SignInRefused: too many wait already, or the wait was too long.
         """
-        if self._free <= 0:
-            self.refuse_if_full(address)
-            await self._wait(address)
-        else:
+        self.refuse_if_full(address)
+        if self._free > 0:
             self._free -= 1
+        else:
+            await self._wait(address)
         try:
             yield
         finally:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
-from django.contrib.auth import logout
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
@@ -30,10 +29,13 @@ def slide(get_response: _GetResponse) -> _GetResponse:
     """
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        has_cookie = settings.SESSION_COOKIE_NAME in request.COOKIES
-        if has_cookie and request.method == "GET" and request.user.is_authenticated:
+        response = get_response(request)
+        # Without a query: Django keeps the user here if the session was asked for it. While the
+        # database is away it was asked in vain, and asking again would only take longer.
+        user = getattr(request, "_cached_user", None)
+        if request.method == "GET" and user is not None and user.is_authenticated:
             _use(request)
-        return get_response(request)
+        return response
 
     return answer
 
@@ -50,8 +52,5 @@ def _use(request: HttpRequest) -> None:
     if now - stored < settings.SESSION_COOKIE_AGE / _SHARE:
         return
     left = started + LONGEST_SECONDS - now
-    if left <= 0:
-        logout(request)  # the request goes on as one without a user
-        return
     request.session[_KEY] = [started, now]
-    request.session.set_expiry(int(min(left, settings.SESSION_COOKIE_AGE)))
+    request.session.set_expiry(max(1, int(min(left, settings.SESSION_COOKIE_AGE))))

@@ -15,7 +15,7 @@ import hmac
 import logging
 import secrets
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -67,12 +67,12 @@ class Found:
     """The proof of a request that came with a token.
 
     Attributes:
-        key: as the client sent it, to look it up again later. Never log it.
+        key: as the client sent it, to look it up again later.
         token: None for one of ``rest_framework.authtoken``.
     """
 
     user: User
-    key: str
+    key: str = field(repr=False)
     token: ApiToken | None
 
 

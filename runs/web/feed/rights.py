@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -52,8 +52,8 @@ class Viewer(Scope):
     ``is_trusted``: the command line, which needs no proof.
     """
 
-    session_key: str = ""
-    token: str = ""
+    session_key: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
     run: uuid.UUID | None = None
     is_trusted: bool = False
 

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 def reserve(transactional_db: None) -> Iterator[lending.Reserve]:
     made = lending.Reserve("reserve-of-a-test", 1)
     made.open()
+    made._wrapper().pool.wait(10)  # it connects in the background
     yield made
     made.close()
     made.close()  # may be repeated
@@ -85,6 +86,31 @@ def test_it_survives_a_restart_of_its_session(reserve: lending.Reserve) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s)", [first])
     assert lent(reserve, _backend) != first
+
+
+def test_when_its_own_are_in_use_an_ordinary_one_does(reserve: lending.Reserve) -> None:
+    def alias() -> str:
+        return connections[DEFAULT_DB_ALIAS].alias
+
+    def while_lent() -> tuple[str, str]:
+        connection.ensure_connection()
+        return alias(), lent(reserve, alias)
+
+    assert lent(reserve, while_lent) == (reserve.name, "default")
+
+
+def test_a_last_resort_is_lent_only_when_there_is_no_other(
+    request: pytest.FixtureRequest,
+) -> None:
+    last = lending.Reserve("last-of-a-test", 1, is_last_resort=True)
+    last.open()
+    try:
+        assert _backend() != 0
+        assert lent(last, lambda: connections[DEFAULT_DB_ALIAS].alias) == "default"
+        request.getfixturevalue("exhausted")
+        assert lent(last, lambda: connections[DEFAULT_DB_ALIAS].alias) == last.name
+    finally:
+        last.close()
 
 
 def test_one_that_is_not_open_changes_nothing() -> None:
