@@ -346,6 +346,21 @@ class TestUsage:
         assert row.measured_at is not None
 
     @on_both_databases
+    def test_is_never_less_than_the_entries_that_several_runs_write_and_delete(
+        self, start: Start, alice: User, hire: Any, log: Journal
+    ) -> None:
+        @agent("rewrites")
+        async def rewrites(tools: Tools) -> None:
+            for _ in range(8):
+                await tools.data_store.set_many({"a": 1, "b": 2})
+                await tools.data_store.delete("b")
+
+        hire()
+        log.until_over(*[start("rewrites") for _ in range(4)])
+        used = ledger.usage(alice.pk, fresh_seconds=0)
+        assert used.keys_count >= DataStoreEntry.objects.count() == 1
+
+    @on_both_databases
     def test_goes_down_with_logs_and_runs(
         self, start: Start, alice: User, hire: Any, log: Journal, agents: Gate
     ) -> None:
