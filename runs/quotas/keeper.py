@@ -107,7 +107,8 @@ def measure() -> None:
         for owner, stored_bytes, keys_count in cursor.fetchall():
             known = before.get(owner) or OwnerUsage(owner_id=owner)
             # The difference, not the sum: other processes add to the row meanwhile.
-            ledger.write(
-                owner, int(stored_bytes) - known.stored_bytes, int(keys_count) - known.keys_count
-            )
+            more_bytes = int(stored_bytes) - known.stored_bytes
+            more_keys = int(keys_count) - known.keys_count
+            if more_bytes or more_keys or owner not in before:
+                ledger.write(owner, more_bytes, more_keys)
         OwnerUsage.objects.update(measured_at=timezone.now())

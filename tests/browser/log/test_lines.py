@@ -76,6 +76,7 @@ _SAID: list[tuple[str, dict[str, Any], str]] = [
     ("error", {"type": "ValueError", "message": "no", "traceback": "at x"}, "ValueError: no"),
     ("loop_blocked", {"blocked_ms": 2000, "is_over": True, "where": ["a.py:1 in f"]}, "for 2.0 s"),
     ("truncated", {"max_events": 10000}, "after 10000 events"),
+    ("truncated", {"quota": "quota_stored"}, "Its owner has stored too much"),
     (
         "stop_requested",
         {"mode": "graceful", "via": "page", "requested_by": "demo", "reason": "wrong document"},

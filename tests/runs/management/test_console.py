@@ -109,6 +109,10 @@ def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
         (_event("stop_observed", tool="call_llm", label="m"), "observed the stop at call_llm m"),
         (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
         (_event("truncated", max_events=10), "the log is full; what follows is left out"),
+        (
+            _event("truncated", quota="quota_stored"),
+            "its owner has stored too much; what follows is left out",
+        ),
         (_event("agent_end", status="stopped"), "■ Stopped"),
         (_event("invented_later"), None),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,15 +17,18 @@ from django.utils import timezone
 from agents import AgentError, Tools, agent, registry
 from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
 from runs.actions import starting
+from runs.db.threads import DatabaseThreads
+from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import QuotaExceeded
 from runs.models import DataStoreEntry, OwnerUsage, RunRecord
 from runs.ops.retention import Policy, Sweep
 from runs.quotas import keeper, ledger, queued
 from runs.quotas.reading import quotas_of
 from runs.status import Status
+from runs.worker.data_store import OwnerStore
 from tests.support.journal import Journal
 from tests.support.rows import make_run, make_worker
-from tests.support.running import Gate, Start
+from tests.support.running import Gate, Start, in_thread
 from tests.support.server import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -248,6 +253,15 @@ class TestRunsInFlight:
         assert others.events.filter(type="log").count() == 51
 
 
+def _waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])
+
+
 class TestDataStore:
     @pytest.fixture
     def store(self, start: Start, hire: Any, log: Journal) -> Callable[..., Any]:
@@ -344,6 +358,38 @@ class TestUsage:
         row.refresh_from_db()
         assert row.stored_bytes == noted
         assert row.measured_at is not None
+
+    @pytest.mark.postgres
+    def test_is_not_too_low_if_an_entry_is_deleted_while_it_is_replaced(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The deletion waits; else the entry would count as replaced, and be new."""
+        worker = make_worker()
+        run = make_run(alice, status=Status.RUNNING, worker=worker)
+        database = DatabaseThreads(2)
+        store = OwnerStore(alice.pk, database, ActiveRun(run.pk, worker.pk))
+        write = partial(store._under_claim, partial(store._set_many, "n", {"k": 1}, None))
+        write()
+        gate, deleted = Gate(), threading.Event()
+        check = ledger.check
+
+        def check_late(*arguments: Any) -> None:
+            check(*arguments)
+            gate.wait_here()
+
+        def delete() -> None:
+            store._under_claim(partial(store._delete_many, "n", ["k"]))
+            deleted.set()
+
+        monkeypatch.setattr(ledger, "check", check_late)
+        with in_thread(write) as written:
+            gate.until_arrived()
+            with in_thread(delete):
+                eventually(lambda: deleted.is_set() or _waits_for_a_lock())
+                gate.open()
+            written()
+        database.close()
+        assert DataStoreEntry.objects.count() == ledger.usage(alice.pk).keys_count == 0
 
     @on_both_databases
     def test_goes_down_with_logs_and_runs(

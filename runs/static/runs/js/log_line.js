@@ -53,7 +53,9 @@ const WRITERS = {
   loop_blocked: loopBlocked,
   truncated: (data) => ({
     kind: "Warning",
-    parts: [`The log is full: after ${data.max_events} events the rest is left out`],
+    parts: [data.quota
+      ? "Its owner has stored too much: the rest of the log is left out"
+      : `The log is full: after ${data.max_events} events the rest is left out`],
     tone: "line-warning",
   }),
   stop_requested: (data) => ({ kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop" }),
