@@ -35,7 +35,7 @@ def test_thirty_runs_leave_a_pool_of_twelve_as_it_was_and_survive_a_restart(
     succeed(runs)
     unfinished = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND state LIKE 'idle in transaction%'"
+        " AND state LIKE 'idle in transaction%%'"
     )
     assert cluster.execute(unfinished) == [(0,)]
     for _ in range(POOL + 3):
