@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -130,7 +131,10 @@ class Handler(ASGIHandler):
             patience = cast(ASGIRequest, request).scope.get(_PATIENCE)
             if patience is not None:
                 patience.end()
-            await response.decide()
+            try:
+                await response.decide()
+            except Exception as error:  # a bug, as in any other view
+                return await sync_to_async(response_for_exception)(request, error)
         return response
 
     async def send_response(self, response: Any, send: _Send) -> None:
