@@ -12,6 +12,7 @@ from typing import Any, cast
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -235,7 +236,10 @@ class Handler(ASGIHandler):
             patience = cast(ASGIRequest, request).scope.get(_PATIENCE)
             if patience is not None:
                 patience.end()
-            await response.decide()
+            try:
+                await response.decide()
+            except Exception as error:  # a bug, as in any other view
+                return await sync_to_async(response_for_exception)(request, error)
         return response
 
     async def _refuse_sign_in(

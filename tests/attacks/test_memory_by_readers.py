@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 from tests.support.server import PATIENCE_SECONDS, Installation, Server
-from tests.support.sockets import open_and_do_not_read
+from tests.support.sockets import open_and_do_not_read, open_socket
 
 INPUT_BYTES = 7 * 1024 * 1024
 MIB = 1024 * 1024
@@ -52,6 +54,22 @@ def test_of_twenty_unread_feeds_each_costs_little(
         assert grown / 20 < MIB, f"{grown / 20 / MIB:.1f} MiB each"
         # The others are served meanwhile.
         assert served.run(large_run)["status"] == "running"
+
+
+async def test_a_reader_gets_a_large_run_whole(served: Server, large_run: str) -> None:
+    """It comes in fragments over a socket, and in pieces over a stream."""
+    whole = await asyncio.to_thread(served.run, large_run)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        ws = await open_socket(served, f"/ws/runs/{large_run}")
+        frame = json.loads(await ws.recv())
+        await ws.close()
+    assert frame == {"type": "run", "run": whole}
+    lines = served.client.stream(
+        "GET", f"/runs/{large_run}/events", headers={"Accept": "text/event-stream"}
+    )
+    with lines as answer:
+        data = next(line for line in answer.iter_lines() if line.startswith("data: "))
+    assert json.loads(data.removeprefix("data: ")) == whole
 
 
 def test_a_list_and_a_409_have_no_inputs(served: Server) -> None:

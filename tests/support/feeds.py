@@ -392,7 +392,9 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
         patched.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         patched.setattr(Hub, "read", read)
         patched.setattr(hub_module.rights, "find_lost", lambda viewers: {})
-        for name in ("POLL_SECONDS", "LIST_POLL_SECONDS", "RIGHTS_SECONDS"):
+        for name in (
+            *("POLL_SECONDS", "LIST_POLL_SECONDS", "WAITERS_POLL_SECONDS", "RIGHTS_SECONDS"),
+        ):
             patched.setattr(hub_module, name, 3600.0)
         patched.setattr(texts_module, "TEXT_SECONDS", 0.0)
         patched.setattr(tail_module, "ACTIVITY_SECONDS", 0.0)

@@ -62,7 +62,7 @@ class RunTail:
         self._activity_json = (-1, Shared())
         self._activity_timer: asyncio.TimerHandle | None = None
         self._activity_is_new = False
-        self._frames: dict[View, tuple[tuple[int, int, int], Frame]] = {}
+        self._run_frame: tuple[tuple[int, int, int], Frame | None] = (0, 0, 0), None
         self._whole: tuple[weakref.ref[Shared], int, int, int] | None = None
         self._reading: asyncio.Future[str | None] | None = None
 
@@ -127,11 +127,13 @@ class RunTail:
     def run_frame(self, type: FrameType, view: View) -> Frame:
         """Return the run as it is now, without an input that is large; the same to all readers."""
         assert self.snapshot is not None
+        if view.is_page:  # its words are for one reader, and of this moment
+            return self.snapshot.frame(type, view, None, self._current())
         state = (self.version, self.last_seq, self.activity_version)
-        known, frame = self._frames.get(view, (None, None))
+        known, frame = self._run_frame
         if frame is None or known != state:
             frame = self.snapshot.frame(type, view, self.input_json, self._current())
-            self._frames[view] = state, frame
+            self._run_frame = state, frame
         return frame if frame.type == type else frame._replace(type=type)
 
     async def whole_frame(

@@ -23,7 +23,7 @@ from runs.db import transactions
 from runs.identity import tokens
 from runs.identity.models import ApiToken
 from runs.models import RunInput, RunRecord, StopVia
-from runs.web.feed import close_hub, get_hub, reading, rights
+from runs.web.feed import close_hub, get_hub, limits, reading, rights
 from runs.web.feed import hub as hub_module
 from tests.support.feeds import in_database
 from tests.support.rows import make_run
@@ -50,6 +50,13 @@ async def hub_is_closed() -> AsyncIterator[None]:
 @pytest.fixture
 def run(alice: User) -> RunRecord:
     return make_run(alice)
+
+
+@pytest.fixture
+def large_runs(alice: User) -> list[RunRecord]:
+    runs = [make_run(alice) for _ in range(2)]
+    RunInput.objects.filter(run__in=runs).update(value={"text": "x" * 200_000})
+    return runs
 
 
 @pytest.fixture
@@ -487,6 +494,43 @@ class TestClosing:
                 assert closed["reason"] == "You have 1 feeds open in this process; 1 may be."
         async with opened(f"/ws/runs/{run.pk}", token=token) as third:
             assert (await third.next())["type"] == "run"
+
+    async def test_a_reader_that_leaves_no_room_is_closed_and_continues(
+        self, large_runs: list[RunRecord], token: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of two runs with large inputs, the budget has room for one."""
+        monkeypatch.setattr(limits, "MOST_UNSENT_BYTES_OF_USER", 300_000)
+        told: list[list[Any]] = [[], []]
+        closed = asyncio.Event()
+
+        def sender(number: int) -> Any:
+            async def send(message: dict[str, Any]) -> None:
+                told[number].append(message)
+                if message["type"] == "websocket.send":
+                    await asyncio.Event().wait()  # it does not read
+                if message["type"] == "websocket.close":
+                    closed.set()
+
+            return send
+
+        serving = []
+        async with asyncio.timeout(WAIT_SECONDS):
+            for number, run in enumerate(large_runs):
+                queue: asyncio.Queue[Any] = asyncio.Queue()
+                queue.put_nowait({"type": "websocket.connect"})
+                scope = Socket(f"/ws/runs/{run.pk}", token=token).scope
+                serving.append(asyncio.create_task(application(scope, queue.get, sender(number))))
+                while not any(message["type"] == "websocket.send" for message in told[number]):
+                    await asyncio.sleep(0.005)
+            await closed.wait()
+        assert told[0][-1]["code"] == 4408
+        assert told[0][-1]["reason"] == "You left too much unread; continue where you were."
+        assert told[1][-1]["type"] == "websocket.send"
+        async with opened(f"/ws/runs/{large_runs[0].pk}", token=token) as again:
+            assert (await again.next())["run"]["input"] == {"text": "x" * 200_000}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def test_a_reader_that_is_stuck_is_let_go(
         self, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch

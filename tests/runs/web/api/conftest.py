@@ -26,6 +26,7 @@ from runs.delivery import local_runs
 from runs.identity import tokens
 from runs.models import RunRecord, WorkerRecord
 from runs.web.api import waiting
+from runs.web.feed import close_hub
 
 
 @pytest.fixture(autouse=True)
@@ -183,8 +184,25 @@ def runs(alice: User) -> Iterator[Runs]:
 def address(settings: Any) -> Iterator[str]:
     """Serve the application on a real uvicorn, in a thread, and give its address."""
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
+    handler = Handler()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await handler(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await close_hub()
+        await send({"type": "lifespan.shutdown.complete"})
+
     config = uvicorn.Config(
-        Handler(), port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5
+        application,
+        interface="asgi3",
+        port=0,
+        lifespan="on",
+        log_config=None,
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")

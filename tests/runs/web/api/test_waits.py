@@ -135,6 +135,16 @@ class TestOnAServer:
         assert (found.status_code, found.json()["code"]) == (503, "unavailable")
         assert found.headers["retry-after"] == "1"
 
+    def test_a_bug_is_500_in_the_shape_of_all_errors(
+        self, ask: Ask, runs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(id: Any) -> Any:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(waiting, "get_for_wire", fail)
+        found = ask(runs.running(), 0.05).result(WAIT_SECONDS)
+        assert (found.status_code, found.json()["code"]) == (500, "server_error")
+
     def test_a_process_that_drains_answers_at_once(self, ask: Ask, runs: Any) -> None:
         run = runs.running()
         waiting.let_go()
