@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.backends.signals import connection_created
 
-from agents import SyncTools, Tools, agent
+from agents import SyncTools, Tools, agent, should_stop
 from runs.db.agent_connections import LEFT_OPEN
 from runs.status import Status
 from runs.worker.worker import Worker
@@ -131,6 +132,25 @@ class TestReturned:
         gate.until_arrived()
         assert lent.held == 1
         gate.open()
+        lent.until_returned()
+
+    @pytest.mark.postgres
+    def test_code_that_outlives_its_worker_returns_its_connection(
+        self, lent: Lent, worker: Worker, start: Start, log: Journal
+    ) -> None:
+        gate = Gate()
+
+        @agent("outliver")
+        def outliver(tools: SyncTools) -> None:
+            User.objects.count()
+            gate.arrive()
+            while not should_stop():
+                time.sleep(0.01)
+
+        run = start("outliver")
+        gate.until_arrived()
+        worker.stop_threads()
+        assert log.over(run).error["code"] == "worker_shutdown"
         lent.until_returned()
 
     @pytest.mark.postgres

@@ -321,6 +321,23 @@ def test_threads_that_wait_are_not_suspected(worker: Worker, start: Start, log: 
         assert notes(log, run) == []
 
 
+def test_a_thread_that_lost_its_context_is_noticed_too(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    @agent("threader")
+    def threader(tools: SyncTools) -> None:
+        thread = threading.Thread(target=os.chdir, args=("/",))
+        thread.start()
+        thread.join()
+
+    before = os.getcwd()
+    run = start("threader")
+    log.over(run)
+    [told] = notes(log, run)
+    assert "the working directory" in told
+    assert os.getcwd() == before
+
+
 def test_what_is_put_back_by_the_code_itself_is_no_change(
     worker: Worker, start: Start, log: Journal
 ) -> None:
