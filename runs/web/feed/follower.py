@@ -155,7 +155,7 @@ class Follower(Reader):
 
     async def _whole(self, type: FrameType, tail: RunTail) -> tuple[Frame, int, int]:
         return await tail.whole_frame(
-            type, self.view, lambda: self.hub.read(reading.read_input, tail.id)
+            type, self.view, lambda: self.hub.read_patiently(reading.read_input, tail.id)
         )
 
     def _state(self, position: _Position) -> Iterator[Frame]:

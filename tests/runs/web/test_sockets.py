@@ -399,34 +399,27 @@ class TestLostRight:
             await in_database(ApiToken.objects.all().delete)
             assert await socket.code() == 4403
 
-    @pytest.mark.parametrize("path", ["/ws/runs/{}", "/ws/runs"])
+    @pytest.mark.parametrize(
+        ("path", "reads"), [("/ws/runs/{}", "read_input"), ("/ws/runs", "read_active")]
+    )
     async def test_a_database_that_is_away_ends_no_feed(
-        self,
-        path: str,
-        run: RunRecord,
-        token: str,
-        monkeypatch: pytest.MonkeyPatch,
+        self, path: str, reads: str, run: RunRecord, token: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A feed of a run reads its input; the list reads the runs that are not over."""
-        failures: list[str] = []
+        failures = 0
+        read = getattr(reading, reads)
 
-        def fail_twice(name: str) -> None:
-            read = getattr(reading, name)
+        def broken(*arguments: Any) -> Any:
+            nonlocal failures
+            if failures < 2:
+                failures += 1
+                raise OperationalError("away")
+            return read(*arguments)
 
-            def broken(*arguments: Any) -> Any:
-                if failures.count(name) < 2:
-                    failures.append(name)
-                    raise OperationalError("away")
-                return read(*arguments)
-
-            monkeypatch.setattr(reading, name, broken)
-
+        monkeypatch.setattr(reading, reads, broken)
         monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.001)
-        fail_twice("read_inputs")
-        fail_twice("read_active")
         async with opened(path.format(run.pk), token=token) as socket:
             assert (await socket.next())["run"]["id"] == str(run.pk)
-        assert failures.count("read_inputs") == 2
+        assert failures == 2
 
     async def test_a_database_that_is_away_has_one_line_in_the_log(
         self, run: RunRecord, caplog: pytest.LogCaptureFixture

@@ -46,11 +46,11 @@ class TestWhileTheDatabaseIsAway:
     ) -> None:
         """Neither one that reads the input, nor one that reads the log."""
         run = finished(writer, 700)
-        failures = _fail(monkeypatch, "read_inputs", "read_events", "read_trees")
+        failures = _fail(monkeypatch, "read_input", "read_events", "read_trees")
         readers = [watch(hub, run, wire) for _ in range(3)]  # type: ignore[arg-type]
         readers += [watch(hub, run, wire, is_tree=True)]  # type: ignore[arg-type]
         await _ended(*readers)
-        assert {"read_inputs", "read_events", "read_trees"} <= set(failures)
+        assert {"read_input", "read_events", "read_trees"} <= set(failures)
         for reader in readers:
             assert reader.client.seqs == {str(run.pk): 702}
 
