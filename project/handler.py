@@ -249,6 +249,20 @@ class Handler(ASGIHandler):
         await asyncio.sleep(refusal.seconds)
         await self.send_response(errors.sign_in_refused(request, refusal), send)
 
+    async def send_response(self, response: Any, send: _Send) -> None:
+        """Send an answer piece by piece, and give up on a client that does not read it."""
+        if getattr(response, "has_own_patience", False):
+            await super().send_response(response, send)
+            return
+        size = 0 if response.streaming else len(response.content)
+        self._unread_bytes += size
+        is_much = self._unread_bytes > _MOST_UNREAD_BYTES
+        try:
+            patient = _unless_stuck(send, _HURRY_SECONDS if is_much else _STUCK_SECONDS)
+            await super().send_response(response, patient)
+        finally:
+            self._unread_bytes -= size
+
     def _stop(self, reserve: lending.Reserve, request: HttpRequest) -> HttpResponseBase:
         reserve.lend()
         return self.get_response(request)
