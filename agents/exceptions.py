@@ -21,7 +21,7 @@
 loop or in ``asyncio`` itself must not swallow it.
 
 What ``tools.http`` refuses is an error of httpx (and of httpx2) as well, so that code that expects
-these catches it.
+these catches it. (mypy: the two libraries' errors each refer to a request of their own library.)
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class LLMError(AgentError):
         self.detail = detail
 
 
-class AddressRefused(AgentError, httpx.ConnectError, httpx2.ConnectError):
+class AddressRefused(AgentError, httpx.ConnectError, httpx2.ConnectError):  # type: ignore[misc]
     """A URL leads, by name or by redirect, to a private, loopback or otherwise special address.
 
     The message has no address that a name was resolved to: the owner of a run may not know it.
@@ -144,7 +144,7 @@ class AddressRefused(AgentError, httpx.ConnectError, httpx2.ConnectError):
     code = "address_refused"
 
 
-class InvalidAddress(
+class InvalidAddress(  # type: ignore[misc]
     AgentError,
     httpx.InvalidURL,
     httpx.UnsupportedProtocol,
@@ -156,7 +156,7 @@ class InvalidAddress(
     code = "invalid_address"
 
 
-class BodyRefused(AgentError, httpx.DecodingError, httpx2.DecodingError):
+class BodyRefused(AgentError, httpx.DecodingError, httpx2.DecodingError):  # type: ignore[misc]
     """An answer's body is too large, packed more than once, or can't be unpacked."""
 
     code = "body_refused"

@@ -184,6 +184,10 @@ RUNS: dict[str, Any] = {
         "API_KEY": _env.text("LLM_API_KEY"),
         "MODEL": _env.text("LLM_MODEL"),
     },
+    "HTTP": {
+        "ALLOW": _env.reachable("AGENTS_HTTP_ALLOW"),
+        "PROXY_URL": _env.http_url("AGENTS_HTTP_PROXY_URL"),
+    },
 }
 
 # --- For operators ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
     runs.W002  an API key travels over plain http to a host elsewhere
     runs.W003  ALLOWED_HOSTS lets every Host header through (--deploy)
     runs.W004  a real model endpoint, but no default model
+    runs.W020  AGENTS_HTTP_ALLOW lets agents reach every address (--deploy)
 
 They read settings only: checks run before the database exists.
 """
@@ -75,6 +76,14 @@ def _dangers() -> Iterator[CheckMessage]:
             "Origin with it.",
             hint="Set DJANGO_ALLOWED_HOSTS to the names that the site is reached by.",
             id="runs.W003",
+        )
+
+    if "*" in conf().http.allow:
+        yield Caution(
+            "AGENTS_HTTP_ALLOW is '*': a user's address can lead an agent to any service of this "
+            "network, and to a cloud's metadata.",
+            hint="Name the hosts, addresses or networks that agents need.",
+            id="runs.W020",
         )
 
 

@@ -97,6 +97,8 @@ async def _fetch(url: str) -> tuple[bytes, str]:
             if not response.is_success:
                 raise DocumentError(f"{host} answered {response.status_code}")
             body = await response.aread()
+            if len(body) > MAX_BYTES:  # of a fake, which had it before the limit was looked at
+                raise DocumentError(f"{host} sent more than {MAX_BYTES:,} bytes")
     except TimeoutError as error:
         raise DocumentError(f"{host} took more than {FETCH_SECONDS:g} s") from error
     except AddressRefused:

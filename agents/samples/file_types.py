@@ -56,11 +56,8 @@ _PDF = re.compile(rb"[\s\x00\xef\xbb\xbf]*%PDF-")
 _TEXT_BEFORE = rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]{0,200}\?>|<!--(?:[^-]|-(?!->)){0,900}-->)*"
 _HTML = re.compile(_TEXT_BEFORE + rb"<(!doctype\s+html|html|head|body)[\s>]", re.IGNORECASE)
 # https://mimesniff.spec.whatwg.org/#identifying-a-resource-with-an-unknown-mime-type
-_MARKUP = re.compile(
-    _TEXT_BEFORE
-    + rb"<(!doctype\s+html|html|head|body|script|iframe|h1|div|font|table|a|style|title|b|br|p)[\s>]",
-    re.IGNORECASE,
-)
+_TAGS = rb"!doctype\s+html|html|head|body|script|iframe|h1|div|font|table|a|style|title|b|br|p"
+_MARKUP = re.compile(_TEXT_BEFORE + rb"<(" + _TAGS + rb")[\s>]", re.IGNORECASE)
 
 
 def name_of_binary(content: bytes) -> str:

@@ -1,7 +1,7 @@
 """The text of a PDF, by pypdf, within limits for files that were made to do harm.
 
-pypdf takes minutes for some files of 5 kB, so this is for a process with limits (``call_confined``).
-It imports no part of the runtime.
+pypdf takes minutes for some files of 5 kB, so this is for a process with limits: see
+``call_confined``. It imports no part of the runtime.
 """
 
 from __future__ import annotations

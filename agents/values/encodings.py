@@ -23,10 +23,13 @@ _CODECS = {
     "iso-2022-jp": "iso2022_jp_2",
 }
 
-#: Browsers decode none of these: they can hide markup. (``utf-7``, and the labels of "replacement".)
+#: Browsers decode none of these, which can hide markup: ``utf-7``, and what WHATWG replaces.
 REFUSED_LABELS = frozenset(
-    "utf-7 utf7 unicode-1-1-utf-7 csunicode11utf7 x-unicode-2-0-utf-7 utf-7-imap"
-    " csiso2022kr hz-gb-2312 iso-2022-cn iso-2022-cn-ext iso-2022-kr replacement".split()
+    [
+        *("utf-7", "utf7", "unicode-1-1-utf-7", "csunicode11utf7", "x-unicode-2-0-utf-7"),
+        *("csiso2022kr", "iso-2022-kr", "iso-2022-cn", "iso-2022-cn-ext", "hz-gb-2312"),
+        "replacement",
+    ]
 )
 
 _UTF_32 = {

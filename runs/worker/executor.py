@@ -181,7 +181,7 @@ class Executor:
             self._model = Model(
                 base_url=options.base_url, api_key=options.api_key, default_model=options.model
             )
-            self._transports = Transports()
+            self._transports = Transports(conf().http.reach)
         return self._model, self._transports
 
     def _start(
@@ -240,7 +240,7 @@ class Executor:
             last_seq=job.last_seq,
             usage=job.usage,
         )
-        guard = Guard(entry.token, trace)
+        guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))

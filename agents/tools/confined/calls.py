@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -69,7 +69,7 @@ async def call_confined(
             "module": function.__module__,
             "function": function.__qualname__,
             "packages": _packages_around(function.__module__),
-            "path": [str(Path(place).absolute()) for place in sys.path],
+            "path": _absolute(sys.path),
             "parent": os.getpid(),
             "cpu_seconds": cpu_seconds,
             "memory_bytes": memory_bytes,
@@ -78,14 +78,17 @@ async def call_confined(
     work = _call(None if guard is None else guard.owner, job, content, cpu_seconds)
     task = loop.create_task(work) if guard is None else guard.create_task(work)
 
+    def cancel() -> None:
+        task.cancel()
+
     def end(_: CancelToken) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(task.cancel)
+            loop.call_soon_threadsafe(cancel)
 
     if token is not None and not has_cleanup():
         token.add_callback(end)
     try:
-        interruption = await wait_out(task, task.cancel)
+        interruption = await wait_out(task, cancel)
     finally:
         if token is not None:
             token.remove_callback(end)
@@ -166,9 +169,11 @@ async def _leave(process: asyncio.subprocess.Process) -> None:
 def _packages_around(module: str) -> dict[str, list[str]]:
     names = module.split(".")[:-1]
     packages = [".".join(names[: count + 1]) for count in range(len(names))]
-    return {
-        name: [str(Path(p).absolute()) for p in sys.modules[name].__path__] for name in packages
-    }
+    return {name: _absolute(sys.modules[name].__path__) for name in packages}
+
+
+def _absolute(places: Iterable[str]) -> list[str]:
+    return [os.path.abspath(place) for place in places]
 
 
 class _Slots:

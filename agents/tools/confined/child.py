@@ -44,7 +44,7 @@ def main() -> None:
 
 def _call(task: dict[str, Any], content: bytes) -> bytes:
     try:
-        result = _function(task)(content, task["about"])
+        result = str(_function(task)(content, task["about"]))
         return b"=" + result.encode("utf-8", "replace")
     except MemoryError:
         return b"m"

@@ -72,9 +72,9 @@ def guarded_transport(inner: Any, **options: Unpack[_Options]) -> Any:
 
     ``httpx.AsyncClient(transport=guarded_transport(httpx.AsyncHTTPTransport()))``. The call belongs
     to the run that makes the request; in a thread or task that lost its context, to the run that
-    made the wrapper. Outside any run the wrapper does nothing. Within a call that is guarded
+    made the wrapper. Outside any run the wrapper guards nothing. Within a call that is guarded
     already, such as ``call_llm``, a request is only checked, so that an SDK's retry after a stop is
-    refused.
+    refused. Bodies are unpacked here, within bounds, so ``Content-Encoding`` is gone.
 
     A graceful stop lets a request finish, its body included.
 
@@ -186,6 +186,7 @@ class _Guarding:
         Return the call that it is a part of, None outside any run; and the guard, if the call is
         the request's own.
         """
+        prepare(request)
         enclosing = current_call()
         if enclosing is not None:
             if enclosing.has_gone_out:  # this is another try, or another step: a new start
@@ -193,12 +194,10 @@ class _Guarding:
             else:  # the call was admitted, so it is in flight, and a graceful stop lets it finish
                 check(enclosing)
             enclosing.has_gone_out = True
-            prepare(request)
             return enclosing, None
         guard = current_guard() or self._fallback
         if guard is None:
             return None, None
-        prepare(request)
         method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
         return guard.call("http", f"{method} {host}", method=method, host=host).start(), guard
 
@@ -292,13 +291,12 @@ def _answered(
     body: type[AsyncBody | SyncBody],
     max_body_bytes: int | None,
 ) -> Any:
-    if call is None:
-        return response
     if not response.is_closed:
         decoded = AsyncDecoded if body is AsyncBody else SyncDecoded
         response.stream = decoded(response, max_body_bytes)
-        response.stream = body(response, call, guard)
-    elif guard is not None:  # a fake's response, which has its content already
+        if call is not None:
+            response.stream = body(response, call, guard)
+    elif call is not None and guard is not None:  # a fake's response, which has its content already
         call.finish()
     return response
 

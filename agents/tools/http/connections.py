@@ -11,7 +11,7 @@ import functools
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import anyio
 import httpcore
@@ -139,7 +139,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
                     )
                 except _FAILED as error:
                     failure = type(error)
-        _fail(failure, host, port)
+        raise _failed(failure, host, port)
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
@@ -167,7 +167,7 @@ class _SyncBackend(httpcore.NetworkBackend):
                 )
             except _FAILED as error:
                 failure = type(error)
-        _fail(failure, host, port)
+        raise _failed(failure, host, port)
 
     def sleep(self, seconds: float) -> None:
         self._inner.sleep(seconds)
@@ -184,6 +184,6 @@ def _attempts(
         yield address, left if is_last else min(ATTEMPT_SECONDS, left or ATTEMPT_SECONDS)
 
 
-def _fail(failure: type[Exception], host: str, port: int) -> NoReturn:
+def _failed(failure: type[Exception], host: str, port: int) -> Exception:
     # Not chained: the errors that led here name the address, which a run's owner must not learn.
-    raise failure(f"{host}:{port} can't be connected to")
+    return failure(f"{host}:{port} can't be connected to")

@@ -2,9 +2,9 @@
 
 httpx unpacks each chunk as it comes, on the loop, through any number of encodings: a body of 1,715
 bytes took 2 GB and 34 s. Here a body has one encoding, a piece is bounded, and all pieces together
-are. The first piece of a chunk is made where it is read, which takes 0.1 ms; what then remains, only
-a chunk that grows a lot has, is unpacked by two threads of the process, a megabyte at a time, so
-that all bodies take turns.
+are. The first piece of a chunk is made where it is read, which takes 0.1 ms. What remains then, if
+a chunk grows a lot, is unpacked by two threads of the process, a megabyte at a time, so that all
+bodies take turns.
 """
 
 from __future__ import annotations
