@@ -104,8 +104,10 @@ def read(content: bytes, content_type: str) -> str:
     is_page = label.media_type in _HTML_TYPES or is_html(head, is_labelled_text=label.is_text)
     is_markup = is_page or label.media_type.endswith("xml") or head.lstrip().startswith(b"<?xml")
     codec = codec or _codec(content, label, head if is_markup else b"")
-    text = content[len(bom) :].decode(codec, "replace")
+    text = content[len(bom) :].decode(codec or "cp1252", "replace")
     check_text(text, f"the document{label.name} can't be read: it is no text")
+    if not codec:
+        _check_western(content)
     return html_to_text(text) if is_page else text
 
 
@@ -148,7 +150,7 @@ def _head(content: bytes, codec: str) -> bytes:
 
 
 def _codec(content: bytes, label: _Label, markup: bytes) -> str:
-    """Return the codec of a text without a byte order mark."""
+    """Return the codec of a text without a byte order mark, "" if nothing says which."""
     if wide := _wide_codec(content):
         return wide
     if label.charset.lower() in REFUSED_LABELS:
@@ -161,8 +163,7 @@ def _codec(content: bytes, label: _Label, markup: bytes) -> str:
     try:
         content.decode()
     except UnicodeDecodeError:
-        _check_western(content)
-        return "cp1252"
+        return ""
     return "utf-8"
 
 

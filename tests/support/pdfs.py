@@ -22,7 +22,7 @@ def pdf_bomb(size: int) -> bytes:
     return _assemble([b" " * size])
 
 
-def slow_pdf(pages: int = 100) -> bytes:
+def slow_pdf(pages: int = 20) -> bytes:
     """Return a PDF of a few kB that takes pypdf minutes: its pages share one long stream."""
     stream = b"BT /F1 12 Tf (slow) Tj ET\n" * 100_000
     pdf = _assemble([stream, *[b""] * (pages - 1)])

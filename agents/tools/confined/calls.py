@@ -28,6 +28,8 @@ MAX_RESULT_BYTES = 100_000_000
 PROCESSES = 8  # of this process, at a time
 PROCESSES_PER_OWNER = 2
 
+start_process = asyncio.create_subprocess_exec
+
 _CHILD = Path(__file__).with_name("child.py")
 _CHUNK_BYTES = 256 * 1024
 
@@ -105,7 +107,7 @@ async def call_confined(
 
 async def _call(owner: Hashable, job: str, content: bytes, cpu_seconds: int) -> tuple[int, bytes]:
     async with _slot(owner):
-        process = await asyncio.create_subprocess_exec(
+        process = await start_process(
             *(sys.executable, "-I", "-S", "-B", str(_CHILD), job),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
