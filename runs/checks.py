@@ -100,6 +100,15 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
                 id="runs.E002",
             )
 
+    try:
+        _ = options.http.reach
+    except ValueError as error:
+        yield Error(
+            f"RUNS['HTTP']['ALLOW']: {error}.",
+            hint="The environment's name for it is AGENTS_HTTP_ALLOW (see README.md).",
+            id="runs.E002",
+        )
+
 
 def _unwise_values(options: Options) -> Iterator[CheckMessage]:
     if options.lease_seconds < _SENSIBLE_LEASE_SECONDS:

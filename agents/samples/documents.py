@@ -43,7 +43,9 @@ async def read_document(document: str) -> str:
         AgentStopped: a stop was requested.
     """
     given = document.strip()
-    if _ADDRESS.fullmatch(given):
+    if address := _ADDRESS.fullmatch(given):
+        if (scheme := address[1].lower()) not in ("http", "https"):
+            raise AddressRefused(f"only http and https addresses may be visited, not {scheme}:")
         text = await _text_of(*await _fetch(given))
     elif _DATA_URL.match(given):
         text = await _text_of(*await asyncio.to_thread(_unpack, given))
@@ -108,7 +110,7 @@ async def _fetch(url: str) -> tuple[bytes, str]:
     except BodyRefused as error:
         raise DocumentError(f"the document of {host} can't be read: {error}") from error
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise DocumentError(f"this is no address that can be visited: {error}") from error
+        raise DocumentError(f"the address can't be visited: {error}") from error
     except httpx.HTTPError as error:
         raise DocumentError(
             f"{host} can't be read: {str(error) or type(error).__name__}"

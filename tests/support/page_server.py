@@ -47,6 +47,8 @@ class PageServer:
                 except OSError:
                     self.close_connection = True  # the client has read enough
 
+            do_POST = do_GET
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 

@@ -47,15 +47,20 @@ async def call_confined(
     content: bytes,
     about: str = "",
     *,
-    cpu_seconds: int = CPU_SECONDS,
-    memory_bytes: int = MEMORY_BYTES,
+    cpu_seconds: int | None = None,
+    memory_bytes: int | None = None,
 ) -> str:
     """Return ``function(content, about)``, computed in a process with limits.
 
     The process imports the function's module without running the ``__init__`` of the packages
     around it, so that it starts in 0.05 s: let the module import little. It has no environment
-    variables, writes no file, and ends with this process. It may take twice ``cpu_seconds`` by the
-    clock. Some run at a time, a part of them for one owner; the others wait.
+    variables, writes no file, and ends with this process. Some run at a time, a part of them for
+    one owner; the others wait.
+
+    Args:
+        function: of a module's own level, so that the process finds it by its name.
+        cpu_seconds: the most that it may compute, by default 60; twice that by the clock.
+        memory_bytes: by default 512 MB. macOS sets no such limit.
 
     Raises:
         Refused: the function raised a ``ValueError``.
@@ -63,6 +68,8 @@ async def call_confined(
         AgentStopped: a stop was requested; the process was killed.
     """
     check_should_stop()
+    cpu_seconds = cpu_seconds or CPU_SECONDS
+    memory_bytes = memory_bytes or MEMORY_BYTES
     guard, token = current_guard(), current_token()
     loop = asyncio.get_running_loop()
     job = json.dumps(
