@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["is_running", "wait_until_gone"]
+__all__ = ["is_running", "wait_until_busy", "wait_until_gone"]
 
 
 def is_running(pid: int) -> bool:
@@ -19,6 +19,16 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return not Path("/proc/self/stat").exists()
+
+
+def wait_until_busy(pid: int, seconds: float) -> None:
+    """Wait until a process has computed for a third of a second: longer than it takes to begin."""
+    until = time.monotonic() + seconds
+    while sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) < (
+        os.sysconf("SC_CLK_TCK") // 3
+    ):
+        assert time.monotonic() < until, f"process {pid} is not busy"
+        time.sleep(0.01)
 
 
 def wait_until_gone(pid: int, seconds: float) -> None:

@@ -19,7 +19,7 @@ from agents.tools.confined import calls
 from agents.tools.confined.calls import ConfinedError, Refused, call_confined
 from tests.support import confined_functions as functions
 from tests.support.agent_run import AgentRun, turn_loop, within
-from tests.support.processes_gone import is_running, wait_until_gone
+from tests.support.processes_gone import is_running, wait_until_busy, wait_until_gone
 
 SECONDS = 10.0
 
@@ -242,17 +242,31 @@ asyncio.run(calls.call_confined(getattr(functions, sys.argv[1]), b""))
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_the_process_ends_with_its_input(spawned: Spawned) -> None:
+    """That is how it learns of its parent's end on systems that don't kill it."""
+    calling = asyncio.ensure_future(call_confined(functions.spin, b""))
+    await spawned.wait_for(1)
+    process = spawned.processes[0]
+    await asyncio.to_thread(wait_until_busy, process.pid, SECONDS)
+    assert process.stdin is not None
+
+    process.stdin.close()
+
+    with pytest.raises(ConfinedError, match="ended with 1"):
+        await within(SECONDS, calling)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["spin", "spin_in_c"])
 def test_the_process_dies_with_its_parent(name: str) -> None:
-    if name == "spin_in_c" and sys.platform != "linux":
-        pytest.skip("only Linux ends a process whose interpreter is busy")
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, name], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     with parent.stdout:
         pid = int(parent.stdout.readline())
-        assert is_running(pid)
+        wait_until_busy(pid, SECONDS)
 
         parent.kill()
         parent.wait()
