@@ -121,7 +121,8 @@ async def _fetch(url: str) -> tuple[bytes, str]:
 def _unpack(data_url: str) -> tuple[bytes, str]:
     """Return the body and the Content-Type of a data URL."""
     about, _, data = data_url[len("data:") :].partition(",")
-    about, is_base64, _ = about.partition(";base64")
+    is_base64 = about.lower().endswith(";base64")
+    about = about[: -len(";base64")] if is_base64 else about
     try:
         if is_base64:
             body = base64.b64decode("".join(urllib.parse.unquote(data).split()), validate=True)

@@ -42,6 +42,7 @@ _WIDE = ("utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 # Control characters that no text has. Terminals' logs have escapes and backspaces.
 _BAD = re.compile("[\ufffd\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
 _BAD_COUNT, _BAD_SHARE = 3, 0.05
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _FOREIGN_COUNT, _FOREIGN_SHARE = 8, 0.3
 
 
@@ -160,11 +161,14 @@ def _codec(content: bytes, label: _Label, markup: bytes) -> str:
         return labelled
     if declared := _declared(markup):
         return declared
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return ""
-    return "utf-8"
+    return "utf-8" if _is_nearly_utf_8(content) else ""
+
+
+def _is_nearly_utf_8(content: bytes) -> bool:
+    """Return whether it is UTF-8, a few broken places apart; other encodings have many of those."""
+    text = content.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    return not broken or broken * 10 < sum(1 for _ in _NOT_ASCII.finditer(text)) - broken
 
 
 def _declared(markup: bytes) -> str | None:

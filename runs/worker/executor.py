@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from django.utils import timezone
 
@@ -178,6 +179,7 @@ class Executor:
             options = conf().llm
             if options.api_key:
                 redaction.add_secret(options.api_key)
+            redaction.add_secret(urlsplit(conf().http.proxy_url).password)
             self._model = Model(
                 base_url=options.base_url, api_key=options.api_key, default_model=options.model
             )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from agents.exceptions import AddressRefused, AgentError
+from agents.exceptions import AddressRefused, AgentError, DocumentError
 from agents.samples.documents import read_document
 from agents.tools.http.client import Transports, close_clients, open_client, open_sync_client
 from agents.values.addresses import AllowList, Reach
-from tests.support.agent_run import AgentRun
+from tests.support.agent_run import AgentRun, within
 from tests.support.page_server import PageServer
 
 #: %s is a port on which a server with a secret listens, on every address of loopback.
@@ -90,3 +92,32 @@ async def test_no_redirect_leads_inside(secret: PageServer, hops: int) -> None:
         ends = await everybody(server.url, inside)
         assert len(server.requests) == 2 * hops  # read_document has no such rights
     assert all(isinstance(end, AddressRefused) for end in ends), ends
+
+
+async def test_a_silent_server_of_names_delays_its_owner_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look-up keeps a thread that nothing can end; others need threads as well."""
+    answers = threading.Event()
+    asked = threading.Semaphore(0)
+
+    def getaddrinfo(host: object, *args: object, **options: object) -> list[object]:
+        if host == "silent.test":
+            asked.release()
+            answers.wait(20)
+        raise socket.gaierror(f"{host!r} has no address")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    attacker, other = AgentRun(), AgentRun()
+    attacker.guard.owner, other.guard.owner = "attacker", "other"
+    try:
+        looking = [attacker.task(read_document("http://silent.test/")) for _ in range(20)]
+        for _ in range(4):
+            assert await asyncio.to_thread(asked.acquire, True, 10)
+
+        with pytest.raises(DocumentError, match="can't be found"):
+            await within(5, other.task(read_document("http://other.test/")))
+        assert await within(5, other.task(read_document("data:text/plain,mine"))) == "mine"
+    finally:
+        answers.set()
+        await asyncio.gather(*looking, return_exceptions=True)

@@ -77,12 +77,12 @@ def test_one_owner_s_documents_do_not_delay_another_owner_s_run(
     bob: User,
 ) -> None:
     bombs = [start("summarise", document=as_data_url(slow_pdf()), owner=alice) for _ in range(6)]
-    spawned.wait_for(calls.PROCESSES_PER_OWNER)
+    spawned.wait_for(calls.PROCESSES.per_owner)
 
     mine = start("summarise", document=as_data_url(make_pdf("Mine.")), owner=bob)
 
     assert log.over(mine).status == Status.SUCCESS
-    assert len(spawned.pids) == calls.PROCESSES_PER_OWNER + 1
+    assert len(spawned.pids) == calls.PROCESSES.per_owner + 1
     assert not RunRecord.objects.filter(pk__in=[b.pk for b in bombs], finished_at__isnull=False)
     for run in bombs:
         stop(run)

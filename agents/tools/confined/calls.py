@@ -11,13 +11,13 @@ import json
 import os
 import signal
 import sys
-import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from agents.cancellation import CancelToken, check_should_stop, current_token, has_cleanup
 from agents.guard import current_guard, wait_out
+from agents.tools.turns import Turns
 from agents.tools.waiting import undisturbed
 
 __all__ = ["ConfinedError", "Refused", "call_confined"]
@@ -25,8 +25,7 @@ __all__ = ["ConfinedError", "Refused", "call_confined"]
 CPU_SECONDS = 60
 MEMORY_BYTES = 512 * 1024 * 1024
 MAX_RESULT_BYTES = 100_000_000
-PROCESSES = 8  # of this process, at a time
-PROCESSES_PER_OWNER = 2
+PROCESSES = Turns(8, per_owner=2)
 
 start_process = asyncio.create_subprocess_exec
 
@@ -113,7 +112,8 @@ async def call_confined(
 
 
 async def _call(owner: Hashable, job: str, content: bytes, cpu_seconds: int) -> tuple[int, bytes]:
-    async with _slot(owner):
+    end_turn = await PROCESSES.take(owner)
+    try:
         process = await start_process(
             *(sys.executable, "-I", "-S", "-B", str(_CHILD), job),
             stdin=asyncio.subprocess.PIPE,
@@ -133,6 +133,8 @@ async def _call(owner: Hashable, job: str, content: bytes, cpu_seconds: int) -> 
         finally:
             _kill(process)
             await undisturbed(_leave(process))
+    finally:
+        end_turn()
 
 
 async def _converse(process: asyncio.subprocess.Process, content: bytes) -> bytes:
@@ -183,26 +185,3 @@ def _packages_around(module: str) -> dict[str, list[str]]:
 
 def _absolute(places: Iterable[str]) -> list[str]:
     return [os.path.abspath(place) for place in places]
-
-
-class _Slots:
-    """How many processes run at a time; those of one owner wait for each other first."""
-
-    def __init__(self) -> None:
-        self.all = asyncio.Semaphore(PROCESSES)
-        self.of_owners: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = (
-            weakref.WeakValueDictionary()
-        )
-
-
-_slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots] = weakref.WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def _slot(owner: Hashable) -> AsyncIterator[None]:
-    slots = _slots.setdefault(asyncio.get_running_loop(), _Slots())
-    of_owner = slots.of_owners.get(owner)
-    if of_owner is None:
-        slots.of_owners[owner] = of_owner = asyncio.Semaphore(PROCESSES_PER_OWNER)
-    async with of_owner, slots.all:
-        yield

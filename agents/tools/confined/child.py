@@ -64,7 +64,8 @@ def _function(task: dict[str, Any]) -> Any:
 
 
 def _limit(cpu_seconds: int, memory_bytes: int) -> None:
-    os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # a system that forbids even this
+        os.nice(NICENESS)
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),

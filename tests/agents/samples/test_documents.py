@@ -100,6 +100,7 @@ async def test_a_data_url_may_be_wrapped_escaped_and_of_any_case() -> None:
         ("data:application/json,%7B%7D", "{}"),
         ("data:;base64," + base64.b64encode("café".encode()).decode(), "café"),
         ('data:text/plain;charset="latin-1",caf%E9', "café"),
+        ("data:text/plain;BASE64," + base64.b64encode(b"text").decode(), "text"),
         ("data:application/octet-stream;base64," + base64.b64encode(b"text").decode(), "text"),
         ("data:application/octet-stream;base64," + as_data_url(make_pdf("A")).split(",")[1], "A"),
     ],

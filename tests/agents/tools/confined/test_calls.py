@@ -195,25 +195,25 @@ async def test_a_cancellation_kills_the_process(spawned: Spawned) -> None:
 async def test_one_owner_can_not_take_all_places(
     spawned: Spawned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "PROCESSES", 3)
+    monkeypatch.setattr(calls.PROCESSES, "most", 3)
     greedy = AgentRun()
     greedy.guard.owner = "greedy"
     waiting = [greedy.task(call_confined(functions.spin, b"")) for _ in range(6)]
-    await spawned.wait_for(calls.PROCESSES_PER_OWNER)
+    await spawned.wait_for(calls.PROCESSES.per_owner)
     other = AgentRun()
     other.guard.owner = "other"
 
     assert await within(SECONDS, other.task(call_confined(functions.shout, b"x"))) == "X "
 
-    assert len(spawned.processes) == calls.PROCESSES_PER_OWNER + 1
+    assert len(spawned.processes) == calls.PROCESSES.per_owner + 1
     greedy.stop()  # those that wait for a place end as well
     ends = await within(SECONDS, asyncio.gather(*waiting, return_exceptions=True))
     assert {type(end) for end in ends} == {AgentStopped}
-    assert len(spawned.processes) == calls.PROCESSES_PER_OWNER + 1
+    assert len(spawned.processes) == calls.PROCESSES.per_owner + 1
 
 
 async def test_a_place_is_given_back(spawned: Spawned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "PROCESSES", 1)
+    monkeypatch.setattr(calls.PROCESSES, "most", 1)
 
     ends = await within(
         30,
