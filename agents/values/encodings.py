@@ -8,6 +8,7 @@ and ``zip`` unpacks gigabytes.
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 
 import webencodings
@@ -40,9 +41,11 @@ _UTF_32 = {
 }
 
 
+_LONGEST_LABEL = 40
 _CODE_PAGE = re.compile(r"cp\d{3,4}")  # one table each, or a small machine: none does harm
 
 
+@functools.lru_cache(maxsize=256)  # each response names one, and they are few
 def codec_of(label: str) -> str | None:
     """Return the name of Python's codec for a label, None if it is no encoding of text.
 
@@ -52,7 +55,7 @@ def codec_of(label: str) -> str | None:
     label = label.strip("\t\n\f\r \"'").lower()
     if label in _UTF_32:
         return _UTF_32[label]
-    if label in REFUSED_LABELS or not label.isascii():
+    if label in REFUSED_LABELS or not label.isascii() or len(label) > _LONGEST_LABEL:
         return None
     return _browsers_codec(label) or _python_codec(label)
 
