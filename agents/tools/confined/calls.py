@@ -83,7 +83,8 @@ async def call_confined(
             "memory_bytes": memory_bytes,
         }
     )
-    work = _call(None if guard is None else guard.owner, job, content, cpu_seconds)
+    owner = None if guard is None else guard.owner
+    work = _call(owner, [job.encode(), content], cpu_seconds)
     task = loop.create_task(work) if guard is None else guard.create_task(work)
 
     def cancel() -> None:
@@ -111,11 +112,11 @@ async def call_confined(
     raise _error(returncode, answer, cpu_seconds, memory_bytes)
 
 
-async def _call(owner: Hashable, job: str, content: bytes, cpu_seconds: int) -> tuple[int, bytes]:
+async def _call(owner: Hashable, parts: list[bytes], cpu_seconds: int) -> tuple[int, bytes]:
     end_turn = await PROCESSES.take(owner)
     try:
         process = await start_process(
-            *(sys.executable, "-I", "-S", "-B", str(_CHILD), job),
+            *(sys.executable, "-I", "-S", "-B", str(_CHILD)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -126,23 +127,26 @@ async def _call(owner: Hashable, job: str, content: bytes, cpu_seconds: int) -> 
         )
         try:
             async with asyncio.timeout(2 * cpu_seconds):
-                answer = await _converse(process, content)
+                answer = await _converse(process, parts)
                 return await process.wait(), answer
         except TimeoutError as error:
             raise ConfinedError(f"it takes more than {2 * cpu_seconds} s") from error
         finally:
             _kill(process)
             await undisturbed(_leave(process))
+    except OSError as error:
+        raise ConfinedError(f"no process can be started for it: {error.strerror}") from error
     finally:
         end_turn()
 
 
-async def _converse(process: asyncio.subprocess.Process, content: bytes) -> bytes:
+async def _converse(process: asyncio.subprocess.Process, parts: list[bytes]) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
     # The pipe stays open: its end is how the child learns that this process is gone.
-    process.stdin.write(len(content).to_bytes(8, "big"))
-    process.stdin.write(content)
+    for part in parts:
+        process.stdin.write(len(part).to_bytes(8, "big"))
+        process.stdin.write(part)
     answer = bytearray()
     while chunk := await process.stdout.read(_CHUNK_BYTES):
         answer += chunk

@@ -5,7 +5,7 @@ rights along: no environment, no open file but its pipes, little memory and time
 place in the queue for the processor. This module must not import anything of ``agents``: that takes
 most of a second.
 
-Input: ``{"about": text, ...}`` in the arguments, then 8 bytes with the length, and the content.
+Input: what to do, as JSON, and the content; before each its length, in 8 bytes.
 Output: ``=`` and the result; ``!`` and why the function refuses; ``m`` if the memory is not enough;
 ``?`` and the name of another exception. All text is UTF-8.
 """
@@ -28,13 +28,13 @@ MAX_FILES = 64
 
 
 def main() -> None:
-    task = json.loads(sys.argv[1])
+    task = json.loads(_read_part())
     answers = os.dup(1)
     os.dup2(2, 1)  # what the function prints is no answer
     _limit(task["cpu_seconds"], task["memory_bytes"])
     _end_with_parent(task["parent"])
     sys.path[:] = task["path"]
-    content = _read(int.from_bytes(_read(8), "big"))
+    content = _read_part()
     threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
     answer = _call(task, content)
     while answer:
@@ -96,6 +96,10 @@ def _wait_for_end_of_input() -> None:
     """End the process when its parent closes the pipe, or dies: on any system."""
     os.read(0, 1)
     os._exit(1)
+
+
+def _read_part() -> bytes:
+    return _read(int.from_bytes(_read(8), "big"))
 
 
 def _read(count: int) -> bytes:

@@ -62,9 +62,21 @@ async def test_the_function_s_result_comes_back(spawned: Spawned) -> None:
 
 
 async def test_large_content_and_results_pass(spawned: Spawned) -> None:
-    content = b"x" * 5_000_000
+    content, about = b"x" * 5_000_000, "a\0" * 200_000  # more than arguments may have
 
-    assert await call_confined(functions.shout, content) == "X" * 5_000_000 + " "
+    result = await call_confined(functions.shout, content, about)
+
+    assert result == "X" * 5_000_000 + " " + about
+
+
+async def test_a_process_that_can_not_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(*args: Any, **options: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(calls, "start_process", start)
+    for _ in range(calls.PROCESSES.most + 1):  # its turn is over, too
+        with pytest.raises(ConfinedError, match="no process can be started for it: Resource"):
+            await within(SECONDS, call_confined(functions.shout, b""))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
