@@ -45,7 +45,7 @@ def peak_bytes() -> int:
 
 
 @asynccontextmanager
-async def loop_that_stays_responsive(seconds: float = 0.3) -> AsyncIterator[None]:
+async def loop_that_stays_responsive(seconds: float = 0.5) -> AsyncIterator[None]:
     """Fail if the loop could not run another task for that long."""
     longest = 0.0
 

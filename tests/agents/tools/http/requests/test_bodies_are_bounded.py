@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from agents.exceptions import AgentError, BodyRefused
 from agents.tools.http import client as client_module
+from agents.tools.http import decoding
 from agents.tools.http.client import (
     Transports,
     close_clients,
@@ -169,3 +171,27 @@ async def test_no_codec_of_python_s_is_taken_from_a_label(get: Get, label: str) 
 async def test_text_is_decoded_by_its_label_as_in_a_browser(get: Get) -> None:
     with PageServer({"/": ({"Content-Type": "text/plain; charset=latin1"}, b"\x80")}) as server:
         assert (await get(server.url)).text == "€"
+
+
+async def test_what_grows_a_lot_is_unpacked_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+    unpack = decoding._Unpacker.unpack
+
+    def noting(self: Any, chunk: bytes, most: int) -> bytes:
+        piece = unpack(self, chunk, most)
+        assert len(piece) <= most
+        seen.append((most, threading.current_thread().name.startswith("agents-unpacking")))
+        return piece
+
+    monkeypatch.setattr(decoding._Unpacker, "unpack", noting)
+    run, transports = AgentRun(), Transports(LOOPBACK)
+    client = open_client(run.guard, transports)
+    with packed("gzip", gzip.compress(b"0" * 5_000_000)) as server:
+        assert len((await run.task(client.get(server.url))).content) == 5_000_000
+    await close_clients(run.guard)
+    await transports.aclose()
+
+    assert set(seen) == {
+        (decoding.FIRST_PIECE_BYTES, False),
+        (decoding.PIECE_BYTES, True),
+    }
