@@ -24,7 +24,7 @@ MAX_REDIRECTS = 5
 FETCH_SECONDS = 60.0
 SMALL_BYTES = 64 * 1024  # what is no PDF, and no larger, is read here, in at most 0.1 s
 
-# Of any scheme: nobody wants an address summarised instead of the document.
+# Of any scheme: an address is no text to summarise.
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://\S*", re.IGNORECASE)
 _DATA_URL = re.compile(
     r"data:([\w.+-]+/[\w.+-]+(;[\w.+=%\"'-]+)*|(;[\w.+=%\"'-]+)+),", re.IGNORECASE

@@ -137,7 +137,7 @@ async def test_one_owner_s_documents_do_not_delay_another_owner() -> None:
 
 
 @pytest.mark.parametrize("unit", [b"<p>", b"<a ", b"<!--", b"&#x41;", b"<script>", b"<b></b>"])
-async def test_a_hostile_page_keeps_nobody_waiting(
+async def test_a_hostile_page_delays_no_other_run(
     unit: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = b"data:text/html," + unit.replace(b"#", b"%23") * (300_000 // len(unit))

@@ -41,10 +41,10 @@ http://[2002:a00:1::]/ http://[64:ff9b::a9fe:a9fe]/ http://[fe80::1%25eth0]/
 def secret() -> Iterator[PageServer]:
     with PageServer({"/": ({}, b"the secret")}, host="0.0.0.0") as server:
         yield server
-        assert server.requests == [], "somebody got in"
+        assert server.requests == [], "a request got in"
 
 
-async def everybody(url: str, reach: Reach = Reach()) -> list[BaseException | Any]:  # noqa: B008
+async def ask_all(url: str, reach: Reach = Reach()) -> list[BaseException | Any]:  # noqa: B008
     """Send all kinds of agents to an address; return their errors, or the answers that they got."""
     run, transports = AgentRun(), Transports(reach)
     client = open_client(run.guard, transports)
@@ -62,7 +62,7 @@ async def everybody(url: str, reach: Reach = Reach()) -> list[BaseException | An
 
 
 async def assert_refused(url: str, reach: Reach = Reach()) -> None:  # noqa: B008
-    for end in await everybody(url, reach):
+    for end in await ask_all(url, reach):
         # A spelling that httpx or this system's resolver does not know leads nowhere: that will do.
         nowhere = "can't be visited" in str(end) or "can't be found" in str(end)
         assert isinstance(end, AddressRefused) or (
@@ -89,7 +89,7 @@ async def test_no_redirect_leads_inside(secret: PageServer, hops: int) -> None:
         for hop, target in enumerate(targets)
     }
     with PageServer(pages, host="127.0.0.7") as server:
-        ends = await everybody(server.url, inside)
+        ends = await ask_all(server.url, inside)
         assert len(server.requests) == 2 * hops  # read_document has no such rights
     assert all(isinstance(end, AddressRefused) for end in ends), ends
 

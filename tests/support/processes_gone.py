@@ -10,7 +10,7 @@ __all__ = ["is_running", "wait_until_busy", "wait_until_gone"]
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs; one that nobody has reaped does not."""
+    """Return whether a process runs; one that was not reaped yet does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -69,7 +69,9 @@ class _Decoded:
         if len(encodings) > 1:
             self._problem = f"the body has {len(encodings)} encodings ({', '.join(encodings)})"
         elif encodings and encodings[0] in _FOREIGN:
-            self._problem = f"the body has the encoding {encodings[0]}, which nobody asked for"
+            self._problem = (
+                f"the body has the encoding {encodings[0]}, which the request did not ask for"
+            )
         elif encodings:
             self._unpacker = _Unpacker(is_gzip=encodings[0] in _GZIP)
         if encodings:

@@ -23,7 +23,7 @@ def public_only(
 ) -> Any:
     """Return a transport that refuses URLs that lead to an address that is not public.
 
-    It refuses a name that leads there, too, and so does each redirect. The connection goes to an
+    It refuses names that lead there as well, and checks each redirect. The connection goes to an
     address that was checked. ``allow`` is by default what ``AGENTS_HTTP_ALLOW`` allows.
 
     Without ``inner`` it is a transport for ``httpx.AsyncClient``, with connections of its own, that

@@ -102,7 +102,7 @@ def zip_with(name: str) -> bytes:
         (b"<p>a page</p>", "", "a page"),
         (b"<p align=center>Markdown</p>", "text/markdown", "<p align=center>Markdown</p>"),
         (b"<pre is no p", "", "<pre is no p"),
-        (b"one \0 is a slip of somebody's, in a text that has some length", "text/plain", None),
+        (b"one \0 is a slip, in a text that has some length", "text/plain", None),
         (b"\x1b[31mred\x1b[0m and b\x08bold", "text/plain", "\x1b[31mred\x1b[0m and b\x08bold"),
         (b"BM is how an image begins, II* and MZ as well", "", None),
     ],

@@ -124,7 +124,7 @@ async def test_a_redirect_inside_is_refused(reaching: Any) -> None:
 async def test_the_address_that_was_checked_is_connected_to(
     reaching: Any, names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The DNS answers differently the second time, and nobody asks a second time."""
+    """The DNS answers differently the second time, and is not asked a second time."""
     client = reaching("127.0.0.1")
     names["rebound.test"] = ["127.0.0.1"]
     asked = []
