@@ -14,15 +14,23 @@
             ├── RunIsOver           a tool was used after the agent had returned
             ├── LLMError            the model's endpoint refused, failed or could not be reached
             ├── AddressRefused      a URL leads to an address that may not be visited
+            ├── InvalidAddress      a URL is none that can be visited
+            ├── BodyRefused         an answer's body can't be unpacked, or has no bound
             └── DocumentError       a document can't be fetched or read
 
 ``AgentStopped`` is a BaseException on purpose: ``except Exception`` in an agent, in an SDK's retry
 loop or in ``asyncio`` itself must not swallow it.
+
+What ``tools.http`` refuses is an error of httpx (and of httpx2) as well, so that code that expects
+these catches it. (mypy: the two libraries' errors each refer to a request of their own library.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+import httpx
+import httpx2
 
 __all__ = [
     "AddressRefused",
@@ -30,7 +38,9 @@ __all__ = [
     "AgentError",
     "AgentNotFound",
     "AgentStopped",
+    "BodyRefused",
     "DocumentError",
+    "InvalidAddress",
     "InvalidInput",
     "InvalidOutput",
     "LLMError",
@@ -141,10 +151,31 @@ class LLMError(AgentError):
         self.detail = detail
 
 
-class AddressRefused(AgentError):
-    """A URL leads, by name or by redirect, to a private, loopback or otherwise special address."""
+class AddressRefused(AgentError, httpx.ConnectError, httpx2.ConnectError):  # type: ignore[misc]
+    """A URL leads, by name or by redirect, to a private, loopback or otherwise special address.
+
+    The message has no address that a name was resolved to: the owner of a run may not know it.
+    """
 
     code = "address_refused"
+
+
+class InvalidAddress(  # type: ignore[misc]
+    AgentError,
+    httpx.InvalidURL,
+    httpx.UnsupportedProtocol,
+    httpx2.InvalidURL,
+    httpx2.UnsupportedProtocol,
+):
+    """A URL is none that can be visited: its port, its host or its form is impossible."""
+
+    code = "invalid_address"
+
+
+class BodyRefused(AgentError, httpx.DecodingError, httpx2.DecodingError):  # type: ignore[misc]
+    """An answer's body is too large, packed more than once, or can't be unpacked."""
+
+    code = "body_refused"
 
 
 class DocumentError(AgentError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from .cancellation import CancelToken, StopMode, has_cleanup, is_in_cleanup
 from .exceptions import AgentStopped, RunIsOver
 from .trace import Trace
 from .values import jsonable
+from .values.addresses import PUBLIC, Reach
 
 __all__ = ["Call", "Guard", "current_call", "current_guard", "wait_out"]
 
@@ -38,11 +39,22 @@ class Guard:
         host_cancelled: the process is going away: calls in flight may be cut now.
         tasks: those that the agent has made, and that are not done.
         parts: the tasks that its calls in flight consist of.
+        owner: stands for the run's owner where owners share something; None if there is but one.
+        reach: what requests may reach besides public addresses.
     """
 
-    def __init__(self, token: CancelToken, trace: Trace) -> None:
+    def __init__(
+        self,
+        token: CancelToken,
+        trace: Trace,
+        *,
+        owner: Hashable = None,
+        reach: Reach = PUBLIC,
+    ) -> None:
         self.token = token
         self.trace = trace
+        self.owner = owner
+        self.reach = reach
         self.calls_started_after_acknowledgement = 0
         self.has_begun = False
         self.host_cancelled = False

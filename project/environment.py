@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.tools.llm.options import address_problem
+from agents.values.addresses import AllowList
 from project import addresses
 from project.keys import weakness_of
 
@@ -86,6 +87,16 @@ class Environment:
     def words(self, name: str) -> list[str]:
         """Read a list of words separated by commas."""
         return [word for part in self.text(name).split(",") if (word := part.strip())]
+
+    def reachable(self, name: str) -> list[str]:
+        """Read hosts, addresses and networks separated by commas; ``*`` is all of them."""
+        entries = self.words(name)
+        try:
+            AllowList(entries)
+        except ValueError as error:
+            accepted = "hosts, addresses or networks separated by commas, or *"
+            raise ImproperlyConfigured(f"{name}: {error}. Accepted: {accepted}.") from error
+        return entries
 
     def rate(self, name: str, default: str) -> str | None:
         """Read a count per period, as ``600/min``; ``0`` gives None, which is no limit."""

@@ -231,6 +231,10 @@ RUNS: dict[str, Any] = {
         "MODEL": _env.checked("LLM_MODEL", llm_options.name_problem),
         "PROXY_URL": _env.checked("LLM_PROXY_URL", llm_options.proxy_problem),
     },
+    "HTTP": {
+        "ALLOW": _env.reachable("AGENTS_HTTP_ALLOW"),
+        "PROXY_URL": _env.checked("AGENTS_HTTP_PROXY_URL", llm_options.proxy_problem),
+    },
 }
 
 # --- For operators ------------------------------------------------------------------------------

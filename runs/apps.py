@@ -35,10 +35,10 @@ class RunsConfig(AppConfig):
         connection_created.connect(note_connection)
         follow_connections()
         set_host(AgentConnections())
-        llm = conf().llm
-        redaction.add_secret(llm.api_key)
-        proxies.hide_secrets(llm.base_url)
-        proxies.hide_secrets(llm.proxy_url)
+        options = conf()
+        redaction.add_secret(options.llm.api_key)
+        for address in (options.llm.base_url, options.llm.proxy_url, options.http.proxy_url):
+            proxies.hide_secrets(address)
         for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.METRICS_TOKEN):
             redaction.add_secret(secret)
         deactivating.connect()

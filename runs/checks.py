@@ -14,6 +14,7 @@
     runs.W007  the database role is a superuser (--deploy --database default)
     runs.W008  web processes without a worker, and no Redis
     runs.W009  an environment variable that looks like a setting, and is none
+    runs.W020  AGENTS_HTTP_ALLOW lets agents reach every address (--deploy)
 
 All but W007 read settings only: checks run before the database exists.
 """
@@ -90,6 +91,14 @@ def _dangers() -> Iterator[CheckMessage]:
             "Origin with it.",
             hint="Set DJANGO_ALLOWED_HOSTS to the names that the site is reached by.",
             id="runs.W003",
+        )
+
+    if "*" in conf().http.allow:
+        yield Caution(
+            "AGENTS_HTTP_ALLOW is '*': a user's address can lead an agent to any service of this "
+            "network, and to a cloud's metadata.",
+            hint="Name the hosts, addresses or networks that agents need.",
+            id="runs.W020",
         )
 
 
@@ -169,6 +178,15 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
             f"RUNS['LLM'][{name.upper()!r}] {problem}.",
             hint=f"The environment's name for it is LLM_{name.upper()} (see README.md).",
             id="runs.E020",
+        )
+
+    try:
+        _ = options.http.reach
+    except ValueError as error:
+        yield Error(
+            f"RUNS['HTTP']['ALLOW']: {error}.",
+            hint="The environment's name for it is AGENTS_HTTP_ALLOW (see README.md).",
+            id="runs.E002",
         )
 
 

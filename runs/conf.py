@@ -7,7 +7,7 @@ A wrong value is a system check (checks.py), which reads the types below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any
@@ -18,8 +18,9 @@ from pydantic import Field
 
 from agents.options import LONGEST_SECONDS
 from agents.tools.llm import options as llm_options
+from agents.values.addresses import AllowList, Reach
 
-__all__ = ["LLMOptions", "Options", "conf", "override", "unknown_names"]
+__all__ = ["HTTPOptions", "LLMOptions", "Options", "conf", "override", "unknown_names"]
 
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -61,6 +62,23 @@ class LLMOptions:
     def is_stand_in(self) -> bool:
         """Neither an address nor a key: the built-in stand-in answers."""
         return not self.base_url and not self.api_key
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPOptions:
+    """Where ``tools.http`` goes."""
+
+    allow: Sequence[str] = ()  # besides public addresses: hosts, addresses, networks, or "*"
+    proxy_url: str = field(default="", repr=False)  # it may hold a password
+
+    @property
+    def reach(self) -> Reach:
+        return _reach(tuple(self.allow), self.proxy_url)
+
+
+@cache
+def _reach(allow: tuple[str, ...], proxy_url: str) -> Reach:
+    return Reach(AllowList(allow), proxy_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,7 @@ class Options:
     audit_keep_days: _Days = 400.0  # older entries of the audit log are removed; 0 is for ever
     api_throttle_rate: _Rate | None = "600/min"  # per user or address; None is off
     llm: LLMOptions = field(default_factory=LLMOptions)
+    http: HTTPOptions = field(default_factory=HTTPOptions)
 
     @property
     def lease(self) -> LeaseTimes:
@@ -144,24 +163,29 @@ _overrides: dict[str, Any] = {}
 @cache
 def _from_settings() -> Options:
     given = _lower(getattr(settings, "RUNS", {}))
-    given["llm"] = LLMOptions(**_known(LLMOptions, _lower(given.get("llm", {}))))
+    for name, group in _GROUPS.items():
+        given[name] = group(**_known(group, _lower(given.get(name, {}))))
     return Options(**_known(Options, given))
 
 
 def unknown_names(given: Mapping[str, Any]) -> list[str]:
     """Return the names in ``settings.RUNS`` that are no options, most likely misspelled ones."""
-    unknown = set(_lower(given)) - _names(Options)
-    unknown_llm = set(_lower(given.get("LLM", {}))) - _names(LLMOptions)
-    return sorted(name.upper() for name in unknown) + sorted(
-        f"LLM.{name.upper()}" for name in unknown_llm
-    )
+    given = _lower(given)
+    unknown = sorted(name.upper() for name in set(given) - _names(Options))
+    for group, options in _GROUPS.items():
+        names = set(_lower(given.get(group, {}))) - _names(options)
+        unknown += sorted(f"{group.upper()}.{name.upper()}" for name in names)
+    return unknown
 
 
-def _names(options: type[Options] | type[LLMOptions]) -> set[str]:
+_GROUPS: dict[str, type[Any]] = {"llm": LLMOptions, "http": HTTPOptions}
+
+
+def _names(options: type[Any]) -> set[str]:
     return {item.name for item in fields(options)}
 
 
-def _known(options: type[Options] | type[LLMOptions], given: dict[str, Any]) -> dict[str, Any]:
+def _known(options: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in _names(options) if name in given}
 
 

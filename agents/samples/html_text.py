@@ -11,8 +11,6 @@ import contextlib
 import html
 import re
 
-from agents import check_should_stop
-
 __all__ = ["html_to_text"]
 
 _TAG = re.compile(r"<(?:(/?[a-zA-Z][a-zA-Z0-9:-]{0,40})|[!?/])")
@@ -29,17 +27,10 @@ _HIDDEN = {
 
 
 def html_to_text(markup: str) -> str:
-    """Return the text that a reader would see, with a blank line between paragraphs.
-
-    For a thread. A stop ends it.
-
-    Raises:
-        AgentStopped: a stop was requested.
-    """
+    """Return the text that a reader would see, with a blank line between paragraphs."""
     pieces: list[str] = []
     at = 0
     while (tag := _TAG.search(markup, at)) is not None:
-        check_should_stop()
         pieces.append(_visible(markup[at : tag.start()]))
         name = (tag[1] or "").lower()
         pieces.append(_gap(name.removeprefix("/")))

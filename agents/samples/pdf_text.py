@@ -1,20 +1,19 @@
-"""The text of a PDF, by pypdf, within limits for files that were made to do harm."""
+"""The text of a PDF, by pypdf, within limits for files that were made to do harm.
+
+pypdf takes minutes for some files of 5 kB, so this is for a process with limits: see
+``call_confined``. It imports no part of the runtime.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
-import time
 
 import pypdf
 from pypdf.errors import FileNotDecryptedError
 
-from agents import check_should_stop
-from agents.exceptions import DocumentError
-
 __all__ = ["pdf_to_text"]
 
-MAX_SECONDS = 120.0
 MAX_CHARACTERS = 20_000_000
 
 #: A small file can unpack to gigabytes. These limits are lower than pypdf's own.
@@ -29,50 +28,46 @@ _LIMITS = pypdf.Configuration(
     xform_maximum_invocations_per_extraction=1_000,
 )
 
-# pypdf logs thousands of warnings for one odd file. DocumentError says once what matters.
-logging.getLogger("pypdf").setLevel(logging.ERROR)
+# pypdf logs thousands of warnings for one odd file. An error says once what matters.
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 
 def pdf_to_text(content: bytes) -> str:
     """Return the text of all pages, with a blank line between two.
 
-    It computes for seconds without a guarded call, so it checks for a stop itself: at each page,
-    and at each operation in it. For ``asyncio.to_thread``, which keeps the run's token.
+    A PDF that is encrypted and opens without a password is read.
 
     Raises:
-        DocumentError: broken, encrypted, without text (a scan), or too much work.
-        AgentStopped: a stop was requested.
+        ValueError: broken, encrypted, without text (a scan), or too much work.
     """
     try:
         with pypdf.apply_configuration(_LIMITS):
             text = "\n\n".join(_pages(content))
-    except DocumentError:
-        raise
+    except _TooMuch as error:
+        raise ValueError(str(error)) from error
     except FileNotDecryptedError as error:
-        raise DocumentError("the PDF is encrypted; a copy without a password is needed") from error
+        raise ValueError("the PDF is encrypted; a copy without a password is needed") from error
     except pypdf.errors.DependencyError as error:
-        raise DocumentError("the PDF is encrypted in a way that can't be read here") from error
+        raise ValueError("the PDF is encrypted in a way that can't be read here") from error
+    except MemoryError:
+        raise
     except Exception as error:  # pypdf: "broken PDF files might cause other Exceptions"
-        raise DocumentError(f"the PDF can't be read: {error}") from error
+        raise ValueError(f"the PDF can't be read: {error}") from error
     if not text.strip():
-        raise DocumentError("the PDF has no text; if it is a scan, it needs text recognition first")
+        raise ValueError("the PDF has no text; if it is a scan, it needs text recognition first")
     return text
 
 
+class _TooMuch(Exception):
+    pass
+
+
 def _pages(content: bytes) -> list[str]:
-    deadline = time.monotonic() + MAX_SECONDS
-
-    def check(*_: object) -> None:
-        check_should_stop()
-        if time.monotonic() > deadline:
-            raise DocumentError(f"the PDF takes more than {MAX_SECONDS:g} s to read")
-
     pages: list[str] = []
     room = MAX_CHARACTERS
     for page in pypdf.PdfReader(io.BytesIO(content)).pages:
-        check()
-        pages.append(page.extract_text(visitor_operand_before=check).strip())
+        pages.append(page.extract_text().strip())
         room -= len(pages[-1])
         if room < 0:
-            raise DocumentError(f"the PDF has more than {MAX_CHARACTERS:,} characters of text")
+            raise _TooMuch(f"the PDF has more than {MAX_CHARACTERS:,} characters of text")
     return pages

@@ -198,7 +198,7 @@ class Executor:
                 default_model=options.model,
                 proxy_url=options.proxy_url,
             )
-            self._transports = Transports()
+            self._transports = Transports(conf().http.reach)
         return self._model, self._transports
 
     def _start(
@@ -257,7 +257,7 @@ class Executor:
             last_seq=job.last_seq,
             usage=job.usage,
         )
-        guard = Guard(entry.token, trace)
+        guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))

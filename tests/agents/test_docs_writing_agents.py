@@ -75,7 +75,7 @@ def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
         "collect", "describe", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
-        "primes", "reindex", "rename", "translate",
+        "list_names", "primes", "reindex", "rename", "translate",
         "weather",
     }  # fmt: skip
 

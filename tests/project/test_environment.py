@@ -70,6 +70,7 @@ def test_an_empty_variable_counts_as_not_set(variables: dict[str, str]) -> None:
     assert env.words("X") == []
     assert env.rate("X", "600/min") == "600/min"
     assert env.http_url("X") == ""
+    assert env.reachable("X") == []
     assert env.redis_url("X") == ""
     assert env.database("X") is None
 
@@ -89,6 +90,9 @@ def test_an_empty_variable_counts_as_not_set(variables: dict[str, str]) -> None:
         ("http_url", "llm.example.org/v1", {}, "http://"),
         ("http_url", "ftp://llm.example.org", {}, "http://"),
         ("redis_url", "http://redis", {}, "redis://"),
+        ("reachable", "intranet, http://other", {}, "hosts, addresses or networks"),
+        ("reachable", "10.0.0.0/8, 127.0.0.1:80", {}, "'127.0.0.1:80'"),
+        ("reachable", "10.1.2.3/8", {}, "bits set after its prefix"),
         ("database", "mysql://user:password@host/name", {}, "postgres://"),
         ("database", "postgres://user:pass word@[host/name", {}, "percent-encoded"),
         ("database", "sqlite://:memory:", {}, ":memory:"),

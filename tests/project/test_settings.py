@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 _OURS = (
-    *("DJANGO_", "DATABASE_", "REDIS_URL", "LLM_", "RUNS_", "API_THROTTLE_RATE"),
+    *("AGENTS_", "DJANGO_", "DATABASE_", "REDIS_URL", "LLM_", "RUNS_", "API_THROTTLE_RATE"),
     *("METRICS_TOKEN", "LOG_FORMAT", "FORWARDED_ALLOW_IPS"),
 )
 
@@ -317,3 +317,36 @@ def test_the_settings_module_may_be_preset(command: tuple[str, ...]) -> None:
     done = _run(*command, DJANGO_SETTINGS_MODULE="no_such_settings")
     assert done.returncode == 1
     assert "no_such_settings" in done.stderr
+
+
+def test_what_agents_may_reach_comes_from_the_environment() -> None:
+    found = _settings(
+        "s.RUNS['HTTP']",
+        DJANGO_DEBUG="1",
+        AGENTS_HTTP_ALLOW=" intranet.example, 10.0.0.0/8 ,",
+        AGENTS_HTTP_PROXY_URL="http://user:pw@proxy:3128/",
+    )
+    assert found == {
+        "ALLOW": ["intranet.example", "10.0.0.0/8"],
+        "PROXY_URL": "http://user:pw@proxy:3128",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AGENTS_HTTP_ALLOW", "http://intranet"),
+        ("AGENTS_HTTP_ALLOW", "10.0.0.0/99"),
+        ("AGENTS_HTTP_PROXY_URL", "proxy:3128"),
+        ("AGENTS_HTTP_PROXY_URL", "socks5://proxy:1080"),
+    ],
+)
+def test_what_agents_may_reach_is_checked_at_the_start(name: str, value: str) -> None:
+    done = _run("manage.py", "check", DJANGO_DEBUG="1", **{name: value})
+    assert done.returncode == 1
+    assert name in done.stderr.splitlines()[-1]
+
+
+def test_a_deployment_whose_agents_reach_everything_is_warned() -> None:
+    done = _run("manage.py", "check", "--deploy", AGENTS_HTTP_ALLOW="*", **PRODUCTION)
+    assert "runs.W020" in done.stderr

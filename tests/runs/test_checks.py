@@ -65,6 +65,7 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ),
         ({"LLM": {"BASE_URL": "http://8.8.8.8/v1", "API_KEY": "k", "MODEL": "m"}}, "runs.W002"),
         ({"LLM": {"API_KEY": "k"}}, "runs.W004"),
+        ({"HTTP": {"ALLOW": ["http://intranet"]}}, "runs.E002"),
     ],
 )
 def test_a_wrong_option_is_reported(options: dict[str, Any], expected: str, settings: Any) -> None:

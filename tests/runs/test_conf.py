@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agents.values.addresses import AllowList, Reach
 from runs.conf import LLMOptions, Options, conf, unknown_names
 
 
@@ -37,6 +38,12 @@ def test_the_stand_in_answers_without_address_and_key() -> None:
 
 
 def test_an_unknown_option_is_reported_and_ignored(settings: Any) -> None:
-    settings.RUNS = {"LEASE_SECOND": 4, "LLM": {"KEY": "x"}}
-    assert unknown_names(settings.RUNS) == ["LEASE_SECOND", "LLM.KEY"]
+    settings.RUNS = {"LEASE_SECOND": 4, "LLM": {"KEY": "x"}, "HTTP": {"DENY": []}}
+    assert unknown_names(settings.RUNS) == ["LEASE_SECOND", "LLM.KEY", "HTTP.DENY"]
     assert conf() == Options()
+
+
+def test_the_reach_of_agents_is_parsed_and_its_password_not_shown(settings: Any) -> None:
+    settings.RUNS = {"HTTP": {"ALLOW": ["10.0.0.0/8"], "PROXY_URL": "http://u:hunter2@proxy"}}
+    assert conf().http.reach == Reach(AllowList(["10.0.0.0/8"]), "http://u:hunter2@proxy")
+    assert "hunter2" not in repr(conf()) + repr(conf().http.reach)

@@ -1,4 +1,4 @@
-"""Helpers for the tests in tests/agents/tools/http/requests."""
+"""Helpers for the tests of requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import httpx2
 from agents.tools.http.client import (
     guarded_transport,
 )
+from agents.values.addresses import AllowList, Reach
 
 LIBRARIES = [httpx, httpx2]
+
+#: Where the tests' own servers are; without it ``tools.http`` would refuse them.
+LOOPBACK = Reach(AllowList(["127.0.0.1"]))
 
 
 ASK: Any = [{"role": "user", "content": "Where did the ship go?"}]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import zlib
 
 import pypdf
 
-__all__ = ["as_data_url", "encrypted_pdf", "make_pdf", "pdf_bomb"]
+__all__ = ["as_data_url", "encrypted_pdf", "make_pdf", "pdf_bomb", "slow_pdf"]
 
 
 def make_pdf(*pages: str) -> bytes:
@@ -21,9 +22,16 @@ def pdf_bomb(size: int) -> bytes:
     return _assemble([b" " * size])
 
 
-def encrypted_pdf(page: str, password: str) -> bytes:
+def slow_pdf(pages: int = 20) -> bytes:
+    """Return a PDF of a few kB that takes pypdf minutes: its pages share one long stream."""
+    stream = b"BT /F1 12 Tf (slow) Tj ET\n" * 100_000
+    pdf = _assemble([stream, *[b""] * (pages - 1)])
+    return re.sub(rb"/Contents \d+ 0 R", b"/Contents 5 0 R", pdf)
+
+
+def encrypted_pdf(page: str, password: str, algorithm: str = "RC4-128") -> bytes:
     writer = pypdf.PdfWriter(clone_from=io.BytesIO(make_pdf(page)))
-    writer.encrypt(password, algorithm="RC4-128")
+    writer.encrypt(password, owner_password="of the owner", algorithm=algorithm)
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()

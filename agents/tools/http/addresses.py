@@ -1,149 +1,166 @@
-"""Where a request may go: to public addresses only, through names and redirects, too.
+"""Where a request may go: to public addresses, and to what the operator allows.
 
-A user's address could point into the network that the agent runs in, at a database or at a cloud's
-metadata service. This module knows no guard and no run.
+Each name is resolved here, once, and a connection goes to an address that this module has admitted.
+So a later answer of the DNS changes nothing. A redirect is a request of its own, and checked as
+well. This module opens no connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ipaddress
+import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeAlias
 
 import httpx
 
-from agents.exceptions import AddressRefused
+from agents.exceptions import AddressRefused, InvalidAddress
+from agents.guard import current_guard
+from agents.tools.turns import Turns
+from agents.values.addresses import NOTHING, AllowList, is_public, literal_addresses
 
-from .pools import shared_ssl_context
+__all__ = [
+    "Resolver",
+    "admit",
+    "check_literal",
+    "check_url",
+    "current_allow_list",
+    "is_public",
+    "look_up",
+    "look_up_in_thread",
+]
 
-__all__ = ["Resolver", "is_public", "public_only"]
+logger = logging.getLogger(__name__)
 
 #: Host and port -> the addresses that the host has, as text.
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 RESOLVE_SECONDS = 10.0
+_LOOK_UPS = Turns(16, per_owner=4)
 
-# Not public, although ``is_global`` says so in some versions of Python.
-_SPECIAL = [
-    ipaddress.ip_network(text)
-    for text in (
-        "100.64.0.0/10",  # carrier-grade NAT, RFC 6598; Alibaba's metadata service
-        "168.63.129.16/32",  # Azure's own service for its virtual machines
-        "192.0.0.0/24",  # protocol assignments, RFC 6890; Oracle's metadata service
-        "192.88.99.0/24",  # relays to 6to4, RFC 7526
-        "198.18.0.0/15",  # benchmarks, RFC 2544
-        "224.0.0.0/3",  # multicast and reserved
-        "2001::/23",  # protocol assignments, RFC 2928, Teredo among them
-        "2001:db8::/32",  # documentation, RFC 3849
-        "3fff::/20",  # documentation, RFC 9637
-    )
-]
-_UNICAST_V6 = ipaddress.ip_network("2000::/3")  # the only range assigned as global, RFC 4291
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address in its last 32 bits, RFC 6052
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 
 
-def is_public(address: str) -> bool:
-    """Return whether an IP address, as text, is reachable from anywhere on the internet.
+def current_allow_list() -> AllowList:
+    """Return what the host of the current run allows; outside any run nothing."""
+    guard = current_guard()
+    return NOTHING if guard is None else guard.reach.allow
 
-    An IPv4 address embedded in an IPv6 one (mapped, 6to4, NAT64) decides for it.
+
+def check_url(url: Any) -> None:
+    """Refuse a URL, of httpx or httpx2, that no connection can be opened to.
 
     Raises:
-        ValueError: it is not an IP address.
+        AddressRefused: it is of another scheme than http and https.
+        InvalidAddress: it has no scheme, no host, or an impossible host or port.
     """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour
-        if embedded is None and ip in _NAT64:
-            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if embedded is not None:
-            return is_public(str(embedded))
-        if ip not in _UNICAST_V6:
-            return False
-    return ip.is_global and not any(ip in network for network in _SPECIAL)
+    if not url.scheme:
+        raise InvalidAddress("the address begins with neither http:// nor https://")
+    if url.scheme not in ("http", "https"):
+        raise AddressRefused(f"only http and https addresses may be visited, not {url.scheme}:")
+    host = url.raw_host.decode("ascii")
+    if not host:
+        raise InvalidAddress("the address has no host")
+    if len(host) > 254 or not (_HOST.fullmatch(host.lower()) or _is_ipv6(host)):
+        raise InvalidAddress(f"the address has no valid host: {host[:100]!r}")
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise InvalidAddress(f"the address has the port {url.port}; ports are 1 to 65535")
 
 
-def public_only(
-    inner: httpx.AsyncBaseTransport | None = None, *, resolver: Resolver | None = None
-) -> httpx.AsyncBaseTransport:
-    """Wrap a transport so that it refuses URLs that lead to anything but public addresses.
+def check_literal(host: str, allow: AllowList) -> None:
+    """Refuse a host that by its spelling alone is neither public nor allowed.
 
-    It refuses a name if any of its addresses is not public. The connection goes to an address that
-    was checked, so a later answer of the DNS changes nothing. A redirect is a request of its own,
-    and checked as well. Certificates are checked against the name. Without ``inner`` the transport
-    opens connections of its own. ``resolver`` is for tests.
+    For requests through a proxy, which resolves the names itself.
 
-    Put it inside: ``guarded_transport(public_only())``.
-
-    Raises (from its requests):
-        AddressRefused: the URL leads to an address that may not be visited.
-        httpx.ConnectError: the name has no address.
+    Raises:
+        AddressRefused: it may not be visited.
     """
-    if inner is None:
-        inner = httpx.AsyncHTTPTransport(verify=shared_ssl_context(), trust_env=False)
-    return _PublicOnly(inner, resolver or _resolve)
+    addresses = literal_addresses(host)
+    if addresses:
+        admit(host, addresses, allow)
+
+
+async def look_up(
+    host: str, port: int, allow: AllowList, resolver: Resolver | None = None
+) -> list[str]:
+    """Return the addresses of a host that may be connected to.
+
+    Raises:
+        AddressRefused: none of them.
+        httpx.ConnectError: it has no address, or the DNS does not answer.
+    """
+    try:
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            found = await (resolver or _resolve)(host, port)
+    except (OSError, UnicodeError):  # a TimeoutError is an OSError
+        found = []
+    return admit(host, found, allow)
+
+
+def look_up_in_thread(host: str, port: int, allow: AllowList) -> list[str]:
+    """As ``look_up``, for threads."""
+    try:
+        found = _texts(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError):
+        found = []
+    return admit(host, found, allow)
+
+
+def admit(host: str, addresses: Sequence[str], allow: AllowList) -> list[str]:
+    """Return those of a host's addresses that may be connected to.
+
+    Raises:
+        AddressRefused: none of them.
+        httpx.ConnectError: there are none.
+    """
+    if not addresses:
+        raise httpx.ConnectError(f"{host} can't be found")
+    admitted = allow.admit(host, addresses)
+    if admitted:
+        return admitted
+    # A run's log has what is logged in its context, and its owner must not learn the address.
+    contextvars.Context().run(logger.info, "%s is refused: its addresses are %s", host, addresses)
+    raise AddressRefused(
+        f"{host} may not be visited: it is not public, and AGENTS_HTTP_ALLOW doesn't name it"
+    )
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Ask the system's resolver, in a thread that asyncio.to_thread() does not need.
+
+    A server of names that does not answer keeps a thread for half a minute, and nothing can end it.
+    """
+    guard, loop = current_guard(), asyncio.get_running_loop()
+    end_turn = await _LOOK_UPS.take(None if guard is None else guard.owner)
+
+    def end(_: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(end_turn)
+
+    asked: Future[Any] = _threads().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    asked.add_done_callback(end)  # not when the caller gives up: the thread is still in use
+    return _texts(await asyncio.wrap_future(asked))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_LOOK_UPS.most, "agents-resolving")
+
+
+def _texts(found: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class _PublicOnly(httpx.AsyncBaseTransport):
-    def __init__(self, inner: httpx.AsyncBaseTransport, resolver: Resolver) -> None:
-        self._inner = inner
-        self._resolver = resolver
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.scheme not in ("http", "https"):
-            raise AddressRefused(
-                f"only http and https addresses may be visited, not {request.url.scheme}:"
-            )
-        addresses = await self._look_up(request)
-        for address in addresses[:-1]:
-            try:
-                return await self._inner.handle_async_request(_pinned(request, address))
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue  # nothing was sent yet, and the name has another address
-        return await self._inner.handle_async_request(_pinned(request, addresses[-1]))
-
-    async def _look_up(self, request: httpx.Request) -> Sequence[str]:
-        host = request.url.raw_host.decode("ascii")
-        port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
-                addresses = await self._resolver(host, port)
-        except (OSError, UnicodeError) as error:  # a TimeoutError is an OSError
-            raise httpx.ConnectError(f"{host} can't be found", request=request) from error
-        if not addresses:
-            raise httpx.ConnectError(f"{host} can't be found", request=request)
-        for address in addresses:
-            if not is_public(address):
-                raise AddressRefused(
-                    f"{host} may not be visited: its address {address} is not a public one"
-                    if address != host
-                    else f"{host} may not be visited: it is not a public address"
-                )
-        return addresses
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def _pinned(request: httpx.Request, address: str) -> httpx.Request:
-    """Return the same request to one address instead of a name.
-
-    It closes its connection. Otherwise the pool, which knows connections by their address, could
-    use it for another name at that address, without checking that name's certificate.
-    """
-    headers = httpx.Headers(request.headers)
-    headers["Connection"] = "close"
-    return httpx.Request(
-        method=request.method,
-        url=request.url.copy_with(host=address.partition("%")[0]),
-        headers=headers,
-        stream=request.stream,
-        extensions={**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")},
-    )
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True

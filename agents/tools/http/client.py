@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 import httpx
 import httpx2
 
+from agents.exceptions import InvalidAddress
 from agents.guard import Call, Guard, current_call, current_guard, wait_out
 from agents.process.threads import waiting
 
-from .addresses import public_only
+from . import public
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
+from .decoding import ACCEPTED, MAX_BODY_BYTES, AsyncDecoded, SyncDecoded, limit_of, prepare
 from .pools import Transports
+from .public import public_only
 
 __all__ = [
+    "MAX_BODY_BYTES",
     "Transports",
     "close_clients",
     "guarded_transport",
@@ -32,6 +36,12 @@ __all__ = [
 ]
 
 Client = TypeVar("Client", httpx.AsyncClient, httpx.Client)
+
+
+class _Options(TypedDict, total=False):
+    public_only: bool
+    max_body_bytes: int | None
+
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=10.0)
 
@@ -43,28 +53,44 @@ for _name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
 
 
 @overload
-def guarded_transport(inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport: ...
+def guarded_transport(
+    inner: httpx.AsyncBaseTransport, **options: Unpack[_Options]
+) -> httpx.AsyncBaseTransport: ...
 @overload
-def guarded_transport(inner: httpx.BaseTransport) -> httpx.BaseTransport: ...
+def guarded_transport(
+    inner: httpx.BaseTransport, **options: Unpack[_Options]
+) -> httpx.BaseTransport: ...
 @overload
-def guarded_transport(inner: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport: ...
+def guarded_transport(
+    inner: httpx2.AsyncBaseTransport, **options: Unpack[_Options]
+) -> httpx2.AsyncBaseTransport: ...
 @overload
-def guarded_transport(inner: httpx2.BaseTransport) -> httpx2.BaseTransport: ...
-def guarded_transport(inner: Any) -> Any:
+def guarded_transport(
+    inner: httpx2.BaseTransport, **options: Unpack[_Options]
+) -> httpx2.BaseTransport: ...
+def guarded_transport(inner: Any, **options: Unpack[_Options]) -> Any:
     """Wrap a transport of httpx or httpx2 so that each of its requests is a guarded call.
 
     ``httpx.AsyncClient(transport=guarded_transport(httpx.AsyncHTTPTransport()))``. The call belongs
     to the run that makes the request; in a thread or task that lost its context, to the run that
-    made the wrapper. Outside any run the wrapper does nothing. Within a call that is guarded
+    made the wrapper. Outside any run the wrapper guards nothing. Within a call that is guarded
     already, such as ``call_llm``, a request is only checked, so that an SDK's retry after a stop is
-    refused.
+    refused. Bodies are unpacked here, within bounds, so ``Content-Encoding`` is gone.
 
     A graceful stop lets a request finish, its body included.
+
+    Args:
+        public_only: refuse what ``tools.http`` refuses: see ``public_only``.
+        max_body_bytes: the most bytes that a body may have, unpacked; None for no limit. The
+            extension of the same name of a request goes first.
 
     Raises:
         TypeError: ``inner`` is not a transport.
     """
-    return _guarded(inner, current_guard())
+    if options.get("public_only"):
+        _check_kind(inner)
+        inner = public.public_only(inner)
+    return _guarded(inner, current_guard(), options.get("max_body_bytes", MAX_BODY_BYTES))
 
 
 def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
@@ -72,18 +98,43 @@ def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
 
     ``close_clients`` closes it; the shared connections stay.
     """
-    return _open(httpx.AsyncClient, transports.http_async(), guard)
+    return _open(_AsyncClient, transports.http_async(), guard)
 
 
 def open_sync_client(guard: Guard, transports: Transports) -> httpx.Client:
     """Make the ``tools.http`` of one run of a ``def`` agent; see ``open_client``."""
-    return _open(httpx.Client, transports.http_sync(), guard)
+    return _open(_Client, transports.http_sync(), guard)
 
 
 def _open(kind: type[Client], transport: Any, guard: Guard) -> Client:
-    client = kind(transport=_guarded(transport, guard), timeout=TIMEOUT, trust_env=False)
+    client = kind(
+        transport=_guarded(transport, guard, MAX_BODY_BYTES),
+        timeout=TIMEOUT,
+        trust_env=False,
+        headers={"Accept-Encoding": ACCEPTED},
+    )
     note_open(guard, client)
     return client
+
+
+class _Building:
+    """Says which address is wrong with an error of ours, that httpx's callers know as well."""
+
+    def build_request(self, method: str, url: Any, **options: Any) -> httpx.Request:
+        try:
+            request: httpx.Request = super().build_request(method, url, **options)  # type: ignore[misc]
+            _ = request.url.host  # decodes the name, and may fail as well
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise InvalidAddress(f"the address can't be visited: {error}") from error
+        return request
+
+
+class _AsyncClient(_Building, httpx.AsyncClient):
+    pass
+
+
+class _Client(_Building, httpx.Client):
+    pass
 
 
 async def close_clients(guard: Guard) -> None:
@@ -101,17 +152,21 @@ async def close_clients(guard: Guard) -> None:
             await opened.close_for_good()
 
 
-def _guarded(inner: Any, fallback: Guard | None) -> Any:
+def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> Any:
     if isinstance(inner, _Guarding):
         return inner
+    is_async, is_sync = _check_kind(inner)
+    if is_async and is_sync:  # a fake, such as httpx.MockTransport
+        return _BothGuarding(inner, fallback, max_body_bytes)
+    return (_AsyncGuarding if is_async else _SyncGuarding)(inner, fallback, max_body_bytes)
+
+
+def _check_kind(inner: object) -> tuple[bool, bool]:
+    """Return whether a transport is for coroutines, and whether it is for threads."""
     is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
     is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
-    if is_async and is_sync:  # a fake, such as httpx.MockTransport
-        return _BothGuarding(inner, fallback)
-    if is_async:
-        return _AsyncGuarding(inner, fallback)
-    if is_sync:
-        return _SyncGuarding(inner, fallback)
+    if is_async or is_sync:
+        return is_async, is_sync
     raise TypeError(
         "guarded_transport() wraps a transport of httpx or httpx2, such as"
         f" httpx.AsyncHTTPTransport(), not {type(inner).__name__}"
@@ -121,9 +176,10 @@ def _guarded(inner: Any, fallback: Guard | None) -> Any:
 class _Guarding:
     """What the guarded transports have in common. Each one is of httpx's and httpx2's kind."""
 
-    def __init__(self, inner: Any, fallback: Guard | None) -> None:
+    def __init__(self, inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> None:
         self._inner = inner
         self._fallback = fallback
+        self._max_body_bytes = max_body_bytes
 
     def _admit(self, request: Any) -> tuple[Call | None, Guard | None]:
         """Let a request start, or refuse it.
@@ -131,6 +187,7 @@ class _Guarding:
         Return the call that it is a part of, None outside any run; and the guard, if the call is
         the request's own.
         """
+        prepare(request)
         enclosing = current_call()
         if enclosing is not None:
             if enclosing.has_gone_out:  # this is another try, or another step: a new start
@@ -142,16 +199,17 @@ class _Guarding:
         guard = current_guard() or self._fallback
         if guard is None:
             return None, None
-        method, host = request.method, request.url.host  # nothing else: paths may hold secrets
+        method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
         return guard.call("http", f"{method} {host}", method=method, host=host).start(), guard
 
 
 class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: Any) -> Any:
+        limit = limit_of(request, self._max_body_bytes)
         call, guard = self._admit(request)
         if call is None or guard is None:
             response = await self._inner.handle_async_request(request)
-            return _answered(response, call, guard, AsyncBody)
+            return _answered(response, call, guard, AsyncBody, limit)
         responses: list[Any] = []
 
         def record(response: Any) -> None:
@@ -166,7 +224,7 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
             else:
                 call.finish(error)
             raise
-        return _answered(response, call, guard, AsyncBody)
+        return _answered(response, call, guard, AsyncBody, limit)
 
     async def _send_scoped(self, request: Any, guard: Guard) -> Any:
         """Send, and let a cancellation reach the library through a scope of anyio's only.
@@ -200,6 +258,7 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
 
 class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
     def handle_request(self, request: Any) -> Any:
+        limit = limit_of(request, self._max_body_bytes)
         call, guard = self._admit(request)
         try:
             with waiting():
@@ -210,7 +269,7 @@ class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
             raise
         if call is not None and guard is not None:
             call.data["status"] = response.status_code
-        return _answered(response, call, guard, SyncBody)
+        return _answered(response, call, guard, SyncBody, limit)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -228,12 +287,24 @@ class _BothGuarding(_AsyncGuarding, _SyncGuarding):
 
 
 def _answered(
-    response: Any, call: Call | None, guard: Guard | None, body: type[AsyncBody | SyncBody]
+    response: Any,
+    call: Call | None,
+    guard: Guard | None,
+    body: type[AsyncBody | SyncBody],
+    max_body_bytes: int | None,
 ) -> Any:
-    if call is None:
-        return response
     if not response.is_closed:
-        response.stream = body(response, call, guard)
-    elif guard is not None:  # a fake's response, which has its content already
+        decoded = AsyncDecoded if body is AsyncBody else SyncDecoded
+        response.stream = decoded(response, max_body_bytes)
+        if call is not None:
+            response.stream = body(response, call, guard)
+    elif call is not None and guard is not None:  # a fake's response, which has its content already
         call.finish()
     return response
+
+
+def _host_of(url: Any) -> str:
+    try:
+        return str(url.host)
+    except UnicodeError:  # "xn--" and what is no name
+        return str(url.raw_host.decode("ascii", "replace"))

@@ -8,8 +8,6 @@ knows no guard and no run.
 from __future__ import annotations
 
 import asyncio
-import functools
-import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +18,9 @@ import httpx
 import httpx2
 
 from agents.tools.waiting import undisturbed
+from agents.values.addresses import PUBLIC, Reach
 
+from .connections import AsyncTransport, SyncTransport, shared_ssl_context
 from .proxies import make_proxy
 
 __all__ = ["Transports", "shared_ssl_context"]
@@ -30,43 +30,37 @@ IDLE_CONNECTIONS_PER_POOL = 20
 IDLE_SECONDS = 30.0
 
 
-@functools.cache
-def shared_ssl_context() -> ssl.SSLContext:
-    """Return the process's one context for TLS; making one takes 20 to 50 ms."""
-    return httpx.create_ssl_context()
-
-
 class Transports:
     """The connection pools of one agent loop, for httpx and httpx2, shared by its runs.
 
     Any number of clients may use one of its transports; closing such a client closes no connection.
 
     Args:
-        proxy_url: the proxy that all requests go through, as http://user:password@host:port; "" is
-            none. The environment's proxies are ignored.
+        reach: what ``http_async`` and ``http_sync`` may reach. The pools of ``httpx2_async`` go
+            anywhere: they are the model's, whose address is the operator's own.
+        model_proxy_url: the proxy to the model, as http://user:password@host:port; "" is none. The
+            environment's proxies are ignored.
 
     Raises:
         ValueError: there can be no such proxy.
     """
 
-    def __init__(self, proxy_url: str = "") -> None:
-        context = shared_ssl_context() if proxy_url else None
-        proxy, proxy2 = (make_proxy(library, proxy_url, context) for library in (httpx, httpx2))
-        self._http_async = _AsyncPools(partial(httpx.AsyncHTTPTransport, proxy=proxy), httpx.Limits)
-        self._http_sync = _SyncPools(partial(httpx.HTTPTransport, proxy=proxy), httpx.Limits)
-        self._http2_async = _AsyncPools(
-            partial(httpx2.AsyncHTTPTransport, proxy=proxy2), httpx2.Limits
-        )
+    def __init__(self, reach: Reach = PUBLIC, *, model_proxy_url: str = "") -> None:
+        proxy = make_proxy(httpx2, model_proxy_url, shared_ssl_context)
+        self._http_async = _AsyncPools(partial(AsyncTransport, reach), httpx.Limits)
+        self._http_sync = _SyncPools(partial(SyncTransport, reach), httpx.Limits)
+        self._http2_async = _AsyncPools(partial(_model_transport, proxy), httpx2.Limits)
 
     def http_async(self) -> httpx.AsyncBaseTransport:
+        """Return the pools of ``tools.http``."""
         return self._http_async
 
     def http_sync(self) -> httpx.BaseTransport:
-        """Return the pools for threads."""
+        """Return the pools of ``tools.http`` for threads."""
         return self._http_sync
 
     def httpx2_async(self) -> httpx2.AsyncBaseTransport:
-        """Return the pools for SDKs that are built on httpx2."""
+        """Return the model's pools, for SDKs that are built on httpx2."""
         return self._http2_async
 
     async def aclose(self) -> None:
@@ -74,6 +68,13 @@ class Transports:
         await self._http_async.close_pools()
         await self._http2_async.close_pools()
         await asyncio.to_thread(self._http_sync.close_pools)
+
+
+def _model_transport(
+    proxy: httpx2.Proxy | None, limits: httpx2.Limits
+) -> httpx2.AsyncHTTPTransport:
+    context = shared_ssl_context()
+    return httpx2.AsyncHTTPTransport(verify=context, trust_env=False, proxy=proxy, limits=limits)
 
 
 @dataclass(eq=False, slots=True)
@@ -86,7 +87,7 @@ class _Pools:
     """Pools that grow when all are busy. The first one stays, the others go when they are idle.
 
     Args:
-        transport: makes a pool, of httpx or httpx2.
+        transport: makes a pool, of httpx or httpx2, when it is given ``limits``.
         limits: the library's class for limits.
     """
 
@@ -108,10 +109,7 @@ class _Pools:
                 if pool.busy_count < STREAMS_PER_POOL:
                     break
             else:
-                transport = self._transport(
-                    verify=shared_ssl_context(), trust_env=False, limits=self._limits
-                )
-                pool = _Pool(transport)
+                pool = _Pool(self._transport(limits=self._limits))
                 self._pools.append(pool)
             pool.busy_count += 1
             return pool

@@ -7,6 +7,8 @@ often set for package managers, and prompts and keys must go where the operator 
 from __future__ import annotations
 
 import base64
+import ssl
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -44,7 +46,7 @@ def proxy_problem(url: str) -> str | None:
     return None
 
 
-def make_proxy(library: ModuleType, url: str, ssl_context: Any) -> Any:
+def make_proxy(library: ModuleType, url: str, ssl_context: Callable[[], ssl.SSLContext]) -> Any:
     """Return the ``Proxy`` of httpx or httpx2 for an address, None for "".
 
     Raises:
@@ -56,7 +58,7 @@ def make_proxy(library: ModuleType, url: str, ssl_context: Any) -> Any:
         return None
     hide_secrets(url)
     is_tls = url.lower().startswith("https:")
-    return library.Proxy(url, ssl_context=ssl_context if is_tls else None)
+    return library.Proxy(url, ssl_context=ssl_context() if is_tls else None)
 
 
 def hide_secrets(url: str) -> None:

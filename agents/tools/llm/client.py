@@ -79,7 +79,7 @@ class Model:
             base_url, transport = STAND_IN_URL, transport or StandIn()
         if transport is None:
             if transports is None or proxy_url:
-                transports = self._own_transports = Transports(proxy_url)
+                transports = self._own_transports = Transports(model_proxy_url=proxy_url)
             transport = transports.httpx2_async()
         url = base_url or OPENAI_URL
         self._endpoint = Endpoint(

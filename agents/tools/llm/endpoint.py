@@ -20,7 +20,7 @@ import openai
 from openai import AsyncOpenAI, AsyncStream
 
 from agents.cancellation import CancelToken, has_cleanup
-from agents.exceptions import LLMError
+from agents.exceptions import BodyRefused, LLMError
 from agents.guard import current_call
 from agents.tools.http.client import guarded_transport
 from agents.values import redaction
@@ -221,7 +221,7 @@ def _reason(cause: BaseException | None) -> str:
     if isinstance(cause, httpx2.ProxyError):
         return f"the proxy answered {cause}"
     # Other errors may quote a header, and that may be the key.
-    shown = (httpx2.NetworkError, httpx2.RemoteProtocolError, ssl.SSLError)
+    shown = (httpx2.NetworkError, httpx2.RemoteProtocolError, ssl.SSLError, BodyRefused)
     return str(cause) if isinstance(cause, shown) else ""
 
 

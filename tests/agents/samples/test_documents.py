@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gzip
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -65,7 +64,13 @@ async def test_text_is_taken_as_it_is(text: str) -> None:
     assert await read_document(f"  {text}\n") == text
 
 
-@pytest.mark.parametrize("text", ["", " \n\t ", "data:text/plain,", "data:text/html,<p></p>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " \n\t ", "data:text/plain,", "data:text/html,<p></p>", "data:text/plain,%20%0A"),
+        *("data:application/pdf,", "\u3000\u200a", "data:text/plain,%EF%BB%BF"),
+    ],
+)
 async def test_an_empty_document_is_refused(text: str) -> None:
     with pytest.raises(DocumentError, match="is empty"):
         await read_document(text)
@@ -93,6 +98,10 @@ async def test_a_data_url_may_be_wrapped_escaped_and_of_any_case() -> None:
         ("data:text/plain;charset=iso-8859-1,caf%E9", "café"),
         ("data:text/html;base64," + base64.b64encode(b"<p>caf&eacute;").decode(), "café"),
         ("data:application/json,%7B%7D", "{}"),
+        ("data:;base64," + base64.b64encode("café".encode()).decode(), "café"),
+        ('data:text/plain;charset="latin-1",caf%E9', "café"),
+        ("data:text/plain;BASE64," + base64.b64encode(b"text").decode(), "text"),
+        ("data:application/octet-stream;base64," + base64.b64encode(b"text").decode(), "text"),
         ("data:application/octet-stream;base64," + as_data_url(make_pdf("A")).split(",")[1], "A"),
     ],
 )
@@ -229,10 +238,29 @@ async def test_a_server_that_cannot_be_reached_is_a_document_error(web: Web) -> 
         await read_document("http://example.org/")
 
 
-@pytest.mark.parametrize("url", ["http://", "http://exa mple.org:x/", "https://[::1/"])
-async def test_what_only_looks_like_an_address_is_text_or_an_error(url: str) -> None:
-    with suppress(DocumentError):
-        assert await read_document(url) == url
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://", "HTTPS://", "http:///path", "http://example.org:99999/", "http://a:b@c:d/"),
+        *("https://[::1/", "http://[v1.x]/", "http://exam\0ple.org/", "http://example..org/"),
+        *(f"http://{'x' * 70}.org/", "http://example.org/" + "x" * 70_000, "http://xn--a/"),
+        *("http://\u2488.example/", "file://", "http://%31%32%37/", "http://a\ud800b/"),
+    ],
+)
+async def test_an_address_that_can_not_be_one_is_an_error(url: str) -> None:
+    with pytest.raises((DocumentError, AddressRefused), match=r"address|visited"):
+        await read_document(url)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/", "gopher://x/"])
+async def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(AddressRefused, match=f"only http and https .* not {url.split(':')[0]}:"):
+        await read_document(url)
+
+
+@pytest.mark.parametrize("text", ["http://exa mple.org:x/", "see http://example.org", "c://"])
+async def test_what_only_looks_like_an_address_is_text(text: str) -> None:
+    assert await read_document(text) == text
 
 
 async def test_too_large_an_answer_is_cut_off(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +311,21 @@ async def test_a_server_that_never_ends_is_given_up(
         await read_document("http://example.org/")
 
 
-async def test_reading_is_stopped_in_its_thread() -> None:
+@pytest.mark.parametrize("text", ["\ufffd" * 100, "\x01\x02\x03\x04" * 9, "a\ufffd" * 50])
+async def test_what_is_no_text_is_refused_although_it_came_as_text(text: str) -> None:
+    with pytest.raises(DocumentError, match="it is no text"):
+        await read_document(text)
+
+
+async def test_large_documents_are_read_in_a_process_of_their_own() -> None:
+    """As small ones: by their bytes, with a refusal that says what they are."""
+    page = "data:text/html," + "<p>caf%C3%A9" * 20_000
+    assert (await read_document(page)).startswith("café\n\ncafé")
+    with pytest.raises(DocumentError, match="it is a gzip archive"):
+        await read_document("data:text/plain,%1F%8B%08" + "x" * 100_000)
+
+
+async def test_reading_is_stopped_in_its_process() -> None:
     token = CancelToken()
     token.request()
     bind_token(token)

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import AgentStopped
-from agents.cancellation import CancelToken, bind_token
 from agents.samples.html_text import html_to_text
 
 PAGE = """<!DOCTYPE html>
@@ -62,12 +60,3 @@ def test_time_grows_with_the_length_and_not_with_its_square(unit: str) -> None:
     html_to_text(unit * (1_000_000 // len(unit)))
 
     assert time.process_time() - started_at < 10
-
-
-async def test_a_stop_ends_it() -> None:
-    token = CancelToken()
-    token.request()
-    bind_token(token)
-
-    with pytest.raises(AgentStopped):
-        html_to_text("<p>text")

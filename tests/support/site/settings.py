@@ -5,6 +5,7 @@ import os
 from project.settings import *  # noqa: F403
 from project.settings import CHANNEL_LAYERS as _LAYERS
 from project.settings import INSTALLED_APPS as _APPS
+from project.settings import RUNS as _RUNS
 
 INSTALLED_APPS = [*_APPS, "tests.support.site"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
@@ -22,3 +23,6 @@ if LOST_MESSAGES:
 
 # How often workers poll for work and for stops without a message; see agents.py.
 POLL_SECONDS = float(os.environ.get("POLL_SECONDS") or 0)
+
+# The servers that agents here talk to are on loopback.
+_RUNS["HTTP"]["ALLOW"] = _RUNS["HTTP"]["ALLOW"] or ["127.0.0.1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 
 import httpx
@@ -115,8 +116,9 @@ async def test_a_public_name_is_visited_at_the_address_that_was_looked_at() -> N
 async def test_a_name_with_one_address_that_is_not_public_is_refused() -> None:
     inner, names = Inner(), Names(mixed_org=[["93.184.216.34", "10.0.0.1"]])
     async with client(inner, names) as http:
-        with pytest.raises(AddressRefused, match=r"mixed\.org .* 10\.0\.0\.1"):
+        with pytest.raises(AddressRefused, match=r"mixed\.org may not be visited") as caught:
             await http.get("http://mixed.org/")
+    assert "10.0.0.1" not in "".join(traceback.format_exception(caught.value))
     assert inner.requests == []
 
 

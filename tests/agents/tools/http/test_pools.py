@@ -14,6 +14,7 @@ import pytest
 from agents.tools.http.pools import STREAMS_PER_POOL, Transports, shared_ssl_context
 from agents.tools.waiting import undisturbed
 from tests.support.agent_run import turn_loop, within
+from tests.support.http_clients import LOOPBACK
 from tests.support.llm_server import LLMServer
 
 
@@ -28,7 +29,7 @@ def server() -> Iterator[LLMServer]:
 async def test_pools_grow_when_all_are_busy_and_go_when_they_are_idle(
     server: LLMServer, library: Any
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     pools: Any = transports.http_async() if library is httpx else transports.httpx2_async()
     client = library.AsyncClient(transport=pools, timeout=10)
     count = STREAMS_PER_POOL + 5
@@ -46,7 +47,7 @@ async def test_pools_grow_when_all_are_busy_and_go_when_they_are_idle(
 
 
 async def test_threads_share_pools_too(server: LLMServer) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     pools: Any = transports.http_sync()
     client = httpx.Client(transport=pools, timeout=10)
     count = STREAMS_PER_POOL + 5
@@ -69,7 +70,7 @@ async def test_threads_share_pools_too(server: LLMServer) -> None:
 
 
 async def test_a_request_that_fails_gives_its_place_back() -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     pools: Any = transports.http_async()
     async with httpx.AsyncClient(transport=pools) as client:
         for _ in range(3):

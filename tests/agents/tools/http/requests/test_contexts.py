@@ -18,7 +18,7 @@ from agents.tools.http.client import (
     open_sync_client,
 )
 from tests.support.agent_run import AgentRun, turn_loop, within
-from tests.support.http_clients import async_client, sync_client
+from tests.support.http_clients import LOOPBACK, async_client, sync_client
 from tests.support.llm_server import LLMServer
 
 
@@ -40,7 +40,7 @@ def in_bare_thread(work: Any) -> Any:
 async def test_the_tools_client_is_guarded_where_the_context_is_lost(
     server: LLMServer, run: AgentRun
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     client = open_client(run.guard, transports)
     assert (await client.get(server.url)).text == "hello"  # this task is outside of any run
     threads_client = open_sync_client(run.guard, transports)
@@ -91,7 +91,7 @@ async def settle(run: AgentRun) -> None:
 async def test_a_response_left_open_does_not_keep_the_run_from_ending(
     server: LLMServer, run: AgentRun, own: bool
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     client = async_client(httpx) if own else open_client(run.guard, transports)
 
     async def agent() -> None:
@@ -113,7 +113,7 @@ async def test_a_response_left_open_does_not_keep_the_run_from_ending(
 async def test_a_thread_s_response_left_open_does_not_either(
     server: LLMServer, run: AgentRun
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
 
     def agent() -> None:
         client = open_sync_client(run.guard, transports)
@@ -149,7 +149,7 @@ async def test_a_reader_that_the_agent_left_behind_is_ended(
 async def test_a_thread_that_reads_on_after_the_end_is_refused(
     server: LLMServer, run: AgentRun
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     started = threading.Event()
 
     def agent() -> None:
@@ -169,7 +169,7 @@ async def test_a_thread_that_reads_on_after_the_end_is_refused(
 async def test_nothing_is_remembered_of_a_run_that_is_over(
     server: LLMServer, run: AgentRun
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     client = open_client(run.guard, transports)
     await run.task(client.get(server.url))
     await close_clients(run.guard)

@@ -16,7 +16,7 @@ from agents.tools.http.client import (
     open_client,
 )
 from tests.support.agent_run import AgentRun, turn_loop
-from tests.support.http_clients import LIBRARIES, async_client, sync_client
+from tests.support.http_clients import LIBRARIES, LOOPBACK, async_client, sync_client
 from tests.support.llm_server import LLMServer
 
 
@@ -160,7 +160,7 @@ async def test_a_reader_that_is_thrown_away_ends_the_call(
 
 
 async def test_each_run_has_its_own_cookies_and_shares_connections(server: LLMServer) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     for _ in range(2):
         run = AgentRun()
         client = open_client(run.guard, transports)

@@ -20,7 +20,7 @@ from agents.tools.http.client import (
     open_client,
 )
 from tests.support.agent_run import AgentRun, turn_loop, within
-from tests.support.http_clients import ASK, async_client, get, sync_client
+from tests.support.http_clients import ASK, LOOPBACK, async_client, get, sync_client
 from tests.support.llm_server import TEXT, Answer, LLMServer
 
 
@@ -165,7 +165,7 @@ async def test_a_cancelled_reader_of_an_endless_stream_ends_although_a_stop_is_g
 async def test_an_agents_own_time_limit_cuts_and_loses_no_connection(
     server: LLMServer, run: AgentRun, library: Any, at: str, shared: bool
 ) -> None:
-    transports = Transports()
+    transports = Transports(LOOPBACK)
     if not shared:
         client = async_client(library)
     elif library is httpx:

@@ -171,4 +171,4 @@ def test_a_proxy_that_can_not_work_is_refused(
 )
 def test_a_proxy_that_can_work_is_accepted(url: str) -> None:
     assert proxy_problem(url) is None
-    Transports(url)
+    Transports(model_proxy_url=url)

@@ -1,0 +1,113 @@
+"""Transports of agents' own that visit public addresses only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import httpx2
+
+from agents.guard import current_guard
+from agents.values.addresses import PUBLIC, AllowList, Reach
+
+from .addresses import Resolver, check_url, current_allow_list, look_up, look_up_in_thread
+from .connections import AsyncTransport
+
+__all__ = ["public_only"]
+
+_FAILED = (httpx.ConnectError, httpx.ConnectTimeout, httpx2.ConnectError, httpx2.ConnectTimeout)
+
+
+def public_only(
+    inner: Any = None, *, resolver: Resolver | None = None, allow: AllowList | None = None
+) -> Any:
+    """Return a transport that refuses URLs that lead to an address that is not public.
+
+    It refuses names that lead there as well, and checks each redirect. The connection goes to an
+    address that was checked. ``allow`` is by default what ``AGENTS_HTTP_ALLOW`` allows.
+
+    Without ``inner`` it is a transport for ``httpx.AsyncClient``, with connections of its own, that
+    go through ``AGENTS_HTTP_PROXY_URL`` if that is set. With ``inner``, a transport of httpx or
+    httpx2, each request takes a new connection: the pool of ``inner`` can't know for which name it
+    was opened.
+
+    Put it inside: ``guarded_transport(public_only())``. ``resolver`` is for tests.
+
+    Raises (from its requests):
+        AddressRefused: the URL leads to an address that may not be visited.
+        InvalidAddress: the URL is none that can be visited.
+        httpx.ConnectError: the name has no address.
+    """
+    if inner is None:
+        guard = current_guard()
+        reach = PUBLIC if guard is None else guard.reach
+        if guard is None and allow is None:
+            return AsyncTransport(resolver=resolver)
+        return AsyncTransport(Reach(allow or reach.allow, reach.proxy_url), resolver=resolver)
+    is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
+    is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
+    if is_async and is_sync:  # a fake, such as httpx.MockTransport
+        return _BothPublicOnly(inner, resolver, allow)
+    return (_AsyncPublicOnly if is_async else _SyncPublicOnly)(inner, resolver, allow)
+
+
+class _PublicOnly:
+    def __init__(self, inner: Any, resolver: Resolver | None, allow: AllowList | None) -> None:
+        self._inner = inner
+        self._resolver = resolver
+        self._allow = allow
+
+    def _asked(self, request: Any) -> tuple[str, int, AllowList]:
+        check_url(request.url)
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        allow = current_allow_list() if self._allow is None else self._allow
+        return request.url.raw_host.decode("ascii"), port, allow
+
+
+class _AsyncPublicOnly(_PublicOnly, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request: Any) -> Any:
+        addresses = await look_up(*self._asked(request), self._resolver)
+        for address in addresses[:-1]:
+            try:
+                return await self._inner.handle_async_request(_pinned(request, address))
+            except _FAILED:
+                continue  # nothing was sent yet, and the name has another address
+        return await self._inner.handle_async_request(_pinned(request, addresses[-1]))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _SyncPublicOnly(_PublicOnly, httpx.BaseTransport, httpx2.BaseTransport):
+    def handle_request(self, request: Any) -> Any:
+        addresses = look_up_in_thread(*self._asked(request))
+        for address in addresses[:-1]:
+            try:
+                return self._inner.handle_request(_pinned(request, address))
+            except _FAILED:
+                continue
+        return self._inner.handle_request(_pinned(request, addresses[-1]))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _BothPublicOnly(_AsyncPublicOnly, _SyncPublicOnly):
+    pass
+
+
+def _pinned(request: Any, address: str) -> Any:
+    """Return the same request to one address instead of a name.
+
+    It closes its connection. Otherwise the pool, which knows connections by their address, could
+    use it for another name at that address, without checking that name's certificate.
+    """
+    headers = type(request.headers)(request.headers)
+    headers["Connection"] = "close"
+    return type(request)(
+        method=request.method,
+        url=request.url.copy_with(host=address.partition("%")[0]),
+        headers=headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")},
+    )
