@@ -19,7 +19,7 @@ from tests.support.server import ROOT, Installation, Server
 CONNECTIONS = 200
 SECONDS = 3
 STOPS = 5
-SLOWEST_SECONDS = 2.5  # a shared machine; bench/logins.py measures it, and its goal is 1 s at p95
+SLOWEST_SECONDS = 4.0  # a shared machine; bench/logins.py measures it, and its goal is 1 s at p95
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_refused_client_is_told_when_to_come_back(served: Server) -> None:
     wrong = {"username": uuid.uuid4().hex, "password": "wrong"}  # Redis may know the last one
     with httpx.Client(base_url=served.url, timeout=30) as stranger:
-        answers = []
-        # The first pause is a second from the beginning of a try, and each is twice as long.
-        while len(answers) < 12 and (not answers or answers[-1].status_code != 429):
-            answers.append(stranger.post("/api-token", json=wrong))
-        assert {answer.status_code for answer in answers[:5]} == {401}
-        assert answers[-1].json()["code"] == "throttled"
-        assert int(answers[-1].headers["Retry-After"]) >= 1
+        answers = [stranger.post("/api-token", json=wrong) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [401] * 5
+        for _ in range(10):  # on a slow machine the first waits are over with the next hash
+            answer = stranger.post("/api-token", json=wrong)
+            if answer.status_code == 429:
+                break
+        assert answer.json()["code"] == "throttled"
+        assert int(answer.headers["Retry-After"]) >= 1
 
 
 def test_a_password_does_not_need_megabytes(served: Server) -> None:

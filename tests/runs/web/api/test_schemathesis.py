@@ -34,9 +34,12 @@ def test_the_api_keeps_what_its_document_promises(address: str, alice: User, set
     async def summarise(tools: Tools, document: str, words: int = 200) -> str:
         return document
 
+    key, _ = tokens.create(alice)
+    for _ in range(30):  # it revokes those that a list names first: not its own
+        tokens.create(alice)
     config = SchemathesisConfig.from_dict(
         {
-            "headers": {"Authorization": f"Token {tokens.create(alice)[0]}"},
+            "headers": {"Authorization": f"Token {key}"},
             "seed": 1,
             "generation": {"max-examples": EXAMPLES, "deterministic": True},
             "phases": {"stateful": {"generation": {"max-examples": EXAMPLES // 4}}},
