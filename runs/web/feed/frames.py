@@ -7,9 +7,9 @@ megabytes is encoded once, however many readers have not read it yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from agents.wire import CallOnWire
 
@@ -36,19 +36,12 @@ HEARTBEAT = '{"type":"heartbeat"}'
 #: Frames above this are never copied for a reader.
 LARGE_CHARACTERS = 64 * 1024
 
-T = TypeVar("T")
-
 
 class Shared(str):
-    """JSON that many readers get. Each of its forms is made once for all of them."""
+    """JSON that many readers get. The first that needs it in a form of some wire makes that form.
 
-    def form(self, name: tuple[str, str], make: Callable[[], T]) -> T:
-        """Return the form of that name; the first reader that needs it makes it."""
-        forms = self.__dict__
-        if name not in forms:  # type: ignore[comparison-overlap]
-            forms[name] = make()  # type: ignore[index]
-        found: T = forms[name]  # type: ignore[index]
-        return found
+    ``__dict__`` has the forms, by wire and type of frame.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,11 @@ def as_socket_message(frame: Frame) -> str:
     data = frame.data
     if not isinstance(data, Shared) or frame.words or (frame.is_of_tree and frame.cursor):
         return _socket_message(frame)
-    return data.form(("socket", frame.type), lambda: _socket_message(frame))
+    forms, key = data.__dict__, f"socket {frame.type}"
+    message: str | None = forms.get(key)
+    if message is None:
+        message = forms[key] = _socket_message(frame)
+    return message
 
 
 def _socket_message(frame: Frame) -> str:
@@ -157,7 +154,11 @@ def _server_sent(frame: Frame) -> bytes:
     data = frame.data
     if not isinstance(data, Shared) or frame.is_of_tree:
         return _server_sent_event(frame)
-    return data.form(("event", frame.type), lambda: _server_sent_event(frame))
+    forms, key = data.__dict__, f"event {frame.type}"
+    event: bytes | None = forms.get(key)
+    if event is None:
+        event = forms[key] = _server_sent_event(frame)
+    return event
 
 
 def _server_sent_event(frame: Frame) -> bytes:
