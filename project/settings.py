@@ -12,7 +12,7 @@ from typing import Any
 
 from agents.tools.llm import options as llm_options
 from project.environment import Environment
-from project.keys import derived_key
+from project.environment.keys import derived_key
 from runs.db import connecting
 from runs.processes import own_session_name
 

@@ -15,8 +15,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.tools.llm.options import address_problem
 from agents.values.addresses import AllowList
-from project import addresses
-from project.keys import weakness_of
+from project.environment import addresses
+from project.environment.keys import weakness_of
 
 __all__ = ["Environment"]
 
