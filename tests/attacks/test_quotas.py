@@ -96,7 +96,7 @@ def test_a_run_that_fills_the_disk_is_cut_and_ends_as_it_would(
     used = OwnerUsage.objects.get().stored_bytes
     keeper.measure()
     assert OwnerUsage.objects.get().stored_bytes == used  # all was counted
-    assert used < 2 * 30_000
+    assert used < 4 * 30_000  # what was logged until the recorder had written and counted it
     assert DataStoreEntry.objects.count() < 30
     with pytest.raises(QuotaExceeded) as refused:
         start("hoarder", text="x" * 30_000)

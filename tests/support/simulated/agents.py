@@ -203,6 +203,7 @@ class Attempt:
         if self.job.stop is not None:
             entry.deliver(self.job.stop)
         self.phase = "running"
+        guard.has_begun = True
         guard.trace.emit("agent_start", {"title": self.definition.title})
         self._guarded(lambda: guard.token.admit("agent", self.job.agent, in_cleanup=False))
 

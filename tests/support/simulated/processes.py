@@ -158,6 +158,7 @@ class SimulatedExecutor:
     """Replaces the executor of a worker whose threads are not started."""
 
     process: Process
+    is_prompt = True  # no agent blocks a loop here
 
     def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
         self.recorder = recorder
@@ -189,9 +190,9 @@ class SimulatedExecutor:
 class _Database:
     """Replaces the threads: a caller continues when the test says so, not at once."""
 
-    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         await _pause()
-        return _call(partial(work, *arguments))
+        return _call(partial(work, *arguments, **options))
 
 
 @coroutine
