@@ -53,7 +53,8 @@ class OwnerAdmin(UserAdmin):
         extent = removal.extent_of(runs)
         counts[_("events")] = extent.events
         if runs.active().exists():
-            needed.add(_("runs that are not over"))
+            # Protected, and no missing permission: nobody may, and the page says what to do.
+            protected.append(_("runs that are not over: stop them first"))
         if extent.is_too_much:
             words = {"events": f"{extent.events:,}", "names": _named(users)}
             text = _(
