@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -65,7 +66,11 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     @admin.display(description=gettext_lazy("At"), ordering="at")
     def when(self, entry: AuditEntry) -> str:
         # Django's own format has no seconds, and an order of acts needs them.
-        return f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M:%S %Z}"
+        # It may break between day and time only, or the table is wider than the page.
+        day, time = f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M:%S %Z}".split(" ", 1)
+        return format_html(
+            '<span class="nowrap">{}</span> <span class="nowrap">{}</span>', day, time
+        )
 
     @admin.display(description=gettext_lazy("By"))
     def actor_name(self, entry: AuditEntry) -> str:
