@@ -110,7 +110,7 @@ class AllowList:
                 raise ValueError(f"{entry!r} has bits set after its prefix") from error
         is_host = _HOST.fullmatch(text) and not _NUMBER.fullmatch(text.rpartition(".")[2])
         if not is_host or len(text) > 253:
-            raise ValueError(f"{entry!r} is no host, address or network (and has no port or path)")
+            raise ValueError(f"{entry!r} is no host, address or network (without port and path)")
         self._hosts.add(text)
 
     def admit(self, host: str, addresses: Sequence[str]) -> list[str]:

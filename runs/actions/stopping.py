@@ -181,7 +181,7 @@ def stop_runs_of_inactive(
     # The runs below stop with them, and say so.
     tops = runs.exclude(parent__status__in=ACTIVE, parent__stop_requested_at=None)
     ids = list(tops.values_list("pk", flat=True))
-    request = _Request.new(StopMode.GRACEFUL, "The owner's account was deactivated.", via, by)
+    request = _Request.new(StopMode.GRACEFUL, "the owner's account was deactivated", via, by)
     for start in range(0, len(ids), _CHUNK):
         in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
     return len(ids)

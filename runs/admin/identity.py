@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -55,12 +56,21 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 class AuditEntryAdmin(ReadOnlyAdmin):
     """Who did what, when, and from where."""
 
-    list_display = ("at", "act", "actor_name", "address", "subject", "detail", "count")
+    list_display = ("when", "act", "actor_name", "address", "subject", "detail", "count")
     list_filter = ("act",)
     date_hierarchy = "at"
     search_fields = ("actor", "subject", "address", "detail")
-    sortable_by = ("at",)
+    sortable_by = ("when",)
     fields = (*list_display, "actor_id")
+
+    @admin.display(description=gettext_lazy("At"), ordering="at")
+    def when(self, entry: AuditEntry) -> str:
+        # Django's own format has no seconds, and an order of acts needs them.
+        # It may break between day and time only, or the table is wider than the page.
+        day, time = f"{timezone.localtime(entry.at):%Y-%m-%d %H:%M:%S %Z}".split(" ", 1)
+        return format_html(
+            '<span class="nowrap">{}</span> <span class="nowrap">{}</span>', day, time
+        )
 
     @admin.display(description=gettext_lazy("By"))
     def actor_name(self, entry: AuditEntry) -> str:

@@ -53,7 +53,11 @@ class OwnerAdmin(UserAdmin):
         extent = removal.extent_of(runs)
         counts[_("events")] = extent.events
         if runs.active().exists():
-            needed.add(_("runs that are not over"))
+            text = _("runs that are not over: stop them first")
+            if request.POST.get("post"):
+                needed.add(text)  # answered 403
+            else:
+                protected.append(text)  # the page that asks doesn't blame a missing permission
         if extent.is_too_much:
             words = {"events": f"{extent.events:,}", "names": _named(users)}
             text = _(

@@ -103,4 +103,5 @@ class AuditEntry(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.act} {self.subject}".strip()
+        act = str(self.get_act_display())
+        return f"{act}: {self.subject}" if self.subject else act

@@ -72,7 +72,7 @@ def admit_queued(owner_id: Any) -> None:
     if queued >= allowed:
         raise QuotaExceeded(
             "quota_queued",
-            f"{queued:,} of {allowed:,} queued runs are waiting already.",
+            f"{queued:,} of at most {allowed:,} runs are queued already.",
             used=queued,
             allowed=allowed,
             retry_seconds=RETRY_SECONDS,

@@ -20,11 +20,11 @@ def near_text(name: str, used: int, allowed: int) -> str:
     words = {"used": amount(name, used), "allowed": amount(name, allowed)}
     match name:
         case "queued_runs":
-            text = _("%(used)s of your %(allowed)s queued runs are waiting.")
+            text = _("%(used)s of at most %(allowed)s runs are queued.")
             full = _("No more can be started until some have begun.")
         case "stored_bytes":
             text = _("Your runs and their agents’ data store take %(used)s of %(allowed)s.")
-            full = _("No run can be started until some are deleted.")
+            full = _("No run can be started until an administrator has deleted some.")
         case _:
             text = _("Your agents’ data store has %(used)s of %(allowed)s keys.")
             full = _("No key can be added until some are deleted.")

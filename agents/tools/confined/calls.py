@@ -63,7 +63,8 @@ async def call_confined(
 
     Raises:
         Refused: the function raised a ``ValueError``.
-        ConfinedError: it took too much time or memory, or failed in another way.
+        ConfinedError: it took too much time or memory, failed in another way, or its module can't
+            be imported there, as one that imports Django's models.
         AgentStopped: a stop was requested; the process was killed.
     """
     check_should_stop()
@@ -109,6 +110,11 @@ async def call_confined(
     if returncode == 0 and answer[:1] == b"=":
         # Off the loop: ten megabytes take up to 50 ms.
         return await asyncio.to_thread(answer[1:].decode)
+    if returncode == 0 and answer[:1] == b"i":
+        raise ConfinedError(
+            f"{function.__module__} can't be imported in a process of its own "
+            f"({answer[1:].decode()}): put the function into a module that imports little"
+        )
     raise _error(returncode, answer, cpu_seconds, memory_bytes)
 
 

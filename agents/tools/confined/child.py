@@ -7,7 +7,8 @@ most of a second.
 
 Input: what to do, as JSON, and the content; before each its length, in 8 bytes.
 Output: ``=`` and the result; ``!`` and why the function refuses; ``m`` if the memory is not enough;
-``?`` and the name of another exception. All text is UTF-8.
+``?`` and the name of another exception; ``i`` and its name if the function's module can't be
+imported. All text is UTF-8.
 """
 
 from __future__ import annotations
@@ -44,7 +45,13 @@ def main() -> None:
 
 def _call(task: dict[str, Any], content: bytes) -> bytes:
     try:
-        result = str(_function(task)(content, task["about"]))
+        function = _function(task)
+    except MemoryError:
+        return b"m"
+    except BaseException as error:  # a ValueError, too: it says nothing about the content
+        return b"i" + type(error).__name__.encode("utf-8", "replace")
+    try:
+        result = str(function(content, task["about"]))
         return b"=" + result.encode("utf-8", "replace")
     except MemoryError:
         return b"m"

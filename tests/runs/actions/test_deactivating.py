@@ -67,7 +67,7 @@ def test_the_runs_stop_and_say_why(
     for run in (root, queued):
         assert run["stop"] is not None
         assert (run["stop"]["via"], run["stop"]["requested_by"]) == ("account", None)
-        assert run["stop"]["reason"] == "The owner's account was deactivated."
+        assert run["stop"]["reason"] == "the owner's account was deactivated"
     assert below["stop"] is not None
     assert (below["stop"]["via"], below["stop"]["root_request"]) == ("parent", root["id"])
     assert "because its owner's account was deactivated" in sentences(queued)[0]
@@ -90,6 +90,8 @@ def test_in_the_admin_it_is_the_deactivating_person_s_stop(
         stop = run_as_dict(get_for_wire(run.pk))["stop"]
         assert stop is not None
         assert (stop["via"], stop["requested_by"]) == ("admin", "root")
+        said = sentences(run_as_dict(get_for_wire(run.pk)))[0]
+        assert "(reason: the owner's account was deactivated)" in said
 
 
 def test_a_rolled_back_deactivation_stops_nothing(alice: User, runs: list[RunRecord]) -> None:

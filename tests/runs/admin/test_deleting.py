@@ -93,6 +93,16 @@ class TestUser:
         assert done.status_code == 403
         assert RunEvent.objects.count() == 60  # nothing was deleted
 
+    def test_with_a_run_that_is_not_over_says_what_to_do_first(
+        self, admin_client: Client, owner: User
+    ) -> None:
+        make_run(owner)
+        page = admin_client.get(f"{USERS}{owner.pk}/delete/").content.decode()
+        assert "runs that are not over: stop them first" in page
+        assert "have permission" not in page  # nobody has
+        admin_client.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"})
+        assert User.objects.filter(pk=owner.pk).exists()
+
     def test_with_too_many_events_is_refused_with_a_hint(
         self, admin_client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
     ) -> None:

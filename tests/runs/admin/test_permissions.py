@@ -170,7 +170,7 @@ class TestDeleting:
         self, admin_client: Client, running: RunRecord
     ) -> None:
         address = f"/admin/auth/user/{running.owner_id}/delete/"
-        assert "permission" in admin_client.get(address).content.decode()
+        assert "stop them first" in admin_client.get(address).content.decode()
         assert admin_client.post(address, {"post": "yes"}).status_code == 403
 
     def test_of_a_tree_names_the_runs_that_go_with_it(

@@ -218,9 +218,13 @@ class TestTheTable:
         auditor.user_permissions.set(
             Permission.objects.filter(codename__endswith="_auditentry")  # all four
         )
-        assert "no such user" in browser.get(f"{list_}?q=192.0.2.9").content.decode()
+        shown = browser.get(f"{list_}?q=192.0.2.9").content.decode()
+        assert "no such user" in shown
+        assert f"{timezone.localtime(entry.at):%H:%M:%S %Z}<" in shown
         assert browser.get(f"{list_}?act=sign_in_failed&at__year=2000").status_code == 200
-        assert browser.get(f"{list_}{entry.pk}/change/").status_code == 200
+        page = browser.get(f"{list_}{entry.pk}/change/")
+        assert page.status_code == 200
+        assert "sign_in_failed" not in page.content.decode()  # its words, and not its code
         for address in ("add/", f"{entry.pk}/delete/"):
             assert browser.get(list_ + address).status_code == 403
         form = {"action": "delete_selected", "_selected_action": entry.pk, "post": "yes"}

@@ -202,7 +202,9 @@ class TestStarts:
             make_run(alice, agent="waits", status=Status.RUNNING, worker=make_worker())
             hire()
             (ended,) = log.until_over(run)
-        assert ended.result.startswith("quota_queued: The agent echo can't be started. 1 of 1 ")
+        assert ended.result.startswith(
+            "quota_queued: The agent echo can't be started. 1 of at most 1 "
+        )
 
 
 class TestRunsInFlight:

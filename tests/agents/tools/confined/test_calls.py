@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import signal
 import subprocess
@@ -110,6 +111,25 @@ async def test_what_goes_wrong_is_told(
 ) -> None:
     with pytest.raises(error, match=message):
         await call_confined(function, b"", "it")
+
+
+@pytest.mark.parametrize(
+    ("needs", "error"),
+    [
+        ("from django.contrib.auth.models import User", "ImproperlyConfigured"),
+        ("import os\nif 'PATH' not in os.environ: raise ValueError('where?')", "ValueError"),
+    ],
+)
+async def test_a_module_that_can_not_be_imported_there_is_named(
+    spawned: Spawned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: str, error: str
+) -> None:
+    name = f"needs_much_{error.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"{needs}\ndef read(content, about): return about\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module(name)
+    with pytest.raises(ConfinedError, match=rf"{name} can't be imported .* \({error}\)") as raised:
+        await call_confined(module.read, b"", "it")
+    assert not isinstance(raised.value, Refused)  # nothing is wrong with the content
 
 
 async def test_no_file_is_written(spawned: Spawned, tmp_path: Path) -> None:

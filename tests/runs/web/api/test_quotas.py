@@ -25,7 +25,7 @@ def test_a_start_beyond_the_queue_is_429_with_what_is_used_and_allowed(
     response = api.post("/runs", {"agent": "echo"})
     assert response.status_code == 429
     assert response["Retry-After"] == "10"
-    detail = "1 of 1 queued runs are waiting already."
+    detail = "1 of at most 1 runs are queued already."
     assert response.json() == {"code": "quota_queued", "detail": detail, "used": 1, "allowed": 1}
 
 

@@ -177,12 +177,12 @@ class TestQuotas:
         settings.RUNS = {**settings.RUNS, "MAX_QUEUED_PER_OWNER": 5}
         for _ in range(3):
             make_run(alice)
-        assert "queued runs are waiting" not in page.get(path).content.decode()
+        assert "runs are queued" not in page.get(path).content.decode()
         make_run(alice)
-        assert "4 of your 5 queued runs are waiting.<" in page.get(path).content.decode()
+        assert "4 of at most 5 runs are queued.<" in page.get(path).content.decode()
         make_run(alice)
         text = page.get(path).content.decode()
-        assert "5 of your 5 queued runs are waiting. No more can be started" in text
+        assert "5 of at most 5 runs are queued. No more can be started" in text
 
 
 class TestErrors:
