@@ -33,6 +33,7 @@ from django.core.checks import Warning as Caution
 from django.db import connections
 from pydantic import TypeAdapter, ValidationError
 
+from agents.tools.http.proxies import proxy_problem
 from runs.conf import Options, conf, unknown_names
 
 __all__ = ["check_database_role", "check_deployment", "check_options", "check_redis"]
@@ -92,7 +93,6 @@ def _dangers() -> Iterator[CheckMessage]:
             hint="Set DJANGO_ALLOWED_HOSTS to the names that the site is reached by.",
             id="runs.W003",
         )
-
     if "*" in conf().http.allow:
         yield Caution(
             "AGENTS_HTTP_ALLOW is '*': a user's address can lead an agent to any service of this "
@@ -179,7 +179,13 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
             hint=f"The environment's name for it is LLM_{name.upper()} (see README.md).",
             id="runs.E020",
         )
-
+    proxy = options.http.proxy_url
+    if wrong := proxy_problem(proxy) if isinstance(proxy, str) else "is not a text":
+        yield Error(
+            f"RUNS['HTTP']['PROXY_URL'] {wrong}.",
+            hint="The environment's name for it is AGENTS_HTTP_PROXY_URL (see README.md).",
+            id="runs.E002",
+        )
     try:
         _ = options.http.reach
     except ValueError as error:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from ..trace import Trace, current_trace
 
-__all__ = ["NAMES", "CapturedStream", "give_back", "is_in_place", "put_in_place", "take_over"]
+__all__ = ["NAMES", "CapturedStream", "give_back", "put_in_place", "take_over"]
 
 NAMES = ("stdout", "stderr")
 
@@ -198,12 +198,6 @@ def give_back() -> None:
     for name, switch in _switches.items():
         vars(sys)[name] = switch.original
     _switches.clear()
-
-
-def is_in_place() -> bool:
-    """Tell whether no code has replaced the switches in the dictionary itself."""
-    streams = vars(sys)
-    return all(streams.get(name) is switch for name, switch in _switches.items())
 
 
 def put_in_place() -> None:

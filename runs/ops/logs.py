@@ -20,6 +20,7 @@ from agents.trace import current_trace
 from agents.values.jsonable import clean
 from agents.values.redaction import redact
 from runs.processes import process_name
+from runs.wording.directions import DIRECTIONS
 
 __all__ = [
     "AnsweredHandshake",
@@ -180,7 +181,7 @@ _CONTROLS = {
     for code in (
         *(code for code in range(32) if code != ord("\t")),
         *range(127, 160),
-        *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+        *(0x2028, 0x2029, *DIRECTIONS),
     )
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 
@@ -17,6 +18,7 @@ from project import handler
 from project.handler import Handler
 from runs.db import lending
 from runs.identity.admission import Admission
+from runs.web.late import Answer, LateResponse
 
 RUN = "01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20"
 STOPS = [f"/runs/{RUN}/stop", f"/runs/{RUN}/stop/", f"/app/runs/{RUN}/stop"]
@@ -114,3 +116,46 @@ async def test_stops_get_a_connection_of_their_own(
         for address in ("/runs", f"/runs/{RUN}", f"/runs/{RUN}/again", "/api-token"):
             await client.post(address)
     assert len(lent) == len(addresses)
+
+
+@pytest.fixture
+def reserve(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[lending.Reserve]:
+    """The stops' only connection besides the ordinary ones."""
+    made = lending.Reserve("reserve-of-late-answers", 1)
+    made.open()
+    made._wrapper().pool.wait(10)  # it connects in the background
+    (pattern,) = (paths for reserve, paths in handler._STOPS.items() if reserve is lending.STOPS)
+    monkeypatch.setattr(handler, "_STOPS", {made: pattern})
+    yield made
+    made.close()
+
+
+@pytest.mark.postgres
+async def test_a_stop_that_waits_holds_no_connection_of_the_reserve(
+    reserve: lending.Reserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lent: list[str] = []
+    is_over = asyncio.Event()
+    waiting = asyncio.Semaphore(0)
+
+    async def decide() -> Answer:
+        waiting.release()
+        await is_over.wait()
+        return Answer(200, b"over")
+
+    def stop(request: HttpRequest) -> HttpResponse:
+        own = connections[DEFAULT_DB_ALIAS]
+        own.ensure_connection()
+        lent.append(own.alias)
+        return LateResponse(decide, "text/plain")
+
+    monkeypatch.setattr(handler.Handler, "resolve_request", lambda *_: (stop, (), {}))
+    pool = reserve._wrapper().pool
+    async with client_of(Handler()) as client, asyncio.timeout(10):
+        stops = [asyncio.create_task(client.post(STOPS[0])) for _ in range(3)]
+        for _ in stops:
+            await waiting.acquire()
+        assert reserve.name in lent
+        assert pool.get_stats()["pool_available"] == 1
+        is_over.set()
+        assert {answer.text for answer in await asyncio.gather(*stops)} == {"over"}

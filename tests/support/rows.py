@@ -60,8 +60,6 @@ def make_run(
     run = RunRecord.objects.create(**{**values, **fields})
     if parent is not None:
         RunRecord.objects.filter(pk=parent.pk).update(has_children=True)
-    if parent is not None:
-        RunRecord.objects.filter(pk=parent.pk).update(has_children=True)
     RunInput.objects.create(run=run, value={})
     return run
 

@@ -189,16 +189,17 @@ def operation(
     responses: Mapping[Any, Any],
     errors: Sequence[int] = (),
     wrong: Sequence[str] = (),
+    quotas: Sequence[str] = (),
     parameters: Sequence[Any] = (),
     **more: Any,
 ) -> Callable[[_View], _View]:
     """Describe a view's method for OpenAPI: ``extend_schema``, with the errors.
 
-    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s. With 429 in
-    ``errors`` it may also answer that a quota is used up.
+    Any operation may answer 401, 406, 429 and 503; ``wrong`` has the codes of its 400s, ``quotas``
+    those of its 429s besides ``throttled``.
     """
     codes: dict[int, Sequence[str]] = {status: CODES[status] for status in (401, 406, 503, *errors)}
-    codes.setdefault(429, ("throttled",))
+    codes[429] = ("throttled", *quotas)
     if wrong:
         codes[400] = wrong
     problems = {
@@ -218,8 +219,6 @@ def operation(
         **more,
     )
 
-
-_ERRORS = {409: FinishedErrorSerializer, 429: QuotaErrorSerializer}
 
 _EXAMPLE_OF_400 = OpenApiExample(
     "Wrong fields",
@@ -291,7 +290,6 @@ PAGE_SIZE_PARAMETER = OpenApiParameter(
     {"type": "integer", "minimum": 1, "default": PAGE_SIZE},
     description=f"More than {MOST_PAGE_SIZE} is cut to that.",
 )
-
 
 INCLUDE = OpenApiParameter(
     "include",

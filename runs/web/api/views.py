@@ -155,8 +155,9 @@ class RunsView(ApiView):
             201: OpenApiResponse(RunSerializer, "It is queued.", [schema.example_of_run()]),
             200: OpenApiResponse(RunSerializer, "The run that this key has started before."),
         },
-        errors=[403, 413, 415, 422, 429],
+        errors=[403, 413, 415, 422],
         wrong=["invalid_json", "invalid_input"],
+        quotas=["quota_queued", "quota_stored"],
         parameters=[
             schema.IDEMPOTENCY_KEY,
             OpenApiParameter(
@@ -244,6 +245,7 @@ class EventsView(ApiView):
         },
         errors=[404],
         wrong=["invalid_filter"],
+        quotas=["quota_feeds"],
         parameters=[
             ID,
             OpenApiParameter(

@@ -78,9 +78,8 @@ class Frame(NamedTuple):
     """One message of a feed. A tuple: each reader has its own, so making one must cost little.
 
     ``data`` is JSON: the event, the run, ``Activity`` or ``Text``; ``Shared`` if others get the
-    same. ``cursor`` is the position after
-    this frame; only events move it. Of one run it is the event's number, so a socket names it for a
-    tree only.
+    same. ``cursor`` is the position after this frame; only events move it. Of one run it is the
+    event's number, so a socket names it for a tree only.
     """
 
     type: FrameType

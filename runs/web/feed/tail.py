@@ -59,7 +59,8 @@ class RunTail:
         self._characters = 0
         self._in_flight: list[CallOnWire] = []
         self._usage: Mapping[str, Any] = {}
-        self._activity_json = (-1, Shared())
+        # Of which record and version: it has the usage of the tree.
+        self._activity_json: tuple[Snapshot | None, int, Shared] = None, -1, Shared()
         self._activity_timer: asyncio.TimerHandle | None = None
         self._activity_is_new = False
         self._run_frame: tuple[tuple[int, int, int], Frame | None] = (0, 0, 0), None
@@ -229,13 +230,12 @@ class RunTail:
             "usage_tree": run.get("usage_tree", self._usage),
         }
         if not view.is_page or self.snapshot is None:
-            version, data = self._activity_json
-            if version != self.activity_version:
+            snapshot, version, data = self._activity_json
+            if snapshot is not self.snapshot or version != self.activity_version:
                 data = Shared(to_json(activity))
-                self._activity_json = self.activity_version, data
+                self._activity_json = self.snapshot, self.activity_version, data
             return Frame("activity", data)
-        words = self.snapshot.words(view.zone, {**self.snapshot.run, **self._current()})
-        return Frame("activity", to_json(activity), to_json(words))
+        return Frame("activity", to_json(activity), to_json(self.snapshot.words(view.zone, run)))
 
     # A run of this process is known exactly.
 

@@ -91,6 +91,20 @@ def test_every_error_has_the_one_shape(document: dict[str, Any]) -> None:
     }  # fmt: skip
 
 
+def test_a_429_names_the_quotas_that_can_refuse_that_operation(document: dict[str, Any]) -> None:
+    named = {
+        (path, method): set(
+            re.findall("`(quota_[a-z]+)`", operation["responses"]["429"]["description"])
+        )
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert {where: codes for where, codes in named.items() if codes} == {
+        ("/runs", "post"): {"quota_queued", "quota_stored"},
+        ("/runs/{id}/events", "get"): {"quota_feeds"},
+    }
+
+
 def test_every_answer_is_as_it_is_described(
     api: APIClient, runs: Any, document: dict[str, Any]
 ) -> None:

@@ -87,6 +87,28 @@ class TestActivity:
         assert run.activity_version == 1
         run.close()
 
+    async def test_of_a_page_has_the_usage_of_the_tree_in_its_words(self) -> None:
+        """What the run has used since its record was read is part of the tree's usage, too."""
+        run = RunTail(RUN)
+        below = {**USAGE, "llm_calls": 5}
+        wire = {"status": "running", "last_seq": 0, "in_flight": [], "usage": USAGE, "stop": None}
+        run.show(Snapshot(RUN, RUN, 1, {**wire, "usage_tree": below, "log_removed_at": None}))
+        run.set_activity([], {**USAGE, "llm_calls": USAGE["llm_calls"] + 2})
+        frame = run.activity_frame(View(is_page=True))
+        assert json.loads(frame.data)["usage_tree"]["llm_calls"] == 7
+        assert "7 LLM calls" in json.loads(frame.words)["usage_tree"]
+        run.close()
+
+    async def test_has_the_usage_of_the_tree_as_the_newest_record_says(self) -> None:
+        run = RunTail(RUN)
+        wire = {"status": "running", "last_seq": 0, "in_flight": [], "usage": USAGE}
+        for calls in (5, 6):  # of the runs below it: no new version
+            run.show(Snapshot(RUN, RUN, 1, {**wire, "usage_tree": {**USAGE, "llm_calls": calls}}))
+            activity = json.loads(run.activity_frame(View()).data)
+            assert activity["usage_tree"]["llm_calls"] == calls
+        assert run.version == 1
+        run.close()
+
 
 def test_a_run_that_is_over_is_shown_as_it_was_written() -> None:
     """What was in flight here is older than the record then."""
