@@ -233,7 +233,7 @@ RUNS: dict[str, Any] = {
     },
     "HTTP": {
         "ALLOW": _env.reachable("AGENTS_HTTP_ALLOW"),
-        "PROXY_URL": _env.checked("AGENTS_HTTP_PROXY_URL", llm_options.proxy_problem),
+        "PROXY_URL": _env.checked("AGENTS_HTTP_PROXY_URL", llm_options.proxy_problem).rstrip("/"),
     },
 }
 

@@ -18,8 +18,11 @@ __all__ = ["make_robust"]
 class _Forgiving(io.RawIOBase):
     """Writes to a descriptor until that fails, and then to nowhere."""
 
-    def __init__(self, descriptor: int) -> None:
+    mode = "wb"
+
+    def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor = descriptor
+        self.name = name
         self._has_failed = False
 
     def writable(self) -> bool:
@@ -72,12 +75,14 @@ def make_robust() -> None:
 def _robust(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is not None:
         stream.flush()
-    raw = _Forgiving(descriptor)
+    raw = _Forgiving(descriptor, "<stdout>" if descriptor == 1 else "<stderr>")
     is_error, is_terminal = descriptor == 2, raw.isatty()
-    return io.TextIOWrapper(
+    robust = io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=is_error or is_terminal,
         write_through=is_error,
     )
+    robust.mode = "w"  # type: ignore[misc]  # as open() sets it
+    return robust

@@ -154,7 +154,13 @@ async def test_a_name_that_is_accepted_arrives(server: LLMServer, run: AgentRun,
         ("http://proxy:8080?x", "has a path"),
     ],
 )
-@pytest.mark.parametrize("use", [Transports, lambda url: Model("http://m/v1", "", proxy_url=url)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda url: Transports(model_proxy_url=url),
+        lambda url: Model("http://m/v1", "", proxy_url=url),
+    ],
+)
 def test_a_proxy_that_can_not_work_is_refused(
     url: str, problem: str, use: Callable[[str], object]
 ) -> None:
