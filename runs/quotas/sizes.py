@@ -20,7 +20,11 @@ def json_bytes(value: object) -> int:
     try:
         return len(pydantic_core.to_json(value))
     except Exception:  # an ending must not fail because its size is unknown
+        pass
+    try:
         return len(repr(value))
+    except Exception:  # nested too deep: then it can't be stored either
+        return 0
 
 
 def size_of_values(*values: object) -> int:
