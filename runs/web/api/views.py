@@ -299,6 +299,10 @@ class EventsView(ApiView):
             }
         )
 
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        event_stream.refuse_in_json(request)
+        return super().options(request, *args, **kwargs)
+
     def handle_exception(self, exc: Exception) -> Response:
         event_stream.refuse_in_json(self.request)
         return super().handle_exception(exc)
