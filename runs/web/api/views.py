@@ -299,7 +299,7 @@ class EventsView(ApiView):
             }
         )
 
-    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]  # of Django's View
         event_stream.refuse_in_json(request)
         return super().options(request, *args, **kwargs)
 

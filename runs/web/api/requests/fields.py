@@ -39,7 +39,7 @@ class TextField(serializers.CharField):
 
 
 class WholeNumberField(serializers.IntegerField):
-    """An integer as JSON Schema has it: ``1``, ``1.0`` and ``1e2``; not ``"1"``, ``1.5``, ``true``."""
+    """An integer as JSON Schema has it: ``1``, ``1.0``, ``1e2``; not ``"1"`` or ``true``."""
 
     def to_internal_value(self, data: object) -> int:
         if type(data) is float and data.is_integer():
