@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -29,17 +28,8 @@ _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _SPACE: Final = re.compile(r"\s*")
 _HEARTBEATS: Final = frozenset({"ping", "heartbeat", "keep-alive", "keepalive"})
 
-
-def _whole(digits: str) -> int | float:
-    """Read an integer; one that Python refuses to read, of thousands of digits, is infinite."""
-    try:
-        return int(digits)
-    except ValueError:
-        return math.inf
-
-
 # Not strict: raw line breaks in texts are understood.
-_decoder: Final = json.JSONDecoder(strict=False, parse_int=_whole)
+_decoder: Final = json.JSONDecoder(strict=False)
 
 
 class NotJSON(ValueError):
@@ -234,7 +224,7 @@ def _after_space(text: str, at: int) -> int:
 
 def _document(data: bytes) -> Iterator[object]:
     try:
-        yield json.loads(data, strict=False, parse_int=_whole)
+        yield json.loads(data, strict=False)
         return
     except (ValueError, RecursionError) as error:
         problem = error

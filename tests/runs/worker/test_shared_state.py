@@ -36,6 +36,7 @@ from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
 ROOT = logging.getLogger()
+OTHERS = logging.getLogger("an.agent")  # it exists before the runs, as a module's logger does
 SHARED = "which all runs of the process share"
 
 
@@ -60,17 +61,16 @@ def _harm_handlers() -> None:
 
 def _harm_logger() -> None:
     """Silence a logger that others use, too."""
-    one = logging.getLogger("an.agent")
-    one.setLevel(logging.CRITICAL)
-    one.addFilter(lambda _: False)
-    one.addHandler(logging.NullHandler())
-    one.propagate = False
-    one.disabled = True
+    OTHERS.setLevel(logging.CRITICAL)
+    OTHERS.addFilter(lambda _: False)
+    OTHERS.addHandler(logging.NullHandler())
+    OTHERS.propagate = False
+    OTHERS.disabled = True
 
 
 def _logger() -> list[Any]:
-    one = logging.getLogger("an.agent")
-    return [one.level, list(one.filters), list(one.handlers), one.propagate, one.disabled]
+    lists = [list(OTHERS.filters), list(OTHERS.handlers)]
+    return [OTHERS.level, *lists, OTHERS.propagate, OTHERS.disabled]
 
 
 def _console() -> logging.StreamHandler[Any]:

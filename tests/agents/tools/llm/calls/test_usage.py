@@ -26,21 +26,6 @@ async def test_usage_that_is_not_reported_is_estimated(
     assert run.trace.usage.estimated
 
 
-@pytest.mark.parametrize("plain", [False, True])
-async def test_a_number_that_python_does_not_read_costs_no_reply(
-    server: LLMServer, model: Model, run: AgentRun, plain: bool
-) -> None:
-    choice = '{"message": {"content": "here"}, "finish_reason": "stop"}'
-    whole = f'{{"choices": [{choice}], "usage": {{"prompt_tokens": {"9" * 5000}}}}}'
-    if plain:
-        server.answer = Answer(body=whole, headers={"Content-Type": "application/json"})
-    else:
-        server.answer = Answer(chunks=[f"data: {whole}\n\n"])
-    reply = await ask(run, model)
-    assert reply.text == "here"
-    assert reply.usage.estimated
-
-
 @pytest.mark.parametrize("status", [400, 422])
 async def test_an_endpoint_that_minds_stream_options_is_asked_without(
     server: LLMServer, model: Model, run: AgentRun, status: int
