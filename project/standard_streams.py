@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 __all__ = ["make_robust"]
 
@@ -39,9 +39,12 @@ class _Forgiving(io.RawIOBase):
         if self._has_failed:
             return len(view)
         try:
-            return os.write(self._descriptor, view)
+            written = 0
+            while written < len(view):  # without a buffer above, no one would write the rest
+                written += os.write(self._descriptor, view[written:])
+            return written
         except BlockingIOError:
-            return self._write_later(view)
+            return written + self._write_later(view[written:])
         except OSError as error:
             self._has_failed = True
             if self._descriptor == 1 and not isinstance(error, BrokenPipeError) and sys.stderr:
@@ -77,12 +80,14 @@ def _robust(stream: TextIO | None, descriptor: int) -> TextIO:
         stream.flush()
     raw = _Forgiving(descriptor, "<stdout>" if descriptor == 1 else "<stderr>")
     is_error, is_terminal = descriptor == 2, raw.isatty()
+    # With PYTHONUNBUFFERED, as in containers, each write leaves at once.
+    is_unbuffered = bool(getattr(stream, "write_through", False))
     robust = io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        cast(BinaryIO, raw) if is_unbuffered else io.BufferedWriter(raw),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=is_error or is_terminal,
-        write_through=is_error,
+        write_through=is_error or is_unbuffered,
     )
     robust.mode = "w"  # type: ignore[misc]  # as open() sets it
     return robust

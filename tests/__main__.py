@@ -5,8 +5,8 @@ or REDIS_URL names a server, the tests that are marked for it run in a separate 
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
-The browser tests are a separate session, too. Two sessions run at a time, because each mostly
-waits: the one on SQLite, and the others one after the other.
+The browser tests are a separate session, too. All sessions run at a time, because each mostly
+waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
 takes half an hour more, and tests changes of code that both databases share.
@@ -58,9 +58,9 @@ def main(arguments: list[str]) -> int:
 
     if arguments:
         statuses = [_pytest(*session) for session in [*sessions, rest]]
-    elif found:
-        wait = _start(*rest)
-        statuses = [*(_pytest(*session) for session in sessions), wait()]
+    elif found:  # show the first one as it runs
+        waits = [_start(*session) for session in [*sessions[1:], rest]]
+        statuses = [_pytest(*sessions[0]), *(wait() for wait in waits)]
     else:  # show the larger one as it runs
         wait = _start(*sessions[0])
         statuses = [_pytest(*rest), wait()]

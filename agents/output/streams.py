@@ -144,6 +144,10 @@ class _Switch:
         if current_trace() is None:
             self._of_host = stream
             return
+        if stream is not None and stream is getattr(sys, f"__{self.captured.stream}__"):
+            # Code that redirects often ends so. It means: as it was before.
+            self._redirect.set(None)
+            return
         redirect = _live(self._redirect.get())
         if redirect is None:
             if stream is not self.captured:

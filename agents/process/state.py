@@ -56,14 +56,14 @@ class SharedState:
         self._is_putting_back = False
         self._told: set[tuple[Guard, str]] = set()
 
-    def watch(self, loggers: Iterable[str] = ()) -> None:
-        """Start; ``loggers`` are those that the host has configured. Repeats are counted."""
+    def watch(self) -> None:
+        """Start. Repeats are counted."""
         with self._lock:
             self._watcher_count += 1
             if not self._is_auditing:
                 self._is_auditing = True
                 sys.addaudithook(self._audit)  # Python has no way to remove one
-            watch_loggers(loggers)
+            watch_loggers()
             self._remembered_at = float("-inf")
             self._remember()
             self.is_watching = True
@@ -86,7 +86,9 @@ class SharedState:
             self._runs.add(guard)
         # The rest of this step is its code, but the loop does not know it yet.
         self._stepping = guard
-        asyncio.get_running_loop().call_soon(self._end_first_step, context=contextvars.Context())
+        asyncio.get_running_loop().call_soon(
+            self._end_first_step, guard, _hooks(), context=contextvars.Context()
+        )
 
     def end(self, guard: Guard) -> None:
         """The code of a run has left, and its log is still open."""
@@ -110,15 +112,26 @@ class SharedState:
         if is_due or self._threads or self._stepping is not None:
             self.look_quickly()
         self._stepping = guard
+        hooks = _hooks()
         try:
             callback(*args)
         finally:
+            if _hooks() != hooks:
+                self._put_back_hooks(guard, *hooks)
             if self._touched or read_quick() != self._right:
                 self.look_quickly()
             self._stepping = None
             self._looked_at = time.monotonic()
 
-    def _end_first_step(self) -> None:
+    def _put_back_hooks(self, guard: Guard, trace: Any, profile: Any) -> None:
+        sys.settrace(trace)
+        sys.setprofile(profile)
+        with self._lock:
+            self._tell("the hooks of debuggers and profilers", {guard})
+
+    def _end_first_step(self, guard: Guard, hooks: tuple[Any, Any]) -> None:
+        if _hooks() != hooks:
+            self._put_back_hooks(guard, *hooks)
         self.look_quickly()
         self._stepping = None
 
@@ -227,6 +240,11 @@ class SharedState:
         contextvars.Context().run(
             logger.warning, "%s was changed and put back; by one of these runs: %s", name, runs
         )
+
+
+def _hooks() -> tuple[Any, Any]:
+    """Return the hooks of this thread: on the loop, all runs share them."""
+    return sys.gettrace(), sys.getprofile()
 
 
 def _copy(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,11 +11,14 @@ there.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import decimal
 import gc
 import locale
 import logging
 import os
+import resource
+import signal
 import socket
 import ssl
 import sys
@@ -23,7 +26,7 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from agents.output import streams
@@ -35,6 +38,7 @@ ENVIRONMENT = "the environment"
 
 _root = logging.getLogger()
 _streams = vars(sys)
+_environ = os.environ  # an agent may put another object in its place
 
 
 def _set_filters(filters: list[Any]) -> None:
@@ -79,6 +83,9 @@ QUICK: dict[str, Callable[[Any], None]] = {
     "sys.stdout": _put_streams,
     "sys.stderr": _put_streams,
     "sys.stdin": _set_attribute(sys, "stdin"),
+    "the class of sys": _set_attribute(sys, "__class__"),
+    "print": _set_attribute(builtins, "print"),
+    "os.environ": _set_attribute(os, "environ"),
     "the handlers of the root logger": _set_list(lambda: _root.handlers),
     "which loggers are disabled": _enable_loggers,
     "the level of the root logger": _root.setLevel,
@@ -98,6 +105,7 @@ QUICK: dict[str, Callable[[Any], None]] = {
     "the switch interval": sys.setswitchinterval,
     "the longest text of an integer": sys.set_int_max_str_digits,
     "whether the garbage collector is on": lambda on: gc.enable() if on else gc.disable(),
+    "when the garbage collector runs": lambda limits: gc.set_threshold(*limits),
     "the default timeout of sockets": socket.setdefaulttimeout,
     "socket.socket": _set_attribute(socket, "socket"),
     "socket.create_connection": _set_attribute(socket, "create_connection"),
@@ -117,6 +125,9 @@ def read_quick() -> tuple[Any, ...]:
         _streams.get("stdout"),
         _streams.get("stderr"),
         sys.stdin,
+        sys.__class__,
+        builtins.print,
+        os.environ,
         _root.handlers,
         _sample.disabled,
         _root.level,
@@ -136,6 +147,7 @@ def read_quick() -> tuple[Any, ...]:
         sys.getswitchinterval(),
         sys.get_int_max_str_digits(),
         gc.isenabled(),
+        gc.get_threshold(),
         socket.getdefaulttimeout(),
         socket.socket,
         socket.create_connection,
@@ -213,15 +225,15 @@ class _Environment(Slow):
         for name in self._changed():
             value = right.get(os.fsencode(name))
             if value is None:
-                del os.environ[name]
+                del _environ[name]
             else:
-                os.environ[name] = os.fsdecode(value)
+                _environ[name] = os.fsdecode(value)
         time.tzset()
 
 
 def _variables() -> dict[bytes, bytes]:
     # os.environ itself decodes each variable at each look, which takes 40 times as long.
-    variables: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    variables: dict[bytes, bytes] = _environ._data  # type: ignore[attr-defined]
     return variables
 
 
@@ -233,7 +245,7 @@ def _directory() -> str | None:
 
 
 class _Descriptor(Slow):
-    """Standard error, below Python: agents' libraries use ``os.dup2`` to silence others."""
+    """A standard stream, below Python: agents' libraries use ``os.dup2`` to silence others."""
 
     def __init__(self, number: int, name: str) -> None:
         super().__init__(name, self._read, self._put)
@@ -260,27 +272,85 @@ class _Descriptor(Slow):
 
 
 class _Loggers(Slow):
-    """Levels of the loggers that the host has configured, and what root's handlers are like."""
+    """How the loggers are configured that were there before, and the handlers of root."""
 
     def __init__(self) -> None:
         super().__init__("the configuration of loggers", self._read, self._put)
-        self.loggers: list[logging.Logger] = []
+        self._known: list[logging.Logger] = []
+
+    def remember(self) -> None:
+        self._known = _all_loggers()
+        super().remember()
 
     def _read(self) -> list[Any]:
-        handlers = [(each, each.level, each.formatter, *each.filters) for each in _root.handlers]
-        return [[each.level for each in self.loggers], handlers]
+        loggers = [
+            (each.level, each.propagate, each.disabled, *each.handlers, None, *each.filters)
+            for each in self._known
+        ]
+        return [loggers, [_form_of(each) for each in _root.handlers]]
 
     def _put(self, right: list[Any]) -> None:
-        levels, handlers = right
-        for each, level in zip(self.loggers, levels, strict=True):
-            each.setLevel(level)
-        for handler, level, formatter, *filters in handlers:
+        for each, (level, propagate, disabled, *lists) in zip(self._known, right[0], strict=True):
+            each.propagate, each.disabled = propagate, disabled
+            if each.level != level:
+                each.setLevel(level)  # makes all loggers forget what is enabled
+            middle = lists.index(None)
+            each.handlers[:], each.filters[:] = lists[:middle], lists[middle + 1 :]
+        for handler, level, formatter, filters, own, stream in right[1]:
             handler.setLevel(level)
             handler.setFormatter(formatter)
             handler.filters[:] = filters
+            for name, method in zip(_METHODS, own, strict=True):
+                if method is None:
+                    vars(handler).pop(name, None)
+                else:
+                    setattr(handler, name, method)
+            if stream is not None:
+                handler.stream = stream
 
 
-_loggers = _Loggers()
+#: Methods of a handler that an agent may replace on the object.
+_METHODS = ("emit", "handle", "format", "filter")
+
+
+def _form_of(handler: logging.Handler) -> tuple[Any, ...]:
+    own = vars(handler)
+    # Other handlers, such as those that start a new file each day, change their stream themselves.
+    stream = own.get("stream") if type(handler) is logging.StreamHandler else None
+    methods = tuple(own.get(name) for name in _METHODS)
+    return handler, handler.level, handler.formatter, tuple(handler.filters), methods, stream
+
+
+_RESOURCES = (
+    *(resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE),
+    *(resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_STACK),
+)
+
+
+def _limits() -> list[int]:
+    """Return the soft limits; hard ones can't be raised again."""
+    return [resource.getrlimit(each)[0] for each in _RESOURCES]
+
+
+def _set_limits(right: list[int]) -> None:
+    for each, soft in zip(_RESOURCES, right, strict=True):
+        now, hard = resource.getrlimit(each)
+        if now != soft:
+            is_above = hard != resource.RLIM_INFINITY and (
+                soft == resource.RLIM_INFINITY or soft > hard
+            )
+            resource.setrlimit(each, (hard if is_above else soft, hard))
+
+
+def _has_alarm() -> bool:
+    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+
+def _set_alarm(had_one: bool) -> None:
+    """Cancel an alarm that a run has left: it would end the process."""
+    if not had_one:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
 
 SLOW: list[Slow] = [
     Slow(DIRECTORY, _directory, lambda path: None if path is None else os.chdir(path)),
@@ -291,13 +361,15 @@ SLOW: list[Slow] = [
         lambda: locale.setlocale(locale.LC_ALL),
         lambda value: locale.setlocale(locale.LC_ALL, value),
     ),
+    _Descriptor(1, "standard output"),
     _Descriptor(2, "standard error"),  # the process's log
-    _loggers,
+    Slow("the limits of resources", _limits, _set_limits),
+    Slow("the alarm", _has_alarm, _set_alarm),
+    _Loggers(),
 ]
 
 
-def watch_loggers(names: Iterable[str]) -> None:
-    """Take the loggers as they are; ``names`` are those that the host has configured."""
+def watch_loggers() -> None:
+    """Take it as right which loggers are disabled now."""
     _disabled.clear()
     _disabled.update(each for each in _all_loggers() if each.disabled)
-    _loggers.loggers = [logging.getLogger(name) for name in names]

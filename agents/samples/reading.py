@@ -191,9 +191,11 @@ def _wide_codec(content: bytes) -> str:
     if len(content) % 4 == 0 and min(zeros[:3]) > 0.4 and zeros[0] > 0.9 and zeros[3] < 0.1:
         return "utf-32-be"
     even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
-    if odd > 0.2 and even < 0.02:
+    # Half of the bytes of an English text in UTF-16 are zeros. With fewer, they only part words.
+    least = 0.9 if head.isascii() else 0.2
+    if odd > least and even < 0.02:
         return "utf-16-le"
-    if even > 0.2 and odd < 0.02:
+    if even > least and odd < 0.02:
         return "utf-16-be"
     return ""
 

@@ -329,6 +329,9 @@ def _without_refused(one: Finish, care: Care) -> Finish:
             kept = part
     elif to is Status.ERROR and kept["error"] == needed["error"]:
         kept["error"] = _not_recorded(refused)
+    if "value_bytes" in kept:  # the owner does not pay for what was left out
+        stored = (kept.get(name) for name in ("result", "partial_result", "error"))
+        kept["value_bytes"] = one.record.value_bytes + size_of_values(*stored)
     *before, end = one.events
     data = {**end.data, "status": to, "outcome": to, refusals.CODE: sorted(refused)}
     if to is Status.ERROR:

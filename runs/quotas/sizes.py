@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pydantic_core
 
@@ -17,10 +18,12 @@ ENTRY_BYTES = 200
 
 def json_bytes(value: object) -> int:
     """Return how many bytes a value takes as JSON; never raise."""
-    try:
+    # An ending must not fail because its size is unknown.
+    with suppress(Exception):
         return len(pydantic_core.to_json(value))
-    except Exception:  # an ending must not fail because its size is unknown
-        return 0  # the next measurement counts what is stored
+    with suppress(Exception):
+        return len(repr(value))
+    return 0  # nested too deep: then it can't be stored either
 
 
 def size_of_values(*values: object) -> int:

@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext
-from django.conf import settings
 from django.utils import timezone
 
 from agents import output, registry
@@ -162,7 +161,7 @@ class Executor:
         # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
         # After all imports, which may add filters of warnings and more.
-        shared.watch(cast(Any, settings.LOGGING).get("loggers", ()))
+        shared.watch()
         while not self._closing:
             try:
                 self._loop.run_forever()

@@ -38,7 +38,8 @@ def _send_and_leave(server: Server, request: bytes, *, reset: bool) -> None:
 
 
 def _runs(server: Server, marker: float) -> list[dict[str, object]]:
-    runs = server.client.get("/runs", params={"page_size": 200}).json()["results"]
+    asked = {"page_size": 200, "include": "input"}
+    runs = server.client.get("/runs", params=asked).json()["results"]
     return [run for run in runs if run["input"].get("seconds") == marker]
 
 

@@ -11,6 +11,7 @@ from drf_spectacular.renderers import (
     OpenApiYamlRenderer2,
 )
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.request import Request
 
 __all__ = ["DocsView", "SchemaView"]
 
@@ -26,9 +27,13 @@ class SchemaView(SpectacularAPIView):
     ]
     authentication_classes: Any = []
 
+    def _get_version_parameter(self, request: Request) -> None:
+        """Ignore ``?version=``: there is one version, and its text would be in a header."""
+
 
 class DocsView(SpectacularSwaggerSplitView):
     """Swagger UI with its script in a file, as the Content-Security-Policy demands."""
 
     authentication_classes: Any = []
+    http_method_names = ["get", "head"]  # DRF would answer OPTIONS by a template that we don't have
     url_name = "api-schema"

@@ -301,6 +301,10 @@ class EventsView(ApiView):
             }
         )
 
+    def options(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]  # of Django's View
+        event_stream.refuse_in_json(request)
+        return super().options(request, *args, **kwargs)
+
     def handle_exception(self, exc: Exception) -> Response:
         event_stream.refuse_in_json(self.request)
         return super().handle_exception(exc)

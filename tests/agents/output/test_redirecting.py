@@ -173,6 +173,24 @@ def test_a_redirect_to_a_stream_that_was_closed_is_over() -> None:
 
 
 @captured
+def test_code_that_ends_its_redirect_with_the_streams_of_python_prints_into_its_log(
+    outside: dict[str, io.StringIO],
+) -> None:
+    run, buffer = AgentRun(), io.StringIO()
+
+    def work() -> None:
+        sys.stdout = sys.stderr = buffer
+        print("in")
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        print("out")
+        print("err", file=sys.stderr)
+
+    run.call(work)
+    assert buffer.getvalue() == "in\n"
+    assert (printed(run), printed(run, "stderr")) == (["out"], ["err"])
+
+
+@captured
 def test_a_run_may_print_nowhere() -> None:
     run = AgentRun()
 

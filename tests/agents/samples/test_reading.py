@@ -61,6 +61,9 @@ def zip_with(name: str) -> bytes:
         ("日本".encode("utf-16-le"), "text/plain; charset=utf-16", "日本"),
         ("日本".encode("utf-16-be"), "text/plain; charset=utf-16be", "日本"),
         (b"plain after all", "text/plain; charset=utf-16", "plain after all"),
+        # Zeros between words are no UTF-16.
+        (b"hello\0world, and more words", "text/plain", "hello\0world, and more words"),
+        (b"a\0b hello", "text/plain; charset=utf-8", "a\0b hello"),
         # what a page or an XML document declares
         (PAGE.format("<meta charset=windows-1251>", RUSSIAN).encode("cp1251"), "", RUSSIAN),
         (

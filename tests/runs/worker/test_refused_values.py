@@ -171,6 +171,14 @@ class TestAResult:
         assert record.error["code"] == "not_recorded"
 
     @both
+    def test_that_is_not_kept_is_not_counted(self, make: Callable[[], Run]) -> None:
+        run = make()
+        before = run.record.value_bytes
+        record = run.end(success({"of many": [HUGE] * 20})).wait()
+        assert record.error["code"] == "not_recorded"
+        assert 0 < record.value_bytes - before < 5_000
+
+    @both
     def test_that_breaks_the_connection_is_not_tried_again(
         self, make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import decimal
 import gc
@@ -12,6 +13,7 @@ import logging
 import logging.config
 import os
 import random
+import resource
 import signal
 import socket
 import ssl
@@ -34,6 +36,7 @@ from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
 ROOT = logging.getLogger()
+OTHERS = logging.getLogger("an.agent")  # it exists before the runs, as a module's logger does
 SHARED = "which all runs of the process share"
 
 
@@ -45,15 +48,44 @@ def _harm_logging() -> None:
         ROOT.removeHandler(handler)
 
 
-def _close_output() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def _close_output(descriptor: int = 2) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def _harm_handlers() -> None:
     for handler in ROOT.handlers:
         handler.setLevel(logging.CRITICAL)
+
+
+def _harm_logger() -> None:
+    """Silence a logger that others use, too."""
+    OTHERS.setLevel(logging.CRITICAL)
+    OTHERS.addFilter(lambda _: False)
+    OTHERS.addHandler(logging.NullHandler())
+    OTHERS.propagate = False
+    OTHERS.disabled = True
+
+
+def _logger() -> list[Any]:
+    lists = [list(OTHERS.filters), list(OTHERS.handlers)]
+    return [OTHERS.level, *lists, OTHERS.propagate, OTHERS.disabled]
+
+
+def _console() -> logging.StreamHandler[Any]:
+    found = [each for each in ROOT.handlers if type(each) is logging.StreamHandler]
+    return found[0]
+
+
+def _harm_console() -> None:
+    _console().setStream(io.StringIO())
+    setattr(_console(), "emit", _nothing)  # noqa: B010 - mypy knows it as a method
+
+
+def _limit_files() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
 
 
 def _stat(descriptor: int) -> tuple[int, int]:
@@ -77,6 +109,11 @@ HARMS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: logging.getLogger("httpx").setLevel(logging.DEBUG),
         lambda: logging.getLogger("httpx").level,
     ),
+    "a logger of others": (_harm_logger, _logger),
+    "the stream of a handler": (
+        _harm_console,
+        lambda: [_console().stream, "emit" in vars(_console())],
+    ),
     "the level of a handler": (_harm_handlers, lambda: [h.level for h in ROOT.handlers]),
     "logging.disable": (lambda: logging.disable(), lambda: ROOT.manager.disable),
     "raiseExceptions": (
@@ -96,6 +133,12 @@ HARMS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: vars(sys).update(stdout=io.StringIO()),
         lambda: vars(sys)["stdout"],
     ),
+    "the class of sys": (
+        lambda: setattr(sys, "__class__", type(os)),
+        lambda: sys.__class__,
+    ),
+    "print": (lambda: setattr(builtins, "print", _nothing), lambda: builtins.print),
+    "standard output below Python": (lambda: _close_output(1), lambda: _stat(1)),
     "standard error below Python": (_close_output, lambda: _stat(2)),
     "excepthook": (lambda: setattr(sys, "excepthook", _nothing), lambda: sys.excepthook),
     "excepthook of threads": (
@@ -105,6 +148,12 @@ HARMS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "sys.path": (lambda: sys.path.insert(0, "/tmp"), lambda: list(sys.path)),
     "the recursion limit": (lambda: sys.setrecursionlimit(50_000), sys.getrecursionlimit),
     "the collector": (gc.disable, gc.isenabled),
+    "the limits of the collector": (lambda: gc.set_threshold(1), gc.get_threshold),
+    "the most files": (
+        _limit_files,
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+    ),
+    "an alarm": (lambda: signal.alarm(60), lambda: signal.getitimer(signal.ITIMER_REAL)),
     "the timeout of sockets": (lambda: socket.setdefaulttimeout(0.01), socket.getdefaulttimeout),
     "socket.socket": (lambda: setattr(socket, "socket", _nothing), lambda: socket.socket),
     "TLS without checks": (
@@ -134,14 +183,19 @@ HARMS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "a variable removed": (lambda: os.environ.pop("PATH"), lambda: os.environ.get("PATH")),
     "the environment cleared": (os.environ.clear, lambda: dict(os.environ)),
+    "another environment": (
+        lambda: setattr(os, "environ", {"PATH": "/nowhere"}),
+        lambda: os.environ.get("PATH"),
+    ),
     "the umask": (lambda: os.umask(0), lambda: _umask()),
 }
 
 
 #: Of these it can't be told which run it was, when several were there.
 SEEN_AT_THE_END = {
-    *("the umask", "the locale", "standard error below Python"),
-    *("the level of httpx", "the level of a handler"),
+    *("the umask", "the locale", "standard output below Python", "standard error below Python"),
+    *("the level of httpx", "the level of a handler", "the stream of a handler"),
+    *("a logger of others", "the most files", "an alarm"),
 }
 
 
@@ -253,6 +307,34 @@ def test_the_code_of_others_never_finds_what_a_coroutine_has_changed(
     gate.open()
     log.over(bent)
     assert len(notes(log, bent)) == 3
+    assert notes(log, beside) == []
+
+
+@pytest.mark.parametrize("hook", ["trace", "profile"])
+def test_a_debugger_sees_no_code_of_others(
+    hook: str, worker: Worker, start: Start, log: Journal
+) -> None:
+    gate = Gate()
+    get, put = getattr(sys, f"get{hook}"), getattr(sys, f"set{hook}")
+
+    def debugger(*_: Any) -> None: ...
+
+    @agent("bender")
+    async def bender(tools: Tools) -> None:
+        put(debugger)
+        await gate.wait()
+
+    @agent("other")
+    async def other(tools: Tools) -> bool:
+        return get() is debugger
+
+    bent = start("bender")
+    gate.until_arrived()
+    beside = start("other")
+    assert log.over(beside).result is False
+    gate.open()
+    log.over(bent)
+    assert notes(log, bent)
     assert notes(log, beside) == []
 
 

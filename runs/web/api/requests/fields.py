@@ -39,9 +39,11 @@ class TextField(serializers.CharField):
 
 
 class WholeNumberField(serializers.IntegerField):
-    """A JSON integer; not ``"1"``, ``1.5`` or ``true``."""
+    """An integer as JSON Schema has it: ``1``, ``1.0``, ``1e2``; not ``"1"`` or ``true``."""
 
     def to_internal_value(self, data: object) -> int:
+        if type(data) is float and data.is_integer():
+            return int(data)
         if type(data) is not int:
             self.fail("invalid")
         return data

@@ -149,6 +149,11 @@ class TestMethods:
         assert response.status_code == 200
         assert method.upper() in response["Allow"]
 
+    def test_options_of_a_feed_are_json_also_for_readers_of_streams(self, api: APIClient) -> None:
+        response = api.options(f"/runs/{ID}/events", headers={"accept": "text/event-stream"})
+        assert response.status_code == 200
+        assert response["Content-Type"] == "application/json"
+
 
 class TestAddresses:
     @pytest.mark.parametrize(

@@ -165,7 +165,19 @@ def _with_null(schema: Any) -> Any:
     return {"anyOf": [{"type": "null"}, inner]} if schema.get("nullable") is True else inner
 
 
+@pytest.mark.parametrize("version", ["%00", "%7f", "2"])
+def test_nothing_of_the_request_is_in_a_header(client: Client, version: str) -> None:
+    """uvicorn refuses to send a control character, and logs a traceback."""
+    asked = client.get(f"/api/schema?version={version}")
+    plain = client.get("/api/schema")
+    assert asked.status_code == 200
+    assert asked["Content-Disposition"] == plain["Content-Disposition"]
+
+
 class TestDocs:
+    def test_it_is_only_read(self, client: Client) -> None:
+        assert client.options("/api/docs").status_code == 405
+
     def test_the_page_has_no_inline_script_or_style(self, client: Client) -> None:
         response = client.get("/api/docs", headers={"accept": "text/html"})
         assert response.status_code == 200

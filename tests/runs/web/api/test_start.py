@@ -94,7 +94,7 @@ def test_the_input_may_be_left_out(api: APIClient) -> None:
         ({"agent": "echo", "inputs": {}}, {"inputs"}),
         ({"agent": "echo", "owner": "bob", "status": "success"}, {"owner", "status"}),
         ({"agent": "echo", "priority": "1"}, {"priority"}),
-        ({"agent": "echo", "priority": -1.0}, {"priority"}),
+        ({"agent": "echo", "priority": -1.5}, {"priority"}),
         ({"agent": "echo", "priority": False}, {"priority"}),
         ({"agent": "echo", "priority": None}, {"priority"}),
         ({"agent": "echo", "priority": 101}, {"priority"}),
@@ -152,6 +152,14 @@ class TestPriority:
         response = api.post("/runs", {"agent": "echo", "priority": -7})
         assert (response.status_code, response.json()["priority"]) == (201, -7)
         assert RunRecord.objects.get().priority == -7
+
+    @pytest.mark.parametrize(("number", "priority"), [("-7.0", -7), ("-1e1", -10), ("-0.0", 0)])
+    def test_may_be_written_in_each_way_of_json(
+        self, api: APIClient, number: str, priority: int
+    ) -> None:
+        body = f'{{"agent": "echo", "priority": {number}}}'
+        response = api.post("/runs", body, content_type="application/json")
+        assert (response.status_code, response.json()["priority"]) == (201, priority)
 
     def test_a_higher_one_takes_the_permission(
         self, api: APIClient, alice: User, client_of: Callable[[User], APIClient]
