@@ -5,8 +5,8 @@ or REDIS_URL names a server, the tests that are marked for it run in a separate 
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
-The browser tests are a separate session, too. All sessions run at a time, because each mostly
-waits.
+The browser tests are a separate session, too, and so are the tests of `runs` on SQLite. Three
+sessions run at a time, because each mostly waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
 takes half an hour more, and tests changes of code that both databases share.
@@ -18,11 +18,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 EVERYWHERE = "--everywhere"
+_AT_A_TIME = 3  # sessions
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 
@@ -58,12 +59,11 @@ def main(arguments: list[str]) -> int:
 
     if arguments:
         statuses = [_pytest(*session) for session in [*sessions, rest]]
-    elif found:  # show the first one as it runs
-        waits = [_start(*session) for session in [*sessions[1:], rest]]
-        statuses = [_pytest(*sessions[0]), *(wait() for wait in waits)]
-    else:  # show the larger one as it runs
-        wait = _start(*sessions[0])
-        statuses = [_pytest(*rest), wait()]
+    else:
+        options, environment = rest
+        parts = [([*options, part], environment) for part in ("--ignore=tests/runs", "tests/runs")]
+        with ThreadPoolExecutor(_AT_A_TIME) as lanes:
+            statuses = list(lanes.map(_shown_at_its_end, [*parts, *sessions]))
 
     # With arguments, it may be that one session has all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
@@ -74,24 +74,18 @@ def _pytest(arguments: list[str], environment: dict[str, str]) -> int:
     return subprocess.run(_command(arguments), env=environment, check=False).returncode
 
 
-def _start(arguments: list[str], environment: dict[str, str]) -> Callable[[], int]:
-    """Start a session; return a function that waits for it and then shows its output."""
-    output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - wait() closes it
-    process = subprocess.Popen(
-        _command(arguments), env=environment, stdout=output, stderr=subprocess.STDOUT
-    )
-
-    def wait() -> int:
-        with output:
-            try:
-                status = process.wait()
-            finally:
-                process.kill()  # after an interrupt it must not continue alone
-            output.seek(0)
-            sys.stdout.write(output.read())
-        return status
-
-    return wait
+def _shown_at_its_end(session: _Session) -> int:
+    arguments, environment = session
+    command = _command(arguments)
+    print(f"{' '.join(command[1:])} ...", flush=True)
+    with tempfile.TemporaryFile(mode="w+") as output:
+        done = subprocess.run(
+            command, env=environment, check=False, stdout=output, stderr=subprocess.STDOUT
+        )
+        output.seek(0)
+        sys.stdout.write(output.read())  # at once: another session may end at the same time
+        sys.stdout.flush()
+    return done.returncode
 
 
 def _command(arguments: list[str]) -> list[str]:

@@ -80,51 +80,58 @@ class TestSessions:
             ran.append((arguments, environment))
             return self.statuses.pop(0)
 
+        def fake_lane(session: tuple[list[str], dict[str, str]]) -> int:
+            lanes.append(session)
+            return self.lane_statuses.get(" ".join(session[0]), 0)
+
         monkeypatch.setattr(runner, "_pytest", fake)
-        monkeypatch.setattr(
-            runner,
-            "_start",
-            lambda arguments, _: started.append(arguments) or (lambda: self.other_status),
-        )
-        started = self.started = []
+        monkeypatch.setattr(runner, "_shown_at_its_end", fake_lane)
+        lanes = self.lanes = []
+        self.lane_statuses = {}
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.delenv("REDIS_URL", raising=False)
         self.main = runner.main
         return ran
 
     statuses: list[int]
-    other_status = 0
-    started: list[list[str]]
+    lanes: list[tuple[list[str], dict[str, str]]]
+    lane_statuses: dict[str, int]
+
+    def _lanes(self) -> dict[str, dict[str, str]]:
+        """Return the sessions that run at the same time as others, with their environments."""
+        return {" ".join(arguments): environment for arguments, environment in self.lanes}
 
     def test_without_servers_one_session_deselects_nothing(self, sessions: list) -> None:
         self.statuses = [0]
         assert self.main(["-k", "x"]) == 0
         assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
-        assert not self.started
+        assert not self.lanes
 
-    def test_the_whole_suite_runs_the_browser_at_the_same_time(self, sessions: list) -> None:
-        self.statuses = [0]
+    def test_the_whole_suite_is_three_sessions(self, sessions: list) -> None:
         assert self.main([]) == 0
-        assert self.started == [["-m", "browser"]]
-        assert [arguments for arguments, _ in sessions] == [["-m", "not (browser)"]]
+        rest = "-m not (browser)"
+        assert set(self._lanes()) == {
+            "-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"
+        }  # fmt: skip
+        assert not sessions
 
-    def test_a_failure_in_the_browser_is_a_failure(self, sessions: list) -> None:
-        self.statuses, self.other_status = [0], 1
+    @pytest.mark.parametrize("failed", ["-m browser", "-m not (browser) tests/runs"])
+    def test_a_failure_in_one_of_them_is_a_failure(self, sessions: list, failed: str) -> None:
+        self.lane_statuses[failed] = 1
         assert self.main([]) == 1
 
-    @pytest.mark.parametrize("failed", [0, 1, 2])
-    def test_with_all_servers_sqlite_runs_at_the_same_time_as_the_others(
-        self, sessions: list, monkeypatch: pytest.MonkeyPatch, failed: int
+    def test_with_all_servers_their_tests_are_one_more(
+        self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
-        *self.statuses, self.other_status = (int(failed == number) for number in range(3))
+        self.lane_statuses["-m postgres or redis"] = 1
         assert self.main([]) == 1
-        (marked, with_both), (browser, alone) = sessions
-        assert (marked, browser) == (["-m", "postgres or redis"], ["-m", "browser"])
-        assert with_both["DATABASE_URL"] == "postgres://h/x"
-        assert "DATABASE_URL" not in alone
-        assert self.started == [["-m", "not (postgres or redis) and not (browser)"]]
+        lanes = self._lanes()
+        rest = "-m not (postgres or redis) and not (browser)"
+        assert lanes.pop("-m postgres or redis")["DATABASE_URL"] == "postgres://h/x"
+        assert set(lanes) == {"-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"}
+        assert not any("DATABASE_URL" in environment for environment in lanes.values())
 
     def test_everywhere_omits_nothing(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
@@ -132,20 +139,18 @@ class TestSessions:
         assert self.main(["--everywhere"]) == pytest.ExitCode.USAGE_ERROR
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
-        self.statuses = [0, 0]
         assert self.main(["--everywhere"]) == 0
-        (everything, with_both), (browser, alone) = sessions
-        assert (everything, browser) == (["-m", ""], ["-m", "browser"])
-        assert with_both["REDIS_URL"] == "redis://h"
-        assert "REDIS_URL" not in alone
-        assert self.started == [["-m", "not (postgres or redis) and not (browser)"]]
+        lanes = self._lanes()
+        assert lanes.pop("-m ")["REDIS_URL"] == "redis://h"
+        rest = "-m not (postgres or redis) and not (browser)"
+        assert set(lanes) == {"-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"}
 
-    def test_the_session_in_the_background_shows_its_output_at_its_end(
+    def test_a_session_shows_its_output_at_its_end(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         from tests import __main__ as runner
 
-        assert runner._start(["--version"], dict(os.environ))() == 0
+        assert runner._shown_at_its_end((["--version"], dict(os.environ))) == 0
         assert "pytest" in capsys.readouterr().out
 
     def test_a_server_gets_a_session_and_the_other_omits_its_marks(

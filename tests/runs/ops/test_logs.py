@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import DatabaseError, DataError
 
@@ -268,8 +269,9 @@ def test_a_refused_socket_is_no_error_of_the_application() -> None:
 
     def passes(words: str) -> bool:
         record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, words, (), None)
-        return logging.getLogger("uvicorn.error").filter(record) is not False
+        return logs.AnsweredHandshake().filter(record)
 
+    assert "answered_handshake" in settings.LOGGING["loggers"]["uvicorn.error"]["filters"]
     assert not passes("ASGI callable returned without completing handshake.")
     assert passes("Exception in ASGI application\n")
 
