@@ -43,7 +43,7 @@ def _by_password(name: str) -> str:
     return _post("/api-token", "application/json", body)
 
 
-#: Name -> a request by the name of a user whom nobody knows.
+#: Name -> a request by the name of a user who does not exist.
 DOORS: dict[str, Callable[[str], str]] = {
     "api-token": _by_password,
     "login": _form("/accounts/login/"),
@@ -61,7 +61,7 @@ async def _guess(port: int, door: str, names: Iterator[int], seen: Counter[str])
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 while True:
-                    writer.write(DOORS[door](f"nobody{next(names)}").encode())
+                    writer.write(DOORS[door](f"stranger{next(names)}").encode())
                     seen[f"{door} {await _status(reader)}"] += 1
             finally:
                 writer.close()

@@ -37,7 +37,7 @@ def measure() -> Iterator[Figure]:
 
         os.environ["DATABASE_POOL_SIZE"] = "20"
         with serving(tokens.create(user)[0]) as server:
-            yield _stops(server, "nobody attacks", ())
+            yield _stops(server, "no client attacks", ())
             for words, doors in _ATTACKS.items():
                 yield _stops(server, f"{CONNECTIONS} clients: {words}", doors)
 

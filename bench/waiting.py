@@ -118,7 +118,7 @@ def _streams(server: Server) -> Iterator[Figure]:
 
 
 def _unread(server: Server) -> Iterator[Figure]:
-    """Feeds of a run with a large input that nobody reads."""
+    """Feeds of a run with a large input, whose readers read nothing."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         go = Path(folder) / "go"
         run = server.start("bench-signal", path=str(go), count=1, text="x" * INPUT_CHARACTERS)

@@ -83,7 +83,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'audit entry',
-                'verbose_name_plural': 'audit log',
+                'verbose_name_plural': 'audit entries',
                 'ordering': ['-at', '-id'],
                 'indexes': [models.Index(fields=['-at', '-id'], name='audit_newest')],
                 'constraints': [models.UniqueConstraint(condition=models.Q(('act', 'sign_in_failed')), fields=('actor', 'address', 'at'), name='audit_failures_of_a_minute')],

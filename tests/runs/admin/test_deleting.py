@@ -99,7 +99,7 @@ class TestUser:
         make_run(owner)
         page = admin_client.get(f"{USERS}{owner.pk}/delete/").content.decode()
         assert "runs that are not over: stop them first" in page
-        assert "have permission" not in page  # nobody has
+        assert "have permission" not in page  # no user has it
         admin_client.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"})
         assert User.objects.filter(pk=owner.pk).exists()
 

@@ -1,4 +1,4 @@
-"""Wrong passwords make the next try wait, at all three doors, and lock nobody out for good."""
+"""Wrong passwords make the next try wait, at all three doors, and lock no user out for good."""
 
 from __future__ import annotations
 
