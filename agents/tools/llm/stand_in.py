@@ -26,6 +26,10 @@ __all__ = ["STAND_IN", "StandIn"]
 STAND_IN = "stand-in"
 WORDS_PER_SECOND = 20.0
 WORDS_PER_PIECE = 4
+# Real models read a prompt before they answer. Without this pause a document that repeats itself is
+# summarised before a newcomer has found Stop.
+PROMPT_CHARACTERS_PER_SECOND = 6_000.0
+LONGEST_PROMPT_SECONDS = 2.5
 DEFAULT_WORDS = 60
 LARGE = 50_000  # characters: a thread reads longer documents
 
@@ -63,6 +67,10 @@ class StandIn(httpx2.AsyncBaseTransport):
         else:
             reply = _reply(asked)
         reply.id = f"chatcmpl-stand-in-{next(self._numbers)}"
+        reading = min(
+            LONGEST_PROMPT_SECONDS, asked.prompt_characters / PROMPT_CHARACTERS_PER_SECOND
+        )
+        await asyncio.sleep(reading / self.speed)
         if asked.stream:
             return httpx2.Response(
                 200,

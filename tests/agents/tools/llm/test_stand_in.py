@@ -159,6 +159,18 @@ async def test_it_speaks_at_a_human_pace_and_faster_when_told_so() -> None:
     assert expected <= took < expected + 1
 
 
+async def test_it_reads_a_prompt_before_it_answers() -> None:
+    """A document that repeats itself has a short summary, and is no instant success."""
+    started = time.monotonic()
+    stream = await client(10.0).chat.completions.create(
+        model="m", messages=messages("The harbour was quiet. " * 600), stream=True
+    )
+    async for _ in stream:
+        break
+    assert time.monotonic() - started >= 0.2
+    await stream.close()
+
+
 async def said_at(speed: float) -> str:
     stream = await client(speed).chat.completions.create(
         model="m", messages=messages(REEF), stream=True
