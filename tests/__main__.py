@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 EVERYWHERE = "--everywhere"
-_AT_A_TIME = 3  # sessions
+_AT_A_TIME = 4  # sessions
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 

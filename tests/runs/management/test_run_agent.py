@@ -13,35 +13,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connection
+from django.db import OperationalError
 
 from agents import SyncTools, Tools, agent, should_stop
 from runs.actions import stopping
-from runs.models import RunRecord, WorkerRecord
+from runs.models import RunRecord
+from tests.support.commands import ROOT, TIMEOUT_SECONDS, process_environment, run_agent
 from tests.support.consistency import assert_consistent
-from tests.support.processes import start_manage
-from tests.support.server import eventually
 
-ROOT = Path(__file__).resolve().parents[3]
-TIMEOUT_SECONDS = 40
 SENTENCE = "In {n} the ship number {n} left harbour {n} at dawn, and {n} people saw her sail. "
 
 
 # --- In this process -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def demo(transactional_db: None, options: Any) -> User:
-    return User.objects.create_user("demo", password="demo")
 
 
 class Ran:
@@ -262,83 +252,6 @@ def test_the_signals_and_the_log_are_as_before_afterwards(demo: User) -> None:
 # --- Real processes ------------------------------------------------------------------------------
 
 
-class Process:
-    """A manage.py process on the test's database, and what it says."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.began = time.monotonic()
-        out, its_out = os.pipe()
-        err, its_err = os.pipe()
-        self._process = start_manage(
-            *arguments, environment=_environment(**environment), stdout=its_out, stderr=its_err
-        )
-        os.close(its_out)
-        os.close(its_err)
-        self._out, self._err = open(out), open(err)  # noqa: SIM115 - closed by kill
-        self.err = ""
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        for line in self._err:
-            with self._news:
-                self.err += line
-                self._news.notify_all()
-
-    def wait_for(self, words: str) -> None:
-        with self._news:
-            assert self._news.wait_for(lambda: words in self.err, TIMEOUT_SECONDS), self.err
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def end(self) -> tuple[int, str]:
-        """Return the exit code and standard output."""
-        out = self._out.read()
-        code = self._process.wait(TIMEOUT_SECONDS)
-        self._reader.join(TIMEOUT_SECONDS)
-        assert "Traceback" not in self.err, self.err
-        return code, out
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(TIMEOUT_SECONDS)
-        self._reader.join(TIMEOUT_SECONDS)
-        self._out.close()
-        self._err.close()
-
-
-def _test_database_url() -> str:
-    """Return the address under which another process finds the database of this test."""
-    options = connection.settings_dict
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{options['NAME']}"
-    user = quote(f"{options['USER']}:{options['PASSWORD']}", safe=":")
-    return f"postgres://{user}@{options['HOST']}:{options['PORT']}/{options['NAME']}"
-
-
-def _environment(**changes: str) -> dict[str, str]:
-    return os.environ | {
-        "DATABASE_URL": _test_database_url(),
-        "DJANGO_DEBUG": "1",
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        "LLM_BASE_URL": "",
-        "LLM_API_KEY": "",
-        **changes,
-    }
-
-
-@contextmanager
-def _run_agent(*arguments: str, **environment: str) -> Iterator[Process]:
-    process = Process("run_agent", *arguments, **environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-
-
 @pytest.fixture
 def document(tmp_path: Path) -> str:
     """Return the argument for a document of more than 100 kB."""
@@ -349,7 +262,7 @@ def document(tmp_path: Path) -> str:
 
 
 def test_ctrl_c_stops_it_after_the_call_in_flight(demo: User, document: str) -> None:
-    with _run_agent("summarise", "--input", document) as process:
+    with run_agent("summarise", "--input", document) as process:
         process.wait_for("│ ")  # a model is writing
         process.send(signal.SIGINT)
         process.wait_for("Stopping... (after current LLM call completes)")
@@ -370,7 +283,7 @@ def test_ctrl_c_stops_it_after_the_call_in_flight(demo: User, document: str) -> 
 
 
 def test_the_second_ctrl_c_explains_and_the_third_leaves_at_once(demo: User, document: str) -> None:
-    with _run_agent("summarise", "--input", document) as process:
+    with run_agent("summarise", "--input", document) as process:
         process.wait_for("│ ")
         process.send(signal.SIGINT)
         process.wait_for("Stopping... (after current LLM call completes)")
@@ -385,7 +298,7 @@ def test_the_second_ctrl_c_explains_and_the_third_leaves_at_once(demo: User, doc
 
 
 def test_sigterm_drains_and_is_nobodys_stop(demo: User, document: str) -> None:
-    with _run_agent("summarise", "--input", document, RUNS_DRAIN_SECONDS="0") as process:
+    with run_agent("summarise", "--input", document, RUNS_DRAIN_SECONDS="0") as process:
         process.wait_for("│ ")
         process.send(signal.SIGTERM)
         code, out = process.end()
@@ -398,7 +311,7 @@ def test_sigterm_drains_and_is_nobodys_stop(demo: User, document: str) -> None:
 
 def test_ctrl_c_stops_a_remote_run_too(demo: User, document: str, hire: Callable[..., Any]) -> None:
     hire()
-    with _run_agent("summarise", "--remote", "--input", document) as process:
+    with run_agent("summarise", "--remote", "--input", document) as process:
         process.wait_for("0 of ")
         process.send(signal.SIGINT)
         process.wait_for("Stopping... (after current LLM call completes)")
@@ -410,7 +323,7 @@ def test_ctrl_c_stops_a_remote_run_too(demo: User, document: str, hire: Callable
 
 
 def test_a_remote_run_without_a_worker_says_so_and_is_stopped_at_once(demo: User) -> None:
-    with _run_agent("count_words", "--remote", "--input", "text=a") as process:
+    with run_agent("count_words", "--remote", "--input", "text=a") as process:
         process.wait_for("none is there")
         process.send(signal.SIGINT)
         code, out = process.end()
@@ -424,7 +337,7 @@ def test_on_a_terminal_it_prints_plain_lines_with_colours(demo: User, document: 
     process = subprocess.Popen(
         [sys.executable, "manage.py", "run_agent", "summarise", "--input", document],
         cwd=ROOT,
-        env=_environment(TERM="xterm-256color", COLUMNS="100", LINES="30"),
+        env=process_environment(TERM="xterm-256color", COLUMNS="100", LINES="30"),
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,
@@ -456,94 +369,3 @@ def _read_screen(terminal: int, *, until: str) -> str:
         if until in text:
             return text
     raise AssertionError(f"{until!r} did not come: {text}")
-
-
-def test_a_reader_that_has_enough_is_no_error(demo: User) -> None:
-    command = f"{sys.executable} manage.py run_agent count_words --input text=a 2>&1 | head -n 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert assert_consistent(_only_run()).status == "success"
-
-
-BROKEN = {
-    "no streams": "<&- >&- 2>&-",
-    "readers that left": "> >(exec true) 2> >(exec true)",
-}
-
-
-def _in_bash(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", command],
-        cwd=ROOT,
-        env=_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("streams", BROKEN.values(), ids=BROKEN)
-def test_the_exit_code_tells_of_the_run_whatever_becomes_of_the_streams(
-    demo: User, streams: str
-) -> None:
-    command = f"{sys.executable} manage.py run_agent count_words --input text=a {streams}"
-    assert _in_bash(command).returncode == 0
-    assert assert_consistent(_only_run()).status == "success"
-
-
-def test_so_it_does_of_a_run_that_failed(demo: User) -> None:
-    command = f"{sys.executable} manage.py run_agent summarise --input document= >&- 2>/dev/full"
-    assert _in_bash(command).returncode == 1
-    assert _only_run().status == "error"
-
-
-def test_a_result_that_could_not_be_written_is_told(demo: User) -> None:
-    done = _in_bash(
-        f"{sys.executable} manage.py run_agent count_words --input text=a 2>&1 >/dev/full"
-    )
-    assert done.returncode == 0
-    assert "Standard output can't be written: No space left on device." in done.stdout
-
-
-def test_an_old_locale_costs_signs_and_not_the_run(demo: User) -> None:
-    command = f"{sys.executable} manage.py run_agent count_words --input text=ä"
-    done = _in_bash(command, LANG="C", PYTHONIOENCODING="ascii")
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
-    assert '"word": "ä"' in done.stdout  # a result goes out as it is
-
-
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        ("stop_run 01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20", 2),
-        ("delete_old_runs --older-than 1d", 0),
-    ],
-)
-def test_other_commands_keep_their_exit_codes(demo: User, command: str, code: int) -> None:
-    done = _in_bash(f"{sys.executable} manage.py {command} >/dev/full 2>&-")
-    assert done.returncode == code
-
-
-def test_a_worker_without_streams_works_and_drains(demo: User) -> None:
-    """Its database must not get the number of a stream that was closed."""
-    started = f"{sys.executable} manage.py runworker --listen 127.0.0.1:0 <&- >&- 2>&- & echo $!"
-    worker = int(_in_bash(started).stdout)
-    try:
-        eventually(
-            lambda: WorkerRecord.objects.filter(lost_at=None).exists(), within=TIMEOUT_SECONDS
-        )
-        names = [os.readlink(f"/proc/{worker}/fd/{number}") for number in (0, 1, 2)]
-        assert names == [os.devnull] * 3
-    finally:
-        os.kill(worker, signal.SIGTERM)
-    alive = WorkerRecord.objects.filter(lost_at=None)
-    eventually(lambda: not alive.exists(), within=TIMEOUT_SECONDS)
