@@ -5,7 +5,7 @@ or REDIS_URL names a server, the tests that are marked for it run in a separate 
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
-The browser tests are a separate session, too, and so are the tests of `runs` on SQLite. Three
+The browser tests are a separate session, too, and so are the tests of `runs` on SQLite. Four
 sessions run at a time, because each mostly waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
