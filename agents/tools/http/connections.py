@@ -1,8 +1,7 @@
 """Connections to hosts that may be visited, directly or through a proxy.
 
 The check is where the socket is opened: a pool may keep a connection and use it again, since it
-knows it by the host's name, and TLS has checked the certificate for that name. This module knows no
-guard and no run.
+knows it by the host's name, and TLS has checked the certificate for that name.
 """
 
 from __future__ import annotations
@@ -47,17 +46,17 @@ class _Reaching:
 
     Args:
         reach: None takes what the host of the current run allows, at each request.
+        backend: opens the connections, unless a proxy does.
         options: of httpx's transport.
     """
 
-    _allow: AllowList | None
-    _has_proxy: bool
-
-    @staticmethod
-    def _options(reach: Reach | None, options: dict[str, Any]) -> dict[str, Any]:
-        proxy_url = "" if reach is None else reach.proxy_url
-        proxy = make_proxy(httpx, proxy_url, shared_ssl_context)
-        return {"verify": shared_ssl_context(), "trust_env": False, "proxy": proxy, **options}
+    def __init__(self, reach: Reach | None, backend: object, options: dict[str, Any]) -> None:
+        proxy = make_proxy(httpx, reach.proxy_url if reach else "", shared_ssl_context)
+        super().__init__(verify=shared_ssl_context(), trust_env=False, proxy=proxy, **options)  # type: ignore[call-arg]
+        self._allow = reach.allow if reach else None
+        self._has_proxy = proxy is not None
+        if not self._has_proxy:
+            _put_in(self, backend)
 
     def _check(self, request: httpx.Request) -> None:
         check_url(request.url)
@@ -85,11 +84,7 @@ class AsyncTransport(_Reaching, httpx.AsyncHTTPTransport):
     def __init__(
         self, reach: Reach | None = None, *, resolver: Resolver | None = None, **options: Any
     ) -> None:
-        super().__init__(**self._options(reach, options))
-        self._allow = None if reach is None else reach.allow
-        self._has_proxy = bool(reach and reach.proxy_url)
-        if not self._has_proxy:
-            _put_in(self, _AsyncBackend(self, resolver))
+        super().__init__(reach, _AsyncBackend(self, resolver), options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._check(request)
@@ -100,11 +95,7 @@ class SyncTransport(_Reaching, httpx.HTTPTransport):
     """As ``AsyncTransport``, for threads."""
 
     def __init__(self, reach: Reach | None = None, **options: Any) -> None:
-        super().__init__(**self._options(reach, options))
-        self._allow = None if reach is None else reach.allow
-        self._has_proxy = bool(reach and reach.proxy_url)
-        if not self._has_proxy:
-            _put_in(self, _SyncBackend(self))
+        super().__init__(reach, _SyncBackend(self), options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._check(request)
