@@ -10,7 +10,7 @@ import httpx2
 from agents.guard import current_guard
 from agents.values.addresses import PUBLIC, AllowList, Reach
 
-from .addresses import Resolver, check_url, current_allow_list, look_up, look_up_in_thread
+from .addresses import Resolver, check_url, look_up, look_up_in_thread
 from .connections import AsyncTransport
 
 __all__ = ["kinds_of", "public_only"]
@@ -72,11 +72,10 @@ class _PublicOnly:
         self._resolver = resolver
         self._allow = allow
 
-    def _asked(self, request: Any) -> tuple[str, int, AllowList]:
+    def _asked(self, request: Any) -> tuple[str, int, AllowList | None]:
         check_url(request.url)
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        allow = current_allow_list() if self._allow is None else self._allow
-        return request.url.raw_host.decode("ascii"), port, allow
+        return request.url.raw_host.decode("ascii"), port, self._allow
 
 
 class _AsyncPublicOnly(_PublicOnly, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
