@@ -225,7 +225,7 @@ PATTERNS: Final = (
         _keep_name,
     ),
     _Pattern(
-        ("/",),  # addresses that are secrets: who knows one can post
+        ("/",),  # addresses that are secrets: a client that knows one can post
         ("hooks.slack.com/", "/api/webhooks/", "webhook.office.com/"),
         r"""
         (?P<key> hooks[.]slack[.]com/ (?: services | workflows | triggers ) /

@@ -294,5 +294,5 @@ def _answered(
 def _host_of(url: Any) -> str:
     try:
         return str(url.host)
-    except UnicodeError:  # "xn--" and what is no name
+    except UnicodeError:  # "xn--", followed by letters that encode no name
         return str(url.raw_host.decode("ascii", "replace"))
