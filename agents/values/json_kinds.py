@@ -63,7 +63,7 @@ def with_integers(error: pydantic.ValidationError, value: Any) -> Any:
 def _with_integer(value: Any, loc: tuple[int | str, ...]) -> Any:
     """Follow a location through the value, of which it also names branches of unions."""
     if not loc:
-        return int(value) if type(value) is float and value.is_integer() else value
+        return _as_integer(value)
     step, *rest = loc
     in_dict = isinstance(value, dict) and step in value
     if not in_dict and not (isinstance(value, list) and step in range(len(value))):
@@ -81,6 +81,10 @@ def _all_integers(value: Any) -> Any:
         return {key: _all_integers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_all_integers(item) for item in value]
+    return _as_integer(value)
+
+
+def _as_integer(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
