@@ -81,7 +81,7 @@ class SharedState:
         with self._lock:
             if self._runs:
                 self.look_quickly()
-            else:  # what is there is right: no run is here to have changed it
+            else:  # no run is here that could have changed the state, so it is right
                 self._remember()
             self._runs.add(guard)
         # The rest of this step is its code, but the loop does not know it yet.

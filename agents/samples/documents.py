@@ -22,7 +22,7 @@ __all__ = ["MAX_BYTES", "read_document"]
 MAX_BYTES = 20_000_000
 MAX_REDIRECTS = 5
 FETCH_SECONDS = 60.0
-SMALL_BYTES = 64 * 1024  # what is no PDF, and no larger, is read here, in at most 0.1 s
+SMALL_BYTES = 64 * 1024  # no larger, and no PDF: this process reads it, in at most 0.1 s
 
 # Of any scheme: an address is no text to summarise.
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://\S*", re.IGNORECASE)

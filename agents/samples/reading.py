@@ -82,8 +82,7 @@ class _Label:
 
 def takes_long(content: bytes, content_type: str) -> bool:
     """Return whether reading it may take long, however small it is."""
-    label = _Label.of(content_type)
-    return _is_pdf(content, label)
+    return _is_pdf(content, _Label.of(content_type))
 
 
 def read(content: bytes, content_type: str) -> str:
@@ -182,7 +181,7 @@ def _declared(markup: bytes) -> str | None:
 
 def _wide_codec(content: bytes) -> str:
     """Return UTF-16 or UTF-32 if zeros are where those have them; "" if not."""
-    head = content[: 4 * (_HEAD_BYTES // 4)]
+    head = content[:_HEAD_BYTES]
     if b"\0" not in head:
         return ""
     zeros = [head[place::4].count(0) / max(1, len(head[place::4])) for place in range(4)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 
 __all__ = ["Turns"]
 
@@ -44,14 +43,10 @@ class Turns:
         return end
 
 
-@dataclass(eq=False)
 class _Counted:
-    most: int
-    all: asyncio.Semaphore = field(init=False)
-    # An owner whose turns are all over is forgotten.
-    owners: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = field(
-        default_factory=weakref.WeakValueDictionary
-    )
-
-    def __post_init__(self) -> None:
-        self.all = asyncio.Semaphore(self.most)
+    def __init__(self, most: int) -> None:
+        self.all = asyncio.Semaphore(most)
+        # An owner whose turns are all over is forgotten.
+        self.owners: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = (
+            weakref.WeakValueDictionary()
+        )

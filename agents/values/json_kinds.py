@@ -41,7 +41,10 @@ def as_published(schema: Any) -> Any:
         return schema
     copy = {key: part if key in _NO_SCHEMAS else as_published(part) for key, part in schema.items()}
     change = _CHANGES.get(copy.get("type", ""))
-    return change(copy) if change is not None else copy
+    if change is None:
+        return copy
+    name = {"ref": copy.pop("ref")} if "ref" in copy else {}  # the changed schema takes its place
+    return {**change(copy), **name}
 
 
 def with_integers(error: pydantic.ValidationError, value: Any) -> Any:
@@ -60,7 +63,7 @@ def with_integers(error: pydantic.ValidationError, value: Any) -> Any:
 def _with_integer(value: Any, loc: tuple[int | str, ...]) -> Any:
     """Follow a location through the value, of which it also names branches of unions."""
     if not loc:
-        return int(value) if type(value) is float and value.is_integer() else value
+        return _as_integer(value)
     step, *rest = loc
     in_dict = isinstance(value, dict) and step in value
     if not in_dict and not (isinstance(value, list) and step in range(len(value))):
@@ -78,6 +81,10 @@ def _all_integers(value: Any) -> Any:
         return {key: _all_integers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_all_integers(item) for item in value]
+    return _as_integer(value)
+
+
+def _as_integer(value: Any) -> Any:
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -94,10 +101,7 @@ def _choice(schema: dict[str, Any], choices: list[tuple[Any, Any]], known: Any) 
         except (KeyError, TypeError):  # the second for lists and objects
             raise PydanticKnownError(known, {"expected": shown}) from None
 
-    plain: dict[str, Any] = {**core_schema.no_info_plain_validator_function(choose)}
-    if "ref" in schema:
-        plain["ref"] = schema["ref"]
-    return plain
+    return {**core_schema.no_info_plain_validator_function(choose)}
 
 
 def _literal(schema: dict[str, Any]) -> dict[str, Any]:
@@ -112,16 +116,12 @@ def _enum(schema: dict[str, Any]) -> dict[str, Any]:
     return _choice(schema, [(member.value, member) for member in schema["members"]], "enum")
 
 
-def _before(
-    read: Callable[[Any], Any],
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _before(read: Callable[[Any], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Let ``read`` make the object that the schema then takes: strictly, a text is none."""
 
     def change(schema: dict[str, Any]) -> dict[str, Any]:
-        inner: Any = dict(schema)
-        ref = inner.pop("ref", None)
-        changed: dict[str, Any] = {**core_schema.no_info_before_validator_function(read, inner)}
-        return {**changed, "ref": ref} if ref else changed
+        inner: Any = schema
+        return {**core_schema.no_info_before_validator_function(read, inner)}
 
     return change
 
@@ -148,13 +148,9 @@ def _set(schema: dict[str, Any]) -> dict[str, Any]:
             raise PydanticCustomError("unique_items", "Each item may be there only once")
         return found
 
-    items: Any = {
-        key: part for key, part in schema.items() if key not in ("type", "ref", "metadata")
-    }
-    items.pop("fail_fast", None)
+    items = {key: part for key, part in schema.items() if key not in ("metadata", "fail_fast")}
     of_list: Any = {**items, "type": "list"}
-    changed: dict[str, Any] = {**core_schema.no_info_after_validator_function(collect, of_list)}
-    return {**changed, "ref": schema["ref"]} if "ref" in schema else changed
+    return {**core_schema.no_info_after_validator_function(collect, of_list)}
 
 
 _CHANGES: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {

@@ -119,6 +119,7 @@ def _keep_name(match: re.Match[str]) -> str:
 _OPENING: Final = r""" (?: b? \\{0,4} ["'] )? """
 _CLOSING: Final = r""" (?: \\{0,4} ["'] )? """
 _START: Final = r""" (?: (?<! [A-Za-z0-9] ) | (?<= \\[nrt] ) ) """
+_ASSIGNED: Final = rf""" {_CLOSING} \]? [ \t]{{0,8}} (?: := | => | ={{1,3}} | : ) [ \t]{{0,8}} """
 
 # Tokens that begin with the name of their issuer. After it come letters and digits, a digit among
 # them: otherwise it is a name in a program.
@@ -225,7 +226,7 @@ PATTERNS: Final = (
         _keep_name,
     ),
     _Pattern(
-        ("/",),  # addresses that are secrets: who knows one can post
+        ("/",),  # addresses that are secrets: a client that knows one can post
         ("hooks.slack.com/", "/api/webhooks/", "webhook.office.com/"),
         r"""
         (?P<key> hooks[.]slack[.]com/ (?: services | workflows | triggers ) /
@@ -270,8 +271,8 @@ PATTERNS: Final = (
         (":", "="),  # X-Amz-Signature=..., sig=..., "signature": "..."
         ("signature", "sig", "hmac", "auth"),
         rf"""
-        (?P<key> (?: signature | (?<! [A-Za-z0-9] ) (?: sig | hmac | auth ) ) {_CLOSING} \]?
-            [ \t]{{0,8}} (?: := | => | ={{1,3}} | : ) [ \t]{{0,8}} {_OPENING} )
+        (?P<key> (?: signature | (?<! [A-Za-z0-9] ) (?: sig | hmac | auth ) )
+            {_ASSIGNED} {_OPENING} )
         {_SIGNED}{{12,}}+
         """,
         _keep_name,
@@ -318,8 +319,7 @@ PATTERNS: Final = (
         ("pass", "pwd", "pw", "secret", "credential", "session", "key", "token"),
         # A quoted value ends at its quote, or where the text was cut; any other at a delimiter.
         rf"""
-        (?P<key> (?P<name> {_NAME} | token )
-            [0-9]{{0,3}} {_CLOSING} \]? [ \t]{{0,8}} (?: := | => | ={{1,3}} | : ) [ \t]{{0,8}} )
+        (?P<key> (?P<name> {_NAME} | token ) [0-9]{{0,3}} {_ASSIGNED} )
         (?: (?P<quote> b? (?: (?P<escaped> \\{{1,4}}["'] ) | (?P<double> " ) | ' ) ) )?
         (?P<value>
             (?(escaped) [^"'\\\r\n]*+

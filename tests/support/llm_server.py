@@ -95,8 +95,8 @@ class LLMServer:
     ``answer`` answers every request. The answers in ``answers`` come first, once each.
 
     Besides completions it serves ``GET /v1/models``, ``/redirect?to=URL``, ``/status/404``,
-    ``/chunks/5`` (a body in chunks), ``/events`` (an endless stream of events) and ``/cookie``. Any
-    other GET answers hello.
+    ``/chunks/5`` (a body in chunks), ``/events?label=`` (an endless stream of events) and
+    ``/cookie``. Any other GET answers hello.
 
     Args:
         tls: makes it an https server.
@@ -313,7 +313,8 @@ class LLMServer:
                     await self._hold("middle")
             await _send_chunk(writer, b"")
         elif path == "/events":
-            head = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+            label = parse_qs(address.query).get("label", ["text/event-stream"])[0]
+            head = {"Content-Type": label, "Transfer-Encoding": "chunked"}
             await _send_head(writer, 200, head)
             while True:
                 await _send_chunk(writer, b"data: tick\n\n")

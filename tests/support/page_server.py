@@ -19,6 +19,8 @@ class PageServer:
         requests: the request lines and headers that arrived, as text.
     """
 
+    server_class = ThreadingHTTPServer
+
     def __init__(
         self, pages: dict[str, tuple[dict[str, Any], bytes]], host: str = "127.0.0.1"
     ) -> None:
@@ -52,7 +54,7 @@ class PageServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((host, 0), Handler)
+        self._server = self.server_class((host, 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://{host}:{self.port}"

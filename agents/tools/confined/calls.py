@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from agents.cancellation import CancelToken, check_should_stop, current_token, has_cleanup
 from agents.guard import current_guard, wait_out
@@ -68,24 +69,19 @@ async def call_confined(
         AgentStopped: a stop was requested; the process was killed.
     """
     check_should_stop()
-    cpu_seconds = cpu_seconds or CPU_SECONDS
-    memory_bytes = memory_bytes or MEMORY_BYTES
     guard, token = current_guard(), current_token()
     loop = asyncio.get_running_loop()
-    job = json.dumps(
-        {
-            "about": about,
-            "module": function.__module__,
-            "function": function.__qualname__,
-            "packages": _packages_around(function.__module__),
-            "path": _absolute(sys.path),
-            "parent": os.getpid(),
-            "cpu_seconds": cpu_seconds,
-            "memory_bytes": memory_bytes,
-        }
-    )
-    owner = None if guard is None else guard.owner
-    work = _call(owner, [job.encode(), content], cpu_seconds)
+    job: dict[str, Any] = {
+        "about": about,
+        "module": function.__module__,
+        "function": function.__qualname__,
+        "packages": _packages_around(function.__module__),
+        "path": _absolute(sys.path),
+        "parent": os.getpid(),
+        "cpu_seconds": cpu_seconds or CPU_SECONDS,
+        "memory_bytes": memory_bytes or MEMORY_BYTES,
+    }
+    work = _call(None if guard is None else guard.owner, job, content)
     task = loop.create_task(work) if guard is None else guard.create_task(work)
 
     def cancel() -> None:
@@ -110,15 +106,11 @@ async def call_confined(
     if returncode == 0 and answer[:1] == b"=":
         # Off the loop: ten megabytes take up to 50 ms.
         return await asyncio.to_thread(answer[1:].decode)
-    if returncode == 0 and answer[:1] == b"i":
-        raise ConfinedError(
-            f"{function.__module__} can't be imported in a process of its own "
-            f"({answer[1:].decode()}): put the function into a module that imports little"
-        )
-    raise _error(returncode, answer, cpu_seconds, memory_bytes)
+    raise _error(returncode, answer, job)
 
 
-async def _call(owner: Hashable, parts: list[bytes], cpu_seconds: int) -> tuple[int, bytes]:
+async def _call(owner: Hashable, job: dict[str, Any], content: bytes) -> tuple[int, bytes]:
+    seconds = 2 * job["cpu_seconds"]
     end_turn = await PROCESSES.take(owner)
     try:
         process = await start_process(
@@ -132,11 +124,11 @@ async def _call(owner: Hashable, parts: list[bytes], cpu_seconds: int) -> tuple[
             limit=_CHUNK_BYTES,
         )
         try:
-            async with asyncio.timeout(2 * cpu_seconds):
-                answer = await _converse(process, parts)
+            async with asyncio.timeout(seconds):
+                answer = await _converse(process, [json.dumps(job).encode(), content])
                 return await process.wait(), answer
         except TimeoutError as error:
-            raise ConfinedError(f"it takes more than {2 * cpu_seconds} s") from error
+            raise ConfinedError(f"it takes more than {seconds} s") from error
         finally:
             _kill(process)
             await undisturbed(_leave(process))
@@ -161,15 +153,20 @@ async def _converse(process: asyncio.subprocess.Process, parts: list[bytes]) -> 
     return bytes(answer)
 
 
-def _error(returncode: int, answer: bytes, cpu_seconds: int, memory_bytes: int) -> ConfinedError:
+def _error(returncode: int, answer: bytes, job: dict[str, Any]) -> ConfinedError:
     if returncode == -signal.SIGXCPU:
-        return ConfinedError(f"it takes more than {cpu_seconds} s of computing")
+        return ConfinedError(f"it takes more than {job['cpu_seconds']} s of computing")
     if returncode:
         return ConfinedError(f"its process has ended with {returncode}")
-    if answer[:1] == b"m":
-        return ConfinedError(f"it takes more than {memory_bytes // 1024**2} MB of memory")
-    text = answer[1:].decode("utf-8", "replace")
-    return Refused(text) if answer[:1] == b"!" else ConfinedError(f"it has failed with {text}")
+    kind, text = answer[:1], answer[1:].decode("utf-8", "replace")
+    if kind == b"m":
+        return ConfinedError(f"it takes more than {job['memory_bytes'] // 1024**2} MB of memory")
+    if kind == b"i":
+        return ConfinedError(
+            f"{job['module']} can't be imported in a process of its own ({text}): put the function"
+            " into a module that imports little"
+        )
+    return Refused(text) if kind == b"!" else ConfinedError(f"it has failed with {text}")
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

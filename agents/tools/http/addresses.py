@@ -31,7 +31,6 @@ __all__ = [
     "admit",
     "check_literal",
     "check_url",
-    "current_allow_list",
     "is_public",
     "look_up",
     "look_up_in_thread",
@@ -46,12 +45,6 @@ RESOLVE_SECONDS = 10.0
 _LOOK_UPS = Turns(16, per_owner=4)
 
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
-
-
-def current_allow_list() -> AllowList:
-    """Return what the host of the current run allows; outside any run nothing."""
-    guard = current_guard()
-    return NOTHING if guard is None else guard.reach.allow
 
 
 def check_url(url: Any) -> None:
@@ -74,8 +67,8 @@ def check_url(url: Any) -> None:
         raise InvalidAddress(f"the address has the port {url.port}; ports are 1 to 65535")
 
 
-def check_literal(host: str, allow: AllowList) -> None:
-    """Refuse a host that by its spelling alone is neither public nor allowed.
+def check_literal(host: str, allow: AllowList | None) -> None:
+    """Refuse a host that by its spelling alone is neither public nor allowed; see ``admit``.
 
     For requests through a proxy, which resolves the names itself.
 
@@ -88,9 +81,9 @@ def check_literal(host: str, allow: AllowList) -> None:
 
 
 async def look_up(
-    host: str, port: int, allow: AllowList, resolver: Resolver | None = None
+    host: str, port: int, allow: AllowList | None, resolver: Resolver | None = None
 ) -> list[str]:
-    """Return the addresses of a host that may be connected to.
+    """Return the addresses of a host that may be connected to; see ``admit``.
 
     Raises:
         AddressRefused: none of them.
@@ -104,7 +97,7 @@ async def look_up(
     return admit(host, found, allow)
 
 
-def look_up_in_thread(host: str, port: int, allow: AllowList) -> list[str]:
+def look_up_in_thread(host: str, port: int, allow: AllowList | None) -> list[str]:
     """As ``look_up``, for threads."""
     try:
         found = _texts(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
@@ -113,8 +106,11 @@ def look_up_in_thread(host: str, port: int, allow: AllowList) -> list[str]:
     return admit(host, found, allow)
 
 
-def admit(host: str, addresses: Sequence[str], allow: AllowList) -> list[str]:
+def admit(host: str, addresses: Sequence[str], allow: AllowList | None) -> list[str]:
     """Return those of a host's addresses that may be connected to.
+
+    Args:
+        allow: None takes what the host of the current run allows; outside any run nothing.
 
     Raises:
         AddressRefused: none of them.
@@ -122,6 +118,9 @@ def admit(host: str, addresses: Sequence[str], allow: AllowList) -> list[str]:
     """
     if not addresses:
         raise httpx.ConnectError(f"{host} can't be found")
+    if allow is None:
+        guard = current_guard()
+        allow = NOTHING if guard is None else guard.reach.allow
     admitted = allow.admit(host, addresses)
     if admitted:
         return admitted

@@ -20,6 +20,8 @@ from agents.exceptions import AgentStopped, RunIsOver
 from agents.guard import Call, Guard
 from agents.tools.waiting import undisturbed
 
+from .decoding import is_event_stream
+
 __all__ = ["AsyncBody", "SyncBody", "check", "note_open", "take_open"]
 
 FINISH_SECONDS = 30.0  # how long a body without a reader may take to its end
@@ -81,8 +83,7 @@ class _Body:
 
 class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
     def __init__(self, response: Any, call: Call, guard: Guard | None) -> None:
-        # An event stream may have no end; any other body has one.
-        self._has_end = "text/event-stream" not in response.headers.get("content-type", "")
+        self._has_end = not is_event_stream(response.headers)
         self._has_ended = False
         self._reading: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()

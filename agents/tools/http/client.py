@@ -88,7 +88,7 @@ def guarded_transport(inner: Any, **options: Unpack[_Options]) -> Any:
         TypeError: ``inner`` is not a transport.
     """
     if options.get("public_only"):
-        _check_kind(inner)
+        public.kinds_of(inner)  # None is no transport here
         inner = public.public_only(inner)
     return _guarded(inner, current_guard(), options.get("max_body_bytes", MAX_BODY_BYTES))
 
@@ -155,22 +155,10 @@ async def close_clients(guard: Guard) -> None:
 def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> Any:
     if isinstance(inner, _Guarding):
         return inner
-    is_async, is_sync = _check_kind(inner)
+    is_async, is_sync = public.kinds_of(inner)
     if is_async and is_sync:  # a fake, such as httpx.MockTransport
         return _BothGuarding(inner, fallback, max_body_bytes)
     return (_AsyncGuarding if is_async else _SyncGuarding)(inner, fallback, max_body_bytes)
-
-
-def _check_kind(inner: object) -> tuple[bool, bool]:
-    """Return whether a transport is for coroutines, and whether it is for threads."""
-    is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
-    is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
-    if is_async or is_sync:
-        return is_async, is_sync
-    raise TypeError(
-        "guarded_transport() wraps a transport of httpx or httpx2, such as"
-        f" httpx.AsyncHTTPTransport(), not {type(inner).__name__}"
-    )
 
 
 class _Guarding:
@@ -306,5 +294,5 @@ def _answered(
 def _host_of(url: Any) -> str:
     try:
         return str(url.host)
-    except UnicodeError:  # "xn--" and what is no name
+    except UnicodeError:  # "xn--", followed by letters that encode no name
         return str(url.raw_host.decode("ascii", "replace"))

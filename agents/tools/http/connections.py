@@ -1,8 +1,7 @@
 """Connections to hosts that may be visited, directly or through a proxy.
 
 The check is where the socket is opened: a pool may keep a connection and use it again, since it
-knows it by the host's name, and TLS has checked the certificate for that name. This module knows no
-guard and no run.
+knows it by the host's name, and TLS has checked the certificate for that name.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -19,14 +18,7 @@ import httpx
 
 from agents.values.addresses import AllowList, Reach
 
-from .addresses import (
-    Resolver,
-    check_literal,
-    check_url,
-    current_allow_list,
-    look_up,
-    look_up_in_thread,
-)
+from .addresses import Resolver, check_literal, check_url, look_up, look_up_in_thread
 from .proxies import make_proxy
 
 __all__ = ["AsyncTransport", "SyncTransport", "shared_ssl_context"]
@@ -47,25 +39,27 @@ class _Reaching:
 
     Args:
         reach: None takes what the host of the current run allows, at each request.
+        backend: makes the object that opens the connections, unless a proxy opens them.
         options: of httpx's transport.
     """
 
-    _allow: AllowList | None
-    _has_proxy: bool
-
-    @staticmethod
-    def _options(reach: Reach | None, options: dict[str, Any]) -> dict[str, Any]:
-        proxy_url = "" if reach is None else reach.proxy_url
-        proxy = make_proxy(httpx, proxy_url, shared_ssl_context)
-        return {"verify": shared_ssl_context(), "trust_env": False, "proxy": proxy, **options}
+    def __init__(
+        self,
+        reach: Reach | None,
+        backend: Callable[[AllowList | None], object],
+        options: dict[str, Any],
+    ) -> None:
+        proxy = make_proxy(httpx, reach.proxy_url if reach else "", shared_ssl_context)
+        super().__init__(verify=shared_ssl_context(), trust_env=False, proxy=proxy, **options)  # type: ignore[call-arg]
+        self._allow = reach.allow if reach else None
+        self._has_proxy = proxy is not None
+        if not self._has_proxy:
+            _put_in(self, backend(self._allow))
 
     def _check(self, request: httpx.Request) -> None:
         check_url(request.url)
         if self._has_proxy:  # it resolves the names itself, so only spellings can be checked
-            check_literal(request.url.raw_host.decode("ascii"), self._allowed())
-
-    def _allowed(self) -> AllowList:
-        return current_allow_list() if self._allow is None else self._allow
+            check_literal(request.url.raw_host.decode("ascii"), self._allow)
 
 
 def _put_in(transport: Any, backend: object) -> None:
@@ -85,11 +79,7 @@ class AsyncTransport(_Reaching, httpx.AsyncHTTPTransport):
     def __init__(
         self, reach: Reach | None = None, *, resolver: Resolver | None = None, **options: Any
     ) -> None:
-        super().__init__(**self._options(reach, options))
-        self._allow = None if reach is None else reach.allow
-        self._has_proxy = bool(reach and reach.proxy_url)
-        if not self._has_proxy:
-            _put_in(self, _AsyncBackend(self, resolver))
+        super().__init__(reach, lambda allow: _AsyncBackend(allow, resolver), options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self._check(request)
@@ -100,11 +90,7 @@ class SyncTransport(_Reaching, httpx.HTTPTransport):
     """As ``AsyncTransport``, for threads."""
 
     def __init__(self, reach: Reach | None = None, **options: Any) -> None:
-        super().__init__(**self._options(reach, options))
-        self._allow = None if reach is None else reach.allow
-        self._has_proxy = bool(reach and reach.proxy_url)
-        if not self._has_proxy:
-            _put_in(self, _SyncBackend(self))
+        super().__init__(reach, _SyncBackend, options)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._check(request)
@@ -112,8 +98,8 @@ class SyncTransport(_Reaching, httpx.HTTPTransport):
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, transport: _Reaching, resolver: Resolver | None) -> None:
-        self._transport = transport
+    def __init__(self, allow: AllowList | None, resolver: Resolver | None) -> None:
+        self._allow = allow
         self._resolver = resolver
         self._inner = httpcore.AnyIOBackend()
 
@@ -127,7 +113,7 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         failure: type[Exception] = httpcore.ConnectTimeout
         with anyio.move_on_after(timeout):
-            addresses = await look_up(host, port, self._transport._allowed(), self._resolver)
+            addresses = await look_up(host, port, self._allow, self._resolver)
             for address, seconds in _attempts(addresses, timeout):
                 try:
                     return await self._inner.connect_tcp(
@@ -142,8 +128,8 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
 
 
 class _SyncBackend(httpcore.NetworkBackend):
-    def __init__(self, transport: _Reaching) -> None:
-        self._transport = transport
+    def __init__(self, allow: AllowList | None) -> None:
+        self._allow = allow
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -154,7 +140,7 @@ class _SyncBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = look_up_in_thread(host, port, self._transport._allowed())
+        addresses = look_up_in_thread(host, port, self._allow)
         failure: type[Exception] = httpcore.ConnectTimeout
         for address, seconds in _attempts(addresses, timeout):
             try:

@@ -22,7 +22,15 @@ import httpx2
 from agents.exceptions import BodyRefused
 from agents.values.encodings import codec_of
 
-__all__ = ["ACCEPTED", "MAX_BODY_BYTES", "AsyncDecoded", "SyncDecoded", "limit_of", "prepare"]
+__all__ = [
+    "ACCEPTED",
+    "MAX_BODY_BYTES",
+    "AsyncDecoded",
+    "SyncDecoded",
+    "is_event_stream",
+    "limit_of",
+    "prepare",
+]
 
 ACCEPTED = "gzip, deflate"
 MAX_BODY_BYTES = 50_000_000  # unpacked
@@ -77,8 +85,8 @@ class _Decoded:
         if encodings:
             for name in ("content-encoding", "content-length"):
                 headers.pop(name, None)
-        elif limit is not None and _is_event_stream(headers):
-            self._limit = None  # it may have no end, and no reader keeps all of it
+        elif is_event_stream(headers):
+            self._limit = None  # no reader keeps all of it
         _name_encoding(response)
 
     def _first(self, chunk: bytes) -> bytes:
@@ -193,7 +201,8 @@ def _encodings(headers: Any) -> list[str]:
     return [word for word in (word.strip().lower() for word in words) if word in known]
 
 
-def _is_event_stream(headers: Any) -> bool:
+def is_event_stream(headers: Any) -> bool:
+    """Return whether a body is labelled as a stream of events, which may have no end."""
     return "text/event-stream" in headers.get("content-type", "").lower()
 
 

@@ -11,13 +11,25 @@ import ssl
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx2
 
 from agents.values import redaction
 
-__all__ = ["hide_secrets", "make_proxy", "proxy_problem"]
+__all__ = ["hide_secrets", "make_proxy", "parts_of", "proxy_problem"]
+
+
+def parts_of(url: str) -> SplitResult | None:
+    """Return the parts of an http(s) address that a connection can be opened to, else None."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # as the socket will: no empty or endless labels
+        httpx2.URL(url)
+        is_complete = bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx2.InvalidURL):
+        return None
+    return parts if is_complete and parts.scheme in ("http", "https") else None
 
 
 def proxy_problem(url: str) -> str | None:
@@ -29,17 +41,10 @@ def proxy_problem(url: str) -> str | None:
         return None
     if not url.isprintable() or any(map(str.isspace, url)):
         return "has a blank or a control character inside"
-    try:
-        parts = urlsplit(url)
-        is_complete = bool(parts.hostname) and parts.port != 0
-        (parts.hostname or "").encode("idna")  # as the socket will: no empty or endless labels
-        httpx2.URL(url)
-    except (ValueError, httpx2.InvalidURL):
-        is_complete = False
-    scheme = url.partition("://")[0].lower()
-    if scheme.startswith("socks"):
+    if url.lower().startswith("socks"):
         return "is a SOCKS proxy; only http:// and https:// proxies are supported"
-    if not is_complete or scheme not in ("http", "https"):
+    parts = parts_of(url)
+    if parts is None:
         return "is not an address of the form http://user:password@host:port"
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         return "has a path; a proxy is only a host and a port, with special signs percent-encoded"

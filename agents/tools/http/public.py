@@ -10,10 +10,10 @@ import httpx2
 from agents.guard import current_guard
 from agents.values.addresses import PUBLIC, AllowList, Reach
 
-from .addresses import Resolver, check_url, current_allow_list, look_up, look_up_in_thread
+from .addresses import Resolver, check_url, look_up, look_up_in_thread
 from .connections import AsyncTransport
 
-__all__ = ["public_only"]
+__all__ = ["kinds_of", "public_only"]
 
 _FAILED = (httpx.ConnectError, httpx.ConnectTimeout, httpx2.ConnectError, httpx2.ConnectTimeout)
 
@@ -44,11 +44,26 @@ def public_only(
         if guard is None and allow is None:
             return AsyncTransport(resolver=resolver)
         return AsyncTransport(Reach(allow or reach.allow, reach.proxy_url), resolver=resolver)
-    is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
-    is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
+    is_async, is_sync = kinds_of(inner)
     if is_async and is_sync:  # a fake, such as httpx.MockTransport
         return _BothPublicOnly(inner, resolver, allow)
     return (_AsyncPublicOnly if is_async else _SyncPublicOnly)(inner, resolver, allow)
+
+
+def kinds_of(inner: object) -> tuple[bool, bool]:
+    """Return whether a transport is for coroutines, and whether it is for threads.
+
+    Raises:
+        TypeError: it is not a transport.
+    """
+    is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
+    is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
+    if is_async or is_sync:
+        return is_async, is_sync
+    raise TypeError(
+        "this takes a transport of httpx or httpx2, such as httpx.AsyncHTTPTransport(),"
+        f" not {type(inner).__name__}"
+    )
 
 
 class _PublicOnly:
@@ -57,11 +72,10 @@ class _PublicOnly:
         self._resolver = resolver
         self._allow = allow
 
-    def _asked(self, request: Any) -> tuple[str, int, AllowList]:
+    def _asked(self, request: Any) -> tuple[str, int, AllowList | None]:
         check_url(request.url)
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        allow = current_allow_list() if self._allow is None else self._allow
-        return request.url.raw_host.decode("ascii"), port, allow
+        return request.url.raw_host.decode("ascii"), port, self._allow
 
 
 class _AsyncPublicOnly(_PublicOnly, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):

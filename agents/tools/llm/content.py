@@ -1,11 +1,14 @@
-"""The texts in a message of the protocol, whose content is text, a part, or a list of both."""
+"""The parts of the protocol's objects: the objects in a list, and the texts in a message.
+
+A message's content is text, a part, or a list of both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["MessageTexts", "text_of"]
+__all__ = ["MessageTexts", "mappings", "text_of"]
 
 _THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 
@@ -46,3 +49,11 @@ def text_of(content: object) -> str:
             (content[n] for n in ("text", "summary") if isinstance(content.get(n), str)), ""
         )
     return "".join(map(text_of, content)) if isinstance(content, list | tuple) else ""
+
+
+def mappings(value: object) -> Iterator[Mapping[str, Any]]:
+    """Give the objects in a list; what is no object, or no list, counts as missing."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            if isinstance(item, Mapping):
+                yield item

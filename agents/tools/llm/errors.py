@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["FAILED", "detail_of", "reported_error", "status_of"]
+__all__ = ["FAILED", "detail_of", "remark_of", "reported_error", "status_of"]
 
 #: Words for ``finish_reason`` that mean: the endpoint gave up, and the reply is not whole.
 FAILED: Final = frozenset({"error", "abort", "insufficient_system_resource"})

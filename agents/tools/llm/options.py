@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
-import httpx2
-
-from agents.tools.http.proxies import proxy_problem
+from agents.tools.http.proxies import parts_of, proxy_problem
 
 __all__ = [
     "address_problem",
@@ -50,15 +48,8 @@ def address_problem(url: str) -> str | None:
         return problem
     if any(map(str.isspace, url)):
         return "has a blank inside"
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_address = is_address and parts.port != 0
-        (parts.hostname or "").encode("idna")  # as the socket will: no empty or endless labels
-        httpx2.URL(url)
-    except (ValueError, httpx2.InvalidURL):
-        is_address = False
-    if not is_address:
+    parts = parts_of(url)
+    if parts is None:
         return "is not an address that begins with http:// or https:// and has a host"
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         return "has ? or #; it must end with its path, such as /v1"
@@ -77,7 +68,7 @@ def pair_problem(url: str, key: str) -> str | None:
 def header_problem(name: object, value: object) -> str | None:
     """Say why this can't be a header of a request."""
     for text in (name, value):
-        if isinstance(text, str) and not (text.isascii() and (text.isprintable())):
+        if isinstance(text, str) and not (text.isascii() and text.isprintable()):
             return "is no header: only printable ASCII characters can be sent"
     return None
 

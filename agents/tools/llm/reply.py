@@ -7,14 +7,14 @@ the rules in a table. This module knows neither HTTP nor an SDK.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agents.exceptions import LLMError
 from agents.values.storable import clean_text
 
-from .content import MessageTexts, text_of
+from .content import MessageTexts, mappings, text_of
 from .errors import FAILED, detail_of, remark_of, reported_error, status_of
 from .pieces import TextPieces
 from .tool_calls import ToolCall, ToolCalls
@@ -112,7 +112,7 @@ class PartialReply:
         has_usage = self._usage.add(data.get("usage"))
         if not has_usage and isinstance(data.get("x_groq"), Mapping):
             has_usage = self._usage.add(data["x_groq"].get("usage"))
-        choices = sorted(_mappings(data.get("choices")), key=_choice_index)
+        choices = sorted(mappings(data.get("choices")), key=_choice_index)
         if not choices:
             self._ends_with_usage = has_usage and self._choice_index is not None
             self._remark = remark_of(data) or self._remark
@@ -239,7 +239,7 @@ def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
     count = 0
     for message in messages:
         count += len(text_of(message.get("content")))
-        for call in _mappings(message.get("tool_calls")):
+        for call in mappings(message.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, Mapping):
                 count += len(str(function.get("arguments") or ""))
@@ -270,10 +270,3 @@ def _word(value: object) -> str | None:
     """Return a word; some endpoints write "" or "null" for none."""
     word = value.strip() if isinstance(value, str) else ""
     return word if word and word.lower() not in ("null", "none") else None
-
-
-def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, Mapping):
-                yield item

@@ -14,11 +14,13 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NotRequired, TypedDict
 
 from agents.values.storable import check, clean_text
+
+from .content import mappings
 
 __all__ = ["ToolCall", "ToolCalls"]
 
@@ -62,7 +64,8 @@ class ToolCalls:
         """Add what a chunk has under ``tool_calls``; return its size, 0 if that is nothing."""
         row: dict[_Call, None] = {}  # in their order
         size = 0
-        entries = [_Piece.of(entry) for entry in _mappings(pieces)]
+        pieces = [pieces] if isinstance(pieces, Mapping) else pieces  # one call, not in a list
+        entries = [_Piece.of(entry) for entry in mappings(pieces)]
         for place, piece in enumerate(entries):
             if piece.is_empty:
                 continue
@@ -274,12 +277,3 @@ def _arguments(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):  # one call, not in a list
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, Mapping):
-                yield item

@@ -68,10 +68,11 @@ def test_the_wrapper_is_of_the_same_kind() -> None:
         assert isinstance(both, library.AsyncBaseTransport)
 
 
+@pytest.mark.parametrize("is_public", [False, True])
 @pytest.mark.parametrize("thing", [None, httpx.AsyncClient, "x"])
-def test_what_is_no_transport_is_refused(thing: Any) -> None:
+def test_what_is_no_transport_is_refused(thing: Any, is_public: bool) -> None:
     with pytest.raises(TypeError, match="a transport of httpx or httpx2"):
-        guarded_transport(thing)
+        guarded_transport(thing, public_only=is_public)
 
 
 async def test_a_fake_for_both_colours_is_guarded_in_both(run: AgentRun, library: Any) -> None:

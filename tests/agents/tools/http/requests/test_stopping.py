@@ -135,11 +135,12 @@ async def test_a_task_group_that_falls_apart_on_a_stop_does_not_cut_a_siblings_r
     assert (event["outcome"], event["status"]) == ("ok", 200)
 
 
+@pytest.mark.parametrize("label", ["text/event-stream", "Text/Event-Stream"])
 async def test_a_cancelled_reader_of_an_endless_stream_ends_although_a_stop_is_graceful(
-    server: LLMServer, run: AgentRun, library: Any
+    server: LLMServer, run: AgentRun, library: Any, label: str
 ) -> None:
     async def reader(client: Any) -> None:
-        async with client.stream("GET", f"{server.url}/events") as response:
+        async with client.stream("GET", f"{server.url}/events?label={label}") as response:
             async for _ in response.aiter_bytes():
                 started.set()
 
