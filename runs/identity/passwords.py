@@ -1,4 +1,4 @@
-"""Check passwords so that nobody else has to wait for it.
+"""Check passwords so that other requests need not wait for it.
 
 A password's hash takes a good part of a second of a processor. It is computed without a database
 connection, a few at a time in each process; the others wait their turn, for ``PATIENCE_SECONDS`` at
