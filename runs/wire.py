@@ -26,6 +26,7 @@ __all__ = [
     "BULK_WORDS",
     "LARGE",
     "NOTHING_LARGE",
+    "RESULTS",
     "BulkWord",
     "CleanupError",
     "OutcomeOnWire",
@@ -46,7 +47,8 @@ BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_perm
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
 
 #: The fields of a run that may have megabytes. Lists leave them out.
-LARGE = ("input", "result", "partial_result")
+RESULTS = ("result", "partial_result")
+LARGE = ("input", *RESULTS)
 NOTHING_LARGE: tuple[str, ...] = ()
 
 
@@ -145,7 +147,7 @@ def for_wire(runs: QuerySet[RunRecord], large: Collection[str] = LARGE) -> Query
     Without it each run costs five more queries.
     """
     joined = ("input_record",) if "input" in large else ()
-    left_out = [name for name in LARGE[1:] if name not in large]
+    left_out = [name for name in RESULTS if name not in large]
     return runs.select_related(*_PEOPLE, *joined).defer(*left_out)
 
 
