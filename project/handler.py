@@ -215,7 +215,7 @@ class Handler(ASGIHandler):
         response: HttpResponseBase
         if request.method == "POST" and _PASSWORDS.fullmatch(request.path_info):
             try:
-                async with self._passwords.place(address_of(request)):
+                async with self._passwords.admitted(address_of(request)):
                     response = await sync_to_async(self.get_response)(request)
             except SignInRefused as refusal:
                 response = errors.sign_in_refused(request, refusal)
@@ -224,7 +224,7 @@ class Handler(ASGIHandler):
         elif isinstance(request, _ProbeRequest):
             response = await sync_to_async(self.get_response)(request)
         else:
-            async with self._others.place():
+            async with self._others.admitted():
                 response = await sync_to_async(self.get_response)(request)
         if isinstance(response, StreamingHttpResponse) and not response.is_async:
             chunks = cast("Iterator[bytes]", response.streaming_content)

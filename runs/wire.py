@@ -26,6 +26,7 @@ __all__ = [
     "BULK_WORDS",
     "LARGE",
     "NOTHING_LARGE",
+    "RESULTS",
     "BulkWord",
     "CleanupError",
     "OutcomeOnWire",
@@ -46,7 +47,8 @@ BulkWord = Literal["accepted", "already_stopping", "already_finished", "not_perm
 BULK_WORDS: tuple[BulkWord, ...] = get_args(BulkWord)
 
 #: The fields of a run that may have megabytes. Lists leave them out.
-LARGE = ("input", "result", "partial_result")
+RESULTS = ("result", "partial_result")
+LARGE = ("input", *RESULTS)
 NOTHING_LARGE: tuple[str, ...] = ()
 
 
@@ -145,7 +147,7 @@ def for_wire(runs: QuerySet[RunRecord], large: Collection[str] = LARGE) -> Query
     Without it each run costs five more queries.
     """
     joined = ("input_record",) if "input" in large else ()
-    left_out = [name for name in LARGE[1:] if name not in large]
+    left_out = [name for name in RESULTS if name not in large]
     return runs.select_related(*_PEOPLE, *joined).defer(*left_out)
 
 
@@ -221,40 +223,41 @@ def tree_usage_of(run: RunRecord) -> Usage:
         return usage_of(run)
     if run.tree_usage is None:
         read_tree_usage([run])
-    usage: Usage = run.tree_usage or usage_of(run)  # it was deleted meanwhile
+    usage: Usage = run.tree_usage or usage_of(run)  # those below it were deleted meanwhile
     return usage
 
 
 def read_tree_usage(runs: Iterable[RunRecord]) -> None:
     """Read what the trees below many runs have used, in two queries at most.
 
-    Runs without children need none, and most runs have none.
+    Runs without children need none, and most runs have none. What a run itself has used is taken
+    from its record: the queries come later than the record, and would count more than it has.
     """
     callers = {run.pk: run for run in runs if run.has_children}
     roots = [id for id, run in callers.items() if run.parent_id is None]
     inner = [id for id, run in callers.items() if run.parent_id is not None]
-    for sql, ids in ((_TREES, roots), (_BELOW, inner)):
+    for sql, ids in ((_BELOW_ROOTS, roots), (_BELOW, inner)):
         if ids:
-            places = ", ".join(["%s"] * len(ids))
+            marks = ", ".join(["%s"] * len(ids))
             with connection.cursor() as cursor:
-                cursor.execute(sql.format(ids=places, sums=_SUMS), [as_parameter(id) for id in ids])
+                cursor.execute(sql.format(ids=marks, sums=_SUMS), [as_parameter(id) for id in ids])
                 rows = cursor.fetchall()
             for id, calls, input_tokens, output_tokens, estimated in rows:
-                key = id if isinstance(id, uuid.UUID) else uuid.UUID(id)
-                callers[key].tree_usage = Usage(
-                    llm_calls=int(calls),
-                    input_tokens=int(input_tokens),
-                    output_tokens=int(output_tokens),
-                    estimated=bool(estimated),
+                run = callers[id if isinstance(id, uuid.UUID) else uuid.UUID(id)]
+                run.tree_usage = Usage(
+                    llm_calls=run.llm_calls + int(calls),
+                    input_tokens=run.input_tokens + int(input_tokens),
+                    output_tokens=run.output_tokens + int(output_tokens),
+                    estimated=run.usage_estimated or bool(estimated),
                 )
 
 
 _SUMS = """SUM(llm_calls), SUM(input_tokens), SUM(output_tokens),
 MAX(CASE WHEN usage_estimated THEN 1 ELSE 0 END) FROM runs_runrecord"""
-_TREES = "SELECT root_id, {sums} WHERE root_id IN ({ids}) GROUP BY root_id"
+_BELOW_ROOTS = "SELECT root_id, {sums} WHERE root_id IN ({ids}) AND id <> root_id GROUP BY root_id"
 _BELOW = """
 WITH RECURSIVE below (top, run) AS (
-    SELECT id, id FROM runs_runrecord WHERE id IN ({ids})
+    SELECT parent_id, id FROM runs_runrecord WHERE parent_id IN ({ids})
     UNION ALL
     SELECT below.top, one.id FROM below JOIN runs_runrecord AS one ON one.parent_id = below.run
 )

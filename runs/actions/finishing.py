@@ -30,6 +30,7 @@ from runs.delivery import notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
 from runs.queue.deadlines import deadline
+from runs.quotas import ledger
 from runs.quotas.sizes import size_of_values
 from runs.status import Status
 from runs.transitions import Change
@@ -91,9 +92,11 @@ class Finish:
 
     def count(self) -> None:
         """Count the ending, after its commit."""
+        fields = self.change.fields
+        if "value_bytes" in fields:
+            ledger.add(self.record.owner_id, fields["value_bytes"] - self.record.value_bytes)
         if self.change.to is Status.QUEUED:
             return
-        fields = self.change.fields
         metrics.RUNS_FINISHED.labels(self.change.to, self.record.agent).inc()
         is_started = self.change.held_by is not None
         if is_started and self.record.stop_requested_at is not None:
@@ -186,10 +189,7 @@ def finish_reported(
             status = Status.ERROR
             fields["partial_result"] = outcome.partial_result
             fields["error"] = outcome.error
-    # The quota does not refuse an ending: the owner's next start is refused instead.
-    fields["value_bytes"] = record.value_bytes + size_of_values(
-        fields.get("result"), fields.get("partial_result"), fields.get("error")
-    )
+    fields["value_bytes"] = _value_bytes(record, fields)
     if record.stop_requested:
         # No guard and no should_stop() observed the stop before the run was over.
         fields["stop_finished_first"] = status is not Status.STOPPED
@@ -219,8 +219,8 @@ def deferred_fields(record: RunRecord, ending: Ending) -> dict[str, Any]:
     code = "worker_lost" if ending.is_fenced else "worker_shutdown"
     lost = _lost_error(record, code, is_fenced=ending.is_fenced)
     error = None if record.stop_requested else lost
-    values = record.value_bytes + size_of_values(kept, error)
-    return {"in_flight": [], "partial_result": kept, "error": error, "value_bytes": values}
+    fields = {"in_flight": [], "partial_result": kept, "error": error}
+    return fields | {"value_bytes": _value_bytes(record, fields)}
 
 
 def with_active_children(runs: Sequence[uuid.UUID]) -> set[uuid.UUID]:
@@ -243,12 +243,15 @@ def finish_lost(record: RunRecord, *, code: str) -> Finish:
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if record.stop_requested:
         recorded = events.has_stop_requested(record.pk)
-        return _compose(record, Status.STOPPED, fields | {"error": None}, stop_recorded=recorded)
+        fields["error"] = None
+        fields["value_bytes"] = _value_bytes(record, fields)
+        return _compose(record, Status.STOPPED, fields, stop_recorded=recorded)
     if record.is_only_claimed and _may_be_returned(record):
         return _requeue(record, fields, code, has_begun=False)
     if _may_be_requeued(record):
         return _requeue(record, fields, code)
     fields["error"] = record.error or _lost_error(record, code)  # its worker may have written why
+    fields["value_bytes"] = _value_bytes(record, fields)
     return _compose(record, Status.ERROR, fields)
 
 
@@ -296,6 +299,7 @@ def _compose(
 
 #: JSON whose cleaned form says nearly as much. Not the result: a changed one is none.
 _MAY_BE_CLEANED = frozenset({"partial_result", "error", "stop_cleanup_error"})
+_VALUES = ("result", "partial_result", "error")  # that count for the owner's quota
 USAGE = frozenset({"llm_calls", "input_tokens", "output_tokens"})
 
 
@@ -330,8 +334,7 @@ def _without_refused(one: Finish, care: Care) -> Finish:
     elif to is Status.ERROR and kept["error"] == needed["error"]:
         kept["error"] = _not_recorded(refused)
     if "value_bytes" in kept:  # the owner does not pay for what was left out
-        stored = (kept.get(name) for name in ("result", "partial_result", "error"))
-        kept["value_bytes"] = one.record.value_bytes + size_of_values(*stored)
+        kept["value_bytes"] = _value_bytes(one.record, kept)
     *before, end = one.events
     data = {**end.data, "status": to, "outcome": to, refusals.CODE: sorted(refused)}
     if to is Status.ERROR:
@@ -341,6 +344,19 @@ def _without_refused(one: Finish, care: Care) -> Finish:
     ended = Ended(run, to, kept.get("result"), kept.get("error"))
     change = replace(change, to=to, fields=kept)
     return Finish(one.record, ended, change, [*before, replace(end, data=data)])
+
+
+def _value_bytes(record: RunRecord, fields: Mapping[str, Any]) -> int:
+    """Return how many bytes a run counts for with ``fields``, in place of what its record has.
+
+    The record has values if its ending was deferred. The quota does not refuse an ending: the
+    owner's next start is refused instead.
+    """
+    before = (getattr(record, name) for name in _VALUES)
+    after = (fields.get(name, getattr(record, name)) for name in _VALUES)
+    # Not below 0: a record of an older release counts for nothing, and a value that was read again
+    # may be longer than it was (PostgreSQL returns 1e300 with all its zeros).
+    return max(0, record.value_bytes - size_of_values(*before) + size_of_values(*after))
 
 
 def _not_recorded(refused: Mapping[str, str]) -> dict[str, Any]:
@@ -403,6 +419,7 @@ def _requeue(
     fields["is_only_claimed"] = False
     fields["queue_until"] = deadline(record.agent, timezone.now())
     fields |= {"partial_result": None, "error": None, "holds_slot": True}
+    fields["value_bytes"] = _value_bytes(record, fields)
     change = Change(record.pk, Status.QUEUED, (record.worker_id, record.attempt), fields)
     return Finish(record, Ended(record.pk, Status.QUEUED), change, [event])
 

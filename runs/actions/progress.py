@@ -102,7 +102,7 @@ def record_updates(batch: Sequence[Updates], care: Care = Care.WHOLE) -> Recorde
     """
     recorded = Recorded()
     finishes: list[Finish] = []
-    stored: Counter[Any] = Counter()  # bytes, by owner
+    stored: Counter[Any] = Counter()  # bytes, by owner; without those of endings
     with transaction.atomic():
         held = _held(batch, recorded)
         # An earlier try may have committed some events, with only its answer lost.
@@ -121,10 +121,7 @@ def record_updates(batch: Sequence[Updates], care: Care = Care.WHOLE) -> Recorde
                 fields |= deferred_fields(record, updates.ending)
                 stored[record.owner_id] += fields["value_bytes"] - record.value_bytes
             else:
-                end = finish_reported(record, updates.ending, fields, updates.left_out)
-                finishes.append(end)
-                values = end.change.fields.get("value_bytes", record.value_bytes)
-                stored[record.owner_id] += values - record.value_bytes
+                finishes.append(finish_reported(record, updates.ending, fields, updates.left_out))
                 recorded.changed.append((record.pk, record.root_id))
                 continue
             progress.append((updates.run, (updates.worker, updates.attempt), fields))

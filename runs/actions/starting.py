@@ -230,7 +230,7 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
     run.started_at = timezone.now()
 
 
-def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Reserve) -> None:
+def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Reserving) -> None:
     run.value_bytes = sizes.RUN_BYTES + size_bytes
     reserve(run.owner_id, run.value_bytes)
     if run.status == Status.QUEUED:

@@ -39,11 +39,14 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     @admin.display(description=gettext_lazy("State"))
     def state(self, token: ApiToken) -> str:
-        if token.password_mark != tokens.password_mark(token.user):
-            return _("ended with the password")
-        if token.expires_at is not None and token.expires_at <= timezone.now():
-            return _("expired")
-        return _("good") if token.user.is_active else _("its user is not active")
+        match tokens.why_refused(token):
+            case "password":
+                return _("ended with the password")
+            case "expired":
+                return _("expired")
+            case "inactive":
+                return _("its user is not active")
+        return _("good")
 
     def delete_model(self, request: HttpRequest, obj: ApiToken) -> None:
         tokens.remove(obj)

@@ -3,7 +3,7 @@
 Two hundred clients that guess passwords would otherwise have two hundred threads, and a stop would
 be one of them. Checking a password takes a good part of a second of a processor.
 
-No address can take all places in a bounded queue: the sign-ins of others wait for a few of an
+No address can fill a bounded queue: the sign-ins of others wait for a few of an
 attacker's, and not for all.
 """
 
@@ -59,8 +59,8 @@ class Admission:
             raise SignInRefused(random.uniform(1, 3))  # noqa: S311 - no secret
 
     @asynccontextmanager
-    async def place(self, address: str = "") -> AsyncIterator[None]:
-        """Wait for a place, and hold it during the block.
+    async def admitted(self, address: str = "") -> AsyncIterator[None]:
+        """Wait to be let in, and count as inside during the block.
 
         Raises:
             SignInRefused: too many wait already, or the wait was too long.
@@ -84,7 +84,7 @@ class Admission:
                 await mine
         except BaseException as error:
             if mine.done() and not mine.cancelled():
-                self._release()  # the place was given at the same moment
+                self._release()  # it was let in at the same moment
             if isinstance(error, TimeoutError):
                 raise SignInRefused(1) from None
             raise
@@ -94,7 +94,7 @@ class Admission:
             self._waiting -= Counter([address])  # drops what is zero
 
     def _release(self) -> None:
-        """Give the place to the next one that still waits."""
+        """Let in the next one that still waits."""
         while self._queue:
             following = self._queue.popleft()
             if not following.done():

@@ -41,7 +41,7 @@ AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
 #: Below the time after which PostgreSQL ends an idle transaction: the admin's forms hold one.
 PATIENCE_SECONDS = 2.0
 
-_places = threading.BoundedSemaphore(AT_ONCE)
+_free = threading.BoundedSemaphore(AT_ONCE)
 _here = threading.local()
 
 
@@ -56,14 +56,14 @@ def hashing() -> Iterator[None]:
         yield
         return
     release_connection()
-    if not _places.acquire(timeout=PATIENCE_SECONDS):
+    if not _free.acquire(timeout=PATIENCE_SECONDS):
         raise SignInRefused(1)
     _here.is_hashing = True
     try:
         yield
     finally:
         _here.is_hashing = False
-        _places.release()
+        _free.release()
 
 
 class _Patient(hashers.BasePasswordHasher):

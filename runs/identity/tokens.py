@@ -17,7 +17,7 @@ import secrets
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from django.db import DatabaseError, transaction
 from django.db.models import F, Q, QuerySet
@@ -39,18 +39,20 @@ __all__ = [
     "Found",
     "TooManyTokens",
     "create",
-    "digest_of",
     "end_all_of",
     "find",
     "keep_through_rehash",
     "live_of",
     "note_use",
-    "password_mark",
     "remove",
     "revoke",
+    "why_refused",
 ]
 
 logger = logging.getLogger(__name__)
+
+#: The user has another password, its time is over, or the user is not active.
+WhyRefused = Literal["password", "expired", "inactive"]
 
 MOST_PER_USER = 100
 _USE_NOTED_EVERY = timedelta(minutes=1)
@@ -95,9 +97,9 @@ def create(
         token = ApiToken.objects.create(
             user=user,
             name=name,
-            digest=digest_of(key),
+            digest=_digest_of(key),
             hint=key[:_HINT_LENGTH],
-            password_mark=password_mark(user),
+            password_mark=_password_mark(user),
             created_at=now,
             expires_at=_expiry(now, seconds),
         )
@@ -109,17 +111,21 @@ def find(key: str) -> Found | None:
     """Return whom a key stands for, by one query; None if it stands for no active user."""
     if len(key) == _UNHASHED_LENGTH and (unhashed := _find_unhashed(key)) is not None:
         return unhashed
-    digest = digest_of(key)
+    digest = _digest_of(key)
     token = ApiToken.objects.select_related("user").filter(digest=digest).first()
     if token is None:
         return None
-    is_good = (
-        hmac.compare_digest(token.digest, digest)
-        and hmac.compare_digest(token.password_mark, password_mark(token.user))
-        and (token.expires_at is None or token.expires_at > timezone.now())
-        and token.user.is_active
-    )
+    is_good = hmac.compare_digest(token.digest, digest) and why_refused(token) is None
     return Found(token.user, key, token) if is_good else None
+
+
+def why_refused(token: ApiToken) -> WhyRefused | None:
+    """Return why a token that is in the table is no good; None if it is good."""
+    if not hmac.compare_digest(token.password_mark, _password_mark(token.user)):
+        return "password"
+    if token.expires_at is not None and token.expires_at <= timezone.now():
+        return "expired"
+    return None if token.user.is_active else "inactive"
 
 
 def live_of(user: User) -> QuerySet[ApiToken]:
@@ -147,7 +153,7 @@ def end_all_of(user: User) -> int:
     """Remove the tokens of a user whose password has changed, which are no good any more."""
     unhashed, _ = Token.objects.filter(user=user).delete()
     ended, _ = (
-        ApiToken.objects.filter(user=user).exclude(password_mark=password_mark(user)).delete()
+        ApiToken.objects.filter(user=user).exclude(password_mark=_password_mark(user)).delete()
     )
     return unhashed + ended
 
@@ -157,7 +163,7 @@ def keep_through_rehash(user: User, before: str) -> None:
 
     ``before`` is the hash until then. Django does this after an upgrade of Django.
     """
-    old, new = _mark(before), password_mark(user)
+    old, new = _mark(before), _password_mark(user)
     ApiToken.objects.filter(user=user, password_mark=old).update(password_mark=new)
 
 
@@ -173,11 +179,11 @@ def note_use(token: ApiToken, address: str) -> None:
         logger.warning("the use of a token was not recorded (%s)", type(error).__name__)
 
 
-def digest_of(key: str) -> str:
+def _digest_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def password_mark(user: User) -> str:
+def _password_mark(user: User) -> str:
     """Return what changes with a user's password, and does not depend on SECRET_KEY."""
     return _mark(user.password)
 
@@ -193,7 +199,7 @@ def _expiry(now: datetime, seconds: float | None) -> datetime | None:
 
 
 def _is_over(user: User, now: datetime) -> Q:
-    return Q(expires_at__lte=now) | ~Q(password_mark=password_mark(user))
+    return Q(expires_at__lte=now) | ~Q(password_mark=_password_mark(user))
 
 
 def _make_room(user: User, now: datetime) -> None:

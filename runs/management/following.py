@@ -35,7 +35,7 @@ from runs.queue.limits import find_obstacle
 from runs.status import Status
 from runs.web.feed import Cursor, Follower, RightLost, View, Viewer, close_hub, get_hub
 from runs.web.feed.frames import as_socket_message
-from runs.wire import for_wire
+from runs.wire import RESULTS, for_wire
 from runs.wording.run import queued_text
 from runs.wording.time import duration
 from runs.worker.worker import Worker
@@ -80,9 +80,7 @@ class _Watch:
         ):
             self.run_id = record.pk
             runner.run(self._follow())
-            yield for_wire(RunRecord.objects.all(), ("result", "partial_result")).get(
-                pk=self.run_id
-            )
+            yield for_wire(RunRecord.objects.all(), RESULTS).get(pk=self.run_id)
 
     def started(self) -> AbstractContextManager[RunRecord]:
         """Start the run; at the end of the context, release what executes it."""

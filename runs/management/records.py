@@ -31,7 +31,7 @@ def find_user(name: str, *, may_be_inactive: bool = False) -> User:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
         raise CommandError(f'There is no user "{printable(name)}".{hint}', returncode=2)
     if not (user.is_active or may_be_inactive):
-        raise CommandError(f'The user "{name}" is not active.', returncode=2)
+        raise CommandError(f'The user "{printable(name)}" is not active.', returncode=2)
     return user
 
 

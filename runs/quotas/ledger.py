@@ -28,6 +28,7 @@ from runs.exceptions import QuotaExceeded
 from runs.models import OwnerUsage
 
 __all__ = [
+    "Reserving",
     "Usage",
     "add",
     "check",
@@ -75,7 +76,7 @@ _lock = threading.Lock()  # of the accounts; held for a moment only
 _io = threading.Lock()  # held while the table is read or written, so that nothing counts twice
 
 
-class Reserve(Protocol):
+class Reserving(Protocol):
     def __call__(self, owner_id: Any, stored_bytes: int, keys_count: int = 0) -> None: ...
 
 
@@ -108,7 +109,7 @@ def check(owner_id: Any, stored_bytes: int, keys_count: int) -> None:
 
 
 @contextmanager
-def reserving() -> Iterator[Reserve]:
+def reserving() -> Iterator[Reserving]:
     """Yield ``reserve``; take back what it has noted if the body raises."""
     taken: list[tuple[Any, int, int]] = []
 

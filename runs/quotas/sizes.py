@@ -36,5 +36,5 @@ def size_of_log(events: Iterable[Event]) -> int:
 
 
 def size_of_entry(namespace: str, key: str, value: object, metadata: object) -> int:
-    place = len(namespace.encode()) + len(key.encode())
-    return ENTRY_BYTES + place + json_bytes(value) + (json_bytes(metadata) if metadata else 0)
+    names = len(namespace.encode()) + len(key.encode())
+    return ENTRY_BYTES + names + json_bytes(value) + (json_bytes(metadata) if metadata else 0)

@@ -56,6 +56,15 @@ def test_a_run_has_the_usage_of_all_below_it(tree: dict[str, RunRecord], name: s
     assert run_as_dict(get_for_wire(tree[name].pk))["usage_tree"] == EXPECTED[name]
 
 
+@pytest.mark.parametrize("name", ["root", "left"])
+def test_what_a_run_uses_after_its_record_was_read_is_not_counted(
+    tree: dict[str, RunRecord], name: str
+) -> None:
+    run = get_for_wire(tree[name].pk)
+    RunRecord.objects.filter(pk=run.pk).update(llm_calls=50, usage_estimated=True)
+    assert run_as_dict(run)["usage_tree"] == EXPECTED[name]
+
+
 def test_many_runs_cost_two_queries(tree: dict[str, RunRecord]) -> None:
     runs = list(for_wire(RunRecord.objects.all()))
     with CaptureQueriesContext(connection) as captured:

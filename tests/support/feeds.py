@@ -338,7 +338,7 @@ class Reader:
         if self.wire == "page":
             return [json.loads(as_page_message(frames, self.follower.cursor))]
         if self.wire == "sse":
-            return parse_server_sent(as_server_sent(frames).decode())
+            return parse_server_sent(b"".join(as_server_sent(frames)).decode())
         return [json.loads(as_socket_message(frame)) for frame in frames]
 
     def _apply(self, message: Any) -> None:

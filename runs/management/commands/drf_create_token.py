@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from runs.identity import tokens
 from runs.identity.models import MAX_NAME_LENGTH
+from runs.management.records import find_user
 
 
 class Command(BaseCommand):
@@ -26,11 +26,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        users = get_user_model()
-        try:
-            user = users._default_manager.get_by_natural_key(options["username"])
-        except users.DoesNotExist as error:
-            raise CommandError(f"There is no user {options['username']}.") from error
+        user = find_user(options["username"], may_be_inactive=True)
         if len(options["name"]) > MAX_NAME_LENGTH:
             raise CommandError(f"A name has at most {MAX_NAME_LENGTH} characters.")
         if options["reset"]:

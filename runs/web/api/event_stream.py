@@ -30,7 +30,7 @@ from runs.web.feed import (
     rights,
 )
 from runs.web.feed.follower import STUCK_SECONDS
-from runs.web.feed.frames import as_server_sent_pieces
+from runs.web.feed.frames import as_server_sent
 
 from .errors import InvalidFilter
 from .requests import parameters
@@ -157,7 +157,7 @@ async def _stream(
     try:
         async with aclosing(follower.batches()) as batches:
             async for frames in batches:
-                for piece in as_server_sent_pieces(frames):
+                for piece in as_server_sent(frames):
                     for start in range(0, len(piece), _PIECE_BYTES):
                         with _unless_stuck(follower, batches):
                             yield piece[start : start + _PIECE_BYTES]

@@ -142,10 +142,9 @@ class RunsView(ApiView):
         page = read_page(
             request, for_wire(runs, NOTHING_LARGE), lambda some: count_that_fits(some, large)
         )
-        read_tree_usage(page.runs)
-        return Response(
-            page.as_dict([run_as_dict(run, large) for run in with_large(page.runs, large)])
-        )
+        found = with_large(page.runs, large)
+        read_tree_usage(found)
+        return Response(page.as_dict([run_as_dict(run, large) for run in found]))
 
     @schema.operation(
         "start_run",

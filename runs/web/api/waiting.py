@@ -33,7 +33,7 @@ from runs.wire import get_for_wire, run_as_dict
 
 from .errors import exception_handler
 
-__all__ = ["answer_when_over", "let_go", "release_connection", "wait_until_over"]
+__all__ = ["answer_when_over", "let_go", "wait_until_over"]
 
 P = ParamSpec("P")
 

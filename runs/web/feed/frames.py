@@ -7,9 +7,9 @@ megabytes is encoded once, however many readers have not read it yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from agents.wire import CallOnWire
 
@@ -24,10 +24,11 @@ __all__ = [
     "View",
     "as_page_message",
     "as_server_sent",
-    "as_server_sent_pieces",
     "as_socket_message",
     "to_json",
 ]
+
+T = TypeVar("T")
 
 FrameType = Literal["trace", "run", "activity", "text", "end", "reset"]
 
@@ -102,13 +103,11 @@ def as_page_message(frames: Sequence[Frame], cursor: str) -> str:
     return f'{{"type":"frames","cursor":{json.dumps(cursor)},"frames":[{messages}]}}'
 
 
-def as_server_sent(frames: Sequence[Frame]) -> bytes:
-    """Return frames as server-sent events; a comment for a heartbeat."""
-    return b"".join(map(_server_sent, frames)) if frames else b":\n\n"
+def as_server_sent(frames: Sequence[Frame]) -> Iterator[bytes]:
+    """Yield frames as server-sent events: small ones together, large ones as readers share them.
 
-
-def as_server_sent_pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
-    """Yield what ``as_server_sent`` returns, with large frames as the pieces that readers share."""
+    A comment stands for a heartbeat.
+    """
     small: list[bytes] = []
     for frame in frames:
         if len(frame.data) <= LARGE_CHARACTERS:
@@ -124,14 +123,9 @@ def as_server_sent_pieces(frames: Sequence[Frame]) -> Iterator[bytes]:
 
 def as_socket_message(frame: Frame) -> str:
     """Return a frame as a text message."""
-    data = frame.data
-    if not isinstance(data, Shared) or frame.words or (frame.is_of_tree and frame.cursor):
+    if frame.words or (frame.is_of_tree and frame.cursor):
         return _socket_message(frame)
-    forms, key = data.__dict__, f"socket {frame.type}"
-    message: str | None = forms.get(key)
-    if message is None:
-        message = forms[key] = _socket_message(frame)
-    return message
+    return _shared(frame, "socket", _socket_message)
 
 
 def _socket_message(frame: Frame) -> str:
@@ -150,14 +144,22 @@ def _socket_message(frame: Frame) -> str:
 
 
 def _server_sent(frame: Frame) -> bytes:
-    data = frame.data
-    if not isinstance(data, Shared) or frame.is_of_tree:
-        return _server_sent_event(frame)
-    forms, key = data.__dict__, f"event {frame.type}"
-    event: bytes | None = forms.get(key)
-    if event is None:
-        event = forms[key] = _server_sent_event(frame)
-    return event
+    return (
+        _server_sent_event(frame)
+        if frame.is_of_tree
+        else _shared(frame, "event", _server_sent_event)
+    )
+
+
+def _shared(frame: Frame, wire: str, make: Callable[[Frame], T]) -> T:
+    """Return a form of a frame, the one that other readers have got if its data is shared."""
+    if not isinstance(frame.data, Shared):
+        return make(frame)
+    forms, key = frame.data.__dict__, f"{wire} {frame.type}"
+    form: T | None = forms.get(key)
+    if form is None:
+        form = forms[key] = make(frame)
+    return form
 
 
 def _server_sent_event(frame: Frame) -> bytes:

@@ -198,12 +198,12 @@ class Hub:
     # Background work.
 
     async def _check_rights(self) -> None:
-        everybody = [*self.readers, *self.waiters]
-        viewers = {one.viewer for one in everybody if not one.viewer.is_trusted}
+        watching = [*self.readers, *self.waiters]
+        viewers = {one.viewer for one in watching if not one.viewer.is_trusted}
         if not viewers:
             return
         lost = await self.read(rights.find_lost, viewers)
-        for one in everybody:
+        for one in watching:
             if one.viewer in lost:
                 _dismiss(one, lost[one.viewer])
 

@@ -17,7 +17,15 @@ from runs import events
 from runs.conf import conf
 from runs.models import RunEvent, RunInput, RunRecord, Scope
 from runs.status import TERMINAL, Status
-from runs.wire import LARGE, NOTHING_LARGE, RunOnWire, for_wire, read_tree_usage, run_as_dict
+from runs.wire import (
+    LARGE,
+    NOTHING_LARGE,
+    RESULTS,
+    RunOnWire,
+    for_wire,
+    read_tree_usage,
+    run_as_dict,
+)
 from runs.wording.receipt import calls_waited_for
 from runs.wording.run import Words, present
 
@@ -45,7 +53,6 @@ MOST_PAGES_CHARACTERS = 16_000_000  # of log pages kept, of all runs together
 LATE_SECONDS = 2.0  # a heartbeat may be late by this without its worker being called silent
 _WAITED_FOR_COUNT = 50  # events after a stop that are searched for the calls it waited for
 
-_RESULTS = ("result", "partial_result")
 _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
@@ -156,9 +163,9 @@ def _apart_from_frames(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_snapshots(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:
     """Return the runs that exist, as they are now."""
-    runs = for_wire(RunRecord.objects.filter(pk__in=ids), _RESULTS)
+    runs = for_wire(RunRecord.objects.filter(pk__in=ids), RESULTS)
     read_tree_usage(runs)
-    return {run.pk: _snapshot(run, _RESULTS) for run in runs}
+    return {run.pk: _snapshot(run, RESULTS) for run in runs}
 
 
 def read_listed(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Snapshot]:

@@ -17,6 +17,8 @@ from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord, WorkerRecord
+from runs.quotas import ledger
+from runs.quotas.sizes import size_of_values
 from runs.status import Status
 from tests.support.consistency import assert_consistent
 from tests.support.rows import make_run, make_worker, requested
@@ -194,6 +196,34 @@ class TestPrematureEnding:
         assert recovery.recover_runs() == 1
         record = read(root)
         assert (record.status, record.partial_result, record.error) == ("queued", None, None)
+
+    @pytest.mark.parametrize("then", ["requeued", "lost", "stopped", "reported"])
+    def test_counts_for_what_is_kept_of_it(
+        self, make: Any, fine: WorkerRecord, alice: User, then: str
+    ) -> None:
+        again = {"requeue_on_loss": True, "max_attempts": 2} if then == "requeued" else {}
+        root = make(worker=fine, value_bytes=1_000, **again)
+        far = make(worker=make_worker(), parent=root)
+        self.end(root, Outcome("interrupted", partial_result="half" * 100))
+        record = read(root)
+        assert record.value_bytes == 1_000 + size_of_values(record.partial_result, record.error)
+        if then == "reported":
+            stopping.stop_children(root.pk, reason="late")
+            finish(far)
+            self.end(root, Outcome("success", result="whole" * 10))
+        else:
+            if then == "stopped":
+                stopping.request_stop(root.pk, via="api", by=alice)
+            leases.retire(fine.pk)
+            recovery.recover_runs()
+            finish(far)
+            assert recovery.recover_runs() == 1
+        record = read(root)
+        kept = size_of_values(record.result, record.partial_result, record.error)
+        assert record.value_bytes == 1_000 + kept
+        logs = sum(RunRecord.objects.values_list("log_bytes", flat=True))
+        others = read(far).value_bytes
+        assert ledger.usage(alice.pk).stored_bytes == kept + others + logs
 
     @pytest.mark.parametrize("kind", ["success", "error", "interrupted"])
     def test_is_written_by_a_later_try(self, make: Any, fine: WorkerRecord, kind: Any) -> None:

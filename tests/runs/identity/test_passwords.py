@@ -90,7 +90,7 @@ class TestAdmission:
         gates = [asyncio.Event() for _ in range(5)]
 
         async def one(number: int) -> None:
-            async with admission.place():
+            async with admission.admitted():
                 order.append(number)
                 await gates[number].wait()
 
@@ -105,7 +105,7 @@ class TestAdmission:
 
     async def test_one_address_does_not_take_the_whole_queue(self) -> None:
         admission = Admission(1, most_waiting=4, most_of_one=2)
-        async with admission.place("a"):
+        async with admission.admitted("a"):
             waiting = [asyncio.create_task(_pass(admission, "a")) for _ in range(2)]
             await _settle()
             with pytest.raises(SignInRefused):
@@ -121,7 +121,7 @@ class TestAdmission:
 
     async def test_gives_up_after_a_while(self) -> None:
         admission = Admission(1, patience_seconds=0.02)
-        async with admission.place():
+        async with admission.admitted():
             with pytest.raises(SignInRefused):
                 await _pass(admission)
         await _pass(admission)
@@ -134,7 +134,7 @@ class TestAdmission:
         holder = asyncio.Event()
 
         async def hold() -> None:
-            async with admission.place("a"):
+            async with admission.admitted("a"):
                 await holder.wait()
 
         holding = asyncio.create_task(hold())
@@ -154,7 +154,7 @@ class TestAdmission:
 
 
 async def _pass(admission: Admission, address: str = "") -> None:
-    async with admission.place(address):
+    async with admission.admitted(address):
         pass
 
 

@@ -280,5 +280,5 @@ class TestTokensOfBefore:
         assert ApiToken.objects.get().name == "script"
         call_command("drf_create_token", "alice", "--reset", stdout=out)
         assert not works(words[2])
-        with pytest.raises(CommandError, match="no user nobody"):
+        with pytest.raises(CommandError, match='no user "nobody"'):
             call_command("drf_create_token", "nobody")

@@ -10,7 +10,7 @@ from django.http import QueryDict
 from rest_framework.request import Request
 
 from runs.web.api.errors import InvalidFilter
-from runs.wire import LARGE
+from runs.wire import LARGE, RESULTS
 
 from .filters import RunFilterSerializer
 
@@ -32,7 +32,7 @@ SWITCHES = {
 }
 
 #: What ``include`` adds to a list, by its words.
-INCLUDE_WORDS = {**{name: (name,) for name in LARGE}, "result": ("result", "partial_result")}
+INCLUDE_WORDS = {**{name: (name,) for name in LARGE}, "result": RESULTS}
 
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")

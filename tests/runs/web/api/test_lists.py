@@ -63,6 +63,15 @@ def test_an_unknown_word_is_400(api: APIClient, words: str) -> None:
     assert message.endswith("There are: input, result, partial_result.")
 
 
+def test_callers_in_a_list_cost_one_query_however_many(api: APIClient, runs: Any) -> None:
+    for _ in range(2):
+        runs.child_of(runs.running())
+    with CaptureQueriesContext(connection) as queries:
+        _listed(api, "?include=result")
+    sums = [one["sql"] for one in queries.captured_queries if "SUM(llm_calls)" in one["sql"]]
+    assert len(sums) == 1
+
+
 def test_include_given_twice_is_400(api: APIClient) -> None:
     answer = api.get("/runs?include=input&include=result")
     assert answer.json()["fields"] == {"include": ["This is given more than once."]}
