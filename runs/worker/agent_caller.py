@@ -17,7 +17,7 @@ from django.db import Error
 from agents import exceptions
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError, InvalidInput
-from agents.guard import Guard
+from agents.guard import Guard, wait_out
 from agents.values.jsonable import error_text
 from runs.actions import starting
 from runs.actions.finishing import Ended, worker_lost
@@ -109,13 +109,8 @@ class AgentCaller:
         """
         inserting = self._database.submit(insert, *arguments)
         waiting = asyncio.wrap_future(inserting)
-        while not waiting.done():
-            try:
-                await asyncio.wait((waiting,))
-            except asyncio.CancelledError:
-                if inserting.cancel():  # it had not started
-                    raise
-        return waiting.result()
+        await wait_out(waiting, inserting.cancel)
+        return waiting.result()  # CancelledError, if it had not started
 
 
 class _Called:
