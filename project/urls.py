@@ -25,7 +25,7 @@ urlpatterns = [
     path("app/", include("runs.web.pages.urls")),
     # Browsers ask for this on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    *probes,  # of Django's test client; project/handler.py gives probes a urlconf of their own
+    *probes,  # of Django's test client; project/handler/ gives probes a urlconf of their own
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("accounts/password_change/", PasswordChangeView.as_view(), name="password_change"),
