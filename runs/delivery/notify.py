@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from channels.layers import get_channel_layer
-from django.db import DatabaseError, InterfaceError
+from django.db import Error
 
 from agents.trace import Event, Trace
 from agents.wire import CallOnWire
@@ -124,7 +124,7 @@ def send_start(run: uuid.UUID) -> None:
         return
     try:
         worker = worker_choice.choice.choose()
-    except (DatabaseError, InterfaceError) as error:
+    except Error as error:
         logger.info("no worker can be chosen (%s), all are woken", type(error).__name__)
         worker = None
     if worker is None:
