@@ -32,5 +32,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
     # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
-    re_path(r"^(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)", errors.no_such_address),
+    re_path(f"^{errors.API_PREFIXES}", errors.no_such_address),
 ]
