@@ -18,6 +18,8 @@ from django.db import (
     transaction,
 )
 
+from .connecting import RETRY_SECONDS
+
 __all__ = [
     "CONNECTION_ERRORS",
     "NothingWritten",
@@ -50,7 +52,6 @@ CONNECTION_ERRORS = (OperationalError, InterfaceError, InternalError)
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
 PATIENCE_SECONDS = 60.0  # for a database that is away
-RETRY_SECONDS = 0.2
 
 
 def is_away(error: BaseException) -> bool:
