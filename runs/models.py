@@ -32,6 +32,7 @@ __all__ = [
     "OwnerUsage",
     "RunEvent",
     "RunInput",
+    "RunQuerySet",
     "RunRecord",
     "Scope",
     "StopVia",
@@ -454,7 +455,7 @@ class OwnerUsage(models.Model):
     """What the records of one owner take up; ``runs.quotas`` keeps it.
 
     Each process adds what it has written about once a second, so the row follows the records. It is
-    measured anew from time to time, which corrects what a killed process could not add.
+    measured again from time to time, which corrects what a killed process could not add.
     """
 
     owner = models.OneToOneField(

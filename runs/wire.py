@@ -29,6 +29,7 @@ __all__ = [
     "BulkWord",
     "CleanupError",
     "OutcomeOnWire",
+    "ReceiptOnWire",
     "RunOnWire",
     "Usage",
     "for_wire",
