@@ -18,6 +18,8 @@ from django.db import (
     transaction,
 )
 
+from agents.values.jsonable import error_text
+
 from .connecting import RETRY_SECONDS
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "is_away",
     "patiently",
     "proves_no_commit",
+    "refusal_text",
     "whole_or_not_at_all",
 ]
 
@@ -73,6 +76,14 @@ def breaks_connection(error: BaseException) -> bool:
     is_from_sqlite = hasattr(error.__cause__, "sqlite_errorcode")
     is_broken = state.startswith("08") if state else not is_from_sqlite
     return is_broken and isinstance(error, CONNECTION_ERRORS)
+
+
+def refusal_text(error: BaseException) -> str:
+    """Return why the database refused a statement, without the row that PostgreSQL quotes.
+
+    The first line says why; the row is in the lines after it.
+    """
+    return error_text(error).partition("\n")[0]
 
 
 def in_transaction(work: Callable[[], T]) -> T:
