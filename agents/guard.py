@@ -318,9 +318,9 @@ def bind_guard(guard: Guard) -> Token[Guard | None]:
 
 
 async def wait_out(
-    task: asyncio.Task[Any], on_cancel: Callable[[], None] = lambda: None
+    task: asyncio.Future[Any], on_cancel: Callable[[], object] = lambda: None
 ) -> asyncio.CancelledError | None:
-    """Wait until ``task`` is done, through cancellations; return the last of them.
+    """Wait until a task or future is done, through cancellations; return the last of them.
 
     Each cancellation calls ``on_cancel``.
     """

@@ -22,6 +22,7 @@ from runs.db.transactions import is_away
 from runs.exceptions import SignInRefused
 
 __all__ = [
+    "API_PREFIXES",
     "ErrorPagesMiddleware",
     "bad_request",
     "csrf_failure",
@@ -30,11 +31,14 @@ __all__ = [
     "permission_denied",
     "server_error",
     "sign_in_refused",
+    "unavailable",
 ]
 
 logger = logging.getLogger(__name__)
 
-_API_PATH = re.compile(r"/(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)")
+#: How the paths of the API begin, after the slash.
+API_PREFIXES = r"(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)"
+_API_PATH = re.compile(f"/{API_PREFIXES}")
 
 
 class ErrorPagesMiddleware(MiddlewareMixin):

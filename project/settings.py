@@ -271,7 +271,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",
 ]
 
-# The API counts a body itself and answers 413 (runs/web/api), and project/handler.py refuses a body
+# The API counts a body itself and answers 413 (runs/web/api), and project/handler/ refuses a body
 # that is far too large. Django's own limit must be above both.
 DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 

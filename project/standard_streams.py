@@ -40,7 +40,7 @@ class _Forgiving(io.RawIOBase):
             return len(view)
         try:
             written = 0
-            while written < len(view):  # without a buffer above, no one would write the rest
+            while written < len(view):  # without a buffer above, the rest would be lost
                 written += os.write(self._descriptor, view[written:])
             return written
         except BlockingIOError:

@@ -25,12 +25,12 @@ urlpatterns = [
     path("app/", include("runs.web.pages.urls")),
     # Browsers ask for this on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    *probes,  # of Django's test client; project/handler.py gives probes a urlconf of their own
+    *probes,  # of Django's test client; project/handler/ gives probes a urlconf of their own
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("accounts/password_change/", PasswordChangeView.as_view(), name="password_change"),
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
     # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
-    re_path(r"^(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)", errors.no_such_address),
+    re_path(f"^{errors.API_PREFIXES}", errors.no_such_address),
 ]

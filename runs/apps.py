@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -49,13 +49,12 @@ class RunsConfig(AppConfig):
             for key in layer.get("CONFIG", {}).get("symmetric_encryption_keys", ()):
                 redaction.add_secret(key)
         for cache in settings.CACHES.values():
-            for password in _passwords_in(cache.get("LOCATION")):
-                redaction.add_secret(password)
+            _hide_passwords(cache.get("LOCATION"))
 
 
-def _passwords_in(address: object) -> list[str]:
-    """Return the passwords in an address of Redis."""
-    if not isinstance(address, str):
-        return []
-    parts = urlsplit(address)
-    return [unquote(parts.password or ""), *parse_qs(parts.query).get("password", ())]
+def _hide_passwords(address: object) -> None:
+    """Hide the passwords in an address of Redis; one may also stand in the query."""
+    if isinstance(address, str):
+        proxies.hide_secrets(address)
+        for password in parse_qs(urlsplit(address).query).get("password", ()):
+            redaction.add_secret(password)

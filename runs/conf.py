@@ -20,7 +20,15 @@ from agents.options import LONGEST_SECONDS
 from agents.tools.llm import options as llm_options
 from agents.values.addresses import AllowList, Reach
 
-__all__ = ["HTTPOptions", "LLMOptions", "Options", "conf", "override", "unknown_names"]
+__all__ = [
+    "HTTPOptions",
+    "LLMOptions",
+    "LeaseTimes",
+    "Options",
+    "conf",
+    "override",
+    "unknown_names",
+]
 
 
 _Positive = Annotated[int, Field(ge=1)]

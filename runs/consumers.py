@@ -113,16 +113,15 @@ class AgentConsumer(AsyncConsumer):
 
     async def _handle(self, message: Message) -> None:
         type = message["type"]
-        if type not in _MESSAGES:
+        handle = getattr(self, type.replace(".", "_"), None)
+        if handle is None:
             return  # for feeds
         try:
-            await getattr(self, type.replace(".", "_"))(message)
+            await handle(message)
         except Exception as error:  # not its text, which may quote the message
             name = error.__class__.__name__
             logger.warning("a message of type %s can't be understood (%s)", type, name)
 
-
-_MESSAGES = frozenset({"run.start", "run.wake", "run.stop", "run.ended", "feed.watch"})
 
 #: The name under which ``ChannelNameRouter`` finds ``AgentConsumer``.
 AGENTS_CHANNEL = "agents"

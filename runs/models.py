@@ -32,6 +32,7 @@ __all__ = [
     "OwnerUsage",
     "RunEvent",
     "RunInput",
+    "RunQuerySet",
     "RunRecord",
     "Scope",
     "StopVia",

@@ -141,7 +141,7 @@ def claim_queued(
 _WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)")
 _CLAIM_ONE = """
 UPDATE runs_runrecord
-SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = {false},
+SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = FALSE,
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE {waits} AND EXISTS (
     SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL AND {renewed}
@@ -157,8 +157,7 @@ def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
     run begins by this: if the worker is lost, so is the caller, and no run is queued without it.
     """
     at, key = as_parameter(now), as_parameter(worker)
-    false = "FALSE" if connection.vendor == "postgresql" else "0"
-    sql = _CLAIM_ONE.format(false=false, waits=_WAITS, renewed=_RENEWED[connection.vendor])
+    sql = _CLAIM_ONE.format(waits=_WAITS, renewed=_RENEWED[connection.vendor])
     with connection.cursor() as cursor:
         cursor.execute(sql, [key, at, at, as_parameter(run), at, key])
         row = cursor.fetchone()
@@ -166,7 +165,7 @@ def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
 
 
 _BEGIN = """
-UPDATE runs_runrecord SET is_only_claimed = {false}
+UPDATE runs_runrecord SET is_only_claimed = FALSE
 WHERE {held} AND EXISTS (SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL)
 """
 
@@ -177,9 +176,8 @@ def begin(run: uuid.UUID, worker: uuid.UUID, attempt: int) -> bool:
     A recovery locks the row and reads whether the run has begun. So of the two the second one sees
     what the first one wrote.
     """
-    false = "FALSE" if connection.vendor == "postgresql" else "0"
     key = as_parameter(worker)
     with connection.cursor() as cursor:
-        sql = _BEGIN.format(false=false, held=_HELD)
+        sql = _BEGIN.format(held=_HELD)
         cursor.execute(sql, [as_parameter(run), key, attempt, key])
         return bool(cursor.rowcount)

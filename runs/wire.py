@@ -30,6 +30,7 @@ __all__ = [
     "BulkWord",
     "CleanupError",
     "OutcomeOnWire",
+    "ReceiptOnWire",
     "RunOnWire",
     "Usage",
     "for_wire",

@@ -90,9 +90,9 @@ def _recover_if_taken(run: uuid.UUID, code: str, orphan: Q) -> Ended | None:
 
     One run must not keep the others from being recovered, nor a worker from its heartbeat.
     """
-    for care in ((), (Care.TRIED,)):
+    for care in (Care.WHOLE, Care.TRIED):
         try:
-            return _recover(run, code, orphan, *care)
+            return _recover(run, code, orphan, care)
         except Exception as error:
             if is_away(error):
                 raise
@@ -161,7 +161,7 @@ def recover_orphans(worker: uuid.UUID) -> int:
     return sum(_recover_if_taken(id, "worker_lost", claim) is not None for id, claim in claims)
 
 
-def _recover(run: uuid.UUID, code: str, orphan: Q, care: Care = Care.WHOLE) -> Ended | None:
+def _recover(run: uuid.UUID, code: str, orphan: Q, care: Care) -> Ended | None:
     """End or requeue a run: an orphaned one that meets ``orphan``, or one of a lost worker.
 
     If it has active children, this asks them to stop and leaves the run for later.

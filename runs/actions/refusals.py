@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from agents.trace import Event
 from agents.values import jsonable, redaction
 from runs import events
-from runs.db.transactions import is_away
+from runs.db.transactions import is_away, refusal_text
 
 __all__ = ["CODE", "Care", "append", "is_refused", "taken"]
 
@@ -149,13 +149,7 @@ def _refusal(
     except Exception as error:  # of any kind: a driver has many for a value that it can't send
         if is_away(error):
             raise
-        return _why(error)
-
-
-def _why(error: BaseException) -> str:
-    """Return the first line of an error; PostgreSQL quotes the row in the lines after it."""
-    line = jsonable.error_text(error).partition("\n")[0]
-    return jsonable.clean_text(redaction.redact(line), _MOST_REASON)
+        return jsonable.clean_text(redaction.redact(refusal_text(error)), _MOST_REASON)
 
 
 def _is_too_large(value: object) -> bool:

@@ -12,7 +12,14 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 
-__all__ = ["STOPS", "STOPS_OF_MANY", "Reserve", "close_reserves", "open_reserves"]
+__all__ = [
+    "STOPS",
+    "STOPS_OF_MANY",
+    "Reserve",
+    "close_reserves",
+    "open_reserves",
+    "release_connection",
+]
 
 logger = logging.getLogger(__name__)
 

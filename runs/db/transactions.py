@@ -18,6 +18,10 @@ from django.db import (
     transaction,
 )
 
+from agents.values.jsonable import error_text
+
+from .connecting import RETRY_SECONDS
+
 __all__ = [
     "CONNECTION_ERRORS",
     "NothingWritten",
@@ -26,6 +30,7 @@ __all__ = [
     "is_away",
     "patiently",
     "proves_no_commit",
+    "refusal_text",
     "whole_or_not_at_all",
 ]
 
@@ -50,7 +55,6 @@ CONNECTION_ERRORS = (OperationalError, InterfaceError, InternalError)
 _IN_CONFLICT = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _MOST_TRIES = 5
 PATIENCE_SECONDS = 60.0  # for a database that is away
-RETRY_SECONDS = 0.2
 
 
 def is_away(error: BaseException) -> bool:
@@ -72,6 +76,14 @@ def breaks_connection(error: BaseException) -> bool:
     is_from_sqlite = hasattr(error.__cause__, "sqlite_errorcode")
     is_broken = state.startswith("08") if state else not is_from_sqlite
     return is_broken and isinstance(error, CONNECTION_ERRORS)
+
+
+def refusal_text(error: BaseException) -> str:
+    """Return why the database refused a statement, without the row that PostgreSQL quotes.
+
+    The first line says why; the row is in the lines after it.
+    """
+    return error_text(error).partition("\n")[0]
 
 
 def in_transaction(work: Callable[[], T]) -> T:

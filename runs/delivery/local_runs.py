@@ -17,17 +17,20 @@ from .stop_message import StopDelivery, StopRequest
 __all__ = [
     "ActiveRun",
     "add",
+    "add_waker",
     "add_worker",
     "all_runs",
     "claiming",
     "get",
     "lease_of",
     "remove",
+    "remove_waker",
     "remove_worker",
     "trace_of",
     "trip",
     "trip_unless_claiming",
     "wake",
+    "watching",
 ]
 
 

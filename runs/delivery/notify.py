@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from channels.layers import get_channel_layer
-from django.db import DatabaseError, InterfaceError
+from django.db import Error
 
 from agents.trace import Event, Trace
 from agents.wire import CallOnWire
@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WORKERS_GROUP = "runs.workers"
 
@@ -72,12 +74,12 @@ def remove_listener(listener: Listener) -> None:
 
 def publish_events(events: Iterable[Event]) -> None:
     """Pass on committed events."""
-    _publish("event", ((event,) for event in events))
+    _publish(lambda listener, event: listener.event(event), events)
 
 
 def publish_changes(runs: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     """Pass on that the records of runs, each with its root, are new or have changed."""
-    _publish("changed", runs)
+    _publish(lambda listener, run: listener.changed(*run), runs)
 
 
 def publish_progress(runs: Iterable[str]) -> None:
@@ -88,22 +90,22 @@ def publish_progress(runs: Iterable[str]) -> None:
 
 
 def publish_text(run: str, agent: str, call: str, text: str) -> None:
-    _publish("text", [(run, agent, call, text)])
+    _publish(lambda listener, piece: listener.text(*piece), [(run, agent, call, text)])
 
 
 def publish_activity(trace: Trace) -> None:
     if _listeners:
-        _publish("activity", [(trace.run, trace.in_flight())])
+        _publish(lambda listener, calls: listener.activity(trace.run, calls), [trace.in_flight()])
 
 
-def _publish(method: str, updates: Iterable[tuple[Any, ...]]) -> None:
+def _publish(tell: Callable[[Listener, T], None], updates: Iterable[T]) -> None:
     listeners = list(_listeners)
     if relay.is_shared(get_channel_layer()):
         listeners.append(feeds.sender)
     for update in updates:
         for listener in listeners:
             try:
-                getattr(listener, method)(*update)
+                tell(listener, update)
             except Exception:
                 logger.exception("a listener failed")
 
@@ -122,7 +124,7 @@ def send_start(run: uuid.UUID) -> None:
         return
     try:
         worker = worker_choice.choice.choose()
-    except (DatabaseError, InterfaceError) as error:
+    except Error as error:
         logger.info("no worker can be chosen (%s), all are woken", type(error).__name__)
         worker = None
     if worker is None:

@@ -58,9 +58,9 @@ class StopDelivery:
     request: StopRequest
 
     @classmethod
-    def of(cls, record: RunRecord, request: StopRequest | None = None) -> Self:
-        """Address ``request``, or the one that the record carries, to the claim of ``record``."""
-        return cls(record.pk, record.worker_id, record.attempt, request or StopRequest.of(record))
+    def of(cls, record: RunRecord) -> Self:
+        """Address the request that a record carries to the record's claim."""
+        return cls(record.pk, record.worker_id, record.attempt, StopRequest.of(record))
 
     def as_message(self) -> dict[str, Any]:
         """Return the part of the message ``RunStop`` that says this."""

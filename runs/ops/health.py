@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from django.core.cache import cache
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import Error, connection
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -105,7 +105,7 @@ def _answers(name: str, question: Callable[[], None]) -> bool:
         return False
     except Exception as error:
         # Each database and each cache has errors of its own.
-        is_known = isinstance(error, DatabaseError | InterfaceError | OSError)
+        is_known = isinstance(error, Error | OSError)
         logger.warning("the %s doesn't answer (%s)", name, error if is_known else repr(error))
         return False
     return True

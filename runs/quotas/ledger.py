@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from django.contrib.auth import get_user_model
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import Error, connection
 
 from runs.conf import conf
 from runs.exceptions import QuotaExceeded
@@ -132,7 +132,7 @@ def is_full(owner_id: Any) -> bool:
         return False
     try:
         return usage(owner_id).stored_bytes >= allowed
-    except (DatabaseError, InterfaceError):
+    except Error:
         logger.warning("the usage of an owner can't be read; its log goes on")
         return False
 

@@ -17,12 +17,11 @@ from django.db import Error
 from agents import exceptions
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError, InvalidInput
-from agents.guard import Guard
-from agents.values.jsonable import error_text
+from agents.guard import Guard, wait_out
 from runs.actions import starting
 from runs.actions.finishing import Ended, worker_lost
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import NothingWritten, is_away, patiently
+from runs.db.transactions import NothingWritten, is_away, patiently, refusal_text
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping, QuotaExceeded
@@ -96,7 +95,7 @@ class AgentCaller:
         except Error as error:
             if is_away(error):
                 raise
-            why = error_text(error).partition("\n")[0]
+            why = refusal_text(error)
             raise InvalidInput(f"the database refused the input of {name!r}: {why}") from error
 
     async def _finish_insert(
@@ -109,13 +108,8 @@ class AgentCaller:
         """
         inserting = self._database.submit(insert, *arguments)
         waiting = asyncio.wrap_future(inserting)
-        while not waiting.done():
-            try:
-                await asyncio.wait((waiting,))
-            except asyncio.CancelledError:
-                if inserting.cancel():  # it had not started
-                    raise
-        return waiting.result()
+        await wait_out(waiting, inserting.cancel)
+        return waiting.result()  # CancelledError, if it had not started
 
 
 class _Called:

@@ -23,7 +23,7 @@ from .capacity import Capacity
 from .executor import Executor
 from .heartbeat import Heartbeat, report_failure
 
-__all__ = ["ClaimLoop"]
+__all__ = ["ClaimLoop", "submit"]
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,10 @@ from django.utils import timezone
 from agents.cancellation import StopCause
 from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
 from agents.tools.data_store import InvalidEntry
-from agents.values.jsonable import error_text
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
-from runs.db.transactions import in_transaction, is_away, patiently
+from runs.db.transactions import in_transaction, is_away, patiently, refusal_text
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, QuotaExceeded
 from runs.models import DataStoreEntry
@@ -100,8 +99,7 @@ class OwnerStore:
         except Error as error:
             if is_away(error):
                 raise
-            why = error_text(error).partition("\n")[0]
-            raise InvalidEntry(f"the database refused this entry: {why}") from error
+            raise InvalidEntry(f"the database refused this entry: {refusal_text(error)}") from error
 
     def _under_claim(self, work: Callable[[], int]) -> int:
         def write() -> int:

@@ -26,7 +26,7 @@ from agents import output, registry
 from agents.cancellation import CancelToken, StopCause
 from agents.environment import Environment
 from agents.exceptions import AgentError
-from agents.guard import Guard
+from agents.guard import Guard, wait_out
 from agents.process.loop import AgentLoop
 from agents.process.state import shared
 from agents.process.threads import RunThread
@@ -335,11 +335,8 @@ class Executor:
         written: Future[Ended | None] = Future()
         self._recorder.end(trace, outcome, written.set_result)
         waiting = asyncio.wrap_future(written)
-        while not waiting.done():
-            try:
-                await asyncio.wait((waiting,))
-            except asyncio.CancelledError:
-                logger.debug("cancelled while the ending of run %s is written", trace.run)
+        if await wait_out(waiting) is not None:
+            logger.debug("cancelled while the ending of run %s was written", trace.run)
         return waiting.result()
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 
-from django.db import DatabaseError, InterfaceError, connection, reset_queries
+from django.db import Error, connection, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
@@ -26,11 +26,10 @@ from runs.ops.logs import set_worker
 from .capacity import Capacity
 from .reaper import Reaper
 
-__all__ = ["DATABASE_ERRORS", "POLL_SECONDS", "Heartbeat", "report_failure"]
+__all__ = ["POLL_SECONDS", "Heartbeat", "report_failure"]
 
 logger = logging.getLogger(__name__)
 
-DATABASE_ERRORS = (DatabaseError, InterfaceError)  # the second is not a subclass of the first
 POLL_SECONDS = 0.5  # how often it polls for stop requests that no message brought
 FENCE_SECONDS = 0.25  # how often it checks whether its own lease is about to end
 
@@ -133,7 +132,7 @@ class Heartbeat:
         is_draining = self.is_draining.is_set()
         try:
             is_renewed = leases.renew(self.id, self._lease_seconds, is_draining=is_draining)
-        except DATABASE_ERRORS:
+        except Error:
             metrics.LEASE_RENEWALS.labels("failed").inc()
             raise
         metrics.LEASE_RENEWALS.labels("ok" if is_renewed else "lost").inc()
@@ -203,7 +202,7 @@ def _end(lease: Lease, reason: str) -> None:
 
 def report_failure(what: str, error: Exception) -> None:
     """Log an error that a worker survives."""
-    if isinstance(error, DATABASE_ERRORS):
+    if isinstance(error, Error):
         logger.warning("%s (%s), trying again", what, type(error).__name__)
     else:
         logger.error("%s, trying again", what, exc_info=error)

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from django.db import connection, reset_queries
 
@@ -268,11 +267,10 @@ class Recorder:
 
         If it is refused, divide it, and write the run that was refused with more care.
         """
-        write = partial(record_updates, care=care) if care else record_updates
         tries = 0
         while True:
             try:
-                return write(batch)
+                return record_updates(batch, care)
             except Exception as error:
                 connection.close()  # it may be broken; the next query opens another
                 if is_away(error) and not (tries >= MOST_TRIES and _breaks_it(error)):

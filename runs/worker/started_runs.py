@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
-from django.db import DatabaseError, InterfaceError
+from django.db import Error
 
 from agents import registry
 from agents.cancellation import CancelToken, StopCause
@@ -263,7 +263,7 @@ class StartedRuns:
                     await self._stop_children(caller)
             self._is_failing = False
         except Exception as error:
-            if not isinstance(error, DatabaseError | InterfaceError):
+            if not isinstance(error, Error):
                 logger.exception("could not poll started runs")
             elif not self._is_failing:
                 name = type(error).__name__

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from django.db import connection
+from django.db import Error, connection
 
 from agents.cancellation import StopCause
 from runs.actions import leases, recovery
@@ -30,7 +30,7 @@ from runs.quotas.keeper import UsageThread
 from .capacity import Capacity
 from .claim_loop import ClaimLoop, submit
 from .executor import Executor
-from .heartbeat import DATABASE_ERRORS, Heartbeat
+from .heartbeat import Heartbeat
 from .recorder import Recorder
 
 __all__ = ["Worker"]
@@ -172,7 +172,7 @@ class Worker:
             local_runs.remove_waker(self.wake)
             try:
                 leases.mark_draining(self.id)
-            except DATABASE_ERRORS as error:
+            except Error as error:
                 logger.warning("draining, but could not write that (%s)", type(error).__name__)
             if self.claim_loop is not None:
                 self.claim_loop.join()
@@ -196,7 +196,7 @@ class Worker:
         self.executor.close()
         try:
             self._retire()
-        except DATABASE_ERRORS as error:
+        except Error as error:
             logger.warning("could not write that the worker has ended (%s)", type(error).__name__)
         connection.close()
 

@@ -13,8 +13,7 @@ import uvicorn
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
-from project import handler
-from project.handler import Handler
+from project.handler import Handler, bodies
 from runs.ops import http_protocol
 from runs.ops.serving import configuration
 
@@ -86,7 +85,7 @@ async def connect(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[], Any]]:
     settings.ROOT_URLCONF = __name__
-    monkeypatch.setattr(handler, "_BODY_SECONDS", LIMIT)
+    monkeypatch.setattr(bodies, "_BODY_SECONDS", LIMIT)
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", LIMIT)
     called.clear()
     config = configuration(f"{__name__}.application")
@@ -161,7 +160,7 @@ async def test_a_body_that_is_too_large_is_not_discarded_for_ever(
     connect: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.RUNS = {"MAX_INPUT_BYTES": 1}
-    monkeypatch.setattr(handler, "_MARGIN_BYTES", 0)
+    monkeypatch.setattr(bodies, "_MARGIN_BYTES", 0)
     client = await connect()
     await client.send(POST + b"\r\nhalf")
     assert (await client.answer()).startswith(b"HTTP/1.1 413 ")
@@ -170,7 +169,7 @@ async def test_a_body_that_is_too_large_is_not_discarded_for_ever(
 async def test_a_client_in_time_is_served_again_and_again(
     connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handler, "_BODY_SECONDS", SECONDS)
+    monkeypatch.setattr(bodies, "_BODY_SECONDS", SECONDS)
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", SECONDS)
     client = await connect()
     for _ in range(3):
@@ -198,7 +197,7 @@ async def test_an_answer_may_take_longer_whatever_comes_after_the_request(connec
 
 
 async def test_a_large_body_has_longer(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "_LEAST_BYTES_PER_SECOND", 1)
+    monkeypatch.setattr(bodies, "_LEAST_BYTES_PER_SECOND", 1)
     client = await connect()
     await client.send(POST + b"\r\n01234")
     await asyncio.sleep(1.3 * LIMIT)  # five bytes have earned five seconds

@@ -16,8 +16,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.urls import path
 
-from project import handler
-from project.handler import Handler, ProbeHandler
+from project.handler import Handler, ProbeHandler, bodies, patience
 
 urlpatterns: list[Any] = []
 
@@ -140,7 +139,7 @@ async def test_a_client_that_does_not_read_is_left(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ROOT_URLCONF = __name__
-    monkeypatch.setattr(handler, "_STUCK_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "_STUCK_SECONDS", 0.05)
 
     @address
     def view(request: HttpRequest) -> HttpResponse:
@@ -151,15 +150,15 @@ async def test_a_client_that_does_not_read_is_left(
     async with asyncio.timeout(20):
         await unread.task
     assert len(unread.body) < 200_000
-    assert by._unread_bytes == 0
+    assert by._unread._bytes == 0
 
 
 async def test_much_that_is_not_read_leaves_less_time(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ROOT_URLCONF = __name__
-    monkeypatch.setattr(handler, "_MOST_UNREAD_BYTES", 300_000)
-    monkeypatch.setattr(handler, "_HURRY_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "_MOST_UNREAD_BYTES", 300_000)
+    monkeypatch.setattr(patience, "_HURRY_SECONDS", 0.05)
 
     @address
     def view(request: HttpRequest) -> HttpResponse:
@@ -179,7 +178,7 @@ async def test_much_that_is_not_read_leaves_less_time(
         assert len(third.body.strip()) == 200_000
         first.read()
         await first.task
-    assert by._unread_bytes == 0
+    assert by._unread._bytes == 0
 
 
 async def test_static_files_are_sent_whole() -> None:
@@ -266,7 +265,7 @@ async def test_a_request_that_only_reads_is_told(
 def _reads_all(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Django's handler read the body, at most ten bytes, and answer with its length."""
     settings.RUNS = {"MAX_INPUT_BYTES": 10}
-    monkeypatch.setattr(handler, "_MARGIN_BYTES", 0)
+    monkeypatch.setattr(bodies, "_MARGIN_BYTES", 0)
     monkeypatch.setattr(ASGIHandler, "handle", _read_all)
 
 

@@ -14,8 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 
-from project import handler
-from project.handler import Handler
+from project.handler import Handler, kinds
 from runs.db import lending
 from runs.identity.admission import Admission
 from runs.web.late import Answer, LateResponse
@@ -45,7 +44,7 @@ urlpatterns = [re_path("", view, name=name) for name in ("page-home", "page-runs
 def nothing_but_the_view(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = []
-    monkeypatch.setattr(handler._ProbeRequest, "urlconf", __name__)
+    monkeypatch.setattr(kinds.ProbeRequest, "urlconf", __name__)
     gate.clear()
     yield
     gate.set()
@@ -124,8 +123,8 @@ def reserve(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made = lending.Reserve("reserve-of-late-answers", 1)
     made.open()
     made._wrapper().pool.wait(10)  # it connects in the background
-    (pattern,) = (paths for reserve, paths in handler._STOPS.items() if reserve is lending.STOPS)
-    monkeypatch.setattr(handler, "_STOPS", {made: pattern})
+    (pattern,) = (paths for reserve, paths in kinds._STOPS.items() if reserve is lending.STOPS)
+    monkeypatch.setattr(kinds, "_STOPS", {made: pattern})
     yield made
     made.close()
 
@@ -149,7 +148,7 @@ async def test_a_stop_that_waits_holds_no_connection_of_the_reserve(
         lent.append(own.alias)
         return LateResponse(decide, "text/plain")
 
-    monkeypatch.setattr(handler.Handler, "resolve_request", lambda *_: (stop, (), {}))
+    monkeypatch.setattr(Handler, "resolve_request", lambda *_: (stop, (), {}))
     pool = reserve._wrapper().pool
     async with client_of(Handler()) as client, asyncio.timeout(10):
         stops = [asyncio.create_task(client.post(STOPS[0])) for _ in range(3)]

@@ -73,10 +73,10 @@ def test_the_stop_comes_after_the_last_guard(
     record_updates, end = recorder.record_updates, recorder.Recorder.end
     written, returned = Gate(), Gate()
 
-    def held(batch: Any) -> Any:
+    def held(batch: Any, care: Any) -> Any:
         if any(updates.ending is not None for updates in batch):
             written.wait_here()
-        return record_updates(batch)
+        return record_updates(batch, care)
 
     def counted(self: recorder.Recorder, *arguments: Any) -> None:
         end(self, *arguments)

@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from runs.actions import recovery
+from runs.actions.refusals import Care
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.status import Status
@@ -103,7 +104,7 @@ class TestRecovery:
 
     def test_leaves_runs_alone_that_another_worker_has_claimed_meanwhile(self, alice: User) -> None:
         run = make_run(alice, status=Status.RUNNING, worker=make_worker(), attempt=2)
-        assert recovery._recover(run.pk, "worker_lost", Q()) is None
+        assert recovery._recover(run.pk, "worker_lost", Q(), Care.WHOLE) is None
         run.refresh_from_db()
         assert run.status == "running"
 

@@ -81,7 +81,7 @@ def make(alice: User, writer: Recorder) -> Callable[[], Run]:
 @contextmanager
 def writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[Any], Any]) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "record_updates", write)
+        patch.setattr(recorder, "record_updates", lambda batch, _: write(batch))
         yield
 
 
@@ -271,9 +271,9 @@ def test_an_update_during_the_last_write_does_not_end_the_run_again(
     run = make()
     write = record_updates
 
-    def tripped_meanwhile(batch: Any) -> Any:
+    def tripped_meanwhile(*arguments: Any) -> Any:
         run.recorder.activity(run.trace)
-        return write(batch)
+        return write(*arguments)
 
     monkeypatch.setattr(recorder, "record_updates", tripped_meanwhile)
     run.end().wait()
