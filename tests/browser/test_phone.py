@@ -15,7 +15,8 @@ from tests.support.server import Server
 
 
 def assert_fits(page: Page) -> None:
-    """Check that the page is no wider than the phone."""
+    """Check that the page is no wider than the phone, once its style sheets are there."""
+    page.wait_for_load_state("load")
     wide = page.evaluate(
         """limit => [...document.querySelectorAll("body *")]
             .filter(element => element.getBoundingClientRect().right > limit + 1)
