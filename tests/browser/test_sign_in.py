@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.browser import Complaints
 from tests.support.llm_server import LLMServer
+from tests.support.run_screen import RunScreen
 from tests.support.server import Installation, Server
 
 OpenPage = Callable[..., Page]
@@ -73,8 +74,8 @@ def test_a_run_of_somebody_else_does_not_exist(
 ) -> None:
     id = server.start("site-trivial")
     server.until(id, "success")
-    page.goto(f"/app/runs/{id}/")
-    expect(page.locator(f"main[data-run='{id}']")).to_be_visible()
+    screen = RunScreen.of(page, id)
+    expect(screen.lines.first).to_be_visible()  # they come by its feed, which is let in by then
 
     installation.database.execute(
         "UPDATE runs_runrecord SET owner_id = (SELECT id FROM auth_user WHERE username = 'admin')"
