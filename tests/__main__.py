@@ -5,8 +5,8 @@ or REDIS_URL names a server, the tests that are marked for it run in a separate 
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
-The browser tests are a separate session, too, and so are the tests of `runs` on SQLite. Four
-sessions run at a time, because each mostly waits.
+The tests on SQLite are one session for each of a few folders. Four sessions run at a time, because
+each mostly waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
 takes half an hour more, and tests changes of code that both databases share.
@@ -24,6 +24,8 @@ import pytest
 
 EVERYWHERE = "--everywhere"
 _AT_A_TIME = 4  # sessions
+#: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
+_APART = (["tests/walks", "tests/attacks"], ["tests/runs"], ["tests/browser"])
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 
@@ -43,27 +45,21 @@ def main(arguments: list[str]) -> int:
         return pytest.ExitCode.USAGE_ERROR
     alone = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
+    # Before the arguments, so that a -m among them wins.
+    rest = ["-m", f"not ({' or '.join(found)})"] if found else []
     sessions: list[_Session] = []
-    elsewhere = []
     if found:
         wanted = "" if is_everywhere else " or ".join(found)
         sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
-        elsewhere.append(" or ".join(found))
-    # With arguments, a person runs a few tests: show the sessions one after the other.
-    if not arguments:
-        sessions.append((["-m", "browser"], alone))
-        elsewhere.append("browser")
-    # Before the arguments, so that a -m among them wins.
-    left_out = ["-m", " and ".join(f"not ({markers})" for markers in elsewhere)]
-    rest: _Session = ([*(left_out if elsewhere else []), *arguments], alone)
-
     if arguments:
-        statuses = [_pytest(*session) for session in [*sessions, rest]]
+        # A person runs a few tests: show the sessions one after the other.
+        sessions.append(([*rest, *arguments], alone))
+        statuses = [_pytest(*session) for session in sessions]
     else:
-        options, environment = rest
-        parts = [([*options, part], environment) for part in ("--ignore=tests/runs", "tests/runs")]
+        others = [f"--ignore={folder}" for folders in _APART for folder in folders]
+        sessions += [([*rest, *folders], alone) for folders in (*_APART, others)]
         with ThreadPoolExecutor(_AT_A_TIME) as lanes:
-            statuses = list(lanes.map(_shown_at_its_end, [*parts, *sessions]))
+            statuses = list(lanes.map(_shown_at_its_end, sessions))
 
     # With arguments, it may be that one session has all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]

@@ -70,6 +70,9 @@ def test_a_marked_test_runs_if_its_server_is_named(
 class TestSessions:
     """`python -m tests`: the sessions that it starts, and the status that it returns."""
 
+    APART = ("tests/walks tests/attacks", "tests/runs", "tests/browser")
+    OTHERS = "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/runs --ignore=tests/browser"
+
     @pytest.fixture
     def sessions(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
         from tests import __main__ as runner
@@ -107,15 +110,17 @@ class TestSessions:
         assert [arguments for arguments, _ in sessions] == [["-k", "x"]]
         assert not self.lanes
 
-    def test_the_whole_suite_is_three_sessions(self, sessions: list) -> None:
+    def test_the_whole_suite_is_a_session_for_each_set_of_folders(self, sessions: list) -> None:
         assert self.main([]) == 0
-        rest = "-m not (browser)"
-        assert set(self._lanes()) == {
-            "-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"
-        }  # fmt: skip
+        assert set(self._lanes()) == {*self.APART, self.OTHERS}
         assert not sessions
 
-    @pytest.mark.parametrize("failed", ["-m browser", "-m not (browser) tests/runs"])
+    def test_each_folder_of_tests_is_in_one_session(self) -> None:
+        apart = " ".join(self.APART).split()
+        assert all(Path(folder).is_dir() for folder in apart)
+        assert self.OTHERS.split() == [f"--ignore={folder}" for folder in apart]
+
+    @pytest.mark.parametrize("failed", ["tests/browser", "tests/runs"])
     def test_a_failure_in_one_of_them_is_a_failure(self, sessions: list, failed: str) -> None:
         self.lane_statuses[failed] = 1
         assert self.main([]) == 1
@@ -128,9 +133,9 @@ class TestSessions:
         self.lane_statuses["-m postgres or redis"] = 1
         assert self.main([]) == 1
         lanes = self._lanes()
-        rest = "-m not (postgres or redis) and not (browser)"
+        rest = "-m not (postgres or redis)"
         assert lanes.pop("-m postgres or redis")["DATABASE_URL"] == "postgres://h/x"
-        assert set(lanes) == {"-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"}
+        assert set(lanes) == {f"{rest} {folders}" for folders in (*self.APART, self.OTHERS)}
         assert not any("DATABASE_URL" in environment for environment in lanes.values())
 
     def test_everywhere_omits_nothing(
@@ -142,8 +147,8 @@ class TestSessions:
         assert self.main(["--everywhere"]) == 0
         lanes = self._lanes()
         assert lanes.pop("-m ")["REDIS_URL"] == "redis://h"
-        rest = "-m not (postgres or redis) and not (browser)"
-        assert set(lanes) == {"-m browser", f"{rest} tests/runs", f"{rest} --ignore=tests/runs"}
+        rest = "-m not (postgres or redis)"
+        assert set(lanes) == {f"{rest} {folders}" for folders in (*self.APART, self.OTHERS)}
 
     def test_a_session_shows_its_output_at_its_end(
         self, capsys: pytest.CaptureFixture[str]
