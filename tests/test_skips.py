@@ -71,7 +71,9 @@ class TestSessions:
     """`python -m tests`: the sessions that it starts, and the status that it returns."""
 
     APART = ("tests/walks tests/attacks", "tests/runs", "tests/browser")
-    OTHERS = "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/runs --ignore=tests/browser"
+    OTHERS = (
+        "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/runs --ignore=tests/browser"
+    )
 
     @pytest.fixture
     def sessions(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
