@@ -5,8 +5,8 @@ or REDIS_URL names a server, the tests that are marked for it run in a separate 
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
-The tests on SQLite are one session for each of a few folders. All sessions run at the same time,
-because each mostly waits.
+The tests on SQLite are one session for each of a few folders. Four sessions run at a time, because
+each mostly waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
 takes half an hour more, and tests changes of code that both databases share.
@@ -23,7 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 EVERYWHERE = "--everywhere"
-#: Each set of folders has a session of its own on SQLite; one more has all others.
+_AT_A_TIME = 4  # sessions
+#: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
 _APART = (["tests/walks", "tests/attacks"], ["tests/runs"], ["tests/browser"])
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
     else:
         others = [f"--ignore={folder}" for folders in _APART for folder in folders]
         sessions += [([*rest, *folders], alone) for folders in (*_APART, others)]
-        with ThreadPoolExecutor(len(sessions)) as lanes:
+        with ThreadPoolExecutor(_AT_A_TIME) as lanes:
             statuses = list(lanes.map(_shown_at_its_end, sessions))
 
     # With arguments, it may be that one session has all the tests.
