@@ -135,4 +135,4 @@ async def test_a_reader_that_connects_during_an_answer_gets_its_first_part_once(
     llm_server.release()
     await _until(lambda: reader.client.is_ended)
     assert list(reader.client.texts.values()) == ["".join(pieces)]
-    assert local_runs.get(run.pk) is None
+    await _until(lambda: local_runs.get(run.pk) is None)

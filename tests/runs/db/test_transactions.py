@@ -76,7 +76,9 @@ class TestAnErrorThatAnswersCommit:
         """The process was frozen before it sent the COMMIT."""
 
         def freeze() -> None:
-            _execute("SET LOCAL idle_in_transaction_session_timeout = 1")
+            # Long enough that the goodbye comes alone: libpq throws it away if it comes with the
+            # answer to this statement.
+            _execute("SET LOCAL idle_in_transaction_session_timeout = 500")
             _until_the_server_says_goodbye()
 
         error = _insert_and_commit(alice, freeze)
