@@ -266,9 +266,9 @@ _OF_PARENT = Expression(
 )
 _READ = (
     *("agent", "attempt", "created_at", "depth", "has_children", "last_seq", "owner", "root"),
-    *("status", "worker"),
-    *("stop_mode", "stop_reason", "stop_requested_at", "stop_root_request", "stop_via"),
-    *("stop_requested_by", "stop_requested_by_name"),
+    *("started_at", "status", "worker"),
+    *("stop_acknowledged_at", "stop_mode", "stop_observed_at", "stop_reason", "stop_requested_at"),
+    *("stop_requested_by", "stop_requested_by_name", "stop_root_request", "stop_via"),
 )
 _IS_DUE = "status IN ('queued', 'running') AND stop_requested_at IS NULL"
 _ONE = by_key(_IS_DUE)

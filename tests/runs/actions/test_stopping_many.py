@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from agents import Tools, agent
 from runs.actions import stopping
@@ -50,6 +52,15 @@ class TestStopOfMany:
         assert running.shown_status == "stopping"
         hidden.refresh_from_db()
         assert not hidden.stop_requested
+
+    def test_makes_as_many_queries_for_many_queued_runs_as_for_two(self, alice: User) -> None:
+        def count(runs: int) -> int:
+            ids = [make_run(alice).pk for _ in range(runs)]
+            with CaptureQueriesContext(connection) as queries:
+                stop_many(ids, by=alice, via="api")
+            return len(queries)
+
+        assert count(20) < count(2) + 10  # a batch of rows that are inserted is up to two queries
 
     def test_reports_runs_that_the_user_may_see_but_not_stop(self, alice: User, bob: User) -> None:
         bob.user_permissions.add(Permission.objects.get(codename="view_runrecord"))
