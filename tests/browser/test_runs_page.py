@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import APIResponse, Locator, Page, Route, WebSocketRoute, expect
 
 from tests.support.browser import Complaints
@@ -125,7 +126,9 @@ def test_filters_are_filled_in_and_taken_away(page: Page, server: Server) -> Non
     assert "status=" not in page.url
 
 
-def test_a_list_that_has_missed_too_much_says_so(page: Page) -> None:
+@pytest.mark.parametrize("late_script", [None, "runs_page", "sidebar"])
+def test_a_list_that_has_missed_too_much_says_so(page: Page, late_script: str | None) -> None:
+    """Whichever script comes first: sidebar and list share one connection."""
     told: list[WebSocketRoute] = []
 
     def tell_once(socket: WebSocketRoute) -> None:
@@ -133,6 +136,11 @@ def test_a_list_that_has_missed_too_much_says_so(page: Page) -> None:
             socket.send('{"type":"frames","cursor":"","frames":[{"type":"reset"}]}')
         told.append(socket)
 
+    def late(route: Route) -> None:
+        page.wait_for_timeout(1_000)
+        route.continue_()
+
+    page.route(re.compile(rf"/{late_script}\.js"), late, times=1)
     page.route_web_socket(re.compile("/ws/runs"), tell_once)
     page.goto("/app/runs/")
     notice = page.locator("#list-changed")

@@ -56,8 +56,8 @@ def test_the_call_completes_and_the_next_tool_is_never_called(
     record = log.over(run)
     assert record.status == Status.STOPPED
     assert lines == [TEXT], "the reply reached the agent, and no call followed"
-    assert (llm_server.completed_count, llm_server.aborted_count) == (1, 0)
-    assert llm_server.request_count == 1
+    llm_server.wait(lambda: llm_server.completed_count == 1, "the reply to be sent to its end")
+    assert (llm_server.request_count, llm_server.aborted_count) == (1, 0)
     (call,) = log.of(run, "llm_call")
     assert call.data["outcome"] == "ok"
     assert call.data["text"] == TEXT
@@ -115,8 +115,8 @@ def test_concurrent_calls_all_finish_and_are_counted(
     llm_server.release()
     record = log.over(run)
     assert record.status == Status.STOPPED
-    assert (llm_server.request_count, llm_server.completed_count) == (5, 5)
-    assert llm_server.aborted_count == 0
+    llm_server.wait(lambda: llm_server.completed_count == 5, "the replies to be sent to their end")
+    assert (llm_server.request_count, llm_server.aborted_count) == (5, 0)
     calls = log.of(run, "llm_call")
     assert [call.data["outcome"] for call in calls] == ["ok"] * 5
     assert record.output_tokens == 5 * 13

@@ -2,6 +2,9 @@
 //
 //   listen({ shownActive(), onRun(run, words), onStale(), onReset(), onState(state) })
 //
+// Call it while the page loads. The connection begins when all scripts of the page have run: a
+// listener that came later would miss what the others have heard.
+//
 // Each connection starts with all active runs. After them, onStale is called if the list must be
 // fetched: after a lost connection, or if it shows a run as active (shownActive gives the ids) that
 // is not among them. onReset: the server left frames out; without it, onStale is called.
@@ -18,7 +21,9 @@ let isFirst = true;
 
 export function listen(listener) {
   listeners.push(listener);
-  if (listeners.length === 1) follow("/ws/runs?view=page", { onFrames, onState });
+  if (listeners.length > 1) return;
+  const start = () => follow("/ws/runs?view=page", { onFrames, onState });
+  document.addEventListener("DOMContentLoaded", start, { once: true });
 }
 
 function onState(state) {

@@ -194,7 +194,7 @@ async def test_a_stop_in_the_middle_is_as_exact_in_every_form_of_answer(
     server.release()
     if mode == "graceful":
         assert (await within(5, call)).text == "".join(words)
-        assert server.completed_count == 1
+        await server.until(lambda: server.completed_count == 1, "the reply to be sent to its end")
         assert run.only("llm_call")["outcome"] == "ok"
     else:
         with pytest.raises(AgentStopped):
