@@ -179,9 +179,13 @@ class Books:
         assert row.status != "queued", "a queued run has ended when the answer is sent"
         if process is None:
             return
+        # A worker that was declared lost may not know it yet: then the run was queued again, and has
+        # ended, while the lease keeps the code from all calls.
+        held = _alive_workers()
         for attempt in process.attempts:
-            if (attempt.entry.id, attempt.entry.attempt) == (run, row.attempt):
-                assert attempt.entry.token.stopped, "the token is tripped when the answer is sent"
+            entry = attempt.entry
+            if (entry.id, entry.attempt) == (run, row.attempt) and entry.worker in held:
+                assert entry.token.stopped, "the token is tripped when the answer is sent"
 
     # The queue.
 
