@@ -179,8 +179,8 @@ class Books:
         assert row.status != "queued", "a queued run has ended when the answer is sent"
         if process is None:
             return
-        # A worker that was declared lost may not know it yet: then the run was queued again, and has
-        # ended, while the lease keeps the code from all calls.
+        # A worker that was declared lost may not know it yet. Then the run was queued again and has
+        # ended, and the lease keeps the code from all calls.
         held = _alive_workers()
         for attempt in process.attempts:
             entry = attempt.entry
