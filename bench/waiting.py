@@ -47,7 +47,7 @@ async def _waiters(server: Server) -> list[Figure]:
         go = Path(folder) / "go"
         runs = [server.start("bench-signal", path=str(go), count=1) for _ in range(RUNS)]
         for run in runs:
-            server.until(run, "running")
+            _until_begun(server, run)  # a stop before that would end it at once
         await _ask(server, runs[0], wait=0)  # what the first request creates for all
         memory, threads = server.resident_kib(), server.thread_count()
         asked_at = time.monotonic()
@@ -100,6 +100,12 @@ async def _ask(server: Server, run: str, wait: int = 60) -> float:
     return at
 
 
+def _until_begun(server: Server, run: str) -> None:
+    """Wait until the agent's code has begun; a run is ``running`` from its claim on."""
+    while not server.run(run)["last_seq"]:
+        time.sleep(0.02)
+
+
 def _streams(server: Server) -> Iterator[Figure]:
     run = server.start("bench-loop", pause=5)
     server.until(run, "running")
@@ -122,8 +128,7 @@ def _unread(server: Server) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         go = Path(folder) / "go"
         run = server.start("bench-signal", path=str(go), count=1, text="x" * INPUT_CHARACTERS)
-        while not server.run(run)["last_seq"]:  # from then on nothing changes
-            time.sleep(0.02)
+        _until_begun(server, run)  # from then on nothing changes
         for kind in ("sse", "socket"):
             with ExitStack() as feeds:
                 feeds.enter_context(_open_unread(server, run, kind))
