@@ -9,7 +9,7 @@ The tests on SQLite are one session for each of a few folders. Four sessions run
 each mostly waits.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
-takes half an hour more, and tests changes of code that both databases share.
+takes a quarter of an hour more, and tests changes of code that both databases share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pytest
 EVERYWHERE = "--everywhere"
 _AT_A_TIME = 4  # sessions
 #: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
-_APART = (["tests/walks", "tests/attacks"], ["tests/runs"], ["tests/browser"])
+_APART = (["tests/runs"], ["tests/walks", "tests/attacks"], ["tests/browser"])
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 

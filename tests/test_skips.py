@@ -70,9 +70,9 @@ def test_a_marked_test_runs_if_its_server_is_named(
 class TestSessions:
     """`python -m tests`: the sessions that it starts, and the status that it returns."""
 
-    APART = ("tests/walks tests/attacks", "tests/runs", "tests/browser")
+    APART = ("tests/runs", "tests/walks tests/attacks", "tests/browser")
     OTHERS = (
-        "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/runs --ignore=tests/browser"
+        "--ignore=tests/runs --ignore=tests/walks --ignore=tests/attacks --ignore=tests/browser"
     )
 
     @pytest.fixture
