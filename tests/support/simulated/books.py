@@ -179,13 +179,15 @@ class Books:
         assert row.status != "queued", "a queued run has ended when the answer is sent"
         if process is None:
             return
-        # A worker that was declared lost may not know it yet. Then the run was queued again and has
-        # ended, and the lease keeps the code from all calls.
-        held = _alive_workers()
         for attempt in process.attempts:
             entry = attempt.entry
-            if (entry.id, entry.attempt) == (run, row.attempt) and entry.worker in held:
-                assert entry.token.stopped, "the token is tripped when the answer is sent"
+            if (entry.id, entry.attempt) != (run, row.attempt) or entry.token.stopped:
+                continue
+            # Its worker was declared lost and does not know it yet: the run was queued again.
+            assert entry.worker not in _alive_workers(), "the token is tripped when it is answered"
+            with process.current():
+                is_over = entry.token.lease.is_over
+            assert is_over or not process.keeps_time, "the lease keeps the code from all calls"
 
     # The queue.
 
