@@ -8,8 +8,9 @@ REQUIRE_ALL=1 makes that a failure.
 The tests on SQLite are one session for each of a few folders. Four sessions run at a time, because
 each mostly waits.
 
-With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis. That
-takes a quarter of an hour more, and tests changes of code that both databases share.
+With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis, in
+sessions for the same folders. That takes a quarter of an hour more, and tests changes of code that
+both databases share.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ def main(arguments: list[str]) -> int:
     # Before the arguments, so that a -m among them wins.
     rest = ["-m", f"not ({' or '.join(found)})"] if found else []
     sessions: list[_Session] = []
-    if found:
+    others = [f"--ignore={folder}" for folders in _APART for folder in folders]
+    if is_everywhere and not arguments:
+        for number, folders in enumerate((*_APART, others), 1):
+            sessions.append(([*folders, "-m", ""], os.environ | _own_names(number)))
+    elif found:
         wanted = "" if is_everywhere else " or ".join(found)
         sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
     if arguments:
@@ -56,7 +61,6 @@ def main(arguments: list[str]) -> int:
         sessions.append(([*rest, *arguments], alone))
         statuses = [_pytest(*session) for session in sessions]
     else:
-        others = [f"--ignore={folder}" for folders in _APART for folder in folders]
         sessions += [([*rest, *folders], alone) for folders in (*_APART, others)]
         with ThreadPoolExecutor(_AT_A_TIME) as lanes:
             statuses = list(lanes.map(_shown_at_its_end, sessions))
@@ -64,6 +68,17 @@ def main(arguments: list[str]) -> int:
     # With arguments, it may be that one session has all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0 if ran else statuses[0])
+
+
+def _own_names(number: int) -> dict[str, str]:
+    """Return what keeps a session's data apart from others on the same PostgreSQL and Redis.
+
+    All names in Redis derive from the key. tests/conftest.py reads the suffix.
+    """
+    return {
+        "DJANGO_SECRET_KEY": f"only for tests, long enough for the checks: session {number}",
+        "TEST_DATABASE_SUFFIX": f"_{number}",
+    }
 
 
 def _pytest(arguments: list[str], environment: dict[str, str]) -> int:

@@ -48,15 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def django_db_modify_db_settings(
     django_db_modify_db_settings_parallel_suffix: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Test on an SQLite file, as in production.
+    """Give this session a database of its own, so that two sessions don't collide.
 
-    Django's default, an in-memory database shared between threads, answers "table is locked" when a
-    file would wait. Each session has its own file, so that two sessions don't collide.
+    On SQLite it is a file, as in production. Django's default, an in-memory database shared between
+    threads, answers "table is locked" when a file would wait. On PostgreSQL, sessions that run at
+    the same time need different values of TEST_DATABASE_SUFFIX.
     """
     default = settings.DATABASES["default"]
     if default["ENGINE"].endswith("sqlite3"):
-        path = tmp_path_factory.mktemp("database") / "test.sqlite3"
-        default.setdefault("TEST", {})["NAME"] = str(path)
+        name = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+    else:
+        name = f"test_{default['NAME']}{os.environ.get('TEST_DATABASE_SUFFIX', '')}"
+    default.setdefault("TEST", {})["NAME"] = name
 
 
 @pytest.fixture(autouse=True)

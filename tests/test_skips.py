@@ -148,7 +148,10 @@ class TestSessions:
         monkeypatch.setenv("REDIS_URL", "redis://h")
         assert self.main(["--everywhere"]) == 0
         lanes = self._lanes()
-        assert lanes.pop("-m ")["REDIS_URL"] == "redis://h"
+        on_servers = [lanes.pop(f"{folders} -m ") for folders in (*self.APART, self.OTHERS)]
+        assert {lane["REDIS_URL"] for lane in on_servers} == {"redis://h"}
+        for name in ("TEST_DATABASE_SUFFIX", "DJANGO_SECRET_KEY"):
+            assert len({lane[name] for lane in on_servers}) == len(on_servers)
         rest = "-m not (postgres or redis)"
         assert set(lanes) == {f"{rest} {folders}" for folders in (*self.APART, self.OTHERS)}
 
