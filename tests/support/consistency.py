@@ -147,11 +147,12 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
     ]
     known = [instant for instant in instants if instant is not None]
     assert known == sorted(known), "requested, acknowledged, observed, finished"
+    # What came earlier belongs to other attempts, perhaps by hosts whose clocks differ.
+    requeued_at = max((e.seq for e in log if _is_requeue(e)), default=0)
     if record.stop_observed_at is not None:
         assert record.stop_acknowledged_at is not None
         assert record.status == Status.STOPPED
         # Observations of earlier attempts belong to the shutdowns that ended those attempts.
-        requeued_at = max((e.seq for e in log if _is_requeue(e)), default=0)
         [observed] = [e for e in observations if e.seq > requeued_at]
         logged = [
             e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > requeued_at
@@ -168,7 +169,8 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         assert log[-1].data["finished_first"] == record.stop_finished_first
     if record.stop_acknowledged_at is not None:
         for event in log:
-            if event.type in CALLS and not event.data.get("cleanup"):
+            is_call = event.type in CALLS and event.seq > requeued_at
+            if is_call and not event.data.get("cleanup"):
                 started = datetime.fromisoformat(event.data["started_at"])
                 # The wall clock is read for one instant after the other.
                 late = (started - record.stop_acknowledged_at).total_seconds()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from agents import AgentStopped, SyncTools, Tools, agent, cleanup, should_stop
-from runs.delivery import local_runs
 from runs.models import DataStoreEntry, RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import worker as worker_module
@@ -115,13 +114,14 @@ class TestDrain:
 
         @agent("stuck")
         async def stuck(tools: Tools) -> None:
+            tools.log("at work")
             while not should_stop():
                 await asyncio.sleep(0.002)
             await gate.wait()
 
         worker = hire()
         run = start("stuck")
-        eventually(lambda: local_runs.get(run.pk) is not None, "it runs")
+        log.until_event(run, "log")
         with in_thread(worker.drain_threads) as drained:
             gate.until_arrived()  # the agent has observed the shutdown
             stop(run)
