@@ -212,6 +212,13 @@ class RunRecord(models.Model):
     #: Bytes of the events that are stored.
     log_bytes = models.PositiveBigIntegerField(default=0, db_default=0)
 
+    # Deadlines, in seconds; None is no limit.
+    deadline_seconds = models.FloatField(null=True)  # from the first claim
+    idle_seconds = models.FloatField(null=True)
+    call_seconds = models.FloatField(null=True)  # of one guarded call
+    #: Set by the first claim, kept over attempts. An earlier one of its caller counts as its own.
+    deadline_at = models.DateTimeField(null=True)
+
     #: When all its events were removed; ``last_seq`` still says how many there were.
     log_removed_at = models.DateTimeField(null=True)
 
@@ -235,8 +242,20 @@ class RunRecord(models.Model):
     stop_observed_at = models.DateTimeField(null=True)
     stop_finished_first = models.BooleanField(default=False)
     stop_calls_started_after_acknowledgement = models.PositiveIntegerField(default=0)
+    #: When the stop becomes harder by itself, as its requester has planned.
+    stop_abort_at = models.DateTimeField(null=True)
+    stop_abandon_at = models.DateTimeField(null=True)
+    stop_calls_cut = models.PositiveIntegerField(default=0, db_default=0)
     stop_abandoned = models.BooleanField(default=False)
+    #: What was still running when it was abandoned: kind, label, since, ended_at. None is nothing.
+    stop_left_behind = models.JSONField(null=True)
+    #: The limit that was reached, for a stop via ``budget``.
+    stop_limit = models.JSONField(null=True)
     stop_cleanup_error = models.JSONField(null=True)
+
+    # What its code has started, and nobody can wait for.
+    unwatched_threads = models.PositiveIntegerField(default=0, db_default=0)
+    unwatched_processes = models.PositiveIntegerField(default=0, db_default=0)
 
     #: What it and all runs below it have used, once ``wire.read_tree_usage`` has read it.
     tree_usage: Any = None
