@@ -295,6 +295,22 @@ class RunRecord(models.Model):
                 name="run_queue_until",
             ),
             models.Index(fields=["worker"], condition=Q(status="running"), name="run_held"),
+            # What is due: hardly any run has one of these.
+            models.Index(
+                fields=["stop_abort_at"],
+                condition=Q(status__in=ACTIVE, stop_abort_at__isnull=False),
+                name="run_abort_due",
+            ),
+            models.Index(
+                fields=["stop_abandon_at"],
+                condition=Q(status__in=ACTIVE, stop_abandon_at__isnull=False),
+                name="run_abandon_due",
+            ),
+            models.Index(
+                fields=["deadline_at"],
+                condition=Q(status__in=ACTIVE, deadline_at__isnull=False),
+                name="run_deadline",
+            ),
             models.Index(
                 fields=["owner", "agent"],
                 condition=Q(status="running", holds_slot=True),
@@ -327,8 +343,16 @@ class RunRecord(models.Model):
                     stop_acknowledged_at=None,
                     stop_observed_at=None,
                     stop_finished_first=False,
+                    stop_abort_at=None,
+                    stop_abandon_at=None,
+                    stop_escalated_at=None,
+                    stop_abandoned=False,
                 ),
                 name="run_receipt_needs_request",
+            ),
+            models.CheckConstraint(
+                condition=~Q(stop_abandoned=True) | Q(status="stopped", stop_mode="abandon"),
+                name="run_abandoned_is_stopped",
             ),
             models.CheckConstraint(
                 condition=~Q(status="running") | Q(attempt__gte=1, started_at__isnull=False),
