@@ -20,7 +20,7 @@ from . import output
 from .cancellation import StopCause, bind_token, leave_cleanup
 from .environment import Environment
 from .exceptions import AgentError, AgentStopped, InvalidOutput
-from .guard import Guard, bind_guard, current_guard, guard_in
+from .guard import Guard, bind_guard, guard_in
 from .process.threads import agent_code
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
@@ -104,7 +104,12 @@ async def _call(
     definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
 ) -> Any:
     if definition.is_async:
-        return await definition.function(Tools(environment), **arguments)
+        guard = environment.guard
+        guard.main = asyncio.current_task()
+        try:
+            return await definition.function(Tools(environment), **arguments)
+        finally:
+            guard.main = None
     tools = SyncTools(environment, asyncio.get_running_loop())
     return await _in_thread(definition.name, lambda: definition.function(tools, **arguments))
 
@@ -287,6 +292,7 @@ class AgentTask(asyncio.Task[Any]):
     """A task that knows its run's guard, for the runtime and a watchdog."""
 
     guard: Guard | None = None
+    run_context: contextvars.Context | None = None
 
     def __del__(self) -> None:
         """Complain, if asyncio has to ("exception was never retrieved"), in the run's own log.
@@ -309,8 +315,11 @@ def task_factory(
     **options: Any,
 ) -> AgentTask:
     """Make the tasks of an agent loop: ``loop.set_task_factory(task_factory)``."""
+    if context is None:
+        context = contextvars.copy_context()
     task = AgentTask(coro, loop=loop, context=context, **options)
-    guard = current_guard() if context is None else guard_in(context)
+    task.run_context = context
+    guard = guard_in(context)
     if guard is not None:
         task.guard = guard
         guard.tasks.add(task)

@@ -47,9 +47,6 @@ class MockTransports(Transports):
     def http_async(self) -> httpx.AsyncBaseTransport:
         return self._mock
 
-    def http_sync(self) -> httpx.BaseTransport:
-        return self._mock
-
 
 class NoAgents:
     """Takes the place of the agents client where no other agents exist."""

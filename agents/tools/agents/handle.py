@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
-from agents.environment import ChildEnd, StartedRun
+from agents.environment import ChildEnd, ChildRun, StartedRun
 from agents.exceptions import SubAgentFailed, SubAgentStopped
 from agents.guard import Call, Guard
 
@@ -53,7 +53,7 @@ class AgentHandle:
             SubAgentStopped: it was stopped, this run was not.
             AgentStopped: this run, and with it the sub-agent, was asked to stop.
         """
-        data = {"agent": self.agent, "run": self.run}
+        data: dict[str, Any] = {"agent": self.agent, "run": self.run}
         with self._guard.call("agents.wait", self.agent, in_cleanup=False, **data) as call:
             end = await self._ended(call)
             return result_of(self._guard, "agents.wait", self.agent, self.run, end)
@@ -74,7 +74,7 @@ class AgentHandle:
 
     async def _ended(self, call: Call) -> ChildEnd | None:
         if self._end is None:
-            self._end = await self._child.wait()
+            self._end = await call.until_cut(self._child.wait())
         if self._end is not None:
             call.data["status"] = self._end.status
             # Nothing is left to settle, and its result may be large.
@@ -121,6 +121,12 @@ _started: dict[Guard, dict[AgentHandle, None]] = {}
 def note_started(guard: Guard, handle: AgentHandle) -> None:
     """Remember a handle until its end is known, or its caller's code has returned."""
     _started.setdefault(guard, {})[handle] = None
+
+
+def note_called(guard: Guard, agent: str, child: ChildRun) -> None:
+    """Remember a called run that its caller does not wait for any more: a stop has cut the wait."""
+    handle = AgentHandle(guard, agent, cast(StartedRun, child))  # stopped, so it is only waited for
+    note_started(guard, handle)
 
 
 def forget_started(guard: Guard) -> None:
