@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
+PROTECTED_SECONDS = 0.1  # how often it asks whether a call or a cleanup() is over
 
 
 class Guard:
@@ -153,10 +154,13 @@ class Guard:
         """Cancel the code between two calls if it has not observed an abort by now; once."""
         if self.main is None or self.token.observed_at is not None:
             return
+        tasks = [task for task in (self.main, *self.tasks) if not task.done()]
+        if any(map(_is_protected, tasks)):  # one of the others may wait for it
+            self.main.get_loop().call_later(PROTECTED_SECONDS, self._cut_code)
+            return
         self.token.observe("abort")
-        for task in (self.main, *self.tasks):
-            if not task.done() and not _is_protected(task):
-                task.cancel()
+        for task in tasks:
+            task.cancel()
 
     def _enter(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import httpx
 import httpx2
 
 from agents.guard import Call
+from agents.tools.waiting import undisturbed
 
 __all__ = ["AsyncAtTheLastMoment", "AtTheLastMoment", "SyncAtTheLastMoment", "has_moments"]
 
@@ -53,8 +54,19 @@ class AtTheLastMoment:
 
 
 class AsyncAtTheLastMoment(AtTheLastMoment):
+    """As ``AtTheLastMoment``; it also closes a connection whose TLS handshake was cut.
+
+    httpcore 1.0 and httpcore2 close it after an error, and leave it open after a cancellation.
+    """
+
+    _connection: Any = None
+
     async def __call__(self, name: str, info: dict[str, Any]) -> None:
         self._on_event(name)
+        if name.endswith("connect_tcp.complete"):
+            self._connection = info.get("return_value")
+        elif name.endswith("start_tls.failed") and self._connection is not None:
+            await undisturbed(self._connection.aclose())
         if self._others is not None:
             await self._others(name, info)
 
