@@ -73,7 +73,7 @@ class Guard:
         self._in_flight = 0
         self._closed = False
         self._on_idle: Callable[[], Any] | None = None
-        self._cuts: dict[Callable[[], object], StopMode] = {}
+        self._cuts: dict[Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop]] = {}
         token.add_observer(self._on_observed)
         token.add_callback(self._on_request)
 
@@ -146,9 +146,10 @@ class Guard:
             loop = main.get_loop()
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(loop.call_later, COMPUTING_SECONDS, self._cut_code)
-        for cut, rung in self._cuts.copy().items():
+        for cut, (rung, loop) in self._cuts.copy().items():
             if mode.rank >= rung.rank:
-                cut()
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(cut)
 
     def _cut_code(self) -> None:
         """Cancel the code between two calls if it has not observed an abort by now; once."""
@@ -305,14 +306,14 @@ class Call:
             nonlocal is_cancelled, is_cut
             if not is_cancelled and self.may_be_cut():
                 is_cancelled = True
-                is_cut = self._guard._cuts[key] is not StopMode.ABANDON and self._is_aborted()
+                is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
                 task.cancel()  # once: a second one makes httpx lose connections of its pool
 
-        key = self._add_cut(cut, cut_by)
+        self._add_cut(cut, cut_by)
         try:
             interruption = await wait_out(task, on_cancel)
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[cut]
         has_failed = task.cancelled() or task.exception() is not None
         if is_cut and has_failed:
             self.refuse()
@@ -340,7 +341,7 @@ class Call:
             is_cut = not task.done()
             task.cancel()
 
-        key = self._add_cut(cut, StopMode.ABORT)
+        self._add_cut(cut, StopMode.ABORT)
         try:
             return await task
         except asyncio.CancelledError:
@@ -348,7 +349,7 @@ class Call:
                 self.refuse()
             raise
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[cut]
 
     async def wait_out(
         self, task: asyncio.Future[Any], on_cancel: Callable[[], object]
@@ -361,11 +362,11 @@ class Call:
                 over.set_result(None)
 
         task.add_done_callback(end)
-        key = self._add_cut(end, StopMode.ABORT)
+        self._add_cut(end, StopMode.ABORT)
         try:
             interruption = await wait_out(over, on_cancel)
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[end]
             task.remove_done_callback(end)
         if interruption is not None:
             _retrieve(task)
@@ -388,25 +389,18 @@ class Call:
                 guard.calls_cut += 1
         guard.token.refuse(self.tool, self.label)
 
-    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> Callable[[], object]:
-        """Let a stop of this rung, or a harder one, call ``cut`` on this loop; return the key.
+    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> None:
+        """Let a stop of this rung, or a harder one, call ``cut`` on this loop.
 
         An abort shortens no ``cleanup()``, and cuts nothing that must be finished.
         """
         guard = self._guard
         if has_cleanup() or not self._is_cuttable:
             rung = StopMode.ABANDON
-        loop = asyncio.get_running_loop()
-
-        def from_any_thread() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(cut)
-
-        guard._cuts[from_any_thread] = rung
+        guard._cuts[cut] = (rung, asyncio.get_running_loop())
         mode = guard.token.mode
         if mode is not None and mode.rank >= rung.rank:  # it came before
             cut()
-        return from_any_thread
 
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""
