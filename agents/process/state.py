@@ -37,6 +37,7 @@ MOST_TOLD = 20  # runs that may have done it; of more, only the process's log te
 _AUDITED = {"os.chdir": DIRECTORY, "os.putenv": ENVIRONMENT, "os.unsetenv": ENVIRONMENT}
 _STARTED: dict[str, WorkKind] = {
     "_thread.start_new_thread": "thread",
+    "_thread.start_joinable_thread": "thread",  # by threading.Thread, from Python 3.13 on
     "subprocess.Popen": "process",
     "os.fork": "process",
     "os.forkpty": "process",
@@ -94,6 +95,7 @@ class SharedState:
             if not self._is_auditing:
                 self._is_auditing = True
                 sys.addaudithook(self._audit)  # Python has no way to remove one
+                _announce_threads()
             watch_loggers()
             self._remembered_at = float("-inf")
             self._remember()
@@ -285,6 +287,23 @@ class SharedState:
         contextvars.Context().run(
             logger.warning, "%s was changed and put back; by one of these runs: %s", name, runs
         )
+
+
+def _announce_threads() -> None:
+    """Let the start of a thread be an event of the audit hooks, as it is from Python 3.12 on.
+
+    Nothing else changes: threading calls this function by its private name. It can go with Python
+    3.11.
+    """
+    if sys.version_info >= (3, 12):
+        return
+    start = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def announced(function: Any, *arguments: Any) -> Any:
+        sys.audit("_thread.start_new_thread", function, *arguments)
+        return start(function, *arguments)
+
+    threading._start_new_thread = announced  # type: ignore[attr-defined]
 
 
 def _hooks() -> tuple[Any, Any]:
