@@ -68,7 +68,7 @@ class Guard:
         self.host_cancelled = False
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parts: set[asyncio.Task[Any]] = set()
-        self.closings: set[asyncio.Task[Any]] = set()
+        self.closings: list[asyncio.Task[Any]] = []
         self.generators: dict[int, Any] = {}
         self.generators_limit = 0
         self.is_abandoned = False

@@ -40,9 +40,8 @@ __all__ = ["AgentTask", "Outcome", "describe_error", "run_agent", "task_factory"
 logger = logging.getLogger(__name__)
 
 SHOWN_SECONDS = 0.1  # after which a task that a run waits for is shown
-#: How long a cancelled task may take before those are cancelled that were made meanwhile; and, if
-#: the process is going away, before it is left running.
-LEFT_BEHIND_SECONDS = 5.0
+LEFT_BEHIND_SECONDS = 5.0  # after which the tasks are cancelled that were made meanwhile
+LEAVING_SECONDS = 2.0  # for what is left, twice, if the process is going away
 MOST_SHOWN = 20  # tasks of a run
 MAX_MESSAGE = 4_000  # characters
 MAX_TRACEBACK = 20_000  # characters
@@ -247,7 +246,7 @@ async def _end_code(guard: Guard) -> None:
     is_leaving = guard.host_cancelled
     kinds: tuple[WorkKind, ...] = ("task",) if is_leaving else WORK_KINDS
     with suppress(TimeoutError):
-        async with asyncio.timeout(LEFT_BEHIND_SECONDS if is_leaving else None):
+        async with asyncio.timeout(LEAVING_SECONDS if is_leaving else None):
             while True:
                 await _end_tasks(guard)
                 close_generators(guard)
@@ -287,11 +286,11 @@ def _left_behind(guard: Guard) -> set[asyncio.Task[Any]]:
 
 async def _leave_behind(guard: Guard) -> None:
     """Cancel what is left, and name it: the process is going away, or the run is abandoned."""
-    left = _left_behind(guard) | guard.closings
+    left = _left_behind(guard).union(guard.closings)
     for task in left:
         task.cancel()
     if left and not guard.is_abandoned:
-        _, left = await asyncio.wait(left, timeout=LEFT_BEHIND_SECONDS)
+        _, left = await asyncio.wait(left, timeout=LEAVING_SECONDS)
     names = [f"a task running: {task.get_name()}, {label_of(task.get_coro())}" for task in left]
     names += [
         f"a {call['tool']} running: {call['label']}"

@@ -117,7 +117,7 @@ def _close(loop: asyncio.AbstractEventLoop, note: _Note, generator: _Generator) 
     def start() -> None:
         task = loop.create_task(_closed(guard, generator), context=context)
         guard.tasks.discard(task)  # it is to end by itself
-        guard.closings.add(task)
+        guard.closings.append(task)
         task.add_done_callback(partial(_end, guard, work))
 
     if asyncio._get_running_loop() is loop:
@@ -130,7 +130,7 @@ def _close(loop: asyncio.AbstractEventLoop, note: _Note, generator: _Generator) 
 
 
 def _end(guard: Guard, work: str, task: asyncio.Task[None]) -> None:
-    guard.closings.discard(task)
+    guard.closings.remove(task)
     guard.end_work(work)
 
 

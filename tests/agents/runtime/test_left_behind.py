@@ -115,7 +115,7 @@ async def test_a_task_that_ignores_its_cancellation_is_shown_and_waited_for(
 async def test_a_host_that_goes_away_leaves_a_task_that_ignores_its_cancellation_and_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime, "LEFT_BEHIND_SECONDS", 0.01)
+    monkeypatch.setattr(runtime, "LEAVING_SECONDS", 0.01)
     let_go = asyncio.Event()
 
     async def stubborn() -> None:

@@ -19,10 +19,12 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 
-from agents import AgentStopped, SyncTools, Tools, agent
-from runs.models import RunRecord
+from agents import AgentStopped, SyncTools, Tools, agent, cleanup
+from agents.tools.confined.calls import call_confined
+from runs.models import DataStoreEntry, RunRecord
 from runs.status import Status
 from runs.worker.worker import Worker
+from tests.agents.tools.confined import functions
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
@@ -192,9 +194,6 @@ def test_a_def_agent_is_over_when_its_thread_has_left(
 def test_a_generators_finally_block_saves_before_the_run_is_stopped(
     worker: Worker, start: Start, stop: Callable[..., Any], log: Journal
 ) -> None:
-    from agents import cleanup
-    from runs.models import DataStoreEntry
-
     async def saving(tools: Tools) -> Any:
         try:
             yield 1
@@ -246,6 +245,7 @@ def test_what_is_not_watched_is_counted(worker: Worker, start: Start, log: Journ
         process = await asyncio.create_subprocess_exec("true")
         await process.wait()
         await tools.process(["true"])
+        assert await call_confined(functions.shout, b"a", "b") == "A b"
         await asyncio.get_running_loop().getaddrinfo("localhost", 80)
 
     @agent("watched-def")
