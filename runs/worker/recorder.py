@@ -250,6 +250,9 @@ class Recorder:
             observed_at=token.observed_at,
             left_out=book.left_out,
         )
+        if guard is not None:
+            updates.unwatched_threads = guard.unwatched_threads
+            updates.unwatched_processes = guard.unwatched_processes
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
             updates.ending = Ending(

@@ -16,7 +16,16 @@ from agents.testing import MemoryDataStore, ScriptedModel
 from agents.tools.http.client import Transports
 from tests.support.agent_run import AgentRun, within
 
-__all__ = ["MESSAGES", "SECONDS", "MockTransports", "SlowStore", "Started", "ended", "turns"]
+__all__ = [
+    "MESSAGES",
+    "SECONDS",
+    "MockTransports",
+    "SlowStore",
+    "Started",
+    "ended",
+    "in_flight",
+    "turns",
+]
 
 SECONDS = 10.0
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -101,3 +110,10 @@ async def turns(number: int = 5) -> None:
     """Let all other tasks take some steps."""
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+async def in_flight(run: AgentRun, tool: str, count: int = 1) -> list[str]:
+    """Wait until so many calls, or known work, of a kind are in flight; return their labels."""
+    while len(found := [c["label"] for c in run.trace.in_flight() if c["tool"] == tool]) != count:
+        await asyncio.sleep(0.001)
+    return found
