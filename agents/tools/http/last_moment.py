@@ -18,13 +18,15 @@ __all__ = ["AsyncAtTheLastMoment", "AtTheLastMoment", "SyncAtTheLastMoment", "ha
 
 _TRACE = "trace"
 _BEGINS_TO_SEND = "send_request_headers.started"
+_TELLING = (
+    *(httpx.AsyncHTTPTransport, httpx.HTTPTransport),
+    *(httpx2.AsyncHTTPTransport, httpx2.HTTPTransport),
+)
 
 
 def has_moments(transport: object) -> bool:
     """Return whether a transport tells a request's moments: httpx's and httpx2's own do."""
-    told = (httpx.AsyncHTTPTransport, httpx.HTTPTransport)
-    told2 = (httpx2.AsyncHTTPTransport, httpx2.HTTPTransport)
-    return isinstance(transport, (*told, *told2)) or getattr(transport, "has_moments", False)
+    return isinstance(transport, _TELLING) or getattr(transport, "has_moments", False)
 
 
 class AtTheLastMoment:
