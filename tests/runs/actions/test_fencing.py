@@ -385,7 +385,7 @@ class TestTheRecorder:
             usage=Usage(llm_calls=1, input_tokens=5),
         )
         if is_ending:
-            updates.ending = Ending(Outcome("success", result="late"), False, 0, 0)
+            updates.ending = Ending(Outcome("success", result="late"), None, 0, 0)
         TestTheDataStore.LOSSES[loss](held)
         before = RunRecord.objects.filter(pk=held.id).values().get()
         recorded = record_updates([updates])
