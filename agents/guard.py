@@ -50,7 +50,6 @@ class Guard:
         parts: the tasks that its calls in flight consist of.
         closings: the tasks that close its generators.
         generators: those that have begun, for the module that closes them.
-        is_abandoned: no code waits for the run's code any more.
         has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
         unwatched_threads, unwatched_processes: how many it has started that no code waits for.
         owner: stands for the run's owner where owners share something; None if there is but one.
@@ -79,7 +78,6 @@ class Guard:
         self.closings: list[asyncio.Task[Any]] = []
         self.generators: dict[int, Any] = {}
         self.generators_limit = 0
-        self.is_abandoned = False
         self.has_cancelled_others = False
         self.unwatched_threads = 0
         self.unwatched_processes = 0
@@ -169,17 +167,8 @@ class Guard:
             else:
                 self.unwatched_processes += 1
 
-    def abandon(self) -> None:
-        """End the waits for the run's code, which may go on, and refuse its calls from now on.
-
-        From any thread; repeats do nothing.
-        """
-        with self._lock:
-            self.is_abandoned = self._closed = self._is_over = True
-        self.wake()
-
     async def until(self, is_over: Callable[[], bool]) -> None:
-        """Wait until ``is_over()``, or until the run is abandoned.
+        """Wait until ``is_over()``.
 
         It is asked again when known work, a task or a call of the run ends, and at ``wake()``.
         """
@@ -192,7 +181,7 @@ class Guard:
         with self._lock:
             self._wakers.append(wake)
         try:
-            while not (self.is_abandoned or is_over()):
+            while not is_over():
                 await changed.wait()
                 changed.clear()
         finally:

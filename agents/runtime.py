@@ -154,9 +154,7 @@ class _Thread:
             raise
         finally:
             guard.token.remove_callback(self._on_stop)
-        if self._ended is None:  # the run was abandoned
-            self._show()
-            guard.token.refuse()
+        assert self._ended is not None
         (value, error), self._ended = self._ended, (None, None)
         if error is not None:
             raise error
@@ -194,7 +192,7 @@ class _Thread:
 
 
 async def _settled(guard: Guard) -> None:
-    """Wait until the run is settled, or abandoned.
+    """Wait until the run is settled.
 
     The run's own code can't cut it by cancelling the task that it was called in.
 
@@ -204,16 +202,13 @@ async def _settled(guard: Guard) -> None:
     settling = asyncio.get_running_loop().create_task(_settle(guard))
     guard.tasks.discard(settling)
     interruption: asyncio.CancelledError | None = None
-    while not (settling.done() or guard.is_abandoned):
+    while not settling.done():
         try:
             await guard.until(settling.done)
         except asyncio.CancelledError as raised:
             if guard.host_cancelled:
                 interruption = raised
                 settling.cancel()
-    if not settling.done():
-        settling.cancel()
-        return
     if interruption is not None:
         raise interruption
     settling.result()
@@ -256,7 +251,7 @@ async def _end_code(guard: Guard) -> None:
                 await _end_tasks(guard)
                 close_generators(guard)
                 await guard.until(lambda: not guard.has_work(kinds))
-                if not _left_behind(guard) or guard.is_abandoned:
+                if not _left_behind(guard):
                     return
 
 
@@ -265,7 +260,7 @@ async def _end_tasks(guard: Guard) -> None:
     _cancel_left_behind(guard)
     shown: set[asyncio.Task[Any]] = set()
     seconds = SHOWN_SECONDS
-    while (left := _left_behind(guard)) and not guard.is_abandoned:
+    while left := _left_behind(guard):
         try:
             async with asyncio.timeout(seconds):
                 await guard.until(lambda left=left: not left <= _left_behind(guard))  # type: ignore[misc]
@@ -290,11 +285,11 @@ def _left_behind(guard: Guard) -> set[asyncio.Task[Any]]:
 
 
 async def _leave_behind(guard: Guard) -> None:
-    """Cancel what is left, and name it: the process is going away, or the run is abandoned."""
+    """Cancel what is left, and name it: the process is going away."""
     left = _left_behind(guard).union(guard.closings)
     for task in left:
         task.cancel()
-    if left and not guard.is_abandoned:
+    if left:
         _, left = await asyncio.wait(left, timeout=LEAVING_SECONDS)
     names = [f"a task running: {task.get_name()}, {label_of(task.get_coro())}" for task in left]
     names += [

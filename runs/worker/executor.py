@@ -30,7 +30,7 @@ from agents.guard import Guard, wait_out
 from agents.process.jobs import Jobs
 from agents.process.loop import AgentLoop
 from agents.process.state import shared
-from agents.process.threads import CLOSE_SECONDS, RunThread
+from agents.process.threads import RunThread
 from agents.registry import AgentDefinition
 from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
@@ -363,7 +363,7 @@ class Executor:
             async with ThreadSensitiveContext(executor=thread):
                 return await run_agent(definition, arguments, environment)
         finally:
-            await thread.aclose(0.0 if guard.is_abandoned else CLOSE_SECONDS)
+            await thread.aclose()
             shared.end(guard)
 
     async def _write_end(self, trace: Trace, outcome: Outcome) -> Ended | None:

@@ -196,7 +196,7 @@ async def test_the_thread_of_a_def_agent_is_shown_once_a_stop_was_requested(
 
 
 @pytest.mark.parametrize("what", ["thread", "def", "task", "generator"])
-async def test_an_abandoned_run_ends_at_once_and_its_code_finds_it_over(
+async def test_the_code_of_an_abandoned_run_finds_it_over_and_is_waited_for(
     what: str, witness: Witness
 ) -> None:
     async def work(tools: Tools) -> None:
@@ -241,14 +241,16 @@ async def test_an_abandoned_run_ends_at_once_and_its_code_finds_it_over(
     await in_flight(run, "task" if what in ("task", "generator") else "thread")
     await turns(50)
     assert not run.ending.done()
-    await asyncio.to_thread(run.guard.abandon)
-    assert (await within(SECONDS, run.ending)).kind == "stopped"
+    await asyncio.to_thread(run.stop, "abandon")
+    await turns(50)
+    assert not run.ending.done(), "it takes room in its worker until it has left"
     assert "left" not in witness.words
     for tools in tools_of:
         with pytest.raises(RunIsOver):
             await tools.data_store.get("x")
     let_go.set()
     witness.may_leave.set()
+    await within(SECONDS, run.ending)
     while run.guard.has_work() or run.guard.tasks or run.guard.closings:
         await asyncio.sleep(0.001)
     assert run.trace.in_flight() == []
