@@ -24,7 +24,7 @@ from agents.tools.confined.calls import call_confined
 from runs.models import DataStoreEntry, RunRecord
 from runs.status import Status
 from runs.worker.worker import Worker
-from tests.agents.tools.confined import functions
+from tests.support import confined_functions as functions
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
