@@ -114,6 +114,9 @@ async def turns(number: int = 5) -> None:
 
 async def in_flight(run: AgentRun, tool: str, count: int = 1) -> list[str]:
     """Wait until so many calls, or known work, of a kind are in flight; return their labels."""
-    while len(found := [c["label"] for c in run.trace.in_flight() if c["tool"] == tool]) != count:
-        await asyncio.sleep(0.001)
-    return found
+    async with asyncio.timeout(SECONDS):
+        while True:
+            found = [call["label"] for call in run.trace.in_flight() if call["tool"] == tool]
+            if len(found) == count:
+                return found
+            await asyncio.sleep(0.001)

@@ -39,8 +39,9 @@ class Witness:
         return self._path.read_text().split() if self._path.exists() else []
 
     async def until(self, word: str) -> None:
-        while word not in self.words:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(SECONDS):
+            while word not in self.words:
+                await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -251,8 +252,9 @@ async def test_the_code_of_an_abandoned_run_finds_it_over_and_is_waited_for(
     let_go.set()
     witness.may_leave.set()
     await within(SECONDS, run.ending)
-    while run.guard.has_work() or run.guard.tasks or run.guard.closings:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(SECONDS):
+        while run.guard.has_work() or run.guard.tasks or run.guard.closings:
+            await asyncio.sleep(0.001)
     assert run.trace.in_flight() == []
 
 
