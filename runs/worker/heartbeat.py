@@ -19,7 +19,7 @@ from runs import metrics
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
-from runs.delivery import local_runs, stops
+from runs.delivery import local_runs, lost_claims, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
 
@@ -102,6 +102,7 @@ class Heartbeat:
         self.renew_if_due()
         is_more = self._reaper.tick()
         stops.deliver_missed(self.id)
+        lost_claims.abort_lost(self.id)
         return is_more
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:
