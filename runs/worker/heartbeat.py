@@ -19,6 +19,7 @@ from runs import metrics
 from runs.actions import leases, recovery
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
+from runs.db.writability import note_failure
 from runs.delivery import local_runs, lost_claims, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
@@ -203,6 +204,7 @@ def _end(lease: Lease, reason: str) -> None:
 
 def report_failure(what: str, error: Exception) -> None:
     """Log an error that a worker survives."""
+    note_failure(error)
     if isinstance(error, Error):
         logger.warning("%s (%s), trying again", what, type(error).__name__)
     else:
