@@ -25,7 +25,7 @@ from runs import metrics
 from runs.actions.finishing import USAGE, Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
 from runs.actions.refusals import Care
-from runs.db import connecting
+from runs.db import connecting, writability
 from runs.db.transactions import breaks_connection, is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
@@ -280,6 +280,7 @@ class Recorder:
             try:
                 return record_updates(batch, care)
             except Exception as error:
+                writability.note_failure(error)
                 connection.close()  # it may be broken; the next query opens another
                 if is_away(error) and not (tries >= MOST_TRIES and _breaks_it(error)):
                     pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
