@@ -15,6 +15,7 @@ from . import (  # noqa: F401  register their agents
     bending,
     forms,
     leavers,
+    leaving_work,
     orm,
     starters,
     stuck,
