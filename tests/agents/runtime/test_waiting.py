@@ -240,6 +240,9 @@ async def test_an_abandoned_run_ends_at_once_and_its_code_finds_it_over(
         await within(SECONDS, witness.until("begun"))
         run.stop()
     await in_flight(run, "task" if what in ("task", "generator") else "thread")
+    async with asyncio.timeout(SECONDS):
+        while what != "def" and not run.events("stop_observed"):
+            await asyncio.sleep(0.001)
     await turns(50)
     assert not run.ending.done()
     await asyncio.to_thread(run.guard.abandon)
