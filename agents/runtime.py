@@ -148,7 +148,7 @@ class _Thread:
             thread.start()
         guard.token.add_callback(self._on_stop)
         try:
-            await guard.until(lambda: self._ended is not None)
+            await guard.until(lambda: self._ended is not None, is_quiet=True)
         except asyncio.CancelledError:
             self._show()
             raise

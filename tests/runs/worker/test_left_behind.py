@@ -229,7 +229,7 @@ def test_what_is_not_watched_is_counted(worker: Worker, start: Start, log: Journ
             thread.start()
             thread.join()
         subprocess.run([sys.executable, "-c", ""], check=True)
-        subprocess.run(["true"], check=True, close_fds=False)  # by posix_spawn
+        subprocess.run(["/bin/true"], check=True, close_fds=False)  # by posix_spawn
         pid = os.posix_spawn("/bin/true", ["true"], {})
         os.waitpid(pid, 0)
         if (child := os.fork()) == 0:
