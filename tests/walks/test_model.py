@@ -411,8 +411,12 @@ class World(RuleBasedStateMachine):
             raise AssertionError(f"some runs do not end: {left} {self.processes}")
         self.holds()
         abandoning.note_left_by_lost()
+        for process in self.living():
+            with process.current():
+                abandoning.note_unexecuted(process.worker.id)
         for record in RunRecord.objects.filter(stop_abandoned=True):
-            assert all(one["ended_at"] for one in record.stop_left_behind or ())
+            is_noted = all(one["ended_at"] for one in record.stop_left_behind or ())
+            assert is_noted, (record.pk, record.worker_id, record.attempt, self.processes)
         for record in assert_all_consistent(clocks_differ=any(self.skews)):
             if record.pk in self.books.accepted and record.status != "stopped":
                 assert record.stop_finished_first
@@ -464,6 +468,8 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(worker, "Executor", SimulatedExecutor)
     monkeypatch.setattr(notify, "send_stops", _send_stops)
     monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.0,))
+    # A process looks each hour; here weeks may pass in which none does.
+    monkeypatch.setattr(abandoning, "RECENT", timedelta(days=10_000))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
     World.loop = asyncio.new_event_loop()  # only its futures are used; it never runs
