@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Self
 
@@ -315,6 +315,11 @@ def is_in_cleanup() -> bool:
 def has_cleanup() -> bool:
     """Tell whether a ``cleanup()`` surrounds this code, be it still open or not."""
     return _cleanup.get() is not None
+
+
+def cleanup_in(context: Context) -> cleanup | None:
+    """Return the ``cleanup()`` that surrounds the code of ``context``, be it open or not."""
+    return context.get(_cleanup)
 
 
 def leave_cleanup() -> None:

@@ -10,22 +10,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Collection, Coroutine, Hashable
+from contextlib import suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from .cancellation import CancelToken, StopMode, has_cleanup, is_in_cleanup
+from .cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
 from .exceptions import AgentStopped, RunIsOver
 from .trace import Trace
 from .values import jsonable
 from .values.addresses import PUBLIC, Reach
 
-__all__ = ["Call", "Guard", "current_call", "current_guard", "wait_out"]
+__all__ = ["Call", "Guard", "WorkKind", "current_call", "current_guard", "wait_out"]
 
 T = TypeVar("T")
+WorkKind = Literal["thread", "task", "process"]
+
+WORK_KINDS: tuple[WorkKind, ...] = ("thread", "task", "process")
+
+#: How long after an abort the code between two calls may take to observe it; then it is cancelled.
+COMPUTING_SECONDS = 2.0
+PROTECTED_SECONDS = 0.1  # how often it asks whether a call or a cleanup() is over
 
 
 class Guard:
@@ -35,10 +42,16 @@ class Guard:
         calls_started_after_acknowledgement: calls that were let through although they started
             after the token was tripped, except inside ``cleanup()``. Measured by the clock: it is 0
             or there is a bug.
+        calls_cut: calls in flight that an abort has cut.
         has_begun: the agent's code was called.
         host_cancelled: the process is going away: calls in flight may be cut now.
+        main: the task in which the code of an ``async def`` agent runs, as long as it does.
         tasks: those that the agent has made, and that are not done.
         parts: the tasks that its calls in flight consist of.
+        closings: the tasks that close its generators.
+        generators: those that have begun, for the module that closes them.
+        has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
+        unwatched_threads, unwatched_processes: how many it has started that no code waits for.
         owner: stands for the run's owner where owners share something; None if there is but one.
         reach: what requests may reach besides public addresses.
     """
@@ -56,23 +69,44 @@ class Guard:
         self.owner = owner
         self.reach = reach
         self.calls_started_after_acknowledgement = 0
+        self.calls_cut = 0
         self.has_begun = False
         self.host_cancelled = False
+        self.main: asyncio.Task[Any] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parts: set[asyncio.Task[Any]] = set()
+        self.closings: list[asyncio.Task[Any]] = []
+        self.generators: dict[int, Any] = {}
+        self.generators_limit = 0
+        self.has_cancelled_others = False
+        self.unwatched_threads = 0
+        self.unwatched_processes = 0
+        self._work: dict[str, WorkKind] = {}
+        self._wakers: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
-        self._on_idle: Callable[[], Any] | None = None
+        self._is_over = False
+        self._cuts: dict[Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop]] = {}
         token.add_observer(self._on_observed)
+        token.add_callback(self._on_request)
 
-    def call(self, tool: str, label: str = "", *, in_cleanup: bool = True, **data: Any) -> Call:
+    def call(
+        self,
+        tool: str,
+        label: str = "",
+        *,
+        in_cleanup: bool = True,
+        is_cuttable: bool = True,
+        **data: Any,
+    ) -> Call:
         """Guard one call: ``with guard.call("http", "GET example.org", method="GET") as call:``.
 
         Entering refuses or admits; leaving writes the call's one event. ``data`` and whatever is
-        added to ``call.data`` meanwhile go into the event.
+        added to ``call.data`` meanwhile go into the event. An abort cuts the call unless
+        ``is_cuttable`` is False: what writes to a database is finished.
         """
-        return Call(self, tool, label, in_cleanup, data)
+        return Call(self, tool, label, in_cleanup, is_cuttable, data)
 
     def check(self, tool: str = "", label: str = "") -> None:
         """Refuse if a stop was requested, without making a call of its own.
@@ -96,35 +130,131 @@ class Guard:
         task.add_done_callback(self.parts.discard)
         return task
 
+    def forget_task(self, task: asyncio.Task[Any]) -> None:
+        """Take out a task of the agent's that is done."""
+        self.tasks.discard(task)
+        if self._wakers:
+            self.wake()
+
+    def begin_work(self, kind: WorkKind, label: str) -> str:
+        """Note code of the run that its end waits for; return its id. From any thread.
+
+        It is in flight as calls are, but it is not guarded, and has no event.
+        """
+        work = self.trace.begin(kind, label, datetime.now(UTC))
+        with self._lock:
+            self._work[work] = kind
+        return work
+
+    def end_work(self, work: str) -> None:
+        """Note that this code has left. From any thread; repeats do nothing."""
+        with self._lock:
+            if self._work.pop(work, None) is None:
+                return
+        self.trace.end(work)
+        self.wake()
+
+    def has_work(self, kinds: Collection[WorkKind] = WORK_KINDS) -> bool:
+        """Tell whether known work of these kinds is left."""
+        with self._lock:
+            return any(kind in kinds for kind in self._work.values())
+
+    def count_unwatched(self, kind: WorkKind) -> None:
+        """Count a thread or a process that the run has started, and that nothing waits for."""
+        with self._lock:
+            if kind == "thread":
+                self.unwatched_threads += 1
+            else:
+                self.unwatched_processes += 1
+
+    async def until(self, is_over: Callable[[], bool]) -> None:
+        """Wait until ``is_over()``.
+
+        It is asked again when known work, a task or a call of the run ends, and at ``wake()``.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set, context=Context())
+
+        with self._lock:
+            self._wakers.append(wake)
+        try:
+            while not is_over():
+                await changed.wait()
+                changed.clear()
+        finally:
+            with self._lock:
+                self._wakers.remove(wake)
+
+    def wake(self) -> None:
+        """Let ``until`` ask again; from any thread."""
+        with self._lock:
+            wakers = tuple(self._wakers)
+        for wake in wakers:
+            wake()
+
     def close(self) -> None:
-        """Refuse new calls from now on."""
+        """Refuse new calls from now on, except those of generators that are being closed."""
         with self._lock:
             self._closed = True
+
+    def finish(self) -> None:
+        """Refuse all new calls from now on."""
+        with self._lock:
+            self._closed = self._is_over = True
 
     async def settle(self) -> None:
         """Refuse new calls from now on, and wait until none is in flight any more."""
         self.close()
-        with self._lock:
-            if not self._in_flight:
-                return
-            idle = asyncio.Event()
-            self._on_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
-        await idle.wait()
+        await self.until(lambda: not self._in_flight)
 
     def _on_observed(self, tool: str, label: str) -> None:
         self.trace.emit("stop_observed", {"tool": tool, "label": label})
 
+    def _on_request(self, token: CancelToken) -> None:
+        """Cut what this rung cuts. In whichever thread asks for the stop."""
+        mode = token.mode
+        assert mode is not None
+        if mode is StopMode.ABANDON:  # the record is final: nothing may follow
+            self.finish()
+            self.trace.close()
+        main = self.main
+        if mode is not StopMode.GRACEFUL and main is not None:
+            loop = main.get_loop()
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(
+                    loop.call_later, COMPUTING_SECONDS, self._cut_code, context=Context()
+                )
+        for cut, (rung, loop) in self._cuts.copy().items():
+            if mode.rank >= rung.rank:
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(cut, context=Context())
+
+    def _cut_code(self) -> None:
+        """Cancel the code between two calls if it has not observed an abort by now; once."""
+        if self.main is None or self.token.observed_at is not None:
+            return
+        tasks = [task for task in (self.main, *self.tasks) if not task.done()]
+        if any(map(_is_protected, tasks)):  # one of the others may wait for it
+            self.main.get_loop().call_later(PROTECTED_SECONDS, self._cut_code)
+            return
+        self.token.observe("abort")
+        for task in tasks:
+            task.cancel()
+
     def _enter(self) -> None:
         with self._lock:
-            if self._closed:
+            if self._is_over or (self._closed and not _speaks_last.get()):
                 raise RunIsOver("this run is over; its tools can't be used any more")
             self._in_flight += 1
 
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
-            if not self._in_flight and self._on_idle is not None:
-                self._on_idle()
+        if self._wakers:
+            self.wake()
 
 
 @dataclass(eq=False)
@@ -134,17 +264,22 @@ class Call:
     Attributes:
         id: the call's id, in its event, in what is in flight, and in streamed text.
         data: what the event will say; the tool adds to it.
-        has_gone_out: a request of this call was sent already; the transport notes that.
+        was_tried: the transport was given a request of this call.
+        is_sent: a request of this call has left, perhaps in part; None if that is unknown. The
+            transport notes both.
     """
 
     _guard: Guard
     tool: str
     label: str
     _in_cleanup: bool
+    _is_cuttable: bool
     data: dict[str, Any]
     id: str = ""
-    has_gone_out: bool = False
+    was_tried: bool = False
+    is_sent: bool | None = None
     _completed: bool = False
+    _was_cut: bool = False
 
     def start(self) -> Self:
         """Ask to be admitted; from then on the call is in flight.
@@ -185,7 +320,9 @@ class Call:
     def finish(self, error: BaseException | None = None) -> None:
         """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
-        outcome = "ok" if self._completed else _outcome(error)
+        outcome = "ok" if self._completed else "aborted" if self._was_cut else _outcome(error)
+        if self.is_sent is False and outcome in ("stopped", "aborted"):
+            self.data["sent"] = False
         if outcome == "error":
             assert error is not None
             self.data["error"] = {
@@ -219,9 +356,13 @@ class Call:
         self.finish(error)
 
     async def uninterrupted(
-        self, work: Coroutine[Any, Any, T], record: Callable[[T], None] | None = None
+        self,
+        work: Coroutine[Any, Any, T],
+        record: Callable[[T], None] | None = None,
+        *,
+        cut_by: StopMode = StopMode.ABORT,
     ) -> T:
-        """Await ``work``; during a graceful stop nothing cuts it.
+        """Await ``work``; a stop that is softer than ``cut_by`` does not cut it.
 
         A TaskGroup answers a stop in one branch by cancelling the others, but their calls in flight
         must finish. ``record(result)`` is called before a cancellation that came meanwhile is
@@ -229,18 +370,35 @@ class Call:
 
         A cancellation takes effect as usual when no stop was requested (an agent's own time
         limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
+
+        Raises:
+            AgentStopped: a stop has cut it. Work that was complete by then counts.
         """
         task = self._guard.create_task(work)
-        is_cut = False
+        is_cancelled = is_cut = False
 
         def cut() -> None:
-            nonlocal is_cut
-            if not is_cut and self.may_be_cut():
-                task.cancel()  # once: a second one makes httpx lose connections of its pool
-                is_cut = True
+            nonlocal is_cancelled, is_cut
+            if not is_cancelled and not task.done():
+                is_cancelled = is_cut = True
+                task.cancel()
 
-        interruption = await wait_out(task, cut)
-        if interruption is not None and (task.cancelled() or task.exception() is not None):
+        def on_cancel() -> None:
+            nonlocal is_cancelled, is_cut
+            if not is_cancelled and self.may_be_cut():
+                is_cancelled = True
+                is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
+                task.cancel()  # once: a second one makes httpx lose connections of its pool
+
+        self._add_cut(cut, cut_by)
+        try:
+            interruption = await wait_out(task, on_cancel)
+        finally:
+            del self._guard._cuts[cut]
+        has_failed = task.cancelled() or task.exception() is not None
+        if is_cut and has_failed:
+            self.refuse()
+        if interruption is not None and has_failed:
             raise interruption
         result = task.result()
         if record is not None:
@@ -249,6 +407,81 @@ class Call:
             self._completed = True
             raise interruption
         return result
+
+    async def until_cut(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work``, which is only a wait: any cancellation ends it, and so does an abort.
+
+        Raises:
+            AgentStopped: a stop has cut it.
+        """
+        task = self._guard.create_task(work)
+        is_cut = False
+
+        def cut() -> None:
+            nonlocal is_cut
+            is_cut = not task.done()
+            task.cancel()
+
+        self._add_cut(cut, StopMode.ABORT)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if is_cut:
+                self.refuse()
+            raise
+        finally:
+            del self._guard._cuts[cut]
+
+    async def wait_out(
+        self, task: asyncio.Future[Any], on_cancel: Callable[[], object]
+    ) -> asyncio.CancelledError | None:
+        """Wait as the function of this name; but an abort ends the wait, and leaves the task be."""
+        over = asyncio.get_running_loop().create_future()
+
+        def end(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        task.add_done_callback(end)
+        self._add_cut(end, StopMode.ABORT)
+        try:
+            interruption = await wait_out(over, on_cancel)
+        finally:
+            del self._guard._cuts[end]
+            task.remove_done_callback(end)
+        if interruption is not None:
+            _retrieve(task)
+        return interruption
+
+    def _is_aborted(self) -> bool:
+        guard = self._guard
+        return guard.token.mode is StopMode.ABORT and not guard.host_cancelled
+
+    def refuse(self) -> NoReturn:
+        """End the call because of a stop that came while it was in flight.
+
+        Raises:
+            AgentStopped: always.
+        """
+        guard = self._guard
+        if guard.token.mode is not StopMode.GRACEFUL and not self._was_cut:
+            self._was_cut = True
+            with guard._lock:
+                guard.calls_cut += 1
+        guard.token.refuse(self.tool, self.label)
+
+    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> None:
+        """Let a stop of this rung, or a harder one, call ``cut`` on this loop.
+
+        An abort shortens no ``cleanup()``, and cuts nothing that must be finished.
+        """
+        guard = self._guard
+        if has_cleanup() or not self._is_cuttable:
+            rung = StopMode.ABANDON
+        guard._cuts[cut] = (rung, asyncio.get_running_loop())
+        mode = guard.token.mode
+        if mode is not None and mode.rank >= rung.rank:  # it came before
+            cut()
 
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""
@@ -269,7 +502,9 @@ class Call:
             # While it is open, this is not its end: a sibling has observed the stop, or has ended
             # its own cleanup. This one still saves what it has.
             return not is_in_cleanup()
-        return token.mode is not StopMode.GRACEFUL
+        if token.mode is StopMode.ABORT:
+            return self._is_cuttable
+        return token.mode is StopMode.ABANDON
 
 
 _EVENT_TYPES = {"call_llm": "llm_call", "agents": "agent_call"}
@@ -292,8 +527,18 @@ def _outcome(error: BaseException | None) -> str:
             return "error"
 
 
+def _is_protected(task: asyncio.Task[Any]) -> bool:
+    """Tell whether a task of an agent is in a guarded call, or in an open ``cleanup()``."""
+    context = getattr(task, "run_context", None)
+    if context is None:
+        return False
+    surrounding = cleanup_in(context)
+    return context.get(_call) is not None or (surrounding is not None and surrounding.is_open)
+
+
 _guard: ContextVar[Guard | None] = ContextVar("agents_guard", default=None)
 _call: ContextVar[Call | None] = ContextVar("agents_call", default=None)
+_speaks_last: ContextVar[bool] = ContextVar("agents_speaks_last", default=False)
 
 
 def current_guard() -> Guard | None:
@@ -317,6 +562,11 @@ def bind_guard(guard: Guard) -> Token[Guard | None]:
     return _guard.set(guard)
 
 
+def speak_last() -> None:
+    """Let this context use the tools of a run that is being closed. Only the runtime does this."""
+    _speaks_last.set(True)
+
+
 async def wait_out(
     task: asyncio.Future[Any], on_cancel: Callable[[], object] = lambda: None
 ) -> asyncio.CancelledError | None:
@@ -331,6 +581,12 @@ async def wait_out(
         except asyncio.CancelledError as error:
             interruption = error
             on_cancel()
-    if interruption is not None and not task.cancelled():
-        task.exception()  # retrieved, so that asyncio logs none: the cancellation goes first
+    if interruption is not None:
+        _retrieve(task)
     return interruption
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging a task's error: a cancellation goes first."""
+    if task.done() and not task.cancelled():
+        task.exception()

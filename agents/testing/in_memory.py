@@ -70,9 +70,6 @@ class AnsweredRequests(Transports):
     def http_async(self) -> httpx.AsyncBaseTransport:
         return self._mock
 
-    def http_sync(self) -> httpx.BaseTransport:
-        return self._mock
-
     def httpx2_async(self) -> httpx2.AsyncBaseTransport:
         return httpx2.MockTransport(lambda request: httpx2.Response(503))
 

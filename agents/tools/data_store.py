@@ -134,7 +134,7 @@ class DataStore:
 
     async def list_namespaces(self) -> list[str]:
         """Return the owner's namespaces that have an entry, sorted by code point."""
-        with self._guard.call("data_store.list_namespaces") as call:
+        with self._guard.call("data_store.list_namespaces", is_cuttable=False) as call:
             return await call.uninterrupted(self._backend.list_namespaces())
 
     async def _call(
@@ -144,7 +144,8 @@ class DataStore:
         namespace = self._namespace
         label = f"{namespace}/{data['key']}" if "key" in data else namespace
         tool = f"data_store.{method}"
-        with self._guard.call(tool, label, namespace=namespace, **data) as call:
+        # Not cut by an abort: an entry is written or not, and the agent knows which.
+        with self._guard.call(tool, label, is_cuttable=False, namespace=namespace, **data) as call:
             return await call.uninterrupted(work(namespace, *arguments))
 
 

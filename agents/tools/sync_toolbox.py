@@ -112,6 +112,8 @@ class SyncTools(Notes):
 
     call_llm = _waiting(Tools.call_llm)  # type: ignore[arg-type]  # ``parameters`` may have a self
 
+    process = _waiting(Tools.process)
+
     @property
     def default_model(self) -> str:
         """See ``Tools.default_model``."""
@@ -119,7 +121,8 @@ class SyncTools(Notes):
 
     @cached_property
     def http(self) -> httpx.Client:
-        return open_sync_client(self._environment.guard, self._environment.transports)
+        environment = self._environment
+        return open_sync_client(environment.guard, environment.transports, self._wait)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` on the agents' loop and wait for it in this thread.

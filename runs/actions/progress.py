@@ -56,6 +56,8 @@ class Updates:
     usage: Usage = field(default_factory=Usage)
     acknowledged_at: datetime | None = None
     observed_at: datetime | None = None
+    unwatched_threads: int = 0  # that its code has started, and that no code waits for
+    unwatched_processes: int = 0
     ending: Ending | None = None
     left_out: set[str] = field(default_factory=set)  # usage that the database refused before
 
@@ -213,7 +215,8 @@ def _callers_elsewhere(records: Sequence[RunRecord]) -> dict[uuid.UUID, list[uui
 
 
 def _as_it_stands(record: RunRecord) -> Ended:
-    return Ended(record.pk, Status(record.status), record.result, record.error)
+    status, is_abandoned = Status(record.status), record.stop_abandoned
+    return Ended(record.pk, status, record.result, record.error, is_abandoned)
 
 
 def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:
@@ -235,6 +238,8 @@ def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
         "input_tokens": updates.usage.input_tokens,
         "output_tokens": updates.usage.output_tokens,
         "usage_estimated": updates.usage.estimated or bool(updates.left_out),
+        "unwatched_threads": updates.unwatched_threads,
+        "unwatched_processes": updates.unwatched_processes,
         **_receipt(updates, record),
     }
     for name in updates.left_out:

@@ -20,7 +20,7 @@ from agents.samples.documents import read_document
 from agents.tools.confined import calls
 from agents.tools.http.client import Transports, close_clients, open_client, open_sync_client
 from agents.tools.llm.client import Model, call_llm
-from tests.support.agent_run import AgentRun, within
+from tests.support.agent_run import AgentRun, waiter, within
 from tests.support.http_clients import LOOPBACK
 from tests.support.page_server import PageServer
 from tests.support.pdfs import as_data_url, make_pdf, slow_pdf
@@ -74,7 +74,7 @@ async def test_no_body_takes_the_memory_or_the_loop(kind: str) -> None:
     }[kind]
     run, transports = AgentRun(), Transports(LOOPBACK)
     client = open_client(run.guard, transports)
-    sync_client = open_sync_client(run.guard, transports)
+    sync_client = open_sync_client(run.guard, transports, waiter())
     before = peak_bytes()
 
     async def text(url: str) -> str:

@@ -15,7 +15,7 @@ from agents.exceptions import AddressRefused, AgentError, DocumentError
 from agents.samples.documents import read_document
 from agents.tools.http.client import Transports, close_clients, open_client, open_sync_client
 from agents.values.addresses import AllowList, Reach
-from tests.support.agent_run import AgentRun, within
+from tests.support.agent_run import AgentRun, waiter, within
 from tests.support.page_server import PageServer
 
 #: %s is a port on which a server with a secret listens, on every address of loopback.
@@ -48,7 +48,7 @@ async def ask_all(url: str, reach: Reach = Reach()) -> list[BaseException | Any]
     """Send all kinds of agents to an address; return their errors, or the answers that they got."""
     run, transports = AgentRun(), Transports(reach)
     client = open_client(run.guard, transports)
-    sync_client = open_sync_client(run.guard, transports)
+    sync_client = open_sync_client(run.guard, transports, waiter())
     try:
         return await asyncio.gather(
             run.task(client.get(url, follow_redirects=True)),

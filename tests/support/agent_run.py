@@ -86,3 +86,13 @@ async def turn_loop() -> None:
     """Let the loop run everything that is ready, such as a pending cancellation."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def waiter() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Return what runs a coroutine on this loop, and waits for it in the calling thread."""
+    loop = asyncio.get_running_loop()
+
+    def wait(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    return wait

@@ -10,9 +10,9 @@ import asyncio
 from typing import Any
 
 from agents.environment import AgentCaller, ChildEnd, ChildRun, StartedRun
-from agents.guard import Call, Guard, wait_out
+from agents.guard import Call, Guard
 
-from .handle import NOT_WAITED_FOR, AgentHandle, note_started, result_of
+from .handle import NOT_WAITED_FOR, AgentHandle, note_called, note_started, result_of
 
 __all__ = ["AgentClient"]
 
@@ -56,7 +56,11 @@ class AgentClient:
         """
         guard = self._guard
         handles: list[AgentHandle] = []
-        with guard.call("agents.start", str(name), in_cleanup=False, agent=str(name)) as call:
+        options: dict[str, Any] = {
+            "in_cleanup": False,
+            "is_cuttable": False,
+        }  # a child that exists needs a handle
+        with guard.call("agents.start", str(name), agent=str(name), **options) as call:
 
             def record(child: StartedRun) -> None:
                 call.data["run"] = child.id
@@ -95,7 +99,11 @@ class AgentClient:
                 child.give_up()
 
         waiting = guard.create_task(child.wait())
-        interruption = await wait_out(waiting, give_up)
+        interruption = await call.wait_out(waiting, give_up)
+        if not waiting.done():  # an abort: the runtime waits when the agent's code has returned
+            waiting.cancel()
+            note_called(guard, call.label, child)
+            call.refuse()
         if interruption is None:
             return waiting.result()
         if guard.token.stopped:  # cut by a TaskGroup, because a guard refused another branch

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
-from agents.environment import ChildEnd, StartedRun
+from agents.cancellation import StopMode
+from agents.environment import ChildEnd, ChildRun, StartedRun
 from agents.exceptions import SubAgentFailed, SubAgentStopped
 from agents.guard import Call, Guard
 
@@ -53,17 +54,22 @@ class AgentHandle:
             SubAgentStopped: it was stopped, this run was not.
             AgentStopped: this run, and with it the sub-agent, was asked to stop.
         """
-        data = {"agent": self.agent, "run": self.run}
+        data: dict[str, Any] = {"agent": self.agent, "run": self.run}
         with self._guard.call("agents.wait", self.agent, in_cleanup=False, **data) as call:
             end = await self._ended(call)
             return result_of(self._guard, "agents.wait", self.agent, self.run, end)
 
-    async def stop(self, reason: str = "") -> None:
+    async def stop(self, reason: str = "", *, mode: StopMode | str = StopMode.GRACEFUL) -> None:
         """Ask it, and all below it, to stop, without waiting for its end.
 
+        ``mode`` "abort" cuts its calls in flight; "abandon" ends it at once, whether its code ends
+        or not. A second call with a harder mode makes the stop harder.
         Does nothing if it is over. Not guarded, so that a ``finally`` may use it.
+
+        Raises:
+            ValueError: there is no such mode.
         """
-        await self._child.ask_to_stop(str(reason))
+        await self._child.ask_to_stop(str(reason), StopMode(mode))
 
     def leave(self) -> None:
         """Let it run on when this agent's function has returned. Not guarded.
@@ -72,9 +78,10 @@ class AgentHandle:
         """
         self._is_left = True
 
-    async def _ended(self, call: Call) -> ChildEnd | None:
+    async def _ended(self, call: Call, *, is_cuttable: bool = True) -> ChildEnd | None:
         if self._end is None:
-            self._end = await self._child.wait()
+            waiting = self._child.wait()
+            self._end = await (call.until_cut(waiting) if is_cuttable else waiting)
         if self._end is not None:
             call.data["status"] = self._end.status
             # Nothing is left to settle, and its result may be large.
@@ -90,7 +97,7 @@ class AgentHandle:
             # A stop of this run has stopped it, too, whether it was left or not.
             if not self._is_left and not self._guard.token.stopped:
                 await self._child.ask_to_stop(NOT_WAITED_FOR)
-            await self._ended(call)
+            await self._ended(call, is_cuttable=False)
         except BaseException as raised:
             error = raised
             raise
@@ -121,6 +128,12 @@ _started: dict[Guard, dict[AgentHandle, None]] = {}
 def note_started(guard: Guard, handle: AgentHandle) -> None:
     """Remember a handle until its end is known, or its caller's code has returned."""
     _started.setdefault(guard, {})[handle] = None
+
+
+def note_called(guard: Guard, agent: str, child: ChildRun) -> None:
+    """Remember a called run that its caller does not wait for any more: a stop has cut the wait."""
+    handle = AgentHandle(guard, agent, cast(StartedRun, child))  # stopped, so it is only waited for
+    note_started(guard, handle)
 
 
 def forget_started(guard: Guard) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import httpx2
 
-from agents.cancellation import StopMode
+from agents.cancellation import StopMode, is_in_cleanup
 from agents.exceptions import AgentStopped, RunIsOver
 from agents.guard import Call, Guard
+from agents.process.own_threads import COMPUTING
 from agents.tools.waiting import undisturbed
 
 from .decoding import is_event_stream
@@ -43,10 +44,11 @@ def take_open(guard: Guard) -> set[Any]:
         return _opened.pop(guard, set())
 
 
-def check(call: Call) -> None:
-    """Refuse to continue an admitted call, if the stop is harder than graceful."""
-    if call.token.mode not in (None, StopMode.GRACEFUL):
-        call.token.admit(call.tool, call.label)
+def check(call: Call, softest: StopMode = StopMode.ABORT) -> None:
+    """Refuse to continue an admitted call, if the stop is at least ``softest``."""
+    mode = call.token.mode
+    if mode is not None and mode.rank >= softest.rank and not is_in_cleanup():
+        call.refuse()
 
 
 class _Body:
@@ -57,10 +59,13 @@ class _Body:
         guard: given if the call is the request's own; the body then ends it.
     """
 
-    def __init__(self, response: Any, call: Call, guard: Guard | None) -> None:
+    def __init__(self, request: Any, response: Any, call: Call, guard: Guard | None) -> None:
         self._stream: Any = response.stream
         self._call = call
         self._guard = guard
+        # A GET subscribes to events. The stream that answers a POST, such as a model's, ends.
+        self._has_end = request.method != "GET" or not is_event_stream(response.headers)
+        self._cut_by = StopMode.ABORT if self._has_end else StopMode.GRACEFUL
         self._is_over = False
         self._closed = False
         self._error: BaseException | None = None
@@ -70,7 +75,7 @@ class _Body:
     def _check(self) -> None:
         if self._is_over:
             raise RunIsOver("this run is over; its responses can't be read any more")
-        check(self._call)
+        check(self._call, self._cut_by)
 
     def _forget(self) -> None:
         assert self._guard is not None
@@ -82,12 +87,11 @@ class _Body:
 
 
 class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
-    def __init__(self, response: Any, call: Call, guard: Guard | None) -> None:
-        self._has_end = not is_event_stream(response.headers)
+    def __init__(self, request: Any, response: Any, call: Call, guard: Guard | None) -> None:
         self._has_ended = False
         self._reading: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
-        super().__init__(response, call, guard)
+        super().__init__(request, response, call, guard)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._stream)
@@ -109,7 +113,7 @@ class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
         if self._guard is None:
             return await anext(chunks, None)
         try:
-            return await self._call.uninterrupted(self._read(chunks))
+            return await self._call.uninterrupted(self._read(chunks), cut_by=self._cut_by)
         except asyncio.CancelledError:
             if not self._is_over:
                 await self._finish(chunks)
@@ -224,4 +228,4 @@ class SyncBody(_Body, httpx.SyncByteStream, httpx2.SyncByteStream):
         if self._reading:
             return  # closing a socket under a thread that reads it would not wake that thread
         with suppress(Exception):
-            await asyncio.to_thread(self.close)
+            await COMPUTING.run(self.close)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
@@ -22,6 +23,13 @@ from agents.process.threads import waiting
 from . import public
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
 from .decoding import ACCEPTED, MAX_BODY_BYTES, AsyncDecoded, SyncDecoded, limit_of, prepare
+from .in_threads import OnLoop, Wait
+from .last_moment import (
+    AsyncAtTheLastMoment,
+    AtTheLastMoment,
+    SyncAtTheLastMoment,
+    has_moments,
+)
 from .pools import Transports
 from .public import public_only
 
@@ -101,14 +109,22 @@ def open_client(guard: Guard, transports: Transports) -> httpx.AsyncClient:
     return _open(_AsyncClient, transports.http_async(), guard)
 
 
-def open_sync_client(guard: Guard, transports: Transports) -> httpx.Client:
-    """Make the ``tools.http`` of one run of a ``def`` agent; see ``open_client``."""
-    return _open(_Client, transports.http_sync(), guard)
+def open_sync_client(guard: Guard, transports: Transports, wait: Wait) -> httpx.Client:
+    """Make the ``tools.http`` of one run of a ``def`` agent; see ``open_client``.
+
+    Its requests are made on the agents' loop; ``wait`` waits for them.
+    """
+    return _open(_Client, transports.http_async(), guard, lambda inner: OnLoop(inner, wait))
 
 
-def _open(kind: type[Client], transport: Any, guard: Guard) -> Client:
+def _open(
+    kind: type[Client],
+    transport: httpx.AsyncBaseTransport,
+    guard: Guard,
+    adapted: Callable[[Any], Any] = lambda transport: transport,
+) -> Client:
     client = kind(
-        transport=_guarded(transport, guard, MAX_BODY_BYTES),
+        transport=adapted(_guarded(transport, guard, MAX_BODY_BYTES)),
         timeout=TIMEOUT,
         trust_env=False,
         headers={"Accept-Encoding": ACCEPTED},
@@ -168,36 +184,41 @@ class _Guarding:
         self._inner = inner
         self._fallback = fallback
         self._max_body_bytes = max_body_bytes
+        self._has_moments = has_moments(inner)
 
-    def _admit(self, request: Any) -> tuple[Call | None, Guard | None]:
+    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> tuple[Call | None, Guard | None]:
         """Let a request start, or refuse it.
 
         Return the call that it is a part of, None outside any run; and the guard, if the call is
         the request's own.
         """
         prepare(request)
-        enclosing = current_call()
-        if enclosing is not None:
-            if enclosing.has_gone_out:  # this is another try, or another step: a new start
-                enclosing.token.admit(enclosing.tool, enclosing.label)
-            else:  # the call was admitted, so it is in flight, and a graceful stop lets it finish
-                check(enclosing)
-            enclosing.has_gone_out = True
-            return enclosing, None
-        guard = current_guard() or self._fallback
-        if guard is None:
+        call, guard = current_call(), None
+        if call is not None:
+            if call.was_tried:  # this is another try, or another step: a new start
+                call.token.admit(call.tool, call.label)
+            else:
+                check(call)
+        elif (guard := current_guard() or self._fallback) is None:
             return None, None
-        method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
-        return guard.call("http", f"{method} {host}", method=method, host=host).start(), guard
+        else:
+            method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
+            call = guard.call("http", f"{method} {host}", method=method, host=host).start()
+        call.was_tried = True
+        if self._has_moments:
+            kind.note(request, call)
+        else:
+            call.is_sent = None
+        return call, guard
 
 
 class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request)
+        call, guard = self._admit(request, AsyncAtTheLastMoment)
         if call is None or guard is None:
             response = await self._inner.handle_async_request(request)
-            return _answered(response, call, guard, AsyncBody, limit)
+            return _answered(request, response, call, guard, AsyncBody, limit)
         responses: list[Any] = []
 
         def record(response: Any) -> None:
@@ -208,11 +229,11 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
             response = await call.uninterrupted(self._send_scoped(request, guard), record)
         except BaseException as error:
             if responses:  # cancelled, but the request went through: so does its body
-                await AsyncBody(responses[0], call, guard).finish_unread(error)
+                await AsyncBody(request, responses[0], call, guard).finish_unread(error)
             else:
                 call.finish(error)
             raise
-        return _answered(response, call, guard, AsyncBody, limit)
+        return _answered(request, response, call, guard, AsyncBody, limit)
 
     async def _send_scoped(self, request: Any, guard: Guard) -> Any:
         """Send, and let a cancellation reach the library through a scope of anyio's only.
@@ -247,7 +268,7 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
 class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
     def handle_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request)
+        call, guard = self._admit(request, SyncAtTheLastMoment)
         try:
             with waiting():
                 response = self._inner.handle_request(request)
@@ -257,7 +278,7 @@ class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
             raise
         if call is not None and guard is not None:
             call.data["status"] = response.status_code
-        return _answered(response, call, guard, SyncBody, limit)
+        return _answered(request, response, call, guard, SyncBody, limit)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -275,6 +296,7 @@ class _BothGuarding(_AsyncGuarding, _SyncGuarding):
 
 
 def _answered(
+    request: Any,
     response: Any,
     call: Call | None,
     guard: Guard | None,
@@ -285,7 +307,7 @@ def _answered(
         decoded = AsyncDecoded if body is AsyncBody else SyncDecoded
         response.stream = decoded(response, max_body_bytes)
         if call is not None:
-            response.stream = body(response, call, guard)
+            response.stream = body(request, response, call, guard)
     elif call is not None and guard is not None:  # a fake's response, which has its content already
         call.finish()
     return response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -18,10 +18,10 @@ import httpx
 
 from agents.values.addresses import AllowList, Reach
 
-from .addresses import Resolver, check_literal, check_url, look_up, look_up_in_thread
+from .addresses import Resolver, check_literal, check_url, look_up
 from .proxies import make_proxy
 
-__all__ = ["AsyncTransport", "SyncTransport", "shared_ssl_context"]
+__all__ = ["AsyncTransport", "shared_ssl_context"]
 
 ATTEMPT_SECONDS = 2.0  # for each address of a host but its last
 
@@ -34,32 +34,30 @@ def shared_ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class _Reaching:
-    """What the transports for coroutines and for threads have in common.
+class AsyncTransport(httpx.AsyncHTTPTransport):
+    """Visits what ``reach`` lets it.
 
     Args:
         reach: None takes what the host of the current run allows, at each request.
-        backend: makes the object that opens the connections, unless a proxy opens them.
+        resolver: is for tests.
         options: of httpx's transport.
     """
 
     def __init__(
-        self,
-        reach: Reach | None,
-        backend: Callable[[AllowList | None], object],
-        options: dict[str, Any],
+        self, reach: Reach | None = None, *, resolver: Resolver | None = None, **options: Any
     ) -> None:
         proxy = make_proxy(httpx, reach.proxy_url if reach else "", shared_ssl_context)
-        super().__init__(verify=shared_ssl_context(), trust_env=False, proxy=proxy, **options)  # type: ignore[call-arg]
+        super().__init__(verify=shared_ssl_context(), trust_env=False, proxy=proxy, **options)
         self._allow = reach.allow if reach else None
         self._has_proxy = proxy is not None
         if not self._has_proxy:
-            _put_in(self, backend(self._allow))
+            _put_in(self, _AsyncBackend(self._allow, resolver))
 
-    def _check(self, request: httpx.Request) -> None:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_url(request.url)
         if self._has_proxy:  # it resolves the names itself, so only spellings can be checked
             check_literal(request.url.raw_host.decode("ascii"), self._allow)
+        return await super().handle_async_request(request)
 
 
 def _put_in(transport: Any, backend: object) -> None:
@@ -71,30 +69,6 @@ def _put_in(transport: Any, backend: object) -> None:
     if not hasattr(transport._pool, "_network_backend"):
         raise RuntimeError("this release of httpcore opens its connections in another way")
     transport._pool._network_backend = backend
-
-
-class AsyncTransport(_Reaching, httpx.AsyncHTTPTransport):
-    """Visits what ``reach`` lets it. ``resolver`` is for tests."""
-
-    def __init__(
-        self, reach: Reach | None = None, *, resolver: Resolver | None = None, **options: Any
-    ) -> None:
-        super().__init__(reach, lambda allow: _AsyncBackend(allow, resolver), options)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self._check(request)
-        return await super().handle_async_request(request)
-
-
-class SyncTransport(_Reaching, httpx.HTTPTransport):
-    """As ``AsyncTransport``, for threads."""
-
-    def __init__(self, reach: Reach | None = None, **options: Any) -> None:
-        super().__init__(reach, _SyncBackend, options)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        self._check(request)
-        return super().handle_request(request)
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -125,34 +99,6 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
-
-
-class _SyncBackend(httpcore.NetworkBackend):
-    def __init__(self, allow: AllowList | None) -> None:
-        self._allow = allow
-        self._inner = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        addresses = look_up_in_thread(host, port, self._allow)
-        failure: type[Exception] = httpcore.ConnectTimeout
-        for address, seconds in _attempts(addresses, timeout):
-            try:
-                return self._inner.connect_tcp(
-                    address, port, seconds, local_address, socket_options
-                )
-            except _FAILED as error:
-                failure = type(error)
-        raise _failed(failure, host, port)
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
 
 
 def _attempts(

@@ -7,9 +7,8 @@ knows no guard and no run.
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ import httpx2
 from agents.tools.waiting import undisturbed
 from agents.values.addresses import PUBLIC, Reach
 
-from .connections import AsyncTransport, SyncTransport, shared_ssl_context
+from .connections import AsyncTransport, shared_ssl_context
 from .proxies import make_proxy
 
 __all__ = ["Transports", "shared_ssl_context"]
@@ -36,8 +35,8 @@ class Transports:
     Any number of clients may use one of its transports; closing such a client closes no connection.
 
     Args:
-        reach: what ``http_async`` and ``http_sync`` may reach. The pools of ``httpx2_async`` go
-            anywhere: they are the model's, whose address is the operator's own.
+        reach: what ``http_async`` may reach. The pools of ``httpx2_async`` go anywhere: they are
+            the model's, whose address is the operator's own.
         model_proxy_url: the proxy to the model, as http://user:password@host:port; "" is none. The
             environment's proxies are ignored.
 
@@ -48,16 +47,11 @@ class Transports:
     def __init__(self, reach: Reach = PUBLIC, *, model_proxy_url: str = "") -> None:
         proxy = make_proxy(httpx2, model_proxy_url, shared_ssl_context)
         self._http_async = _AsyncPools(partial(AsyncTransport, reach), httpx.Limits)
-        self._http_sync = _SyncPools(partial(SyncTransport, reach), httpx.Limits)
         self._http2_async = _AsyncPools(partial(_model_transport, proxy), httpx2.Limits)
 
     def http_async(self) -> httpx.AsyncBaseTransport:
         """Return the pools of ``tools.http``."""
         return self._http_async
-
-    def http_sync(self) -> httpx.BaseTransport:
-        """Return the pools of ``tools.http`` for threads."""
-        return self._http_sync
 
     def httpx2_async(self) -> httpx2.AsyncBaseTransport:
         """Return the model's pools, for SDKs that are built on httpx2."""
@@ -67,7 +61,6 @@ class Transports:
         """Close every connection. Requests that come later open new ones."""
         await self._http_async.close_pools()
         await self._http2_async.close_pools()
-        await asyncio.to_thread(self._http_sync.close_pools)
 
 
 def _model_transport(
@@ -90,6 +83,8 @@ class _Pools:
         transport: makes a pool, of httpx or httpx2, when it is given ``limits``.
         limits: the library's class for limits.
     """
+
+    has_moments = True  # see last_moment
 
     def __init__(self, transport: Callable[..., Any], limits: Callable[..., Any]) -> None:
         self._transport = transport
@@ -154,30 +149,7 @@ class _AsyncPools(_Pools, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
         """Leave the pools alone: a client that is closed is not their only user."""
 
 
-class _SyncPools(_Pools, httpx.BaseTransport):
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        pool = self.take()
-        try:
-            response: httpx.Response = pool.transport.handle_request(request)
-        except BaseException:
-            self.release(pool)
-            raise
-        response.stream = _SyncBody(response.stream, partial(self.release, pool))
-        return response
-
-    def release(self, pool: _Pool) -> None:
-        if self.give_back(pool):
-            pool.transport.close()
-
-    def close_pools(self) -> None:
-        for pool in self.retire_all():
-            pool.transport.close()
-
-    def close(self) -> None:
-        """Leave the pools alone: a client that is closed is not their only user."""
-
-
-class _Body:
+class _AsyncBody(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     """A response's body, which keeps its pool busy until it is closed."""
 
     def __init__(self, stream: Any, release: Callable[[], Any]) -> None:
@@ -185,8 +157,6 @@ class _Body:
         self._release = release
         self._closed = False
 
-
-class _AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._stream)
 
@@ -198,17 +168,3 @@ class _AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
             await self._stream.aclose()
         finally:
             await self._release()
-
-
-class _SyncBody(_Body, httpx.SyncByteStream):
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._stream.close()
-        finally:
-            self._release()

@@ -12,6 +12,7 @@ from agents.values.addresses import PUBLIC, AllowList, Reach
 
 from .addresses import Resolver, check_url, look_up, look_up_in_thread
 from .connections import AsyncTransport
+from .last_moment import has_moments
 
 __all__ = ["kinds_of", "public_only"]
 
@@ -71,6 +72,7 @@ class _PublicOnly:
         self._inner = inner
         self._resolver = resolver
         self._allow = allow
+        self.has_moments = has_moments(inner)
 
     def _asked(self, request: Any) -> tuple[str, int, AllowList | None]:
         check_url(request.url)

@@ -145,8 +145,10 @@ async def call_llm(
             try:
                 await model.converse(guard, call.id, body, partial)
                 return partial.finish()
-            except BaseException:
-                if partial.has_started:
+            except BaseException as error:
+                # A request that was cut is paid for: at least what was sent.
+                was_cut = isinstance(error, asyncio.CancelledError) and call.is_sent is not False
+                if partial.has_started or was_cut:
                     record(partial.so_far())
                 raise
 

@@ -186,7 +186,7 @@ async def test_a_stop_that_is_harder_than_graceful_lets_a_cancellation_cut(
     await within(SECONDS, backend.started.wait())
     run.stop(mode)
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(AgentStopped):
         await within(SECONDS, task)
     assert backend.cut == 1
 

@@ -16,7 +16,7 @@ from agents.guard import current_guard
 from agents.runtime import Outcome, task_factory
 from agents.trace import current_trace
 from agents.values import redaction
-from tests.support.started_run import SECONDS, MockTransports, Started, ended, turns
+from tests.support.started_run import SECONDS, Started, ended, turns
 
 
 async def test_what_the_function_returns_is_the_result() -> None:
@@ -177,7 +177,7 @@ async def test_an_agent_that_cancels_its_own_task_is_still_waited_for() -> None:
     async def work(tools: Tools) -> None:
         from agents import guarded_transport
 
-        run.sync_transport = guarded_transport(MockTransports(answer).http_sync())  # type: ignore[attr-defined]
+        run.sync_transport = guarded_transport(httpx.MockTransport(answer))  # type: ignore[attr-defined]
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(fetch,), daemon=True).start()
         await asyncio.to_thread(started.wait, SECONDS)

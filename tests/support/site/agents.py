@@ -15,8 +15,10 @@ from . import (  # noqa: F401  register their agents
     bending,
     forms,
     leavers,
+    leaving_work,
     orm,
     starters,
+    stuck,
     watch,
     witnesses,
 )

@@ -23,6 +23,7 @@ from agents import (
     cleanup,
     registry,
 )
+from agents.cancellation import StopMode
 from agents.environment import ChildEnd
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.testing import Run, observed_run, running
@@ -47,12 +48,14 @@ class Child:
     def __init__(self) -> None:
         self.ended: asyncio.Future[ChildEnd | None] = asyncio.get_running_loop().create_future()
         self.asked: list[str] = []
+        self.modes: list[StopMode] = []
 
     async def wait(self) -> ChildEnd | None:
         return await asyncio.shield(self.ended)
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         self.asked.append(reason)
+        self.modes.append(mode)
 
     def end(self, status: Any = "success", **options: Any) -> None:
         self.ended.set_result(ChildEnd(status, **options))
@@ -139,6 +142,23 @@ async def test_a_child_that_was_stopped_alone_is_an_error_that_can_be_caught(
 
     await within(SECONDS, run.task(work()))
     assert caller.child.asked == ["too dear"]
+
+
+async def test_a_stop_may_be_harder(run: AgentRun, caller: Caller, client: AgentClient) -> None:
+    async def work() -> None:
+        handle = await client.start("other")
+        await handle.stop("too dear")
+        await handle.stop(mode="abort")
+        await handle.stop("enough", mode=StopMode.ABANDON)
+        with pytest.raises(ValueError, match="kill"):
+            await handle.stop(mode="kill")
+        caller.child.end("stopped")
+        with pytest.raises(SubAgentStopped):
+            await handle
+
+    await within(SECONDS, run.task(work()))
+    assert caller.child.modes == ["graceful", "abort", "abandon"]
+    assert caller.child.asked == ["too dear", "", "enough"]
 
 
 async def test_a_wait_that_is_cut_leaves_the_child_alone(
@@ -405,7 +425,7 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
         return "done"
 
     async with running(caller) as run:
-        while run._guard._on_idle is None:  # it is over, and the call in flight is waited for
+        while len(run._guard._wakers) < 2:  # it is over, and the call in flight is waited for
             await asyncio.sleep(0.001)
         may_start.set()
         result = await run.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,29 +43,6 @@ async def test_pools_grow_when_all_are_busy_and_go_when_they_are_idle(
     assert server.open_count > 0  # closing a client leaves the shared connections alone
     await transports.aclose()
     await server.until(lambda: server.open_count == 0, "all connections to be closed")
-
-
-async def test_threads_share_pools_too(server: LLMServer) -> None:
-    transports = Transports(LOOPBACK)
-    pools: Any = transports.http_sync()
-    client = httpx.Client(transport=pools, timeout=10)
-    count = STREAMS_PER_POOL + 5
-    answers: list[str] = []
-    server.hold()
-    threads = [
-        threading.Thread(target=lambda: answers.append(client.get(server.url).text))
-        for _ in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    await server.until_requests(count)
-    assert [pool.busy_count for pool in pools._pools] == [STREAMS_PER_POOL, 5]
-    server.release()
-    for thread in threads:
-        await asyncio.to_thread(thread.join, 10)
-    assert answers == ["hello"] * count
-    assert [pool.busy_count for pool in pools._pools] == [0]
-    await transports.aclose()
 
 
 async def test_a_request_that_fails_gives_its_place_back() -> None:

@@ -22,7 +22,7 @@ from agents.tools.http.client import (
     open_client,
     open_sync_client,
 )
-from tests.support.agent_run import AgentRun
+from tests.support.agent_run import AgentRun, waiter
 from tests.support.http_clients import LOOPBACK
 from tests.support.page_server import PageServer
 
@@ -50,7 +50,7 @@ async def get(request: pytest.FixtureRequest) -> Any:
         if request.param == "async":
             client = open_client(run.guard, transports)
             return await run.task(client.get(url, **options))
-        sync_client = open_sync_client(run.guard, transports)
+        sync_client = open_sync_client(run.guard, transports, waiter())
         return await asyncio.to_thread(run.call, lambda: sync_client.get(url, **options))
 
     yield get

@@ -26,7 +26,7 @@ from agents.tools.http.client import (
 )
 from agents.tools.http.connections import AsyncTransport
 from agents.values.addresses import AllowList, Reach
-from tests.support.agent_run import AgentRun
+from tests.support.agent_run import AgentRun, waiter
 from tests.support.page_server import PageServer
 
 PAGES: dict[str, tuple[dict[str, Any], bytes]] = {"/": ({}, b"hello"), "/secret": ({}, b"secret")}
@@ -44,7 +44,7 @@ class Client:
         if self._kind == "async":
             client = open_client(self.run.guard, self._transports)
             return await self.run.task(client.get(url, **options))
-        sync_client = open_sync_client(self.run.guard, self._transports)
+        sync_client = open_sync_client(self.run.guard, self._transports, waiter())
         return await asyncio.to_thread(self.run.call, lambda: sync_client.get(url, **options))
 
     async def close(self) -> None:

@@ -135,7 +135,7 @@ async def test_an_abort_through_a_proxy_closes_the_connections(
         run.stop("abort")
         with suppress(AgentStopped):
             await within(2, call)
-        assert run.only("llm_call")["outcome"] == "stopped"
+        assert run.only("llm_call")["outcome"] == "aborted"
         await server.until(lambda: server.open_count == 0, "the connections to be closed")
         assert busy_counts(model) == [0]
 

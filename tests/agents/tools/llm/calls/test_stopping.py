@@ -164,7 +164,7 @@ async def test_an_abort_refuses_the_next_chunk_and_what_came_counts(
         await within(2, call)
     await server.until(lambda: server.aborted_count == 1, "the connection to be closed")
     event = run.only("llm_call")
-    assert event["outcome"] == "stopped"
+    assert event["outcome"] == "aborted"
     assert event["estimated"] is True
     assert event["text"] == run.shown
     assert 0 < event["output_tokens"] < 500
@@ -199,7 +199,7 @@ async def test_a_stop_in_the_middle_is_as_exact_in_every_form_of_answer(
     else:
         with pytest.raises(AgentStopped):
             await within(5, call)
-        assert run.only("llm_call")["outcome"] == "stopped"
+        assert run.only("llm_call")["outcome"] == "aborted"
         await server.until(lambda: server.open_count == 0, "the connection to be closed")
     with pytest.raises(AgentStopped):
         await ask(run, model)
