@@ -39,6 +39,7 @@ from hypothesis.stateful import (
 )
 
 from agents import AgentError, agent
+from agents.guard import Call
 from runs.actions import abandoning, leases, recovery, starting, stopping
 from runs.db import transactions
 from runs.delivery import notify
@@ -472,6 +473,8 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(abandoning, "RECENT", timedelta(days=10_000))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
+    # Without a loop no wait is cut: one that an abort has met goes on to the child's end.
+    monkeypatch.setattr(Call, "until_cut", lambda _, work: work)
     World.loop = asyncio.new_event_loop()  # only its futures are used; it never runs
     yield
     World.loop.close()
