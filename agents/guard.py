@@ -161,8 +161,10 @@ class Guard:
             self.is_abandoned = self._closed = self._is_over = True
         self.wake()
 
-    async def until(self, is_over: Callable[[], bool], *, is_quiet: bool = False) -> None:
-        """Wait until ``is_over()``, or until the run is abandoned.
+    async def until(
+        self, is_over: Callable[[], bool], *, is_quiet: bool = False, is_endless: bool = False
+    ) -> None:
+        """Wait until ``is_over()``; unless this ``is_endless``, also until the run is abandoned.
 
         It is asked again at ``wake()``; unless this ``is_quiet``, also when known work, a task or a
         call of the run ends.
@@ -177,7 +179,7 @@ class Guard:
         with self._lock:
             wakers.append(wake)
         try:
-            while not (self.is_abandoned or is_over()):
+            while not (is_over() or (self.is_abandoned and not is_endless)):
                 await changed.wait()
                 changed.clear()
         finally:

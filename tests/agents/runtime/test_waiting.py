@@ -251,11 +251,14 @@ async def test_an_abandoned_run_ends_at_once_and_its_code_finds_it_over(
     for tools in tools_of:
         with pytest.raises(RunIsOver):
             await tools.data_store.get("x")
+    leaving = asyncio.create_task(
+        run.guard.until(lambda: not (run.guard.has_work() or run.guard.tasks), is_endless=True)
+    )
+    await turns()
+    assert not leaving.done()
     let_go.set()
     witness.may_leave.set()
-    async with asyncio.timeout(SECONDS):
-        while run.guard.has_work() or run.guard.tasks or run.guard.closings:
-            await asyncio.sleep(0.001)
+    await within(SECONDS, leaving)
     assert run.trace.in_flight() == []
 
 
