@@ -95,8 +95,7 @@ def guarded_transport(inner: Any, **options: Unpack[_Options]) -> Any:
     Raises:
         TypeError: ``inner`` is not a transport.
     """
-    if options.get("public_only"):
-        public.kinds_of(inner)  # None is no transport here
+    if options.get("public_only") and inner is not None:  # for public_only(), None is no mistake
         inner = public.public_only(inner)
     return _guarded(inner, current_guard(), options.get("max_body_bytes", MAX_BODY_BYTES))
 
@@ -171,14 +170,12 @@ async def close_clients(guard: Guard) -> None:
 def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> Any:
     if isinstance(inner, _Guarding):
         return inner
-    is_async, is_sync = public.kinds_of(inner)
-    if is_async and is_sync:  # a fake, such as httpx.MockTransport
-        return _BothGuarding(inner, fallback, max_body_bytes)
-    return (_AsyncGuarding if is_async else _SyncGuarding)(inner, fallback, max_body_bytes)
+    kind = public.kind_of_wrapper(inner, _AsyncGuarding, _SyncGuarding)
+    return kind(inner, fallback, max_body_bytes)
 
 
 class _Guarding:
-    """What the guarded transports have in common. Each one is of httpx's and httpx2's kind."""
+    """What the guarded transports have in common."""
 
     def __init__(self, inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> None:
         self._inner = inner
@@ -212,7 +209,7 @@ class _Guarding:
         return call, guard
 
 
-class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
+class _AsyncGuarding(_Guarding):
     async def handle_async_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
         call, guard = self._admit(request, AsyncAtTheLastMoment)
@@ -265,7 +262,7 @@ class _AsyncGuarding(_Guarding, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransp
         await self._inner.aclose()
 
 
-class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
+class _SyncGuarding(_Guarding):
     def handle_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
         call, guard = self._admit(request, SyncAtTheLastMoment)
@@ -289,10 +286,6 @@ class _SyncGuarding(_Guarding, httpx.BaseTransport, httpx2.BaseTransport):
 
     def close(self) -> None:
         self._inner.close()
-
-
-class _BothGuarding(_AsyncGuarding, _SyncGuarding):
-    pass
 
 
 def _answered(

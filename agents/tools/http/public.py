@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from .addresses import Resolver, check_url, look_up, look_up_in_thread
 from .connections import AsyncTransport
 from .last_moment import has_moments
 
-__all__ = ["kinds_of", "public_only"]
+__all__ = ["kind_of_wrapper", "public_only"]
 
 _FAILED = (httpx.ConnectError, httpx.ConnectTimeout, httpx2.ConnectError, httpx2.ConnectTimeout)
 
@@ -45,26 +46,37 @@ def public_only(
         if guard is None and allow is None:
             return AsyncTransport(resolver=resolver)
         return AsyncTransport(Reach(allow or reach.allow, reach.proxy_url), resolver=resolver)
-    is_async, is_sync = kinds_of(inner)
-    if is_async and is_sync:  # a fake, such as httpx.MockTransport
-        return _BothPublicOnly(inner, resolver, allow)
-    return (_AsyncPublicOnly if is_async else _SyncPublicOnly)(inner, resolver, allow)
+    return kind_of_wrapper(inner, _AsyncPublicOnly, _SyncPublicOnly)(inner, resolver, allow)
 
 
-def kinds_of(inner: object) -> tuple[bool, bool]:
-    """Return whether a transport is for coroutines, and whether it is for threads.
+def kind_of_wrapper(inner: object, for_coroutines: type, for_threads: type) -> Any:
+    """Return the class of a transport that wraps ``inner``, made of the two that are given.
+
+    It is of ``inner``'s kinds, and of no others: the anthropic SDK takes transports of httpx2, and
+    refuses one that is a transport of httpx as well. A fake, such as ``httpx.MockTransport``, may
+    be for coroutines and for threads.
 
     Raises:
-        TypeError: it is not a transport.
+        TypeError: ``inner`` is not a transport.
     """
-    is_async = isinstance(inner, httpx.AsyncBaseTransport | httpx2.AsyncBaseTransport)
-    is_sync = isinstance(inner, httpx.BaseTransport | httpx2.BaseTransport)
-    if is_async or is_sync:
-        return is_async, is_sync
+    kinds = {
+        httpx.AsyncBaseTransport: for_coroutines,
+        httpx2.AsyncBaseTransport: for_coroutines,
+        httpx.BaseTransport: for_threads,
+        httpx2.BaseTransport: for_threads,
+    }
+    bases = [base for base in kinds if isinstance(inner, base)]
+    if bases:
+        return _made_of(*dict.fromkeys(kinds[base] for base in bases), *bases)
     raise TypeError(
         "this takes a transport of httpx or httpx2, such as httpx.AsyncHTTPTransport(),"
         f" not {type(inner).__name__}"
     )
+
+
+@functools.cache
+def _made_of(*bases: type) -> type:
+    return type(bases[0].__name__, bases, {})
 
 
 class _PublicOnly:
@@ -80,7 +92,7 @@ class _PublicOnly:
         return request.url.raw_host.decode("ascii"), port, self._allow
 
 
-class _AsyncPublicOnly(_PublicOnly, httpx.AsyncBaseTransport, httpx2.AsyncBaseTransport):
+class _AsyncPublicOnly(_PublicOnly):
     async def handle_async_request(self, request: Any) -> Any:
         addresses = await look_up(*self._asked(request), self._resolver)
         for address in addresses[:-1]:
@@ -94,7 +106,7 @@ class _AsyncPublicOnly(_PublicOnly, httpx.AsyncBaseTransport, httpx2.AsyncBaseTr
         await self._inner.aclose()
 
 
-class _SyncPublicOnly(_PublicOnly, httpx.BaseTransport, httpx2.BaseTransport):
+class _SyncPublicOnly(_PublicOnly):
     def handle_request(self, request: Any) -> Any:
         addresses = look_up_in_thread(*self._asked(request))
         for address in addresses[:-1]:
@@ -106,10 +118,6 @@ class _SyncPublicOnly(_PublicOnly, httpx.BaseTransport, httpx2.BaseTransport):
 
     def close(self) -> None:
         self._inner.close()
-
-
-class _BothPublicOnly(_AsyncPublicOnly, _SyncPublicOnly):
-    pass
 
 
 def _pinned(request: Any, address: str) -> Any:
