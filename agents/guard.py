@@ -33,6 +33,10 @@ WORK_KINDS: tuple[WorkKind, ...] = ("thread", "task", "process")
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
 PROTECTED_SECONDS = 0.1  # how often it asks whether a call or a cleanup() is over
+#: How long no other call may be in flight before a graceful stop cuts a stream without an end. It
+#: may be read by a task that takes its task group along, as in a client of MCP: the code that
+#: waits for a call there gets its answer first.
+QUIET_SECONDS = 0.1
 
 
 class Guard:
@@ -86,6 +90,8 @@ class Guard:
         self._quiet_wakers: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
+        self._endless = 0  # of these
+        self._left_at = 0.0  # when a call has last left, on time.monotonic()'s clock
         self._closed = False
         self._is_over = False
         self._cuts: dict[Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop]] = {}
@@ -234,7 +240,25 @@ class Guard:
         for cut, (rung, loop) in self._cuts.copy().items():
             if mode.rank >= rung.rank:
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(cut, context=Context())
+                    loop.call_soon_threadsafe(self._cut, cut, context=Context())
+
+    def _cut(self, cut: Callable[[], object]) -> None:
+        """Cut a call; during a graceful stop wait until it is alone. On the call's loop."""
+        if cut not in self._cuts:
+            return
+        if self.token.mode is not StopMode.GRACEFUL or self.is_quiet():
+            cut()
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(QUIET_SECONDS, self._cut, cut, context=Context())
+
+    def is_quiet(self) -> bool:
+        """Tell whether only streams without an end have been in flight for a moment of the stop."""
+        stopped_at = self.token.acknowledged_monotonic
+        with self._lock:
+            if stopped_at is None or self._in_flight > self._endless:
+                return False
+            return time.monotonic() >= max(stopped_at, self._left_at) + QUIET_SECONDS
 
     def _cut_code(self) -> None:
         """Cancel the code between two calls if it has not observed an abort by now; once."""
@@ -257,6 +281,7 @@ class Guard:
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
+            self._left_at = time.monotonic()
         if self._wakers:
             self.wake()
 
@@ -271,6 +296,7 @@ class Call:
         was_tried: the transport was given a request of this call.
         is_sent: a request of this call has left, perhaps in part; None if that is unknown. The
             transport notes both.
+        has_end: False if it is a stream that goes on for ever; ``note_endless`` says so.
     """
 
     _guard: Guard
@@ -282,6 +308,7 @@ class Call:
     id: str = ""
     was_tried: bool = False
     is_sent: bool | None = None
+    has_end: bool = True
     _completed: bool = False
     _was_cut: bool = False
 
@@ -348,6 +375,9 @@ class Call:
             )
         finally:
             guard.trace.end(self.id)
+            if not self.has_end:
+                with guard._lock:
+                    guard._endless -= 1
             guard._leave()
 
     def __enter__(self) -> Self:
@@ -363,10 +393,8 @@ class Call:
         self,
         work: Coroutine[Any, Any, T],
         record: Callable[[T], None] | None = None,
-        *,
-        cut_by: StopMode = StopMode.ABORT,
     ) -> T:
-        """Await ``work``; a stop that is softer than ``cut_by`` does not cut it.
+        """Await ``work``; an abort cuts it, and if the call has no end, so does a graceful stop.
 
         A TaskGroup answers a stop in one branch by cancelling the others, but their calls in flight
         must finish. ``record(result)`` is called before a cancellation that came meanwhile is
@@ -389,12 +417,12 @@ class Call:
 
         def on_cancel() -> None:
             nonlocal is_cancelled, is_cut
-            if not is_cancelled and self.may_be_cut():
+            if not is_cancelled and (self.may_be_cut() or not (self.has_end or has_cleanup())):
                 is_cancelled = True
                 is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
                 task.cancel()  # once: a second one makes httpx lose connections of its pool
 
-        self._add_cut(cut, cut_by)
+        self._add_cut(cut, StopMode.ABORT if self.has_end else StopMode.GRACEFUL)
         try:
             interruption = await wait_out(task, on_cancel)
         finally:
@@ -485,7 +513,17 @@ class Call:
         guard._cuts[cut] = (rung, asyncio.get_running_loop())
         mode = guard.token.mode
         if mode is not None and mode.rank >= rung.rank:  # it came before
-            cut()
+            guard._cut(cut)
+
+    def note_endless(self) -> None:
+        """Say that the call has no end of its own: a graceful stop does not wait for it."""
+        with self._guard._lock:
+            self.has_end = False
+            self._guard._endless += 1
+
+    def is_quiet(self) -> bool:
+        """See ``Guard.is_quiet``."""
+        return self._guard.is_quiet()
 
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""

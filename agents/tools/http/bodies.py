@@ -65,17 +65,20 @@ class _Body:
         self._guard = guard
         # A GET subscribes to events. The stream that answers a POST, such as a model's, ends.
         self._has_end = request.method != "GET" or not is_event_stream(response.headers)
-        self._cut_by = StopMode.ABORT if self._has_end else StopMode.GRACEFUL
         self._is_over = False
         self._closed = False
         self._error: BaseException | None = None
         if guard is not None:
             note_open(guard, self)
+            if not self._has_end:
+                call.note_endless()
 
     def _check(self) -> None:
         if self._is_over:
             raise RunIsOver("this run is over; its responses can't be read any more")
-        check(self._call, self._cut_by)
+        check(self._call)
+        if not self._has_end and self._call.is_quiet():
+            check(self._call, StopMode.GRACEFUL)
 
     def _forget(self) -> None:
         assert self._guard is not None
@@ -113,7 +116,7 @@ class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
         if self._guard is None:
             return await anext(chunks, None)
         try:
-            return await self._call.uninterrupted(self._read(chunks), cut_by=self._cut_by)
+            return await self._call.uninterrupted(self._read(chunks))
         except asyncio.CancelledError:
             if not self._is_over:
                 await self._finish(chunks)

@@ -10,7 +10,7 @@ import pytest
 
 from agents import AgentStopped, cleanup
 from agents.cancellation import StopMode
-from agents.guard import Call
+from agents.guard import QUIET_SECONDS
 from tests.support.agent_run import AgentRun, turn_loop, within
 from tests.support.guarded_calls import SECONDS, Backend, complaints_of_the_collector, guarded
 
@@ -172,18 +172,17 @@ async def test_a_call_that_is_registered_after_the_abort_is_cut(
             await within(SECONDS, task)
 
 
+async def _subscribe(run: AgentRun, backend: Backend) -> None:
+    with run.guard.call("http", "GET x") as call:
+        call.note_endless()
+        await call.uninterrupted(backend.work())
+
+
 @pytest.mark.parametrize("mode", ["graceful", "abort"])
 async def test_what_has_no_end_is_cut_by_any_stop(
     run: AgentRun, backend: Backend, mode: str
 ) -> None:
-    async def subscribe(call: Call) -> None:
-        await call.uninterrupted(backend.work(), cut_by=StopMode.GRACEFUL)
-
-    async def agent() -> None:
-        with run.guard.call("http", "GET x") as call:
-            await subscribe(call)
-
-    task = run.task(agent())
+    task = run.task(_subscribe(run, backend))
     await within(SECONDS, backend.started.wait())
     run.stop(mode)
     with pytest.raises(AgentStopped):
@@ -191,3 +190,38 @@ async def test_what_has_no_end_is_cut_by_any_stop(
     assert backend.cut == 1
     assert run.only("http")["outcome"] == ("stopped" if mode == "graceful" else "aborted")
     assert run.guard.calls_cut == (mode == "abort")
+
+
+async def test_what_has_no_end_is_cut_only_after_the_calls_in_flight(
+    run: AgentRun, backend: Backend
+) -> None:
+    """Code that waits for such a call may be cancelled with the stream: a client of MCP is."""
+    other = Backend()
+    endless = run.task(_subscribe(run, backend))
+    call = run.task(guarded(run.guard, other))
+    await within(SECONDS, backend.started.wait())
+    await within(SECONDS, other.started.wait())
+    run.stop()
+    for _ in range(3):
+        await asyncio.sleep(QUIET_SECONDS)
+    assert not endless.done()
+    other.may_end.set()
+    assert await within(SECONDS, call) == "result"
+    assert not endless.done()
+    with pytest.raises(AgentStopped):
+        await within(SECONDS, endless)
+
+
+async def test_a_cancellation_cuts_what_has_no_end_although_a_stop_is_on_its_way(
+    run: AgentRun, backend: Backend
+) -> None:
+    other = Backend()
+    endless = run.task(_subscribe(run, backend))
+    call = run.task(guarded(run.guard, other))
+    await within(SECONDS, backend.started.wait())
+    run.stop()
+    endless.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(SECONDS, endless)
+    other.may_end.set()
+    await within(SECONDS, call)
