@@ -11,21 +11,25 @@ ARGS ?=
 PY := .venv/bin/python
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
+# The frameworks' pins differ from ours, so they have an environment of their own.
+FRAMEWORKS_PY := .venv-frameworks/bin/python
+FRAMEWORKS_STAMP := .venv-frameworks/.installed
 LAYER_TEST := tests/test_layers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test test-everywhere check format lock bench clean
+.PHONY: help run venv test test-everywhere test-frameworks check format lock bench clean
 
 help:
 	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
 	@echo "make test    every test; ARGS=... goes to pytest; REQUIRE_ALL=1 makes a skipped test a failure"
 	@echo "make test-everywhere   the whole suite on PostgreSQL and Redis, too"
+	@echo "make test-frameworks   stops in LangChain, pydantic-ai and others, in an environment of their own"
 	@echo "make check   format, lint, types, missing migrations, layers"
 	@echo "make format  put the code into shape"
 	@echo "make bench   measure"
 	@echo "make venv    only make .venv, with what development needs"
 	@echo "make lock    pin the newest versions of requirements*.in, with hashes (needs uv)"
-	@echo "make clean   remove .venv"
+	@echo "make clean   remove .venv and .venv-frameworks"
 
 run: export DJANGO_DEBUG = 1
 run: $(RUN_STAMP)
@@ -44,6 +48,10 @@ test: $(DEV_STAMP)
 test-everywhere: export DJANGO_DEBUG = 1
 test-everywhere: $(DEV_STAMP)
 	@exec $(PY) -m tests --everywhere $(ARGS)
+
+test-frameworks: export DJANGO_DEBUG = 1
+test-frameworks: $(FRAMEWORKS_STAMP)
+	@exec env -u DATABASE_URL -u REDIS_URL $(FRAMEWORKS_PY) -m pytest tests/frameworks $(ARGS)
 
 check: export DJANGO_DEBUG = 1
 check: $(DEV_STAMP)
@@ -64,32 +72,40 @@ bench: $(DEV_STAMP)
 lock:
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements.in -o requirements.txt
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-dev.in -o requirements-dev.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-frameworks.in -o requirements-frameworks.txt
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-frameworks
 
-# --- .venv: a stamp per requirements file, so that make installs only after a change ------------
+# --- the environments: a stamp per requirements file, so that make installs only after a change ------------
 
 # -qq: a newcomer can't act on pip's warnings about indexes and wheels.
 # A half-made or foreign .venv (interrupted, moved, without its Python) is made again.
+# The first argument is the environment.
 define make_venv
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Halting needs Python 3.11 or newer, and $(PYTHON) is" \
 			"$$("$(PYTHON)" --version 2>/dev/null || echo not there). Name one that is:" \
 			"make $(MAKECMDGOALS) PYTHON=python3.13" >&2; \
 		exit 1; }
-	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1)
 endef
 
 $(RUN_STAMP): requirements.txt
-	$(make_venv)
+	$(call make_venv,.venv)
 	@echo "Installing requirements.txt into .venv ..."
 	@$(PY) -m pip install -qq --require-hashes -r requirements.txt
 	@touch $(RUN_STAMP)
 
 # requirements-dev.txt has the pins of requirements.txt, too, so it satisfies both.
 $(DEV_STAMP): requirements-dev.txt requirements.txt
-	$(make_venv)
+	$(call make_venv,.venv)
 	@echo "Installing requirements-dev.txt into .venv ..."
 	@$(PY) -m pip install -qq --require-hashes -r requirements-dev.txt
 	@touch $(RUN_STAMP) $(DEV_STAMP)
+
+$(FRAMEWORKS_STAMP): requirements-frameworks.txt
+	$(call make_venv,.venv-frameworks)
+	@echo "Installing requirements-frameworks.txt into .venv-frameworks ..."
+	@$(FRAMEWORKS_PY) -m pip install -qq --require-hashes -r requirements-frameworks.txt
+	@touch $(FRAMEWORKS_STAMP)

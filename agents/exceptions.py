@@ -28,6 +28,7 @@ these catches it. (mypy: the two libraries' errors each refer to a request of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import httpx
 import httpx2
@@ -57,6 +58,14 @@ class AgentStopped(BaseException):
     Let it pass. Tidy up in ``finally``, and save what you have inside ``cleanup()``. Swallowing it
     only delays the stop to the next guard.
     """
+
+    # LangChain's agenerate() gathers replies and errors. It takes what is no Exception for a reply,
+    # and reports that reply's parts before it raises what it got. Without these two that is an
+    # AttributeError, and an agent with retries or fallbacks goes on. They can go when it no longer
+    # reads them: langchain_core/language_models/chat_models.py (1.8) of
+    # https://github.com/langchain-ai/langchain
+    generations: ClassVar[tuple[()]] = ()
+    llm_output: ClassVar[None] = None
 
 
 class AgentError(Exception):

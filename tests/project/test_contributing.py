@@ -59,6 +59,14 @@ class TestWorkflow:
             assert package in install
             assert package in script
 
+    def test_the_frameworks_are_tested_in_a_job_of_their_own(self) -> None:
+        [test] = [step for step in _job("frameworks")["steps"] if step.get("name") == "Test"]
+        assert test == {
+            "name": "Test",
+            "env": {"REQUIRE_ALL": "1"},
+            "run": "make test-frameworks",
+        }
+
     @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
     def test_each_target_of_make_is_there(self, path: Path) -> None:
         text = path.read_text()
