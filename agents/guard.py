@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,7 +94,10 @@ class Guard:
         self._left_at = 0.0  # when a call has last left, on time.monotonic()'s clock
         self._closed = False
         self._is_over = False
-        self._cuts: dict[Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop]] = {}
+        # With the loop that is to cut; None for what may be cut in any thread.
+        self._cuts: dict[
+            Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop | None]
+        ] = {}
         token.add_observer(self._on_observed)
         token.add_callback(self._on_request)
 
@@ -237,10 +240,14 @@ class Guard:
                 loop.call_soon_threadsafe(
                     loop.call_later, COMPUTING_SECONDS, self._cut_code, context=Context()
                 )
-        for cut, (rung, loop) in self._cuts.copy().items():
-            if mode.rank >= rung.rank:
-                with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._cut, cut, context=Context())
+        for cut, (rung, own_loop) in self._cuts.copy().items():
+            if mode.rank < rung.rank:
+                continue
+            if own_loop is None:
+                self._cut(cut)
+                continue
+            with suppress(RuntimeError):
+                own_loop.call_soon_threadsafe(self._cut, cut, context=Context())
 
     def _cut(self, cut: Callable[[], object]) -> None:
         """Cut a call; during a graceful stop wait until it is alone. On the call's loop."""
@@ -464,6 +471,30 @@ class Call:
         finally:
             del self._guard._cuts[cut]
 
+    @contextmanager
+    def cut_in_thread(self, cut: Callable[[], object]) -> Iterator[None]:
+        """Let an abort call ``cut``, in any thread, so that a wait of this thread fails.
+
+        Raises:
+            AgentStopped: the block has failed after that.
+        """
+        was_cut = False
+
+        def cut_once() -> None:
+            nonlocal was_cut
+            was_cut = True
+            cut()
+
+        self._add_cut(cut_once, StopMode.ABORT)
+        try:
+            yield
+        except Exception:
+            if was_cut:
+                self.refuse()
+            raise
+        finally:
+            del self._guard._cuts[cut_once]
+
     async def wait_out(
         self, task: asyncio.Future[Any], on_cancel: Callable[[], object]
     ) -> asyncio.CancelledError | None:
@@ -503,14 +534,14 @@ class Call:
         guard.token.refuse(self.tool, self.label)
 
     def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> None:
-        """Let a stop of this rung, or a harder one, call ``cut`` on this loop.
+        """Let a stop of this rung, or a harder one, call ``cut``: on this loop, if there is one.
 
         An abort shortens no ``cleanup()``, and cuts nothing that must be finished.
         """
         guard = self._guard
         if has_cleanup() or not self._is_cuttable:
             rung = StopMode.ABANDON
-        guard._cuts[cut] = (rung, asyncio.get_running_loop())
+        guard._cuts[cut] = (rung, asyncio._get_running_loop())
         mode = guard.token.mode
         if mode is not None and mode.rank >= rung.rank:  # it came before
             guard._cut(cut)

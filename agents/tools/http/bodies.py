@@ -7,6 +7,7 @@ happens. This module knows no transport.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from agents.process.own_threads import COMPUTING
 from agents.tools.waiting import undisturbed
 
 from .decoding import is_event_stream
+from .sockets import shut_down_response
 
 __all__ = ["AsyncBody", "SyncBody", "check", "note_open", "take_open"]
 
@@ -189,6 +191,10 @@ class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):
 class SyncBody(_Body, httpx.SyncByteStream, httpx2.SyncByteStream):
     _reading = False
 
+    def __init__(self, request: Any, response: Any, call: Call, guard: Guard | None) -> None:
+        self._cut = functools.partial(shut_down_response, response.extensions)
+        super().__init__(request, response, call, guard)
+
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._stream)
         try:
@@ -196,7 +202,8 @@ class SyncBody(_Body, httpx.SyncByteStream, httpx2.SyncByteStream):
                 self._check()
                 self._reading = True
                 try:
-                    chunk = next(chunks, None)
+                    with self._call.cut_in_thread(self._cut):
+                        chunk = next(chunks, None)
                 finally:
                     self._reading = False
                 if chunk is None:

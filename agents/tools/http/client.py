@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
@@ -32,6 +33,7 @@ from .last_moment import (
 )
 from .pools import Transports
 from .public import public_only
+from .sockets import shut_down_request
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -266,8 +268,13 @@ class _SyncGuarding(_Guarding):
     def handle_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
         call, guard = self._admit(request, SyncAtTheLastMoment)
+        trace = request.extensions.get("trace")
+
+        def cut() -> None:
+            shut_down_request(self._inner, trace)
+
         try:
-            with waiting():
+            with waiting(), nullcontext() if call is None else call.cut_in_thread(cut):
                 response = self._inner.handle_request(request)
         except BaseException as error:
             if call is not None and guard is not None:
