@@ -51,11 +51,6 @@ class Kept:
         self.text = ""
 
 
-def is_cut(mode: str, place: str) -> bool:
-    """Return whether a stop cuts a request in flight: an abort does, except in a thread."""
-    return mode == "abort" and place == "loop"
-
-
 def make_agent(
     place: str, function: Callable[..., Any], *, uses_tools: bool = False, keeps_text: bool = False
 ) -> Any:
@@ -171,10 +166,12 @@ async def test_stop_in_a_call(
             server.let_go()
         await server.until_requests(turn)
         run.stop(mode, REASON)
-        if not is_cut(mode, place):
+        if mode == "graceful":
             server.release()
         result = await assert_stopped(run, server, caplog, requests=turn)
-    finished = turn if not is_cut(mode, place) else turn - 1
+        if mode == "abort":
+            await server.until(lambda: server.aborted_count == 1, "a closed connection")
+    finished = turn if mode == "graceful" else turn - 1
     assert server.completed_count == finished
     assert result.partial_result == [f"thing {number}" for number in range(finished)]
 
@@ -188,10 +185,12 @@ async def test_stop_in_a_stream(
     async with running(make_agent(place, function, keeps_text=True), seconds=20) as run:
         await run.until("progress")
         run.stop(mode, REASON)
-        if not is_cut(mode, place):
+        if mode == "graceful":
             server.release()
         result = await assert_stopped(run, server, caplog, requests=1)
-    assert result.partial_result == ("Let me look." if not is_cut(mode, place) else "Let ")
+        if mode == "abort":
+            await server.until(lambda: server.aborted_count == 1, "a closed connection")
+    assert result.partial_result == ("Let me look." if mode == "graceful" else "Let ")
 
 
 @pytest.mark.parametrize("mode", MODES)
