@@ -6,10 +6,14 @@ The same holds as in test_matrix.py.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import operator
+from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 
+from agents import Tools, agent, check_should_stop
 from agents.testing import ScriptedModel, running
 
 from .model_server import Answer, ModelServer
@@ -137,3 +141,37 @@ async def test_stop_in_the_pause_before_a_retry(
         await run.until("http")
         run.stop(mode, REASON)
         await assert_stopped(run, server, caplog, requests=1)
+
+
+async def test_a_graph_with_a_checkpointer_continues_where_it_was_stopped(
+    server: ModelServer,
+) -> None:
+    class State(TypedDict):
+        done: Annotated[list[str], operator.add]
+
+    async def one(state: State) -> State:
+        return {"done": ["one"]}
+
+    async def two(state: State) -> State:
+        check_should_stop()
+        return {"done": ["two"]}
+
+    builder = StateGraph(State)
+    builder.add_sequence([one, two])
+    builder.add_edge(START, "one")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    async def under_test(tools: Tools) -> None:
+        await tools.call_llm([{"role": "user", "content": "Hello."}])
+        await graph.ainvoke({"done": []}, config)
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        run.stop()
+        return "It is fine."
+
+    async with running(agent("under_test")(under_test), model=ScriptedModel(reply)) as run:
+        result = await run.result()
+    assert (result.status, result.cleanup_error) == ("stopped", None)
+    assert (await graph.aget_state(config)).next == ("two",)
+    assert await graph.ainvoke(None, config) == {"done": ["one", "two"]}

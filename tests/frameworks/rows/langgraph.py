@@ -10,6 +10,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import RetryPolicy
 
 from .langchain import model, sync_model
@@ -42,8 +43,6 @@ def _graph(ask: Any, use: Any) -> Any:
 
 
 def _async_graph(chat: ChatOpenAI, look: Look) -> Any:
-    from langgraph.prebuilt import ToolNode
-
     bound = chat.bind_tools([tool(look)])
 
     async def ask(state: State) -> Any:
@@ -53,8 +52,6 @@ def _async_graph(chat: ChatOpenAI, look: Look) -> Any:
 
 
 def _sync_graph(chat: BaseChatModel, look: SyncLook) -> Any:
-    from langgraph.prebuilt import ToolNode
-
     bound = chat.bind_tools([tool(look)])
 
     def ask(state: State) -> Any:

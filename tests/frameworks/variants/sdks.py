@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import anthropic
 import openai
 
 from ..rows.anthropic_sdk import ASKED, anthropic_client, anthropic_sync_client
@@ -50,8 +51,6 @@ async def openai_stream_helper(look: Look, hear: Hear) -> None:
 
 
 async def anthropic_tool_runner_stream(look: Look, hear: Hear) -> None:
-    import anthropic
-
     tool = anthropic.beta_async_tool(look)
     async with anthropic_client() as client:
         async for answer in client.beta.messages.tool_runner(tools=[tool], stream=True, **ASKED):
