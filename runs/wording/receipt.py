@@ -9,9 +9,11 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from agents.cancellation import StopMode
 from runs.status import TERMINAL, Status
 
 from .directions import upright
+from .left_behind import left_behind, unwatched
 from .stop import Call, Run, call_kind, stopping_text
 from .time import as_datetime, clock, duration, seconds_between
 
@@ -32,6 +34,25 @@ _AFTER = {
     "agents.start": gettext_lazy("the sub-agent %(name)s was queued"),
 }
 _AFTER_ANY = gettext_lazy("the call in flight had completed")
+
+#: What a limit allowed, by its kind.
+_ALLOWED = {
+    "wall": gettext_lazy("it may take %(time)s"),
+    "idle": gettext_lazy("it may do nothing for %(time)s"),
+    "hold": gettext_lazy("it may be paused for %(time)s"),
+    "tokens": gettext_lazy("at most %(number)s tokens"),
+    "cost": gettext_lazy("a cost of at most %(number)s"),
+    "llm_calls": gettext_lazy("at most %(number)s LLM calls"),
+    "calls": gettext_lazy("at most %(number)s calls"),
+    "loop": gettext_lazy("the same calls came again and again"),
+    "condition": gettext_lazy("a condition of its own"),
+}
+_OF = {
+    "tree": gettext_lazy(", with its sub-agents"),
+    "agent": gettext_lazy(", for all runs of its agent"),
+    "owner": gettext_lazy(", for all runs of its owner"),
+    "all": gettext_lazy(", for all runs"),
+}
 
 
 def sentences(
@@ -57,10 +78,10 @@ def sentences(
         said = [_stopped(run, stop, words), _escalation(stop, now)]
         said += _ended(run, stop, list(waited_for), result_below)
     elif run["status"] in TERMINAL:
-        said = [_finished_first(run, words)]
+        said = [_finished_first(run, words), unwatched(**run.get("unwatched", {}))]
     else:
         asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
+        said = [asked, _escalation(stop, now), *_plans(stop, now), f"{stopping_text(run)}."]
     return [sentence for sentence in said if sentence]
 
 
@@ -104,6 +125,8 @@ def _finished_first(run: Run, words: Mapping[str, str]) -> str:
 
 def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
     if stop["via"] == "budget":
+        if limit := stop.get("limit"):
+            return _("Stopped at %(at)s by a limit: %(limit)s.") % {**words, "limit": _limit(limit)}
         return _("Stopped by its budget at %(at)s%(because)s.") % words
     if stop["via"] == "account":
         return _("Stopped at %(at)s, because its owner's account was deactivated.") % words
@@ -114,24 +137,58 @@ def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
     return _("Stopped%(by)s at %(at)s%(because)s.") % words
 
 
+def _limit(limit: Mapping[str, Any]) -> str:
+    """Say what a limit allowed: ``it may take 10:00``, ``at most 20 LLM calls, for all runs``."""
+    kind, value = str(limit["kind"]), limit.get("limit")
+    known = _ALLOWED.get(kind)
+    if known is None or (value is None and "%(" in str(known)):
+        said = upright(kind)
+    else:
+        said = known % {
+            "time": duration(float(value or 0)),
+            "number": f"{value:,}" if isinstance(value, int | float) else value,
+        }
+    return f"{said}{_OF.get(str(limit.get('scope')), '')}"
+
+
 def _escalation(stop: Stop, now: datetime | None) -> str:
+    """Say when the stop last became harder, and by whom."""
     if not stop.get("escalated_at"):
         return ""
-    at = clock(stop["escalated_at"], now=now)
-    name = upright(stop.get("escalated_by") or "")
-    by = _(" by %(name)s") % {"name": name} if name else ""
-    words = {"mode": stop["mode"], "at": at, "by": by}
-    return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
+    words = {"at": clock(stop["escalated_at"], now=now), "by": _escalated_by(stop)}
+    if stop["mode"] == StopMode.ABANDON:
+        return _("It was given up at %(at)s%(by)s.") % words
+    return _("From %(at)s on calls in flight were cut%(by)s.") % words
+
+
+def _escalated_by(stop: Stop) -> str:
+    if name := upright(stop.get("escalated_by") or ""):
+        return _(", asked for by %(name)s") % {"name": name}
+    due = stop.get("abandon_at" if stop["mode"] == StopMode.ABANDON else "abort_at")
+    is_planned = due and as_datetime(due) <= as_datetime(stop["escalated_at"])
+    return _(", as planned") if is_planned else ""
+
+
+def _plans(stop: Stop, now: datetime | None) -> Iterator[str]:
+    """Yield what happens by itself if the run has not ended by then."""
+    rank = StopMode(stop["mode"] or StopMode.GRACEFUL).rank
+    if (at := stop.get("abort_at")) and rank < StopMode.ABORT.rank:
+        yield _("At %(at)s the calls in flight are cut.") % {"at": clock(at, now=now)}
+    if (at := stop.get("abandon_at")) and rank < StopMode.ABANDON.rank:
+        yield _("At %(at)s it is given up.") % {"at": clock(at, now=now)}
 
 
 def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool) -> Iterator[str]:
     """Yield what the stop did to the run."""
     if not run.get("started_at"):
         yield _("It had not started.")
+    elif stop.get("abandoned"):
+        yield from left_behind(run)
     elif not stop.get("observed_at"):
         yield _("Its worker was lost; the run was ended without it.")
     else:
-        yield _effect(stop, waited_for)
+        yield _effect(stop, [call for call in waited_for if call.get("outcome") != "aborted"])
+        yield from _cut(stop)
         count = stop.get("calls_started_after_acknowledgement") or 0
         more = ngettext(
             "%(count)d call was started all the same.",
@@ -142,8 +199,7 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
     if error := stop.get("cleanup_error"):
         words = {name: upright(text) for name, text in error.items()}
         yield _("While cleaning up it failed with %(type)s: %(message)s") % words
-    if stop.get("abandoned"):
-        yield _("Its code may still be running; what it does is not recorded.")
+    yield unwatched(**run.get("unwatched", {}))
     if run.get("partial_result") is None:
         if run.get("started_at"):
             yield _("It left no partial result.")
@@ -151,6 +207,14 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
         yield _("What it had so far is kept below.")
     else:
         yield _("What it had so far is kept.")
+
+
+def _cut(stop: Stop) -> Iterator[str]:
+    if count := stop.get("calls_cut") or 0:
+        words = ngettext("Cut %(count)d call.", "Cut %(count)d calls.", count)
+        yield words % {"count": count}
+    elif stop["mode"] == StopMode.ABORT:
+        yield _("There was no call to cut.")
 
 
 def _effect(stop: Stop, waited_for: Sequence[Call]) -> str:

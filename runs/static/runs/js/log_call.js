@@ -24,10 +24,14 @@ export function inFlightParts({ tool, label }) {
   if (tool === "http") return { kind: "HTTP", parts: [foreign(label)] };
   if (tool === "agents.start") return { kind: "Agent", parts: [["starting ", foreign(label)]] };
   if (tool === "agents.call" || tool === "agents.wait") return { kind: "Agent", parts: [foreign(label)] };
+  if (tool in WORK) return { kind: WORK[tool], parts: [foreign(label)] };
   const [store, method] = String(tool).split(".");
   if (store === "data_store") return { kind: "Store", parts: [[METHODS[method]?.[0] ?? method, " ", foreign(label)]] };
   return { kind: "Call", parts: [[foreign(tool), " ", foreign(label)]] };
 }
+
+// Code that the agent has started, and that is no call.
+const WORK = { thread: "Thread", task: "Task", process: "Process" };
 
 const CALLS = {
   llm_call: (data, took) => ({

@@ -25,7 +25,7 @@ export class Group {
     this.#isRoot = isRoot;
     this.isPlaced = isRoot;
     this.#build(addressOf);
-    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
+    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, (body) => stopChild(id, body)) : null;
     this.timeline = new Timeline(this.parts.body);
     this.live = new LiveRows(this.parts.live);
     this.progress = new ProgressBar(this.parts.progress);
@@ -60,7 +60,7 @@ export class Group {
     showDuration(this.parts.time, run);
     this.parts.usage.textContent = words.usage ?? "";
     this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
-    this.stop?.update(run.status, this.isAlive);
+    this.stop?.update(run.status, this.isAlive, words.offer);
     this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
       this.live.clear();
@@ -76,7 +76,9 @@ export class Group {
   activity({ in_flight: calls, words }) {
     if (!this.#isOver) this.#inFlight = calls;
     this.showLive();
-    if (words) this.parts.usage.textContent = words.usage ?? "";
+    if (!words) return;
+    this.parts.usage.textContent = words.usage ?? "";
+    if (this.#run) this.stop?.update(this.#run.status, this.isAlive, words.offer);
   }
 
   /** Show a piece of what a model is writing. */

@@ -102,14 +102,21 @@ function loopBlocked(data) {
 }
 
 function stopRequested(data) {
+  if (data.escalated_at) return stopHardened(data);
+  if (data.mode === "abandon") return ["Given up", data.requested_by && [" by ", foreign(data.requested_by)]];
   const by = data.requested_by && [" by ", foreign(data.requested_by)];
   const reason = asText(data.reason).trim();
   const because = reason && [": ", foreign(reason)];
   if (data.via === "budget") return ["Stop asked for by its budget", because];
   if (data.via === "account") return ["Stop asked for, because its owner's account was deactivated"];
   const withParent = data.via === "parent" && ", with the run that called it";
-  const how = data.mode && data.mode !== "graceful" && ` (${data.mode})`;
+  const how = data.mode === "abort" && ", cutting the calls in flight";
   return ["Stop asked for", by, withParent, how, because];
+}
+
+function stopHardened(data) {
+  const what = data.mode === "abandon" ? "Given up" : "From here on calls in flight are cut";
+  return [what, data.escalated_by && [", asked for by ", foreign(data.escalated_by)], data.planned && ", as planned"];
 }
 
 function stopObserved(data) {
