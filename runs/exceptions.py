@@ -3,7 +3,6 @@
 RunError                    code: the stable word that doors answer with
 ├── RunAlreadyFinished      a stop of a run that is over; run: the record, as in a list
 ├── StopNotPermitted        this user may see the run, but not stop it
-├── ModeNotAvailable        a mode of stopping that is not built yet
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
 ├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
@@ -25,7 +24,6 @@ __all__ = [
     "IdempotencyMismatch",
     "InputTooLarge",
     "LeaseLost",
-    "ModeNotAvailable",
     "ParentIsStopping",
     "PriorityNotPermitted",
     "QuotaExceeded",
@@ -50,10 +48,6 @@ class RunAlreadyFinished(RunError):
 
 class StopNotPermitted(RunError):
     code = "permission_denied"
-
-
-class ModeNotAvailable(RunError):
-    code = "mode_not_available"
 
 
 class PriorityNotPermitted(RunError):

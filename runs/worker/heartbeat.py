@@ -16,7 +16,7 @@ from django.db import Error, connection, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
-from runs.actions import leases, recovery
+from runs.actions import leases, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs, stops
@@ -101,6 +101,7 @@ class Heartbeat:
         """Do what is due; return whether there is more to do without a pause."""
         self.renew_if_due()
         is_more = self._reaper.tick()
+        is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
         stops.deliver_missed(self.id)
         return is_more
 
