@@ -56,6 +56,7 @@ _WAITED_FOR_COUNT = 50  # events after a stop that are searched for the calls it
 _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
+    *("stop_abort_at", "stop_abandon_at"),
 )
 #: A run, and the first and last event of a page of its log.
 _Page = tuple[uuid.UUID, int, int]
