@@ -52,7 +52,8 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield _stop(data), "muted"
         case "stop_observed":
             what = " ".join(str(data[key]) for key in ("tool", "label") if data.get(key))
-            yield f"observed the stop at {what}", "muted"
+            at = "observed the stop at"
+            yield "its code was interrupted" if what == "abort" else f"{at} {what}", "muted"
         case "loop_blocked":
             verb = "blocked" if data.get("is_over") else "blocks"
             yield f"{verb} the agents' loop: {_ms(data.get('blocked_ms'))}", "warning"

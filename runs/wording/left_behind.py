@@ -35,17 +35,22 @@ def is_still_running(run: Run) -> bool:
     return any(not one["ended_at"] for one in stop.get("left_behind") or ())
 
 
-def left_behind(run: Run) -> Iterator[str]:
-    """Yield the sentences about what was still running when a run was given up."""
+def left_behind(run: Run, given_up: str) -> Iterator[str]:
+    """Yield the sentences about what was still running when a run was given up.
+
+    ``given_up`` is their beginning: ``Given up``, or ``Given up at 14:03:40 by demo``.
+    """
     stop = run["stop"]
     left = list(stop.get("left_behind") or ())
     running = [one for one in left if not one["ended_at"]]
     ended = [one for one in left if one["ended_at"]]
     if running or not left:
         what = _counted(running) if left else _("its code")
-        words = {"what": what, "which": _which(running)}
-        yield _("Given up: %(what)s may still run%(which)s.") % words
+        words = {"given_up": given_up, "what": what, "which": _which(running)}
+        yield _("%(given_up)s: %(what)s may still run%(which)s.") % words
         yield _("What it does is not recorded, and it can store nothing.")
+    else:
+        yield f"{given_up}."
     if ended:
         last = max(as_datetime(one["ended_at"]) for one in ended)
         later = (

@@ -76,7 +76,7 @@ def sentences(
     words = {"at": at, "by": _by(stop), "because": _because(stop)}
     if run["status"] == Status.STOPPED:
         said = [_stopped(run, stop, words), _escalation(stop, now)]
-        said += _ended(run, stop, list(waited_for), result_below)
+        said += _ended(run, stop, list(waited_for), result_below, now)
     elif run["status"] in TERMINAL:
         said = [_finished_first(run, words), unwatched(**run.get("unwatched", {}))]
     else:
@@ -152,18 +152,24 @@ def _limit(limit: Mapping[str, Any]) -> str:
 
 
 def _escalation(stop: Stop, now: datetime | None) -> str:
-    """Say when the stop last became harder, and by whom."""
-    if not stop.get("escalated_at"):
+    """Say from when on calls were cut, if the stop began more gently, and who asked for that."""
+    if not stop.get("escalated_at") or stop["mode"] == StopMode.ABANDON:
         return ""
     words = {"at": clock(stop["escalated_at"], now=now), "by": _escalated_by(stop)}
-    if stop["mode"] == StopMode.ABANDON:
-        return _("It was given up at %(at)s%(by)s.") % words
     return _("From %(at)s on calls in flight were cut%(by)s.") % words
+
+
+def _given_up(stop: Stop, now: datetime | None) -> str:
+    """Return ``Given up at 14:03:40 by demo``; without instant and name if it was the first act."""
+    if not stop.get("escalated_at"):
+        return _("Given up")
+    words = {"at": clock(stop["escalated_at"], now=now), "by": _escalated_by(stop)}
+    return _("Given up at %(at)s%(by)s") % words
 
 
 def _escalated_by(stop: Stop) -> str:
     if name := upright(stop.get("escalated_by") or ""):
-        return _(", asked for by %(name)s") % {"name": name}
+        return _(" by %(name)s") % {"name": name}
     due = stop.get("abandon_at" if stop["mode"] == StopMode.ABANDON else "abort_at")
     is_planned = due and as_datetime(due) <= as_datetime(stop["escalated_at"])
     return _(", as planned") if is_planned else ""
@@ -178,12 +184,14 @@ def _plans(stop: Stop, now: datetime | None) -> Iterator[str]:
         yield _("At %(at)s it is given up.") % {"at": clock(at, now=now)}
 
 
-def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool) -> Iterator[str]:
+def _ended(
+    run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool, now: datetime | None
+) -> Iterator[str]:
     """Yield what the stop did to the run."""
     if not run.get("started_at"):
         yield _("It had not started.")
     elif stop.get("abandoned"):
-        yield from left_behind(run)
+        yield from left_behind(run, _given_up(stop, now))
     elif not stop.get("observed_at"):
         yield _("Its worker was lost; the run was ended without it.")
     else:

@@ -175,8 +175,8 @@ def _facts(run: RunRecord) -> list[Fact]:
         Fact(_("Mode"), run.stop_mode),
         Fact(_("Made harder at"), at=run.stop_escalated_at),
         Fact(_("Made harder by"), run.stop_escalator or ""),
-        Fact(_("Cuts the calls in flight at"), at=run.stop_abort_at),
-        Fact(_("Is given up at"), at=run.stop_abandon_at),
+        Fact(_("Planned to cut the calls in flight at"), at=run.stop_abort_at),
+        Fact(_("Planned to give up at"), at=run.stop_abandon_at),
         Fact(_("The worker received it at"), at=run.stop_acknowledged_at),
         Fact(_("It took effect at"), at=run.stop_observed_at),
         Fact(

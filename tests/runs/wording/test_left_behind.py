@@ -26,7 +26,7 @@ def _run(*left: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(*left: dict[str, Any]) -> str:
-    return " ".join(left_behind(_run(*left)))
+    return " ".join(left_behind(_run(*left), "Given up"))
 
 
 SILENT = "What it does is not recorded, and it can store nothing."
@@ -56,11 +56,11 @@ SILENT = "What it does is not recorded, and it can store nothing."
         ([], f"Given up: its code may still run. {SILENT}"),
         (
             [_left("thread", "slow", ended=21)],
-            "Left behind: 1 thread: slow; it ended 20 s after the run.",
+            "Given up. Left behind: 1 thread: slow; it ended 20 s after the run.",
         ),
         (
             [_left("thread", "a", ended=3), _left("thread", "b", ended=21)],
-            "Left behind: 2 threads: a, b; they had ended 20 s after the run.",
+            "Given up. Left behind: 2 threads: a, b; they had ended 20 s after the run.",
         ),
         (
             [_left("thread", "a", ended=3), _left("task", "b")],

@@ -144,7 +144,7 @@ def test_an_escalation_is_told_with_what_it_cut() -> None:
     run = _stopped(mode="abort", escalated_by="admin", escalated_at=_at(18), calls_cut=1)
     assert _text(run, cut) == (
         "Stopped by demo at 14:03:22 (reason: wrong document). "
-        "From 14:03:40 on calls in flight were cut, asked for by admin. "
+        "From 14:03:40 on calls in flight were cut by admin. "
         "It took effect 3.2 s later. Cut 1 call. "
         "Nothing was started after that. What it had so far is kept below."
     )
@@ -155,15 +155,21 @@ def test_an_escalation_is_told_with_what_it_cut() -> None:
     [
         (
             {"escalated_by": "admin"},
-            "From 14:03:40 on calls in flight were cut, asked for by admin.",
+            "From 14:03:40 on calls in flight were cut by admin.",
         ),
         ({"abort_at": _at(18)}, "From 14:03:40 on calls in flight were cut, as planned."),
         # By the run that called it, or from the command line.
         ({}, "From 14:03:40 on calls in flight were cut."),
         # Planned for later: somebody was faster.
         ({"abort_at": _at(60)}, "From 14:03:40 on calls in flight were cut."),
-        ({"mode": "abandon", "escalated_by": "a"}, "It was given up at 14:03:40, asked for by a."),
-        ({"mode": "abandon", "abandon_at": _at(18)}, "It was given up at 14:03:40, as planned."),
+        (
+            {"mode": "abandon", "abandoned": True, "escalated_by": "a"},
+            "Given up at 14:03:40 by a: its code may still run.",
+        ),
+        (
+            {"mode": "abandon", "abandoned": True, "abandon_at": _at(18)},
+            "Given up at 14:03:40, as planned: its code may still run.",
+        ),
     ],
 )
 def test_who_made_it_harder(changes: dict[str, Any], words: str) -> None:

@@ -16,6 +16,7 @@ export class Group {
   #run = null;
   #look = "";
   #attempts = 0;
+  #mode = ""; // of its stop
   #inFlight = [];
   #children = new Map(); // run -> group
   #callLines = new Map(); // run -> line of its call, until it has a group
@@ -98,7 +99,8 @@ export class Group {
     const child = event.type === "agent_call" && event.data.run;
     if (child && this.#children.has(child)) return false; // its group says more
     if (event.type === "agent_start") this.#attempts += 1;
-    const line = lineOf(event, { attempt: this.#attempts });
+    if (event.type === "stop_requested") this.#mode = event.data.mode;
+    const line = lineOf(event, { attempt: this.#attempts, mode: this.#mode });
     if (child) {
       this.#callLines.get(child)?.remove(); // "started", of a run that is now waited for
       this.#callLines.set(child, line);
