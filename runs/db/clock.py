@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
 
-__all__ = ["database_now"]
+from .statements import as_parameter
+
+__all__ = ["database_now", "now_sql"]
 
 
 def database_now() -> datetime:
@@ -18,3 +21,10 @@ def database_now() -> datetime:
         cursor.execute("SELECT CLOCK_TIMESTAMP()")
         now: datetime = cursor.fetchone()[0]
     return now
+
+
+def now_sql() -> tuple[str, list[Any]]:
+    """Return the same instant as SQL with its parameters."""
+    if connection.vendor == "postgresql":
+        return "CLOCK_TIMESTAMP()", []
+    return "%s", [as_parameter(timezone.now())]
