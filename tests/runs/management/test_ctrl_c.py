@@ -44,7 +44,7 @@ def test_the_third_gives_up_on_code_that_sleeps_and_the_process_ends(
         terminal.wait_for("This process ends now, and with it the code of the run.")
         code, out = terminal.end()
     assert (code, out) == (3, "")
-    places = [terminal.screen.index(words) for words in (FIRST, SECOND, THIRD, "Given up: ")]
+    places = [terminal.screen.index(words) for words in (FIRST, SECOND, THIRD, "Given up at ")]
     assert places == sorted(places), "each is announced before it acts"
     run = _only_run()
     assert (run.status, run.stop_mode, run.stop_abandoned) == ("stopped", "abandon", True)
@@ -89,7 +89,7 @@ def test_a_remote_run_climbs_the_same_ladder_and_its_worker_lives_on(
         for words in (FIRST, SECOND, THIRD):
             terminal.press(CTRL_C)
             terminal.wait_for(words)
-        terminal.wait_for("Given up: ")
+        terminal.wait_for("Given up at ")
         code, _ = terminal.end()
     assert code == 3
     run = _only_run()
