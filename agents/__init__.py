@@ -6,7 +6,7 @@ What an agent's author needs is here; ``docs/writing-agents.md`` shows it in use
 from .cancellation import check_should_stop, cleanup, should_stop
 from .exceptions import AgentError, AgentStopped, SubAgentFailed, SubAgentStopped
 from .registry import agent
-from .tools import AgentHandle, LLMReply, SyncAgentHandle, SyncTools, Tools
+from .tools import AgentHandle, LLMReply, ProcessResult, SyncAgentHandle, SyncTools, Tools
 from .tools.http.client import guarded_transport
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "AgentHandle",
     "AgentStopped",
     "LLMReply",
+    "ProcessResult",
     "SubAgentFailed",
     "SubAgentStopped",
     "SyncAgentHandle",

@@ -117,6 +117,7 @@ class CancelToken:
         self.observed_at: datetime | None = None
         self._callbacks: list[Callable[[CancelToken], None]] = []
         self._observers: list[Callable[[str, str], object]] = []
+        self._cleanup_from: float | None = None  # of this run alone, on time.monotonic()'s clock
         self._children: weakref.WeakSet[CancelToken] | None = None
         if parent is None:
             # Reentrant: the garbage collector may end a suspended coroutine of an agent's, and with
@@ -243,6 +244,13 @@ class CancelToken:
         self.observe(tool, label)
         raise AgentStopped(self.reason or "a stop was requested")
 
+    def _start_cleanup(self) -> float:
+        """Return when the stop first met a ``cleanup()`` of this run; by default that is now."""
+        with self._lock:
+            if self._cleanup_from is None:
+                self._cleanup_from = time.monotonic()
+            return self._cleanup_from
+
     def __repr__(self) -> str:
         state = f"stopped, {self.mode}, {self.cause}" if self.stopped else "not stopped"
         return f"<CancelToken {state}>"
@@ -323,10 +331,12 @@ class cleanup:  # in lower case, since it is used like a function
     """Suspend the stop for ``seconds``, so that a ``finally`` block may save what it has.
 
     ``async with cleanup(seconds=5):`` in agents that are coroutines, ``with cleanup():`` in ``def``
-    agents. The time runs from the stop (from here, if the stop was earlier); without a stop there
-    is no limit. When it is over, guards refuse again, and in a coroutine the await in progress is
-    cut as well; in a thread only the guards can refuse. ``abandon`` ends it at once. Inside
-    another ``cleanup()`` the one that ends first counts.
+    agents. The time runs from the stop, or from the run's first ``cleanup()`` after it if none was
+    open then. All of a run share it: each ends ``seconds`` after that one instant, so a later one
+    gives no more time unless it is longer. Without a stop there is no limit. When the time is over,
+    guards refuse again, and in a coroutine the await in progress is cut as well; in a thread only
+    the guards can refuse. ``abandon`` ends it at once. Inside another ``cleanup()`` the one that
+    ends first counts. A called agent has a time of its own.
 
     Calling another agent is refused even inside: a stop lets no agent start.
 
@@ -392,11 +402,10 @@ class cleanup:  # in lower case, since it is used like a function
             raise AgentStopped(f"cleanup was cut after {self._seconds:g} s") from error
 
     def _on_stop(self, token: CancelToken) -> None:
-        now = time.monotonic()
         if token.mode is StopMode.ABANDON:
-            self._deadline = now
+            self._deadline = time.monotonic()
         elif self._deadline is None:
-            self._deadline = now + self._seconds
+            self._deadline = token._start_cleanup() + self._seconds
         if self._loop is not None:
             try:
                 self._loop.call_soon_threadsafe(self._arm)

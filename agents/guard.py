@@ -8,15 +8,14 @@ context on the way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Collection, Coroutine, Hashable
+from contextlib import suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from .cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
 from .exceptions import AgentStopped, RunIsOver
@@ -24,12 +23,16 @@ from .trace import Trace
 from .values import jsonable
 from .values.addresses import PUBLIC, Reach
 
-__all__ = ["Call", "Guard", "current_call", "current_guard", "wait_out"]
+__all__ = ["Call", "Guard", "WorkKind", "current_call", "current_guard", "wait_out"]
 
 T = TypeVar("T")
+WorkKind = Literal["thread", "task", "process"]
+
+WORK_KINDS: tuple[WorkKind, ...] = ("thread", "task", "process")
 
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
+PROTECTED_SECONDS = 0.1  # how often it asks whether a call or a cleanup() is over
 
 
 class Guard:
@@ -45,6 +48,10 @@ class Guard:
         main: the task in which the code of an ``async def`` agent runs, as long as it does.
         tasks: those that the agent has made, and that are not done.
         parts: the tasks that its calls in flight consist of.
+        closings: the tasks that close its generators.
+        generators: those that have begun, for the module that closes them.
+        has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
+        unwatched_threads, unwatched_processes: how many it has started that no code waits for.
         owner: stands for the run's owner where owners share something; None if there is but one.
         reach: what requests may reach besides public addresses.
     """
@@ -68,11 +75,19 @@ class Guard:
         self.main: asyncio.Task[Any] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parts: set[asyncio.Task[Any]] = set()
+        self.closings: list[asyncio.Task[Any]] = []
+        self.generators: dict[int, Any] = {}
+        self.generators_limit = 0
+        self.has_cancelled_others = False
+        self.unwatched_threads = 0
+        self.unwatched_processes = 0
+        self._work: dict[str, WorkKind] = {}
+        self._wakers: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
-        self._on_idle: Callable[[], Any] | None = None
-        self._cuts: dict[Callable[[], object], StopMode] = {}
+        self._is_over = False
+        self._cuts: dict[Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop]] = {}
         token.add_observer(self._on_observed)
         token.add_callback(self._on_request)
 
@@ -115,20 +130,85 @@ class Guard:
         task.add_done_callback(self.parts.discard)
         return task
 
+    def forget_task(self, task: asyncio.Task[Any]) -> None:
+        """Take out a task of the agent's that is done."""
+        self.tasks.discard(task)
+        if self._wakers:
+            self.wake()
+
+    def begin_work(self, kind: WorkKind, label: str) -> str:
+        """Note code of the run that its end waits for; return its id. From any thread.
+
+        It is in flight as calls are, but it is not guarded, and has no event.
+        """
+        work = self.trace.begin(kind, label, datetime.now(UTC))
+        with self._lock:
+            self._work[work] = kind
+        return work
+
+    def end_work(self, work: str) -> None:
+        """Note that this code has left. From any thread; repeats do nothing."""
+        with self._lock:
+            if self._work.pop(work, None) is None:
+                return
+        self.trace.end(work)
+        self.wake()
+
+    def has_work(self, kinds: Collection[WorkKind] = WORK_KINDS) -> bool:
+        """Tell whether known work of these kinds is left."""
+        with self._lock:
+            return any(kind in kinds for kind in self._work.values())
+
+    def count_unwatched(self, kind: WorkKind) -> None:
+        """Count a thread or a process that the run has started, and that nothing waits for."""
+        with self._lock:
+            if kind == "thread":
+                self.unwatched_threads += 1
+            else:
+                self.unwatched_processes += 1
+
+    async def until(self, is_over: Callable[[], bool]) -> None:
+        """Wait until ``is_over()``.
+
+        It is asked again when known work, a task or a call of the run ends, and at ``wake()``.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set, context=Context())
+
+        with self._lock:
+            self._wakers.append(wake)
+        try:
+            while not is_over():
+                await changed.wait()
+                changed.clear()
+        finally:
+            with self._lock:
+                self._wakers.remove(wake)
+
+    def wake(self) -> None:
+        """Let ``until`` ask again; from any thread."""
+        with self._lock:
+            wakers = tuple(self._wakers)
+        for wake in wakers:
+            wake()
+
     def close(self) -> None:
-        """Refuse new calls from now on."""
+        """Refuse new calls from now on, except those of generators that are being closed."""
         with self._lock:
             self._closed = True
+
+    def finish(self) -> None:
+        """Refuse all new calls from now on."""
+        with self._lock:
+            self._closed = self._is_over = True
 
     async def settle(self) -> None:
         """Refuse new calls from now on, and wait until none is in flight any more."""
         self.close()
-        with self._lock:
-            if not self._in_flight:
-                return
-            idle = asyncio.Event()
-            self._on_idle = partial(asyncio.get_running_loop().call_soon_threadsafe, idle.set)
-        await idle.wait()
+        await self.until(lambda: not self._in_flight)
 
     def _on_observed(self, tool: str, label: str) -> None:
         self.trace.emit("stop_observed", {"tool": tool, "label": label})
@@ -138,37 +218,43 @@ class Guard:
         mode = token.mode
         assert mode is not None
         if mode is StopMode.ABANDON:  # the record is final: nothing may follow
-            self.close()
+            self.finish()
             self.trace.close()
         main = self.main
         if mode is not StopMode.GRACEFUL and main is not None:
             loop = main.get_loop()
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(loop.call_later, COMPUTING_SECONDS, self._cut_code)
-        for cut, rung in self._cuts.copy().items():
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(
+                    loop.call_later, COMPUTING_SECONDS, self._cut_code, context=Context()
+                )
+        for cut, (rung, loop) in self._cuts.copy().items():
             if mode.rank >= rung.rank:
-                cut()
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(cut, context=Context())
 
     def _cut_code(self) -> None:
         """Cancel the code between two calls if it has not observed an abort by now; once."""
         if self.main is None or self.token.observed_at is not None:
             return
+        tasks = [task for task in (self.main, *self.tasks) if not task.done()]
+        if any(map(_is_protected, tasks)):  # one of the others may wait for it
+            self.main.get_loop().call_later(PROTECTED_SECONDS, self._cut_code)
+            return
         self.token.observe("abort")
-        for task in (self.main, *self.tasks):
-            if not task.done() and not _is_protected(task):
-                task.cancel()
+        for task in tasks:
+            task.cancel()
 
     def _enter(self) -> None:
         with self._lock:
-            if self._closed:
+            if self._is_over or (self._closed and not _speaks_last.get()):
                 raise RunIsOver("this run is over; its tools can't be used any more")
             self._in_flight += 1
 
     def _leave(self) -> None:
         with self._lock:
             self._in_flight -= 1
-            if not self._in_flight and self._on_idle is not None:
-                self._on_idle()
+        if self._wakers:
+            self.wake()
 
 
 @dataclass(eq=False)
@@ -301,14 +387,14 @@ class Call:
             nonlocal is_cancelled, is_cut
             if not is_cancelled and self.may_be_cut():
                 is_cancelled = True
-                is_cut = self._guard._cuts[key] is not StopMode.ABANDON and self._is_aborted()
+                is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
                 task.cancel()  # once: a second one makes httpx lose connections of its pool
 
-        key = self._add_cut(cut, cut_by)
+        self._add_cut(cut, cut_by)
         try:
             interruption = await wait_out(task, on_cancel)
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[cut]
         has_failed = task.cancelled() or task.exception() is not None
         if is_cut and has_failed:
             self.refuse()
@@ -336,7 +422,7 @@ class Call:
             is_cut = not task.done()
             task.cancel()
 
-        key = self._add_cut(cut, StopMode.ABORT)
+        self._add_cut(cut, StopMode.ABORT)
         try:
             return await task
         except asyncio.CancelledError:
@@ -344,7 +430,7 @@ class Call:
                 self.refuse()
             raise
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[cut]
 
     async def wait_out(
         self, task: asyncio.Future[Any], on_cancel: Callable[[], object]
@@ -357,11 +443,11 @@ class Call:
                 over.set_result(None)
 
         task.add_done_callback(end)
-        key = self._add_cut(end, StopMode.ABORT)
+        self._add_cut(end, StopMode.ABORT)
         try:
             interruption = await wait_out(over, on_cancel)
         finally:
-            self._guard._cuts.pop(key, None)
+            del self._guard._cuts[end]
             task.remove_done_callback(end)
         if interruption is not None:
             _retrieve(task)
@@ -384,25 +470,18 @@ class Call:
                 guard.calls_cut += 1
         guard.token.refuse(self.tool, self.label)
 
-    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> Callable[[], object]:
-        """Let a stop of this rung, or a harder one, call ``cut`` on this loop; return the key.
+    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> None:
+        """Let a stop of this rung, or a harder one, call ``cut`` on this loop.
 
         An abort shortens no ``cleanup()``, and cuts nothing that must be finished.
         """
         guard = self._guard
         if has_cleanup() or not self._is_cuttable:
             rung = StopMode.ABANDON
-        loop = asyncio.get_running_loop()
-
-        def from_any_thread() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(cut)
-
-        guard._cuts[from_any_thread] = rung
+        guard._cuts[cut] = (rung, asyncio.get_running_loop())
         mode = guard.token.mode
         if mode is not None and mode.rank >= rung.rank:  # it came before
             cut()
-        return from_any_thread
 
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""
@@ -459,6 +538,7 @@ def _is_protected(task: asyncio.Task[Any]) -> bool:
 
 _guard: ContextVar[Guard | None] = ContextVar("agents_guard", default=None)
 _call: ContextVar[Call | None] = ContextVar("agents_call", default=None)
+_speaks_last: ContextVar[bool] = ContextVar("agents_speaks_last", default=False)
 
 
 def current_guard() -> Guard | None:
@@ -480,6 +560,11 @@ def bind_guard(guard: Guard) -> Token[Guard | None]:
     """Make ``guard`` the ambient one of this context. Only the runtime does this."""
     _call.set(None)  # a called agent is not part of its caller's call
     return _guard.set(guard)
+
+
+def speak_last() -> None:
+    """Let this context use the tools of a run that is being closed. Only the runtime does this."""
+    _speaks_last.set(True)
 
 
 async def wait_out(

@@ -2,7 +2,7 @@
 
 The runtime knows nothing of records, queues or processes. It binds the ambient token, trace and
 guard, calls the function, and returns only when the agent's code has really ended: its calls in
-flight, its sub-agents, and the tasks that it left running.
+flight, its sub-agents, and the tasks, threads and processes that it left running.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 from . import output
 from .cancellation import StopCause, bind_token, leave_cleanup
 from .environment import Environment
 from .exceptions import AgentError, AgentStopped, InvalidOutput
-from .guard import Guard, bind_guard, guard_in
+from .guard import WORK_KINDS, Guard, WorkKind, bind_guard, current_guard, guard_in
+from .process.generators import close_generators, watch_generators
+from .process.labels import label_of
+from .process.state import own_work
 from .process.threads import agent_code
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
@@ -34,7 +39,10 @@ __all__ = ["AgentTask", "Outcome", "describe_error", "run_agent", "task_factory"
 
 logger = logging.getLogger(__name__)
 
-LEFT_BEHIND_SECONDS = 5.0  # how long a cancelled task that an agent has left may take
+SHOWN_SECONDS = 0.1  # after which a task that a run waits for is shown
+LEFT_BEHIND_SECONDS = 5.0  # after which the tasks are cancelled that were made meanwhile
+LEAVING_SECONDS = 2.0  # for what is left, twice, if the process is going away
+MOST_SHOWN = 20  # tasks of a run
 MAX_MESSAGE = 4_000  # characters
 MAX_TRACEBACK = 20_000  # characters
 
@@ -69,6 +77,7 @@ async def run_agent(
     tripped already, the function is never called.
     """
     guard = environment.guard
+    watch_generators()
     bind_token(guard.token)
     bind_trace(guard.trace)
     bind_guard(guard)
@@ -91,7 +100,7 @@ async def run_agent(
         except asyncio.CancelledError as raised:
             error = error or raised
     try:
-        await _settle(guard)
+        await _settled(guard)
     except asyncio.CancelledError as raised:  # the host does not wait any longer
         error = error or raised
     except Exception:
@@ -111,42 +120,98 @@ async def _call(
         finally:
             guard.main = None
     tools = SyncTools(environment, asyncio.get_running_loop())
-    return await _in_thread(definition.name, lambda: definition.function(tools, **arguments))
+    thread = _Thread(definition, environment.guard)
+    return await thread.call(lambda: definition.function(tools, **arguments))
 
 
-async def _in_thread(name: str, work: Callable[[], Any]) -> Any:
-    """Call ``work`` in a thread of its own, in a copy of this context.
+class _Thread:
+    """The thread of a ``def`` agent.
 
     A daemon, so that a thread that never comes back can't keep the process from ending; a pool's
     threads are joined at exit, and could starve agents that call agents.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-    context = contextvars.copy_context()
 
-    def finish(value: Any, error: BaseException | None) -> None:
-        if not done.done():
-            done.set_result((value, error))
+    def __init__(self, definition: AgentDefinition, guard: Guard) -> None:
+        self._agent = definition.name
+        self._label = label_of(definition.function)
+        self._guard = guard
+        self._loop = asyncio.get_running_loop()
+        self._work = ""  # its id among the known work, once the run waits for it
+        self._ended: tuple[Any, BaseException | None] | None = None
 
-    def in_thread() -> Any:
-        with agent_code():
-            return work()
-
-    def main() -> None:
+    async def call(self, work: Callable[[], Any]) -> Any:
+        """Call ``work`` in the thread, in a copy of this context."""
+        guard = self._guard
+        target = partial(self._main, contextvars.copy_context(), work)
+        thread = threading.Thread(target=target, name=f"agent-{self._agent}", daemon=True)
+        with own_work():
+            thread.start()
+        guard.token.add_callback(self._on_stop)
         try:
-            value, error = context.run(in_thread), None
+            await guard.until(lambda: self._ended is not None)
+        except asyncio.CancelledError:
+            self._show()
+            raise
+        finally:
+            guard.token.remove_callback(self._on_stop)
+        assert self._ended is not None
+        (value, error), self._ended = self._ended, (None, None)
+        if error is not None:
+            raise error
+        return value
+
+    def _main(self, context: contextvars.Context, work: Callable[[], Any]) -> None:
+        def in_thread() -> Any:
+            with agent_code():
+                return work()
+
+        value, error = None, None
+        try:
+            value = context.run(in_thread)
         except BaseException as raised:
-            value, error = None, raised
+            error = raised
         try:
-            loop.call_soon_threadsafe(finish, value, error)
+            self._loop.call_soon_threadsafe(self._finish, value, error)
         except RuntimeError:
-            logger.warning("agent %s came back after its loop was closed", name)
+            logger.warning("agent %s came back after its loop was closed", self._agent)
 
-    threading.Thread(target=main, name=f"agent-{name}", daemon=True).start()
-    value, error = await done
-    if error is not None:
-        raise error
-    return value
+    def _on_stop(self, _: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._show, context=contextvars.Context())
+
+    # On the loop:
+
+    def _show(self) -> None:
+        if self._ended is None and not self._work:
+            self._work = self._guard.begin_work("thread", self._label)
+
+    def _finish(self, value: Any, error: BaseException | None) -> None:
+        self._ended = (value, error)
+        self._guard.end_work(self._work)
+        self._guard.wake()
+
+
+async def _settled(guard: Guard) -> None:
+    """Wait until the run is settled.
+
+    The run's own code can't cut it by cancelling the task that it was called in.
+
+    Raises:
+        asyncio.CancelledError: the process is going away.
+    """
+    settling = asyncio.get_running_loop().create_task(_settle(guard))
+    guard.tasks.discard(settling)
+    interruption: asyncio.CancelledError | None = None
+    while not settling.done():
+        try:
+            await guard.until(settling.done)
+        except asyncio.CancelledError as raised:
+            if guard.host_cancelled:
+                interruption = raised
+                settling.cancel()
+    if interruption is not None:
+        raise interruption
+    settling.result()
 
 
 async def _settle(guard: Guard) -> None:
@@ -159,43 +224,81 @@ async def _settle(guard: Guard) -> None:
     if not guard.token.stopped:  # otherwise the token refuses
         guard.close()
     try:
-        await _end_left_behind(guard)
+        await _end_code(guard)
         guard.close()
         await settle_started(guard)
         await close_clients(guard)  # what may be in flight now are responses that no code reads
         await guard.settle()
         await settle_started(guard)  # by a call that was in flight in a thread
         await close_clients(guard)
+        await _end_code(guard)  # what these have begun
     finally:
-        guard.close()
+        guard.finish()
         forget_started(guard)
-        left = _left_behind(guard)
-        for task in left:
-            task.cancel()
-        if left:
-            _, left = await asyncio.wait(left, timeout=LEFT_BEHIND_SECONDS)
-        for task in left:
-            message = f"the agent left a task running: {task.get_name()}"
-            guard.trace.emit("log", {"level": "warning", "message": message})
+        await _leave_behind(guard)
 
 
-async def _end_left_behind(guard: Guard) -> None:
-    """Cancel the agent's tasks, and wait for all but those that neither call a tool nor end."""
-    left = _left_behind(guard)
-    for task in left:
+async def _end_code(guard: Guard) -> None:
+    """Cancel the agent's tasks, close its generators, and wait for all its known work.
+
+    If the process is going away it waits a while for tasks, and for no thread or process.
+    """
+    is_leaving = guard.host_cancelled
+    kinds: tuple[WorkKind, ...] = ("task",) if is_leaving else WORK_KINDS
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEAVING_SECONDS if is_leaving else None):
+            while True:
+                await _end_tasks(guard)
+                close_generators(guard)
+                await guard.until(lambda: not guard.has_work(kinds))
+                if not _left_behind(guard):
+                    return
+
+
+async def _end_tasks(guard: Guard) -> None:
+    """Cancel the agent's tasks, each once, and wait for them."""
+    _cancel_left_behind(guard)
+    shown: set[asyncio.Task[Any]] = set()
+    seconds = SHOWN_SECONDS
+    while left := _left_behind(guard):
+        try:
+            async with asyncio.timeout(seconds):
+                await guard.until(lambda left=left: not left <= _left_behind(guard))  # type: ignore[misc]
+        except TimeoutError:
+            if seconds == LEFT_BEHIND_SECONDS and not guard.parts:
+                _cancel_left_behind(guard)  # those that others made meanwhile
+            for task in list(left - shown)[: MOST_SHOWN - len(shown)]:
+                shown.add(task)
+                work = guard.begin_work("task", label_of(task.get_coro()))
+                task.add_done_callback(lambda _, work=work: guard.end_work(work))  # type: ignore[misc]
+            seconds = LEFT_BEHIND_SECONDS
+
+
+def _cancel_left_behind(guard: Guard) -> None:
+    for task in _left_behind(guard):
         if not task.cancelling():
             task.cancel()
-    while left:
-        ended, _ = await asyncio.wait(
-            left, timeout=LEFT_BEHIND_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        if not ended and not guard.parts:
-            return
-        left = _left_behind(guard)
 
 
 def _left_behind(guard: Guard) -> set[asyncio.Task[Any]]:
     return {task for task in list(guard.tasks) if not task.done()}
+
+
+async def _leave_behind(guard: Guard) -> None:
+    """Cancel what is left, and name it: the process is going away."""
+    left = _left_behind(guard).union(guard.closings)
+    for task in left:
+        task.cancel()
+    if left:
+        _, left = await asyncio.wait(left, timeout=LEAVING_SECONDS)
+    names = [f"a task running: {task.get_name()}, {label_of(task.get_coro())}" for task in left]
+    names += [
+        f"a {call['tool']} running: {call['label']}"
+        for call in guard.trace.in_flight()
+        if call["tool"] in ("thread", "process")
+    ]
+    for name in names:
+        guard.trace.emit("log", {"level": "warning", "message": f"the agent left {name}"})
 
 
 def _outcome(
@@ -294,6 +397,21 @@ class AgentTask(asyncio.Task[Any]):
     guard: Guard | None = None
     run_context: contextvars.Context | None = None
 
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, unless it is another run's than the code's that asks.
+
+        ``asyncio.all_tasks()`` gives an agent the tasks of all runs, and of the host. A run may
+        cancel the runs that it has called.
+        """
+        by = current_guard()
+        if by is not None and by is not self.guard and not self._is_below(by):
+            _refuse_to_cancel(by)
+            return False
+        return super().cancel(msg)
+
+    def _is_below(self, run: Guard) -> bool:
+        return self.guard is not None and run.token in self.guard.token.ancestors()
+
     def __del__(self) -> None:
         """Complain, if asyncio has to ("exception was never retrieved"), in the run's own log.
 
@@ -305,6 +423,17 @@ class AgentTask(asyncio.Task[Any]):
         context = contextvars.Context()
         context.run(bind_trace, self.guard.trace)
         context.run(super().__del__)
+
+
+def _refuse_to_cancel(by: Guard) -> None:
+    if by.has_cancelled_others:
+        return
+    by.has_cancelled_others = True
+    message = (
+        "this run has tried to cancel tasks that are not its own, such as asyncio.all_tasks()"
+        " gives; they go on"
+    )
+    by.trace.emit("log", {"level": "warning", "message": message})
 
 
 def task_factory(
@@ -323,5 +452,5 @@ def task_factory(
     if guard is not None:
         task.guard = guard
         guard.tasks.add(task)
-        task.add_done_callback(guard.tasks.discard)
+        task.add_done_callback(guard.forget_task)
     return task

@@ -37,6 +37,7 @@ EVENT_TYPES: dict[str, str] = {
     "data_store": "a call to the data store has ended",
     "http": "an HTTP request has ended",
     "agent_call": "a call to another agent has ended",
+    "process": "a program that the agent has run has ended",
     "progress": "the agent says how far it is",
     "log": "a line by tools.log() or by Python's logging",
     "stdout": "text printed by the agent",

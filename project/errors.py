@@ -19,6 +19,7 @@ from django.utils.deprecation import MiddlewareMixin
 from django.views.decorators.csrf import csrf_exempt
 
 from runs.db.transactions import is_away
+from runs.db.writability import note_failure
 from runs.exceptions import SignInRefused
 
 __all__ = [
@@ -104,6 +105,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def unavailable(request: HttpRequest, error: BaseException) -> HttpResponse:
     """Answer 503: the same request may work in a moment."""
+    note_failure(error)
     logger.warning("the database does not answer (%s)", type(error).__name__)
     detail = "The database does not answer. Nothing was changed; try again."
     response = _answer(request, 503, "unavailable", detail)

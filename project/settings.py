@@ -199,6 +199,10 @@ else:
 RUNS: dict[str, Any] = {
     "EMBEDDED_WORKER": _env.switch("RUNS_EMBEDDED_WORKER", default=True),
     "MAX_CONCURRENT": _env.whole_number("RUNS_MAX_CONCURRENT", 1000, at_least=1, at_most=1_000_000),
+    "MAX_THREADS": _env.whole_number("RUNS_MAX_THREADS", 256, at_least=1, at_most=100_000),
+    "MAX_THREADS_PER_RUN": _env.whole_number(
+        "RUNS_MAX_THREADS_PER_RUN", 8, at_least=1, at_most=100_000
+    ),
     "MAX_PER_OWNER": _env.whole_number("RUNS_MAX_PER_OWNER", 0, at_least=0, at_most=1_000_000),
     "MAX_QUEUED_PER_OWNER": _env.whole_number("RUNS_MAX_QUEUED_PER_OWNER", 10_000, at_least=0),
     "MAX_STORED_BYTES_PER_OWNER": _env.whole_number(

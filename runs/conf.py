@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 from pydantic import Field
 
 from agents.options import LONGEST_SECONDS
+from agents.process.jobs import MAX_THREADS, MAX_THREADS_PER_RUN
 from agents.tools.llm import options as llm_options
 from agents.values.addresses import AllowList, Reach
 
@@ -130,6 +131,8 @@ class Options:
 
     embedded_worker: bool = True  # the web process runs agents too
     max_concurrent: _Positive = 1000  # claimed runs per process
+    max_threads: _Positive = MAX_THREADS  # of agents' jobs per process
+    max_threads_per_run: _Positive = MAX_THREADS_PER_RUN
     max_per_owner: _Limit = 0  # claimed runs of one owner, wherever they run; 0 is no limit
     max_queued_per_owner: _Limit = 10_000  # runs that wait; 0 is no limit, here and below
     max_stored_bytes_per_owner: _Limit = 20 * 1024**3  # inputs, results, logs, data store

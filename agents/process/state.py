@@ -17,14 +17,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from agents.guard import Guard, current_guard
+from agents.guard import Guard, WorkKind, current_guard
 
 from .values import DIRECTORY, ENVIRONMENT, QUICK, SLOW, Slow, read_quick, watch_loggers
 
-__all__ = ["SharedState", "shared"]
+__all__ = ["SharedState", "is_own_work", "own_work", "shared"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,37 @@ MOST_TOLD = 20  # runs that may have done it; of more, only the process's log te
 
 #: Events of Python's audit hooks: they name the thread, and so the run, that did it.
 _AUDITED = {"os.chdir": DIRECTORY, "os.putenv": ENVIRONMENT, "os.unsetenv": ENVIRONMENT}
+_STARTED: dict[str, WorkKind] = {
+    "_thread.start_new_thread": "thread",
+    "_thread.start_joinable_thread": "thread",  # by threading.Thread, from Python 3.13 on
+    "subprocess.Popen": "process",
+    "os.fork": "process",
+    "os.forkpty": "process",
+    "os.posix_spawn": "process",
+}
+
+_is_own_work: contextvars.ContextVar[bool] = contextvars.ContextVar("agents_own", default=False)
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Surround the start of a thread or process that is the library's own, or that it watches.
+
+    It is not counted among what a run leaves unwatched.
+    """
+    reset = _is_own_work.set(True)
+    try:
+        yield
+    finally:
+        _is_own_work.reset(reset)
+
+
+def is_own_work() -> bool:
+    """Tell whether ``own_work`` surrounds this code."""
+    return _is_own_work.get()
+
+
+_popen = threading.local()  # whose arguments are noted until this thread starts something else
 
 
 class SharedState:
@@ -63,6 +95,7 @@ class SharedState:
             if not self._is_auditing:
                 self._is_auditing = True
                 sys.addaudithook(self._audit)  # Python has no way to remove one
+                _announce_threads()
             watch_loggers()
             self._remembered_at = float("-inf")
             self._remember()
@@ -123,6 +156,18 @@ class SharedState:
             self._stepping = None
             self._looked_at = time.monotonic()
 
+    def _count_started(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Count a thread or process that a run starts, and that no code waits for."""
+        guard = current_guard()
+        if guard is None or not self.is_watching or _is_own_work.get():
+            return
+        # A Popen may use posix_spawn, with the same list of arguments.
+        argv = arguments[1] if event in ("subprocess.Popen", "os.posix_spawn") else None
+        if event == "os.posix_spawn" and argv is getattr(_popen, "argv", None):
+            return
+        _popen.argv = argv
+        guard.count_unwatched(_STARTED[event])
+
     def _put_back_hooks(self, guard: Guard, trace: Any, profile: Any) -> None:
         sys.settrace(trace)
         sys.setprofile(profile)
@@ -152,8 +197,10 @@ class SharedState:
         if self.is_watching and (self._touched or read_quick() != self._right):
             self._look()
 
-    def _audit(self, event: str, _: tuple[Any, ...]) -> None:
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         what = _AUDITED.get(event)
+        if what is None and event in _STARTED:
+            self._count_started(event, arguments)
         if what is None or not self.is_watching or self._is_putting_back:
             return
         guard = current_guard()
@@ -240,6 +287,23 @@ class SharedState:
         contextvars.Context().run(
             logger.warning, "%s was changed and put back; by one of these runs: %s", name, runs
         )
+
+
+def _announce_threads() -> None:
+    """Let the start of a thread be an event of the audit hooks, as it is from Python 3.12 on.
+
+    Nothing else changes: threading calls this function by its private name. It can go with Python
+    3.11.
+    """
+    if sys.version_info >= (3, 12):
+        return
+    start = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def announced(function: Any, *arguments: Any) -> Any:
+        sys.audit("_thread.start_new_thread", function, *arguments)
+        return start(function, *arguments)
+
+    threading._start_new_thread = announced  # type: ignore[attr-defined]
 
 
 def _hooks() -> tuple[Any, Any]:

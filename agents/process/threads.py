@@ -19,9 +19,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from agents.guard import current_guard, wait_out
 
-from .state import shared
+from .state import own_work, shared
 
-__all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
+__all__ = ["CLOSE_SECONDS", "Host", "RunThread", "agent_code", "set_host", "waiting"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,7 +114,8 @@ class RunThread(Executor):
             if self._work is None:
                 self._work = _Work()
                 main = functools.partial(contextvars.copy_context().run, self._work.main)
-                threading.Thread(target=main, name=self._name, daemon=True).start()
+                with own_work():
+                    threading.Thread(target=main, name=self._name, daemon=True).start()
             job = functools.partial(fn, *args, **kwargs)
             self._work.jobs.put(functools.partial(_do, future, job))
         return future
@@ -129,8 +130,9 @@ class RunThread(Executor):
     async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
         """Take no more jobs, and wait a moment for the thread's end, through cancellations.
 
-        The host's code around the thread may still have something to say in the run's log. A job
-        that takes longer is left behind.
+        The host's code around the thread may still have something to say in the run's log. Jobs
+        that the loop has submitted are known work of the run, which has waited for them; one that
+        is still there, because the process goes away, is left behind.
         """
         self.shutdown()
         if self._work is not None:

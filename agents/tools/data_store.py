@@ -7,7 +7,9 @@ holds them.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from agents.values import jsonable, storable
 
@@ -28,6 +30,11 @@ MAX_KEY_LENGTH = 500  # characters, of keys and of namespaces
 #: For a namespace and a key together, as UTF-8. PostgreSQL indexes rows of up to 2,704 bytes.
 MAX_PLACE_BYTES = 2_600
 T = TypeVar("T")
+
+#: The namespace of each store in this context. Never changed in place: contexts share it.
+_namespaces: ContextVar[WeakKeyDictionary[DataStore, str] | None] = ContextVar(
+    "agents_data_store_namespaces", default=None
+)
 
 
 class InvalidEntry(AgentError):
@@ -50,11 +57,27 @@ class DataStore:
     def __init__(self, guard: Guard, backend: DataStoreBackend) -> None:
         self._guard = guard
         self._backend = backend
-        self._namespace = DEFAULT_NAMESPACE
+        self.use_namespace(DEFAULT_NAMESPACE)
 
     def use_namespace(self, name: str) -> None:
-        """Switch to the namespace ``name``; it need not exist. Not guarded."""
-        self._namespace = _checked_key(name, "namespace")
+        """Switch to the namespace ``name``; it need not exist. Not guarded.
+
+        The switch is context-local: it applies to the code that follows in this task or thread, to
+        its caller if that awaits it directly, and to the tasks and threads that are started after
+        it. Other branches of a ``gather`` or a ``TaskGroup`` keep theirs, and so does the code that
+        has started this task or thread. A thread that doesn't have the run's context (a bare
+        ``threading.Thread``, a thread pool of the agent's own) begins in the namespace that any
+        code of the run has chosen last.
+        """
+        self._latest = _checked_key(name, "namespace")
+        namespaces = WeakKeyDictionary(_namespaces.get())
+        namespaces[self] = self._latest
+        _namespaces.set(namespaces)
+
+    @property
+    def _namespace(self) -> str:
+        namespaces = _namespaces.get()
+        return self._latest if namespaces is None else namespaces.get(self, self._latest)
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value under ``key``, or ``default``."""

@@ -112,6 +112,8 @@ class SyncTools(Notes):
 
     call_llm = _waiting(Tools.call_llm)  # type: ignore[arg-type]  # ``parameters`` may have a self
 
+    process = _waiting(Tools.process)
+
     @property
     def default_model(self) -> str:
         """See ``Tools.default_model``."""

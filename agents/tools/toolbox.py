@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from .data_store import DataStore
 from .http.client import open_client
 from .llm.client import LLMReply, call_llm
 from .notes import Notes
+from .process.calls import ProcessResult, run_process
 
 if TYPE_CHECKING:
     import httpx
@@ -57,6 +59,33 @@ class Tools(Notes):
         return await call_llm(
             env.guard, env.model, messages, model_name=model, tools=tools, **parameters
         )
+
+    async def process(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,
+    ) -> ProcessResult:
+        """Run a program to its end, and return its exit and output.
+
+        Its output goes to the run's log as it comes. A graceful stop waits for the program. A cut,
+        such as by a time limit of the agent's own, ends it by SIGTERM, and 5 s later by SIGKILL. It
+        has a process group of its own: what it leaves there ends with it, and all of it ends with
+        the worker.
+
+        Args:
+            argv: the program and its arguments; no shell reads them.
+            env: its whole environment. Without, it has PATH, HOME and the like, and none of the
+                site's keys.
+            input: for its standard input, which is empty without.
+
+        Raises:
+            AgentStopped: a stop was requested.
+            OSError: ``cwd`` is no folder, or the system starts no more processes.
+        """
+        return await run_process(self._environment.guard, argv, cwd=cwd, env=env, input=input)
 
     @property
     def default_model(self) -> str:

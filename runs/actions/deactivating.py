@@ -43,8 +43,7 @@ def _saved(instance: Any, created: bool, raw: bool, update_fields: Any, **_: Any
     is_about_it = update_fields is None or "is_active" in update_fields
     if instance.is_active or created or raw or not is_about_it or not conf().stop_inactive_owners:
         return
-    actor = actors.current()
-    by = get_user_model()._default_manager.filter(pk=actor.id).first() if actor.id else None
+    by = actors.current_user()
     # Only the admin lets one user deactivate another.
     via = StopVia.ADMIN if by is not None else StopVia.ACCOUNT
     stop = partial(stop_runs_of_inactive, instance.pk, by=by, via=via)

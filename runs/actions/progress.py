@@ -56,6 +56,8 @@ class Updates:
     usage: Usage = field(default_factory=Usage)
     acknowledged_at: datetime | None = None
     observed_at: datetime | None = None
+    unwatched_threads: int = 0  # that its code has started, and that no code waits for
+    unwatched_processes: int = 0
     ending: Ending | None = None
     left_out: set[str] = field(default_factory=set)  # usage that the database refused before
 
@@ -236,6 +238,8 @@ def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
         "input_tokens": updates.usage.input_tokens,
         "output_tokens": updates.usage.output_tokens,
         "usage_estimated": updates.usage.estimated or bool(updates.left_out),
+        "unwatched_threads": updates.unwatched_threads,
+        "unwatched_processes": updates.unwatched_processes,
         **_receipt(updates, record),
     }
     for name in updates.left_out:

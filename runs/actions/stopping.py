@@ -32,8 +32,8 @@ from runs.db.transactions import in_transaction, is_locked
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
-from runs.models import RunRecord, StopVia
-from runs.status import ACTIVE, Status
+from runs.models import RunQuerySet, RunRecord, StopVia
+from runs.status import Status
 from runs.wire import BulkWord, get_for_list, get_for_wire
 
 from .abandoning import abandon
@@ -53,6 +53,7 @@ __all__ = [
     "request_stop",
     "stop_children",
     "stop_many",
+    "stop_runs",
     "stop_runs_of_inactive",
 ]
 
@@ -186,13 +187,20 @@ def stop_runs_of_inactive(
     ``owner`` is the key of one of these users; by default it is for all of them. ``by`` is who
     deactivated them, if that is known.
     """
-    runs = RunRecord.objects.active().filter(owner__is_active=False, stop_requested_at=None)
+    runs = RunRecord.objects.filter(owner__is_active=False)
     if owner is not None:
         runs = runs.filter(owner=owner)
-    # The runs below stop with them, and say so.
-    tops = runs.exclude(parent__status__in=ACTIVE, parent__stop_requested_at=None)
-    ids = list(tops.values_list("pk", flat=True))
-    request = Request.new(StopMode.GRACEFUL, "the owner's account was deactivated", via, by)
+    return stop_runs(runs, "the owner's account was deactivated", by=by, via=via)
+
+
+def stop_runs(runs: RunQuerySet, reason: str, *, by: User | None, via: StopVia) -> int:
+    """Ask the active ones of ``runs`` to stop, without a check of permission; return how many.
+
+    The runs below stop with them, and say so.
+    """
+    due = dict(runs.active().filter(stop_requested_at=None).values_list("pk", "parent"))
+    ids = [id for id, parent in due.items() if parent not in due]
+    request = Request.new(StopMode.GRACEFUL, reason, via, by)
     for start in range(0, len(ids), _CHUNK):
         in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
     return len(ids)

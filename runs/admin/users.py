@@ -1,18 +1,25 @@
-"""Delete users in the admin, with the runs and entries that they own: counted, not listed."""
+"""Delete users in the admin, with the runs and entries that they own: counted, not listed.
+
+Their active runs are asked to stop first. A user goes when they are over.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected as delete_by_django
+from django.contrib.admin.utils import unquote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import UserAdmin
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
+from runs.actions import deleting
 from runs.ops import removal
 
 from ..models import OwnerUsage, RunRecord
@@ -28,11 +35,55 @@ _MOST_NAMED = 20
 class OwnerAdmin(UserAdmin):
     """Django's own, except for how users are deleted."""
 
+    actions = ("delete_selected",)
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        # Django's view is one transaction, in which a stop could not be committed.
+        if request.method == "POST":
+            user = self.get_object(request, unquote(object_id))
+            may_delete = user is not None and self.has_delete_permission(request, user)
+            if may_delete and not self._stop_first(request, [user]):
+                return HttpResponseRedirect(request.get_full_path())
+        return super().delete_view(request, object_id, extra_context)
+
+    @admin.action(
+        permissions=["delete"], description=gettext_lazy("Delete selected %(verbose_name_plural)s")
+    )
+    def delete_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+        """Do as Django's own action, when the runs of the users are over."""
+        if request.POST.get("post") and not self._stop_first(request, list(queryset)):
+            return None
+        return delete_by_django(self, request, queryset)
+
+    def _stop_first(self, request: HttpRequest, users: list[Any]) -> bool:
+        """Ask the runs of users to stop, and wait for a few seconds; return False if that is short.
+
+        What may not be deleted is not stopped either.
+        """
+        _names, _counts, needed, protected = self.get_deleted_objects(users, request)
+        if needed or protected:
+            return True
+        owners = [user.pk for user in users]
+        deleting.stop_runs_of(owners, by=request.user)
+        left = deleting.wait_until_over(owners)
+        if left:
+            words = ngettext(
+                "Nothing was deleted: %(count)d run of %(names)s is still stopping. Please try "
+                "again in a moment.",
+                "Nothing was deleted: %(count)d runs of %(names)s are still stopping. Please try "
+                "again in a moment.",
+                left,
+            )
+            names = {"count": left, "names": _named(users)}
+            self.message_user(request, words % names, messages.WARNING)
+        return not left
+
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Count what goes with users, by one query for each kind.
 
-        A user with active runs can't be deleted, nor one with more events than a request can
-        remove.
+        A user with more events than a request can remove can't be deleted.
         """
         users = list(objs)
         counts: dict[StrOrPromise, int] = {self.opts.verbose_name_plural or "": len(users)}
@@ -52,12 +103,7 @@ class OwnerAdmin(UserAdmin):
         runs = RunRecord.objects.filter(owner__in=users)
         extent = removal.extent_of(runs)
         counts[_("events")] = extent.events
-        if runs.active().exists():
-            text = _("runs that are not over: stop them first")
-            if request.POST.get("post"):
-                needed.add(text)  # answered 403
-            else:
-                protected.append(text)  # the page that asks doesn't blame a missing permission
+        counts[_("runs that are not over, and are asked to stop first")] = runs.active().count()
         if extent.is_too_much:
             words = {"events": f"{extent.events:,}", "names": _named(users)}
             text = _(

@@ -20,6 +20,8 @@ from typing import ParamSpec, TypeVar
 
 from django.db import connection, reset_queries
 
+from agents.process.state import own_work
+
 from .transactions import CONNECTION_ERRORS
 
 __all__ = ["DatabaseThreads"]
@@ -38,7 +40,8 @@ class DatabaseThreads:
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call ``function`` in one of the threads; from any thread."""
-        return self._pool.submit(_call, functools.partial(function, *args, **kwargs))
+        with own_work():  # a run may be the first to need one of the threads
+            return self._pool.submit(_call, functools.partial(function, *args, **kwargs))
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function`` in one of the threads and await its result.

@@ -21,6 +21,7 @@ from django.db import (
 from agents.values.jsonable import error_text
 
 from .connecting import RETRY_SECONDS
+from .writability import note_failure
 
 __all__ = [
     "CONNECTION_ERRORS",
@@ -204,6 +205,7 @@ async def patiently(
         try:
             return await ask()
         except Exception as error:
+            note_failure(error)
             if not may_repeat(error):
                 raise
             before_retry()  # first: one try may take all of the time

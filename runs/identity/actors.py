@@ -11,12 +11,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .models import ADDRESS_LENGTH
 
-__all__ = ["Actor", "address_of", "current", "current_address", "remember_request"]
+__all__ = [
+    "Actor",
+    "address_of",
+    "current",
+    "current_address",
+    "current_user",
+    "remember_request",
+]
 
 _GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -68,3 +76,9 @@ def current() -> Actor:
     if user is None or not user.is_authenticated:
         return Actor(address=current_address())
     return Actor.of(user, current_address())
+
+
+def current_user() -> Any:
+    """Return the user of the current request as the database has it; None without one."""
+    id = current().id
+    return get_user_model()._default_manager.filter(pk=id).first() if id else None

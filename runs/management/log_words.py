@@ -31,7 +31,7 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         case "agent_start":
             if title := data.get("title"):
                 yield str(title), "dim"
-        case "llm_call" | "data_store" | "http" | "agent_call" as type:
+        case "llm_call" | "data_store" | "http" | "agent_call" | "process" as type:
             yield " · ".join(_call(type, data)), _OUTCOME_TONES.get(data["outcome"], "plain")
         case "progress":
             done, total = _number(data.get("done")), data.get("total")
@@ -98,6 +98,11 @@ def _call(type: str, data: Mapping[str, Any]) -> Iterator[str]:
             yield f"HTTP {label}"
             if status:
                 yield str(status)
+            yield took
+        case "process":
+            yield f"program {label}"
+            if code := data.get("returncode"):
+                yield f"exited with {code}"
             yield took
         case _ if data["tool"] == "agents.start":
             yield f"sub-agent {label} started"

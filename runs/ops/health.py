@@ -3,8 +3,8 @@
 GET /health/live   200 while the process can answer at all. It does not ask the database, because
                    an outage of the database must not restart every process
 GET /health/ready  200 {status: "ready", degraded, checks: {database, cache, worker, agents}}, or
-                   503 with status "not ready": the database is away, the process is draining, or
-                   its worker's lease has run out
+                   503 with status "not ready": the database is away or takes no writes, the
+                   process is draining, or its worker's lease has run out
 
 A missing service that the process can do without makes it ``degraded``, not unready. Without Redis
 stops and runs still work, because the database is the truth. An outage of Redis hits all processes
@@ -23,6 +23,8 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from runs.db import writability
+
 from .probing import ask
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 2.0  # a service that takes longer is away
 BLOCKED_SECONDS = 10.0  # an agent that blocks the agents' loop longer is reported
 
-_UNREADY = frozenset({("database", "away"), ("worker", "draining"), ("worker", "lost")})
+_UNREADY_WORKERS = frozenset({"draining", "lost"})
 _FINE = frozenset({"ok", "none"})
 
 
@@ -53,12 +55,12 @@ def ready(request: HttpRequest) -> JsonResponse:
     lifespan = getattr(request, "scope", {}).get("state", {}).get("lifespan")
     worker: Worker | None = getattr(lifespan, "worker", None)
     checks = {
-        "database": "ok" if _answers("database", _ask_database) else "away",
+        "database": _database_word(),
         "cache": "ok" if _answers("cache", _ask_cache) else "away",
         "worker": _worker_word(worker, is_draining=getattr(lifespan, "is_draining", False)),
         "agents": _agents_word(worker),
     }
-    is_ready = not _UNREADY.intersection(checks.items())
+    is_ready = checks["database"] == "ok" and checks["worker"] not in _UNREADY_WORKERS
     return JsonResponse(
         {
             "status": "ready" if is_ready else "not ready",
@@ -67,6 +69,13 @@ def ready(request: HttpRequest) -> JsonResponse:
         },
         status=200 if is_ready else 503,
     )
+
+
+def _database_word() -> str:
+    """Say whether the database answers and takes writes; a probe writes nothing itself."""
+    if not _answers("database", _ask_database):
+        return "away"
+    return writability.refusal() or "ok"
 
 
 def _worker_word(worker: Worker | None, *, is_draining: bool) -> str:
@@ -93,7 +102,13 @@ def _agents_word(worker: Worker | None) -> str:
 def _ask_database() -> None:
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+            if connection.vendor != "postgresql":
+                cursor.execute("SELECT 1")
+                return
+            # Also on for a server in recovery.
+            cursor.execute("SELECT current_setting('transaction_read_only')")
+            if cursor.fetchone() == ("on",):
+                writability.note(writability.READ_ONLY)
     finally:
         connection.close()
 

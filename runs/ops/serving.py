@@ -23,6 +23,7 @@ import uvicorn
 from django.conf import settings
 from uvicorn.supervisors.watchfilesreload import WatchFilesReload
 
+from . import leaving
 from .http_protocol import HttpProtocol
 from .large_messages import LargeMessagesProtocol
 
@@ -32,8 +33,7 @@ logger = logging.getLogger(__name__)
 
 # After a second signal the process releases its resources for this long, then it exits.
 _HURRY_SECONDS = 2.0
-# After an orderly shutdown, threads that cannot be ended (an agent stuck in C) get this long.
-_LINGER_SECONDS = 3.0
+# After a shutdown in a hurry, threads that cannot be ended (an agent stuck in C) get this long.
 _FORCED_LINGER_SECONDS = 0.3
 # For requests in flight, each of which may wait five seconds for the database. The feeds are closed
 # before. A client that does not read its close frame must not delay the exit for ever.
@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
         self._signals_seen.add(sig)
         self.should_exit = True
         if is_second:
-            self._leave_within(2 * _HURRY_SECONDS)
+            self._leave_within(2 * _HURRY_SECONDS, status=1)
             self.force_exit = True
 
     async def main_loop(self) -> None:
@@ -93,18 +93,26 @@ class DrainingServer(uvicorn.Server):
             # uvicorn skips the lifespan then. Release what can be released quickly.
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(lifespan.stop(), _HURRY_SECONDS)
-        # A thread (the rest of a drain, an agent) would keep the process alive.
-        self._leave_within(_FORCED_LINGER_SECONDS if self.force_exit else _LINGER_SECONDS)
+        # A thread (the rest of a drain) would keep the loop from closing.
+        self._leave_within(self.linger_seconds, self.status)
+
+    @property
+    def linger_seconds(self) -> float:
+        """How long threads that go on keep the process after the shutdown."""
+        return _FORCED_LINGER_SECONDS if self.force_exit else leaving.LINGER_SECONDS
+
+    @property
+    def status(self) -> int:
+        """The exit status: of the server, whatever an agent's thread still does."""
+        return 1 if self.force_exit else 0
 
     def _lifespan(self) -> Any:
         """Return the ``project.lifespan.Lifespan``, if the application has one."""
         return self.lifespan.state.get("lifespan")
 
-    def _leave_within(self, seconds: float) -> None:
+    def _leave_within(self, seconds: float, status: int) -> None:
         if self._owns_process:
-            timer = threading.Timer(seconds, os._exit, args=(1,))
-            timer.daemon = True
-            timer.start()
+            leaving.leave_within(seconds, status)
 
 
 class ReloadingSupervisor(WatchFilesReload):
@@ -139,8 +147,8 @@ def configuration(application: str, **options: Any) -> uvicorn.Config:
 
 
 def serve(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-    """Serve in this process until a signal ends it."""
-    DrainingServer(config, owns_process=True).run(sockets=sockets)
+    """Serve in this process until a signal ends it; then the process ends, too."""
+    _serve(DrainingServer(config, owns_process=True), sockets)
 
 
 def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
@@ -148,7 +156,14 @@ def serve_reloaded(config: uvicorn.Config, sockets: list[socket.socket]) -> None
     # Configures logging before the first line. uvicorn imports the application itself.
     django.setup()
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    DrainingServer(config, is_supervised=True, owns_process=True).run(sockets=sockets)
+    _serve(DrainingServer(config, is_supervised=True, owns_process=True), sockets)
+
+
+def _serve(server: DrainingServer, sockets: list[socket.socket]) -> None:
+    server.run(sockets=sockets)
+    leaving.leave(server.status, seconds=server.linger_seconds)
+    if server.status:
+        raise SystemExit(server.status)
 
 
 def _end_with_parent() -> None:

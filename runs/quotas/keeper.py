@@ -16,6 +16,7 @@ from django.db import connection, reset_queries, transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from runs.db.writability import note_failure
 from runs.models import OwnerUsage
 
 from . import ledger
@@ -57,6 +58,7 @@ class UsageThread:
                     self._measure_if_due()
                 is_failing = False
             except Exception as error:  # of any kind: the next try may succeed
+                note_failure(error)
                 if not is_failing:
                     logger.warning("usage can't be written (%s), trying again", error)
                 is_failing = True

@@ -27,6 +27,7 @@ from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard, wait_out
+from agents.process.jobs import Jobs
 from agents.process.loop import AgentLoop
 from agents.process.state import shared
 from agents.process.threads import RunThread
@@ -73,7 +74,8 @@ class Executor:
         self._recorder = recorder
         self._on_idle = on_idle
         self._database = DatabaseThreads()
-        self._loop = AgentLoop()
+        options = conf()
+        self._loop = AgentLoop(Jobs(options.max_threads, options.max_threads_per_run))
         self._loop.set_task_factory(cast(Any, task_factory))
         self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
         self._watchdog = Watchdog(self._loop, self._thread)
@@ -155,7 +157,7 @@ class Executor:
                     entry.guard.host_cancelled = True
                 task.cancel()
 
-        self._loop.call_soon_threadsafe(cancel)
+        self._loop.call_soon_threadsafe(cancel, context=contextvars.Context())
 
     def close(self, timeout: float = 5.0) -> None:
         """End the thread. A task that does not end in time is left running."""
@@ -277,6 +279,7 @@ class Executor:
             usage=job.usage,
         )
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
+        guard.unwatched_threads, guard.unwatched_processes = job.unwatched
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
@@ -390,6 +393,7 @@ class _Job:
     stop: StopRequest | None
     input: Any
     input_bytes: int
+    unwatched: tuple[int, int]  # threads and processes of earlier attempts
 
     @classmethod
     def of(cls, record: RunRecord) -> _Job:
@@ -406,6 +410,7 @@ class _Job:
             StopRequest.of(record) if record.stop_requested else None,
             record.input_record.value,
             record.input_record.size_bytes,
+            (record.unwatched_threads, record.unwatched_processes),
         )
 
 

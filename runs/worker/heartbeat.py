@@ -19,7 +19,8 @@ from runs import metrics
 from runs.actions import leases, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
-from runs.delivery import local_runs, stops
+from runs.db.writability import note_failure
+from runs.delivery import local_runs, lost_claims, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
 
@@ -103,6 +104,7 @@ class Heartbeat:
         is_more = self._reaper.tick()
         is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
         stops.deliver_missed(self.id)
+        lost_claims.abort_lost(self.id)
         return is_more
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:
@@ -203,6 +205,7 @@ def _end(lease: Lease, reason: str) -> None:
 
 def report_failure(what: str, error: Exception) -> None:
     """Log an error that a worker survives."""
+    note_failure(error)
     if isinstance(error, Error):
         logger.warning("%s (%s), trying again", what, type(error).__name__)
     else:

@@ -22,6 +22,7 @@ from django.utils import timezone
 from runs.actions import abandoning, deactivating, leases, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
+from runs.db.writability import note_failure
 from runs.delivery import notify
 from runs.identity import audit
 from runs.quotas.keeper import UsageThread
@@ -134,6 +135,7 @@ class ReaperThread:
                 is_more = self._reaper.tick()
                 is_failing = False
             except Exception as error:  # of any kind: there may be no other reaper
+                note_failure(error)
                 if not is_failing:
                     logger.warning("the reaper failed (%s), trying again", error)
                 is_failing, is_more = True, False

@@ -25,7 +25,7 @@ from runs import metrics
 from runs.actions.finishing import USAGE, Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
 from runs.actions.refusals import Care
-from runs.db import connecting
+from runs.db import connecting, writability
 from runs.db.transactions import breaks_connection, is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
@@ -254,6 +254,9 @@ class Recorder:
             observed_at=token.observed_at,
             left_out=book.left_out,
         )
+        if guard is not None:
+            updates.unwatched_threads = guard.unwatched_threads
+            updates.unwatched_processes = guard.unwatched_processes
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
             updates.ending = Ending(
@@ -263,7 +266,7 @@ class Recorder:
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,
                 has_begun=guard is None or guard.has_begun,
-                calls_cut=getattr(guard, "calls_cut", 0),
+                calls_cut=guard.calls_cut if guard is not None else 0,
             )
         return updates
 
@@ -277,6 +280,7 @@ class Recorder:
             try:
                 return record_updates(batch, care)
             except Exception as error:
+                writability.note_failure(error)
                 connection.close()  # it may be broken; the next query opens another
                 if is_away(error) and not (tries >= MOST_TRIES and _breaks_it(error)):
                     pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]

@@ -158,7 +158,7 @@ class StartedRuns:
                     reason=reason[:MAX_REASON_LENGTH],
                     check_permission=False,
                 )
-            except RunAlreadyFinished:
+            except (RunAlreadyFinished, RunRecord.DoesNotExist):  # perhaps removed long after
                 logger.debug("run %s was over when its caller asked it to stop", run)
 
         def before_retry() -> None:

@@ -75,9 +75,13 @@ def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
         "collect", "describe", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
-        "list_names", "primes", "reindex", "rename", "translate",
+        "list_names", "measure", "primes", "reindex", "rename", "translate",
         "weather",
     }  # fmt: skip
+
+
+async def test_a_program_measures_a_text(page: dict[str, Any]) -> None:
+    assert (await _to_end(page["measure"], {"text": "é!"})).result == 3
 
 
 async def test_primes_stop_when_they_look(page: dict[str, Any]) -> None:

@@ -16,7 +16,16 @@ from agents.testing import MemoryDataStore, ScriptedModel
 from agents.tools.http.client import Transports
 from tests.support.agent_run import AgentRun, within
 
-__all__ = ["MESSAGES", "SECONDS", "MockTransports", "SlowStore", "Started", "ended", "turns"]
+__all__ = [
+    "MESSAGES",
+    "SECONDS",
+    "MockTransports",
+    "SlowStore",
+    "Started",
+    "ended",
+    "in_flight",
+    "turns",
+]
 
 SECONDS = 10.0
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -101,3 +110,13 @@ async def turns(number: int = 5) -> None:
     """Let all other tasks take some steps."""
     for _ in range(number):
         await asyncio.sleep(0)
+
+
+async def in_flight(run: AgentRun, tool: str, count: int = 1) -> list[str]:
+    """Wait until so many calls, or known work, of a kind are in flight; return their labels."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            found = [call["label"] for call in run.trace.in_flight() if call["tool"] == tool]
+            if len(found) == count:
+                return found
+            await asyncio.sleep(0.001)

@@ -78,9 +78,10 @@ class AgentHandle:
         """
         self._is_left = True
 
-    async def _ended(self, call: Call) -> ChildEnd | None:
+    async def _ended(self, call: Call, *, is_cuttable: bool = True) -> ChildEnd | None:
         if self._end is None:
-            self._end = await call.until_cut(self._child.wait())
+            waiting = self._child.wait()
+            self._end = await (call.until_cut(waiting) if is_cuttable else waiting)
         if self._end is not None:
             call.data["status"] = self._end.status
             # Nothing is left to settle, and its result may be large.
@@ -96,7 +97,7 @@ class AgentHandle:
             # A stop of this run has stopped it, too, whether it was left or not.
             if not self._is_left and not self._guard.token.stopped:
                 await self._child.ask_to_stop(NOT_WAITED_FOR)
-            await self._ended(call)
+            await self._ended(call, is_cuttable=False)
         except BaseException as raised:
             error = raised
             raise

@@ -7,6 +7,7 @@ can't be ended, and delays all others of the process.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import os
 import signal
@@ -18,7 +19,9 @@ from typing import Any
 
 from agents.cancellation import CancelToken, check_should_stop, current_token, has_cleanup
 from agents.guard import current_guard, wait_out
-from agents.tools.turns import Turns
+from agents.process.own_threads import COMPUTING
+from agents.process.state import own_work
+from agents.process.turns import Turns
 from agents.tools.waiting import undisturbed
 
 __all__ = ["ConfinedError", "Refused", "call_confined"]
@@ -89,7 +92,8 @@ async def call_confined(
 
     def end(_: CancelToken) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(cancel)
+            # In no context: the stop may come from the code of another run.
+            loop.call_soon_threadsafe(cancel, context=contextvars.Context())
 
     if token is not None and not has_cleanup():
         token.add_callback(end)
@@ -105,7 +109,7 @@ async def call_confined(
     returncode, answer = task.result()
     if returncode == 0 and answer[:1] == b"=":
         # Off the loop: ten megabytes take up to 50 ms.
-        return await asyncio.to_thread(answer[1:].decode)
+        return await COMPUTING.run(answer[1:].decode)
     raise _error(returncode, answer, job)
 
 
@@ -113,16 +117,17 @@ async def _call(owner: Hashable, job: dict[str, Any], content: bytes) -> tuple[i
     seconds = 2 * job["cpu_seconds"]
     end_turn = await PROCESSES.take(owner)
     try:
-        process = await start_process(
-            *(sys.executable, "-I", "-S", "-B", str(_CHILD)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-            limit=_CHUNK_BYTES,
-        )
+        with own_work():
+            process = await start_process(
+                *(sys.executable, "-I", "-S", "-B", str(_CHILD)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,
+                limit=_CHUNK_BYTES,
+            )
         try:
             async with asyncio.timeout(seconds):
                 answer = await _converse(process, [json.dumps(job).encode(), content])

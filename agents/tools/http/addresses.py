@@ -14,16 +14,13 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache
 from typing import Any, TypeAlias
 
 import httpx
 
 from agents.exceptions import AddressRefused, InvalidAddress
 from agents.guard import current_guard
-from agents.tools.turns import Turns
+from agents.process.own_threads import LOOK_UPS
 from agents.values.addresses import NOTHING, AllowList, is_public, literal_addresses
 
 __all__ = [
@@ -42,7 +39,6 @@ logger = logging.getLogger(__name__)
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 RESOLVE_SECONDS = 10.0
-_LOOK_UPS = Turns(16, per_owner=4)
 
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 
@@ -132,25 +128,12 @@ def admit(host: str, addresses: Sequence[str], allow: AllowList | None) -> list[
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    """Ask the system's resolver, in a thread that asyncio.to_thread() does not need.
-
-    A server of names that does not answer keeps a thread for half a minute, and nothing can end it.
-    """
-    guard, loop = current_guard(), asyncio.get_running_loop()
-    end_turn = await _LOOK_UPS.take(None if guard is None else guard.owner)
-
-    def end(_: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(end_turn)
-
-    asked: Future[Any] = _threads().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    asked.add_done_callback(end)  # not when the caller gives up: the thread is still in use
-    return _texts(await asyncio.wrap_future(asked))
+    """Ask the system's resolver, in a thread that no agent's jobs use."""
+    return _texts(await LOOK_UPS.run(_ask, host, port))
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_LOOK_UPS.most, "agents-resolving")
+def _ask(host: str, port: int) -> Sequence[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _texts(found: Sequence[Any]) -> list[str]:

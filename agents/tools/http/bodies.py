@@ -18,6 +18,7 @@ import httpx2
 from agents.cancellation import StopMode, is_in_cleanup
 from agents.exceptions import AgentStopped, RunIsOver
 from agents.guard import Call, Guard
+from agents.process.own_threads import COMPUTING
 from agents.tools.waiting import undisturbed
 
 from .decoding import is_event_stream
@@ -227,4 +228,4 @@ class SyncBody(_Body, httpx.SyncByteStream, httpx2.SyncByteStream):
         if self._reading:
             return  # closing a socket under a thread that reads it would not wake that thread
         with suppress(Exception):
-            await asyncio.to_thread(self.close)
+            await COMPUTING.run(self.close)

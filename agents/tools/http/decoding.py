@@ -9,17 +9,15 @@ bodies take turns.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import httpx
 import httpx2
 
 from agents.exceptions import BodyRefused
+from agents.process.own_threads import OwnThreads
 from agents.values.encodings import codec_of
 
 __all__ = [
@@ -37,7 +35,7 @@ MAX_BODY_BYTES = 50_000_000  # unpacked
 
 FIRST_PIECE_BYTES = 64 * 1024
 PIECE_BYTES = 1024 * 1024
-_THREADS = 2
+_UNPACKING = OwnThreads("agents-unpacking", 2, per_owner=2)
 
 _GZIP = ("gzip", "x-gzip")
 # Encodings that nothing here unpacks. Other words ("none", "utf-8") are mistakes of servers, and
@@ -116,8 +114,7 @@ class AsyncDecoded(_Decoded, httpx.AsyncByteStream, httpx2.AsyncByteStream):
             if piece := self._first(chunk):
                 yield piece
             while self._has_more():
-                loop = asyncio.get_running_loop()
-                if piece := self._counted(await loop.run_in_executor(_threads(), self._more)):
+                if piece := self._counted(await _UNPACKING.run(self._more)):
                     yield piece
 
     async def aclose(self) -> None:
@@ -188,11 +185,6 @@ class _Unpacker:
         # of 31, RFC 1950; one byte alone can't tell, but its low half can.
         has_header = data[0] & 0x0F == 8 and int.from_bytes(data[:2].ljust(2, b"\x9c")) % 31 == 0
         return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, "agents-unpacking")
 
 
 def _encodings(headers: Any) -> list[str]:

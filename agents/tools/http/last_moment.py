@@ -12,18 +12,21 @@ import httpx
 import httpx2
 
 from agents.guard import Call
+from agents.tools.waiting import undisturbed
 
 __all__ = ["AsyncAtTheLastMoment", "AtTheLastMoment", "SyncAtTheLastMoment", "has_moments"]
 
 _TRACE = "trace"
 _BEGINS_TO_SEND = "send_request_headers.started"
+_TELLING = (
+    *(httpx.AsyncHTTPTransport, httpx.HTTPTransport),
+    *(httpx2.AsyncHTTPTransport, httpx2.HTTPTransport),
+)
 
 
 def has_moments(transport: object) -> bool:
     """Return whether a transport tells a request's moments: httpx's and httpx2's own do."""
-    told = (httpx.AsyncHTTPTransport, httpx.HTTPTransport)
-    told2 = (httpx2.AsyncHTTPTransport, httpx2.HTTPTransport)
-    return isinstance(transport, (*told, *told2)) or getattr(transport, "has_moments", False)
+    return isinstance(transport, _TELLING) or getattr(transport, "has_moments", False)
 
 
 class AtTheLastMoment:
@@ -53,8 +56,19 @@ class AtTheLastMoment:
 
 
 class AsyncAtTheLastMoment(AtTheLastMoment):
+    """As ``AtTheLastMoment``; it also closes a connection whose TLS handshake was cut.
+
+    httpcore 1.0 and httpcore2 close it after an error, and leave it open after a cancellation.
+    """
+
+    _connection: Any = None
+
     async def __call__(self, name: str, info: dict[str, Any]) -> None:
         self._on_event(name)
+        if name.endswith("connect_tcp.complete"):
+            self._connection = info.get("return_value")
+        elif name.endswith("start_tls.failed") and self._connection is not None:
+            await undisturbed(self._connection.aclose())
         if self._others is not None:
             await self._others(name, info)
 

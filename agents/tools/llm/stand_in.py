@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx2
 
+from agents.process.own_threads import COMPUTING
+
 from .extract import extract_summary
 from .usage import CHARACTERS_PER_TOKEN, tokens_of
 
@@ -63,7 +65,7 @@ class StandIn(httpx2.AsyncBaseTransport):
         except _Invalid as problem:
             return _refusal(400, *problem.args)
         if len(asked.document) > LARGE:
-            reply = await asyncio.to_thread(_reply, asked)
+            reply = await COMPUTING.run(_reply, asked)
         else:
             reply = _reply(asked)
         reply.id = f"chatcmpl-stand-in-{next(self._numbers)}"

@@ -24,6 +24,7 @@ from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, R
 from runs.management.input_arguments import read_input, read_json_input
 from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord
+from runs.ops.leaving import leave
 from runs.status import Status
 from runs.wire import tree_usage_of, usage_of
 from runs.wording.run import tree_usage_text, usage_text
@@ -70,6 +71,15 @@ class Command(BaseCommand):
             help=f"with --remote: {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, the highest starts "
             "first; above the agent's own, its user needs runs.prioritise_runrecord",
         )
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """End the process with the status of the run, though a thread of its agent may go on."""
+        try:
+            super().run_from_argv(argv)
+        except SystemExit as end:
+            leave(end.code if isinstance(end.code, int) else bool(end.code))
+            raise
+        leave(0)
 
     def handle(self, *args: Any, **options: Any) -> None:
         # The streams as they are now: while agents run, sys.stdout is another.

@@ -28,6 +28,7 @@ from agents.exceptions import AgentNotFound, InvalidInput
 from agents.values.jsonable import child_path, clean_text
 from runs.conf import conf
 from runs.db.transactions import is_away
+from runs.db.writability import note_failure
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
@@ -165,6 +166,7 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
             return _Refusal(400, "bad_request", "The request could not be understood.")
         case db.Error():
             # Each service is one transaction, so nothing was half done.
+            note_failure(exc)
             if is_away(exc):
                 logger.warning("the database does not answer (%s)", type(exc).__name__)
             else:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 from agents import registry
+from agents.process.loop import AgentLoop
 from agents.runtime import task_factory
 from tests.support.started_run import SlowStore
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Any]:
+    return {"agents": AgentLoop}
 
 
 @pytest.fixture(autouse=True)

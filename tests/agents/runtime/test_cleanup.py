@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 
 import pytest
 
 from agents import AgentStopped, SyncTools, Tools, cleanup, should_stop
 from agents.runtime import Outcome
+from agents.testing import ScriptedModel
 from tests.support.started_run import MESSAGES, SlowStore, Started, turns
 
 
@@ -119,3 +122,24 @@ async def test_a_called_agent_is_not_let_through_by_its_callers_cleanup() -> Non
         run = Started(work, context=contextvars.copy_context())
         assert await run.outcome() == Outcome("stopped")
     assert run.events("data_store") == []
+
+
+async def test_twenty_cleanups_in_a_row_make_no_more_calls_than_one() -> None:
+    """The model's own count, as its provider would bill it."""
+
+    async def slowly(messages: object) -> str:
+        await asyncio.sleep(0.02)
+        return "a reply"
+
+    model = ScriptedModel(slowly)
+
+    async def work(tools: Tools) -> None:
+        run.stop()
+        for _ in range(20):
+            with contextlib.suppress(AgentStopped):
+                async with cleanup(0.05):
+                    await tools.call_llm(MESSAGES)
+
+    run = Started(work, model=model)
+    assert await run.outcome() == Outcome("stopped")
+    assert 1 <= len(model.calls) <= 3

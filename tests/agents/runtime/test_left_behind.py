@@ -14,7 +14,7 @@ import pytest
 from agents import Tools, cleanup, output, runtime
 from agents.runtime import Outcome
 from tests.support.agent_run import within
-from tests.support.started_run import SECONDS, SlowStore, Started, ended, turns
+from tests.support.started_run import SECONDS, SlowStore, Started, ended, in_flight, turns
 
 
 async def test_tasks_left_behind_are_cancelled_and_waited_for() -> None:
@@ -74,10 +74,48 @@ async def test_calls_that_were_left_behind_are_cut_when_no_stop_was_requested() 
     assert run.only("data_store")["outcome"] == "aborted"
 
 
-async def test_a_task_that_ignores_its_cancellation_is_left_running_and_named(
+@pytest.mark.parametrize("how", ["return", "error", "stop"])
+async def test_a_task_that_ignores_its_cancellation_is_shown_and_waited_for(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "SHOWN_SECONDS", 0.001)
+    let_go, last_words = asyncio.Event(), list[str]()
+
+    async def stubborn() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+        last_words.append("the task has left")
+
+    async def work(tools: Tools) -> str:
+        tasks.append(asyncio.create_task(stubborn()))
+        await asyncio.sleep(0)
+        if how == "error":
+            raise ValueError("no")
+        if how == "stop":
+            run.stop()
+            await tools.data_store.get("x")
+        return "done"
+
+    tasks: list[asyncio.Task[Any]] = []
+    run = Started(work)
+    await within(SECONDS, in_flight(run, "task"))
+    (shown,) = run.trace.in_flight()
+    assert shown["label"].startswith("stubborn (test_left_behind.py:")
+    await turns(50)
+    assert not run.ending.done()
+    let_go.set()
+    kind = {"return": "success", "error": "error", "stop": "stopped"}[how]
+    assert (await run.outcome()).kind == kind
+    assert last_words == ["the task has left"]
+
+
+async def test_a_host_that_goes_away_leaves_a_task_that_ignores_its_cancellation_and_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime, "LEFT_BEHIND_SECONDS", 0.01)
+    monkeypatch.setattr(runtime, "LEAVING_SECONDS", 0.01)
     let_go = asyncio.Event()
 
     async def stubborn() -> None:
@@ -91,14 +129,17 @@ async def test_a_task_that_ignores_its_cancellation_is_left_running_and_named(
         tasks.append(asyncio.create_task(stubborn(), name="stubborn"))
         tasks.append(asyncio.create_task(tools.http.send(request, stream=True)))
         await asyncio.wait([tasks[1]])  # and a response that no code reads, too
+        await asyncio.Event().wait()
 
     request = httpx.Request("GET", "http://x")
     tasks: list[asyncio.Task[Any]] = []
     run = Started(work)
+    await turns(20)
+    run.host_goes_away()
     try:
         await within(SECONDS, asyncio.shield(run.ending))
         assert "stubborn" in run.only("log")["message"]
-        assert run.trace.in_flight() == []
+        assert [call["tool"] for call in run.trace.in_flight()] in ([], ["task"])
     finally:
         let_go.set()
     await within(SECONDS, tasks[0])

@@ -13,7 +13,11 @@ from django.utils import timezone
 
 from agents import AgentStopped, Tools, agent, cleanup
 from agents.cancellation import StopCause
+from agents.runtime import Outcome
+from agents.trace import Event, Usage
 from runs.actions import recovery, starting
+from runs.actions.finishing import Ending
+from runs.actions.progress import Updates, record_updates
 from runs.db.threads import DatabaseThreads
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
@@ -359,3 +363,32 @@ def test_an_attempt_that_unwinds_late_does_not_affect_the_next_one(
     record = assert_consistent(run)
     assert (record.status, record.attempt) == ("success", 2)
     assert record.result == "by attempt 1"
+
+
+class TestTheRecorder:
+    """A worker that was declared lost writes nothing, also before its runs are recovered."""
+
+    @on_both_databases
+    @pytest.mark.parametrize("loss", TestTheDataStore.LOSSES)
+    @pytest.mark.parametrize("is_ending", [False, True])
+    def test_writes_nothing_under_a_lost_claim(
+        self, held: ActiveRun, loss: str, is_ending: bool
+    ) -> None:
+        event = Event(str(held.id), 1, timezone.now(), "log", "t", 0, "agent", {"message": "late"})
+        updates = Updates(
+            held.id,
+            held.worker,
+            held.attempt,
+            [event],
+            last_seq=1,
+            in_flight=[],
+            usage=Usage(llm_calls=1, input_tokens=5),
+        )
+        if is_ending:
+            updates.ending = Ending(Outcome("success", result="late"), None, 0, 0)
+        TestTheDataStore.LOSSES[loss](held)
+        before = RunRecord.objects.filter(pk=held.id).values().get()
+        recorded = record_updates([updates])
+        assert held.id in recorded.gone
+        assert RunRecord.objects.filter(pk=held.id).values().get() == before
+        assert not RunRecord.objects.get(pk=held.id).events.exists()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from runs.actions import deleting
+from runs.identity.models import Act, AuditEntry
 from runs.models import DataStoreEntry, OwnerUsage, RunEvent, RunInput, RunRecord
 from runs.ops import removal
 from runs.quotas import ledger
 from runs.status import Status
 from tests.runs.admin.conftest import signed_in, staff
-from tests.support.rows import make_run
+from tests.support.rows import make_run, make_worker
 
 pytestmark = pytest.mark.django_db
 
@@ -93,15 +97,95 @@ class TestUser:
         assert done.status_code == 403
         assert RunEvent.objects.count() == 60  # nothing was deleted
 
-    def test_with_a_run_that_is_not_over_says_what_to_do_first(
+    def test_says_before_how_many_runs_are_not_over(
         self, admin_client: Client, owner: User
     ) -> None:
         make_run(owner)
+        make_run(owner, status=Status.RUNNING, worker=make_worker())
         page = admin_client.get(f"{USERS}{owner.pk}/delete/").content.decode()
-        assert "runs that are not over: stop them first" in page
-        assert "have permission" not in page  # no user has it
+        assert "Runs that are not over, and are asked to stop first: 2" in page
+        assert "I’m sure" in html.unescape(page)
+        assert not RunRecord.objects.filter(stop_requested_at__isnull=False).exists()
+
+    def test_goes_at_once_when_its_runs_stop_at_once(
+        self, admin_client: Client, owner: User
+    ) -> None:
+        make_run(owner)
+        done = admin_client.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"})
+        assert (done.status_code, done["location"]) == (302, USERS)
+        assert not User.objects.filter(pk=owner.pk).exists()
+        *_, stop, deletion = AuditEntry.objects.order_by("id")
+        assert (stop.act, stop.actor) == (Act.STOP, "admin")
+        assert "Via: admin. Reason: the owner's account is to be deleted" in stop.detail
+        assert (deletion.act, deletion.actor, deletion.subject) == (Act.ACCOUNT, "admin", "alice")
+
+    @pytest.mark.parametrize("is_bulk", [False, True], ids=["one", "bulk"])
+    def test_stays_until_its_runs_are_over(
+        self, admin_client: Client, owner: User, monkeypatch: pytest.MonkeyPatch, is_bulk: bool
+    ) -> None:
+        monkeypatch.setattr(deleting, "WAIT_SECONDS", 0.2)
+        worker = make_worker()
+        root = make_run(owner, status=Status.RUNNING, worker=worker)
+        make_run(owner, status=Status.RUNNING, worker=worker, parent=root)
+
+        def press_delete() -> str:
+            form: dict[str, Any] = {"post": "yes"}
+            if is_bulk:
+                form |= {"action": "delete_selected", "_selected_action": [owner.pk]}
+            address = USERS if is_bulk else f"{USERS}{owner.pk}/delete/"
+            return html.unescape(admin_client.post(address, form, follow=True).content.decode())
+
+        assert "Nothing was deleted: 2 runs of alice are still stopping." in press_delete()
+        assert RunRecord.objects.count() == 4
+        assert RunEvent.objects.count() == 60
+        asked = {
+            run.stop_via: run.stop_requested_by_name
+            for run in RunRecord.objects.filter(stop_requested_at__isnull=False)
+        }
+        assert asked == {"admin": "admin", "parent": "admin"}
+        entries = AuditEntry.objects.filter(act=Act.STOP, actor="admin")
+        assert [entry.subject for entry in entries] == [str(root)]
+        assert LogEntry.objects.filter(object_id=str(root.pk)).count() == 1
+
+        press_delete()
+        assert AuditEntry.objects.filter(act=Act.STOP).count() == 1, "it was asked already"
+        RunRecord.objects.active().update(status=Status.STOPPED, finished_at=timezone.now())
+        press_delete()
+        assert not User.objects.filter(pk=owner.pk).exists()
+        assert not RunRecord.objects.exists()
+
+    def test_is_waited_for_while_its_runs_stop(
+        self, admin_client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = make_run(owner, status=Status.RUNNING, worker=make_worker())
+        looks: list[float] = []
+
+        def end_it(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 3:
+                found = RunRecord.objects.filter(pk=run.pk)
+                found.update(status=Status.STOPPED, finished_at=timezone.now())
+
+        monkeypatch.setattr(deleting.time, "sleep", end_it)
         admin_client.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"})
-        assert User.objects.filter(pk=owner.pk).exists()
+        assert len(looks) == 3
+        assert not User.objects.filter(pk=owner.pk).exists()
+
+    @pytest.mark.parametrize("is_bulk", [False, True], ids=["one", "bulk"])
+    def test_that_may_not_be_deleted_stops_nothing(self, owner: User, is_bulk: bool) -> None:
+        clerk = staff("clerk", "delete_datastoreentry", "view_datastoreentry")
+        clerk.user_permissions.add(
+            *Permission.objects.filter(codename__in=["delete_user", "view_user"])
+        )
+        run = make_run(owner)
+        form: dict[str, Any] = {"post": "yes"}
+        if is_bulk:
+            form |= {"action": "delete_selected", "_selected_action": [owner.pk]}
+        address = USERS if is_bulk else f"{USERS}{owner.pk}/delete/"
+        for client in (signed_in(clerk), signed_in(staff("viewer"))):
+            assert client.post(address, form).status_code == 403
+        run.refresh_from_db()
+        assert (run.status, run.stop_requested_at) == (Status.QUEUED, None)
 
     def test_with_too_many_events_is_refused_with_a_hint(
         self, admin_client: Client, owner: User, monkeypatch: pytest.MonkeyPatch
@@ -113,8 +197,6 @@ class TestUser:
         assert RunRecord.objects.count() == 2
 
     def test_needs_the_right_to_delete_what_is_owned(self, owner: User) -> None:
-        from django.contrib.auth.models import Permission
-
         clerk = staff("clerk", "delete_datastoreentry", "view_datastoreentry")
         clerk.user_permissions.add(
             *Permission.objects.filter(codename__in=["delete_user", "view_user"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.test import RequestFactory
 
+from runs.db import writability
 from runs.ops import health
 from runs.ops.probing import ask
 
@@ -57,6 +58,16 @@ def test_an_agent_that_blocks_the_others_is_reported() -> None:
     assert (status, said["degraded"]) == (200, True)
     assert said["checks"]["agents"] == "blocked for 12 s"
     assert _ready(blocked_seconds=0.7)[1]["degraded"] is False
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only", "failing"])
+def test_a_database_that_takes_no_writes_makes_it_unready(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writability, "refusal", lambda: kind)
+    status, said = _ready()
+    assert (status, said["status"], said["degraded"]) == (503, "not ready", False)
+    assert said["checks"]["database"] == kind
 
 
 @pytest.fixture

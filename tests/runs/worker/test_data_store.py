@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import DataError, OperationalError, connection
 
-from agents import AgentStopped, Tools, agent
+from agents import AgentStopped, SyncTools, Tools, agent
 from agents.cancellation import Lease
 from agents.guard import Guard
 from agents.tools.data_store import MAX_PLACE_BYTES, DataStore, InvalidEntry
@@ -281,6 +283,59 @@ def test_agents_of_one_owner_share_it_and_of_another_do_not(
     assert log.over(start("writer")).status == Status.SUCCESS
     assert log.over(start("reader")).result == [[], "from the writer"]
     assert log.over(start("reader", owner=bob)).result == [[], None]
+
+
+@on_both_databases
+@pytest.mark.usefixtures("worker")
+def test_branches_and_called_agents_have_namespaces_of_their_own(
+    start: Start, log: Journal
+) -> None:
+    @agent("called")
+    async def called(tools: Tools) -> None:
+        await tools.data_store.set("called", 1)
+
+    @agent("branches")
+    async def branches(tools: Tools) -> None:
+        switched = asyncio.Event()
+
+        async def first() -> None:
+            await switched.wait()
+            await tools.data_store.set("first", 1)
+
+        async def second() -> None:
+            tools.data_store.use_namespace("b")
+            switched.set()
+            await tools.data_store.set("second", 1)
+            await tools.agents.call("called")
+            await tools.data_store.set("third", 1)
+
+        await asyncio.gather(first(), second())
+
+    @agent("threads")
+    def threads(tools: SyncTools) -> None:
+        tools.data_store.use_namespace("c")
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            tools.data_store.use_namespace("d")
+            tools.data_store.set("in the thread", 1)
+
+        thread = threading.Thread(target=context.run, args=[work])
+        thread.start()
+        thread.join()
+        tools.data_store.set("after", 1)
+
+    assert log.over(start("branches")).status == Status.SUCCESS
+    assert log.over(start("threads")).status == Status.SUCCESS
+    places = DataStoreEntry.objects.order_by("namespace", "key").values_list("namespace", "key")
+    assert list(places) == [
+        ("b", "second"),
+        ("b", "third"),
+        ("c", "after"),
+        ("d", "in the thread"),
+        ("default", "called"),
+        ("default", "first"),
+    ]
 
 
 async def test_closed_threads_leave_no_connection(transactional_db: None) -> None:

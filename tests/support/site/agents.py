@@ -12,7 +12,17 @@ from agents import SyncTools, Tools, agent, check_should_stop
 from runs.wording import ladder
 from runs.worker import claim_loop, heartbeat
 
-from . import bending, forms, orm, starters, stuck, watch, witnesses  # noqa: F401  for their agents
+from . import (  # noqa: F401  register their agents
+    bending,
+    forms,
+    leavers,
+    leaving_work,
+    orm,
+    starters,
+    stuck,
+    watch,
+    witnesses,
+)
 
 if settings.POLL_SECONDS:
     claim_loop.POLL_SECONDS = heartbeat.POLL_SECONDS = settings.POLL_SECONDS

@@ -57,6 +57,17 @@ async def _work(seconds: float) -> str:
     return "done"
 
 
+@agent("witness-quiet")
+async def quiet(tools: Tools, seconds: float = 3600.0) -> str:
+    """Call no tool and write nothing, but a line for each step."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        note("step")
+        await asyncio.sleep(0.02)
+        check_should_stop()
+    return "done"
+
+
 @agent("witness-talker")
 async def talker(tools: Tools, seconds: float = 3600.0, pause: float = 0.1) -> str:
     """Log, write to the data store and count, until stopped."""

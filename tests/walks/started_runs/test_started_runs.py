@@ -48,6 +48,23 @@ def test_def_agents_start_and_wait(worker: Worker, start: Start, log: Journal) -
     assert_consistent(run)
 
 
+def test_to_stop_a_child_whose_record_was_removed_does_nothing(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    """The retention removes runs that ended long ago; their caller may still be at work."""
+
+    @agent("caller")
+    async def caller(tools: Tools) -> str:
+        handle = await tools.agents.start("double", {"n": 1})
+        await asyncio.to_thread(log.over, handle.run)
+        await asyncio.to_thread(RunRecord.objects.filter(pk=handle.run).delete)
+        await handle.stop()
+        return "done"
+
+    run = start("caller")
+    assert log.over(run).result == "done"
+
+
 def test_a_handle_returns_how_its_child_ended(
     worker: Worker, start: Start, stop: Any, log: Journal
 ) -> None:

@@ -24,14 +24,13 @@ export function inFlightParts({ tool, label }) {
   if (tool === "http") return { kind: "HTTP", parts: [foreign(label)] };
   if (tool === "agents.start") return { kind: "Agent", parts: [["starting ", foreign(label)]] };
   if (tool === "agents.call" || tool === "agents.wait") return { kind: "Agent", parts: [foreign(label)] };
-  if (tool in WORK) return { kind: WORK[tool], parts: [foreign(label)] };
+  if (WORK[tool]) return { kind: WORK[tool], parts: [foreign(label)] };
   const [store, method] = String(tool).split(".");
   if (store === "data_store") return { kind: "Store", parts: [[METHODS[method]?.[0] ?? method, " ", foreign(label)]] };
   return { kind: "Call", parts: [[foreign(tool), " ", foreign(label)]] };
 }
 
-// Code that the agent has started, and that is no call.
-const WORK = { thread: "Thread", task: "Task", process: "Process" };
+const WORK = { thread: "Thread", task: "Task", process: "Process" }; // code of the agent's
 
 const CALLS = {
   llm_call: (data, took) => ({
@@ -50,6 +49,10 @@ const CALLS = {
   agent_call: (data, took) => ({
     kind: "Agent",
     parts: [foreign(data.label), data.tool === "agents.start" ? "started" : took],
+  }),
+  process: (data, took) => ({
+    kind: "Process",
+    parts: [foreign(data.label), took, data.returncode && `exited with ${data.returncode}`],
   }),
 };
 

@@ -40,6 +40,7 @@ const WRITERS = {
   data_store: call,
   http: call,
   agent_call: call,
+  process: call,
   log,
   stdout: (data) => ({
     kind: data.stream === "stderr" ? "stderr" : "Output",

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agents.tools.turns import Turns
+from agents.process.turns import Turns
 from tests.support.agent_run import turn_loop
 
 
