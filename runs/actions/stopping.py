@@ -41,7 +41,6 @@ from .finishing import finish, finish_queued
 from .stop_rows import Request, change, mark
 
 if TYPE_CHECKING:
-
     from django.contrib.auth.models import User
 
 __all__ = [

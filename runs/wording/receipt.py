@@ -35,25 +35,6 @@ _AFTER = {
 }
 _AFTER_ANY = gettext_lazy("the call in flight had completed")
 
-#: What a limit allowed, by its kind.
-_ALLOWED = {
-    "wall": gettext_lazy("it may take %(time)s"),
-    "idle": gettext_lazy("it may do nothing for %(time)s"),
-    "hold": gettext_lazy("it may be paused for %(time)s"),
-    "tokens": gettext_lazy("at most %(number)s tokens"),
-    "cost": gettext_lazy("a cost of at most %(number)s"),
-    "llm_calls": gettext_lazy("at most %(number)s LLM calls"),
-    "calls": gettext_lazy("at most %(number)s calls"),
-    "loop": gettext_lazy("the same calls came again and again"),
-    "condition": gettext_lazy("a condition of its own"),
-}
-_OF = {
-    "tree": gettext_lazy(", with its sub-agents"),
-    "agent": gettext_lazy(", for all runs of its agent"),
-    "owner": gettext_lazy(", for all runs of its owner"),
-    "all": gettext_lazy(", for all runs"),
-}
-
 
 def sentences(
     run: Run,
@@ -125,8 +106,6 @@ def _finished_first(run: Run, words: Mapping[str, str]) -> str:
 
 def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
     if stop["via"] == "budget":
-        if limit := stop.get("limit"):
-            return _("Stopped at %(at)s by a limit: %(limit)s.") % {**words, "limit": _limit(limit)}
         return _("Stopped by its budget at %(at)s%(because)s.") % words
     if stop["via"] == "account":
         return _("Stopped at %(at)s, because its owner's account was deactivated.") % words
@@ -135,20 +114,6 @@ def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
             return _("Stopped by the run that called it at %(at)s%(because)s.") % words
         return _("Stopped%(by)s with the run that called it at %(at)s%(because)s.") % words
     return _("Stopped%(by)s at %(at)s%(because)s.") % words
-
-
-def _limit(limit: Mapping[str, Any]) -> str:
-    """Say what a limit allowed: ``it may take 10:00``, ``at most 20 LLM calls, for all runs``."""
-    kind, value = str(limit["kind"]), limit.get("limit")
-    known = _ALLOWED.get(kind)
-    if known is None or (value is None and "%(" in str(known)):
-        said = upright(kind)
-    else:
-        said = known % {
-            "time": duration(float(value or 0)),
-            "number": f"{value:,}" if isinstance(value, int | float) else value,
-        }
-    return f"{said}{_OF.get(str(limit.get('scope')), '')}"
 
 
 def _escalation(stop: Stop, now: datetime | None) -> str:

@@ -217,29 +217,6 @@ def test_what_is_not_watched_is_told_however_the_run_has_ended(status: str) -> N
     assert "It started 1 thread and 1 process that are not watched." in text
 
 
-@pytest.mark.parametrize(
-    ("limit", "words"),
-    [
-        ({"kind": "wall", "scope": "run", "limit": 600.0}, "it may take 10:00"),
-        ({"kind": "idle", "scope": "run", "limit": 60.0}, "it may do nothing for 1:00"),
-        (
-            {"kind": "tokens", "scope": "tree", "limit": 12000},
-            "at most 12,000 tokens, with its sub-agents",
-        ),
-        (
-            {"kind": "llm_calls", "scope": "owner", "limit": 20},
-            "at most 20 LLM calls, for all runs of its owner",
-        ),
-        ({"kind": "loop", "scope": "run", "limit": None}, "the same calls came again and again"),
-        ({"kind": "wall", "scope": "run", "limit": None}, "wall"),
-        ({"kind": "moon", "scope": "all", "limit": 1}, "moon, for all runs"),
-    ],
-)
-def test_which_limit_has_stopped_it(limit: dict[str, Any], words: str) -> None:
-    said = sentences(_stopped(via="budget", requested_by=None, limit=limit))
-    assert said[0] == f"Stopped at 14:03:22 by a limit: {words}."
-
-
 def test_where_the_result_is_not_shown_nothing_is_below() -> None:
     assert _text(_stopped(), result_below=False).endswith("What it had so far is kept.")
 

@@ -1,5 +1,5 @@
 // What time it is for the server (the reader's clock may be wrong by minutes), and durations that
-// grow while a reader looks at them.
+// grow or shrink while a reader looks at them.
 import { duration } from "./format.js";
 
 let ahead = 0; // ms; how far the server's clock is ahead of ours
@@ -31,14 +31,15 @@ export function tickSince(element, since, label = "") {
   show(element);
 }
 
-/** Show in `element` how long it is until an instant, in the place of %(left)s in `text`. */
-export function tickUntil(element, until, text) {
+/** Show in `element` how long it is until an instant; `text` may have words around %(left)s. */
+export function tickUntil(element, until, text = "%(left)s") {
   Object.assign(element.dataset, { until, text });
   showLeft(element);
 }
 
 export function stopTicking(element) {
   delete element.dataset.since;
+  delete element.dataset.until;
 }
 
 /** Show how long a run took, or has taken so far. */
