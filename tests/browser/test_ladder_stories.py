@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.llm_server import LLMServer
 from tests.support.run_screen import RunScreen
@@ -113,7 +113,11 @@ def test_the_lists_offer_the_same(
     expect(row.get_by_role("button", name="Stopping... Talk")).to_be_disabled()
     now = row.get_by_role("button", name="Stop now Talk")
     expect(now).to_have_attribute("title", re.compile("^cuts the call in flight. The reply is"))
+    held: list[Route] = []
+    page.route("**/stop", held.append)
     now.click()
+    expect(row.get_by_role("button", name="Stopping... Talk")).to_be_disabled()
+    held[0].continue_()
     expect(row).to_have_attribute("data-status", "stopped")
     assert server.run(talk)["stop"]["calls_cut"] == 1
 

@@ -259,7 +259,10 @@ def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, 
 
 def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
     """Return the fingerprints of runs that are not over, and of those created after ``since``."""
-    names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
+    names = (
+        *("status", "worker_id", "stop_requested_at", "stop_mode"),
+        *("stop_acknowledged_at", "stop_observed_at"),
+    )
     found: dict[uuid.UUID, Fingerprint] = {}
     for runs in (RunRecord.objects.active(), RunRecord.objects.filter(created_at__gte=since)):
         rows = runs.order_by("-created_at", "-id").values_list("pk", *names)[:limit]
