@@ -83,6 +83,7 @@ class Guard:
         self.unwatched_processes = 0
         self._work: dict[str, WorkKind] = {}
         self._wakers: list[Callable[[], object]] = []
+        self._quiet_wakers: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self._in_flight = 0
         self._closed = False
@@ -152,7 +153,8 @@ class Guard:
             if self._work.pop(work, None) is None:
                 return
         self.trace.end(work)
-        self.wake()
+        if self._wakers:
+            self.wake()
 
     def has_work(self, kinds: Collection[WorkKind] = WORK_KINDS) -> bool:
         """Tell whether known work of these kinds is left."""
@@ -167,10 +169,11 @@ class Guard:
             else:
                 self.unwatched_processes += 1
 
-    async def until(self, is_over: Callable[[], bool]) -> None:
+    async def until(self, is_over: Callable[[], bool], *, is_quiet: bool = False) -> None:
         """Wait until ``is_over()``.
 
-        It is asked again when known work, a task or a call of the run ends, and at ``wake()``.
+        It is asked again at ``wake()``; unless this ``is_quiet``, also when known work, a task or a
+        call of the run ends.
         """
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -178,20 +181,21 @@ class Guard:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(changed.set, context=Context())
 
+        wakers = self._quiet_wakers if is_quiet else self._wakers
         with self._lock:
-            self._wakers.append(wake)
+            wakers.append(wake)
         try:
             while not is_over():
                 await changed.wait()
                 changed.clear()
         finally:
             with self._lock:
-                self._wakers.remove(wake)
+                wakers.remove(wake)
 
     def wake(self) -> None:
         """Let ``until`` ask again; from any thread."""
         with self._lock:
-            wakers = tuple(self._wakers)
+            wakers = (*self._wakers, *self._quiet_wakers)
         for wake in wakers:
             wake()
 

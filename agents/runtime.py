@@ -29,7 +29,7 @@ from .process.state import own_work
 from .process.threads import agent_code
 from .registry import AgentDefinition
 from .tools import SyncTools, Tools
-from .tools.agents.handle import forget_started, settle_started
+from .tools.agents.handle import forget_started, has_started, settle_started
 from .tools.http.client import close_clients
 from .trace import bind_trace
 from .values import jsonable, redaction
@@ -148,7 +148,7 @@ class _Thread:
             thread.start()
         guard.token.add_callback(self._on_stop)
         try:
-            await guard.until(lambda: self._ended is not None)
+            await guard.until(lambda: self._ended is not None, is_quiet=True)
         except asyncio.CancelledError:
             self._show()
             raise
@@ -223,9 +223,13 @@ async def _settle(guard: Guard) -> None:
     """
     if not guard.token.stopped:  # otherwise the token refuses
         guard.close()
+    # At once: a thread that the run waits for may take long.
+    started = guard.create_task(settle_started(guard)) if has_started(guard) else None
     try:
         await _end_code(guard)
         guard.close()
+        if started is not None:
+            await started
         await settle_started(guard)
         await close_clients(guard)  # what may be in flight now are responses that no code reads
         await guard.settle()
@@ -235,6 +239,8 @@ async def _settle(guard: Guard) -> None:
     finally:
         guard.finish()
         forget_started(guard)
+        if started is not None:
+            started.cancel()
         await _leave_behind(guard)
 
 

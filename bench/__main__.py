@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import (
+    aborts,
     admin,
     cluster,
     cluster_feed,
@@ -50,6 +51,7 @@ CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {
     "cluster-feed": cluster_feed.measure_feed,
     "cluster-retention": cluster_feed.measure_retention,
     "logins": logins.measure,
+    "aborts": aborts.measure,
     "cluster-latency-load": cluster_stop.measure_latency_under_load,
 }
 

@@ -108,6 +108,10 @@ def register_agents() -> None:
         except AgentStopped:
             return time.perf_counter()
 
+    @agent("bench-model")
+    async def model(tools: Tools) -> str:
+        return (await tools.call_llm([{"role": "user", "content": "Go on for ever."}])).text
+
     @agent("bench-block")
     async def block(tools: Tools, seconds: float) -> None:
         time.sleep(seconds)  # which an agent must not do

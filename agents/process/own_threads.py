@@ -20,10 +20,13 @@ T = TypeVar("T")
 
 
 class OwnThreads:
-    """Calls functions in threads: so many at a time, of these so many for one owner."""
+    """Calls functions in threads: so many at a time, of these so many for one owner.
+
+    An owner that has no thread gets one even if all are taken: another's may take long.
+    """
 
     def __init__(self, name: str, most: int, *, per_owner: int) -> None:
-        self._turns = Turns(most, per_owner=per_owner)
+        self._turns = Turns(most, per_owner=per_owner, one_beyond=True)
         self._threads = DaemonThreads(name)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:

@@ -150,7 +150,7 @@ class SharedState:
             callback(*args)
         finally:
             if _hooks() != hooks:
-                self._put_back_hooks(guard, *hooks)
+                self._put_back_hooks(guard, hooks)
             if self._touched or read_quick() != self._right:
                 self.look_quickly()
             self._stepping = None
@@ -168,15 +168,20 @@ class SharedState:
         _popen.argv = argv
         guard.count_unwatched(_STARTED[event])
 
-    def _put_back_hooks(self, guard: Guard, trace: Any, profile: Any) -> None:
+    def _put_back_hooks(self, guard: Guard, hooks: tuple[Any, ...]) -> None:
+        trace, profile, first, final = hooks
+        name = "the hooks of debuggers and profilers"
+        if sys.get_asyncgen_hooks() != (first, final):
+            name = "the hooks of async generators"
+            sys.set_asyncgen_hooks(first, final)
         sys.settrace(trace)
         sys.setprofile(profile)
         with self._lock:
-            self._tell("the hooks of debuggers and profilers", {guard})
+            self._tell(name, {guard})
 
-    def _end_first_step(self, guard: Guard, hooks: tuple[Any, Any]) -> None:
+    def _end_first_step(self, guard: Guard, hooks: tuple[Any, ...]) -> None:
         if _hooks() != hooks:
-            self._put_back_hooks(guard, *hooks)
+            self._put_back_hooks(guard, hooks)
         self.look_quickly()
         self._stepping = None
 
@@ -306,9 +311,9 @@ def _announce_threads() -> None:
     threading._start_new_thread = announced  # type: ignore[attr-defined]
 
 
-def _hooks() -> tuple[Any, Any]:
+def _hooks() -> tuple[Any, ...]:
     """Return the hooks of this thread: on the loop, all runs share them."""
-    return sys.gettrace(), sys.getprofile()
+    return sys.gettrace(), sys.getprofile(), *sys.get_asyncgen_hooks()
 
 
 def _copy(values: tuple[Any, ...]) -> tuple[Any, ...]:

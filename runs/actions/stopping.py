@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Q
 
 from agents.cancellation import StopMode
 from runs.db.clock import database_now, now_sql
 from runs.db.statements import Expression
-from runs.db.transactions import in_transaction, is_locked
+from runs.db.transactions import in_transaction, is_away, is_locked
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
@@ -238,14 +238,20 @@ def escalate_due(*, limit: int = MOST_DUE) -> int:
 
 
 def _is_written(request: Request, ids: Sequence[uuid.UUID]) -> bool:
-    """Write a planned request; return False, and write nothing, if that would wait for a lock."""
+    """Write a planned request; return False, and write nothing, if it meets a lock or is refused.
+
+    One run must not keep the others from being stopped, nor a worker from its heartbeat.
+    """
     try:
         with transaction.atomic():
             _write(request, ids)
-    except OperationalError as error:
-        if not is_locked(error):
+    except Exception as error:
+        if is_locked(error):
+            logger.info("a planned stop of %d runs meets a lock", len(ids))
+        elif is_away(error):
             raise
-        logger.info("a planned stop of %d runs meets a lock", len(ids))
+        else:
+            logger.exception("a planned stop of %d runs can't be written", len(ids))
         return False
     return True
 

@@ -114,7 +114,7 @@ def test_the_lists_offer_the_same(
     now = row.get_by_role("button", name="Stop now Talk")
     expect(now).to_have_attribute("title", re.compile("^cuts the call in flight. The reply is"))
     held: list[Route] = []
-    page.route("**/stop", held.append)
+    page.route("**/stop", lambda route: held.append(route))
     now.click()
     expect(row.get_by_role("button", name="Stopping... Talk")).to_be_disabled()
     held[0].continue_()

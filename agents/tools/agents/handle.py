@@ -136,6 +136,11 @@ def note_called(guard: Guard, agent: str, child: ChildRun) -> None:
     note_started(guard, handle)
 
 
+def has_started(guard: Guard) -> bool:
+    """Tell whether a run has started others whose end is not known yet."""
+    return bool(_started.get(guard))
+
+
 def forget_started(guard: Guard) -> None:
     """Forget the handles of a run that is over."""
     _started.pop(guard, None)

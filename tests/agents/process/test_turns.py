@@ -47,3 +47,27 @@ def test_each_loop_counts_by_itself() -> None:
     turns = Turns(1, per_owner=1)
     for _ in range(2):
         asyncio.run(turns.take("a"))  # type: ignore[arg-type]
+
+
+async def test_an_owner_without_a_turn_gets_one_beyond_the_bound_where_that_is_so() -> None:
+    turns = Turns(1, per_owner=2, one_beyond=True)
+    end_of_a = await turns.take("a")
+    end_of_b = await turns.take("b")
+    second = asyncio.ensure_future(turns.take("b"))
+    await turn_loop()
+    assert not second.done()
+    end_of_b()
+    (await second)()
+    end_of_a()
+
+
+async def test_a_turn_that_comes_together_with_a_cancellation_is_given_back() -> None:
+    turns = Turns(1, per_owner=1)
+    end = await turns.take("a")
+    waiting = asyncio.ensure_future(turns.take("b"))
+    await turn_loop()
+    end()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    (await turns.take("c"))()

@@ -240,6 +240,9 @@ async def test_the_code_of_an_abandoned_run_finds_it_over_and_is_waited_for(
         await within(SECONDS, witness.until("begun"))
         run.stop()
     await in_flight(run, "task" if what in ("task", "generator") else "thread")
+    async with asyncio.timeout(SECONDS):
+        while what != "def" and not run.events("stop_observed"):
+            await asyncio.sleep(0.001)
     await turns(50)
     assert not run.ending.done()
     await asyncio.to_thread(run.stop, "abandon")

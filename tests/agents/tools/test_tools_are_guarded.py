@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ from agents.testing import ScriptedModel
 from agents.tools.agents.client import AgentClient
 from agents.tools.data_store import DataStore
 from agents.tools.http.client import Transports
+from agents.tools.process import calls
 from agents.tools.sync_toolbox import SyncAgentClient, SyncDataStore
 from tests.support.agent_run import AgentRun, within
 
@@ -41,6 +42,7 @@ UNGUARDED: dict[str, Callable[[Any], Any]] = {
 #: Guarded, with a way to call each.
 GUARDED: dict[str, Callable[[Any], Any]] = {
     "call_llm": lambda tools: tools.call_llm(MESSAGES),
+    "process": lambda tools: tools.process(["true"]),
     "agents.call": lambda tools: tools.agents.call("other", {"n": 1}),
     "agents.start": lambda tools: tools.agents.start("other", {"n": 1}),
     "data_store.get": lambda tools: tools.data_store.get("a"),
@@ -90,11 +92,26 @@ HTTP_WITHOUT_REQUEST = {
 class Outside:
     """All that is behind the tools; ``touched`` is what was reached of it."""
 
+    newest: ClassVar[Outside]
+
     def __init__(self) -> None:
         self.touched: list[str] = []
+        Outside.newest = self
 
     def environment(self, run: AgentRun) -> Environment:
         return Environment(run.guard, _Model(self), _Store(self), _Caller(self), _Transports(self))
+
+
+@pytest.fixture(autouse=True)
+def noted_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each program that is started be a touch, too."""
+    run = calls._Process._run
+
+    def noted(process: Any, *args: Any) -> Any:
+        Outside.newest.touched.append("process")
+        return run(process, *args)
+
+    monkeypatch.setattr(calls._Process, "_run", noted)
 
 
 class _Model(ScriptedModel):

@@ -166,13 +166,6 @@ class TestDeleting:
         assert RunRecord.objects.filter(pk=child.pk).exists()
         assert admin_client.get(f"{LIST}{child.pk}/delete/").status_code == 403
 
-    def test_of_a_user_with_active_runs_is_refused(
-        self, admin_client: Client, running: RunRecord
-    ) -> None:
-        address = f"/admin/auth/user/{running.owner_id}/delete/"
-        assert "stop them first" in admin_client.get(address).content.decode()
-        assert admin_client.post(address, {"post": "yes"}).status_code == 403
-
     def test_of_a_tree_names_the_runs_that_go_with_it(
         self, admin_client: Client, alice: User
     ) -> None:

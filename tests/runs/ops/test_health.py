@@ -70,6 +70,12 @@ def test_a_database_that_takes_no_writes_makes_it_unready(
     assert said["checks"]["database"] == kind
 
 
+def test_abandoned_code_degrades_the_process_and_no_more() -> None:
+    status, said = _ready(abandoned_count=1)
+    assert (status, said["status"], said["degraded"]) == (200, "ready", True)
+    assert said["checks"]["agents"] == "abandoned_code"
+
+
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A database that never answers; yields its calls."""

@@ -264,3 +264,35 @@ def test_the_poll_finds_an_escalation_that_no_message_brought(
     record = assert_consistent(run)
     log = record.events.filter(type="stop_requested").order_by("seq")
     assert [event.data["mode"] for event in log] == ["graceful", "abort"]
+
+
+def test_a_worker_whose_write_is_refused_learns_why(
+    worker: Worker, start: Start, stuck: Stuck, abandon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stops, "deliver", lambda due: None)
+    monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
+    run = start("thread")
+    before = abandon(run)
+    entry = local_runs.get(run.pk)
+    assert entry is not None
+    assert entry.guard is not None
+    assert not entry.token.stopped
+    entry.guard.trace.emit("log", {"message": "late"})
+    eventually(lambda: entry.token.mode is StopMode.ABANDON, "the recorder")
+    assert entry.token.cause is StopCause.REQUEST
+    assert RunRecord.objects.get(pk=run.pk).last_seq == before.last_seq
+    stuck.may_leave.set()
+    eventually(lambda: has_ended(run))
+
+
+def test_the_receipt_counts_the_calls_that_were_cut(
+    worker: Worker, start: Start, stuck: Stuck, stop: Any, log: Journal
+) -> None:
+    run = start("thread")
+    stuck.until_reached()
+    entry = local_runs.get(run.pk)
+    assert entry is not None
+    stop(run, mode="abort")
+    entry.guard.calls_cut = 2  # type: ignore[union-attr]
+    stuck.may_leave.set()
+    assert log.over(run).stop_calls_cut == 2

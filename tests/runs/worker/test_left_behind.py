@@ -229,7 +229,7 @@ def test_what_is_not_watched_is_counted(worker: Worker, start: Start, log: Journ
             thread.start()
             thread.join()
         subprocess.run([sys.executable, "-c", ""], check=True)
-        subprocess.run(["true"], check=True, close_fds=False)  # by posix_spawn
+        subprocess.run(["/bin/true"], check=True, close_fds=False)  # by posix_spawn
         pid = os.posix_spawn("/bin/true", ["true"], {})
         os.waitpid(pid, 0)
         if (child := os.fork()) == 0:
@@ -419,3 +419,23 @@ def test_a_run_that_cancels_all_tasks_ends_no_other_run(
     messages = [event.data.get("message", "") for event in log.of(culprit, "log")]
     assert sum("not its own" in message for message in messages) == 1
     assert all("not its own" not in str(e.data) for other in others for e in log.of(other))
+
+
+def test_a_run_has_the_threads_that_the_settings_give_it_and_the_rest_waits_visibly(
+    options: Callable[..., None], hire: Callable[..., Worker], start: Start, log: Journal
+) -> None:
+    gate = Gate()
+    options(MAX_THREADS_PER_RUN=2)
+    hire()
+
+    @agent("busy")
+    async def busy(tools: Tools) -> None:
+        await asyncio.gather(*[asyncio.to_thread(gate.wait_here) for _ in range(3)])
+
+    run = start("busy")
+    gate.until_arrived(2)
+    eventually(lambda: len(in_flight(run)) == 3, "all three are shown")
+    waits = [label.endswith("waits for a thread") for _, label in in_flight(run)]
+    assert sorted(waits) == [False, False, True]
+    gate.open()
+    assert log.over(run).status == Status.SUCCESS

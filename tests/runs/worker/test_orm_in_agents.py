@@ -110,7 +110,7 @@ class TestReturned:
         lent.until_returned()
 
     @pytest.mark.postgres
-    def test_a_job_whose_run_was_cut_returns_its_connection_when_it_ends(
+    def test_a_job_whose_await_was_cut_returns_its_connection_before_its_run_ends(
         self, lent: Lent, start: Start, log: Journal
     ) -> None:
         gate = Gate()
@@ -125,13 +125,16 @@ class TestReturned:
                 async with asyncio.timeout(0.05):
                     await asyncio.to_thread(slow)
             except TimeoutError:
+                tools.log("at work")
                 return "cut"
             return "not cut"
 
-        assert log.over(start("cutter")).result == "cut"
+        run = start("cutter")
+        log.until_at_work(1)
         gate.until_arrived()
-        assert lent.held == 1
+        eventually(lambda: lent.held == 1, "the job alone has a connection")
         gate.open()
+        assert log.over(run).result == "cut"
         lent.until_returned()
 
     @pytest.mark.postgres

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import locale
 import logging
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -163,6 +164,47 @@ def test_a_debugger_sees_no_code_of_others(
     gate.open()
     log.over(bent)
     assert notes(log, bent)
+    assert notes(log, beside) == []
+
+
+def test_the_generators_of_others_are_closed_by_the_loop(
+    worker: Worker, start: Start, log: Journal
+) -> None:
+    gate = Gate()
+    seen: list[str] = []
+
+    @agent("bender")
+    async def bender(tools: Tools) -> None:
+        sys.set_asyncgen_hooks(lambda _: seen.append("begun"), lambda _: seen.append("left"))
+        await gate.wait()
+
+    @agent("other")
+    async def other(tools: Tools) -> bool:
+        closed = asyncio.Event()
+
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                await asyncio.sleep(0)
+                closed.set()
+
+        async for _ in numbers():
+            break
+        gc.collect()  # no code can reach it any more
+        async with asyncio.timeout(5):
+            await closed.wait()
+        return True
+
+    bent = start("bender")
+    gate.until_arrived()
+    beside = start("other")
+    assert log.over(beside).result is True
+    gate.open()
+    log.over(bent)
+    assert seen == []
+    assert "the hooks of async generators" in str(notes(log, bent))
     assert notes(log, beside) == []
 
 

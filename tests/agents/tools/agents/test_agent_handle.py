@@ -405,6 +405,35 @@ async def test_a_stop_before_the_functions_end_stops_both(
     assert all(data["cleanup"] for data in left), "the runtime's own waits, after the stop"
 
 
+async def test_what_was_started_is_stopped_at_once_though_the_run_waits_for_its_own_code(
+    opened: Callable[[], asyncio.Event],
+) -> None:
+    let_go = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    tasks: list[asyncio.Task[None]] = []
+
+    @agent("caller")
+    async def caller(tools: Tools) -> str:
+        await tools.agents.start("worker")
+        tasks.append(asyncio.create_task(stubborn()))
+        await asyncio.sleep(0)
+        return "done"
+
+    async with running(caller) as run:
+        child = await run.child("worker")
+        assert (await child.result()).status == "stopped"
+        assert not tasks[0].done()
+        let_go.set()
+        assert (await run.result()).result == "done"
+
+
 async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_well(
     opened: Callable[[], asyncio.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
