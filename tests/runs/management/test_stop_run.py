@@ -156,7 +156,7 @@ def test_a_harder_mode_makes_an_earlier_stop_harder(
     assert "calls in flight were cut." in ran.out
     assert "Cut 1 call." in ran.out
     llm_server.wait(lambda: llm_server.aborted_count == 1, "the connection is closed")
-    stopped = RunRecord.objects.get(pk=run.pk)
+    stopped = assert_consistent(run)
     assert (stopped.status, stopped.stop_mode, stopped.stop_reason) == ("stopped", "abort", "first")
 
 
@@ -176,7 +176,7 @@ def test_a_plan_is_told_and_carried_out(
     assert ran.code == 0
     assert "Cuts the calls in flight by itself in 1 s. Gives up by itself in 10:00." in ran.out
     assert "calls in flight were cut, as planned." in ran.out
-    stopped = RunRecord.objects.get(pk=run.pk)
+    stopped = assert_consistent(run)
     assert (stopped.status, stopped.stop_mode, stopped.stop_abandoned) == (
         "stopped",
         "abort",
