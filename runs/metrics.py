@@ -22,6 +22,7 @@ __all__ = [
     "RUNS_FINISHED",
     "RUNS_RECOVERED",
     "WORKERS_REAPED",
+    "count_stop",
     "observe_claim",
     "observe_start",
     "observe_stop",
@@ -81,12 +82,21 @@ _STOP = _histogram(
     buckets=_MOMENTS,
 )
 
+_STOPS = _counter(
+    "halting_stops",
+    "Runs whose ending this process wrote after a stop was asked for, by the rung that the stop "
+    "had reached.",
+    ["mode"],
+)
+_CALLS_CUT = _counter("halting_calls_cut", "Calls in flight that stops by abort have cut.")
+
 # Create every series at 0: increase() misses the first increment of a series that did not exist.
 for _metric, _values in (
     (LEASE_RENEWALS, ("ok", "failed", "lost")),
     (WORKERS_REAPED, ("lease", "vanished")),
     (RUNS_RECOVERED, ("queued", "stopped", "error")),
     (_STOP, ("acknowledged", "observed", "finished")),
+    (_STOPS, ("graceful", "abort", "abandon")),
 ):
     for _value in _values:
         _metric.labels(_value)
@@ -103,6 +113,12 @@ def observe_start(created_at: datetime, now: datetime, attempt: int) -> None:
     """Measure how long a run waited until its execution, which starts ``now``."""
     if attempt == 1:
         _START.observe(_seconds(created_at, now))
+
+
+def count_stop(mode: str, *, calls_cut: int = 0) -> None:
+    """Count the end of a run that was asked to stop, under the last rung of its stop."""
+    _STOPS.labels(mode).inc()
+    _CALLS_CUT.inc(calls_cut)
 
 
 def observe_stop(

@@ -104,6 +104,9 @@ class Finish:
         if self.change.to is Status.QUEUED:
             return
         metrics.RUNS_FINISHED.labels(self.change.to, self.record.agent).inc()
+        if self.record.stop_requested_at is not None:
+            cut = fields.get("stop_calls_cut", 0)
+            metrics.count_stop(self.record.stop_mode, calls_cut=cut)
         is_started = self.change.held_by is not None
         if is_started and self.record.stop_requested_at is not None:
             metrics.observe_stop(

@@ -21,15 +21,16 @@ from django.utils.translation import gettext_lazy
 
 from runs.wording import run as run_words
 from runs.wording import time as time_words
+from runs.wording.ladder import next_rung, planned_text, wire_part
 from runs.wording.stop import oldest_awaited, waiting_detail, waiting_for
 
 from ..models import RunRecord
 from ..status import STOPPING
-from ..templatetags.runs_pages import chip, instant, sign, stop_word
+from ..templatetags.runs_pages import chip, instant, row_stop, sign, stop_word
 
 __all__ = ["LIVE", "agent", "for_rows", "live_cells", "owner", "started", "status", "stop_column"]
 
-_LARGE = ("result", "partial_result", "error", "stop_cleanup_error")
+_LARGE = ("result", "partial_result", "error", "stop_cleanup_error", "stop_left_behind")
 Column = Callable[[RunRecord], SafeString | str]
 
 
@@ -91,20 +92,19 @@ def waiting(run: RunRecord) -> SafeString | str:
     """Say what a stopping run waits for, and since when."""
     if run.shown_status != STOPPING:
         return ""
-    # The part of a run on the wire that the words of a stop need.
-    stop = {"acknowledged_at": run.stop_acknowledged_at, "observed_at": run.stop_observed_at}
-    wire = {"in_flight": run.in_flight, "stop": stop}
+    wire = wire_part(run)
     oldest = oldest_awaited(wire)
     if oldest is None:
         return waiting_for(wire)
     label, since = oldest
     detail = waiting_detail(wire, timezone.now())
     ticks = _ticking(time_words.as_datetime(since), detail, label)
-    return format_html("{} {}", waiting_for(wire), ticks)
+    plan = planned_text(wire, timezone.now())
+    return format_html("{} {} {}", waiting_for(wire), ticks, plan)
 
 
 def stop_column(user: User | AnonymousUser) -> Column:
-    """Return the column with the Stop buttons that ``user`` may press.
+    """Return the column with the buttons that ``user`` may press: Stop, Stop now, Give up on it.
 
     Each is a button of the list's form with another address. It works without a script; a form
     inside the list's form would be no valid HTML.
@@ -114,13 +114,14 @@ def stop_column(user: User | AnonymousUser) -> Column:
     def stop(run: RunRecord) -> SafeString | str:
         if run.is_terminal or not run.may_be_stopped_by(user):
             return ""
+        offer = next_rung(wire_part(run)) if run.stop_requested else None
         return format_html(
-            '<button type="submit" class="button run-stop" formaction="{}" formnovalidate{}>'
+            '<button type="submit" class="button run-stop" formaction="{}" formnovalidate {}>'
             '{}{}<span class="visually-hidden"> {}</span></button>',
             reverse("admin:runs_runrecord_stop", args=[run.pk]),
-            SafeString(" disabled") if run.stop_requested else "",
+            row_stop(run.shown_status, offer),
             sign("stop"),
-            stop_word(run.shown_status),
+            stop_word(run.shown_status, offer),
             run.agent,
         )
 

@@ -29,6 +29,7 @@ from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
 from runs.wire import tree_usage_of, usage_of
+from runs.wording.left_behind import unwatched
 from runs.wording.run import usage_text
 from runs.wording.time import duration, in_zone, seconds_between
 
@@ -142,6 +143,9 @@ def _facts(run: RunRecord) -> dict[str, SafeString | str]:
         _("Worker"): worker and _listed(worker.name, worker=str(worker.pk)),
         _("Used"): usage_text(usage_of(run)),
         _("Used by the tree below"): run.has_children and usage_text(tree_usage_of(run)),
+        _("Not watched"): unwatched(
+            threads=run.unwatched_threads, processes=run.unwatched_processes
+        ),
         _("Size of the input"): input.size_bytes and filesizeformat(input.size_bytes),
     }
     return {label: value for label, value in facts.items() if value}

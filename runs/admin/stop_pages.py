@@ -34,7 +34,9 @@ from django.utils.translation import gettext_lazy
 
 from agents.cancellation import StopMode
 from runs.actions import stopping
+from runs.actions.stop_rows import LONGEST_PLAN_SECONDS
 from runs.wire import BulkWord
+from runs.wording.ladder import MODE_WORDS
 
 from ..exceptions import RunAlreadyFinished, StopNotPermitted
 from ..models import MAX_REASON_LENGTH, RunRecord, StopVia
@@ -50,11 +52,28 @@ __all__ = ["StopForm", "StopPages"]
 MOST_SHOWN = 100  # runs that the page to confirm lists
 _MOST_OVER = 1_000  # finished runs that get an outcome
 
-_MODE_WORDS: dict[StopMode, StrOrPromise] = {
-    StopMode.GRACEFUL: gettext_lazy("Let the calls in flight complete, and refuse the next ones"),
-    StopMode.ABORT: gettext_lazy("Cut the calls in flight as well"),
-    StopMode.ABANDON: gettext_lazy("Give up on code that never comes back"),
+_TYPES = ["text/html", "application/json"]
+
+#: What came of the button on a line.
+_DONE: dict[StopMode, StrOrPromise] = {
+    StopMode.GRACEFUL: gettext_lazy("%(run)s is asked to stop."),
+    StopMode.ABORT: gettext_lazy("The calls of %(run)s in flight are cut."),
+    StopMode.ABANDON: gettext_lazy("%(run)s is given up."),
 }
+#: What becomes of the runs of a bulk stop.
+_EFFECTS: dict[StopMode, StrOrPromise] = {
+    StopMode.GRACEFUL: gettext_lazy(
+        "A run that was asked to stop completes its call in flight and then ends. The list shows "
+        "when it does."
+    ),
+    StopMode.ABORT: gettext_lazy(
+        "The calls in flight are cut, and the runs end soon. The list shows when they do."
+    ),
+    StopMode.ABANDON: gettext_lazy(
+        "The runs are over. Code of theirs may still be running; their receipts say which."
+    ),
+}
+
 _OUTCOME_WORDS: dict[BulkWord, StrOrPromise] = {
     "accepted": gettext_lazy("accepted"),
     "already_stopping": gettext_lazy("was already stopping"),
@@ -64,15 +83,27 @@ _OUTCOME_WORDS: dict[BulkWord, StrOrPromise] = {
 }
 
 
+def _seconds(label: StrOrPromise) -> forms.FloatField:
+    return forms.FloatField(
+        label=label,
+        required=False,
+        min_value=0,
+        max_value=LONGEST_PLAN_SECONDS,
+        help_text=gettext_lazy("By itself, if the run has not ended by then. Empty: never."),
+    )
+
+
 class StopForm(forms.Form):
     """How, and why. With ``is_everything`` a person must write a word, too."""
 
     mode = forms.ChoiceField(
         label=gettext_lazy("How"),
-        choices=[(str(mode), _MODE_WORDS[mode]) for mode in StopMode],
+        choices=[(str(mode), words) for mode, words in MODE_WORDS.items()],
         initial=str(StopMode.GRACEFUL),
         widget=forms.RadioSelect,
     )
+    abort_after = _seconds(gettext_lazy("Cut the calls in flight after so many seconds"))
+    abandon_after = _seconds(gettext_lazy("Give up after so many seconds"))
     reason = forms.CharField(
         label=gettext_lazy("Reason"),
         max_length=MAX_REASON_LENGTH,
@@ -81,8 +112,8 @@ class StopForm(forms.Form):
         widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
     )
 
-    def __init__(self, *args: Any, is_everything: bool = False) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, is_everything: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
         if is_everything:
             word = _("everything")
             label = _("No filter is set. To stop all of these runs, write the word “%(word)s”")
@@ -92,6 +123,13 @@ class StopForm(forms.Form):
                 validators=[RegexValidator(rf"^{re.escape(word)}\Z", wrong, flags=re.IGNORECASE)],
                 widget=forms.TextInput(attrs={"autocomplete": "off", "size": "16"}),
             )
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        first, second = given.get("abort_after"), given.get("abandon_after")
+        if first is not None and second is not None and second < first:
+            self.add_error("abandon_after", _("Not before the calls in flight are cut."))
+        return given
 
 
 class StopPages(ReadOnlyAdmin):
@@ -116,22 +154,32 @@ class StopPages(ReadOnlyAdmin):
     # One run.
 
     def stop_one(self, request: HttpRequest, id: uuid.UUID) -> HttpResponse:
-        """Stop a run, for the button on its line; a script gets JSON, a form its list back."""
+        """Stop a run, for the button on its line; a script gets JSON, a form its list back.
+
+        A script has asked whether to give up on the run. Without one the page to confirm asks.
+        """
         if request.method != "POST" or not self.has_view_permission(request):
             raise Http404
         run = get_object_or_404(self.get_queryset(request), pk=id)
-        reason = _reason(request)
+        mode, reason = _wanted(request)
+        is_script = request.get_preferred_type(_TYPES) == "application/json"
+        if mode == StopMode.ABANDON and not (is_script or run.is_terminal):
+            form = StopForm(initial={"mode": mode, "reason": reason})
+            address = reverse("admin:runs_runrecord_stop_shown")
+            return self._ask(request, self.get_queryset(request).filter(pk=id), form, address)
         try:
-            stopping.request_stop(id, via=StopVia.ADMIN, by=_user(request), reason=reason)
-            status, code, detail = 202, "accepted", _("%(run)s is asked to stop.")
+            stopping.request_stop(
+                id, via=StopVia.ADMIN, by=_user(request), mode=mode, reason=reason
+            )
+            status, code, detail = 202, "accepted", _DONE[mode]
         except StopNotPermitted:
             raise PermissionDenied from None
         except RunRecord.DoesNotExist:
             raise Http404 from None
         except RunAlreadyFinished:
             status, code, detail = 409, "run_already_finished", _("%(run)s had finished first.")
-        detail %= {"run": run}
-        if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
+        detail = detail % {"run": run}
+        if is_script:
             return JsonResponse({"code": code, "detail": detail}, status=status)
         self.message_user(request, detail, messages.SUCCESS if status == 202 else messages.WARNING)
         return HttpResponseRedirect(_back(request))
@@ -182,14 +230,14 @@ class StopPages(ReadOnlyAdmin):
         if not form.is_valid():
             shown = self.get_queryset(request).filter(pk__in=ids)
             return self._ask(request, shown, form, request.get_full_path())
-        mode, reason = form.cleaned_data["mode"], form.cleaned_data["reason"]
-        outcomes = stopping.stop_many(
-            ids, by=_user(request), via=StopVia.ADMIN, mode=mode, reason=reason
-        )
+        names = ("mode", "reason", "abort_after", "abandon_after")
+        wanted = {name: form.cleaned_data[name] for name in names}
+        outcomes = stopping.stop_many(ids, by=_user(request), via=StopVia.ADMIN, **wanted)
         found = for_rows(RunRecord.objects.all()).in_bulk(ids)
         count = Counter(one.outcome for one in outcomes)
         context = {
             "title": _("Outcome of the stop"),
+            "effect": _EFFECTS[StopMode(wanted["mode"])],
             "counts": [(words, count[one]) for one, words in _OUTCOME_WORDS.items() if count[one]],
             "lines": [
                 (one.id, _OUTCOME_WORDS[one.outcome], found.get(uuid.UUID(one.id)))
@@ -265,19 +313,20 @@ def _topmost(
     return top
 
 
-def _reason(request: HttpRequest) -> str:
-    """Return the reason, if there is one: a field of a form, or of a script's JSON."""
+def _wanted(request: HttpRequest) -> tuple[StopMode, str]:
+    """Return mode and reason, where they are given: fields of a form, or of a script's JSON."""
     given: Any = request.POST
     if request.content_type == "application/json":
         try:
             given = json.loads(request.body or b"{}")
         except ValueError as error:
             raise BadRequest("The body is not JSON.") from error
-    reason = given.get("reason", "") if isinstance(given, Mapping) else None
-    form = StopForm({"mode": StopMode.GRACEFUL, "reason": reason})
-    if not isinstance(reason, str) or not form.is_valid():
-        raise BadRequest("The reason is no text of at most 500 characters.")
-    return str(form.cleaned_data["reason"])
+    given = given if isinstance(given, Mapping) else {"reason": None}
+    reason, mode = given.get("reason", ""), given.get("mode", StopMode.GRACEFUL)
+    form = StopForm({"mode": mode, "reason": reason})
+    if not isinstance(reason, str) or not isinstance(mode, str) or not form.is_valid():
+        raise BadRequest("No such mode, or the reason is no text of at most 500 characters.")
+    return StopMode(mode), str(form.cleaned_data["reason"])
 
 
 def _back(request: HttpRequest) -> str:

@@ -1,4 +1,4 @@
-"""Start a run from a terminal, follow it to its end, and turn Ctrl-C into a stop request.
+"""Start a run from a terminal, follow it to its end, and turn each Ctrl-C into a harder stop.
 
 This process executes the agent (``RunHere``), or a worker does (``RunThere``). In both cases the
 feed brings what the terminal shows.
@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from agents.cancellation import StopMode
 from agents.trace import current_trace
-from runs.actions import starting, stopping
+from runs.actions import abandoning, leases, starting, stopping
 from runs.conf import conf
 from runs.exceptions import RunAlreadyFinished, RunError
 from runs.management.console import Console
@@ -49,21 +49,40 @@ SUCCESS, ERROR, USAGE, STOPPED = 0, 1, 2, 3  # exit codes
 TICK_SECONDS = 0.1
 PATIENCE_SECONDS = 2.0  # with a run that no worker claims
 
+#: What each Ctrl-C asks for, and what is said before: what it does, and what the next one will do.
+_CTRL_C = (
+    (
+        StopMode.GRACEFUL,
+        "Stopping it: the calls in flight complete first. Ctrl-C again cuts them.",
+    ),
+    (
+        StopMode.ABORT,
+        "Cutting the calls in flight: replies are kept as far as they have come, and paid for. "
+        "Ctrl-C again gives up on the run.",
+    ),
+    (
+        StopMode.ABANDON,
+        "Giving up on it: the run ends now, whether its code ends or not. A reply that still "
+        "comes is lost but paid for. Ctrl-C again leaves at once.",
+    ),
+)
+
 
 class _Watch:
-    """Shows one run until it is over, and turns Ctrl-C into a stop request."""
+    """Shows one run until it is over, and turns each Ctrl-C into a harder stop request."""
 
     def __init__(
         self, console: Console, agent: str, input: Any, owner: User, priority: int | None = None
     ) -> None:
         self.console = console
         self.exit_code = STOPPED  # of a process that leaves at once
-        self.is_asked = False
+        self.is_abandoned = False
         self.start = functools.partial(
             starting.start_run, agent, input, owner=owner, priority=priority
         )
         self._owner = owner
         self._presses = 0
+        self._asked = 0  # rungs of the ladder that were asked for
         self._tasks: set[asyncio.Task[None]] = set()  # a loop alone keeps no task alive
 
     @contextlib.contextmanager
@@ -80,7 +99,9 @@ class _Watch:
         ):
             self.run_id = record.pk
             runner.run(self._follow())
-            yield for_wire(RunRecord.objects.all(), RESULTS).get(pk=self.run_id)
+            record = for_wire(RunRecord.objects.all(), RESULTS).get(pk=self.run_id)
+            self.is_abandoned = record.stop_abandoned
+            yield record
 
     def started(self) -> AbstractContextManager[RunRecord]:
         """Start the run; at the end of the context, release what executes it."""
@@ -155,7 +176,7 @@ class _Watch:
         def note(number: int, frame: FrameType | None) -> None:
             if number == signal.SIGINT:
                 self._presses += 1
-                if self._presses >= 3:
+                if self._presses > len(_CTRL_C):
                     self.leave_at_once()
             loop.call_soon_threadsafe(handlers[number])
 
@@ -167,13 +188,13 @@ class _Watch:
                 signal.signal(number, handler)
 
     def _on_ctrl_c(self) -> None:
-        if self.is_asked:
-            self.on_second_ctrl_c()
-        else:
-            self.ask_to_stop()
+        if self._asked < len(_CTRL_C):
+            self._do(self._ask_to_stop())
 
-    def on_second_ctrl_c(self) -> None:
-        raise NotImplementedError
+    @property
+    def is_asked(self) -> bool:
+        """Whether a Ctrl-C has asked the run to stop."""
+        return self._asked > 0
 
     def on_shutdown(self) -> None:
         raise NotImplementedError
@@ -182,11 +203,11 @@ class _Watch:
         """End the process in the signal handler itself, so that nothing can delay it."""
         os._exit(self.exit_code)
 
-    def ask_to_stop(self, mode: StopMode = StopMode.GRACEFUL) -> None:
-        self.is_asked = True
-        self._do(self._ask_to_stop(mode))
-
-    async def _ask_to_stop(self, mode: StopMode) -> None:
+    async def _ask_to_stop(self) -> None:
+        rung = self._asked
+        self._asked += 1
+        mode, announcement = _CTRL_C[rung]
+        self.console.say(announcement, "warning")
         try:
             await get_hub().read(
                 stopping.request_stop, self.run_id, via=StopVia.CLI, by=self._owner, mode=mode
@@ -194,7 +215,8 @@ class _Watch:
         except (RunAlreadyFinished, RightLost):
             pass  # the end is shown soon, or was shown
         except (RunError, DatabaseError) as error:
-            self.is_asked = False
+            self._asked = min(self._asked, rung)
+            self._presses = self._asked
             self.console.say(f"It could not be asked to stop: {error} Ctrl-C tries again.", "bad")
 
 
@@ -212,14 +234,21 @@ class RunHere(_Watch):
             self._worker.adopt(record)
             yield record
         finally:
+            if self.is_abandoned:
+                self._leave_code_behind()
             self._worker.stop_threads()
+
+    def _leave_code_behind(self) -> NoReturn:
+        """End the process with the code that does not end: nothing else would end it."""
+        with contextlib.suppress(Exception):
+            self.console.say("This process ends now, and with it the code of the run.", "warning")
+            leases.retire(self._worker.id)
+            abandoning.note_left_by_lost(self._worker.id)
+        super().leave_at_once()
 
     def is_left(self, run: dict[str, Any]) -> bool:
         is_ours = run["id"] == str(self.run_id)
         return is_ours and bool(run["worker"] != process_name())  # requeued, or claimed again
-
-    def on_second_ctrl_c(self) -> None:
-        self.ask_to_stop(StopMode.ABORT)
 
     def leave_at_once(self) -> NoReturn:
         with contextlib.suppress(Exception):
@@ -258,9 +287,10 @@ class RunThere(_Watch):
             if why := await get_hub().read(_why_queued, self.run_id):
                 self.console.say(why, "warning")
 
-    def on_second_ctrl_c(self) -> None:
-        self.console.say(f"Run {self.run_id} continues to stop; it is not followed any longer.")
-        self.end()
+    def leave_at_once(self) -> NoReturn:
+        with contextlib.suppress(Exception):
+            self.console.say(f"Run {self.run_id} is not followed any longer.", "warning")
+        super().leave_at_once()
 
     def on_shutdown(self) -> None:
         self.console.say(f"Run {self.run_id} continues; it is not followed any longer.")

@@ -49,10 +49,11 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         case "error":
             yield f"{data.get('type')}: {data.get('message')}", "bad"
         case "stop_requested":
-            yield "asked to stop", "muted"
+            yield _stop(data), "muted"
         case "stop_observed":
             what = " ".join(str(data[key]) for key in ("tool", "label") if data.get(key))
-            yield f"observed the stop at {what}", "muted"
+            at = "observed the stop at"
+            yield "its code was interrupted" if what == "abort" else f"{at} {what}", "muted"
         case "loop_blocked":
             verb = "blocked" if data.get("is_over") else "blocks"
             yield f"{verb} the agents' loop: {_ms(data.get('blocked_ms'))}", "warning"
@@ -62,6 +63,20 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         case "agent_end":
             status = look(data["status"])
             yield f"{status.sign} {status.label}", status.tone
+
+
+def _stop(data: Mapping[str, Any]) -> str:
+    """Say a stop request, or that the stop became harder."""
+    planned = ", as planned" if data.get("planned") else ""
+    match data.get("mode"):
+        case "abandon":
+            return f"given up{planned}"
+        case "abort" if data.get("escalated_at"):
+            return f"asked to cut the calls in flight{planned}"
+        case "abort":
+            return "asked to stop, and to cut the calls in flight"
+        case _:
+            return "asked to stop"
 
 
 def _call(type: str, data: Mapping[str, Any]) -> Iterator[str]:

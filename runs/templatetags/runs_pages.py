@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from django import template
@@ -11,10 +12,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from runs.status import STOPPING
+from runs.wording.ladder import Offer, Planned, is_due, planned_words
 from runs.wording.status import look
 from runs.wording.time import clock
 
 register = template.Library()
+
+_DISABLED = {False: "", True: SafeString(" disabled")}
 
 
 @register.simple_tag
@@ -39,13 +43,43 @@ def chip(status: str) -> SafeString:
 
 
 @register.simple_tag
-def stop_word(status: str) -> SafeString:
-    """Write "Stop" or "Stopping..."; the script switches between the two."""
+def stop_word(status: str, offer: Offer | None = None) -> SafeString:
+    """Write "Stop", "Stopping...", or the offer that is due; the script switches between them."""
     words = (_("Stop"), _("Stopping..."))
     return format_html(
         '<span class="button-word" data-stop="{}" data-stopping="{}">{}</span>',
         *words,
-        words[status == STOPPING],
+        offer["label"] if offer and is_due(offer, timezone.now()) else words[status == STOPPING],
+    )
+
+
+@register.simple_tag
+def row_stop(status: str, offer: Offer | None) -> SafeString:
+    """Write the attributes of the Stop in a line of a list, for ``row_stop.js``.
+
+    Without the script the button sends its mode.
+    """
+    if offer is None:
+        return format_html('name="mode" value="graceful"{}', _DISABLED[status == STOPPING])
+    due = is_due(offer, timezone.now())
+    title = ". ".join(filter(None, (offer["hint"], offer["effect"]))) if due else ""
+    return format_html(
+        'name="mode" value="{}" title="{}" data-offer="{}"{}',
+        offer["mode"] if due else "graceful",
+        title,
+        json.dumps(offer),
+        _DISABLED[not due],
+    )
+
+
+@register.simple_tag
+def until(planned: Planned) -> SafeString:
+    """Write a planned rung of a stop; the script counts down."""
+    return format_html(
+        '<span data-until="{}" data-text="{}">{}</span>',
+        planned["at"],
+        planned["text"],
+        planned_words(planned, timezone.now()),
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from agents.cancellation import StopMode
 from runs.status import TERMINAL, Status
 
 from .directions import upright
+from .left_behind import left_behind, unwatched
 from .stop import Call, Run, call_kind, stopping_text
 from .time import as_datetime, clock, duration, seconds_between
 
@@ -55,12 +57,12 @@ def sentences(
     words = {"at": at, "by": _by(stop), "because": _because(stop)}
     if run["status"] == Status.STOPPED:
         said = [_stopped(run, stop, words), _escalation(stop, now)]
-        said += _ended(run, stop, list(waited_for), result_below)
+        said += _ended(run, stop, list(waited_for), result_below, now)
     elif run["status"] in TERMINAL:
-        said = [_finished_first(run, words)]
+        said = [_finished_first(run, words), unwatched(**run.get("unwatched", {}))]
     else:
         asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
+        said = [asked, _escalation(stop, now), *_plans(stop, now), f"{stopping_text(run)}."]
     return [sentence for sentence in said if sentence]
 
 
@@ -115,23 +117,51 @@ def _stopped(run: Run, stop: Stop, words: Mapping[str, str]) -> str:
 
 
 def _escalation(stop: Stop, now: datetime | None) -> str:
-    if not stop.get("escalated_at"):
+    """Say from when on calls were cut, if the stop began more gently, and who asked for that."""
+    if not stop.get("escalated_at") or stop["mode"] == StopMode.ABANDON:
         return ""
-    at = clock(stop["escalated_at"], now=now)
-    name = upright(stop.get("escalated_by") or "")
-    by = _(" by %(name)s") % {"name": name} if name else ""
-    words = {"mode": stop["mode"], "at": at, "by": by}
-    return _("It was made a stop by %(mode)s at %(at)s%(by)s.") % words
+    words = {"at": clock(stop["escalated_at"], now=now), "by": _escalated_by(stop)}
+    return _("From %(at)s on calls in flight were cut%(by)s.") % words
 
 
-def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool) -> Iterator[str]:
+def _given_up(stop: Stop, now: datetime | None) -> str:
+    """Return ``Given up at 14:03:40 by demo``; without instant and name if it was the first act."""
+    if not stop.get("escalated_at"):
+        return _("Given up")
+    words = {"at": clock(stop["escalated_at"], now=now), "by": _escalated_by(stop)}
+    return _("Given up at %(at)s%(by)s") % words
+
+
+def _escalated_by(stop: Stop) -> str:
+    if name := upright(stop.get("escalated_by") or ""):
+        return _(" by %(name)s") % {"name": name}
+    due = stop.get("abandon_at" if stop["mode"] == StopMode.ABANDON else "abort_at")
+    is_planned = due and as_datetime(due) <= as_datetime(stop["escalated_at"])
+    return _(", as planned") if is_planned else ""
+
+
+def _plans(stop: Stop, now: datetime | None) -> Iterator[str]:
+    """Yield what happens by itself if the run has not ended by then."""
+    rank = StopMode(stop["mode"] or StopMode.GRACEFUL).rank
+    if (at := stop.get("abort_at")) and rank < StopMode.ABORT.rank:
+        yield _("At %(at)s the calls in flight are cut.") % {"at": clock(at, now=now)}
+    if (at := stop.get("abandon_at")) and rank < StopMode.ABANDON.rank:
+        yield _("At %(at)s it is given up.") % {"at": clock(at, now=now)}
+
+
+def _ended(
+    run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool, now: datetime | None
+) -> Iterator[str]:
     """Yield what the stop did to the run."""
     if not run.get("started_at"):
         yield _("It had not started.")
+    elif stop.get("abandoned"):
+        yield from left_behind(run, _given_up(stop, now))
     elif not stop.get("observed_at"):
         yield _("Its worker was lost; the run was ended without it.")
     else:
-        yield _effect(stop, waited_for)
+        yield _effect(stop, [call for call in waited_for if call.get("outcome") != "aborted"])
+        yield from _cut(stop)
         count = stop.get("calls_started_after_acknowledgement") or 0
         more = ngettext(
             "%(count)d call was started all the same.",
@@ -142,8 +172,7 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
     if error := stop.get("cleanup_error"):
         words = {name: upright(text) for name, text in error.items()}
         yield _("While cleaning up it failed with %(type)s: %(message)s") % words
-    if stop.get("abandoned"):
-        yield _("Its code may still be running; what it does is not recorded.")
+    yield unwatched(**run.get("unwatched", {}))
     if run.get("partial_result") is None:
         if run.get("started_at"):
             yield _("It left no partial result.")
@@ -151,6 +180,14 @@ def _ended(run: Run, stop: Stop, waited_for: Sequence[Call], result_below: bool)
         yield _("What it had so far is kept below.")
     else:
         yield _("What it had so far is kept.")
+
+
+def _cut(stop: Stop) -> Iterator[str]:
+    if count := stop.get("calls_cut") or 0:
+        words = ngettext("Cut %(count)d call.", "Cut %(count)d calls.", count)
+        yield words % {"count": count}
+    elif stop["mode"] == StopMode.ABORT:
+        yield _("There was no call to cut.")
 
 
 def _effect(stop: Stop, waited_for: Sequence[Call]) -> str:

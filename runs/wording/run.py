@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from runs.status import STOPPING
 
+from .ladder import Offer, Planned, next_rung, planned
+from .left_behind import is_still_running
 from .receipt import sentences
 from .status import Tone, look
 from .stop import Call, Run, oldest_awaited, stopping_text, worker_silent
@@ -51,6 +53,9 @@ class Words(TypedDict):
     status: StatusWords
     waiting: WaitingWords | None  # only while stopping
     silent: str | None  # the stop can't be delivered: its worker does not answer
+    offer: Offer | None  # a harder stop, from an instant on
+    planned: list[Planned]  # to what the stop goes by itself; a screen counts down
+    is_left_running: bool  # it was given up, and its code may still be running
     log_removed: str | None  # its log was removed
     receipt: list[str]  # sentences; none without a stop request
     usage: str
@@ -89,6 +94,9 @@ def present(
             "status": {"label": str(status.label), "tone": status.tone},
             "waiting": waiting,
             "silent": silent,
+            "offer": next_rung(run),
+            "planned": planned(run),
+            "is_left_running": is_still_running(run),
             "log_removed": _log_removed(removed_at) if removed_at else None,
             "receipt": sentences(run, waited_for=waited_for, now=now or timezone.now()),
             "usage": usage_text(run["usage"]),

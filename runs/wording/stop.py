@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext_lazy
 
+from .directions import upright
 from .time import Instant, as_datetime, duration, seconds_between
 
 __all__ = [
+    "WORK",
     "Call",
     "Run",
+    "awaited",
     "call_kind",
     "oldest_awaited",
     "stopping_text",
@@ -43,6 +46,27 @@ _UNTIL = {
     ),
 }
 _UNTIL_ANY = ngettext_lazy("current call completes", "%(count)d current calls complete", "count")
+_CUTTING = {
+    "call_llm": ngettext_lazy(
+        "current LLM call is cut", "%(count)d current LLM calls are cut", "count"
+    ),
+    "http": ngettext_lazy(
+        "current HTTP request is cut", "%(count)d current HTTP requests are cut", "count"
+    ),
+}
+
+#: What is in flight and is no call: code that the agent has started, and that the run waits for.
+WORK = {
+    "thread": ngettext_lazy(
+        "a thread is still running: %(name)s", "%(count)d threads are still running", "count"
+    ),
+    "task": ngettext_lazy(
+        "a task is still running: %(name)s", "%(count)d tasks are still running", "count"
+    ),
+    "process": ngettext_lazy(
+        "a process is still running: %(name)s", "%(count)d processes are still running", "count"
+    ),
+}
 
 
 def stopping_text(run: Run) -> str:
@@ -58,18 +82,24 @@ def waiting_for(run: Run) -> str:
     stop = run.get("stop") or {}
     if not stop.get("acknowledged_at"):
         return _("waiting for a worker")
-    calls = _awaited(run)
-    if not calls:
+    some = awaited(run)
+    if not some:
         # Between two calls its code computes, or waits for something that is no tool.
         return _("cleaning up") if stop.get("observed_at") else _("before its next call")
     kinds: dict[str, list[Call]] = {}
-    for call in calls:
+    for call in some:
         kinds.setdefault(call_kind(call), []).append(call)
-    clauses = [
-        str(_UNTIL.get(kind, _UNTIL_ANY) % {"count": len(some), "name": some[0]["label"]})
-        for kind, some in kinds.items()
+    until = {**_UNTIL, **_CUTTING} if stop.get("mode") == "abort" else _UNTIL
+    calls = [
+        _said(until.get(kind, _UNTIL_ANY), of) for kind, of in kinds.items() if kind not in WORK
     ]
-    return _("after %(what)s") % {"what": _(" and ").join(clauses)}
+    work = [_said(WORK[kind], of) for kind, of in kinds.items() if kind in WORK]
+    after = [_("after %(what)s") % {"what": _(" and ").join(calls)}] if calls else []
+    return "; ".join([*after, *work])
+
+
+def _said(words: Any, calls: Sequence[Call]) -> str:
+    return str(words % {"count": len(calls), "name": upright(calls[0]["label"])})
 
 
 def waiting_detail(run: Run, now: datetime) -> str:
@@ -87,11 +117,14 @@ def oldest_awaited(run: Run) -> tuple[str, Instant] | None:
 
     The label is empty if ``waiting_for`` has it already.
     """
-    calls = _awaited(run)
+    calls = awaited(run)
     if not calls or not (run.get("stop") or {}).get("acknowledged_at"):
         return None
     oldest = min(calls, key=lambda call: as_datetime(call["started_at"]))
-    named_already = call_kind(oldest) == "agents" and len(calls) == 1
+    kind = call_kind(oldest)
+    named_already = [call_kind(call) for call in calls].count(kind) == 1 and (
+        kind in WORK or (kind == "agents" and len(calls) == 1)
+    )
     return "" if named_already else oldest["label"], oldest["started_at"]
 
 
@@ -108,8 +141,8 @@ def call_kind(call: Call) -> str:
     return tool if tool in ("call_llm", "http", "agents.start") else tool.partition(".")[0]
 
 
-def _awaited(run: Run) -> list[Call]:
-    """Return the calls that a stop waits for: not those that the agent's clean-up makes."""
+def awaited(run: Run) -> list[Call]:
+    """Return what a stop waits for: not the calls that the agent's clean-up makes."""
     calls = run.get("in_flight") or []
     observed_at = (run.get("stop") or {}).get("observed_at")
     if not observed_at:
@@ -118,6 +151,8 @@ def _awaited(run: Run) -> list[Call]:
     return [
         call
         for call in calls
-        # When the code is over, the runtime waits for the sub-agents that it has started.
-        if call["tool"] == "agents.wait" or as_datetime(call["started_at"]) <= observed
+        # When the code is over, the runtime waits for the sub-agents and the work that it started.
+        if call["tool"] == "agents.wait"
+        or call["tool"] in WORK
+        or as_datetime(call["started_at"]) <= observed
     ]

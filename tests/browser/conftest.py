@@ -44,7 +44,11 @@ def endpoint() -> Iterator[LLMServer]:
 def installation(tmp_path_factory: pytest.TempPathFactory, endpoint: LLMServer) -> Installation:
     folder = tmp_path_factory.mktemp("installation")
     return Installation(
-        folder, LLM_BASE_URL=endpoint.base_url, LLM_API_KEY="none", LLM_MODEL="llama3"
+        folder,
+        LLM_BASE_URL=endpoint.base_url,
+        LLM_API_KEY="none",
+        LLM_MODEL="llama3",
+        OFFER_SECONDS="1",
     )
 
 

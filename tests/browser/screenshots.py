@@ -125,7 +125,7 @@ def forms(studio: Studio) -> None:
 
 
 def a_stop(studio: Studio) -> None:
-    """Running, stopping, stopped; in the dark and on a phone as well."""
+    """Running, stopping, offered more, stopped; in the dark and on a phone as well."""
     screen = studio.reading_along()
     studio.take("running")
     for page in (studio.dark, studio.phone):
@@ -137,6 +137,8 @@ def a_stop(studio: Studio) -> None:
     studio.take("stopping")
     RunScreen(studio.phone).expect_stopping()
     studio.take("stopping-phone", studio.phone)
+    screen.expect_offer("Stop now (cuts the call in flight)", "kept as far as it has come")
+    studio.take("stop-now")
     studio.model.release()
     screen.expect_status("stopped", "Stopped")
     screen.panel("Receipt")

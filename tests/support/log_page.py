@@ -19,8 +19,8 @@ async ({ rootId, mayStop }) => {
   const holder = document.createElement("div");
   document.querySelector("main").replaceChildren(holder);
   window.stops = [];
-  const stopChild = (id) =>
-    new Promise((resolve, reject) => window.stops.push({ id, resolve, reject }));
+  const stopChild = (id, body) =>
+    new Promise((resolve, reject) => window.stops.push({ id, body, resolve, reject }));
   const { LogView } = await import("/static/runs/js/log.js");
   window.log = new LogView(holder, { rootId, mayStop, stopChild });
   window.settled = async () => {

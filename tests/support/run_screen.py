@@ -34,6 +34,10 @@ class RunScreen:
         self.stop = self.main.get_by_role("button", name=re.compile(r"^(Stop|Stopping\.\.\.)$"))
         self.again = self.main.get_by_role("button", name="Run again")
         self.stop_line = page.locator("#stop-line")
+        self.harder = page.locator("#harder")  # the button of the stop that is offered next
+        self.harder_effect = page.locator("#harder-effect")
+        self.stop_plan = page.locator("#stop-plan")
+        self.question = page.get_by_role("dialog")
         self.connection = page.locator("#connection")
         self.log = page.locator("#log")
         self.lines = self.log.locator(".line[data-seq]")
@@ -69,6 +73,12 @@ class RunScreen:
         expect(self.stop).to_be_disabled()
         expect(self.stop).to_have_text(re.compile(r"^\s*Stopping\.\.\.\s*$"))
         expect(self.stop_line).to_contain_text("Stopping...")
+
+    def expect_offer(self, words: str, effect: str) -> None:
+        """Wait for the harder stop, and for the sentence beside it."""
+        expect(self.harder).to_be_visible()
+        expect(self.harder).to_have_text(re.compile(rf"^\s*{re.escape(words)}\s*$"))
+        expect(self.harder_effect).to_contain_text(effect)
 
     def line(self, text: str | re.Pattern[str]) -> Locator:
         return self.lines.filter(has_text=text)

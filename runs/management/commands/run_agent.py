@@ -35,8 +35,9 @@ from runs.wording.time import duration
 class Command(BaseCommand):
     help = (
         "Run an agent and show what it does. Its result goes to standard output, everything else "
-        "to standard error. Ctrl-C stops it after the call in flight. Exits with 0 (success), "
-        "1 (error), 2 (usage) or 3 (stopped)."
+        "to standard error. Ctrl-C stops it after the call in flight, a second one cuts the call, "
+        "a third one gives up on the run. Exits with 0 (success), 1 (error), 2 (usage) or "
+        "3 (stopped)."
     )
     # It serves no addresses, so it checks none.
     requires_system_checks = ["agents"]

@@ -10,13 +10,16 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
+from django.utils import timezone
 
+from agents.cancellation import StopMode
 from runs.actions import stopping
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
 from runs.management.console import printable
 from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord, StopVia
 from runs.web.feed.reading import read_snapshots
+from runs.wording.ladder import planned_text, wire_part
 from runs.wording.status import look
 from runs.wording.time import duration
 
@@ -26,15 +29,27 @@ POLL_SECONDS = 0.1
 
 class Command(BaseCommand):
     help = (
-        "Ask a run to stop, with all runs below it. Exits with 0 (it stops, or was asked before), "
-        "1 (it was over, or --user may not stop it) or 2 (there is no such run)."
+        "Ask a run to stop, with all runs below it, or to stop harder. Exits with 0 (it stops, or "
+        "was asked before), 1 (it was over, or --user may not stop it) or 2 (there is no such run)."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("run", metavar="ID", help="the run's id")
         parser.add_argument(
-            "--mode", default="graceful", help="how hard; graceful lets the call in flight finish"
+            "--mode",
+            default=StopMode.GRACEFUL.value,
+            help="how hard: graceful lets the calls in flight finish, abort cuts them, abandon "
+            "ends the record whether the code ends or not",
+        )
+        parser.add_argument(
+            "--abort-after",
+            type=float,
+            metavar="SECONDS",
+            help="cut the calls in flight by itself, if the run has not ended by then",
+        )
+        parser.add_argument(
+            "--abandon-after", type=float, metavar="SECONDS", help="the same for abandon"
         )
         parser.add_argument("--reason", default="", help="kept in the receipt")
         parser.add_argument(
@@ -65,6 +80,8 @@ class Command(BaseCommand):
                 by=user,
                 mode=options["mode"],
                 reason=options["reason"],
+                abort_after=options["abort_after"],
+                abandon_after=options["abandon_after"],
                 check_permission=user is not None,
             )
         except (RunRecord.DoesNotExist, ValidationError):
@@ -80,6 +97,8 @@ class Command(BaseCommand):
             raise CommandError(printable(error), returncode=USAGE) from None
         if result.outcome == "already_stopping":
             self._say(["It was asked to stop before; the first request counts."])
+        if plan := planned_text(wire_part(result.run), timezone.now()):
+            self._say([plan])
         return id
 
     def _wait(self, run: uuid.UUID, seconds: float) -> None:

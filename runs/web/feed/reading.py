@@ -56,6 +56,7 @@ _WAITED_FOR_COUNT = 50  # events after a stop that are searched for the calls it
 _RECEIPT = (
     *("status", "attempt", "worker_id"),
     *("stop_requested_at", "stop_mode", "stop_acknowledged_at", "stop_observed_at"),
+    *("stop_abort_at", "stop_abandon_at"),
 )
 #: A run, and the first and last event of a page of its log.
 _Page = tuple[uuid.UUID, int, int]
@@ -258,7 +259,10 @@ def read_trees(roots: Collection[uuid.UUID]) -> dict[uuid.UUID, dict[uuid.UUID, 
 
 def active_runs(since: datetime, limit: int) -> dict[uuid.UUID, Fingerprint]:
     """Return the fingerprints of runs that are not over, and of those created after ``since``."""
-    names = ("status", "worker_id", "stop_requested_at", "stop_acknowledged_at", "stop_observed_at")
+    names = (
+        *("status", "worker_id", "stop_requested_at", "stop_mode"),
+        *("stop_acknowledged_at", "stop_observed_at"),
+    )
     found: dict[uuid.UUID, Fingerprint] = {}
     for runs in (RunRecord.objects.active(), RunRecord.objects.filter(created_at__gte=since)):
         rows = runs.order_by("-created_at", "-id").values_list("pk", *names)[:limit]

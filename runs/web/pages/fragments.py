@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
 from runs.wire import for_wire
+from runs.wording.left_behind import unwatched
 from runs.wording.run import Words, queued_text
+from runs.wording.time import as_datetime
 
 from .values.input_fields import input_fields
 from .values.rendering import show
@@ -87,7 +90,11 @@ def result_context(run: RunRecord) -> dict[str, Any]:
 
 def receipt_context(run: RunRecord, words: Words) -> dict[str, Any]:
     """Return what ``fragments/receipt.html`` shows."""
-    return {"sentences": words["receipt"], "facts": _facts(run)}
+    return {
+        "sentences": words["receipt"],
+        "facts": _facts(run),
+        "unwatched": unwatched(threads=run.unwatched_threads, processes=run.unwatched_processes),
+    }
 
 
 def _fragment(request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
@@ -142,6 +149,17 @@ class Fact:
     run: uuid.UUID | None = None
 
 
+def _left_behind(run: RunRecord) -> Iterator[Fact]:
+    """Yield two rows for each piece of code that was still running when the run was given up."""
+    for one in run.stop_left_behind or ():
+        yield Fact(_("Left behind"), f"{one['kind']} {one['label']}")
+        ended_at = one["ended_at"]
+        if ended_at:
+            yield Fact(_("It ended at"), at=as_datetime(ended_at))
+        else:
+            yield Fact(_("It ended at"), _("may still be running"))
+
+
 def _facts(run: RunRecord) -> list[Fact]:
     """Return the record's facts about its stop; none without a stop request."""
     if not run.stop_requested:
@@ -157,14 +175,18 @@ def _facts(run: RunRecord) -> list[Fact]:
         Fact(_("Mode"), run.stop_mode),
         Fact(_("Made harder at"), at=run.stop_escalated_at),
         Fact(_("Made harder by"), run.stop_escalator or ""),
+        Fact(_("Planned to cut the calls in flight at"), at=run.stop_abort_at),
+        Fact(_("Planned to give up at"), at=run.stop_abandon_at),
         Fact(_("The worker received it at"), at=run.stop_acknowledged_at),
         Fact(_("It took effect at"), at=run.stop_observed_at),
         Fact(
             _("Calls started after the worker received it"),
             str(count) if run.stop_observed_at else "",
         ),
+        Fact(_("Calls cut"), str(run.stop_calls_cut or "")),
         Fact(_("The run ended at"), at=run.finished_at),
         Fact(_("The run finished first"), _("yes") if run.stop_finished_first else ""),
-        Fact(_("Abandoned"), _("yes; its code may still be running") if run.stop_abandoned else ""),
+        Fact(_("Given up"), _("yes") if run.stop_abandoned else ""),
+        *_left_behind(run),
     ]
     return [fact for fact in facts if fact.value or fact.at]

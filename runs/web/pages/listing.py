@@ -19,6 +19,7 @@ from runs.models import SEE_ALL, RunRecord
 from runs.web.api.errors import InvalidFilter, flat
 from runs.web.api.requests.pagination import Page, read_page
 from runs.wire import usage_of
+from runs.wording.ladder import next_rung, wire_part
 from runs.wording.run import usage_text
 from runs.wording.time import duration, seconds_between
 
@@ -73,7 +74,7 @@ def runs_page(request: HttpRequest) -> HttpResponse:
 def _for_rows(runs: QuerySet[RunRecord]) -> QuerySet[RunRecord]:
     """Make a query read what the lines show, and leave out the large columns."""
     runs = runs.annotate(caller=F("parent__agent")).select_related("owner")
-    return runs.defer("result", "partial_result", "error", "in_flight")
+    return runs.defer("result", "partial_result", "error")
 
 
 def _rows(runs: Iterable[RunRecord], user: User | AnonymousUser) -> list[dict[str, Any]]:
@@ -91,6 +92,7 @@ def _rows(runs: Iterable[RunRecord], user: User | AnonymousUser) -> list[dict[st
             "duration": "" if took is None else duration(took),
             "ticks_since": None if run.is_terminal else run.started_at,
             "usage": usage_text(usage_of(run)),
+            "offer": next_rung(wire_part(run)) if run.stop_requested else None,
             "may_be_stopped": not run.is_terminal and run.may_be_stopped_by(user),
         }
         rows.append(row)

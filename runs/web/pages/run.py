@@ -20,6 +20,7 @@ from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
 from runs.web.feed.reading import read_snapshots
+from runs.wording.ladder import is_due
 from runs.wording.status import LOOKS
 from runs.wording.time import duration, in_zone, seconds_between
 
@@ -63,6 +64,7 @@ def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[st
         "is_alive": not run.is_terminal,
         "may_stop": state["may_stop"],
         "words": state["words"],
+        "offer_is_due": is_due(state["words"]["offer"], timezone.now()),
         "took": duration(took),
         "edit": f"{edit}?from={run.pk}" if edit else "",
         "progress": progress,

@@ -35,6 +35,39 @@ def test_a_called_run_is_stopped_by_its_own_button(log: Log) -> None:
     expect(log.header("kid").locator(".chip")).to_have_text("Stopped")
 
 
+def test_a_called_run_is_stopped_harder_by_the_same_button(log: Log) -> None:
+    def offer(mode: str, label: str, due: int, **more: Any) -> dict[str, Any]:
+        at = f"2{due}00-01-01T00:00:00Z"
+        return {"mode": mode, "label": label, "hint": "", "effect": "So.", "at": at, **more}
+
+    def show(**words: Any) -> None:
+        log.apply(run_frame("kid", "elder", "stopping", parent="root", **words))
+
+    _stop_button(log)
+    show(offer=offer("abort", "Stop now", 9, confirm=None))
+    expect(log.header("kid").get_by_role("button", name="Stopping elder")).to_be_disabled()
+    show(offer=offer("abort", "Stop now", 0, confirm=None))
+    now = log.header("kid").get_by_role("button", name="Stop now elder")
+    expect(now).to_have_attribute("title", "So.")
+    now.click()
+    expect(log.header("kid").get_by_role("button", name="Stopping elder")).to_be_disabled()
+    show(offer=offer("abort", "Stop now", 0, confirm=None))  # older than the request
+    expect(log.header("kid").get_by_role("button", name="Stopping elder")).to_be_disabled()
+
+    confirm = {"question": "Give up?", "yes": "Give up", "no": "Keep waiting"}
+    show(offer=offer("abandon", "Give up on it", 0, confirm=confirm))
+    give_up = log.header("kid").get_by_role("button", name="Give up on it elder")
+    question = log.page.get_by_role("dialog", name="Give up?")
+    give_up.click()
+    question.get_by_role("button", name="Keep waiting").click()
+    expect(give_up).to_be_enabled()
+    give_up.click()
+    question.get_by_role("button", name="Give up").click()
+    expect(log.header("kid").get_by_role("button", name="Stopping elder")).to_be_disabled()
+    modes = log.page.evaluate("stops.map(({ id, body }) => [id, body.mode])")
+    assert modes == [["kid", "abort"], ["kid", "abandon"]]
+
+
 def test_a_failed_stop_says_so_and_can_be_repeated(log: Log) -> None:
     stop = _stop_button(log)
     stop.click()

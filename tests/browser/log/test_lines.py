@@ -85,8 +85,19 @@ _SAID: list[tuple[str, dict[str, Any], str]] = [
     (
         "stop_requested",
         {"mode": "abort", "via": "parent", "requested_by": "demo", "reason": ""},
-        "Stop asked for by demo, with the run that called it (abort)",
+        "Stop asked for by demo, with the run that called it, cutting the calls in flight",
     ),
+    (
+        "stop_requested",
+        {"mode": "abort", "escalated_at": "x", "escalated_by": "admin", "planned": False},
+        "From here on calls in flight are cut, asked for by admin",
+    ),
+    (
+        "stop_requested",
+        {"mode": "abandon", "escalated_at": "x", "escalated_by": None, "planned": True},
+        "Given up, as planned",
+    ),
+    ("stop_requested", {"mode": "abandon", "requested_by": "demo"}, "Given up by demo"),
     ("stop_observed", {"tool": "call_llm", "label": "llama3"}, "the next LLM call was not made"),
     ("stop_observed", {"tool": "agents.start", "label": "x"}, "the next agent was not started: x"),
     ("stop_observed", {"tool": "agents.wait", "label": "x"}, "while it waited for an agent: x"),
@@ -109,6 +120,26 @@ def test_what_nobody_knows_is_shown_with_all_it_brings(log: Log) -> None:
     expect(log.line("root", 1).get_by_text("blue")).to_be_hidden()
     log.line("root", 1).get_by_text("Details").click()
     expect(log.line("root", 1)).to_contain_text('"colour": "blue"')
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        ("call_llm", "Stop took effect at an LLM call: x"),
+        ("http", "Stop took effect at an HTTP request: x"),
+        ("abort", "Stop took effect: its code was interrupted"),
+        ("agents.wait", "Stop took effect while it waited for an agent: x"),
+    ],
+)
+def test_a_cut_does_not_say_that_the_next_call_was_not_made(
+    log: Log, tool: str, words: str
+) -> None:
+    log.apply(
+        event("root", 1, "stop_requested", mode="graceful"),
+        event("root", 2, "stop_requested", mode="abort", escalated_at="x"),
+        event("root", 3, "stop_observed", tool=tool, label="x"),
+    )
+    expect(log.line("root", 3)).to_contain_text(words)
 
 
 def test_a_second_attempt_says_that_it_is_one(log: Log) -> None:

@@ -106,7 +106,15 @@ def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
         (_event("log", level="info", message={"a": 1}), '{"a": 1}'),
         (_event("stdout", stream="stdout", text="hello"), "> hello"),
         (_event("error", type="ValueError", message="bad"), "ValueError: bad"),
+        (_event("stop_requested", mode="graceful"), "asked to stop"),
+        (_event("stop_requested", mode="abort"), "asked to stop, and to cut the calls in flight"),
+        (
+            _event("stop_requested", mode="abort", escalated_at="x", planned=True),
+            "asked to cut the calls in flight, as planned",
+        ),
+        (_event("stop_requested", mode="abandon", escalated_at="x"), "given up"),
         (_event("stop_observed", tool="call_llm", label="m"), "observed the stop at call_llm m"),
+        (_event("stop_observed", tool="abort", label=""), "its code was interrupted"),
         (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
         (_event("truncated", max_events=10), "the log is full; what follows is left out"),
         (

@@ -6,11 +6,7 @@ import io
 import json
 import logging
 import os
-import pty
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +21,7 @@ from django.db import OperationalError
 from agents import SyncTools, Tools, agent, should_stop
 from runs.actions import stopping
 from runs.models import RunRecord
-from tests.support.commands import ROOT, TIMEOUT_SECONDS, process_environment, run_agent
+from tests.support.commands import TIMEOUT_SECONDS, Terminal, run_agent
 from tests.support.consistency import assert_consistent
 
 SENTENCE = "In {n} the ship number {n} left harbour {n} at dawn, and {n} people saw her sail. "
@@ -282,21 +278,6 @@ def test_ctrl_c_stops_it_after_the_call_in_flight(demo: User, document: str) -> 
     assert "Nothing was started after that." in process.err
 
 
-def test_the_second_ctrl_c_explains_and_the_third_leaves_at_once(demo: User, document: str) -> None:
-    with run_agent("summarise", "--input", document) as process:
-        process.wait_for("│ ")
-        process.send(signal.SIGINT)
-        process.wait_for("Stopping... (after current LLM call completes)")
-        process.send(signal.SIGINT)
-        process.wait_for("Ctrl-C once more leaves at once")
-        process.send(signal.SIGINT)
-        code, out = process.end()
-    assert (code, out) == (3, "")
-    run = _only_run()
-    assert str(run.pk) in process.err.splitlines()[-1]
-    assert (run.status, run.stop_requested) == ("running", True)  # until its lease is over
-
-
 def test_sigterm_drains_and_is_nobodys_stop(demo: User, document: str) -> None:
     with run_agent("summarise", "--input", document, RUNS_DRAIN_SECONDS="0") as process:
         process.wait_for("│ ")
@@ -333,39 +314,12 @@ def test_a_remote_run_without_a_worker_says_so_and_is_stopped_at_once(demo: User
 
 
 def test_on_a_terminal_it_prints_plain_lines_with_colours(demo: User, document: str) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "run_agent", "summarise", "--input", document],
-        cwd=ROOT,
-        env=process_environment(TERM="xterm-256color", COLUMNS="100", LINES="30"),
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    try:
-        _read_screen(ours, until="│ ")  # the model's text, as it comes
-        process.send_signal(signal.SIGINT)
-        screen = _read_screen(ours, until="Stopped by demo")
-        assert "Stopping... (after current LLM call completes) stand-in, " in screen
-        assert process.wait(TIMEOUT_SECONDS) == 3
-        assert process.stdout is not None
-        assert process.stdout.read().startswith(b"Notes on ")
-        assert "\x1b" not in screen, "nothing but colours"
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
-        os.close(ours)
-
-
-def _read_screen(terminal: int, *, until: str) -> str:
-    """Read from a terminal, colours left out, until some words have come."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    raw = b""
-    while time.monotonic() < deadline:
-        raw += os.read(terminal, 65536)
-        text = re.sub(r"\x1b\[[0-9;]*m", "", raw.decode(errors="replace"))
-        if until in text:
-            return text
-    raise AssertionError(f"{until!r} did not come: {text}")
+    with Terminal("run_agent", "summarise", "--input", document) as terminal:
+        terminal.wait_for("│ ")  # the model's text, as it comes
+        terminal.press("\x03")
+        terminal.wait_for("Stopped by demo")
+        assert "Stopping... (after current LLM call completes) stand-in, " in terminal.screen
+        code, out = terminal.end()
+    assert code == 3
+    assert out.startswith("Notes on ")
+    assert "\x1b" not in terminal.screen, "nothing but colours"

@@ -75,13 +75,14 @@ def test_what_does_not_exist_exits_with_2(id: str, queued: RunRecord) -> None:
     ("options", "words"),
     [
         ({"mode": "gently"}, "gently"),
-        ({"mode": "abort"}, "not available yet"),
+        ({"abort_after": -1}, "abort_after is from 0 to"),
+        ({"abort_after": 20, "abandon_after": 10}, "abandon_after is at least abort_after"),
         ({"reason": "x" * 501}, "at most 500 characters"),
         ({"user": "nobody"}, 'There is no user "nobody".'),
     ],
 )
 def test_what_can_not_be_asked_exits_with_2(
-    options: dict[str, str], words: str, queued: RunRecord
+    options: dict[str, Any], words: str, queued: RunRecord
 ) -> None:
     ran = Ran(queued.pk, **options)
     assert ran.code == 2
@@ -134,6 +135,68 @@ def test_wait_shows_what_it_waits_for_and_then_the_receipt(
     assert last.code in (0, 1)
     assert "after the LLM call in flight had completed." in last.out
     assert assert_consistent(run).status == "stopped"
+
+
+def test_a_harder_mode_makes_an_earlier_stop_harder(
+    llm_server: LLMServer, hire: Callable[..., Any], start: Callable[..., RunRecord]
+) -> None:
+    @agent("asks")
+    async def asks(tools: Tools) -> str:
+        await tools.call_llm([{"role": "user", "content": "?"}])
+        return "never"
+
+    hire()
+    llm_server.hold()
+    run = start("asks")
+    llm_server.wait_for_requests(1)
+    assert Ran(run.pk, "--reason", "first").code == 0
+    ran = Ran(run.pk, "--mode", "abort", wait=20)
+    assert ran.code == 0
+    assert "asked to stop before" not in ran.out
+    assert "calls in flight were cut." in ran.out
+    assert "Cut 1 call." in ran.out
+    llm_server.wait(lambda: llm_server.aborted_count == 1, "the connection is closed")
+    stopped = assert_consistent(run)
+    assert (stopped.status, stopped.stop_mode, stopped.stop_reason) == ("stopped", "abort", "first")
+
+
+def test_a_plan_is_told_and_carried_out(
+    llm_server: LLMServer, hire: Callable[..., Any], start: Callable[..., RunRecord]
+) -> None:
+    @agent("asks")
+    async def asks(tools: Tools) -> str:
+        await tools.call_llm([{"role": "user", "content": "?"}])
+        return "never"
+
+    hire()
+    llm_server.hold()
+    run = start("asks")
+    llm_server.wait_for_requests(1)
+    ran = Ran(run.pk, "--abort-after", "0.1", "--abandon-after", "600", wait=20)
+    assert ran.code == 0
+    assert "Cuts the calls in flight by itself in 1 s. Gives up by itself in 10:00." in ran.out
+    assert "calls in flight were cut, as planned." in ran.out
+    stopped = assert_consistent(run)
+    assert (stopped.status, stopped.stop_mode, stopped.stop_abandoned) == (
+        "stopped",
+        "abort",
+        False,
+    )
+
+
+def test_a_run_is_given_up_in_whatever_state_it_is(queued: RunRecord) -> None:
+    now = timezone.now()
+    worker = WorkerRecord.objects.create(
+        name="frozen", host_identity="elsewhere", pid=1, pid_started=1, capacity=1,
+        lease_until=now + timedelta(seconds=60),
+    )  # fmt: skip
+    RunRecord.objects.filter(pk=queued.pk).update(
+        status="running", worker=worker, attempt=1, started_at=now
+    )
+    ran = Ran(queued.pk, "--mode", "abandon")
+    assert ran.code == 0
+    assert "Given up: its code may still run: waits." in ran.out
+    assert RunRecord.objects.get(pk=queued.pk).stop_abandoned
 
 
 def test_a_worker_that_does_not_answer_is_named(queued: RunRecord) -> None:

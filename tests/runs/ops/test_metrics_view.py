@@ -7,11 +7,18 @@ from typing import Any
 
 import httpx
 import pytest
+from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from agents.cancellation import StopMode
+from runs.actions import stopping
+from runs.metrics import REGISTRY
+from runs.models import StopVia
 from runs.ops import metrics_view
+from runs.status import Status
+from tests.support.rows import make_run, make_worker, requested
 from tests.support.server import Installation, Server, eventually
 
 TOKEN = "a token for Prometheus"
@@ -74,7 +81,28 @@ def test_every_series_exists_from_the_start(client: Client, settings: Any) -> No
         "halting_workers_reaped_total{reason=lease}",
         "halting_runs_recovered_total{outcome=error}",
         "halting_stop_seconds_count{until=acknowledged}",
+        "halting_stops_total{mode=graceful}",
+        "halting_stops_total{mode=abort}",
+        "halting_stops_total{mode=abandon}",
+        "halting_calls_cut_total",
     }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_stops_are_counted_by_the_rung_that_they_reached() -> None:
+    owner = User.objects.create_user("alice")
+    before = {mode: _count("halting_stops_total", mode=mode) for mode in StopMode}
+    for mode in (StopMode.GRACEFUL, StopMode.ABORT, StopMode.ABORT):
+        stopping.request_stop(make_run(owner).pk, via=StopVia.API, by=owner, mode=mode)
+    run = make_run(owner, status=Status.RUNNING, worker=make_worker(), **requested(owner))
+    stopping.request_stop(run.pk, via=StopVia.API, by=owner, mode=StopMode.ABANDON)
+    after = {mode: _count("halting_stops_total", mode=mode) for mode in StopMode}
+    counted = {mode.value: after[mode] - before[mode] for mode in StopMode}
+    assert counted == {"graceful": 1, "abort": 2, "abandon": 1}
+
+
+def _count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def _scrape(server: Server) -> dict[str, float]:
@@ -123,6 +151,7 @@ def _check_worker(of_worker: dict[str, float]) -> None:
     assert of_worker["halting_runs_in_flight"] == 2
     assert of_worker["halting_runs_finished_total{agent=site-trivial}{status=success}"] == 1
     assert of_worker["halting_runs_finished_total{agent=site-loop}{status=stopped}"] == 1
+    assert of_worker["halting_stops_total{mode=graceful}"] == 1
     for until in ("acknowledged", "observed", "finished"):
         assert of_worker[f"halting_stop_seconds_count{{until={until}}}"] == 1
         assert of_worker[f"halting_stop_seconds_sum{{until={until}}}"] < 20

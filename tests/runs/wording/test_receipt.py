@@ -41,9 +41,15 @@ def _stopped(**changes: Any) -> dict[str, Any]:
         "calls_started_after_acknowledgement": 0,
         "root_request": "r",
         "abandoned": False,
+        "abort_at": None,
+        "abandon_at": None,
+        "calls_cut": 0,
+        "left_behind": [],
+        "limit": None,
         "cleanup_error": None,
     }
     run = {"id": "r", "status": "stopped", "started_at": _at(-60), "partial_result": "so far"}
+    run |= {"finished_at": _at(4), "unwatched": {"threads": 0, "processes": 0}}
     for name, value in changes.items():
         (stop if name in stop else run)[name] = value
     return {**run, "stop": stop}
@@ -126,17 +132,89 @@ def test_calls_that_were_started_all_the_same_are_admitted() -> None:
     assert "Nothing was started" not in text
 
 
-def test_an_error_while_cleaning_up_and_code_that_was_abandoned_are_told() -> None:
+def test_an_error_while_cleaning_up_is_told() -> None:
     error = {"type": "OSError", "message": "disk full"}
-    text = _text(_stopped(cleanup_error=error, abandoned=True, partial_result=None))
+    text = _text(_stopped(cleanup_error=error, partial_result=None))
     assert "While cleaning up it failed with OSError: disk full" in text
-    assert "may still be running" in text
     assert "It left no partial result." in text
 
 
-def test_an_escalation_is_told() -> None:
-    text = _text(_stopped(mode="abort", escalated_by="admin", escalated_at=_at(18)))
-    assert "It was made a stop by abort at 14:03:40 by admin." in text
+def test_an_escalation_is_told_with_what_it_cut() -> None:
+    cut = {**_call("call_llm"), "outcome": "aborted"}
+    run = _stopped(mode="abort", escalated_by="admin", escalated_at=_at(18), calls_cut=1)
+    assert _text(run, cut) == (
+        "Stopped by demo at 14:03:22 (reason: wrong document). "
+        "From 14:03:40 on calls in flight were cut by admin. "
+        "It took effect 3.2 s later. Cut 1 call. "
+        "Nothing was started after that. What it had so far is kept below."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"escalated_by": "admin"},
+            "From 14:03:40 on calls in flight were cut by admin.",
+        ),
+        ({"abort_at": _at(18)}, "From 14:03:40 on calls in flight were cut, as planned."),
+        # By the run that called it, or from the command line.
+        ({}, "From 14:03:40 on calls in flight were cut."),
+        # Planned for later: somebody was faster.
+        ({"abort_at": _at(60)}, "From 14:03:40 on calls in flight were cut."),
+        (
+            {"mode": "abandon", "abandoned": True, "escalated_by": "a"},
+            "Given up at 14:03:40 by a: its code may still run.",
+        ),
+        (
+            {"mode": "abandon", "abandoned": True, "abandon_at": _at(18)},
+            "Given up at 14:03:40, as planned: its code may still run.",
+        ),
+    ],
+)
+def test_who_made_it_harder(changes: dict[str, Any], words: str) -> None:
+    run = _stopped(**{"mode": "abort", "escalated_at": _at(18), **changes})
+    assert sentences(run)[1] == words
+
+
+@pytest.mark.parametrize(
+    ("calls_cut", "words"),
+    [(0, "There was no call to cut."), (1, "Cut 1 call."), (12, "Cut 12 calls.")],
+)
+def test_a_cut_tells_how_many_calls_it_cut(calls_cut: int, words: str) -> None:
+    assert words in sentences(_stopped(mode="abort", calls_cut=calls_cut))
+    assert "cut" not in _text(_stopped())
+
+
+def test_a_call_that_was_complete_when_the_cut_came_was_waited_for() -> None:
+    cut, complete = {**_call("http"), "outcome": "aborted"}, {**_call("call_llm"), "outcome": "ok"}
+    text = _text(_stopped(mode="abort", calls_cut=1), cut, complete)
+    assert "after the LLM call in flight had completed. Cut 1 call." in text
+
+
+def test_a_run_that_was_given_up_promises_nothing_about_its_code() -> None:
+    left = [{"kind": "thread", "label": "slow (a.py:3)", "since": _at(0), "ended_at": None}]
+    run = _stopped(
+        mode="abandon", abandoned=True, observed_at=None, left_behind=left, partial_result=None
+    )
+    assert _text(run) == (
+        "Stopped by demo at 14:03:22 (reason: wrong document). "
+        "Given up: 1 thread may still run: slow (a.py:3). "
+        "What it does is not recorded, and it can store nothing. It left no partial result."
+    )
+    left[0]["ended_at"] = _at(24)
+    assert "Left behind: 1 thread: slow (a.py:3); it ended 20 s after the run." in _text(run)
+
+
+def test_a_queued_run_that_was_given_up_had_not_started() -> None:
+    run = _stopped(mode="abandon", started_at=None, observed_at=None, partial_result=None)
+    assert sentences(run)[1:] == ["It had not started."]
+
+
+@pytest.mark.parametrize("status", ["stopped", "success", "error"])
+def test_what_is_not_watched_is_told_however_the_run_has_ended(status: str) -> None:
+    text = _text(_stopped(status=status, unwatched={"threads": 1, "processes": 1}))
+    assert "It started 1 thread and 1 process that are not watched." in text
 
 
 def test_where_the_result_is_not_shown_nothing_is_below() -> None:
@@ -149,6 +227,17 @@ def test_while_stopping_the_receipt_says_how_it_stands() -> None:
         "A stop was asked for at 14:03:22 by demo (reason: wrong document). "
         "Stopping... (after current LLM call completes)."
     )
+
+
+def test_while_stopping_it_says_what_is_planned() -> None:
+    run = _stopped(status=STOPPING, observed_at=None, abort_at=_at(10), abandon_at=_at(70))
+    said = sentences({**run, "in_flight": [_call("call_llm")]})
+    assert said[1:3] == [
+        "At 14:03:32 the calls in flight are cut.",
+        "At 14:04:32 it is given up.",
+    ]
+    harder = _stopped(status=STOPPING, mode="abort", abort_at=_at(10), abandon_at=_at(70))
+    assert "are cut" not in _text({**harder, "in_flight": []})
 
 
 def test_without_a_stop_there_is_no_receipt() -> None:

@@ -57,10 +57,33 @@ def test_the_detail_says_what_and_how_long() -> None:
             "after current LLM call completes and sub-agent a stops",
         ),
         ([], "before its next call"),
+        ([_call("thread", "slow (a.py:3)")], "a thread is still running: slow (a.py:3)"),
+        ([_call("thread", "a"), _call("thread", "b")], "2 threads are still running"),
+        ([_call("task", "poll")], "a task is still running: poll"),
+        ([_call("process", "sh")], "a process is still running: sh"),
+        (
+            [_call("call_llm"), _call("thread", "slow")],
+            "after current LLM call completes; a thread is still running: slow",
+        ),
     ],
 )
 def test_what_a_stopping_run_waits_for(calls: list[dict[str, Any]], words: str) -> None:
     assert waiting_for(_stopping(*calls)) == words
+
+
+def test_work_is_awaited_whenever_it_began_and_named_once() -> None:
+    run = _stopping(_call("thread", "slow", started=2), observed_at=_at(1))
+    assert stopping_text(run) == "Stopping... (a thread is still running: slow)"
+    assert waiting_detail(run, T0 + timedelta(seconds=14)) == "12 s"
+    run = _stopping(_call("thread", "old"), _call("thread", "young", started=2))
+    assert waiting_detail(run, T0 + timedelta(seconds=12)) == "old, 12 s"
+
+
+def test_while_calls_are_cut_it_says_so() -> None:
+    run = _stopping(_call("call_llm"), _call("http"), mode="abort")
+    assert waiting_for(run) == "after current LLM call is cut and current HTTP request is cut"
+    run = _stopping(_call("data_store.set"), mode="abort")
+    assert waiting_for(run) == "after current data store call completes"
 
 
 def test_a_sub_agent_is_named_once() -> None:

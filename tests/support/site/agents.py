@@ -9,6 +9,7 @@ from pathlib import Path
 from django.conf import settings
 
 from agents import SyncTools, Tools, agent, check_should_stop
+from runs.wording import ladder
 from runs.worker import claim_loop, heartbeat
 
 from . import (  # noqa: F401  register their agents
@@ -25,6 +26,8 @@ from . import (  # noqa: F401  register their agents
 
 if settings.POLL_SECONDS:
     claim_loop.POLL_SECONDS = heartbeat.POLL_SECONDS = settings.POLL_SECONDS
+if settings.OFFER_SECONDS:
+    ladder.OFFER_SECONDS = settings.OFFER_SECONDS
 
 
 @agent("site-trivial")
@@ -130,6 +133,25 @@ def compute(tools: SyncTools, seconds: float = 2.0) -> int:
     while time.monotonic() < end:
         count += 1
     return count
+
+
+@agent("site-asleep")
+async def asleep(tools: Tools, path: str) -> None:
+    """Sleep in a thread, which nothing can cut, until a file is there."""
+    tools.log("asleep")
+    await asyncio.to_thread(_sleep_until, path)
+
+
+@agent("site-asleep-in-def")
+def asleep_in_def(tools: SyncTools, path: str) -> None:
+    """Do the same in the agent's own thread."""
+    tools.log("asleep")
+    _sleep_until(path)
+
+
+def _sleep_until(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.05)
 
 
 @agent("site-hold")

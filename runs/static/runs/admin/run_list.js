@@ -8,7 +8,7 @@ import { localiseInstants } from "../js/format.js";
 import { getFragment, post } from "../js/http.js";
 import { listen } from "../js/list_feed.js";
 import { refresher } from "../js/refresher.js";
-import { linkOf, showStop } from "../js/row_stop.js";
+import { linkOf, offerAgain, showStop, wantedStop } from "../js/row_stop.js";
 import { isActive } from "../js/run_state.js";
 
 const AT_LEAST_MILLISECONDS = 500; // between two refreshes
@@ -130,13 +130,15 @@ function markDeleted(id, line) {
 async function stop(button) {
   const id = button.closest("tr").querySelector("[data-run]").dataset.run;
   const problem = find("run-problem");
+  const body = await wantedStop(button);
+  if (!body) return;
   stopping.add(id);
-  showStop(button, "stopping");
+  showStop(button, "stopping", body.mode ? JSON.parse(button.dataset.offer) : null);
   problem.textContent = "";
   try {
-    await post(button.formAction);
+    await post(button.formAction, body);
   } catch (error) {
-    showStop(button, "stop");
+    offerAgain(button);
     problem.textContent = `${words.notStopped} ${error.message}`;
   }
   stopping.delete(id);

@@ -1,10 +1,13 @@
 // What time it is for the server (the reader's clock may be wrong by minutes), and durations that
-// grow while a reader looks at them.
+// grow or shrink while a reader looks at them.
 import { duration } from "./format.js";
 
 let ahead = 0; // ms; how far the server's clock is ahead of ours
 
-setInterval(() => document.querySelectorAll("[data-since]").forEach(show), 500);
+setInterval(() => {
+  document.querySelectorAll("[data-since]").forEach(show);
+  document.querySelectorAll("[data-until]").forEach(showLeft);
+}, 500);
 
 /** Take the server's time, of now or of a moment ago. */
 export function setServerTime(iso, at = Date.now()) {
@@ -17,14 +20,26 @@ export function setServerTimeOfPage(iso) {
   setServerTime(iso, page ? performance.timeOrigin + page.responseStart : Date.now());
 }
 
+/** The server's time, in milliseconds as Date.now() counts them. */
+export function serverNow() {
+  return Date.now() + ahead;
+}
+
 /** Show in `element`, after `label`, how long it is since an instant. */
 export function tickSince(element, since, label = "") {
   Object.assign(element.dataset, { since, label });
   show(element);
 }
 
+/** Show in `element` how long it is until an instant; `text` may have words around %(left)s. */
+export function tickUntil(element, until, text = "%(left)s") {
+  Object.assign(element.dataset, { until, text });
+  showLeft(element);
+}
+
 export function stopTicking(element) {
   delete element.dataset.since;
+  delete element.dataset.until;
 }
 
 /** Show how long a run took, or has taken so far. */
@@ -36,9 +51,21 @@ export function showDuration(element, { started_at: began, finished_at: ended })
 
 function show(element) {
   const { since, label = "" } = element.dataset;
-  const seconds = Math.max(0, (Date.now() + ahead - Date.parse(since)) / 1000);
-  // Without the tenths of short durations, which would change once a second.
-  const time = seconds < 60 ? `${Math.floor(seconds)} s` : duration(seconds);
-  const words = label ? `${label}, ${time}` : time;
+  const seconds = Math.max(0, (serverNow() - Date.parse(since)) / 1000);
+  write(element, label ? `${label}, ${whole(seconds)}` : whole(seconds));
+}
+
+function showLeft(element) {
+  const { until, text } = element.dataset;
+  const seconds = Math.max(0, Math.ceil((Date.parse(until) - serverNow()) / 1000));
+  write(element, text.replace("%(left)s", whole(seconds)));
+}
+
+/** Without the tenths of short durations, which would change once a second. */
+function whole(seconds) {
+  return seconds < 60 ? `${Math.floor(seconds)} s` : duration(seconds);
+}
+
+function write(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }

@@ -16,6 +16,7 @@ export class Group {
   #run = null;
   #look = "";
   #attempts = 0;
+  #mode = ""; // of its stop
   #inFlight = [];
   #children = new Map(); // run -> group
   #callLines = new Map(); // run -> line of its call, until it has a group
@@ -25,7 +26,7 @@ export class Group {
     this.#isRoot = isRoot;
     this.isPlaced = isRoot;
     this.#build(addressOf);
-    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, () => stopChild(id)) : null;
+    this.stop = !isRoot && mayStop ? new StopChild(this.parts.actions, (body) => stopChild(id, body)) : null;
     this.timeline = new Timeline(this.parts.body);
     this.live = new LiveRows(this.parts.live);
     this.progress = new ProgressBar(this.parts.progress);
@@ -60,7 +61,7 @@ export class Group {
     showDuration(this.parts.time, run);
     this.parts.usage.textContent = words.usage ?? "";
     this.parts.note.textContent = [words.waiting?.text, words.silent, words.log_removed].filter(Boolean).join(" ");
-    this.stop?.update(run.status, this.isAlive);
+    this.stop?.update(run.status, this.isAlive, words.offer);
     this.#inFlight = this.#isOver ? [] : (run.in_flight ?? []);
     if (this.#isOver) {
       this.live.clear();
@@ -76,7 +77,9 @@ export class Group {
   activity({ in_flight: calls, words }) {
     if (!this.#isOver) this.#inFlight = calls;
     this.showLive();
-    if (words) this.parts.usage.textContent = words.usage ?? "";
+    if (!words) return;
+    this.parts.usage.textContent = words.usage ?? "";
+    if (this.#run) this.stop?.update(this.#run.status, this.isAlive, words.offer);
   }
 
   /** Show a piece of what a model is writing. */
@@ -96,7 +99,8 @@ export class Group {
     const child = event.type === "agent_call" && event.data.run;
     if (child && this.#children.has(child)) return false; // its group says more
     if (event.type === "agent_start") this.#attempts += 1;
-    const line = lineOf(event, { attempt: this.#attempts });
+    if (event.type === "stop_requested") this.#mode = event.data.mode;
+    const line = lineOf(event, { attempt: this.#attempts, mode: this.#mode });
     if (child) {
       this.#callLines.get(child)?.remove(); // "started", of a run that is now waited for
       this.#callLines.set(child, line);

@@ -4,7 +4,10 @@ import { duration, instant } from "./format.js";
 import { asText, block, folded, foreign, titled } from "./log_text.js";
 import { callParts } from "./log_call.js";
 
-/** Make the line of an event. An agent_start needs `about.attempt`; unknown types show all their data. */
+/**
+ * Make the line of an event. An agent_start needs `about.attempt`, a stop_observed `about.mode` of the
+ * stop; unknown types show all their data.
+ */
 export function lineOf(event, about = {}) {
   const { kind, mark, parts, below = [], tone = "", data = {} } = (WRITERS[event.type] ?? unknown)(event.data, event, about);
   return h("div", { class: tone ? `line ${tone}` : "line", dataset: { seq: event.seq, type: event.type, ...data } },
@@ -60,7 +63,9 @@ const WRITERS = {
     tone: "line-warning",
   }),
   stop_requested: (data) => ({ kind: "Stop", mark: "stop", parts: [stopRequested(data)], tone: "line-stop" }),
-  stop_observed: (data) => ({ kind: "Stop", mark: "stop", parts: [stopObserved(data)], tone: "line-stop" }),
+  stop_observed: (data, event, about) => ({
+    kind: "Stop", mark: "stop", parts: [stopObserved(data, about.mode)], tone: "line-stop",
+  }),
 };
 
 const ENDS = { success: "Finished", stopped: "Stopped", error: "Ended with an error" };
@@ -103,19 +108,27 @@ function loopBlocked(data) {
 }
 
 function stopRequested(data) {
+  if (data.escalated_at) return stopHardened(data);
+  if (data.mode === "abandon") return ["Given up", data.requested_by && [" by ", foreign(data.requested_by)]];
   const by = data.requested_by && [" by ", foreign(data.requested_by)];
   const reason = asText(data.reason).trim();
   const because = reason && [": ", foreign(reason)];
   if (data.via === "budget") return ["Stop asked for by its budget", because];
   if (data.via === "account") return ["Stop asked for, because its owner's account was deactivated"];
   const withParent = data.via === "parent" && ", with the run that called it";
-  const how = data.mode && data.mode !== "graceful" && ` (${data.mode})`;
+  const how = data.mode === "abort" && ", cutting the calls in flight";
   return ["Stop asked for", by, withParent, how, because];
 }
 
-function stopObserved(data) {
+function stopHardened(data) {
+  const what = data.mode === "abandon" ? "Given up" : "From here on calls in flight are cut";
+  return [what, data.escalated_by && [", asked for by ", foreign(data.escalated_by)], data.planned && ", as planned"];
+}
+
+function stopObserved(data, mode) {
   const label = data.label ? [": ", foreign(data.label)] : null;
-  const effect = EFFECTS[asText(data.tool).replace(/^data_store.*/, "data_store")];
+  const tool = asText(data.tool).replace(/^data_store.*/, "data_store");
+  const effect = (mode === "abort" && CUTS[tool]) || EFFECTS[tool];
   return effect ? [`Stop took effect${effect}`, label] : ["Stop took effect: the agent has noticed it"];
 }
 
@@ -126,6 +139,13 @@ const EFFECTS = {
   "agents.call": ": the next agent was not called",
   "agents.start": ": the next agent was not started",
   "agents.wait": " while it waited for an agent",
+};
+
+// The call in flight was cut, or the next one was not made: the line of the call says which.
+const CUTS = {
+  call_llm: " at an LLM call",
+  http: " at an HTTP request",
+  abort: ": its code was interrupted",
 };
 
 function unknown(data, event) {

@@ -1,6 +1,8 @@
 // The small Stop in the header of a called run: disabled and "Stopping..." until the run has ended,
-// or enabled again, with the reason, if the request fails.
+// or enabled again, with the reason, if the request fails. After a while it is the harder stop that
+// the server offers.
 import { h, sign } from "./dom.js";
+import { isDue, isWanted, whenDue } from "./offer.js";
 
 export class StopChild {
   #request;
@@ -8,8 +10,12 @@ export class StopChild {
   #button;
   #failure = h("span", { class: "group-failure", role: "status" });
   #agent = "";
-  #isAsked = false;
+  #isStopping = false;
+  #offer = null;
+  #asked = ""; // the mode that the server was asked for
+  #timer = 0;
 
+  /** `request(body)` sends the POST. */
   constructor(element, request) {
     this.#request = request;
     this.#button = h("button", {
@@ -20,34 +26,45 @@ export class StopChild {
 
   name(agent) {
     this.#agent = agent;
-    this.#show(this.#button.disabled);
+    this.#draw();
   }
 
-  /** `status` is the run's, as the server knows it. */
-  update(status, isAlive) {
+  /** `status` and `offer` are the run's, as the server knows them. */
+  update(status, isAlive, offer = null) {
     this.#button.hidden = !isAlive;
     if (!isAlive) this.#failure.textContent = "";
-    this.#show(status === "stopping" || this.#isAsked);
+    this.#isStopping = status === "stopping";
+    this.#offer = isAlive ? offer : null;
+    if (this.#asked && this.#isStopping && this.#asked !== offer?.mode) this.#asked = "";
+    this.#draw();
   }
 
   async ask() {
     if (this.#button.disabled) return;
-    this.#isAsked = true;
+    const offer = isDue(this.#offer) ? this.#offer : null;
+    if (offer && !await isWanted(offer)) return;
+    this.#asked = offer?.mode ?? "graceful";
     this.#failure.textContent = "";
-    this.#show(true);
+    this.#draw();
     try {
-      await this.#request();
+      await this.#request(offer ? { mode: offer.mode } : {});
     } catch (error) {
       // If the request arrived all the same, the next snapshot says so.
-      this.#isAsked = false;
+      this.#asked = "";
       this.#failure.textContent = `Not stopped: ${error.message}`;
-      this.#show(false);
+      this.#draw();
     }
   }
 
-  #show(isStopping) {
-    this.#button.disabled = isStopping;
-    this.#word.textContent = isStopping ? "Stopping..." : "Stop";
-    this.#button.setAttribute("aria-label", `${isStopping ? "Stopping" : "Stop"} ${this.#agent}`);
+  #draw() {
+    clearTimeout(this.#timer);
+    this.#timer = whenDue(this.#offer, () => this.#draw());
+    const offer = !this.#asked && isDue(this.#offer) ? this.#offer : null;
+    const isWaiting = !offer && (this.#isStopping || Boolean(this.#asked));
+    this.#button.disabled = isWaiting;
+    this.#button.title = offer ? [offer.hint, offer.effect].filter(Boolean).join(". ") : "";
+    const word = offer?.label ?? (isWaiting ? "Stopping..." : "Stop");
+    this.#word.textContent = word;
+    this.#button.setAttribute("aria-label", `${word.replace("...", "")} ${this.#agent}`);
   }
 }

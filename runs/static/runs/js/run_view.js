@@ -15,6 +15,8 @@ import { StopControl } from "./stop.js";
 import { TreeUsage } from "./tree_usage.js";
 import { openValues } from "./values.js";
 
+const LEFT_MILLISECONDS = 1000; // until the first look for what a run has left behind; later ones come slower
+const MOST_LEFT_MILLISECONDS = 15_000;
 const find = (id) => document.getElementById(id);
 
 /**
@@ -31,14 +33,13 @@ export function showRun(data, main, addPanels) {
 
   const state = new RunState(data);
   const header = new RunHeader(data.looks, main);
-  const stop = new StopControl({
-    address: addresses.stop,
-    refresh: () => state.refresh(() => get(`${addresses.state}?${zone}`)),
-  });
+  const refresh = () => state.refresh(() => get(`${addresses.state}?${zone}`));
+  const stop = new StopControl({ address: addresses.stop, refresh });
   state.watch((now) => header.show(now));
   state.watch((now) => stop.show(now));
   state.watch((now) => showProgress(find("progress"), now.progress, now.status));
   state.onChange((now) => now.words.receipt.join(" "), showReceipt);
+  watchLeftBehind(state, refresh);
   startAgain(addresses.again, pageOf);
 
   const panel = (name, Kind = Panel) => new Kind(find(`panel-${name}`), addresses[name]);
@@ -51,7 +52,7 @@ export function showRun(data, main, addPanels) {
   const log = new LogView(find("log"), {
     rootId: data.run.id,
     mayStop: data.may_stop,
-    stopChild: (id) => post(addresses.stop.replace(data.run.id, id)),
+    stopChild: (id, body) => post(addresses.stop.replace(data.run.id, id), body),
     addressOf: pageOf,
   });
   const usage = new TreeUsage(find("usage-tree"));
@@ -63,6 +64,32 @@ export function showRun(data, main, addPanels) {
       showConnection(find("connection"), main, feed, { run: addresses.run, signIn: addresses.sign_in });
     },
   });
+}
+
+/**
+ * Ask again and again whether the code of a run that was given up has ended: the feed of a run that
+ * is over says nothing more.
+ */
+function watchLeftBehind(state, refresh) {
+  let pause = LEFT_MILLISECONDS;
+  let timer = 0;
+  state.watch((now) => {
+    if (now.isAlive || !now.words.is_left_running) return;
+    clearTimeout(timer);
+    timer = setTimeout(ask, pause);
+  });
+
+  async function ask() {
+    pause = Math.min(pause * 1.5, MOST_LEFT_MILLISECONDS);
+    if (document.visibilityState === "visible") await refresh().catch(() => {});
+    if (!state.words.is_left_running) return announce(state.words.receipt.join(" "));
+    clearTimeout(timer);
+    timer = setTimeout(ask, pause);
+  }
+}
+
+function announce(words) {
+  find("announcement").textContent = words;
 }
 
 function showReceipt(now) {

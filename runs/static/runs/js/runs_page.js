@@ -7,7 +7,7 @@ import { timeZone } from "./format.js";
 import { getFragment, post } from "./http.js";
 import { listen } from "./list_feed.js";
 import { refresher } from "./refresher.js";
-import { keepFocus, linkOf, showStop } from "./row_stop.js";
+import { keepFocus, linkOf, offerAgain, showStop, wantedStop } from "./row_stop.js";
 import { isActive } from "./run_state.js";
 import { inWords } from "./stop.js";
 
@@ -57,7 +57,7 @@ function update(row, run, words) {
   showDuration(row.querySelector(".runs-duration"), run);
   const button = row.querySelector("[data-address]");
   if (!button) return;
-  if (run.status === "stopping") showStop(button, "stopping");
+  if (run.status === "stopping") showStop(button, "stopping", words.offer);
   if (isActive(run.status)) return;
   keepFocus(button);
   button.remove();
@@ -91,12 +91,14 @@ function sayChanged() {
 }
 
 async function stop(button) {
-  showStop(button, "stopping");
+  const body = await wantedStop(button);
+  if (!body) return;
+  showStop(button, "stopping", body.mode ? JSON.parse(button.dataset.offer) : null);
   try {
-    await post(button.dataset.address);
+    await post(button.dataset.address, body);
     refreshSoon(); // the feed is faster, if there is one
   } catch (problem) {
-    showStop(button, "stop");
+    offerAgain(button);
     toast(`${linkOf(button).textContent}: ${inWords(problem)}`);
     if (problem.status === 409) refreshSoon();
   }

@@ -1,10 +1,11 @@
-// The Stop button and the line that says what a stop waits for.
+// The Stop button, the line that says what a stop waits for, and the harder stop that is offered.
 //
 // After a click the page shows what the server says: "Stopping..." until the run has ended, also
 // after a reload and in other tabs. If the request fails, the button is enabled again, with a reason.
-import { stopTicking, tickSince } from "./clock.js";
+import { stopTicking, tickSince, tickUntil } from "./clock.js";
 import { h } from "./dom.js";
 import { post } from "./http.js";
+import { isDue, isWanted, whenDue } from "./offer.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -22,11 +23,13 @@ export class StopControl {
   #shown = ""; // the line's words, so that nothing is read out twice
   #detail = h("span", { class: "quiet", "aria-live": "off" });
   #waited = h("span"); // ticks
+  #harder;
 
   /** `address` takes the POST; `refresh` asks the server for the run, and may fail. */
   constructor({ address, refresh }) {
     this.#address = address;
     this.#refresh = refresh;
+    this.#harder = this.#button && new HarderStop((body) => this.#send(body), this.#line);
     this.#button?.addEventListener("click", () => this.#ask());
     this.#reason?.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !this.#button.disabled) this.#ask();
@@ -46,15 +49,22 @@ export class StopControl {
     this.#problem = "";
     this.#draw();
     try {
-      await post(this.#address, reason ? { reason } : {});
+      await this.#send(reason ? { reason } : {});
       this.#isAccepted = true;
     } catch (error) {
       this.#problem = inWords(error);
     }
     this.#isAsking = false;
     this.#draw();
-    // The feed may be away.
-    await this.#refresh().catch(() => {});
+  }
+
+  async #send(body) {
+    try {
+      await post(this.#address, body);
+    } finally {
+      // The feed may be away.
+      this.#refresh().catch(() => {});
+    }
   }
 
   #draw() {
@@ -67,6 +77,8 @@ export class StopControl {
       this.#why.hidden = isUnderWay || !isAlive;
     }
     this.#drawLine();
+    showPlan(isStopping ? this.#state.words.planned : []);
+    this.#harder?.show(isStopping ? this.#state.words.offer : null);
   }
 
   #drawLine() {
@@ -88,11 +100,89 @@ export class StopControl {
   }
 }
 
-/** Say why a stop was not accepted. */
-export function inWords(error) {
+/** The button with the harder stop, and the sentence beside it. */
+class HarderStop {
+  #send;
+  #line;
+  #box = find("offer");
+  #button = find("harder");
+  #effect = find("harder-effect");
+  #offer = null;
+  #asked = ""; // the mode that the server was asked for, until it offers another one
+  #problem = "";
+  #timer = 0;
+  #question = null; // AbortController of the open question
+
+  constructor(send, line) {
+    this.#send = send;
+    this.#line = line;
+    this.#button.addEventListener("click", (event) => {
+      event.preventDefault(); // in the admin it could be sent without a script
+      this.#ask();
+    });
+  }
+
+  show(offer) {
+    if (offer?.mode !== this.#offer?.mode) {
+      this.#problem = "";
+      this.#question?.abort();
+    }
+    if (offer?.mode !== this.#asked) this.#asked = "";
+    this.#offer = offer;
+    this.#draw();
+  }
+
+  async #ask() {
+    const offer = this.#offer;
+    this.#question = new AbortController();
+    const isAgreed = await isWanted(offer, this.#question.signal);
+    this.#question = null;
+    if (!isAgreed || this.#offer?.mode !== offer.mode) return;
+    this.#asked = offer.mode;
+    this.#problem = "";
+    this.#draw();
+    try {
+      await this.#send({ mode: offer.mode });
+    } catch (error) {
+      this.#asked = "";
+      this.#problem = inWords(error, offer.label);
+      this.#draw();
+    }
+  }
+
+  #draw() {
+    clearTimeout(this.#timer);
+    this.#timer = whenDue(this.#offer, () => this.#draw());
+    const isShown = isDue(this.#offer) && !this.#asked;
+    // A hidden button would lose the focus, and with it the place of somebody without a mouse.
+    if (!isShown && document.activeElement === this.#button) this.#line.focus({ preventScroll: true });
+    this.#box.hidden = !isShown;
+    if (!isShown) return;
+    const { mode, label, hint, effect } = this.#offer;
+    this.#button.value = mode;
+    this.#write(this.#button.querySelector(".button-word"), label);
+    this.#write(this.#button.querySelector(".button-hint"), hint && `(${hint})`);
+    this.#write(this.#effect, this.#problem || effect);
+    this.#effect.classList.toggle("is-problem", Boolean(this.#problem));
+  }
+
+  #write(element, words) {
+    if (element.textContent !== words) element.textContent = words; // is not read out again
+  }
+}
+
+/** Count down to what the stop does by itself. */
+function showPlan(planned) {
+  const line = find("stop-plan");
+  if (line.childElementCount !== planned.length) line.replaceChildren(...planned.map(() => h("span", { "aria-live": "off" })));
+  planned.forEach(({ at, text }, index) => tickUntil(line.children[index], at, text));
+}
+
+/** Say why a stop was not accepted; `button` is the one to press again. */
+export function inWords(error, button = "Stop") {
   if (error.status === 409) return "Nothing was stopped: the run had finished first.";
   // The request may have arrived; another one does no harm.
-  if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press Stop again.`;
+  if (error.code === "offline" || error.status >= 500) return `The stop may not have arrived. ${error.message} Press ${button} again.`;
   if (error.code === "not_authenticated") return "The stop was not accepted: you are signed out.";
   return `The stop was not accepted. ${error.message}`;
 }

@@ -112,6 +112,49 @@ class TestFirstPaint:
         assert element(page, "stop").endswith("Stopping...")
         assert " disabled" in element(page, "stop").partition(">")[0]
 
+    @pytest.mark.parametrize(
+        ("seconds", "mode", "label", "hint"),
+        [
+            (2, "graceful", "", ""),
+            (6, "graceful", "Stop now", "(cuts the call in flight)"),
+            (6, "abort", "Give up on it", ""),
+        ],
+    )
+    def test_a_stop_that_takes_a_while_is_offered_the_next_rung(
+        self, seconds: int, mode: str, label: str, hint: str, alices: Client, alice: User
+    ) -> None:
+        at = timezone.now() - timedelta(seconds=seconds)
+        call = {"call": "1", "tool": "call_llm", "label": "llama3", "started_at": at.isoformat()}
+        times = {"stop_requested_at": at, "stop_acknowledged_at": at}
+        run = make_run(
+            alice,
+            status=Status.RUNNING,
+            worker=make_worker(),
+            in_flight=[call],
+            **requested(alice, **times, stop_mode=mode),
+        )
+        page = page_of(alices, run)
+        assert ('<div class="offer" id="offer" hidden>' in page) is not bool(label)
+        if label:
+            assert element(page, "harder").endswith(f"> {label} {hint}".rstrip())
+            assert "paid for" in element(page, "harder-effect")
+        offer = data_of(page)["words"]["offer"]
+        assert offer["at"] == (at + timedelta(seconds=5)).isoformat(), "also for a later script"
+
+    def test_a_viewer_is_offered_nothing(self, alice: User, bob: User) -> None:
+        at = timezone.now() - timedelta(seconds=60)
+        stop = requested(bob, stop_requested_at=at, stop_acknowledged_at=at)
+        run = make_run(bob, status=Status.RUNNING, worker=make_worker(), **stop)
+        assert 'id="offer"' not in page_of(client_of(alice, "view_runrecord"), run)
+
+    def test_a_plan_is_counted_down(self, alices: Client, alice: User) -> None:
+        at = timezone.now()
+        plan = {"stop_abort_at": at + timedelta(seconds=99)}
+        stop = requested(alice, stop_acknowledged_at=at, **plan)
+        run = make_run(alice, status=Status.RUNNING, worker=make_worker(), **stop)
+        line = element(page_of(alices, run), "stop-plan")
+        assert "Cuts the calls in flight by itself in 1:" in line
+
     def test_a_silent_worker_is_told_of(self, alices: Client, alice: User) -> None:
         now = timezone.now()
         worker = make_worker(
@@ -181,6 +224,17 @@ class TestStop:
         run.refresh_from_db()
         assert (run.stop_via, run.stop_reason) == ("page", "enough")
         assert run.stop_requested_by == alice
+
+    def test_it_becomes_harder_and_who_asked_first_stays(self, alices: Client, alice: User) -> None:
+        run = make_run(alice, status=Status.RUNNING, worker=make_worker())
+        address = f"/app/runs/{run.pk}/stop"
+        for body in ({"reason": "enough"}, {"mode": "abort"}, {"mode": "graceful"}):
+            assert alices.post(address, body, content_type="application/json").status_code == 202
+        run.refresh_from_db()
+        assert (run.stop_mode, run.stop_reason, run.stop_escalated_by) == ("abort", "enough", alice)
+        alices.post(address, {"mode": "abandon"}, content_type="application/json")
+        run.refresh_from_db()
+        assert (run.status, run.stop_abandoned) == ("stopped", True)
 
     def test_a_run_that_is_over_is_409(self, alices: Client, alice: User) -> None:
         run = make_run(alice, status=Status.SUCCESS)

@@ -106,6 +106,13 @@ class TestInput:
 
 
 class TestReceipt:
+    def test_it_says_what_is_not_watched_also_without_a_stop(
+        self, alices: Client, alice: User
+    ) -> None:
+        run = make_run(alice, status=Status.SUCCESS, unwatched_processes=1)
+        panel = page_of(alices, run, "receipt")
+        assert "No stop was asked for. It started 1 process that is not watched." in panel
+
     def test_without_a_stop_it_says_so(self, alices: Client, alice: User) -> None:
         assert "No stop was asked for." in page_of(alices, make_run(alice), "receipt")
 
