@@ -29,6 +29,7 @@ __all__ = [
     "RESULTS",
     "BulkWord",
     "CleanupError",
+    "LimitsOnWire",
     "OutcomeOnWire",
     "ReceiptOnWire",
     "RunOnWire",
@@ -67,6 +68,18 @@ class Usage(TypedDict):
     input_tokens: Count
     output_tokens: Count
     estimated: Annotated[bool, "Some of it was not reported by the model."]
+
+
+class LimitsOnWire(TypedDict):
+    """How long a run may take, in seconds. Null is no limit."""
+
+    deadline_seconds: Annotated[float | None, "From its first start on."]
+    idle_seconds: Annotated[float | None, "Without a sign of life."]
+    call_seconds: Annotated[float | None, "In one call."]
+    deadline_at: Annotated[
+        Instant | None,
+        "When it is asked to stop: its own deadline, or an earlier one of its caller.",
+    ]
 
 
 class ReceiptOnWire(TypedDict):
@@ -122,6 +135,7 @@ class RunOnWire(TypedDict):
         Instant | None, "Since then its events are gone; it had `last_seq` of them."
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
+    limits: LimitsOnWire
     stop: ReceiptOnWire | None
 
 
@@ -205,6 +219,12 @@ def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
         "last_seq": run.last_seq,
         "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
+        "limits": {
+            "deadline_seconds": run.deadline_seconds,
+            "idle_seconds": run.idle_seconds,
+            "call_seconds": run.call_seconds,
+            "deadline_at": _if_known(run.deadline_at),
+        },
         "stop": _receipt(run),
     }
 

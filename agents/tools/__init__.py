@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .agents.handle import AgentHandle
 from .llm.client import LLMReply
+from .notes import Remaining
 from .sync_toolbox import SyncAgentHandle, SyncTools
 from .toolbox import Tools
 
-__all__ = ["AgentHandle", "LLMReply", "SyncAgentHandle", "SyncTools", "Tools"]
+__all__ = ["AgentHandle", "LLMReply", "Remaining", "SyncAgentHandle", "SyncTools", "Tools"]

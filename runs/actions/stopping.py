@@ -13,7 +13,7 @@ So the second of the two sees what the first one wrote.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,13 @@ from django.utils import timezone
 from agents.cancellation import StopMode
 from agents.values.jsonable import clean_text
 from runs.db.query_plans import by_key
-from runs.db.statements import Expression, Insertion, update_and_read
+from runs.db.statements import (
+    Expression,
+    Insertion,
+    as_parameter,
+    update_and_read,
+    update_rows,
+)
 from runs.db.transactions import in_transaction
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
@@ -48,6 +54,7 @@ __all__ = [
     "StopResult",
     "authorize_stop",
     "request_stop",
+    "stop_at_limit",
     "stop_children",
     "stop_many",
     "stop_runs_of_inactive",
@@ -187,6 +194,18 @@ def stop_runs_of_inactive(
     return len(ids)
 
 
+def stop_at_limit(reached: Mapping[uuid.UUID, Mapping[str, Any]], reason: str) -> None:
+    """Ask runs to stop that have reached a limit, which ``reached`` has by run.
+
+    In the caller's transaction, which has locked the runs and read that they were not asked before.
+    """
+    if not reached:
+        return
+    rows = [({"stop_limit": limit}, [as_parameter(id)]) for id, limit in reached.items()]
+    update_rows(RunRecord, "id = %s", rows)
+    _write(_Request.new(StopMode.GRACEFUL, reason, StopVia.BUDGET, None), list(reached))
+
+
 def authorize_stop(record: RunRecord, by: User | None) -> None:
     """Check that ``by`` may stop a run.
 
@@ -269,6 +288,7 @@ _READ = (
     *("started_at", "status", "worker"),
     *("stop_acknowledged_at", "stop_mode", "stop_observed_at", "stop_reason", "stop_requested_at"),
     *("stop_requested_by", "stop_requested_by_name", "stop_root_request", "stop_via"),
+    "stop_limit",
 )
 _IS_DUE = "status IN ('queued', 'running') AND stop_requested_at IS NULL"
 _ONE = by_key(_IS_DUE)

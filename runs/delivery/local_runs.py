@@ -7,9 +7,11 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from agents.cancellation import CancelToken, Lease, StopCause
 from agents.guard import Guard
+from agents.options import NO_LIMITS, Limits
 from agents.trace import Trace
 
 from .stop_message import StopDelivery, StopRequest
@@ -44,8 +46,22 @@ class ActiveRun:
     token: CancelToken = field(default_factory=CancelToken)
     guard: Guard | None = None  # set when its execution starts
     stop: StopRequest | None = None
+    limits: Limits = NO_LIMITS
+    deadline_at: datetime | None = None  # its own, or an earlier one of its caller
+    near_deadline: datetime | None = None  # of which its log says that it is near
     _is_logged: bool = False
     _logging: threading.Lock = field(default_factory=threading.Lock)
+
+    def know_limits(self, limits: Limits, deadline_at: datetime | None, offset: float) -> None:
+        """Apply the limits of the record; ``offset`` translates the database's clock.
+
+        See ``db.clock.monotonic_offset``.
+        """
+        self.limits, self.deadline_at = limits, deadline_at
+        ends_at = float("inf") if deadline_at is None else deadline_at.timestamp() + offset
+        self.token.deadline = ends_at
+        if self.guard is not None:
+            self.guard.call_seconds = limits.call_seconds
 
     def deliver(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""

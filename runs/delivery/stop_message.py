@@ -25,6 +25,7 @@ class StopRequest:
     requested_by: str | None  # username
     requested_at: datetime
     root_request: uuid.UUID  # the run on which it was requested
+    limit: dict[str, Any] | None = None  # that was reached
 
     @classmethod
     def of(cls, record: RunRecord) -> StopRequest:
@@ -37,11 +38,14 @@ class StopRequest:
             record.stop_requester,
             record.stop_requested_at,
             record.stop_root_request or record.pk,
+            limit=record.stop_limit,
         )
 
     def as_data(self) -> dict[str, Any]:
         """Return the data of the event."""
         data: dict[str, Any] = _REQUEST.dump_python(self, mode="json")
+        if self.limit is None:
+            del data["limit"]
         return data | {"requested_at": self.requested_at.isoformat()}  # pydantic writes Z for UTC
 
 

@@ -36,7 +36,7 @@ from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
 from runs import metrics
-from runs.actions import leases
+from runs.actions import leases, limit_stops
 from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.db.threads import DatabaseThreads
@@ -257,6 +257,7 @@ class Executor:
             usage=job.usage,
         )
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
+        guard.call_seconds = entry.limits.call_seconds
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
@@ -266,6 +267,8 @@ class Executor:
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
         outcome = await self._run(job, caller, guard)
         await self.started.end_attempt(entry)
+        if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
+            await self._note_deadline(entry)
         return await self._write_end(trace, outcome)
 
     async def _run(self, job: _Job, caller: AgentCaller, guard: Guard) -> Outcome:
@@ -283,6 +286,24 @@ class Executor:
             run = guard.trace.run
             logger.exception("run %s could not be executed", run, extra={"run": run})
             return Outcome("error", error=describe_error(error))
+
+    async def _note_deadline(self, run: ActiveRun) -> None:
+        """Write why a run has stopped, if that was its deadline and no other process did so."""
+        if not (run.token.has_reached_deadline or run.token.is_overdue):
+            return
+
+        def before_retry() -> None:
+            if run.token.lease.is_over:
+                raise LeaseLost("another process ends the run, and writes this")
+
+        note = partial(self._database.run, limit_stops.stop_at_deadline, run)
+        # In a context of its own: it is not a task of the agent.
+        noting = self._loop.create_task(
+            patiently(note, before_retry=before_retry), context=contextvars.Context()
+        )
+        await wait_out(noting)  # a drain may cancel this task
+        if not isinstance(noting.exception(), LeaseLost | None):
+            noting.result()
 
     async def _begin(self, run: ActiveRun) -> bool:
         """Write that a claimed run begins; return False if it may not."""

@@ -1,6 +1,7 @@
 """The reaper: recover the runs of lost workers, end overdue runs, remove old records.
 
-It also stops the runs of users who were deactivated by a way that sends no signal.
+It also stops runs whose deadline is over, and the runs of users who were deactivated by a way that
+sends no signal.
 
 A worker's heartbeat runs it. A process without a worker runs it in a thread of its own: otherwise
 the runs of the last worker would stay ``running`` after that worker was killed. Any number of
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import deactivating, leases, recovery
+from runs.actions import deactivating, leases, limit_stops, recovery
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import notify
@@ -69,6 +70,8 @@ class Reaper:
             return False
         self._next_poll = now + POLL_SECONDS
         self_id = self._self_id() if self._self_id else None
+        if self_id is None:
+            limit_stops.stop_overdue()  # a worker does so twice a second
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)

@@ -75,6 +75,8 @@ class _Body:
         if self._is_over:
             raise RunIsOver("this run is over; its responses can't be read any more")
         check(self._call, self._cut_by)
+        if self._guard is not None:
+            self._call.check_time()
 
     def _forget(self) -> None:
         assert self._guard is not None

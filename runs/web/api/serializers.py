@@ -47,6 +47,7 @@ _FIELDS: dict[Any, type[serializers.Field]] = {
     Any: AnyJsonField,
     bool: serializers.BooleanField,
     dict: serializers.DictField,
+    float: serializers.FloatField,
     int: serializers.IntegerField,
     str: serializers.CharField,
     "instant": serializers.DateTimeField,
