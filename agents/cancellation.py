@@ -250,10 +250,18 @@ class CancelToken:
             self.lease.end()
             self.request(reason="the lease is over", cause=StopCause.SHUTDOWN)
         elif not was_stopped:
-            self.has_reached_deadline = True
-            self.request(reason=DEADLINE_REACHED)
+            self._reach_deadline()
             return self.admit(tool, label, in_cleanup=in_cleanup)  # a cleanup() goes on
         return self.refuse(tool, label)
+
+    def _reach_deadline(self) -> None:
+        """Trip the topmost token with this deadline: a called run stops with its caller."""
+        top = self
+        for above in self.ancestors():
+            if above.deadline <= self.deadline:
+                top = above
+        self.has_reached_deadline = top.has_reached_deadline = True
+        top.request(reason=DEADLINE_REACHED)
 
     @property
     def is_overdue(self) -> bool:

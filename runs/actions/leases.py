@@ -194,7 +194,8 @@ def adopt(
             record = RunRecord.objects.select_related("input_record", "stop_requested_by").get(
                 pk=run
             )
-        entry = local_runs.ActiveRun(run, caller.worker, attempt, token=CancelToken(caller.token))
+        token = CancelToken(caller.token)
+        entry = local_runs.ActiveRun(run, caller.worker, attempt, token, caller=caller)
         apply_limits([(entry, record)])
         local_runs.add(entry)
     metrics.observe_claim(record.created_at, record.started_at, record.attempt)

@@ -16,6 +16,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -70,8 +71,11 @@ def stop_overdue(*, limit: int = MOST_OVERDUE) -> int:
     with connection.cursor() as cursor:
         cursor.execute(sql, [*now, limit])
         ids = [id if isinstance(id, uuid.UUID) else uuid.UUID(id) for (id,) in cursor.fetchall()]
-    if not ids:  # on SQLite an open transaction makes all writers wait
-        return 0
+    # On SQLite an open transaction makes all writers wait.
+    return _stop_overdue(ids) if ids else 0
+
+
+def _stop_overdue(ids: Sequence[uuid.UUID]) -> int:
     with transaction.atomic():
         at = database_now()
         due = list(_locked(RunRecord.objects.filter(pk__in=ids, deadline_at__lte=at)))
@@ -88,6 +92,7 @@ def stop_at_deadline(run: ActiveRun) -> None:
     Does nothing if it was asked before, or is not this worker's any more. A deadline that was moved
     in the last moment counts all the same: the agent's code has been stopped.
     """
+    _stop_overdue([run.id, *_ids_above(run.id)])  # with its caller, if that one's is over, too
     with transaction.atomic():
         record = RunRecord.objects.select_for_update(no_key=True).filter(_held(run)).first()
         if record is None or record.stop_requested:
@@ -204,6 +209,14 @@ def _stop_idle(entry: ActiveRun) -> None:
             limit = record.idle_seconds
             if limit is not None and silence >= limit:
                 stop_at_limit({record.pk: _limit("idle", limit, silence)}, IDLE)
+
+
+def _ids_above(run: uuid.UUID) -> list[uuid.UUID]:
+    found: list[uuid.UUID] = []
+    one: uuid.UUID | None = run
+    while one := RunRecord.objects.values_list("parent_id", flat=True).get(pk=one):
+        found.append(one)
+    return found
 
 
 def _held(run: ActiveRun) -> Q:

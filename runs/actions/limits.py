@@ -83,16 +83,12 @@ def first_deadline(run: RunRecord, now: datetime) -> datetime | None:
 
 def apply_limits(runs: Iterable[tuple[local_runs.ActiveRun, RunRecord]]) -> None:
     """Let the tokens of claimed runs know their limits, before another thread sees the runs."""
-    limited = [(entry, record) for entry, record in runs if _has_limits(record)]
-    offset = monotonic_offset() if any(record.deadline_at for _, record in limited) else 0.0
-    for entry, record in limited:
+    offset: float | None = None
+    for entry, record in runs:
+        if record.deadline_at is not None and offset is None:
+            offset = monotonic_offset()
         limits = Limits(record.deadline_seconds, record.idle_seconds, record.call_seconds)
-        entry.know_limits(limits, record.deadline_at, offset)
-
-
-def _has_limits(record: RunRecord) -> bool:
-    limits = (record.deadline_at, record.idle_seconds, record.call_seconds)
-    return any(limit is not None for limit in limits)
+        entry.know_limits(limits, record.deadline_at, offset or 0.0)
 
 
 def change_limits(run: uuid.UUID, given: Given, *, by: User) -> RunRecord:

@@ -46,6 +46,7 @@ class ActiveRun:
     token: CancelToken = field(default_factory=CancelToken)
     guard: Guard | None = None  # set when its execution starts
     stop: StopRequest | None = None
+    caller: ActiveRun | None = None  # of a called run: it is executed here, too
     limits: Limits = NO_LIMITS
     deadline_at: datetime | None = None  # its own, or an earlier one of its caller
     near_deadline: datetime | None = None  # of which its log says that it is near
@@ -59,6 +60,9 @@ class ActiveRun:
         """
         self.limits, self.deadline_at = limits, deadline_at
         ends_at = float("inf") if deadline_at is None else deadline_at.timestamp() + offset
+        caller = self.caller
+        if caller is not None and caller.deadline_at == deadline_at:
+            ends_at = caller.token.deadline  # to the microsecond: it stops with its caller
         self.token.deadline = ends_at
         if self.guard is not None:
             self.guard.call_seconds = limits.call_seconds

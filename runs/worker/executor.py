@@ -399,7 +399,7 @@ class _Job:
 
 def _log_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
-    if token.cause is StopCause.REQUEST:
+    if token.cause is StopCause.REQUEST and (entry.stop or not token.has_reached_deadline):
         entry.log_stop()
     else:
         trace.emit("log", {"level": "warning", "message": token.reason})

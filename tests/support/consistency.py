@@ -137,6 +137,7 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         "requested_by": by.get_username() if by else None,
         "requested_at": requests[0].data["requested_at"],
         "root_request": str(record.stop_root_request),
+        **({"limit": record.stop_limit} if record.stop_limit else {}),
     }
     assert datetime.fromisoformat(requests[0].data["requested_at"]) == record.stop_requested_at
     instants = [
