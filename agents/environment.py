@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from .cancellation import StopMode
+
 if TYPE_CHECKING:
     from .guard import Guard
     from .tools.http.client import Transports
@@ -86,7 +88,7 @@ class StartedRun(Protocol):
         By then the caller's token is tripped. Cancelling the wait does not touch the child.
         """
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         """Ask it to stop, on behalf of its caller; does nothing if it is over."""
 
 

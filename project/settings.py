@@ -215,6 +215,9 @@ RUNS: dict[str, Any] = {
     "DEADLINE_SECONDS": _env.seconds("RUNS_DEADLINE_SECONDS", 0, at_least=0, at_most=366 * 86_400),
     "WORKER_LISTEN": _env.listening("RUNS_WORKER_LISTEN", "127.0.0.1:0"),
     "LEASE_SECONDS": _lease_seconds,
+    "REPLACE_WHEN_BLOCKED_SECONDS": _env.seconds(
+        "RUNS_REPLACE_WHEN_BLOCKED_SECONDS", 0, at_least=0, at_most=7 * 24 * 60 * 60
+    ),
     "DRAIN_SECONDS": _env.seconds("RUNS_DRAIN_SECONDS", 20, at_least=0, at_most=7 * 24 * 60 * 60),
     "MAX_INPUT_BYTES": _env.whole_number(
         "RUNS_MAX_INPUT_BYTES",

@@ -143,6 +143,9 @@ class Options:
     worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health
     lease_seconds: _LeaseSeconds = 15.0  # see LeaseTimes
     drain_seconds: _Seconds = 20.0  # how long runs may continue after SIGTERM
+    # A worker process whose agents' loop is blocked by abandoned code for so long drains and ends,
+    # and its supervisor starts another one; 0 is never.
+    replace_when_blocked_seconds: _Seconds = 0.0
     max_input_bytes: _Positive = 8 * 1024 * 1024
     stop_inactive_owners: bool = True  # stop the runs of users who are deactivated
     api_token_days: _Days = 365.0  # how long a token lasts at most; 0 is for ever

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
+from agents.cancellation import StopMode
 from agents.trace import Event
 from runs.db.statements import insert_rows
 
 from .models import RunEvent, RunRecord
 
-__all__ = ["append", "has_stop_requested", "read", "read_as_json", "system_event"]
+__all__ = ["append", "read", "read_as_json", "recorded_stops", "system_event"]
 
 BATCH_COUNT = 500
 _READ_COUNT = 100  # events that are in memory at once as rows
@@ -64,6 +65,10 @@ def read_as_json(
     return found
 
 
-def has_stop_requested(run: uuid.UUID) -> bool:
-    """Return whether the log has a stop request."""
-    return RunEvent.objects.filter(run=run, type="stop_requested").exists()
+def recorded_stops(runs: Collection[uuid.UUID]) -> dict[uuid.UUID, StopMode]:
+    """Return the hardest stop request that each log has; without the logs that have none."""
+    found: dict[uuid.UUID, StopMode] = {}
+    requests = RunEvent.objects.filter(run__in=runs, type="stop_requested").order_by("seq")
+    for run, data in requests.values_list("run_id", "data"):
+        found[run] = StopMode(data["mode"])  # each event is harder than the one before
+    return found

@@ -3,7 +3,6 @@
 RunError                    code: the stable word that doors answer with
 ├── RunAlreadyFinished      a stop of a run that is over; run: the record, as in a list
 ├── StopNotPermitted        this user may see the run, but not stop it
-├── ModeNotAvailable        a mode of stopping that is not built yet
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
 ├── RunIsStopping           a change of a run that was asked to stop, or has reached its deadline
 ├── LimitsNotPermitted      this user may not give a run so loose limits; fields: path -> messages
@@ -29,7 +28,6 @@ __all__ = [
     "InputTooLarge",
     "LeaseLost",
     "LimitsNotPermitted",
-    "ModeNotAvailable",
     "ParentIsStopping",
     "PriorityNotPermitted",
     "QuotaExceeded",
@@ -55,10 +53,6 @@ class RunAlreadyFinished(RunError):
 
 class StopNotPermitted(RunError):
     code = "permission_denied"
-
-
-class ModeNotAvailable(RunError):
-    code = "mode_not_available"
 
 
 class RunIsStopping(RunError):

@@ -29,10 +29,13 @@ __all__ = [
     "RESULTS",
     "BulkWord",
     "CleanupError",
+    "LeftBehindOnWire",
+    "LimitOnWire",
     "LimitsOnWire",
     "OutcomeOnWire",
     "ReceiptOnWire",
     "RunOnWire",
+    "UnwatchedOnWire",
     "Usage",
     "for_wire",
     "get_for_list",
@@ -82,6 +85,32 @@ class LimitsOnWire(TypedDict):
     ]
 
 
+class LeftBehindOnWire(TypedDict):
+    """Code that was still running when its run was abandoned."""
+
+    kind: Annotated[str, "The tool of a call; `thread`, `task`, `process`, or `code` of the agent."]
+    label: str
+    since: Instant
+    ended_at: Annotated[Instant | None, "Null: it may still be running."]
+
+
+class LimitOnWire(TypedDict):
+    """The limit that was reached, of a stop via `budget`."""
+
+    kind: str
+    scope: str
+    limit: Annotated[float | None, "What was allowed."]
+    value: Annotated[float | None, "What it had come to."]
+    evidence: Annotated[list[int], "The numbers of the events that show it."]
+
+
+class UnwatchedOnWire(TypedDict):
+    """What the run's code has started, and nothing can wait for."""
+
+    threads: Count
+    processes: Count
+
+
 class ReceiptOnWire(TypedDict):
     """The stop receipt."""
 
@@ -90,16 +119,21 @@ class ReceiptOnWire(TypedDict):
     via: Annotated[str, Form(choices=tuple(StopVia.values)), "The door that it came through."]
     requested_by: Annotated[str | None, "A username; kept when the user is deleted."]
     requested_at: Instant
-    escalated_by: Annotated[str | None, "A username."]
-    escalated_at: Instant | None
+    escalated_by: Annotated[str | None, "A username; null if the stop was planned to escalate."]
+    escalated_at: Annotated[Instant | None, "When the stop last became harder."]
     acknowledged_at: Annotated[
         Instant | None, "When the worker that owns the run tripped its token."
     ]
     observed_at: Annotated[Instant | None, "When the agent's code first observed the stop."]
+    abort_at: Annotated[Instant | None, "When the stop is to become `abort` by itself."]
+    abandon_at: Annotated[Instant | None, "When the stop is to become `abandon` by itself."]
     finished_first: Annotated[bool, "The run had ended before it observed the stop."]
     calls_started_after_acknowledgement: Count
+    calls_cut: Annotated[Count, "The calls in flight that `abort` has cut."]
     root_request: Annotated[Uuid, "The run on which the stop was requested."]
-    abandoned: bool
+    abandoned: Annotated[bool, "The run has ended, its code may not have."]
+    left_behind: list[LeftBehindOnWire]
+    limit: LimitOnWire | None
     cleanup_error: CleanupError | None
 
 
@@ -136,6 +170,7 @@ class RunOnWire(TypedDict):
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
     limits: LimitsOnWire
+    unwatched: UnwatchedOnWire
     stop: ReceiptOnWire | None
 
 
@@ -225,6 +260,7 @@ def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
             "call_seconds": run.call_seconds,
             "deadline_at": _if_known(run.deadline_at),
         },
+        "unwatched": {"threads": run.unwatched_threads, "processes": run.unwatched_processes},
         "stop": _receipt(run),
     }
 
@@ -299,10 +335,15 @@ def _receipt(run: RunRecord) -> ReceiptOnWire | None:
         "escalated_at": _if_known(run.stop_escalated_at),
         "acknowledged_at": _if_known(run.stop_acknowledged_at),
         "observed_at": _if_known(run.stop_observed_at),
+        "abort_at": _if_known(run.stop_abort_at),
+        "abandon_at": _if_known(run.stop_abandon_at),
         "finished_first": run.stop_finished_first,
         "calls_started_after_acknowledgement": run.stop_calls_started_after_acknowledgement,
+        "calls_cut": run.stop_calls_cut,
         "root_request": str(run.stop_root_request or run.pk),
         "abandoned": run.stop_abandoned,
+        "left_behind": run.stop_left_behind or [],
+        "limit": run.stop_limit,
         "cleanup_error": run.stop_cleanup_error,
     }
 

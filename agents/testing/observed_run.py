@@ -167,6 +167,7 @@ class Run:
         environment = Environment(
             self._guard, setting.model, setting.data_store, host, setting.transports
         )
+        self._is_abandoned = asyncio.Event()
         self._task = setting.loop.create_task(
             self._main(definition, arguments, environment),
             name=f"agent {self.agent}",
@@ -243,27 +244,41 @@ class Run:
 
     async def wait(self) -> ChildEnd:
         """Be a ``ChildRun``: for the runtime."""
-        result = await asyncio.shield(self._task)
+        abandoned = asyncio.ensure_future(self._is_abandoned.wait())
+        try:
+            await asyncio.wait([self._task, abandoned], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            abandoned.cancel()
+        if self._is_abandoned.is_set():
+            return ChildEnd("stopped")
+        result = self._task.result()
         return ChildEnd(result.status, result.result, result.error)
 
     def give_up(self) -> None:
         """Be a ``ChildRun``: for the runtime."""
         self.stop(reason="its caller does not wait any longer")
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         """Be a ``StartedRun``: for the runtime."""
-        if not self._task.done():
-            self.stop(reason=reason)
+        if self._task.done():
+            return
+        if mode is StopMode.ABANDON:  # its caller sees its end; the test's end cuts it off
+            self.token.request(mode, reason)
+            self._is_abandoned.set()
+        else:
+            self.stop(mode, reason)
 
     async def _cut_off(self) -> None:
         """End what is still running, as a process does that is going away."""
-        if self._task.done():
+        left = [run for run in self._tree() if not run._task.done()]
+        if not left:
             return
-        for run in self._tree():
+        for run in left:
             run._guard.host_cancelled = True
-        for run in self._tree():
+        for run in left:
             run._task.cancel()
-        _, still_running = await asyncio.wait([self._task], timeout=self._setting.seconds)
+        tasks = [run._task for run in left]
+        _, still_running = await asyncio.wait(tasks, timeout=self._setting.seconds)
         if still_running:
             raise AssertionError(f"{self.agent} can't be ended\n{self}")
 

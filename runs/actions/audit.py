@@ -3,8 +3,9 @@
 Changes of limits are in the admin's log alone.
 
 A run's receipt names the first user who requested a stop and the last who escalated it. It is
-deleted with the run; the logs stay. Each has one entry for each accepted request. Runs below, which
-stop with that run, get none, and a repeated request that changed nothing gets none.
+deleted with the run; the logs stay. Each has one entry for each accepted request, and so for each
+mode that a person asks for. Runs below, which stop with that run, get none, and neither does a
+repeated request that changed nothing, nor a mode that an earlier request has planned.
 
 The audit log outlives the user. It also has the stops without a user, such as those of the command
 line without ``--user``. The admin's log shows a run's history there, and goes with the user.
@@ -34,12 +35,19 @@ _MOST_REPR_CHARACTERS = 200  # LogEntry's column
 
 
 def stop_entries(
-    by: User | None, via: StopVia, mode: StopMode, reason: str
+    by: User | None,
+    via: StopVia,
+    mode: StopMode,
+    reason: str,
+    after: Mapping[StopMode, float] | None = None,
 ) -> tuple[Insertion, ...]:
-    """Return the entries of each run that ``by`` asks to stop; the admin's log needs a user."""
+    """Return the entries of each run that ``by`` asks to stop; the admin's log needs a user.
+
+    ``after``: the seconds after which the stop becomes harder by itself.
+    """
     now = timezone.now()
     id = uuid_as_text("id")
-    message = stop_message(via, mode, reason)
+    message = stop_message(via, mode, reason, after)
     entry = Insertion(
         AuditEntry,
         {
@@ -81,10 +89,13 @@ def note_limits(run: RunRecord, by: User, changes: Mapping[str, tuple[object, ob
     )
 
 
-def stop_message(via: StopVia, mode: StopMode, reason: str) -> str:
+def stop_message(
+    via: StopVia, mode: StopMode, reason: str, after: Mapping[StopMode, float] | None = None
+) -> str:
     """Return the text of an entry. It is stored, and so not translated.
 
     It must not start with ``[``: the admin would read it as its own JSON.
     """
-    words = f"Asked to stop. Mode: {mode}. Via: {via}."
+    plan = "".join(f" Planned: {rung} after {s:g} s." for rung, s in (after or {}).items())
+    words = f"Asked to stop. Mode: {mode}.{plan} Via: {via}."
     return f"{words} Reason: {reason}" if reason else words

@@ -1,7 +1,8 @@
 """End a run: turn the worker's report, or the loss of the worker, into a status.
 
-1. ``finish_reported``, ``finish_lost`` or ``finish_queued`` decides how a run ends: its worker
-   reports it, its worker is lost, or it is stopped or overdue in the queue.
+1. ``finish_reported``, ``finish_lost``, ``finish_queued`` or ``finish_abandoned`` decides how a run
+   ends: its worker reports it, its worker is lost, it is stopped or overdue in the queue, or it is
+   given up.
 2. ``_compose`` prepares the ending. ``_requeue`` prepares another attempt instead.
 3. ``finish`` writes it.
 
@@ -21,6 +22,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event
 from agents.values import jsonable
@@ -34,6 +36,7 @@ from runs.quotas import ledger
 from runs.quotas.sizes import size_of_values
 from runs.status import Status
 from runs.transitions import Change
+from runs.wire import LeftBehindOnWire
 
 from . import refusals
 from .refusals import Care
@@ -45,6 +48,7 @@ __all__ = [
     "Finish",
     "deferred_fields",
     "finish",
+    "finish_abandoned",
     "finish_lost",
     "finish_queued",
     "finish_reported",
@@ -64,11 +68,12 @@ class Ending:
     """The report of a worker at the end of a run."""
 
     outcome: Outcome
-    stop_recorded: bool  # the log has the stop_requested event
+    stop_recorded: StopMode | None  # the hardest of the log's stop_requested events
     calls_started_after_acknowledgement: int
     events_dropped: int
     is_fenced: bool = False  # the worker could not renew its lease in time, and stopped the run
     has_begun: bool = True  # the agent's code was called
+    calls_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Ended:
     status: Status  # QUEUED when it was requeued
     result: Any = None
     error: dict[str, Any] | None = None
+    is_abandoned: bool = False  # its code may still be running
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,7 @@ def finish_queued(record: RunRecord, error: dict[str, Any] | None = None) -> Fin
     """End a locked queued record: with ``error``; without, as ``stopped`` by a request."""
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if error is None:
-        return _compose(record, Status.STOPPED, fields, stop_recorded=False)
+        return _compose(record, Status.STOPPED, fields, requests=_unrecorded(record, None))
     return _compose(record, Status.ERROR, fields | {"error": error})
 
 
@@ -199,11 +205,12 @@ def finish_reported(
         fields["stop_calls_started_after_acknowledgement"] = (
             ending.calls_started_after_acknowledgement
         )
+        fields["stop_calls_cut"] = ending.calls_cut
     return _compose(
         record,
         status,
         fields,
-        stop_recorded=ending.stop_recorded,
+        requests=_unrecorded(record, ending.stop_recorded),
         dropped=ending.events_dropped,
         left_out=left_out,
     )
@@ -242,10 +249,10 @@ def finish_lost(record: RunRecord, *, code: str) -> Finish:
     """
     fields: dict[str, Any] = {"last_seq": record.last_seq}
     if record.stop_requested:
-        recorded = events.has_stop_requested(record.pk)
+        recorded = events.recorded_stops([record.pk]).get(record.pk)
         fields["error"] = None
         fields["value_bytes"] = _value_bytes(record, fields)
-        return _compose(record, Status.STOPPED, fields, stop_recorded=recorded)
+        return _compose(record, Status.STOPPED, fields, requests=_unrecorded(record, recorded))
     if record.is_only_claimed and _may_be_returned(record):
         return _requeue(record, fields, code, has_begun=False)
     if _may_be_requeued(record):
@@ -253,6 +260,33 @@ def finish_lost(record: RunRecord, *, code: str) -> Finish:
     fields["error"] = record.error or _lost_error(record, code)  # its worker may have written why
     fields["value_bytes"] = _value_bytes(record, fields)
     return _compose(record, Status.ERROR, fields)
+
+
+def finish_abandoned(
+    record: RunRecord,
+    left_behind: list[LeftBehindOnWire],
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    usage_estimated: bool,
+) -> Finish:
+    """End a locked running record whose code is given up: it may run on, and changes nothing more.
+
+    ``requests`` are the stop requests that its log lacks.
+    """
+    fields: dict[str, Any] = {
+        "last_seq": record.last_seq,
+        "stop_abandoned": True,
+        "stop_left_behind": left_behind,
+        "usage_estimated": record.usage_estimated or usage_estimated,
+        "error": None,
+    }
+    fields["value_bytes"] = _value_bytes(record, fields)
+    return _compose(record, Status.STOPPED, fields, requests=requests)
+
+
+def _unrecorded(record: RunRecord, recorded: StopMode | None) -> list[dict[str, Any]]:
+    """Return the stop requests of a record that its log lacks."""
+    return StopRequest.of(record).events_after(recorded) if record.stop_requested else []
 
 
 def note_unheld(record: RunRecord) -> None:
@@ -267,7 +301,7 @@ def _compose(
     status: Status,
     fields: dict[str, Any],
     *,
-    stop_recorded: bool = True,
+    requests: Sequence[Mapping[str, Any]] = (),
     dropped: int = 0,
     left_out: Collection[str] = (),
 ) -> Finish:
@@ -275,10 +309,9 @@ def _compose(
     is_started = record.status == Status.RUNNING
     log: list[Event] = []
     seq = fields["last_seq"]
-    if record.stop_requested and not stop_recorded:
+    for request in requests:
         seq += 1
-        request = StopRequest.of(record).as_data()
-        log.append(events.system_event(record, seq, "stop_requested", request))
+        log.append(events.system_event(record, seq, "stop_requested", dict(request)))
     seq += 1
     fields["last_seq"] = seq
     fields["finished_at"] = _not_before(timezone.now(), record, fields)
@@ -287,6 +320,8 @@ def _compose(
         data["error"] = fields["error"]
     if record.stop_requested and is_started:
         data["finished_first"] = bool(fields.get("stop_finished_first", False))
+    if fields.get("stop_abandoned"):
+        data["abandoned"] = True
     if dropped:
         data["events_dropped"] = dropped
     if left_out:

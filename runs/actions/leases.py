@@ -40,7 +40,7 @@ __all__ = [
     "mark_lost_leases",
     "mark_taking",
     "mark_vanished_workers",
-    "note_limit",
+    "note_capacity",
     "register_worker",
     "renew",
     "retire",
@@ -81,9 +81,9 @@ def register_worker(
     return worker
 
 
-def note_limit(worker: uuid.UUID, limited_by: str) -> None:
-    """Write why a worker takes no more runs; empty if nothing limits it."""
-    WorkerRecord.objects.filter(pk=worker).update(limited_by=limited_by)
+def note_capacity(worker: uuid.UUID, capacity: int, limited_by: str) -> None:
+    """Write how many runs a worker takes, and why not more; empty if nothing limits it."""
+    WorkerRecord.objects.filter(pk=worker).update(capacity=capacity, limited_by=limited_by)
 
 
 def renew(worker: uuid.UUID, lease_seconds: float, *, is_draining: bool = False) -> bool:

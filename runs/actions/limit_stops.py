@@ -92,7 +92,7 @@ def stop_at_deadline(run: ActiveRun) -> None:
     Does nothing if it was asked before, or is not this worker's any more. A deadline that was moved
     in the last moment counts all the same: the agent's code has been stopped.
     """
-    _stop_overdue([run.id, *_ids_above(run.id)])  # with its caller, if that one's is over, too
+    _stop_overdue(_with_those_above(run.id))  # with its caller, if that one's is over, too
     with transaction.atomic():
         record = RunRecord.objects.select_for_update(no_key=True).filter(_held(run)).first()
         if record is None or record.stop_requested:
@@ -211,11 +211,10 @@ def _stop_idle(entry: ActiveRun) -> None:
                 stop_at_limit({record.pk: _limit("idle", limit, silence)}, IDLE)
 
 
-def _ids_above(run: uuid.UUID) -> list[uuid.UUID]:
-    found: list[uuid.UUID] = []
-    one: uuid.UUID | None = run
-    while one := RunRecord.objects.values_list("parent_id", flat=True).get(pk=one):
-        found.append(one)
+def _with_those_above(run: uuid.UUID) -> list[uuid.UUID]:
+    found = [run]
+    while (above := RunRecord.objects.only("parent").get(pk=found[-1]).parent_id) is not None:
+        found.append(above)
     return found
 
 

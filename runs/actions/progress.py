@@ -213,7 +213,8 @@ def _callers_elsewhere(records: Sequence[RunRecord]) -> dict[uuid.UUID, list[uui
 
 
 def _as_it_stands(record: RunRecord) -> Ended:
-    return Ended(record.pk, Status(record.status), record.result, record.error)
+    status, is_abandoned = Status(record.status), record.stop_abandoned
+    return Ended(record.pk, status, record.result, record.error, is_abandoned)
 
 
 def _unpublished(updates: Updates, record: RunRecord) -> list[Event]:

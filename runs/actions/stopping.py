@@ -1,10 +1,13 @@
 """Ask runs to stop. One path: for one run, many, a tree, the admin, a parent, a repeated request.
 
 1. ``authorize_stop`` decides whether a person may stop a run.
-2. ``_write`` writes the request into the runs that have none, into all runs below them, and into
-   the audit log. It ends the queued ones among these runs.
+2. ``_write`` writes the request into the runs, into all runs below them, and into the audit log
+   (``stop_rows``). It ends those among them that are queued, and those that are abandoned.
 3. After the commit ``delivery.stops.deliver`` trips the tokens of this process's runs, and sends a
    message to the workers of the others.
+
+A stop only ever becomes harder: by another request, or as the first one has planned
+(``escalate_due``). Both take the same path.
 
 A stop and the start of a child lock the parent's row; a stop and an ending lock the run's own row.
 So the second of the two sees what the first one wrote.
@@ -12,36 +15,31 @@ So the second of the two sees what the first one wrote.
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from agents.cancellation import StopMode
-from agents.values.jsonable import clean_text
-from runs.db.query_plans import by_key
-from runs.db.statements import (
-    Expression,
-    Insertion,
-    as_parameter,
-    update_and_read,
-    update_rows,
-)
-from runs.db.transactions import in_transaction
+from runs.db.clock import database_now
+from runs.db.statements import Expression, as_parameter, update_rows
+from runs.db.transactions import in_transaction, is_locked
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
-from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
-from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
+from runs.exceptions import RunAlreadyFinished, StopNotPermitted
+from runs.models import RunRecord, StopVia
 from runs.status import ACTIVE, Status
 from runs.wire import BulkWord, get_for_list, get_for_wire
 
-from . import audit
+from .abandoning import abandon
 from .finishing import finish, finish_queued
+from .stop_rows import PLANS, SOFTER, Request, change, mark
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -49,10 +47,11 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = [
-    "AVAILABLE_MODES",
+    "MOST_DUE",
     "BulkOutcome",
     "StopResult",
     "authorize_stop",
+    "escalate_due",
     "request_stop",
     "stop_at_limit",
     "stop_children",
@@ -60,12 +59,13 @@ __all__ = [
     "stop_runs_of_inactive",
 ]
 
-#: The modes that exist so far. Token, guard and record know the others, too.
-AVAILABLE_MODES = (StopMode.GRACEFUL,)
+logger = logging.getLogger(__name__)
 
 Accepted = Literal["accepted", "already_stopping"]
 
 _CHUNK = 500  # runs in a transaction: parameters are limited, and other writers wait for locks
+ABORT_AFTER_SECONDS = 10.0  # of a stop at a limit
+MOST_DUE = 100  # planned ones in a transaction: a worker's heart writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +91,29 @@ def request_stop(
     by: User | None = None,
     mode: StopMode | str = StopMode.GRACEFUL,
     reason: str = "",
+    abort_after: float | None = None,
+    abandon_after: float | None = None,
     check_permission: bool = True,
 ) -> StopResult:
     """Ask a run, and all runs below it, to stop; return after the commit.
 
     When this returns, a queued run is ``stopped`` and the token of a run in this process is
-    tripped. The worker of another process gets a message; it also polls within a second. A second
-    request changes neither requester nor reason.
+    tripped. The worker of another process gets a message; it also polls within a second. With the
+    mode ``abandon`` all of these runs are ``stopped``, wherever their code is.
+
+    A harder mode escalates an earlier stop, whose requester and reason stay. ``abort_after`` and
+    ``abandon_after`` are seconds from now after which the stop becomes harder by itself; a plan is
+    only ever made or moved earlier. A request that is neither harder nor earlier changes nothing:
+    its outcome is ``already_stopping``.
 
     Raises:
         RunRecord.DoesNotExist: there is no such run, or ``by`` may not see it.
         StopNotPermitted: ``by`` may see the run, but not stop it. With ``check_permission`` False
             no permission is checked.
         RunAlreadyFinished: the run is over.
-        ModeNotAvailable: that mode does not exist yet.
-        ValueError: no such mode, or the reason is too long.
+        ValueError: no such mode, the reason is too long, or the plan is none.
     """
-    request = _Request.new(mode, reason, via, by)
+    request = Request.new(mode, reason, via, by, abort_after, abandon_after)
 
     def write() -> Accepted | None:
         written = _write(request, [run])
@@ -130,13 +136,15 @@ def stop_many(
     via: StopVia,
     mode: StopMode | str = StopMode.GRACEFUL,
     reason: str = "",
+    abort_after: float | None = None,
+    abandon_after: float | None = None,
 ) -> list[BulkOutcome]:
     """Ask many runs to stop; return one outcome for each, in the order given, without repeats.
 
-    A run that ``by`` may not see is ``not_found``. A run below another one that was asked to stop
-    is ``already_stopping``.
+    As ``request_stop``. A run that ``by`` may not see is ``not_found``. A run below another one
+    that was asked to stop is ``already_stopping``.
     """
-    request = _Request.new(mode, reason, via, by)
+    request = Request.new(mode, reason, via, by, abort_after, abandon_after)
     wanted = list(dict.fromkeys(ids))
     outcomes: dict[uuid.UUID, BulkWord] = dict.fromkeys(wanted, "not_found")
     for start in range(0, len(wanted), _CHUNK):
@@ -164,7 +172,7 @@ def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = Non
     The recovery ends the children of lost workers. The worker ``but_on`` shuts down and ends its
     own. Repeat the call until it returns 0: both may queue a run again.
     """
-    request = _Request.new(StopMode.GRACEFUL, reason, StopVia.PARENT, None)
+    request = Request.new(StopMode.GRACEFUL, reason, StopVia.PARENT, None)
     held = Q(worker__isnull=False, worker__lost_at=None) & ~Q(worker=but_on)
     elsewhere = Q(status=Status.QUEUED) | held
     children = RunRecord.objects.active().filter(elsewhere, parent=run, stop_requested_at=None)
@@ -188,7 +196,7 @@ def stop_runs_of_inactive(
     # The runs below stop with them, and say so.
     tops = runs.exclude(parent__status__in=ACTIVE, parent__stop_requested_at=None)
     ids = list(tops.values_list("pk", flat=True))
-    request = _Request.new(StopMode.GRACEFUL, "the owner's account was deactivated", via, by)
+    request = Request.new(StopMode.GRACEFUL, "the owner's account was deactivated", via, by)
     for start in range(0, len(ids), _CHUNK):
         in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
     return len(ids)
@@ -203,7 +211,8 @@ def stop_at_limit(reached: Mapping[uuid.UUID, Mapping[str, Any]], reason: str) -
         return
     rows = [({"stop_limit": limit}, [as_parameter(id)]) for id, limit in reached.items()]
     update_rows(RunRecord, "id = %s", rows)
-    _write(_Request.new(StopMode.GRACEFUL, reason, StopVia.BUDGET, None), list(reached))
+    after = ABORT_AFTER_SECONDS
+    _write(Request.new(StopMode.GRACEFUL, reason, StopVia.BUDGET, None, after), list(reached))
 
 
 def authorize_stop(record: RunRecord, by: User | None) -> None:
@@ -219,62 +228,108 @@ def authorize_stop(record: RunRecord, by: User | None) -> None:
         raise StopNotPermitted("You may see this run, but not stop it.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A checked request, the same for all runs that it is written into."""
+def escalate_due(*, limit: int = MOST_DUE) -> int:
+    """Make the stops harder whose planned instant has come; return how many runs were due.
 
-    mode: StopMode
-    reason: str
-    via: StopVia
-    by: User | None
-    at: datetime
+    Every process may call it, at the same time: one of them changes each run. A run whose tree
+    another transaction has locked is left for the next call. If there may be more, the answer is
+    ``limit``.
+    """
+    count = 0
+    for mode in (StopMode.ABANDON, StopMode.ABORT):  # what is due for both goes straight to it
+        due, at = _due(mode, limit - count)
+        if not due:
+            continue
+        request = Request.planned(mode, at)
+        count += len(due)
+        try:
+            with transaction.atomic():
+                _write(request, due)
+            continue
+        except OperationalError as error:
+            if not is_locked(error):
+                raise
+        for id in due:
+            try:
+                with transaction.atomic():
+                    _write(request, [id])
+            except OperationalError as error:
+                if not is_locked(error):
+                    raise
+                logger.info("the planned stop of run %s waits for a lock", id, extra={"run": id})
+                count -= 1
+    return count
 
-    @classmethod
-    def new(cls, mode: StopMode | str, reason: str, via: StopVia, by: User | None) -> _Request:
-        mode = StopMode(mode)
-        if mode not in AVAILABLE_MODES:
-            raise ModeNotAvailable(f"Stopping by {mode} is not available yet; use graceful.")
-        reason = clean_text(reason)  # an agent, or a terminal, may give any
-        if len(reason) > MAX_REASON_LENGTH:
-            raise ValueError(
-                f"a reason has at most {MAX_REASON_LENGTH} characters, not {len(reason)}"
-            )
-        return cls(mode, reason, via, by, timezone.now())
+
+def _due(mode: StopMode, limit: int) -> tuple[list[uuid.UUID], datetime]:
+    """Return the runs whose stop is to become ``mode`` now, callers first, and the instant."""
+    is_postgres = connection.vendor == "postgresql"
+    now = "CLOCK_TIMESTAMP()" if is_postgres else "%s"
+    softer = ", ".join(f"'{one}'" for one in SOFTER[mode])
+    sql = _DUE.format(column=PLANS[mode], now=now, softer=softer)
+    at = timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*([] if is_postgres else [as_parameter(at)]), limit])
+        ids = [id if isinstance(id, uuid.UUID) else uuid.UUID(id) for (id,) in cursor.fetchall()]
+    return ids, database_now() if ids else at
 
 
-def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRecord | None]:
+# Its words are those of the partial indexes, which hardly any run is in.
+_DUE = """
+SELECT id FROM runs_runrecord
+WHERE status IN ('queued', 'running') AND {column} IS NOT NULL AND {column} <= {now}
+    AND stop_mode IN ({softer})
+ORDER BY depth, id LIMIT %s
+"""
+
+
+def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRecord | None]:
     """Write ``request`` into active runs and all active runs below them; deliver it on commit.
 
     In the caller's transaction. Returns the active runs among ``ids``: each with its record as
-    written, or None if a stop had been requested before.
+    written, or None if it was stopped like that before.
     """
-    # A parent's stop is no act of its own.
-    is_act = request.via != StopVia.PARENT
-    told = (request.by, request.via, request.mode, request.reason)
-    entries = audit.stop_entries(*told) if is_act else ()
-    fresh = _mark(request, "id", ids, request.via, Expression("id"), entries)
+    entries = request.entries()
+    # A plan is that of an earlier request, and the runs below have that one, too.
+    fresh = (
+        []
+        if request.is_planned
+        else mark(request, "id", ids, request.via, Expression("id"), entries)
+    )
     written: dict[uuid.UUID, RunRecord | None] = {record.pk: record for record in fresh}
+    changes = change(request, "id", [id for id in ids if id not in written], entries)
+    written |= {record.pk: record for record in changes.all}
     others = [id for id in ids if id not in written]
     again = list(RunRecord.objects.active().only("root").filter(pk__in=others)) if others else []
     written |= dict.fromkeys(record.pk for record in again)
 
+    level = [*fresh, *changes.all]
     marked = list(fresh)
-    callers = [record.pk for record in fresh if record.has_children]
-    trees = {record.root_id for record in marked if record.has_children}
-    while callers:
-        # The callers are locked, so they get no more children: one query a level is enough.
-        below = _mark(request, "parent_id", callers, StopVia.PARENT, _OF_PARENT)
+    trees = {record.root_id for record in level if record.has_children}
+    while callers := [record.pk for record in level if record.has_children]:
+        # The callers are locked, so they get no more children: a look at each level is enough.
+        below = (
+            []
+            if request.is_planned
+            else mark(request, "parent_id", callers, StopVia.PARENT, _OF_PARENT)
+        )
+        harder = change(request, "parent_id", callers)
         marked += below
-        callers = [record.pk for record in below if record.has_children]
+        changes.add(harder)
+        level = [*below, *harder.all]
 
     # The process that wrote an earlier request may have died before it delivered it.
     trees |= {record.root_id for record in again}
-    due = [*fresh, *(stops.committed_in(trees) if trees else ())]
+    due = [*(stops.committed_in(trees) if trees else ()), *marked, *changes.harder]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
     transaction.on_commit(lambda: stops.deliver(deliveries.values()), robust=True)
-    if queued := [record for record in marked if record.status == Status.QUEUED]:
-        finish([finish_queued(record) for record in queued])
-    changed = [(record.pk, record.root_id) for record in marked]
+    ended = [finish_queued(record) for record in marked if record.status == Status.QUEUED]
+    if request.mode is StopMode.ABANDON:
+        running = [r for r in (*marked, *changes.harder) if r.status == Status.RUNNING]
+        ended += abandon(running, changes.before)
+    if ended:
+        finish(ended)
+    changed = [(record.pk, record.root_id) for record in (*marked, *changes.all)]
     transaction.on_commit(lambda: notify.publish_changes(changed), robust=True)
     return written
 
@@ -283,66 +338,3 @@ def _write(request: _Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRe
 _OF_PARENT = Expression(
     "(SELECT stop_root_request FROM runs_runrecord above WHERE above.id = runs_runrecord.parent_id)"
 )
-_READ = (
-    *("agent", "attempt", "created_at", "depth", "has_children", "last_seq", "owner", "root"),
-    *("started_at", "status", "worker"),
-    *("stop_acknowledged_at", "stop_mode", "stop_observed_at", "stop_reason", "stop_requested_at"),
-    *("stop_requested_by", "stop_requested_by_name", "stop_root_request", "stop_via"),
-    "stop_limit",
-)
-_IS_DUE = "status IN ('queued', 'running') AND stop_requested_at IS NULL"
-_ONE = by_key(_IS_DUE)
-# Callers are locked before called runs: two stops in one tree must not wait for each other.
-# CASE: see by_key. MATERIALIZED and ARRAY: see transitions.
-_SOME = """id {among} (
-    WITH due AS {materialized} (
-        SELECT id FROM runs_runrecord
-        WHERE {column} IN ({places}) AND CASE WHEN {is_due} THEN 1 END = 1
-        ORDER BY depth, id {lock}
-    ) SELECT id FROM due
-){close}"""
-
-
-def _mark(
-    request: _Request,
-    column: Literal["id", "parent_id"],
-    keys: Collection[uuid.UUID],
-    via: StopVia,
-    root_request: Expression,
-    entries: Sequence[Insertion] = (),
-) -> list[RunRecord]:
-    """Write the request into the active runs of ``keys`` that have none; lock and return these.
-
-    Each of them gets ``entries`` in the logs, on PostgreSQL by the same statement: every statement
-    makes a stop slower.
-    """
-    if not keys:
-        return []
-    is_one = column == "id" and len(keys) == 1  # needs no order, and is found faster
-    values = {
-        "stop_requested_at": request.at,
-        "stop_mode": request.mode,
-        "stop_reason": request.reason,
-        "stop_via": via,
-        "stop_requested_by": request.by.pk if request.by is not None else None,
-        "stop_requested_by_name": request.by.get_username() if request.by is not None else "",
-        "stop_root_request": root_request,
-    }
-    condition = _ONE if is_one else _some(column, len(keys))
-    marked = update_and_read(RunRecord, condition, values, keys, _READ, insertions=entries)
-    for record in marked:
-        record.stop_requested_by = request.by  # saves the query that reading it would make
-    return marked
-
-
-def _some(column: str, count: int) -> str:
-    is_postgres = connection.vendor == "postgresql"
-    return _SOME.format(
-        among="= ANY(ARRAY" if is_postgres else "IN",
-        materialized="MATERIALIZED" if is_postgres else "",
-        column=column,
-        places=", ".join(["%s"] * count),
-        is_due=_IS_DUE,
-        lock="FOR NO KEY UPDATE" if is_postgres else "",
-        close=")" if is_postgres else "",
-    )

@@ -69,9 +69,9 @@ class StopForm(forms.Form):
 
     mode = forms.ChoiceField(
         label=gettext_lazy("How"),
-        choices=[(str(mode), _MODE_WORDS[mode]) for mode in stopping.AVAILABLE_MODES],
-        initial=str(stopping.AVAILABLE_MODES[0]),
-        widget=forms.RadioSelect if len(stopping.AVAILABLE_MODES) > 1 else forms.HiddenInput,
+        choices=[(str(mode), _MODE_WORDS[mode]) for mode in StopMode],
+        initial=str(StopMode.GRACEFUL),
+        widget=forms.RadioSelect,
     )
     reason = forms.CharField(
         label=gettext_lazy("Reason"),
@@ -274,7 +274,7 @@ def _reason(request: HttpRequest) -> str:
         except ValueError as error:
             raise BadRequest("The body is not JSON.") from error
     reason = given.get("reason", "") if isinstance(given, Mapping) else None
-    form = StopForm({"mode": stopping.AVAILABLE_MODES[0], "reason": reason})
+    form = StopForm({"mode": StopMode.GRACEFUL, "reason": reason})
     if not isinstance(reason, str) or not form.is_valid():
         raise BadRequest("The reason is no text of at most 500 characters.")
     return str(form.cleaned_data["reason"])

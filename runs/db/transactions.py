@@ -28,6 +28,7 @@ __all__ = [
     "breaks_connection",
     "in_transaction",
     "is_away",
+    "is_locked",
     "patiently",
     "proves_no_commit",
     "refusal_text",
@@ -68,6 +69,11 @@ def is_away(error: BaseException) -> bool:
     if (code := getattr(error.__cause__, "sqlite_errorcode", None)) is not None:
         return code & 0xFF in _PASSING_IN_SQLITE  # the upper bits say more of the same
     return isinstance(error, CONNECTION_ERRORS)
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether a statement that does not wait for locks has met one."""
+    return _sqlstate(error) == "55P03"
 
 
 def breaks_connection(error: BaseException) -> bool:

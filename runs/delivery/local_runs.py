@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from agents.cancellation import CancelToken, Lease, StopCause
+from agents.cancellation import CancelToken, Lease, StopCause, StopMode
 from agents.guard import Guard
 from agents.options import NO_LIMITS, Limits
 from agents.trace import Trace
@@ -18,16 +19,19 @@ from .stop_message import StopDelivery, StopRequest
 
 __all__ = [
     "ActiveRun",
+    "abandoned",
     "add",
     "add_waker",
     "add_worker",
     "all_runs",
     "claiming",
     "get",
+    "is_news",
     "lease_of",
     "remove",
     "remove_waker",
     "remove_worker",
+    "to_look_at",
     "trace_of",
     "trip",
     "trip_unless_claiming",
@@ -45,13 +49,19 @@ class ActiveRun:
     attempt: int = 1
     token: CancelToken = field(default_factory=CancelToken)
     guard: Guard | None = None  # set when its execution starts
-    stop: StopRequest | None = None
+    stop: StopRequest | None = None  # the hardest that has come
     caller: ActiveRun | None = None  # of a called run: it is executed here, too
     limits: Limits = NO_LIMITS
     deadline_at: datetime | None = None  # its own, or an earlier one of its caller
     near_deadline: datetime | None = None  # of which its log says that it is near
-    _is_logged: bool = False
+    _logged: StopMode | None = None  # the hardest in its log
     _logging: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, request: StopRequest) -> None:
+        """Keep a committed request, if it is harder than those before."""
+        with self._logging:
+            if self.stop is None or request.mode.rank > self.stop.mode.rank:
+                self.stop = request
 
     def know_limits(self, limits: Limits, deadline_at: datetime | None, offset: float) -> None:
         """Apply the limits of the record; ``offset`` translates the database's clock.
@@ -69,23 +79,24 @@ class ActiveRun:
 
     def deliver(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""
-        if self.stop is None:
-            self.stop = request
+        self.note(request)
         self.log_stop()
         self.token.request(request.mode, request.reason, cause=StopCause.REQUEST)
 
     def log_stop(self) -> None:
-        """Write the request into the run's log, once. Before the run has a log, do nothing."""
+        """Write the request into the run's log, each mode once. Before it has a log, do nothing."""
         with self._logging:
-            if self.stop is not None and self.guard is not None and not self._is_logged:
-                self._is_logged = True
-                self.guard.trace.emit("stop_requested", self.stop.as_data())
+            if self.stop is not None and self.guard is not None:
+                for data in self.stop.events_after(self._logged):
+                    self.guard.trace.emit("stop_requested", data)
+                self._logged = self.stop.mode
 
 
 _runs: dict[uuid.UUID, ActiveRun] = {}
 _workers: dict[uuid.UUID, Lease] = {}
 _wakers: list[Callable[[], object]] = []
 _waiting: dict[uuid.UUID, set[threading.Event]] = {}
+_turns = itertools.count()
 _lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
 
@@ -119,6 +130,22 @@ def all_runs() -> list[ActiveRun]:
         return list(_runs.values())
 
 
+def to_look_at(worker: uuid.UUID, most: int) -> list[ActiveRun]:
+    """Return up to ``most`` of a worker's runs that are not known to be abandoned: in turn."""
+    runs = [
+        run for run in all_runs() if run.worker == worker and run.token.mode is not StopMode.ABANDON
+    ]
+    if len(runs) <= most:
+        return runs
+    start = next(_turns) * most % len(runs)
+    return [*runs[start:], *runs[:start]][:most]
+
+
+def abandoned() -> list[ActiveRun]:
+    """Return the runs that are over for their records, and whose code is still here."""
+    return [run for run in all_runs() if run.token.mode is StopMode.ABANDON]
+
+
 def remove(run: ActiveRun | uuid.UUID) -> None:
     """Forget a run whose record is final or requeued, and set the events of ``watching``.
 
@@ -150,7 +177,7 @@ def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
     A run that has been claimed again since is skipped. All logs get their request before the first
     token trips: a run may observe the stop before the callbacks of the last token have run. Tokens
     trip from the top: else a caller could take the stop for its child's own. A run whose caller is
-    in another process is a top here.
+    in another process is a top here. A run below may have a harder stop of its own.
     """
     with _lock:
         here, may_be_claiming = _find(deliveries)
@@ -168,6 +195,14 @@ def _deliver(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
     for entry, request in here:
         if tokens.isdisjoint(entry.token.ancestors()):
             entry.deliver(request)
+    for entry, request in here:
+        if is_news(entry.token, request.mode):
+            entry.deliver(request)
+
+
+def is_news(token: CancelToken, mode: StopMode) -> bool:
+    """Tell whether a stop request with ``mode`` would change a token."""
+    return token.cause is not StopCause.REQUEST or token.mode is None or mode.rank > token.mode.rank
 
 
 def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, StopRequest]], bool]:
@@ -179,8 +214,7 @@ def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, S
         if entry is None:
             is_missing = is_missing or delivery.worker in _workers
         elif (entry.worker, entry.attempt) == (delivery.worker, delivery.attempt):
-            if entry.stop is None:
-                entry.stop = delivery.request
+            entry.note(delivery.request)
             found.append((entry, delivery.request))
     return found, is_missing
 

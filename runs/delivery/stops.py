@@ -1,7 +1,7 @@
 """Deliver committed stop requests to runs: directly in this process, by message to others.
 
 A message may be lost, so each worker polls twice a second for requests that its runs have not
-acknowledged (``deliver_missed``).
+acknowledged, for stops that became harder, and for runs that were abandoned (``deliver_missed``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 
-from agents.cancellation import StopCause
+from django.db.models import Q
+
+from agents.cancellation import StopCause, StopMode
 from runs.models import RunQuerySet, RunRecord
 from runs.status import Status
 
@@ -17,6 +19,8 @@ from . import local_runs, notify
 from .stop_message import StopDelivery
 
 __all__ = ["committed_in", "deliver", "deliver_missed", "refresh_claim"]
+
+MOST_LOOKED_AT = 500  # runs in a poll; of more than that each poll looks at the next ones
 
 
 def deliver(deliveries: Collection[StopDelivery]) -> None:
@@ -31,23 +35,35 @@ def deliver(deliveries: Collection[StopDelivery]) -> None:
 def deliver_missed(worker: uuid.UUID) -> None:
     """Trip the tokens of a worker's runs whose stop request came with no message.
 
-    One query for all runs: the thread that calls this also renews the lease.
+    A query for all that are running, and one for those that may be abandoned: the thread that calls
+    this also renews the lease.
     """
     requested = RunRecord.objects.filter(
+        Q(stop_acknowledged_at=None) | ~Q(stop_mode=StopMode.GRACEFUL),
         worker=worker,
         status=Status.RUNNING,
         stop_requested_at__isnull=False,
-        stop_acknowledged_at=None,
     )
     roots = {
         root
-        for id, root in requested.values_list("pk", "root_id")
-        if (run := local_runs.get(id)) and run.token.cause is not StopCause.REQUEST
+        for id, root, mode in requested.values_list("pk", "root_id", "stop_mode")
+        if (run := local_runs.get(id))
+        # A token may have tripped itself, at its deadline.
+        and (run.stop is None or local_runs.is_news(run.token, StopMode(mode)))
     }
     if roots:
         # Only the runs of this process: for others trip() would wait for a claim in progress.
         local = [run for run in committed_in(roots) if local_runs.get(run.pk) is not None]
         local_runs.trip([StopDelivery.of(run) for run in local])
+    _trip_abandoned(local_runs.to_look_at(worker, MOST_LOOKED_AT))
+
+
+def _trip_abandoned(runs: Collection[local_runs.ActiveRun]) -> None:
+    """Trip the tokens of those runs of this process that are over by being abandoned."""
+    if not runs:
+        return
+    over = RunRecord.objects.filter(pk__in=[run.id for run in runs], stop_abandoned=True)
+    local_runs.trip([StopDelivery.of(run) for run in over.select_related("stop_requested_by")])
 
 
 def refresh_claim(run: local_runs.ActiveRun) -> None:
@@ -59,6 +75,7 @@ def refresh_claim(run: local_runs.ActiveRun) -> None:
         .first()
     )
     if record is None:
+        _trip_abandoned([run])  # the cause that came first counts
         run.token.request(reason="the claim was lost", cause=StopCause.SHUTDOWN)
     elif record.stop_requested:
         local_runs.trip([StopDelivery.of(one) for one in committed_in([record.root_id])])

@@ -219,13 +219,7 @@ class RunHere(_Watch):
         return is_ours and bool(run["worker"] != process_name())  # requeued, or claimed again
 
     def on_second_ctrl_c(self) -> None:
-        if StopMode.ABORT in stopping.AVAILABLE_MODES:
-            self.ask_to_stop(StopMode.ABORT)
-        else:
-            self.console.say(
-                "The call in flight can't be cut yet: the run waits for it. "
-                "Ctrl-C once more leaves at once."
-            )
+        self.ask_to_stop(StopMode.ABORT)
 
     def leave_at_once(self) -> NoReturn:
         with contextlib.suppress(Exception):

@@ -78,11 +78,16 @@ def _worker_word(worker: Worker | None, *, is_draining: bool) -> str:
 
 
 def _agents_word(worker: Worker | None) -> str:
-    """Say whether an agent blocks the others, which is no reason to send requests elsewhere."""
+    """Say whether agents get on: others may be blocked by one, or by what was abandoned.
+
+    Neither is a reason to send requests elsewhere.
+    """
     if worker is None:
         return "none"
     seconds = worker.blocked_seconds
-    return "ok" if seconds < BLOCKED_SECONDS else f"blocked for {seconds:.0f} s"
+    if seconds >= BLOCKED_SECONDS:
+        return f"blocked for {seconds:.0f} s"
+    return "abandoned_code" if worker.abandoned_count else "ok"
 
 
 def _ask_database() -> None:

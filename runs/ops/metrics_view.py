@@ -70,6 +70,11 @@ class _Process(Collector):
             "halting_runs_in_flight", "Runs that this process executes.", len(local_runs.all_runs())
         )
         yield GaugeMetricFamily(
+            "halting_runs_abandoned_here",
+            "Abandoned runs whose code is still in this process.",
+            len(local_runs.abandoned()),
+        )
+        yield GaugeMetricFamily(
             "halting_feeds_open",
             "Sockets and event streams of readers of this process.",
             feed.open_count(),

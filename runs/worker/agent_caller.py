@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from django.db import Error
 
 from agents import exceptions
+from agents.cancellation import CancelToken, StopMode
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError, InvalidInput
 from agents.guard import Guard, wait_out
@@ -124,12 +125,34 @@ class _Called:
         self._task = task
 
     async def wait(self) -> ChildEnd:
-        ended = await asyncio.shield(self._task)
+        await self._ended_or_abandoned()
+        if not self._task.done():  # its record is final, though its code may never end
+            return ChildEnd("stopped")
+        ended = self._task.result()
         match ended:
             case Ended(status=Status.SUCCESS | Status.ERROR | Status.STOPPED as status):
                 return ChildEnd(cast(Any, status.value), ended.result, ended.error)
             case _:  # the claim was lost, and with it the caller's
                 return ChildEnd("error", error=worker_lost("Its caller lost its claim."))
+
+    async def _ended_or_abandoned(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_enough = asyncio.Event()
+
+        def on_stop(token: CancelToken) -> None:
+            if token.mode is StopMode.ABANDON:
+                loop.call_soon_threadsafe(is_enough.set)
+
+        def on_end(_: asyncio.Task[Any]) -> None:
+            is_enough.set()
+
+        self._task.add_done_callback(on_end)
+        self._entry.token.add_callback(on_stop)
+        try:
+            await is_enough.wait()
+        finally:
+            self._task.remove_done_callback(on_end)
+            self._entry.token.remove_callback(on_stop)
 
     def give_up(self) -> None:
         # Not after a shutdown: it reaches the child through its token, and is no stop request. The

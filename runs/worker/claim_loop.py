@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from django.db import connection, reset_queries
 from runs import metrics
 from runs.actions import leases
 from runs.actions.finishing import Ended
+from runs.conf import conf
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how often it polls the queue when no message comes
 CLAIM_COUNT = 50  # runs in one claim
 OnEnd = Callable[[Ended | None], None]
+BLOCKED = "abandoned code blocks the agents' loop"
 BUSY_SECONDS = (0.002, 0.01)  # from, to: the pause before a retry while another worker claims
 
 
@@ -47,6 +51,8 @@ class ClaimLoop:
         self._work = threading.Condition()
         self._has_work = False
         self._awaited: dict[uuid.UUID, OnEnd] = {}
+        self._noted = (capacity.total, capacity.limited_by)
+        self._is_replaced = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._main, name="runs-claims", daemon=True)
 
@@ -69,7 +75,8 @@ class ClaimLoop:
     @property
     def has_capacity(self) -> bool:
         """Whether it would claim a run now. From any thread."""
-        is_free = self._executor.root_count < self.capacity.total
+        is_free = self._executor.taken_count < self.capacity.total
+        is_free = is_free and not self._executor.is_blocked_by_abandoned
         return is_free and not self._ending.is_set() and not self._heartbeat.is_overdue
 
     def wake(self) -> None:
@@ -139,11 +146,27 @@ class ClaimLoop:
         return len(records) == count or bool(allowed and records)
 
     def _capacity_left(self) -> int:
-        before = self.capacity.limited_by
-        left = self.capacity.left(self._executor.root_count)
-        if self.capacity.limited_by != before:
-            leases.note_limit(self._heartbeat.id, self.capacity.limited_by)
+        """Return how many more runs fit, and let the worker's record say what it takes and why."""
+        left = self.capacity.left(self._executor.taken_count)
+        total, limited_by = self.capacity.total, self.capacity.limited_by
+        if self._executor.is_blocked_by_abandoned:
+            left, total, limited_by = 0, 0, BLOCKED
+            self._replace_if_due()
+        elif count := self._executor.abandoned_count:
+            total = max(0, total - count)
+            limited_by = f"code of {count} abandoned runs that has not ended"
+        if self._noted != (total, limited_by):
+            leases.note_capacity(self._heartbeat.id, total, limited_by)
+            self._noted = (total, limited_by)
         return left
+
+    def _replace_if_due(self) -> None:
+        """End this process as its supervisor would, if it is to be replaced when it is blocked."""
+        seconds = conf().replace_when_blocked_seconds
+        if seconds and self._executor.blocked_seconds >= seconds and not self._is_replaced:
+            self._is_replaced = True
+            logger.error("%s, for %g s: this process drains and ends", BLOCKED, seconds)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def submit(executor: Executor, record: RunRecord, on_end: OnEnd | None = None) -> None:

@@ -23,7 +23,7 @@ from asgiref.sync import ThreadSensitiveContext
 from django.utils import timezone
 
 from agents import output, registry
-from agents.cancellation import CancelToken, StopCause
+from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard, wait_out
@@ -36,7 +36,7 @@ from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
 from runs import metrics
-from runs.actions import leases, limit_stops
+from runs.actions import abandoning, leases, limit_stops
 from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.db.threads import DatabaseThreads
@@ -79,8 +79,9 @@ class Executor:
         self._watchdog = Watchdog(self._loop, self._thread)
         self._tasks: dict[ActiveRun, asyncio.Task[Any]] = {}
         self.started = StartedRuns(self._loop, self._database, self._spawn)
-        self._root_count = 0
-        self._empty = threading.Condition()
+        self._roots: set[ActiveRun] = set()
+        self._abandoned: set[ActiveRun] = set()  # their code is still here
+        self._empty = threading.Condition()  # of the two
         self._model: Model | None = None
         self._transports: Transports | None = None
         self._closing = False
@@ -97,7 +98,24 @@ class Executor:
     @property
     def root_count(self) -> int:
         """How many claimed runs are here; called agents take no capacity of their own."""
-        return self._root_count
+        return len(self._roots)
+
+    @property
+    def abandoned_count(self) -> int:
+        """How many runs were abandoned and have not left: their code takes room, be it called."""
+        return len(self._abandoned)
+
+    @property
+    def taken_count(self) -> int:
+        """How much of the capacity is taken."""
+        with self._empty:
+            return len(self._roots | self._abandoned)
+
+    @property
+    def is_blocked_by_abandoned(self) -> bool:
+        """Whether code that was abandoned keeps all others from running."""
+        guard = self._watchdog.culprit
+        return guard is not None and guard.token.mode is StopMode.ABANDON
 
     @property
     def blocked_seconds(self) -> float:
@@ -120,13 +138,13 @@ class Executor:
         was lost or its task failed.
         """
         with self._empty:
-            self._root_count += 1
+            self._roots.add(entry)
         self._loop.call_soon_threadsafe(self._start, record, entry, on_end)
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Wait until no run is here, for at most ``timeout`` seconds."""
+        """Wait until no run is here but abandoned ones, for at most ``timeout`` seconds."""
         with self._empty:
-            return self._empty.wait_for(lambda: self._root_count == 0, timeout)
+            return self._empty.wait_for(lambda: self._roots <= self._abandoned, timeout)
 
     def cancel_all(self) -> None:
         """Cancel the tasks of all runs, and so their calls in flight: the process shuts down."""
@@ -211,17 +229,17 @@ class Executor:
             metrics.observe_start(record.created_at, timezone.now(), record.attempt)
         except Exception:
             logger.exception("run %s can't be started", entry.id, extra={"run": entry.id})
-            self._leave()
+            self._leave(entry)
             if on_end is not None:
                 on_end(None)
             return
-        task.add_done_callback(lambda _: self._leave())
+        task.add_done_callback(lambda _: self._leave(entry))
         if on_end is not None:
             task.add_done_callback(lambda task: on_end(_ended(task)))
 
-    def _leave(self) -> None:
+    def _leave(self, entry: ActiveRun) -> None:
         with self._empty:
-            self._root_count -= 1
+            self._roots.discard(entry)
             self._empty.notify_all()
         self._on_idle()
 
@@ -241,6 +259,8 @@ class Executor:
     def _forget(self, entry: ActiveRun, task: asyncio.Task[Any]) -> None:
         """Forget a run whose task is over. If its ending was not written, it is orphaned now."""
         self._tasks.pop(entry, None)
+        with self._empty:
+            self._abandoned.discard(entry)
         local_runs.remove(entry)
         if not task.cancelled() and (error := task.exception()) is not None:
             run = entry.id
@@ -262,6 +282,7 @@ class Executor:
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # for the receipt
+        entry.token.add_callback(partial(self._note_abandoned, entry))
         if job.stop is not None:  # requested before the claim read the record
             entry.deliver(job.stop)
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
@@ -269,7 +290,19 @@ class Executor:
         await self.started.end_attempt(entry)
         if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
             await self._note_deadline(entry)
-        return await self._write_end(trace, outcome)
+        ended = await self._write_end(trace, outcome)
+        if entry.token.mode is StopMode.ABANDON:
+            note = partial(abandoning.note_left, entry.id, entry.worker, entry.attempt)
+            await patiently(partial(self._database.run, note), before_retry=lambda: None)
+        return ended
+
+    def _note_abandoned(self, entry: ActiveRun, token: CancelToken) -> None:
+        """Count a run whose record is over and whose code is here; a drain does not wait for it."""
+        if token.mode is StopMode.ABANDON:
+            with self._empty:
+                if entry in self._tasks:
+                    self._abandoned.add(entry)
+                self._empty.notify_all()
 
     async def _run(self, job: _Job, caller: AgentCaller, guard: Guard) -> Outcome:
         try:

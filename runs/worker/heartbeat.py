@@ -17,7 +17,7 @@ from django.db import Error, connection, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
-from runs.actions import leases, limit_stops, recovery
+from runs.actions import leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs, stops
@@ -106,6 +106,7 @@ class Heartbeat:
         self.renew_if_due()
         self._next_limit = time.monotonic() + limit_stops.look_at_limits(self.id)
         is_more = self._reaper.tick()
+        is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
         stops.deliver_missed(self.id)
         return is_more or are_more_due
 

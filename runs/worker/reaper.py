@@ -1,5 +1,6 @@
 """The reaper: recover the runs of lost workers, end overdue runs, remove old records.
 
+It makes stops harder as they were planned, and notes when abandoned code has ended with its worker.
 It also stops runs whose deadline is over, and the runs of users who were deactivated by a way that
 sends no signal.
 
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import deactivating, leases, limit_stops, recovery
+from runs.actions import abandoning, deactivating, leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import notify
@@ -71,18 +72,22 @@ class Reaper:
         self._next_poll = now + POLL_SECONDS
         self_id = self._self_id() if self._self_id else None
         if self_id is None:
-            limit_stops.stop_overdue()  # a worker does so twice a second
+            limit_stops.stop_overdue()  # a worker does both twice a second
+            stopping.escalate_due()
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)
             deactivating.stop_all()
             self._next_reaping = now + self._times.reap_every
+        for worker in found:
+            abandoning.note_left_by_lost(worker.pk)
         recovered = recovery.recover_runs(seconds=self._times.recover_within)
         if not recovered:
             recovery.free_runs()
         if found or recovered:  # some may be queued again
             notify.wake_workers()
         if now >= self._next_forgetting:
+            abandoning.note_left_by_lost()  # a process may have died before it did
             leases.forget_workers()
             audit.remove_old()
             self._next_forgetting = now + FORGET_SECONDS

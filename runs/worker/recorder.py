@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from django.db import connection, reset_queries
 
+from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event, Trace
 from runs import metrics
@@ -55,7 +56,7 @@ class _Book:
     events: list[Event] = field(default_factory=list)
     outcome: Outcome | None = None
     on_end: OnEnd | None = None
-    stop_recorded: bool = False  # its log has the stop_requested event
+    stop_recorded: StopMode | None = None  # the hardest of its log's stop_requested events
     left_out: set[str] = field(default_factory=set)  # usage that the database refuses
 
 
@@ -135,7 +136,7 @@ class Recorder:
             self._count += 1
             is_stop = event.type == "stop_requested"
             if is_stop:
-                book.stop_recorded = True
+                book.stop_recorded = StopMode(event.data["mode"])
             within = STOP_SECONDS if is_stop else MAX_AGE_SECONDS
             self._note(book, within=0.0 if self._count >= MAX_COUNT else within)
 
@@ -212,8 +213,11 @@ class Recorder:
             with self._condition:
                 if self._books.get(book.trace.run) is book:
                     del self._books[book.trace.run]
+            ended = gone[updates.run]
+            if ended is not None and ended.is_abandoned:
+                book.entry.token.request(StopMode.ABANDON, "the run was abandoned")
             if updates.ending is not None:
-                self._pass_on_end(book, gone[updates.run])
+                self._pass_on_end(book, ended)
             else:
                 self._on_lost(book.entry)
 
@@ -259,6 +263,7 @@ class Recorder:
                 trace.dropped_count,
                 is_fenced=token.lease.is_over,
                 has_begun=guard is None or guard.has_begun,
+                calls_cut=getattr(guard, "calls_cut", 0),
             )
         return updates
 

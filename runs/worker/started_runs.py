@@ -22,7 +22,7 @@ from typing import Any, cast
 from django.db import Error
 
 from agents import registry
-from agents.cancellation import CancelToken, StopCause
+from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.environment import ChildEnd
 from agents.exceptions import AgentError
 from agents.trace import Event
@@ -72,9 +72,9 @@ class StartedRun:
     async def wait(self) -> ChildEnd | None:
         return await self._runs.wait(self)
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         if self.end is None:
-            await self._runs.ask_to_stop(self.caller, self.run, reason)
+            await self._runs.ask_to_stop(self.caller, self.run, reason, mode)
 
 
 class StartedRuns:
@@ -134,7 +134,13 @@ class StartedRuns:
             if not child.waiting:
                 self._awaited.pop(child.run, None)
 
-    async def ask_to_stop(self, caller: ActiveRun, run: uuid.UUID, reason: str) -> None:
+    async def ask_to_stop(
+        self,
+        caller: ActiveRun,
+        run: uuid.UUID,
+        reason: str,
+        mode: StopMode = StopMode.GRACEFUL,
+    ) -> None:
         """Ask a run to stop on its caller's behalf; do nothing if it is over.
 
         No other code would ask, so this is repeated while the database is away.
@@ -148,6 +154,7 @@ class StartedRuns:
                 stopping.request_stop(
                     run,
                     via=StopVia.PARENT,
+                    mode=mode,
                     reason=reason[:MAX_REASON_LENGTH],
                     check_permission=False,
                 )

@@ -35,6 +35,7 @@ class Watchdog:
         self._end = threading.Event()
         self._unanswered_since: float | None = None
         self._asked_at: float | None = None  # while an answer is awaited
+        self._blocking: Guard | None = None
         self._thread = threading.Thread(target=self._main, name="runs-watchdog", daemon=True)
 
     @property
@@ -42,6 +43,11 @@ class Watchdog:
         """For how long the loop has not answered; 0 when it has."""
         since = self._unanswered_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def culprit(self) -> Guard | None:
+        """Whose code keeps the loop from running, if any does, and if it is known."""
+        return self._blocking
 
     @property
     def is_prompt(self) -> bool:
@@ -69,12 +75,12 @@ class Watchdog:
                 self._asked_at = None
                 continue
             self._unanswered_since = asked
-            guard = self._culprit()
+            guard = self._blocking = self._culprit()
             self._report(guard, asked, is_over=False, where=self._where())
             while not answered.wait(INTERVAL_SECONDS):
                 if self._end.is_set():
                     return
-            self._unanswered_since = self._asked_at = None
+            self._unanswered_since = self._asked_at = self._blocking = None
             self._report(guard, asked, is_over=True, where=[])
 
     def _culprit(self) -> Guard | None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from django.db import Error, connection
 
 from agents.cancellation import StopCause
-from runs.actions import leases, recovery
+from runs.actions import abandoning, leases, recovery
 from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.delivery import local_runs
@@ -79,6 +79,11 @@ class Worker:
     def blocked_seconds(self) -> float:
         """How long an agent has blocked the agents' loop; 0 if none does."""
         return self.executor.blocked_seconds
+
+    @property
+    def abandoned_count(self) -> int:
+        """How many runs were abandoned whose code is still here."""
+        return self.executor.abandoned_count
 
     @property
     def has_capacity(self) -> bool:
@@ -228,6 +233,7 @@ class Worker:
     def _retire(self) -> None:
         """Write that the worker has ended, and end or requeue the runs that did not end."""
         leases.retire(self.id)
+        abandoning.note_left_by_lost(self.id)
         while recovery.recover_runs(code="worker_shutdown", worker=self.id):
             pass  # again: callers end after their children
         local_runs.remove_worker(self.id)

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from agents.cancellation import StopMode
 from agents.trace import EVENT_TYPES
 from runs.models import RunEvent, RunRecord
 from runs.status import TERMINAL, Status
@@ -128,18 +129,8 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         assert not any((record.stop_acknowledged_at, record.stop_observed_at))
         assert record.stop_cleanup_error is None
         return
-    assert len(requests) == 1, "the log has one stop request"
-    by = record.stop_requested_by
-    assert requests[0].data == {
-        "mode": record.stop_mode,
-        "reason": record.stop_reason,
-        "via": record.stop_via,
-        "requested_by": by.get_username() if by else None,
-        "requested_at": requests[0].data["requested_at"],
-        "root_request": str(record.stop_root_request),
-        **({"limit": record.stop_limit} if record.stop_limit else {}),
-    }
-    assert datetime.fromisoformat(requests[0].data["requested_at"]) == record.stop_requested_at
+    _check_requests(record, requests)
+    _check_abandoned(record, log)
     instants = [
         record.stop_requested_at,
         record.stop_acknowledged_at,
@@ -163,9 +154,8 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         assert of_a_shutdown or requests[0].seq < observed.seq, "observed before it was logged"
     elif record.status == Status.STOPPED:
         was_lost = record.worker is not None and record.worker.lost_at is not None
-        assert was_lost or log[-1].data["started"] is False, (
-            "stopped, but no agent observed the stop"
-        )
+        without = was_lost or record.stop_abandoned or log[-1].data["started"] is False
+        assert without, "stopped, but no agent observed the stop"
     if log[-1].data["started"] and record.status in TERMINAL:
         assert log[-1].data["finished_first"] == record.stop_finished_first
     if record.stop_acknowledged_at is not None:
@@ -176,6 +166,45 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
                 # The wall clock is read for one instant after the other.
                 late = (started - record.stop_acknowledged_at).total_seconds()
                 assert late < 0.02, f"a call started {late} s after the acknowledgement"
+
+
+def _check_requests(record: RunRecord, requests: list[RunEvent]) -> None:
+    """Each mode that the stop came to is in the log once; the last one is the record's."""
+    modes = [StopMode(event.data["mode"]) for event in requests]
+    assert modes, "the log has no stop request"
+    assert modes == sorted(set(modes), key=lambda mode: mode.rank), "a stop became softer"
+    assert modes[-1] == record.stop_mode
+    assert (len(modes) > 1) == (record.stop_escalated_at is not None)
+    by = record.stop_requested_by
+    for event in requests:
+        escalated = {"escalated_by", "escalated_at", "planned"} & event.data.keys()
+        assert len(escalated) == (0 if event is requests[0] else 3)
+        assert {name: event.data[name] for name in event.data.keys() - escalated} == {
+            "mode": event.data["mode"],
+            "reason": record.stop_reason,
+            "via": record.stop_via,
+            "requested_by": by.get_username() if by else None,
+            "requested_at": event.data["requested_at"],
+            "root_request": str(record.stop_root_request),
+            **({"limit": record.stop_limit} if record.stop_limit else {}),
+        }
+        assert datetime.fromisoformat(event.data["requested_at"]) == record.stop_requested_at
+    if record.stop_escalated_at is not None:
+        last = requests[-1].data
+        assert datetime.fromisoformat(last["escalated_at"]) == record.stop_escalated_at
+        assert last["escalated_by"] == (record.stop_escalated_by_name or None)
+        assert not (last["planned"] and last["escalated_by"])
+
+
+def _check_abandoned(record: RunRecord, log: list[RunEvent]) -> None:
+    was_running = log[-1].data["started"]
+    assert record.stop_abandoned == (
+        was_running and record.stop_mode == StopMode.ABANDON and record.status == Status.STOPPED
+    )
+    assert log[-1].data.get("abandoned", False) == record.stop_abandoned
+    assert bool(record.stop_left_behind) == record.stop_abandoned
+    for one in record.stop_left_behind or []:
+        assert set(one) == {"kind", "label", "since", "ended_at"}
 
 
 def _is_requeue(event: RunEvent) -> bool:

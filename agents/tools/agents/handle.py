@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Generator
 from typing import Any, cast
 
+from agents.cancellation import StopMode
 from agents.environment import ChildEnd, ChildRun, StartedRun
 from agents.exceptions import SubAgentFailed, SubAgentStopped
 from agents.guard import Call, Guard
@@ -58,12 +59,17 @@ class AgentHandle:
             end = await self._ended(call)
             return result_of(self._guard, "agents.wait", self.agent, self.run, end)
 
-    async def stop(self, reason: str = "") -> None:
+    async def stop(self, reason: str = "", *, mode: StopMode | str = StopMode.GRACEFUL) -> None:
         """Ask it, and all below it, to stop, without waiting for its end.
 
+        ``mode`` "abort" cuts its calls in flight; "abandon" ends it at once, whether its code ends
+        or not. A second call with a harder mode makes the stop harder.
         Does nothing if it is over. Not guarded, so that a ``finally`` may use it.
+
+        Raises:
+            ValueError: there is no such mode.
         """
-        await self._child.ask_to_stop(str(reason))
+        await self._child.ask_to_stop(str(reason), StopMode(mode))
 
     def leave(self) -> None:
         """Let it run on when this agent's function has returned. Not guarded.

@@ -49,10 +49,23 @@ class Command(BaseCommand):
             help="runs at a time (RUNS_MAX_CONCURRENT, now %(default)s)",
         )
 
+        parser.add_argument(
+            "--replace-when-blocked",
+            type=float,
+            default=conf().replace_when_blocked_seconds,
+            metavar="SECONDS",
+            help="drain and exit when abandoned code has blocked the agents for so long, so that a "
+            "supervisor starts a fresh process (RUNS_REPLACE_WHEN_BLOCKED_SECONDS, now "
+            "%(default)g; 0 is never)",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             require_production_settings(serves_pages=False)
-        override(max_concurrent=options["max_concurrent"])
+        override(
+            max_concurrent=options["max_concurrent"],
+            replace_when_blocked_seconds=options["replace_when_blocked"],
+        )
         await_database(self._say)
         require_migrations()
         with listen(options["listen"], resolve(options["listen"])) as listener:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from runs.actions import stopping
-from runs.exceptions import ModeNotAvailable, RunAlreadyFinished, StopNotPermitted
+from runs.exceptions import RunAlreadyFinished, StopNotPermitted
 from runs.management.console import printable
 from runs.management.records import find_user, receipt_of
 from runs.models import RunRecord, StopVia
@@ -76,7 +76,7 @@ class Command(BaseCommand):
             raise CommandError(f"The run was already over: {status}.", returncode=REFUSED) from None
         except StopNotPermitted as error:
             raise CommandError(printable(error), returncode=REFUSED) from None
-        except (ModeNotAvailable, ValueError) as error:
+        except ValueError as error:
             raise CommandError(printable(error), returncode=USAGE) from None
         if result.outcome == "already_stopping":
             self._say(["It was asked to stop before; the first request counts."])

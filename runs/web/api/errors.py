@@ -31,7 +31,6 @@ from runs.db.transactions import is_away
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
-    ModeNotAvailable,
     PriorityNotPermitted,
     QuotaExceeded,
     RunAlreadyFinished,
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 #: HTTP status -> what ``code`` can be. The words are a contract.
 CODES: dict[int, tuple[str, ...]] = {
-    400: ("invalid_json", "invalid_input", "invalid_filter", "mode_not_available", "bad_request"),
+    400: ("invalid_json", "invalid_input", "invalid_filter", "bad_request"),
     401: ("not_authenticated",),
     403: ("permission_denied", "csrf_failed"),
     404: ("not_found",),
@@ -75,7 +74,6 @@ _OUR_CODES = {
 _STATUSES: dict[type[RunError], int] = {
     IdempotencyMismatch: 422,
     InputTooLarge: 413,
-    ModeNotAvailable: 400,
     PriorityNotPermitted: 403,
     RunAlreadyFinished: 409,
     StopNotPermitted: 403,

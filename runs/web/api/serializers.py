@@ -72,7 +72,9 @@ def _field_of(hint: Any, **options: Any) -> serializers.Field:
     if origin is NotRequired:  # only lists leave it out: ListedRunSerializer
         return _field_of(inner[0], **options)
     if origin is list:
-        return _field_of(inner[0], many=True, **options)
+        if is_typeddict(inner[0]):
+            return _field_of(inner[0], many=True, **options)
+        return serializers.ListField(child=_field_of(inner[0]), **options)
     if origin is Literal:
         return serializers.ChoiceField(inner, **options)
     if NoneType in inner:

@@ -47,7 +47,7 @@ class StopView(ApiView):
             200: OpenApiResponse(RunSerializer, "It was waited for, and the run is over."),
         },
         errors=[403, 404, 409, 413, 415],
-        wrong=["invalid_json", "invalid_input", "invalid_filter", "mode_not_available"],
+        wrong=["invalid_json", "invalid_input", "invalid_filter"],
         parameters=[
             ID,
             OpenApiParameter(
@@ -68,13 +68,21 @@ class StopView(ApiView):
             ),
         ],
         request=inputs.StopSerializer,
-        examples=[OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True)],
+        examples=[
+            OpenApiExample("Why", {"reason": "The wrong document."}, request_only=True),
+            OpenApiExample("Cut the call in flight", {"mode": "abort"}, request_only=True),
+            OpenApiExample(
+                "Harder by itself", {"abort_after": 10, "abandon_after": 60}, request_only=True
+            ),
+        ],
     )
     def post(self, request: Request, id: str) -> HttpResponseBase:
         """Ask a run, and all that it has called, to stop.
 
-        The call in flight is finished and recorded, the next one is refused. A second request is
-        accepted, too, and changes neither who asked nor why.
+        With `graceful` the call in flight is finished and recorded, and the next one refused;
+        `abort` cuts the call in flight, too; `abandon` ends the run at once, whether its code
+        comes back or not. A second request with a harder mode makes the stop harder; any other is
+        accepted, too, and changes nothing. Neither changes who asked first, nor why.
         """
         run = read_id(id)
         parameters.refuse_unknown(request, {"wait"})
@@ -108,7 +116,7 @@ class StopManyView(ApiView):
         "stopping",
         {202: schema.StopManyResultSerializer},
         errors=[403, 413, 415],
-        wrong=["invalid_json", "invalid_input", "mode_not_available"],
+        wrong=["invalid_json", "invalid_input"],
         request=schema.STOP_MANY,
         examples=[
             OpenApiExample(

@@ -130,7 +130,7 @@ class _Child:
     def give_up(self) -> None:
         raise AssertionError("no caller gives up here")
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: object = None) -> None:
         raise AssertionError("no caller gives up here")
 
 

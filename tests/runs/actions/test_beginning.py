@@ -196,7 +196,7 @@ class TestAWorkerThatKnows:
 
     def _end(self, entry: ActiveRun, *, is_fenced: bool = False) -> None:
         outcome = Outcome("interrupted")
-        ending = Ending(outcome, False, 0, 0, is_fenced=is_fenced, has_begun=False)
+        ending = Ending(outcome, None, 0, 0, is_fenced=is_fenced, has_begun=False)
         record_updates([Updates(entry.id, entry.worker, entry.attempt, ending=ending)])
 
 

@@ -10,6 +10,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.utils import timezone
 
+from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import events
@@ -59,7 +60,7 @@ def updates_of(run: RunRecord, *types: str, **fields: Any) -> Updates:
 
 
 def ending(kind: Any, *, stop_recorded: bool = False, **fields: Any) -> Ending:
-    return Ending(Outcome(kind, **fields), stop_recorded, 0, 0)
+    return Ending(Outcome(kind, **fields), StopMode.GRACEFUL if stop_recorded else None, 0, 0)
 
 
 def ask_to_stop(run: RunRecord) -> None:
@@ -104,7 +105,7 @@ def test_an_ending_becomes_a_status(
     updates = updates_of(
         run,
         *(OBSERVED if observed else STARTED),
-        ending=Ending(outcome, observed, 0, 0),
+        ending=Ending(outcome, StopMode.GRACEFUL if observed else None, 0, 0),
         acknowledged_at=now if observed else None,
         observed_at=now if observed else None,
     )

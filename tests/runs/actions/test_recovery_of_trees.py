@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Usage
 from runs import events
@@ -55,7 +56,8 @@ def finish(run: RunRecord) -> None:
     ]
     updates = Updates(
         run.pk, run.worker_id, run.attempt, words, last_seq=3, usage=Usage(),
-        acknowledged_at=at, observed_at=at, ending=Ending(Outcome("stopped"), True, 0, 0),
+        acknowledged_at=at, observed_at=at,
+        ending=Ending(Outcome("stopped"), StopMode.GRACEFUL, 0, 0),
     )  # fmt: skip
     assert record_updates([updates]).gone[run.pk] is not None
 
@@ -157,7 +159,7 @@ class TestPrematureEnding:
 
     def end(self, run: RunRecord, outcome: Outcome) -> Any:
         assert run.worker_id is not None
-        ending = Ending(outcome, False, 0, 0)
+        ending = Ending(outcome, None, 0, 0)
         updates = Updates(run.pk, run.worker_id, run.attempt, usage=Usage(), ending=ending)
         return record_updates([updates]).gone
 

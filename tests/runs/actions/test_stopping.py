@@ -15,13 +15,9 @@ from django.utils import timezone
 
 from agents import Tools, agent
 from runs.actions.starting import start_run
-from runs.actions.stopping import request_stop, stop_many
+from runs.actions.stopping import request_stop
 from runs.delivery import local_runs, stops
-from runs.exceptions import (
-    ModeNotAvailable,
-    RunAlreadyFinished,
-    StopNotPermitted,
-)
+from runs.exceptions import RunAlreadyFinished, StopNotPermitted
 from runs.models import RunEvent, RunRecord
 from runs.status import Status
 from runs.worker.worker import Worker
@@ -107,9 +103,6 @@ class TestStopOfARunningRun:
         first = request_stop(run.pk, via="api", by=alice, reason="first")
         second = request_stop(run.pk, via="admin", by=operator, reason="second")
         assert [first.outcome, second.outcome] == ["accepted", "already_stopping"]
-        for mode in ("abort", "abandon"):  # an escalation must wait for the next rungs
-            with pytest.raises(ModeNotAvailable):
-                request_stop(run.pk, via="api", by=alice, mode=mode)
         gate.open()
         record = log.over(run)
         assert (record.stop_reason, record.stop_via) == ("first", "api")
@@ -205,17 +198,6 @@ class TestRefusals:
     def test_an_unknown_run_is_refused(self, alice: User) -> None:
         with pytest.raises(RunRecord.DoesNotExist):
             request_stop(uuid.uuid4(), via="api", by=alice)
-
-    @pytest.mark.parametrize("status", Status)
-    @pytest.mark.parametrize("mode", ["abort", "abandon"])
-    def test_a_planned_mode_is_refused(self, mode: str, status: Status, alice: User) -> None:
-        run = make_run(alice, status=status)
-        with pytest.raises(ModeNotAvailable):
-            request_stop(run.pk, via="api", by=alice, mode=mode)
-        with pytest.raises(ModeNotAvailable):
-            stop_many([run.pk], via="api", by=alice, mode=mode)
-        run.refresh_from_db()
-        assert run.status == status
 
     def test_an_unknown_mode_is_refused(self, alice: User) -> None:
         run = make_run(alice)

@@ -95,7 +95,7 @@ class World:
         kinds: list[Any] = ["success", "error", "interrupted"]
         kind = "stopped" if record.stop_requested else self.random.choice(kinds)
         error: Any = {"code": "x", "type": "X", "message": "x"} if kind == "error" else None
-        ending = Ending(Outcome(kind, error=error), False, 0, 0)
+        ending = Ending(Outcome(kind, error=error), None, 0, 0)
         at = record.stop_requested_at
         updates = Updates(
             entry.id, entry.worker, entry.attempt,

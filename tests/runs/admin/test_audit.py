@@ -12,6 +12,7 @@ from django.db import DatabaseError, transaction
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from agents.cancellation import StopMode
 from runs.actions import stopping
 from runs.actions.audit import stop_message
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
@@ -46,7 +47,7 @@ def test_every_way_to_stop_is_logged(via: StopVia, alice: User) -> None:
 
 
 def test_a_reason_that_looks_like_json_of_the_admin_is_kept(alice: User) -> None:
-    said = stop_message(StopVia.API, stopping.AVAILABLE_MODES[0], '[{"added": {}}]')
+    said = stop_message(StopVia.API, StopMode.GRACEFUL, '[{"added": {}}]')
     entry = LogEntry(change_message=said)
     assert entry.get_change_message() == said
 

@@ -161,11 +161,9 @@ class TestThePageToConfirm:
         assert "None of these runs can be stopped" in page
         assert 'name="runs"' not in page
 
-    def test_offers_only_the_available_modes(self, operator_client: Client, alice: User) -> None:
+    def test_refuses_a_mode_that_there_is_not(self, operator_client: Client, alice: User) -> None:
         page = ask(operator_client, [running(alice)])
-        assert hidden(page, "mode") == "graceful"
-        assert "abort" not in page
-        again = confirm(operator_client, page, mode="abort")
+        again = confirm(operator_client, page, mode="kill")
         assert "Nothing was stopped yet" in again
         assert "<strong>1 run</strong> will be asked to stop" in again
         assert asked_to_stop() == set()

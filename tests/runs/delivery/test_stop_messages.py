@@ -124,7 +124,7 @@ def test_many_that_no_message_has_delivered_cost_the_heartbeat_no_more_than_one(
         stopping.request_stop(run.pk, via="api", check_permission=False)
     with CaptureQueriesContext(connections["default"]) as queries:
         deliver_missed(worker.id)
-    assert len(queries) == 2
+    assert len(queries) == 3
     assert all(entry.token.cause is StopCause.REQUEST for entry in local_runs.all_runs())
     gate.open()
     for run in runs:

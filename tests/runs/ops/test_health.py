@@ -23,7 +23,7 @@ def _all_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _ready(*, draining: bool = False, **worker: Any) -> tuple[int, dict[str, Any]]:
     """Ask a process whose worker has these facts."""
-    given = {"is_fenced": False, "blocked_seconds": 0.0, **worker}
+    given = {"is_fenced": False, "blocked_seconds": 0.0, "abandoned_count": 0, **worker}
     lifespan = SimpleNamespace(is_draining=draining, worker=SimpleNamespace(**given))
     request = RequestFactory().get("/health/ready")
     request.scope = {"state": {"lifespan": lifespan}}  # type: ignore[attr-defined]

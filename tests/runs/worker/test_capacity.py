@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from agents import Tools, agent
 from runs.actions import leases
+from runs.delivery.local_runs import ActiveRun
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import descriptors
@@ -123,18 +125,19 @@ def test_a_worker_records_its_limit_and_continues_when_it_can(
 
     assert (row().capacity, row().limited_by) == (916, "2,000 file descriptors")
     system(used=1999)
-    worker.executor._root_count += 1  # a run is here, and holds them
+    here = ActiveRun(uuid.uuid4(), worker.id)
+    worker.executor._roots.add(here)  # a run is here, and holds them
     run = start("plain")
     eventually(lambda: "nearly all" in row().limited_by)
     assert RunRecord.objects.get(pk=run.pk).status == Status.QUEUED
     system(used=40)
-    worker.executor._root_count -= 1
+    worker.executor._roots.discard(here)
     eventually(lambda: RunRecord.objects.get(pk=run.pk).status == Status.SUCCESS)
     assert row().limited_by == "2,000 file descriptors"
 
 
 def test_a_limit_is_recorded(transactional_db: None) -> None:
     worker = make_worker()
-    leases.note_limit(worker.pk, "x")
+    leases.note_capacity(worker.pk, 3, "x")
     worker.refresh_from_db()
-    assert worker.limited_by == "x"
+    assert (worker.capacity, worker.limited_by) == (3, "x")

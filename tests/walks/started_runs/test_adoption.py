@@ -227,7 +227,7 @@ def test_a_run_that_is_not_next_in_the_queue_is_not_adopted(
     monkeypatch.setattr(started_runs, "ADOPT_SECONDS", 3600)
     for child in worker.executor.started._awaited.values():
         child.queued_at = -math.inf
-    ending = Ending(Outcome("success", result="far"), False, 0, 0)
+    ending = Ending(Outcome("success", result="far"), None, 0, 0)
     record_updates([Updates(claimed.pk, far.pk, 1, usage=Usage(), ending=ending)])
     log.until_event(run, "agent_call", tool="agents.wait")
     poll_on()

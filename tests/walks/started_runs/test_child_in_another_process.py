@@ -89,7 +89,7 @@ class TestChildInAnotherProcess:
     def _end(self, child: RunRecord, outcome: Outcome) -> None:
         child.refresh_from_db()
         assert child.worker_id is not None
-        ending = Ending(outcome, False, 0, 0)
+        ending = Ending(outcome, None, 0, 0)
         at = child.stop_requested_at
         updates = Updates(
             child.pk, child.worker_id, 1, usage=Usage(),
@@ -123,7 +123,7 @@ class TestChildInAnotherProcess:
         child = self._claim(run, far)
         RunRecord.objects.filter(pk=child.pk).update(holds_slot=True)  # from the queue
         child.refresh_from_db()
-        ending = Ending(Outcome("success"), False, 0, 0)
+        ending = Ending(Outcome("success"), None, 0, 0)
         updates = Updates(child.pk, far.pk, 1, usage=Usage(), ending=ending)
         assert record_updates([updates]).callers == {self.worker.id: [child.pk]}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.utils.dateparse import parse_datetime
 from drf_spectacular.extensions import OpenApiSerializerExtension
@@ -18,6 +19,7 @@ from rest_framework import serializers
 __all__ = [
     "AnyJsonField",
     "InstantField",
+    "NumberField",
     "StrictSerializer",
     "TextField",
     "UuidField",
@@ -47,6 +49,21 @@ class WholeNumberField(serializers.IntegerField):
         if type(data) is not int:
             self.fail("invalid")
         return data
+
+
+class NumberField(serializers.FloatField):
+    """A number as JSON has it; not ``"1"``, ``true`` or NaN."""
+
+    def to_internal_value(self, data: object) -> float:
+        if type(data) not in (int, float):
+            self.fail("invalid")
+        try:
+            number = float(cast(float, data))
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self.fail("invalid")
+        return number
 
 
 class UuidField(serializers.UUIDField):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -10,10 +11,18 @@ from rest_framework import serializers
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from runs.actions.stop_rows import LONGEST_PLAN_SECONDS
 from runs.identity.models import MAX_NAME_LENGTH
 from runs.models import MAX_REASON_LENGTH
 
-from .fields import AnyJsonField, StrictSerializer, TextField, UuidField, WholeNumberField
+from .fields import (
+    AnyJsonField,
+    NumberField,
+    StrictSerializer,
+    TextField,
+    UuidField,
+    WholeNumberField,
+)
 from .filters import RunFilterSerializer
 
 __all__ = [
@@ -33,6 +42,13 @@ MOST_EXPIRES_SECONDS = 100 * 365 * 24 * 60 * 60
 @extend_schema_field(OpenApiTypes.OBJECT)
 class _InputField(AnyJsonField):
     """The service checks it by the agent's schema."""
+
+
+class SecondsField(NumberField):
+    """How long after a request something is to happen."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_value=0, max_value=LONGEST_PLAN_SECONDS, **options)
 
 
 class StartSerializer(StrictSerializer):
@@ -56,7 +72,8 @@ class StopSerializer(StrictSerializer):
         [str(mode) for mode in StopMode],
         required=False,
         allow_null=True,
-        help_text="`graceful` unless given: the call in flight is finished, the next one refused.",
+        help_text="`graceful` unless given: the call in flight is finished, the next one refused. "
+        "`abort` cuts the calls in flight. `abandon` ends the run, whether its code ends or not.",
     )
     reason = TextField(
         required=False,
@@ -65,10 +82,23 @@ class StopSerializer(StrictSerializer):
         max_length=MAX_REASON_LENGTH,
         help_text="Goes into the receipt.",
     )
+    abort_after = SecondsField(
+        required=False,
+        allow_null=True,
+        help_text="So many seconds from now the stop becomes `abort` by itself.",
+    )
+    abandon_after = SecondsField(
+        required=False,
+        allow_null=True,
+        help_text="The same for `abandon`; not earlier than `abort_after`.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Treat null as a field that is left out."""
-        return {name: value for name, value in attrs.items() if value is not None}
+        given = {name: value for name, value in attrs.items() if value is not None}
+        if given.get("abandon_after", math.inf) < given.get("abort_after", 0):
+            raise serializers.ValidationError({"abandon_after": ["Not before abort_after."]})
+        return given
 
 
 @extend_schema_field(

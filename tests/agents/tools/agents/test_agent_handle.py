@@ -23,6 +23,7 @@ from agents import (
     cleanup,
     registry,
 )
+from agents.cancellation import StopMode
 from agents.environment import ChildEnd
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.testing import Run, observed_run, running
@@ -47,12 +48,14 @@ class Child:
     def __init__(self) -> None:
         self.ended: asyncio.Future[ChildEnd | None] = asyncio.get_running_loop().create_future()
         self.asked: list[str] = []
+        self.modes: list[StopMode] = []
 
     async def wait(self) -> ChildEnd | None:
         return await asyncio.shield(self.ended)
 
-    async def ask_to_stop(self, reason: str) -> None:
+    async def ask_to_stop(self, reason: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         self.asked.append(reason)
+        self.modes.append(mode)
 
     def end(self, status: Any = "success", **options: Any) -> None:
         self.ended.set_result(ChildEnd(status, **options))

@@ -16,6 +16,7 @@ from django.core.cache import cache
 from rest_framework.test import APIClient
 
 from agents import Tools, agent, registry
+from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event
 from project.handler import Handler
@@ -155,7 +156,7 @@ class Runs:
         self, run: RunRecord, kind: Any = "success", told: bool = True, **outcome: Any
     ) -> RunRecord:
         run.refresh_from_db()
-        ending = Ending(Outcome(kind, **outcome), told, 0, 0)
+        ending = Ending(Outcome(kind, **outcome), StopMode.GRACEFUL if told else None, 0, 0)
         record_updates([self._news(run, ending=ending, last_seq=run.last_seq)])
         local_runs.remove(run.pk)
         return self._again(run)

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.django_db
 STOP_KEYS = {
     "mode", "reason", "via", "requested_by", "requested_at", "escalated_by", "escalated_at",
     "acknowledged_at", "observed_at", "finished_first", "calls_started_after_acknowledgement",
-    "root_request", "abandoned", "cleanup_error",
+    "root_request", "abandoned", "cleanup_error", "abort_at", "abandon_at", "calls_cut",
+    "left_behind", "limit",
 }  # fmt: skip
 
 
@@ -86,10 +87,15 @@ class TestOneRun:
             "escalated_at": None,
             "acknowledged_at": None,
             "observed_at": None,
+            "abort_at": None,
+            "abandon_at": None,
             "finished_first": False,
             "calls_started_after_acknowledgement": 0,
+            "calls_cut": 0,
             "root_request": str(record.pk),
             "abandoned": False,
+            "left_behind": [],
+            "limit": None,
             "cleanup_error": None,
         }
         assert run["stop"]["requested_at"] == record.stop_requested_at.isoformat()

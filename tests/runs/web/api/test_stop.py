@@ -134,14 +134,6 @@ class TestStop:
         assert response.json()["fields"].keys() == {field.removesuffix(".0")}
         assert RunRecord.objects.get(pk=run.pk).stop_requested_at is None
 
-    @pytest.mark.parametrize("mode", ["abort", "abandon"])
-    def test_rungs_that_are_not_there_yet(self, api: APIClient, runs: Any, mode: str) -> None:
-        run = runs.queued()
-        response = api.post(f"/runs/{run.pk}/stop", {"mode": mode})
-        assert response.status_code == 400
-        assert response.json()["code"] == "mode_not_available"
-        assert RunRecord.objects.get(pk=run.pk).stop_requested_at is None
-
     def test_runs_of_others_are_404_and_stay_as_they_are(
         self, api: APIClient, runs: Any, bob: User
     ) -> None:
@@ -416,11 +408,6 @@ class TestStopMany:
         assert response.status_code == 400
         assert "10000" in response.json()["fields"]["ids"][0]
         assert api.post("/runs/stop", {"ids": ids[:-1]}).json()["counts"]["not_found"] == 10_000
-
-    def test_rungs_that_are_not_there_yet(self, api: APIClient, runs: Any) -> None:
-        response = api.post("/runs/stop", {"filter": {"agent": "echo"}, "mode": "abort"})
-        assert response.status_code == 400
-        assert response.json()["code"] == "mode_not_available"
 
 
 def _until(condition: Callable[[], bool]) -> None:
