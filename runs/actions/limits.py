@@ -66,8 +66,8 @@ def limits_of_start(
         LimitsNotPermitted: one is looser than the agent's or the site's, and ``owner`` may not.
     """
     known = limits_of(definition)
-    _check(given)
-    _authorize(known, given, owner)
+    _check(given, "limits.")
+    _authorize(known, given, owner, "limits.")
     return {**known, **given}
 
 
@@ -203,19 +203,18 @@ def _tell(changed: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     notify.publish_changes(changed)
 
 
-def _check(given: Given) -> None:
-    if unknown := given.keys() - set(NAMES):
-        raise InvalidInput("There is no such limit.", {f"limits.{name}": [] for name in unknown})
-    problems = {f"limits.{name}": [hint] for name, hint in Limits(**given).problems()}
+def _check(given: Given, place: str = "") -> None:
+    """Check that these are limits; ``place`` is where they stand in the body of a request."""
+    problems = {f"{place}{name}": [hint] for name, hint in Limits(**given).problems()}
     if problems:
         path, messages = next(iter(problems.items()))
         raise InvalidInput(f"{path}: {messages[0]}", problems)
 
 
-def _authorize(known: Given, given: Given, by: User) -> None:
+def _authorize(known: Given, given: Given, by: User, place: str = "") -> None:
     """Check that ``by`` may give a run these limits, which has the limits ``known``."""
     looser = {
-        f"limits.{name}": [f"At most {known[name]:g} s."]
+        f"{place}{name}": [f"At most {known[name]:g} s."]
         for name, value in given.items()
         if known[name] is not None and (value is None or value > known[name])  # type: ignore[operator]
     }
