@@ -40,6 +40,7 @@ __all__ = [
     "for_wire",
     "get_for_list",
     "get_for_wire",
+    "limits_of",
     "read_tree_usage",
     "run_as_dict",
     "tree_usage_of",
@@ -254,12 +255,7 @@ def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
         "last_seq": run.last_seq,
         "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
-        "limits": {
-            "deadline_seconds": run.deadline_seconds,
-            "idle_seconds": run.idle_seconds,
-            "call_seconds": run.call_seconds,
-            "deadline_at": _if_known(run.deadline_at),
-        },
+        "limits": limits_of(run),
         "unwatched": {"threads": run.unwatched_threads, "processes": run.unwatched_processes},
         "stop": _receipt(run),
     }
@@ -271,6 +267,15 @@ def usage_of(run: RunRecord) -> Usage:
         "input_tokens": run.input_tokens,
         "output_tokens": run.output_tokens,
         "estimated": run.usage_estimated,
+    }
+
+
+def limits_of(run: RunRecord) -> LimitsOnWire:
+    return {
+        "deadline_seconds": run.deadline_seconds,
+        "idle_seconds": run.idle_seconds,
+        "call_seconds": run.call_seconds,
+        "deadline_at": _if_known(run.deadline_at),
     }
 
 

@@ -75,15 +75,18 @@ def stop_overdue(*, limit: int = MOST_OVERDUE) -> int:
     return _stop_overdue(ids) if ids else 0
 
 
-def _stop_overdue(ids: Sequence[uuid.UUID]) -> int:
+def _stop_overdue(ids: Sequence[uuid.UUID], *, waits: bool = False) -> int:
     with transaction.atomic():
         at = database_now()
-        due = list(_locked(RunRecord.objects.filter(pk__in=ids, deadline_at__lte=at)))
-        # The runs below stop with those above, and say so.
-        found = {record.pk for record in due}
-        tops = [record for record in due if record.parent_id not in found]
+        overdue = Q(deadline_at__lte=at)
+        due = list(_locked(RunRecord.objects.filter(overdue, pk__in=ids), waits=waits))
+        # The runs below stop with those above, and say so; also if those above are locked now.
+        callers = {record.parent_id for record in due if record.parent_id}
+        above = RunRecord.objects.active().filter(overdue, pk__in=callers, stop_requested_at=None)
+        with_their_caller = set(above.values_list("pk", flat=True))
+        tops = [record for record in due if record.parent_id not in with_their_caller]
         stop_at_limit({run.pk: _wall(run, at) for run in tops}, DEADLINE_REACHED)
-    return len(due)
+    return len(due) if tops else 0
 
 
 def stop_at_deadline(run: ActiveRun) -> None:
@@ -92,7 +95,9 @@ def stop_at_deadline(run: ActiveRun) -> None:
     Does nothing if it was asked before, or is not this worker's any more. A deadline that was moved
     in the last moment counts all the same: the agent's code has been stopped.
     """
-    _stop_overdue(_with_those_above(run.id))  # with its caller, if that one's is over, too
+    _stop_overdue(
+        _with_those_above(run.id), waits=True
+    )  # with its caller, if that one's is over, too
     with transaction.atomic():
         record = RunRecord.objects.select_for_update(no_key=True).filter(_held(run)).first()
         if record is None or record.stop_requested:
@@ -222,17 +227,15 @@ def _held(run: ActiveRun) -> Q:
     return Q(pk=run.id, worker=run.worker, attempt=run.attempt, status=Status.RUNNING)
 
 
-def _locked(runs: RunQuerySet) -> RunQuerySet:
-    """Lock active runs that were not asked to stop, callers first; leave those that are locked.
+def _locked(runs: RunQuerySet, *, waits: bool = False) -> RunQuerySet:
+    """Lock active runs that were not asked to stop, callers first.
 
-    A process that froze in a transaction must not block the heartbeat of every worker.
+    Without ``waits`` leave those that are locked: a process that froze in a transaction must not
+    block the heartbeat of every worker.
     """
-    locked = runs.active().select_for_update(no_key=True, skip_locked=_can_skip())
+    skips = not waits and connection.features.has_select_for_update_skip_locked
+    locked = runs.active().select_for_update(no_key=True, skip_locked=skips)
     return locked.filter(stop_requested_at=None).order_by("depth", "pk")
-
-
-def _can_skip() -> bool:
-    return connection.features.has_select_for_update_skip_locked
 
 
 def _wall(record: RunRecord, at: datetime) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from runs.status import TERMINAL, Status
 
 from .directions import upright
+from .limits import reached_text
 from .stop import Call, Run, call_kind, stopping_text
 from .time import as_datetime, clock, duration, seconds_between
 
@@ -54,13 +55,13 @@ def sentences(
     at = clock(stop["requested_at"], now=now)
     words = {"at": at, "by": _by(stop), "because": _because(stop)}
     if run["status"] == Status.STOPPED:
-        said = [_stopped(run, stop, words), _escalation(stop, now)]
+        said = [_stopped(run, stop, words), reached_text(stop), _escalation(stop, now)]
         said += _ended(run, stop, list(waited_for), result_below)
     elif run["status"] in TERMINAL:
-        said = [_finished_first(run, words)]
+        said = [_finished_first(run, words), reached_text(stop)]
     else:
         asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-        said = [asked, _escalation(stop, now), f"{stopping_text(run)}."]
+        said = [asked, reached_text(stop), _escalation(stop, now), f"{stopping_text(run)}."]
     return [sentence for sentence in said if sentence]
 
 
@@ -90,6 +91,8 @@ def _by(stop: Stop) -> str:
 
 
 def _because(stop: Stop) -> str:
+    if reached_text(stop):
+        return ""  # says the same, and how long
     reason = upright(stop.get("reason") or "").strip()
     return _(" (reason: %(reason)s)") % {"reason": reason} if reason else ""
 

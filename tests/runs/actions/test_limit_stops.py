@@ -115,6 +115,19 @@ def test_the_runs_below_stop_with_their_caller(alice: User, worker: WorkerRecord
     assert _audited() == 1
 
 
+@pytest.mark.postgres
+def test_a_run_whose_caller_is_locked_waits_for_it(alice: User, worker: WorkerRecord) -> None:
+    root = overdue(alice, worker)
+    below = overdue(alice, worker, parent=root, deadline_at=root.deadline_at)
+    with transaction.atomic():
+        RunRecord.objects.select_for_update().get(pk=root.pk)
+        with in_thread(limit_stops.stop_overdue) as stopped:
+            assert stopped() == 0
+    assert limit_stops.stop_overdue() == 2
+    below.refresh_from_db()
+    assert (below.stop_via, below.stop_root_request) == ("parent", root.pk)
+
+
 def test_a_called_run_names_the_limit_of_its_caller(alice: User, worker: WorkerRecord) -> None:
     """Its caller is over, but left it behind; or another transaction has locked the caller."""
     root = overdue(alice, worker)
@@ -268,10 +281,10 @@ class TestRaces:
         run = overdue(raiser, worker)
         locked = limit_stops._locked
 
-        def raised(runs: Any) -> Any:
+        def raised(runs: Any, **options: Any) -> Any:
             later = run.deadline_at + timedelta(seconds=MINUTE)
             RunRecord.objects.filter(pk=run.pk).update(deadline_at=later)
-            return locked(runs)
+            return locked(runs, **options)
 
         monkeypatch.setattr(limit_stops, "_locked", raised)
         assert limit_stops.stop_overdue() == 0

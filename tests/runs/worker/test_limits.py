@@ -431,14 +431,14 @@ class TestIdle:
         asked: list[int] = []
         gate = Gate()
 
-        def slow(runs: Any) -> Any:
+        def slow(runs: Any, **options: Any) -> Any:
             asked.append(1)
             if len(asked) == 1:
                 trace = local_runs.trace_of(run.pk)
                 before = trace.alive_at
                 gate.open()
                 eventually(lambda: trace.alive_at > before, "a sign of life")
-            return locked(runs)
+            return locked(runs, **options)
 
         monkeypatch.setattr(limit_stops, "_locked", slow)
 
