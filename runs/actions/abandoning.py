@@ -16,18 +16,18 @@ from django.db import transaction
 from django.utils import timezone
 
 from runs import events
-from runs.delivery import notify
+from runs.delivery import local_runs, notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunQuerySet, RunRecord, WorkerRecord
 from runs.wire import LeftBehindOnWire
 
 from .finishing import Finish, finish_abandoned
 
-__all__ = ["abandon", "note_left", "note_left_by_lost"]
+__all__ = ["abandon", "note_left", "note_left_by_lost", "note_unexecuted"]
 
 logger = logging.getLogger(__name__)
 
-#: Of the workers that were lost: how long what they left behind is looked for.
+#: For how long after it was abandoned, or its worker lost, an end of code is looked for.
 RECENT = timedelta(days=1)
 
 
@@ -107,6 +107,25 @@ def note_left_by_lost(worker: uuid.UUID | None = None) -> int:
         lost = lost.filter(pk=worker)
     times = dict(lost.values_list("pk", "lost_at"))
     return sum(_note(RunRecord.objects.filter(worker=id), at) for id, at in times.items() if at)
+
+
+def note_unexecuted(worker: uuid.UUID) -> int:
+    """Write an end for abandoned runs that this process's worker has claimed and does not execute.
+
+    Such a run exists if the connection broke after its claim was committed, or if its end could not
+    be noted. Returns how many there were.
+    """
+    lately = timezone.now() - RECENT
+    mine = RunRecord.objects.filter(worker=worker, stop_abandoned=True, finished_at__gt=lately)
+    rows = list(mine.values_list("pk", "attempt"))
+    with local_runs.claiming():  # otherwise a claim may be committed and not registered yet
+        left = [
+            (id, attempt)
+            for id, attempt in rows
+            if (entry := local_runs.get(id)) is None
+            or (entry.worker, entry.attempt) != (worker, attempt)
+        ]
+    return sum(note_left(id, worker, attempt) for id, attempt in left)
 
 
 def _note(runs: RunQuerySet, at: datetime) -> int:

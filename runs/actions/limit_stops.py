@@ -22,12 +22,10 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F, Q
-from django.utils import timezone
 
 from agents.cancellation import DEADLINE_REACHED, IDLE
 from agents.options import NO_LIMITS, Limits
-from runs.db.clock import database_now, monotonic_offset
-from runs.db.statements import as_parameter
+from runs.db.clock import database_now, monotonic_offset, now_sql
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.models import RunQuerySet, RunRecord
@@ -65,11 +63,9 @@ def stop_overdue(*, limit: int = MOST_OVERDUE) -> int:
     Every process may call it, at the same time: one of them asks each run. A run that another
     transaction has locked is left for the next call. If the answer is ``limit``, there may be more.
     """
-    is_postgres = connection.vendor == "postgresql"
-    now = [] if is_postgres else [as_parameter(timezone.now())]
-    sql = _OVERDUE.format(now="CLOCK_TIMESTAMP()" if is_postgres else "%s")
+    now, parameters = now_sql()
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*now, limit])
+        cursor.execute(_OVERDUE.format(now=now), [*parameters, limit])
         ids = [id if isinstance(id, uuid.UUID) else uuid.UUID(id) for (id,) in cursor.fetchall()]
     # On SQLite an open transaction makes all writers wait.
     return _stop_overdue(ids) if ids else 0

@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from agents.cancellation import StopMode
-from runs.db.clock import database_now
+from runs.db.clock import database_now, now_sql
 from runs.db.statements import Expression, as_parameter, update_rows
-from runs.db.transactions import in_transaction, is_locked
+from runs.db.transactions import in_transaction, is_away, is_locked
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
@@ -39,11 +38,9 @@ from runs.wire import BulkWord, get_for_list, get_for_wire
 
 from .abandoning import abandon
 from .finishing import finish, finish_queued
-from .stop_rows import PLANS, SOFTER, Request, change, mark
+from .stop_rows import Request, change, mark
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from django.contrib.auth.models import User
 
 __all__ = [
@@ -232,53 +229,66 @@ def escalate_due(*, limit: int = MOST_DUE) -> int:
     """Make the stops harder whose planned instant has come; return how many runs were due.
 
     Every process may call it, at the same time: one of them changes each run. A run whose tree
-    another transaction has locked is left for the next call. If there may be more, the answer is
-    ``limit``.
+    another transaction has locked is left for the next call, and not counted. If the answer is
+    ``limit``, there may be more.
     """
-    count = 0
-    for mode in (StopMode.ABANDON, StopMode.ABORT):  # what is due for both goes straight to it
-        due, at = _due(mode, limit - count)
-        if not due:
-            continue
+    due = _due(limit)
+    if not due:
+        return 0
+    at = database_now()
+    left = 0
+    for mode, ids in due.items():
         request = Request.planned(mode, at)
-        count += len(due)
-        try:
-            with transaction.atomic():
-                _write(request, due)
-            continue
-        except OperationalError as error:
-            if not is_locked(error):
-                raise
-        for id in due:
-            try:
-                with transaction.atomic():
-                    _write(request, [id])
-            except OperationalError as error:
-                if not is_locked(error):
-                    raise
-                logger.info("the planned stop of run %s waits for a lock", id, extra={"run": id})
-                count -= 1
-    return count
+        if not _is_written(request, ids):
+            left += sum(not _is_written(request, [id]) for id in ids)
+    return sum(map(len, due.values())) - left
 
 
-def _due(mode: StopMode, limit: int) -> tuple[list[uuid.UUID], datetime]:
-    """Return the runs whose stop is to become ``mode`` now, callers first, and the instant."""
-    is_postgres = connection.vendor == "postgresql"
-    now = "CLOCK_TIMESTAMP()" if is_postgres else "%s"
-    softer = ", ".join(f"'{one}'" for one in SOFTER[mode])
-    sql = _DUE.format(column=PLANS[mode], now=now, softer=softer)
-    at = timezone.now()
+def _is_written(request: Request, ids: Sequence[uuid.UUID]) -> bool:
+    """Write a planned request; return False, and write nothing, if it meets a lock or is refused.
+
+    One run must not keep the others from being stopped, nor a worker from its heartbeat.
+    """
+    try:
+        with transaction.atomic():
+            _write(request, ids)
+    except Exception as error:
+        if is_locked(error):
+            logger.info("a planned stop of %d runs meets a lock", len(ids))
+        elif is_away(error):
+            raise
+        else:
+            logger.exception("a planned stop of %d runs can't be written", len(ids))
+        return False
+    return True
+
+
+def _due(limit: int) -> dict[StopMode, list[uuid.UUID]]:
+    """Return the runs whose stop is to become harder now, by the mode; callers first."""
+    now, parameters = now_sql()
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*([] if is_postgres else [as_parameter(at)]), limit])
-        ids = [id if isinstance(id, uuid.UUID) else uuid.UUID(id) for (id,) in cursor.fetchall()]
-    return ids, database_now() if ids else at
+        cursor.execute(_DUE.format(now=now), [*parameters * 3, limit])
+        rows = cursor.fetchall()
+    due: dict[StopMode, list[uuid.UUID]] = {}
+    for id, mode in rows:
+        key = id if isinstance(id, uuid.UUID) else uuid.UUID(id)
+        due.setdefault(StopMode(mode), []).append(key)
+    return due
 
 
-# Its words are those of the partial indexes, which hardly any run is in.
+# The words of each half are those of a partial index, which hardly any run is in. What is due for
+# both goes straight to the harder one.
 _DUE = """
-SELECT id FROM runs_runrecord
-WHERE status IN ('queued', 'running') AND {column} IS NOT NULL AND {column} <= {now}
-    AND stop_mode IN ({softer})
+SELECT id, mode FROM (
+    SELECT id, depth, 'abandon' AS mode FROM runs_runrecord
+    WHERE status IN ('queued', 'running') AND stop_abandon_at IS NOT NULL
+        AND stop_abandon_at <= {now} AND stop_mode IN ('graceful', 'abort')
+    UNION ALL
+    SELECT id, depth, 'abort' AS mode FROM runs_runrecord
+    WHERE status IN ('queued', 'running') AND stop_abort_at IS NOT NULL
+        AND stop_abort_at <= {now} AND stop_mode = 'graceful'
+        AND (stop_abandon_at IS NULL OR stop_abandon_at > {now})
+) AS due
 ORDER BY depth, id LIMIT %s
 """
 

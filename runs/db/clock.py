@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
 
-__all__ = ["database_now", "monotonic_offset"]
+from .statements import as_parameter
+
+__all__ = ["database_now", "monotonic_offset", "now_sql"]
 
 PROMPT_SECONDS = 0.05  # an answer of the database that took longer says less about its clock
 MOST_TRIES = 5
@@ -22,6 +25,13 @@ def database_now() -> datetime:
         cursor.execute("SELECT CLOCK_TIMESTAMP()")
         now: datetime = cursor.fetchone()[0]
     return now
+
+
+def now_sql() -> tuple[str, list[Any]]:
+    """Return the same instant as SQL with its parameters."""
+    if connection.vendor == "postgresql":
+        return "CLOCK_TIMESTAMP()", []
+    return "%s", [as_parameter(timezone.now())]
 
 
 def monotonic_offset() -> float:

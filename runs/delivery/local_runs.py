@@ -189,7 +189,8 @@ def trip(deliveries: Collection[StopDelivery]) -> set[uuid.UUID]:
 
 
 def _deliver(here: Collection[tuple[ActiveRun, StopRequest]]) -> None:
-    for entry, _ in here:
+    for entry, request in here:
+        entry.note(request)
         entry.log_stop()
     tokens = {entry.token for entry, _ in here}
     for entry, request in here:
@@ -214,7 +215,6 @@ def _find(deliveries: Collection[StopDelivery]) -> tuple[list[tuple[ActiveRun, S
         if entry is None:
             is_missing = is_missing or delivery.worker in _workers
         elif (entry.worker, entry.attempt) == (delivery.worker, delivery.attempt):
-            entry.note(delivery.request)
             found.append((entry, delivery.request))
     return found, is_missing
 

@@ -88,6 +88,8 @@ class Reaper:
             notify.wake_workers()
         if now >= self._next_forgetting:
             abandoning.note_left_by_lost()  # a process may have died before it did
+            if self_id is not None:
+                abandoning.note_unexecuted(self_id)
             leases.forget_workers()
             audit.remove_old()
             self._next_forgetting = now + FORGET_SECONDS

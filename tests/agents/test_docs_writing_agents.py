@@ -74,8 +74,8 @@ def test_there_are_tests_on_the_page() -> None:
 def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
-        "collect", "describe", "digest", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
-        "list_names", "primes", "reindex", "rename", "translate",
+        "collect", "describe", "digest", "greet", "greet_all", "greet_first",
+        "greet_first_to_answer", "poll", "list_names", "primes", "reindex", "rename", "translate",
         "weather",
     }  # fmt: skip
 

@@ -272,6 +272,31 @@ class TestWhatCannotRun:
             with pytest.raises(ValueError, match="outlive"):
                 run.stop(mode="abandon")
 
+    async def test_a_sub_agent_that_is_abandoned_is_over_for_its_caller(self) -> None:
+        ended = asyncio.Event()
+
+        @agent("endless")
+        async def endless(tools: Tools) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        @agent("caller")
+        async def caller(tools: Tools) -> str:
+            handle = await tools.agents.start("endless")
+            await handle.stop(mode="abandon")
+            try:
+                await handle
+            except SubAgentStopped:
+                return "gave up"
+            return "waited"
+
+        async with running(caller) as run:
+            assert (await run.result()).result == "gave up"
+            assert not ended.is_set()
+        assert ended.is_set(), "the test's end has cut it off"
+
 
 class TestWaiting:
     async def test_a_wait_for_what_never_comes_fails_at_the_end_of_the_run(self) -> None:

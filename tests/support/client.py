@@ -40,9 +40,9 @@ class Client:
         self.started[id] = agent
         return id
 
-    def stop(self, id: str) -> None:
+    def stop(self, id: str, **how: Any) -> None:
         self.asked.add(id)  # noted before the request, because the answer may be lost
-        answer = self._post(f"/runs/{id}/stop", json={"reason": "enough"})
+        answer = self._post(f"/runs/{id}/stop", json={"reason": "enough", **how})
         if answer is None or answer.status_code not in (202, 409):
             self.problems.append(f"no stop of {id}: {answer and answer.text}")
         elif answer.status_code == 202:

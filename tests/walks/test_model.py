@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -38,7 +39,7 @@ from hypothesis.stateful import (
 )
 
 from agents import AgentError, agent
-from runs.actions import leases, recovery, starting, stopping
+from runs.actions import abandoning, leases, recovery, starting, stopping
 from runs.db import transactions
 from runs.delivery import notify
 from runs.delivery.stop_message import StopDelivery
@@ -75,6 +76,9 @@ BEFALLS = st.sampled_from(
         *("it is drained", "it takes runs again", "its clock stands still"),
     ]
 )
+MODES = st.sampled_from(["graceful"] * 5 + ["abort"] * 2 + ["abandon"])
+BOTH = {"abort_after": 4.0, "abandon_after": 9.0}
+PLANS = st.sampled_from([{}, {}, {}, {"abort_after": 1.0}, {"abandon_after": 3.0}, BOTH])
 SKEWS = st.sampled_from([0.0, 0.0, -3600.0, -30.0, -3.0, 3.0, 30.0, 3600.0])
 
 
@@ -140,8 +144,8 @@ class World(RuleBasedStateMachine):
             started.setdefault(run.pk, run.agent)
 
     @precondition(lambda self: self.books.started)
-    @rule(fault=AT_TIMES, is_below=st.booleans())
-    def stop(self, fault: Any, is_below: bool) -> None:
+    @rule(fault=AT_TIMES, is_below=st.booleans(), mode=MODES, plan=PLANS)
+    def stop(self, fault: Any, is_below: bool, mode: str, plan: dict[str, float]) -> None:
         runs = RunRecord.objects.filter(parent__isnull=not is_below)
         ids = list(runs.order_by("created_at").values_list("pk", flat=True))
         if not ids:
@@ -151,7 +155,7 @@ class World(RuleBasedStateMachine):
 
         def stop() -> None:
             try:
-                stopping.request_stop(id, via="api", by=by, reason="enough")  # type: ignore[arg-type]
+                stopping.request_stop(id, via="api", by=by, mode=mode, reason="enough", **plan)  # type: ignore[arg-type]
             except RunAlreadyFinished:
                 return
             self.books.accepted.add(id)
@@ -162,13 +166,14 @@ class World(RuleBasedStateMachine):
             self.books.check_accepted(id, where)
 
     @precondition(lambda self: self.books.started)
-    @rule(fault=AT_TIMES)
-    def stop_many(self, fault: Any) -> None:
+    @rule(fault=AT_TIMES, mode=MODES, plan=PLANS)
+    def stop_many(self, fault: Any, mode: str, plan: dict[str, float]) -> None:
         ids = list(RunRecord.objects.values_list("pk", flat=True))
         some = self.chance.sample(ids, min(len(ids), self.chance.choice([2, 3, 100])))
         by = self.chance.choice(self.owners)
         self.books.asked.update(some)
-        self.anywhere(lambda: stopping.stop_many(some, by=by, via="admin"), fault)  # type: ignore[arg-type]
+        stop_many = partial(stopping.stop_many, some, by=by, via="admin", mode=mode, **plan)  # type: ignore[arg-type]
+        self.anywhere(stop_many, fault)
 
     # What a worker's threads do.
 
@@ -405,6 +410,13 @@ class World(RuleBasedStateMachine):
             left = list(RunRecord.objects.filter(status__in=ACTIVE).values_list(*names))
             raise AssertionError(f"some runs do not end: {left} {self.processes}")
         self.holds()
+        abandoning.note_left_by_lost()
+        for process in self.living():
+            with process.current():
+                abandoning.note_unexecuted(process.worker.id)
+        for record in RunRecord.objects.filter(stop_abandoned=True):
+            is_noted = all(one["ended_at"] for one in record.stop_left_behind or ())
+            assert is_noted, (record.pk, record.worker_id, record.attempt, self.processes)
         for record in assert_all_consistent(clocks_differ=any(self.skews)):
             if record.pk in self.books.accepted and record.status != "stopped":
                 assert record.stop_finished_first
@@ -456,6 +468,8 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(worker, "Executor", SimulatedExecutor)
     monkeypatch.setattr(notify, "send_stops", _send_stops)
     monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.0,))
+    # A process looks each hour; here weeks may pass in which none does.
+    monkeypatch.setattr(abandoning, "RECENT", timedelta(days=10_000))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
     World.loop = asyncio.new_event_loop()  # only its futures are used; it never runs

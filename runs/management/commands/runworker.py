@@ -51,7 +51,7 @@ class Command(BaseCommand):
 
         parser.add_argument(
             "--replace-when-blocked",
-            type=float,
+            type=_seconds,
             default=conf().replace_when_blocked_seconds,
             metavar="SECONDS",
             help="drain and exit when abandoned code has blocked the agents for so long, so that a "
@@ -88,6 +88,13 @@ class Command(BaseCommand):
     def _say(self, text: str) -> None:
         self.stdout.write(text)
         self.stdout.flush()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ArgumentTypeError("0 or more")
+    return seconds
 
 
 def _count(text: str) -> int:

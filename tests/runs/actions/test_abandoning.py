@@ -22,7 +22,7 @@ from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
 from runs.actions.stopping import request_stop
 from runs.db.threads import DatabaseThreads
-from runs.delivery import notify
+from runs.delivery import local_runs, notify
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import ParentIsStopping
 from runs.models import DataStoreEntry, RunEvent, RunRecord
@@ -255,6 +255,21 @@ class TestTheEndOfTheCode:
         assert datetime.fromisoformat(left["ended_at"]) == found.lost_at
         assert (now(kept).stop_left_behind or [])[0]["ended_at"] is None
         assert abandoning.note_left_by_lost() == 0
+
+    def test_is_noted_by_a_worker_that_has_claimed_it_and_does_not_execute_it(
+        self, running: RunRecord, alice: User
+    ) -> None:
+        here = make_run(alice, status=Status.RUNNING, worker=running.worker)
+        assert running.worker_id is not None
+        local_runs.add(ActiveRun(here.pk, running.worker_id))
+        try:
+            for run in (running, here):
+                abandon(run, alice)
+            assert abandoning.note_unexecuted(running.worker_id) == 1
+            assert (now(running).stop_left_behind or [])[0]["ended_at"] is not None
+            assert (now(here).stop_left_behind or [])[0]["ended_at"] is None
+        finally:
+            local_runs.remove(here.pk)
 
     def test_is_found_again_if_a_process_died_before_it_wrote_it(self, alice: User) -> None:
         recent = make_worker(lost_at=timezone.now() - timedelta(hours=1))

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.db import DataError, connection
 from django.utils import timezone
 
+from runs.actions import stopping
 from runs.actions.stopping import escalate_due, request_stop, stop_many
+from runs.db.clock import now_sql
 from runs.identity.models import AuditEntry
 from runs.models import RunEvent, RunRecord, WorkerRecord
 from runs.status import Status
@@ -254,3 +257,35 @@ class TestAPlan:
         due(*runs)
         assert [escalate_due(limit=3) for _ in range(4)] == [3, 3, 1, 0]
         assert {now(run).stop_mode for run in runs} == {"abort"}
+
+    def test_that_can_t_be_written_keeps_no_other_from_being_carried_out(
+        self, make: Any, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken, other = make(), make()
+        for run in (broken, other):
+            request_stop(run.pk, via="api", by=alice, abort_after=600)
+        due(broken, other)
+        change = stopping.change
+
+        def refuse(request: Any, column: Any, keys: Any, *more: Any) -> Any:
+            if broken.pk in keys:
+                raise DataError("refused")
+            return change(request, column, keys, *more)
+
+        monkeypatch.setattr(stopping, "change", refuse)
+        assert escalate_due() == 1
+        assert [now(run).stop_mode for run in (broken, other)] == ["graceful", "abort"]
+
+    def test_nothing_due_is_found_by_an_index(self, make: Any) -> None:
+        sql, parameters = now_sql()
+        explain = "EXPLAIN" if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN"
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":  # the table is too small for an index
+                cursor.execute("SET enable_seqscan = off")
+            statement = f"{explain} {stopping._DUE.format(now=sql)}"
+            cursor.execute(statement, [*parameters * 3, 100])
+            plan = str(cursor.fetchall())
+            if connection.vendor == "postgresql":
+                cursor.execute("RESET enable_seqscan")
+        assert "run_abort_due" in plan
+        assert "run_abandon_due" in plan

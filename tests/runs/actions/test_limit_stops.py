@@ -27,6 +27,7 @@ from runs.actions import (
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
 from runs.db.clock import database_now
+from runs.db.statements import as_parameter
 from runs.delivery import local_runs, notify
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import RunIsStopping
@@ -355,26 +356,13 @@ class _Clock:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-class _AtTheTimeOf(str):
-    """SQL that reads the simulated clock instead of PostgreSQL's."""
-
-    clock: _Clock
-
-    def format(self, *_: object, now: str = "") -> str:
-        if now == "CLOCK_TIMESTAMP()":
-            now = f"'{self.clock.now.isoformat()}'"
-        return super().format(now=now)
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
     monkeypatch.setattr("django.utils.timezone.now", lambda: clock.now)
     for module in (limit_stops, stop_rows):
         monkeypatch.setattr(module, "database_now", lambda: clock.now)
-    overdue = _AtTheTimeOf(limit_stops._OVERDUE)
-    overdue.clock = clock
-    monkeypatch.setattr(limit_stops, "_OVERDUE", overdue)
+    monkeypatch.setattr(limit_stops, "now_sql", lambda: ("%s", [as_parameter(clock.now)]))
     return clock
 
 

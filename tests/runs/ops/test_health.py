@@ -59,6 +59,12 @@ def test_an_agent_that_blocks_the_others_is_reported() -> None:
     assert _ready(blocked_seconds=0.7)[1]["degraded"] is False
 
 
+def test_abandoned_code_degrades_the_process_and_no_more() -> None:
+    status, said = _ready(abandoned_count=1)
+    assert (status, said["status"], said["degraded"]) == (200, "ready", True)
+    assert said["checks"]["agents"] == "abandoned_code"
+
+
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A database that never answers; yields its calls."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import OperationalError
 
 from agents import AgentError, AgentStopped, cleanup, registry
-from agents.cancellation import bind_token
+from agents.cancellation import StopMode, bind_token
 from agents.environment import ChildEnd
+from agents.exceptions import RunIsOver
 from agents.guard import Call, Guard
 from agents.runtime import _outcome
 from agents.tools.agents.handle import AgentHandle, result_of
@@ -144,12 +145,20 @@ class Attempt:
         return self.phase in ("new", "running", "settling")
 
     @property
+    def is_abandoned(self) -> bool:
+        """Whether its record is over regardless of it, and its process knows."""
+        return self.entry.token.mode is StopMode.ABANDON
+
+    @property
     def is_over(self) -> bool:
         """Whether the agent's own code has ended."""
         return self.phase not in ("new", "running")
 
     def step(self, chance: random.Random) -> None:
         """Do the next step, one of those that are possible."""
+        for child in [child for child in self.called if child.is_abandoned]:
+            child.parent = None  # it may never come back, and is over for its caller
+            self._has_called(child, ChildEnd("stopped"))
         if self.phase == "new":
             self._start()
         elif self.guard.host_cancelled and self.lines:
@@ -312,7 +321,8 @@ class Attempt:
             handle.leave()
         elif chance.random() < 0.5:
             self.process.asked.add(uuid.UUID(handle.run))
-            self._start_line(handle.stop("not needed"))
+            mode = chance.choice([*["graceful"] * 3, "abort", "abandon"])
+            self._start_line(handle.stop("not needed", mode=mode))
 
     def _start_line(self, work: Coroutine[Any, Any, Any]) -> None:
         line = Line(work, self.context.copy())
@@ -342,7 +352,7 @@ class Attempt:
     def _guarded(self, admit: Callable[[], Any]) -> bool:
         try:
             admit()
-        except AgentStopped:
+        except (AgentStopped, RunIsOver):
             self.is_refused = True
             return False
         return True
@@ -397,15 +407,16 @@ class Attempt:
         self.ended = ended
         local_runs.remove(self.entry)
         self.process.attempts.remove(self)
+        if self.is_abandoned:
+            self.process.left.append(self.entry)
         for callback in self.on_end:
             callback(self)
         if self.parent is not None:
-            self.parent._has_called(self)
+            self.parent._has_called(self, _child_end(self.ended))
 
-    def _has_called(self, child: Attempt) -> None:
+    def _has_called(self, child: Attempt, end: ChildEnd) -> None:
         """Learn how a called agent has ended: ``AgentClient.call``."""
         call = self.called.pop(child)
-        end = _child_end(child.ended)
         call.data["status"] = end.status
         try:
             result_of(self.guard, "agents.call", child.job.agent, str(child.entry.id), end)

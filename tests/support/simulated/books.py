@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agents import registry
+from agents.cancellation import StopMode
 from runs.actions.recovery import CALLER_LOST
+from runs.actions.stop_rows import PLANS
 from runs.conf import conf
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.queue.limits import limits
@@ -27,6 +29,8 @@ Rows = dict[uuid.UUID, Row]
 MOMENT = timedelta(
     seconds=0.5
 )  # the longest time between an event and this code's reading of the clock
+#: What a receipt keeps of the first request.
+FIRST = ("stop_requested_at", "stop_requested_by_id", "stop_reason", "stop_via")
 REMOVED_LOG = {"log_removed_at", "log_bytes"}
 
 
@@ -51,6 +55,7 @@ class Books:
         self._attempts: dict[tuple[uuid.UUID, int], list[Attempt]] = {}
         self._ended: Rows = {}
         self._ended_at: dict[uuid.UUID, datetime] = {}  # by the true time
+        self._stops: Rows = {}
         self._queued_at: dict[tuple[uuid.UUID, int], datetime] = {}
 
     def note_attempts(self, process: Process) -> None:
@@ -92,6 +97,7 @@ class Books:
             assert row["status"] in TERMINAL, "a child has outlived its caller"
         assert row["attempt"] <= row["max_attempts"]
         assert row["stop_calls_started_after_acknowledgement"] == 0
+        self._check_ladder(row, parent)
         if row["status"] == "queued":
             assert row["in_flight"] == []
             assert row["stop_requested_at"] is None, "a run with a stop request was started"
@@ -103,6 +109,25 @@ class Books:
             self._ended[row["id"]] = row
             self._ended_at[row["id"]] = CLOCK.time
 
+    def _check_ladder(self, row: Row, parent: Row | None) -> None:
+        """Check that a stop became no softer, its plan no later, and that its first words stay."""
+        if row["stop_requested_at"] is None:
+            return
+        before = self._stops.get(row["id"], row)
+        self._stops[row["id"]] = row
+        assert all(row[name] == before[name] for name in FIRST), "the first request has changed"
+        assert _rank(row) >= _rank(before), "a stop became softer"
+        if row["stop_escalated_at"] != before["stop_escalated_at"]:
+            assert _rank(row) > _rank(before), "an escalation to nothing harder"
+            SEEN[f"escalated to {row['stop_mode']}"] += 1
+            SEEN["escalated as planned"] += row["stop_escalated_by_id"] is None
+        for name in PLANS.values():
+            is_same = row[name] == before[name]
+            is_earlier = row[name] and (before[name] is None or row[name] < before[name])
+            assert is_same or is_earlier, "a plan became later"
+        if parent is not None and row["status"] in ACTIVE and parent["stop_requested_at"]:
+            assert _rank(row) >= _rank(parent), "a stop that is softer than that of the caller"
+
     def _attempts_of(self, row: Row) -> list[Attempt]:
         """Return the attempts of its last claim: one, or none if no process has started it."""
         return self._attempts.get((row["id"], row["attempt"]), [])
@@ -110,6 +135,11 @@ class Books:
     def _check_unchanged(self, row: Row) -> None:
         before = self._ended[row["id"]]
         changed = {name for name in row if row[name] != before[name]}
+        if "stop_left_behind" in changed:
+            changed.remove("stop_left_behind")
+            now, was = row["stop_left_behind"], before["stop_left_behind"]
+            assert [{**one, "ended_at": None} for one in now] == was, "it has ended, and once"
+            SEEN["code that was abandoned has ended"] += 1
         assert changed <= REMOVED_LOG, f"a finished run has changed: {changed}"
         self._ended[row["id"]] = row
 
@@ -136,7 +166,7 @@ class Books:
     def _check_ending(self, row: Row, alive: set[Any]) -> None:
         attempts = self._attempts_of(row)
         for attempt in attempts:
-            is_over = attempt.is_over or attempt.process.state == "dead"
+            is_over = attempt.is_over or attempt.process.state == "dead" or row["stop_abandoned"]
             # The end of this attempt: a run that was requeued may end without another attempt.
             assert is_over or attempt.entry.worker not in alive, (
                 "the run has ended, and its code is running"
@@ -158,6 +188,7 @@ class Books:
                 self._check_taken_over(row, alive)
             SEEN[code] += 1
         SEEN[row["status"]] += 1
+        SEEN["abandoned"] += row["stop_abandoned"]
 
     def _check_taken_over(self, row: Row, alive: set[Any]) -> None:
         """Check a run that was ended or requeued regardless of what its code has done."""
@@ -244,6 +275,10 @@ class Books:
     def check_detected(self) -> None:
         """Check what every process was free to detect."""
         rows = self.rows()
+        for row in rows.values():
+            for mode, name in PLANS.items():
+                is_due = row["status"] in ACTIVE and row[name] and row[name] < CLOCK.time - MOMENT
+                assert not is_due or _rank(row) >= mode.rank, "a plan that was not carried out"
         alive = _alive_workers()
         for row in rows.values():
             if row["status"] == "queued":
@@ -307,6 +342,10 @@ class Books:
 
     def entries(self) -> list[Any]:
         return list(DataStoreEntry.objects.order_by("pk").values_list())
+
+
+def _rank(row: Row) -> int:
+    return StopMode(row["stop_mode"]).rank
 
 
 def _alive_workers() -> set[Any]:

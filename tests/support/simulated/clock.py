@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from agents import cancellation, guard, trace
 from runs import events
-from runs.actions import leases, starting
+from runs.actions import leases, starting, stop_rows, stopping
 from runs.db import transactions
+from runs.db.statements import as_parameter
 from runs.models import RunRecord, WorkerRecord
 from runs.worker import heartbeat, reaper, started_runs
 
@@ -54,6 +55,11 @@ class Clock:
         self.time += TICK
         return Value(self.time, DateTimeField())
 
+    def true_now(self) -> datetime:
+        """Return the time on the database's clock."""
+        self.time += TICK
+        return self.time
+
     def make_id(self) -> uuid.UUID:
         """Return an id that sorts after the earlier ones, as a UUIDv7 does."""
         self._ids += 1
@@ -63,6 +69,9 @@ class Clock:
         """Make the program use this clock."""
         patch.setattr(timezone, "now", self.now)
         patch.setattr(leases, "Now", self.database_now)
+        for module in (stop_rows, stopping):
+            patch.setattr(module, "database_now", self.true_now)
+        patch.setattr(stopping, "now_sql", lambda: ("%s", [as_parameter(self.true_now())]))
         for module in (cancellation, guard, heartbeat, reaper, started_runs, transactions):
             patch.setattr(module, "time", self)
         for module in (cancellation, guard, trace, events):

@@ -11,6 +11,7 @@ from functools import partial
 from types import coroutine
 from typing import Any, TypeVar
 
+from runs.actions import abandoning, stopping
 from runs.db.threads import _call
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
@@ -60,6 +61,7 @@ class Process(Host):
         self.attempts: list[Attempt] = []  # attempts that are in progress
         self.history: list[Attempt] = []  # started since the last check
         self.asked: set[uuid.UUID] = set()
+        self.left: list[ActiveRun] = []  # abandoned runs whose code has ended, to be noted
         self.inbox: list[list[StopDelivery]] = []  # received messages
         self.ids: set[uuid.UUID] = set()  # of all workers that it has registered as
         self.memory: dict[str, Any] = {
@@ -137,7 +139,12 @@ class Process(Host):
         """One round of the heartbeat."""
         self.worker.heartbeat.renew_if_due()
         self.reaper.tick()
+        stopping.escalate_due()
         stops.deliver_missed(self.worker.id)
+        while self.left:
+            run = self.left[-1]
+            abandoning.note_left(run.id, run.worker, run.attempt)
+            self.left.pop()
 
     def poll_started(self) -> None:
         """What ``StartedRuns._poll_while_awaited`` does twice a second."""
@@ -159,6 +166,7 @@ class SimulatedExecutor:
 
     process: Process
     is_prompt = True  # no agent blocks a loop here
+    is_blocked_by_abandoned = False
 
     def __init__(self, recorder: Recorder, on_idle: Callable[[], None]) -> None:
         self.recorder = recorder
@@ -166,6 +174,14 @@ class SimulatedExecutor:
     @property
     def root_count(self) -> int:
         return sum(attempt.takes_slot for attempt in self.process.attempts)
+
+    @property
+    def taken_count(self) -> int:
+        return sum(one.takes_slot or one.is_abandoned for one in self.process.attempts)
+
+    @property
+    def abandoned_count(self) -> int:
+        return sum(one.is_abandoned for one in self.process.attempts)
 
     def submit(self, record: RunRecord, entry: ActiveRun, on_end: Any = None) -> None:
         Attempt(self.process, record, entry)
@@ -176,7 +192,7 @@ class SimulatedExecutor:
             self.process.step_some_agent()
             self.process.poll_started()
             self.process.flush()
-        return not self.process.attempts
+        return all(attempt.is_abandoned for attempt in self.process.attempts)
 
     def cancel_all(self) -> None:
         """Cancel the tasks: calls are cut, and code that waits for one gets the cancellation."""

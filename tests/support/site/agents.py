@@ -11,7 +11,7 @@ from django.conf import settings
 from agents import SyncTools, Tools, agent, check_should_stop
 from runs.worker import claim_loop, heartbeat
 
-from . import bending, forms, orm, starters, watch, witnesses  # noqa: F401  register their agents
+from . import bending, forms, orm, starters, stuck, watch, witnesses  # noqa: F401  for their agents
 
 if settings.POLL_SECONDS:
     claim_loop.POLL_SECONDS = heartbeat.POLL_SECONDS = settings.POLL_SECONDS

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,7 +99,16 @@ class _Chaos:
     def stop(self) -> None:
         recent = list(self.client.started)[-30:]
         if recent:
-            self._do(self.client.stop, self.chance.choice(recent))
+            how: dict[str, Any] = self.chance.choice(
+                [
+                    *[{}] * 5,
+                    {"mode": "abort"},
+                    {"mode": "abort", "abandon_after": 2},
+                    {"mode": "abandon"},
+                    {"abort_after": 0.5, "abandon_after": 1},
+                ]
+            )
+            self._do(partial(self.client.stop, self.chance.choice(recent), **how))
 
     def freeze(self) -> None:
         worker = self.chance.choice(self.workers) if self.workers else None

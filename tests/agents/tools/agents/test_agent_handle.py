@@ -144,6 +144,23 @@ async def test_a_child_that_was_stopped_alone_is_an_error_that_can_be_caught(
     assert caller.child.asked == ["too dear"]
 
 
+async def test_a_stop_may_be_harder(run: AgentRun, caller: Caller, client: AgentClient) -> None:
+    async def work() -> None:
+        handle = await client.start("other")
+        await handle.stop("too dear")
+        await handle.stop(mode="abort")
+        await handle.stop("enough", mode=StopMode.ABANDON)
+        with pytest.raises(ValueError, match="kill"):
+            await handle.stop(mode="kill")
+        caller.child.end("stopped")
+        with pytest.raises(SubAgentStopped):
+            await handle
+
+    await within(SECONDS, run.task(work()))
+    assert caller.child.modes == ["graceful", "abort", "abandon"]
+    assert caller.child.asked == ["too dear", "", "enough"]
+
+
 async def test_a_wait_that_is_cut_leaves_the_child_alone(
     run: AgentRun, caller: Caller, client: AgentClient
 ) -> None:

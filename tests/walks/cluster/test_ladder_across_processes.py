@@ -1,0 +1,166 @@
+"""Harder stops of runs in another process: frozen or not, with messages, without, without Redis."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import Cluster, MakeCluster, Web, Worker
+from tests.support.server import eventually
+
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "leave"
+
+
+@pytest.fixture(params=["with Redis", "messages are lost", "without Redis"])
+def cluster(request: pytest.FixtureRequest, make_cluster: MakeCluster) -> Cluster:
+    given = {
+        "with Redis": {},
+        "messages are lost": {"LOST_MESSAGES": "1"},
+        "without Redis": {"REDIS_URL": ""},
+    }
+    return make_cluster(**given[request.param])
+
+
+@pytest.fixture
+def web(cluster: Cluster) -> Web:
+    return cluster.web()
+
+
+@pytest.fixture
+def worker(cluster: Cluster) -> Worker:
+    return cluster.worker()
+
+
+def stop(web: Web, run: str, **body: Any) -> dict[str, Any]:
+    answer = web.client.post(f"/runs/{run}/stop", json=body)
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def stuck(web: Web, file: Path, agent: str = "site-stuck") -> str:
+    run = web.start(agent, path=str(file))
+    eventually(lambda: any(e["type"] == "log" for e in web.events(run)), "it gets stuck")
+    return run
+
+
+def has_ended(web: Web, run: str) -> bool:
+    return all(one["ended_at"] for one in web.run(run)["stop"]["left_behind"])
+
+
+def running(web: Web, agent: str) -> list[dict[str, Any]]:
+    answer = web.client.get(f"/runs?agent={agent}&status=running")
+    return list(answer.json()["results"])
+
+
+def modes(web: Web, run: str) -> list[str]:
+    return [e["data"]["mode"] for e in web.events(run) if e["type"] == "stop_requested"]
+
+
+def test_an_abort_reaches_a_run_that_was_asked_to_stop(
+    web: Web, worker: Worker, file: Path
+) -> None:
+    run = stuck(web, file)
+    stop(web, run)
+    eventually(lambda: modes(web, run) == ["graceful"])
+    stop(web, run, mode="abort")
+    eventually(lambda: modes(web, run) == ["graceful", "abort"], "its worker hears of it", 1.5)
+    file.touch()
+    record = web.until(run, "stopped", "success")
+    assert record["stop"]["mode"] == "abort"
+
+
+def test_a_frozen_worker_can_t_keep_a_run_from_being_over(
+    web: Web, worker: Worker, file: Path
+) -> None:
+    run = stuck(web, file)
+    worker.pause()
+    began = time.monotonic()
+    over = stop(web, run, mode="abandon")
+    assert time.monotonic() - began < 1
+    assert (over["status"], over["stop"]["abandoned"]) == ("stopped", True)
+    worker.resume()
+    before = web.run(run)
+    events = web.events(run)
+    file.touch()
+    eventually(Path(f"{file}.left").exists, "its code has left")
+    eventually(lambda: has_ended(web, run), "its end is noted")
+    after = web.run(run)
+    left = after["stop"].pop("left_behind")
+    assert datetime.fromisoformat(left[0]["ended_at"]) >= datetime.fromisoformat(left[0]["since"])
+    before["stop"].pop("left_behind")
+    assert after == before
+    assert web.events(run) == events
+
+
+def test_nothing_is_written_by_code_that_was_abandoned(
+    cluster: Cluster, web: Web, worker: Worker, file: Path
+) -> None:
+    run = stuck(web, file)
+    stop(web, run, mode="abandon")
+    file.touch()
+    eventually(Path(f"{file}.left").exists, "its code has left")
+    assert cluster.execute("SELECT count(*) FROM runs_datastoreentry")[0][0] == 0
+    assert web.events(run)[-1]["type"] == "agent_end"
+
+
+def test_the_end_of_a_worker_is_the_end_of_what_it_left(
+    web: Web, worker: Worker, file: Path
+) -> None:
+    run = stuck(web, file)
+    stop(web, run, mode="abandon")
+    assert not has_ended(web, run)
+    worker.kill()
+    eventually(lambda: has_ended(web, run), "another process notes it", 20)
+
+
+def test_a_plan_is_carried_out_though_the_worker_is_frozen(
+    web: Web, worker: Worker, file: Path
+) -> None:
+    run = stuck(web, file)
+    worker.pause()
+    stop(web, run, abort_after=0.2, abandon_after=0.5)
+    record = web.until(run, "stopped", within=4)
+    worker.resume()
+    receipt = record["stop"]
+    assert (receipt["mode"], receipt["abandoned"]) == ("abandon", True)
+    assert (receipt["requested_by"], receipt["escalated_by"]) == ("demo", None)
+    late = datetime.fromisoformat(receipt["escalated_at"]) - datetime.fromisoformat(
+        receipt["abandon_at"]
+    )
+    assert 0 <= late.total_seconds() < 2.5
+    file.touch()
+
+
+def test_a_caller_on_another_worker_goes_on_at_once(cluster: Cluster, web: Web, file: Path) -> None:
+    for _ in range(2):
+        cluster.worker(RUNS_MAX_CONCURRENT="1")
+    run = web.start("site-starts-stuck", path=str(file))
+    [child] = eventually(lambda: running(web, "site-stuck"), "the other worker claims it")
+    assert child["worker"] != web.run(run)["worker"]
+    began = time.monotonic()
+    stop(web, child["id"], mode="abandon")
+    assert web.until(run, "success")["result"] == "went on"
+    assert time.monotonic() - began < 2
+    file.touch()
+
+
+def test_a_process_that_abandoned_code_blocks_is_replaced(cluster: Cluster, file: Path) -> None:
+    web = cluster.web()
+    worker = cluster.worker(RUNS_REPLACE_WHEN_BLOCKED_SECONDS="1")
+    run = stuck(web, file, "site-stuck-on-the-loop")
+    other = web.start("site-trivial")
+    stop(web, run, mode="abandon")
+    worker.wait(40)
+    assert "abandoned code blocks the agents' loop" in worker.output
+    cluster.worker()
+    web.until(other, "success")
+    eventually(lambda: has_ended(web, run))
