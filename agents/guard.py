@@ -240,8 +240,9 @@ class Call:
         """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
         outcome = "ok" if self._completed else "aborted" if self._was_cut else _outcome(error)
-        was_cut = outcome in ("stopped", "aborted") or isinstance(error, CallTimedOut)
-        if self.is_sent is False and was_cut:
+        if self.is_sent is False and (
+            outcome in ("stopped", "aborted") or isinstance(error, CallTimedOut)
+        ):
             self.data["sent"] = False
         if outcome == "error":
             assert error is not None

@@ -191,7 +191,7 @@ class Trace:
         """
         if type not in EVENT_TYPES:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
-        if type in _SIGNS_OF_LIFE and source == "agent":
+        if source == "agent" and type in _SIGNS_OF_LIFE:
             self.alive_at = time.monotonic()
         payload: dict[str, Any] = {}
         if data:
