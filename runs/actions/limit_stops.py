@@ -16,9 +16,10 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import F, Q
@@ -26,6 +27,7 @@ from django.db.models import F, Q
 from agents.cancellation import DEADLINE_REACHED, IDLE
 from agents.options import NO_LIMITS, Limits
 from runs.db.clock import database_now, monotonic_offset, now_sql
+from runs.db.transactions import is_away
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.models import RunQuerySet, RunRecord
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MOST_OVERDUE = 100  # runs in a transaction: a worker's heart writes them
 NEAR = 0.8  # of a deadline: from then on it is near
@@ -67,8 +71,15 @@ def stop_overdue(*, limit: int = MOST_OVERDUE) -> int:
     with connection.cursor() as cursor:
         cursor.execute(_OVERDUE.format(now=now), [*parameters, limit])
         ids = [id if isinstance(id, uuid.UUID) else uuid.UUID(id) for (id,) in cursor.fetchall()]
-    # On SQLite an open transaction makes all writers wait.
-    return _stop_overdue(ids) if ids else 0
+    if not ids:  # on SQLite an open transaction makes all writers wait
+        return 0
+    try:
+        return _stop_overdue(ids)
+    except Exception as error:  # one run must not keep the others running, nor stop a heart
+        if is_away(error):
+            raise
+        logger.exception("overdue runs can't be stopped together, trying one by one")
+    return sum(_logging_failures(id, partial(_stop_overdue, [id])) or 0 for id in ids)
 
 
 def _stop_overdue(ids: Sequence[uuid.UUID], *, waits: bool = False) -> int:
@@ -182,7 +193,7 @@ def _until_idle(entry: ActiveRun, now: float) -> list[float]:
         left = limit - _silence(entry)
     if left > 0:
         return [left]
-    _stop_idle(entry)
+    _logging_failures(entry.id, partial(_stop_idle, entry))
     return []
 
 
@@ -217,6 +228,16 @@ def _with_those_above(run: uuid.UUID) -> list[uuid.UUID]:
     while (above := RunRecord.objects.only("parent").get(pk=found[-1]).parent_id) is not None:
         found.append(above)
     return found
+
+
+def _logging_failures(run: uuid.UUID, stop: Callable[[], T]) -> T | None:
+    try:
+        return stop()
+    except Exception as error:
+        if is_away(error):
+            raise
+        logger.exception("run %s can't be stopped at its limit", run, extra={"run": run})
+        return None
 
 
 def _held(run: ActiveRun) -> Q:

@@ -101,9 +101,9 @@ class Heartbeat:
 
     def beat(self) -> bool:
         """Do what is due; return whether there is more to do without a pause."""
-        # First: a run of a lost worker that is overdue has stopped, and is not requeued.
-        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
         self.renew_if_due()
+        # Before the reaper: a run of a lost worker that is overdue stops with its tree.
+        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
         self._next_limit = time.monotonic() + limit_stops.look_at_limits(self.id)
         is_more = self._reaper.tick()
         is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more

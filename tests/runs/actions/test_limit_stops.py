@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.db import transaction
+from django.db import connection, transaction
 
 from agents.runtime import Outcome
 from runs.actions import (
@@ -137,6 +137,45 @@ def test_a_called_run_names_the_limit_of_its_caller(alice: User, worker: WorkerR
     assert limit_stops.stop_overdue() == 1
     below.refresh_from_db()
     assert (below.stop_limit["scope"], below.stop_limit["limit"]) == ("tree", MINUTE)
+
+
+@pytest.mark.usefixtures("caplog")
+def test_a_run_that_can_not_be_stopped_does_not_keep_the_others(
+    alice: User, worker: WorkerRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [overdue(alice, worker) for _ in range(3)]
+    stop = limit_stops.stop_at_limit
+
+    def stop_but_one(reached: Any, reason: str) -> None:
+        if runs[1].pk in reached:
+            raise ValueError("as a database would, that refuses a value")
+        stop(reached, reason)
+
+    monkeypatch.setattr(limit_stops, "stop_at_limit", stop_but_one)
+    assert limit_stops.stop_overdue() == 2
+    for run in runs:
+        run.refresh_from_db()
+    assert [run.stop_requested for run in runs] == [True, False, True]
+
+
+@pytest.mark.postgres
+def test_the_look_reads_no_more_than_what_is_due(alice: User, worker: WorkerRecord) -> None:
+    """By the partial index, which has the active runs with a deadline alone."""
+    make = RunRecord(agent="made", owner=alice, status=Status.SUCCESS, finished_at=database_now())
+    RunRecord.objects.bulk_create(
+        RunRecord(id=(id := uuid.uuid4()), root_id=id, **_fields_of(make)) for _ in range(3_000)
+    )
+    overdue(alice, worker)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE runs_runrecord")
+        sql = limit_stops._OVERDUE.format(now="CLOCK_TIMESTAMP()")
+        cursor.execute(f"EXPLAIN {sql}", [100])
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "run_deadline" in plan, plan
+
+
+def _fields_of(run: RunRecord) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in ("agent", "owner", "status", "finished_at")}
 
 
 def test_the_worker_gets_a_message(

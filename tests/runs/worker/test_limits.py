@@ -389,7 +389,8 @@ class TestIdle:
                         tools.progress(1, 2)
             return "done"
 
-        assert log.over(start("alive")).status == Status.SUCCESS
+        record = log.over(start("alive"))
+        assert (record.status, record.stop_requested) == (Status.SUCCESS, False)
 
     @pytest.mark.parametrize("how", ["call", "start"])
     def test_a_living_sub_agent_is_a_sign_of_life(
@@ -410,7 +411,8 @@ class TestIdle:
                 await asyncio.sleep(SHORT / 10)
                 tools.log("alive")
 
-        assert log.over(start("caller")).status == Status.SUCCESS
+        record = log.over(start("caller"))
+        assert (record.status, record.stop_requested) == (Status.SUCCESS, False)
 
     def test_a_silent_sub_agent_is_none(self, worker: Any, start: Start, log: Journal) -> None:
         @agent("caller", idle_seconds=SHORT)
