@@ -102,8 +102,8 @@ class Request:
 
     def entries(self) -> tuple[Insertion, ...]:
         """Return the entries of the audit log for each run that the request names."""
-        if self.is_planned or self.via == StopVia.PARENT:
-            return ()  # no act of its own
+        if self.via == StopVia.PARENT:
+            return ()  # no act of its own, and neither is what was planned
         after = {rung: (at - self.at).total_seconds() for rung, at in self.plan.items()}
         return stop_entries(self.by, self.via, self.mode, self.reason, after)
 

@@ -75,7 +75,6 @@ def test_what_does_not_exist_exits_with_2(id: str, queued: RunRecord) -> None:
     ("options", "words"),
     [
         ({"mode": "gently"}, "gently"),
-        ({"mode": "abort"}, "not available yet"),
         ({"reason": "x" * 501}, "at most 500 characters"),
         ({"user": "nobody"}, 'There is no user "nobody".'),
     ],

@@ -134,10 +134,16 @@ def test_a_caller_in_its_process_gets_its_end_at_once(
 
 
 def test_a_worker_that_hears_nothing_finds_it_by_polling(
-    worker: Worker, start: Start, stuck: Stuck, abandon: Any, monkeypatch: pytest.MonkeyPatch
+    worker: Worker,
+    start: Start,
+    stuck: Stuck,
+    abandon: Any,
+    log: Journal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stops, "deliver", lambda due: None)
     run = start("thread")
+    log.until_event(run, "agent_start")  # its worker has nothing more to write
     abandon(run)
     entry = local_runs.get(run.pk)
     assert entry is not None
@@ -267,11 +273,17 @@ def test_the_poll_finds_an_escalation_that_no_message_brought(
 
 
 def test_a_worker_whose_write_is_refused_learns_why(
-    worker: Worker, start: Start, stuck: Stuck, abandon: Any, monkeypatch: pytest.MonkeyPatch
+    worker: Worker,
+    start: Start,
+    stuck: Stuck,
+    abandon: Any,
+    log: Journal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stops, "deliver", lambda due: None)
     monkeypatch.setattr(stops, "deliver_missed", lambda worker: None)
     run = start("thread")
+    log.until_event(run, "agent_start")  # its worker has nothing more to write
     before = abandon(run)
     entry = local_runs.get(run.pk)
     assert entry is not None
