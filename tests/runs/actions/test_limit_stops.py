@@ -213,7 +213,7 @@ class TestClaims:
         assert earliest - tolerance <= run.deadline_at <= latest + tolerance
 
     def test_later_ones_keep_it(self, alice: User, worker: WorkerRecord) -> None:
-        at = database_now() + timedelta(seconds=5)
+        at = database_now() + timedelta(seconds=2 * MINUTE)  # it was moved
         run = make_run(alice, deadline_seconds=MINUTE, deadline_at=at, attempt=1)
         leases.claim(worker.pk, 1)
         entry = local_runs.get(run.pk)

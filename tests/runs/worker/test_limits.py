@@ -21,7 +21,7 @@ from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
-SHORT = 0.3  # seconds
+SHORT = 1.0  # seconds; a start may take half of it on a busy machine
 
 
 def ended_by(run: RunRecord, kind: str = "wall", limit: float = SHORT) -> RunRecord:
@@ -196,7 +196,7 @@ class TestDeadline:
         ended_by(RunRecord.objects.get(parent=record))
 
     def test_is_near_once(self, worker: Any, start: Start, log: Journal) -> None:
-        @agent("endless", deadline_seconds=1.5)
+        @agent("endless", deadline_seconds=3.0)
         async def endless(tools: Tools) -> None:
             while True:
                 await tools.data_store.get("x")
@@ -205,8 +205,8 @@ class TestDeadline:
         run = start("endless")
         log.over(run)
         [near] = log.of(run, "limit_near")
-        assert near.data["limit"] == 1.5
-        assert 1.2 <= near.data["value"] < 1.5
+        assert near.data["limit"] == 3
+        assert 2.4 <= near.data["value"] < 3
         assert near.data["kind"] == "wall"
 
     def test_is_told_to_the_agent(self, worker: Any, start: Start, log: Journal) -> None:
@@ -318,25 +318,40 @@ class TestTokenThatRefuses:
         assert (record.status, record.stop_via) == ("stopped", "budget")
         assert record.stop_limit["limit"] == SHORT
 
+    def test_refuses_as_the_last_look_has_told_it(
+        self, worker: Any, start: Start, log: Journal
+    ) -> None:
+        @agent("endless", deadline_seconds=3600)
+        async def endless(tools: Tools) -> None:
+            tools.log("at work")
+            while True:
+                await tools.data_store.get("x")
+                await asyncio.sleep(0.002)
 
-def test_a_look_repairs_what_the_token_knows(
-    worker: Any, start: Start, log: Journal, operator: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @agent("endless", deadline_seconds=3600)
-    async def endless(tools: Tools) -> None:
-        tools.log("at work")
-        while True:
-            await tools.data_store.get("x")
-            await asyncio.sleep(0.002)
+        run = start("endless")
+        log.until_at_work(1)
+        # As another process would, without a message.
+        RunRecord.objects.filter(pk=run.pk).update(
+            deadline_at=limits.database_now() + timedelta(seconds=SHORT), deadline_seconds=SHORT
+        )
+        ended_by(log.over(run))
 
-    run = start("endless")
-    log.until_at_work(1)
-    run.refresh_from_db()
-    # As another process would, without a message.
-    RunRecord.objects.filter(pk=run.pk).update(
-        deadline_at=limits.database_now() + timedelta(seconds=SHORT), deadline_seconds=SHORT
-    )
-    ended_by(log.over(run))
+    def test_does_not_refuse_what_the_last_look_has_allowed(
+        self, worker: Any, start: Start, log: Journal
+    ) -> None:
+        @agent("patient", deadline_seconds=2 * SHORT)
+        async def patient(tools: Tools) -> str:
+            tools.log("at work")
+            end = time.monotonic() + 3 * SHORT
+            while time.monotonic() < end:
+                await tools.data_store.get("x")
+                await asyncio.sleep(0.01)
+            return "done"
+
+        run = start("patient")
+        log.until_at_work(1)
+        RunRecord.objects.filter(pk=run.pk).update(deadline_at=None, deadline_seconds=None)
+        assert log.over(run).status == Status.SUCCESS
 
 
 class TestIdle:
