@@ -21,6 +21,8 @@ from typing import Any, NoReturn, Self
 from .exceptions import AgentStopped
 
 __all__ = [
+    "DEADLINE_REACHED",
+    "IDLE",
     "CancelToken",
     "Lease",
     "StopCause",
@@ -87,6 +89,10 @@ class Lease:
 
 _NO_END = Lease()
 
+# Reasons of stops that no person asked for.
+DEADLINE_REACHED = "the deadline was reached"
+IDLE = "it showed no sign of life for too long"
+
 
 class CancelToken:
     """Carries a stop down a tree of agents.
@@ -98,6 +104,10 @@ class CancelToken:
     Attributes:
         stopped: whether a stop was requested. Changes from False to True, once.
         lease: until when calls are admitted; a child's is its parent's.
+        deadline: the same on ``time.monotonic()``'s clock, for this run alone; the host sets it.
+            From then on the token admits nothing, also if the process was frozen meanwhile and no
+            other code could trip it.
+        has_reached_deadline: the token itself refused a call because of it.
         mode, reason, cause: of the request; only ``mode`` and ``cause`` may still escalate.
         acknowledged_at: when the token was tripped (aware, UTC).
         acknowledged_monotonic: the same instant on ``time.monotonic()``'s clock.
@@ -108,6 +118,8 @@ class CancelToken:
     def __init__(self, parent: CancelToken | None = None, *, lease: Lease = _NO_END) -> None:
         self.parent = parent
         self.lease: Lease = lease if parent is None else parent.lease
+        self.deadline: float = float("inf") if parent is None else parent.deadline
+        self.has_reached_deadline = False
         self.stopped = False
         self.mode: StopMode | None = None
         self.cause: StopCause | None = None
@@ -223,21 +235,39 @@ class CancelToken:
 
         It holds the lock that ``request`` takes, so an admitted call always started before the stop
         was acknowledged. With ``in_cleanup`` False a surrounding ``cleanup()`` makes no difference.
-        The first thread that finds the lease over trips the token.
+        The first thread that finds the lease or the deadline over trips the token.
 
         Raises:
-            AgentStopped: a stop was requested, and no ``cleanup()`` is open around the caller; or
-                the lease is over.
+            AgentStopped: a stop was requested, or the deadline is over, and no ``cleanup()`` is
+                open around the caller; or the lease is over.
         """
         with self._lock:
-            if not self.stopped or (in_cleanup and is_in_cleanup()):
+            was_stopped = self.stopped
+            if not was_stopped or (in_cleanup and is_in_cleanup()):
                 now = time.monotonic()
-                if now < self.lease.until:
+                if now < self.lease.until and (now < self.deadline or was_stopped):
                     return now
         if self.lease.is_over:
             self.lease.end()
             self.request(reason="the lease is over", cause=StopCause.SHUTDOWN)
+        elif not was_stopped:
+            self._reach_deadline()
+            return self.admit(tool, label, in_cleanup=in_cleanup)  # a cleanup() goes on
         return self.refuse(tool, label)
+
+    def _reach_deadline(self) -> None:
+        """Trip the topmost token with this deadline: a called run stops with its caller."""
+        top = self
+        for above in self.ancestors():
+            if above.deadline <= self.deadline:
+                top = above
+        self.has_reached_deadline = top.has_reached_deadline = True
+        top.request(reason=DEADLINE_REACHED)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the deadline is over."""
+        return time.monotonic() >= self.deadline
 
     def refuse(self, tool: str = "", label: str = "") -> NoReturn:
         """Raise AgentStopped, and note that the stop was observed."""

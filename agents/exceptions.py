@@ -12,6 +12,7 @@
             ├── AgentCallTooDeep    agents calling agents without end
             ├── QuotaExceeded       the host refuses to queue or store more for the run's owner
             ├── RunIsOver           a tool was used after the agent had returned
+            ├── CallTimedOut        a call took longer than the run's ``call_seconds``, and was cut
             ├── LLMError            the model's endpoint refused, failed or could not be reached
             ├── AddressRefused      a URL leads to an address that may not be visited
             ├── InvalidAddress      a URL is none that can be visited
@@ -40,6 +41,7 @@ __all__ = [
     "AgentNotFound",
     "AgentStopped",
     "BodyRefused",
+    "CallTimedOut",
     "DocumentError",
     "InvalidAddress",
     "InvalidInput",
@@ -143,6 +145,14 @@ class RunIsOver(AgentError):
     """A tool was used after its agent had returned (by a task or thread that it left running)."""
 
     code = "run_is_over"
+
+
+class CallTimedOut(  # type: ignore[misc]
+    AgentError, httpx.TimeoutException, httpx2.TimeoutException
+):
+    """A guarded call took longer than the run's ``call_seconds``; the run may continue."""
+
+    code = "call_timed_out"
 
 
 class LLMError(AgentError):

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from .cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
-from .exceptions import AgentStopped, RunIsOver
+from .exceptions import AgentStopped, CallTimedOut, RunIsOver
 from .trace import Trace
 from .values import jsonable
 from .values.addresses import PUBLIC, Reach
@@ -47,6 +47,7 @@ class Guard:
             after the token was tripped, except inside ``cleanup()``. Measured by the clock: it is 0
             or there is a bug.
         calls_cut: calls in flight that an abort has cut.
+        call_seconds: how long a call may take, None for no limit; the host sets it.
         has_begun: the agent's code was called.
         host_cancelled: the process is going away: calls in flight may be cut now.
         main: the task in which the code of an ``async def`` agent runs, as long as it does.
@@ -74,6 +75,7 @@ class Guard:
         self.reach = reach
         self.calls_started_after_acknowledgement = 0
         self.calls_cut = 0
+        self.call_seconds: float | None = None
         self.has_begun = False
         self.host_cancelled = False
         self.main: asyncio.Task[Any] | None = None
@@ -316,6 +318,7 @@ class Call:
     was_tried: bool = False
     is_sent: bool | None = None
     has_end: bool = True
+    _limit: float | None = None  # seconds; of the run when the call began
     _completed: bool = False
     _was_cut: bool = False
 
@@ -340,6 +343,8 @@ class Call:
                 self.data["cleanup"] = True
             else:
                 guard.calls_started_after_acknowledgement += 1
+        guard.trace.alive_at = self._started
+        self._limit = guard.call_seconds
         self.id = guard.trace.begin(self.tool, self.label, self.started_at)
         return self
 
@@ -359,7 +364,9 @@ class Call:
         """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
         outcome = "ok" if self._completed else "aborted" if self._was_cut else _outcome(error)
-        if self.is_sent is False and outcome in ("stopped", "aborted"):
+        if self.is_sent is False and (
+            outcome in ("stopped", "aborted") or isinstance(error, CallTimedOut)
+        ):
             self.data["sent"] = False
         if outcome == "error":
             assert error is not None
@@ -367,6 +374,7 @@ class Call:
                 "type": type(error).__name__,
                 "message": jsonable.error_text(error, 50_000),  # the trace redacts, then cuts
             }
+        guard.trace.alive_at = now = time.monotonic()
         try:
             guard.trace.emit(
                 _event_type(self.tool),
@@ -375,7 +383,7 @@ class Call:
                     "tool": self.tool,
                     "label": self.label,
                     "started_at": self.started_at.isoformat(),
-                    "duration_ms": round((time.monotonic() - self._started) * 1000, 3),
+                    "duration_ms": round((now - self._started) * 1000, 3),
                     "outcome": outcome,
                     **self.data,
                 },
@@ -412,9 +420,10 @@ class Call:
 
         Raises:
             AgentStopped: a stop has cut it. Work that was complete by then counts.
+            CallTimedOut: the call took longer than the run's ``call_seconds``.
         """
         task = self._guard.create_task(work)
-        is_cancelled = is_cut = False
+        is_cancelled = is_cut = is_late = False
 
         def cut() -> None:
             nonlocal is_cancelled, is_cut
@@ -429,16 +438,27 @@ class Call:
                 is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
                 task.cancel()  # once: a second one makes httpx lose connections of its pool
 
+        def time_out() -> None:
+            nonlocal is_cancelled, is_late
+            if not is_cancelled and not task.done():
+                is_cancelled = is_late = True
+                task.cancel()
+
         self._add_cut(cut, StopMode.ABORT if self.has_end else StopMode.GRACEFUL)
+        timer = self._at_its_limit(time_out)
         try:
             interruption = await wait_out(task, on_cancel)
         finally:
             del self._guard._cuts[cut]
+            if timer is not None:
+                timer.cancel()
         has_failed = task.cancelled() or task.exception() is not None
         if is_cut and has_failed:
             self.refuse()
         if interruption is not None and has_failed:
             raise interruption
+        if is_late and has_failed:
+            raise self._timed_out()
         result = task.result()
         if record is not None:
             record(result)
@@ -556,6 +576,30 @@ class Call:
         """See ``Guard.is_quiet``."""
         return self._guard.is_quiet()
 
+    @property
+    def _seconds_left(self) -> float | None:
+        """How much longer the call may take; None for no limit."""
+        if self._limit is None or not self._is_cuttable or self.tool.startswith(_UNTIMED):
+            return None
+        return self._started + self._limit - time.monotonic()
+
+    def _at_its_limit(self, act: Callable[[], object]) -> asyncio.TimerHandle | None:
+        left = self._seconds_left
+        return None if left is None else asyncio.get_running_loop().call_later(max(left, 0.0), act)
+
+    def _timed_out(self) -> CallTimedOut:
+        return CallTimedOut(f"{self.tool} took more than {self._limit:g} s: {self.label}")
+
+    def check_time(self) -> None:
+        """Refuse to continue a call that has taken too long: for work that can't be cut.
+
+        Raises:
+            CallTimedOut: it has.
+        """
+        left = self._seconds_left
+        if left is not None and left <= 0:
+            raise self._timed_out()
+
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""
         self._completed = False
@@ -580,6 +624,8 @@ class Call:
         return token.mode is StopMode.ABANDON
 
 
+#: Calls that ``call_seconds`` does not limit: a sub-agent has limits of its own.
+_UNTIMED = "agents."
 _EVENT_TYPES = {"call_llm": "llm_call", "agents": "agent_call"}
 
 

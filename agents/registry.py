@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from . import signatures
 from .exceptions import AgentNotFound, InvalidInput, InvalidOutput
-from .options import OnWorkerLoss, Options
+from .options import Limits, OnWorkerLoss, Options
 from .values.jsonable import clean_text, error_text, let_signals_pass
 
 __all__ = [
@@ -174,6 +174,9 @@ class Registry:
         priority: int = 0,
         max_concurrent: int | None = None,
         queue_seconds: float | None = None,
+        deadline_seconds: float | None = None,
+        idle_seconds: float | None = None,
+        call_seconds: float | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as an agent, and return the function as it is.
 
@@ -194,8 +197,21 @@ class Registry:
                 limit. Runs that other agents call don't count.
             queue_seconds: how long a run may wait in the queue before it ends as an error; 0 is for
                 ever, None is the installation's setting.
+            deadline_seconds: how long a run may take from its first start on; then it is asked to
+                stop. None is the installation's setting, which is also the most.
+            idle_seconds: how long a run may show no sign of life before it is asked to stop: no
+                call begun or ended, no streamed text, no ``progress()`` or ``log()``.
+            call_seconds: how long a call to a model, an HTTP request or a process may take; then it
+                is cut and raises ``CallTimedOut``.
         """
-        options = Options(on_worker_loss, max_attempts, priority, max_concurrent, queue_seconds)
+        options = Options(
+            on_worker_loss,
+            max_attempts,
+            priority,
+            max_concurrent,
+            queue_seconds,
+            Limits(deadline_seconds, idle_seconds, call_seconds),
+        )
         if callable(name):  # @agent without parentheses
             self._refuse_bare(name)
             return name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,7 @@ EVENT_TYPES: dict[str, str] = {
     "error": "an exception ended the agent, with its traceback",
     "stop_requested": "a stop was requested, or escalated",
     "stop_observed": "the agent's code observed the stop for the first time",
+    "limit_near": "most of a limit of the run is used up",
     "loop_blocked": "the agent kept its event loop from running",
     "truncated": "the log is full (data says of what), what follows is left out",
     "agent_end": "the run is over; data.status says how",
@@ -53,6 +55,9 @@ EVENT_TYPES: dict[str, str] = {
 _ESSENTIAL = frozenset(
     {"agent_start", "error", "stop_requested", "stop_observed", "truncated", "agent_end"}
 )
+
+#: Events of the agent's own code that show that it is alive.
+_SIGNS_OF_LIFE = frozenset({"progress", "log"})
 
 MAX_EVENTS = 10_000
 MAX_STRING = 32_768  # characters of one string in an event
@@ -141,6 +146,10 @@ class Trace:
         depth: of the run in its tree, the root's is 0.
         last_seq: the number of the last event that is already stored (of an earlier attempt).
         max_events: events beyond this many are left out, visibly.
+
+    Attributes:
+        alive_at: the run's last sign of life, on ``time.monotonic()``'s clock: a guarded call has
+            begun or ended, a model has said something, or the code has reported progress or logged.
     """
 
     run: str
@@ -154,6 +163,7 @@ class Trace:
     #: Why the host wants no more events, apart from the essential ones; set by ``cut``.
     cut_by: str = ""
     closed: bool = False
+    alive_at: float = field(default_factory=time.monotonic)
     #: The unfinished printed lines, by stream and thread; ``output`` keeps them here.
     pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
     _emitted: int = 0
@@ -182,6 +192,8 @@ class Trace:
         """
         if type not in EVENT_TYPES:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
+        if source == "agent" and type in _SIGNS_OF_LIFE:
+            self.alive_at = time.monotonic()
         payload: dict[str, Any] = {}
         if data:
             payload = jsonable.clean(
@@ -227,6 +239,7 @@ class Trace:
         """Pass on a piece of a model's answer; nothing is stored."""
         if self.closed:
             return
+        self.alive_at = time.monotonic()
         text = redaction.redact(text)
         with self._lock:
             if call in self._calls:

@@ -216,6 +216,7 @@ RUNS: dict[str, Any] = {
     "KEEP_DAYS": _env.whole_number("RUNS_KEEP_DAYS", 0, at_least=0),
     "KEEP_LOGS_DAYS": _env.whole_number("RUNS_KEEP_LOGS_DAYS", 0, at_least=0),
     "QUEUE_SECONDS": _env.seconds("RUNS_QUEUE_SECONDS", 0, at_least=0),
+    "DEADLINE_SECONDS": _env.seconds("RUNS_DEADLINE_SECONDS", 0, at_least=0, at_most=366 * 86_400),
     "WORKER_LISTEN": _env.listening("RUNS_WORKER_LISTEN", "127.0.0.1:0"),
     "LEASE_SECONDS": _lease_seconds,
     "REPLACE_WHEN_BLOCKED_SECONDS": _env.seconds(

@@ -140,6 +140,7 @@ class Options:
     max_feeds_per_owner: _Limit = 400  # sockets and streams of one user in one process
     max_waiters_per_owner: _Limit = 1000  # the same of requests that wait for the end of a run
     queue_seconds: _QueueSeconds = 0.0  # how long a run may wait for its start; 0 is no limit
+    deadline_seconds: _QueueSeconds = 0.0  # how long a run may take at most; 0 is no limit
     keep_days: _Days = 0.0  # runs that ended longer ago are removed; 0 is for ever
     keep_logs_days: _Days = 0.0  # the same of logs alone
     worker_listen: str = "127.0.0.1:0"  # where a worker process serves its health

@@ -4,6 +4,8 @@ RunError                    code: the stable word that doors answer with
 ├── RunAlreadyFinished      a stop of a run that is over; run: the record, as in a list
 ├── StopNotPermitted        this user may see the run, but not stop it
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
+├── RunIsStopping           a change of a run that was asked to stop, or has reached its deadline
+├── LimitsNotPermitted      this user may not give a run so loose limits; fields: path -> messages
 ├── PriorityNotPermitted    this user may not raise the priority of a run
 ├── InputTooLarge           more bytes than a run may be given
 ├── QuotaExceeded           the owner has used up a quota; code says which, used and allowed
@@ -15,6 +17,7 @@ RunError                    code: the stable word that doors answer with
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,11 +27,13 @@ __all__ = [
     "IdempotencyMismatch",
     "InputTooLarge",
     "LeaseLost",
+    "LimitsNotPermitted",
     "ParentIsStopping",
     "PriorityNotPermitted",
     "QuotaExceeded",
     "RunAlreadyFinished",
     "RunError",
+    "RunIsStopping",
     "SignInRefused",
     "StopNotPermitted",
 ]
@@ -48,6 +53,19 @@ class RunAlreadyFinished(RunError):
 
 class StopNotPermitted(RunError):
     code = "permission_denied"
+
+
+class RunIsStopping(RunError):
+    code = "run_is_stopping"
+
+
+class LimitsNotPermitted(RunError):
+    code = "limits_not_permitted"
+
+    def __init__(self, fields: Mapping[str, list[str]]) -> None:
+        path, messages = next(iter(fields.items()))
+        super().__init__(f"You may not raise this limit. {path}: {messages[0]}")
+        self.fields = dict(fields)
 
 
 class PriorityNotPermitted(RunError):

@@ -100,6 +100,8 @@ class WorkerRecord(models.Model):
 
 #: The permission that lets a user see the runs of others, and the one that lets a user stop them.
 SEE_ALL, STOP_ALL = "runs.view_runrecord", "runs.stop_runrecord"
+#: The permission to give runs looser limits than their agents and the site say.
+RAISE_LIMITS = "runs.raise_limits"
 
 
 def _is_signed_in(user: User | AnonymousUser) -> bool:
@@ -269,6 +271,7 @@ class RunRecord(models.Model):
         permissions = [
             ("stop_runrecord", "Can stop runs of others"),
             ("prioritise_runrecord", "Can start runs with a raised priority"),
+            ("raise_limits", "Can raise the limits of runs"),
         ]
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="run_newest"),

@@ -99,6 +99,7 @@ _CLAIM = """
 WITH next AS MATERIALIZED ({choice})
 UPDATE runs_runrecord
 SET status = 'running', worker_id = %s, attempt = attempt + 1, is_only_claimed = %s,
+    deadline_at = {deadline},
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE id {among} AND CASE status WHEN 'queued' THEN 1 END = 1 AND EXISTS (
     SELECT 1 FROM runs_workerrecord
@@ -111,6 +112,17 @@ RETURNING id, attempt
 _RENEWED = {
     "postgresql": "heartbeat_at + (lease_until - heartbeat_at) / 2 > CLOCK_TIMESTAMP()",
     "sqlite": "(JULIANDAY(heartbeat_at) + JULIANDAY(lease_until)) / 2 > JULIANDAY('now')",
+}
+
+
+# The first claim starts the clock, by the database's; later attempts have what is left. Until then
+# a called run has the deadline of its caller. PostgreSQL's LEAST() leaves out NULL.
+_DEADLINE = {
+    "postgresql": """CASE WHEN attempt > 0 OR deadline_seconds IS NULL THEN deadline_at
+        ELSE LEAST(deadline_at, CLOCK_TIMESTAMP() + MAKE_INTERVAL(secs => deadline_seconds)) END""",
+    "sqlite": """CASE WHEN attempt > 0 OR deadline_seconds IS NULL THEN deadline_at
+        ELSE MIN(COALESCE(deadline_at, '9999'), STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'now',
+            PRINTF('%%+.3f seconds', deadline_seconds))) END""",
 }
 
 
@@ -132,7 +144,12 @@ def claim_queued(
     is_postgres = connection.vendor == "postgresql"
     among = "= ANY(ARRAY(SELECT id FROM next))" if is_postgres else "IN (SELECT id FROM next)"
     with connection.cursor() as cursor:
-        sql = _CLAIM.format(choice=choice, among=among, renewed=_RENEWED[connection.vendor])
+        sql = _CLAIM.format(
+            choice=choice,
+            among=among,
+            renewed=_RENEWED[connection.vendor],
+            deadline=_DEADLINE[connection.vendor],
+        )
         cursor.execute(sql, [*arguments, key, not is_begin, at, at, key])
         rows = cursor.fetchall()
     return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
@@ -142,6 +159,7 @@ _WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)
 _CLAIM_ONE = """
 UPDATE runs_runrecord
 SET status = 'running', worker_id = %s, attempt = attempt + 1, holds_slot = FALSE,
+    deadline_at = {deadline},
     started_at = CASE WHEN created_at > %s THEN created_at ELSE %s END
 WHERE {waits} AND EXISTS (
     SELECT 1 FROM runs_workerrecord WHERE id = %s AND lost_at IS NULL AND {renewed}
@@ -157,7 +175,11 @@ def claim_one(worker: uuid.UUID, run: uuid.UUID, now: datetime) -> int | None:
     run begins by this: if the worker is lost, so is the caller, and no run is queued without it.
     """
     at, key = as_parameter(now), as_parameter(worker)
-    sql = _CLAIM_ONE.format(waits=_WAITS, renewed=_RENEWED[connection.vendor])
+    sql = _CLAIM_ONE.format(
+        waits=_WAITS,
+        renewed=_RENEWED[connection.vendor],
+        deadline=_DEADLINE[connection.vendor],
+    )
     with connection.cursor() as cursor:
         cursor.execute(sql, [key, at, at, as_parameter(run), at, key])
         row = cursor.fetchone()

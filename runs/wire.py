@@ -31,6 +31,7 @@ __all__ = [
     "CleanupError",
     "LeftBehindOnWire",
     "LimitOnWire",
+    "LimitsOnWire",
     "OutcomeOnWire",
     "ReceiptOnWire",
     "RunOnWire",
@@ -39,6 +40,7 @@ __all__ = [
     "for_wire",
     "get_for_list",
     "get_for_wire",
+    "limits_of",
     "read_tree_usage",
     "run_as_dict",
     "tree_usage_of",
@@ -70,6 +72,18 @@ class Usage(TypedDict):
     input_tokens: Count
     output_tokens: Count
     estimated: Annotated[bool, "Some of it was not reported by the model."]
+
+
+class LimitsOnWire(TypedDict):
+    """How long a run may take, in seconds. Null is no limit."""
+
+    deadline_seconds: Annotated[float | None, "From its first start on."]
+    idle_seconds: Annotated[float | None, "Without a sign of life."]
+    call_seconds: Annotated[float | None, "In one call."]
+    deadline_at: Annotated[
+        Instant | None,
+        "When it is asked to stop: its own deadline, or an earlier one of its caller.",
+    ]
 
 
 class LeftBehindOnWire(TypedDict):
@@ -156,6 +170,7 @@ class RunOnWire(TypedDict):
         Instant | None, "Since then its events are gone; it had `last_seq` of them."
     ]
     worker: Annotated[str | None, "The name of the worker that has it."]
+    limits: LimitsOnWire
     unwatched: UnwatchedOnWire
     stop: ReceiptOnWire | None
 
@@ -240,6 +255,7 @@ def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
         "last_seq": run.last_seq,
         "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
+        "limits": limits_of(run),
         "unwatched": {"threads": run.unwatched_threads, "processes": run.unwatched_processes},
         "stop": _receipt(run),
     }
@@ -251,6 +267,15 @@ def usage_of(run: RunRecord) -> Usage:
         "input_tokens": run.input_tokens,
         "output_tokens": run.output_tokens,
         "estimated": run.usage_estimated,
+    }
+
+
+def limits_of(run: RunRecord) -> LimitsOnWire:
+    return {
+        "deadline_seconds": run.deadline_seconds,
+        "idle_seconds": run.idle_seconds,
+        "call_seconds": run.call_seconds,
+        "deadline_at": _if_known(run.deadline_at),
     }
 
 

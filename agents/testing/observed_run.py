@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import math
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -16,10 +17,11 @@ from agents.tools.llm.client import Model
 from agents.tools.llm.stand_in import StandIn
 
 from .. import output, registry
-from ..cancellation import CancelToken, StopMode
+from ..cancellation import DEADLINE_REACHED, IDLE, CancelToken, StopMode
 from ..environment import MAX_DEPTH, ChildEnd, Environment
 from ..exceptions import AgentCallTooDeep, AgentNotFound
 from ..guard import Guard
+from ..options import Limits
 from ..registry import AgentDefinition
 from ..runtime import run_agent, task_factory
 from ..trace import Event, Trace, Usage
@@ -161,6 +163,7 @@ class Run:
         host = _Host(self)
         self._trace = Trace(self.id, self.agent, host, depth=self._depth)
         self._guard = Guard(self.token, self._trace)
+        self._limits = _LimitTimers(self, definition.options.limits)
         environment = Environment(
             self._guard, setting.model, setting.data_store, host, setting.transports
         )
@@ -182,9 +185,12 @@ class Run:
         mode = StopMode(mode)
         if mode is StopMode.ABANDON:
             raise ValueError("abandon is not for tests: the agent would outlive its test")
+        self._stop(mode, reason)
+
+    def _stop(self, mode: StopMode, reason: str, **more: Any) -> None:
         known = self.token.mode
         if known is None or mode.rank > known.rank:
-            self._trace.emit("stop_requested", {"mode": str(mode), "reason": reason})
+            self._trace.emit("stop_requested", {"mode": str(mode), "reason": reason, **more})
         self.token.request(mode, reason)
 
     async def until(self, event_type: str, count: int = 1) -> Event:
@@ -282,7 +288,9 @@ class Run:
     async def _main(
         self, definition: AgentDefinition, arguments: dict[str, Any], environment: Environment
     ) -> Result:
+        self._limits.start()
         outcome = await run_agent(definition, arguments, environment)
+        self._limits.close()
         status: Literal["success", "error", "stopped"] = "error"
         error = outcome.error
         if outcome.kind == "interrupted":
@@ -322,6 +330,48 @@ class Run:
         lines = [f"  {event.seq:3} {event.type} {json.dumps(event.data)}" for event in self.events]
         lines += [f"      in flight: {call['tool']} {call['label']}" for call in self.in_flight]
         return "\n".join([f"{self.agent}:", *lines, *map(str, self.children)])
+
+
+class _LimitTimers:
+    """Stops a run at its limits, as its host does."""
+
+    def __init__(self, run: Run, limits: Limits) -> None:
+        self._run = run
+        self._limits = limits
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def start(self) -> None:
+        """Start the clocks: the run's code is called now."""
+        run, limits = self._run, self._limits
+        run._guard.call_seconds = limits.call_seconds
+        if limits.deadline_seconds is not None:
+            run.token.deadline = min(run.token.deadline, time.monotonic() + limits.deadline_seconds)
+        if not math.isinf(run.token.deadline):
+            self._later(run.token.deadline - time.monotonic(), self._at_deadline)
+        if limits.idle_seconds is not None:
+            run._trace.alive_at = time.monotonic()
+            self._later(limits.idle_seconds, self._look_for_life)
+
+    def close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, act))
+
+    def _at_deadline(self) -> None:
+        limit = self._limits.deadline_seconds
+        self._run._stop(StopMode.GRACEFUL, DEADLINE_REACHED, limit={"kind": "wall", "limit": limit})
+
+    def _look_for_life(self) -> None:
+        limit = self._limits.idle_seconds
+        assert limit is not None
+        alive_at = max(run._trace.alive_at for run in self._run._tree() if not run._task.done())
+        left = alive_at + limit - time.monotonic()
+        if left > 0:
+            self._later(left, self._look_for_life)
+        else:
+            self._run._stop(StopMode.GRACEFUL, IDLE, limit={"kind": "idle", "limit": limit})
 
 
 @dataclass(slots=True, eq=False)

@@ -103,7 +103,7 @@ class SyncTools(Notes):
     """The tools of one run of a ``def`` agent. Not for the event loop's own thread."""
 
     def __init__(self, environment: Environment, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(environment.guard.trace)
+        super().__init__(environment.guard)
         self._environment = environment
         self._loop = loop
         self._inner = Tools(environment)

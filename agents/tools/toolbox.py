@@ -31,7 +31,7 @@ class Tools(Notes):
     """
 
     def __init__(self, environment: Environment) -> None:
-        super().__init__(environment.guard.trace)
+        super().__init__(environment.guard)
         self._environment = environment
         self.data_store = DataStore(environment.guard, environment.data_store)
         self.agents = AgentClient(environment.guard, environment.agents)

@@ -1,5 +1,7 @@
 """Log stop requests, through whichever door they came: in the audit log and in the admin's own.
 
+Changes of limits are in the admin's log alone.
+
 A run's receipt names the first user who requested a stop and the last who escalated it. It is
 deleted with the run; the logs stay. Each has one entry for each accepted request, and so for each
 mode that a person asks for. Runs below, which stop with that run, get none, and neither does a
@@ -27,7 +29,7 @@ from runs.models import RunRecord, StopVia
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["stop_entries", "stop_message"]
+__all__ = ["note_limits", "stop_entries", "stop_message"]
 
 _MOST_REPR_CHARACTERS = 200  # LogEntry's column
 
@@ -72,6 +74,19 @@ def stop_entries(
         "change_message": message,
     }
     return (entry, Insertion(LogEntry, row))
+
+
+def note_limits(run: RunRecord, by: User, changes: Mapping[str, tuple[object, object]]) -> None:
+    """Log in the admin that ``by`` has changed limits of a run: name -> before, after."""
+    words = ", ".join(f"{name}: {before} -> {after}" for name, (before, after) in changes.items())
+    LogEntry.objects.create(
+        user=by,
+        content_type=ContentType.objects.get_for_model(RunRecord),
+        object_id=str(run.pk),
+        object_repr=str(run)[:_MOST_REPR_CHARACTERS],
+        action_flag=CHANGE,
+        change_message=f"Changed limits. {words}",
+    )
 
 
 def stop_message(

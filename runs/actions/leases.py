@@ -29,6 +29,8 @@ from runs.processes import host_identity, is_gone, process_name, process_started
 from runs.queue import claims
 from runs.queue.limits import NO_LIMITS, Limits
 
+from .limits import apply_limits
+
 __all__ = [
     "adopt",
     "begin",
@@ -155,9 +157,13 @@ def claim(
                 .order_by()
             )
             records.sort(key=lambda record: (-record.priority, record.turn, record.created_at))
-        for record in records:
-            token = CancelToken(lease=lease)
-            local_runs.add(local_runs.ActiveRun(record.pk, worker, record.attempt, token))
+        entries = [
+            local_runs.ActiveRun(record.pk, worker, record.attempt, CancelToken(lease=lease))
+            for record in records
+        ]
+        apply_limits(zip(entries, records, strict=True))
+        for entry in entries:
+            local_runs.add(entry)
     notify.publish_changes((record.pk, record.root_id) for record in records)
     for record in records:
         metrics.observe_claim(record.created_at, record.started_at, record.attempt)
@@ -188,7 +194,9 @@ def adopt(
             record = RunRecord.objects.select_related("input_record", "stop_requested_by").get(
                 pk=run
             )
-        entry = local_runs.ActiveRun(run, caller.worker, attempt, token=CancelToken(caller.token))
+        token = CancelToken(caller.token)
+        entry = local_runs.ActiveRun(run, caller.worker, attempt, token, caller=caller)
+        apply_limits([(entry, record)])
         local_runs.add(entry)
     metrics.observe_claim(record.created_at, record.started_at, record.attempt)
     notify.publish_changes([(run, record.root_id)])

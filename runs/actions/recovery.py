@@ -31,6 +31,7 @@ from .finishing import (
     note_unheld,
     with_active_children,
 )
+from .limit_stops import stop_if_overdue
 from .refusals import Care
 from .stopping import stop_children
 
@@ -177,6 +178,8 @@ def _recover(run: uuid.UUID, code: str, orphan: Q, care: Care) -> Ended | None:
         if record is None or (not orphan and _is_held(record)):
             return None
         end = None
+        if stop_if_overdue(record):  # no process looked since then
+            record.refresh_from_db()
         if not with_active_children([run]):
             [end], _ = finish([finish_lost(record, code=code)], care=care)
         elif record.in_flight:  # its calls ended with the process

@@ -10,6 +10,7 @@ import hashlib
 import json
 import uuid
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -23,6 +24,7 @@ from agents.exceptions import AgentCallTooDeep, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.registry import AgentDefinition
 from runs.conf import conf
+from runs.db.clock import database_now
 from runs.db.statements import insert
 from runs.db.transactions import whole_or_not_at_all
 from runs.delivery import local_runs, notify
@@ -38,6 +40,8 @@ from runs.queue.deadlines import deadline
 from runs.queue.turns import next_turn
 from runs.quotas import ledger, queued, sizes
 from runs.status import Status
+
+from .limits import Given, apply_limits, first_deadline, limits_of, limits_of_start
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -56,18 +60,21 @@ def start_run(
     owner: User,
     idempotency_key: str | None = None,
     priority: int | None = None,
+    limits: Given = MappingProxyType({}),
     worker: uuid.UUID | None = None,
 ) -> tuple[RunRecord, bool]:
     """Queue a run of ``agent`` and wake the workers; return it and whether it is new.
 
-    The same ``idempotency_key`` of the same owner with the same agent, input and priority returns
-    the existing run. Without ``priority`` the run has its agent's; every owner may choose a lower
-    one. With ``worker`` (the command line, which executes the run itself) it is claimed at once.
+    The same ``idempotency_key`` of the same owner with the same agent, input, priority and limits
+    returns the existing run. Without ``priority`` the run has its agent's; every owner may choose a
+    lower one. ``limits`` may be tighter than those of the agent and the site. With ``worker`` (the
+    command line, which executes the run itself) it is claimed at once.
 
     Raises:
         AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
-            for a priority that is not a whole number in the range.
+            for a priority that is not a whole number in the range, and for a limit that is none.
         PriorityNotPermitted: above the agent's own, and ``owner`` may not.
+        LimitsNotPermitted: looser than the agent's or the site's, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
         IdempotencyMismatch: the key was used for something else.
         QuotaExceeded: the owner has too many queued runs, or has stored too much. A run that exists
@@ -75,12 +82,15 @@ def start_run(
     """
     definition, encoded = _validated(agent, input)
     _check_priority(priority, definition, owner)
-    digest = _digest(agent, encoded, priority) if idempotency_key else ""
+    chosen = limits_of_start(definition, limits, owner)
+    digest = _digest(agent, encoded, priority, limits) if idempotency_key else ""
     if idempotency_key and (known := _known(owner, idempotency_key, digest)):
         return known, False
     run = _new_run(definition, owner, idempotency_key=idempotency_key, idempotency_digest=digest)
     if priority is not None:
         run.priority = priority
+    for name, value in chosen.items():
+        setattr(run, name, value)
     token = CancelToken()
     if worker is not None:
         _claimed_at_birth(run, worker)
@@ -90,7 +100,9 @@ def start_run(
             with transaction.atomic():
                 _insert(run, input, len(encoded), reserve)
             if worker is not None:
-                local_runs.add(local_runs.ActiveRun(run.pk, worker, token=token))
+                entry = local_runs.ActiveRun(run.pk, worker, token=token)
+                apply_limits([(entry, run)])
+                local_runs.add(entry)
     except (IntegrityError, QuotaExceeded):
         if idempotency_key and (known := _known(owner, idempotency_key, digest)):
             return known, False  # another request with this key committed first
@@ -120,7 +132,9 @@ def start_child(
             run = _new_child(parent, definition, is_called=True)
             _claimed_at_birth(run, parent.worker)
             _insert(run, input, len(encoded), reserve)
-        entry = local_runs.ActiveRun(run.pk, parent.worker, token=CancelToken(parent.token))
+        token = CancelToken(parent.token)
+        entry = local_runs.ActiveRun(run.pk, parent.worker, token=token, caller=parent)
+        apply_limits([(entry, run)])
         local_runs.add(entry)
     notify.publish_changes([(run.pk, run.root_id)])
     return run, entry
@@ -192,8 +206,9 @@ def _check_priority(priority: int | None, definition: AgentDefinition, owner: Us
         raise PriorityNotPermitted(f"You may not start runs of a priority above {own}.")
 
 
-def _digest(agent: str, encoded: bytes, priority: int | None) -> str:
+def _digest(agent: str, encoded: bytes, priority: int | None, limits: Given) -> str:
     chosen = "" if priority is None else f"\0{priority}"
+    chosen += "".join(f"\0{name}={value}" for name, value in sorted(limits.items()))
     return hashlib.sha256(f"{agent}\0".encode() + encoded + chosen.encode()).hexdigest()
 
 
@@ -218,6 +233,8 @@ def _new_run(
         requeue_on_loss=options.on_worker_loss == "requeue" and not is_called,
         max_attempts=1 if is_called else options.max_attempts,
         priority=options.priority if parent is None else parent.priority,
+        deadline_at=parent.deadline_at if parent else None,
+        **limits_of(definition),
         **fields,
     )
 
@@ -228,6 +245,8 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
     run.attempt = 1
     run.holds_slot = False  # it does not come from the queue
     run.started_at = timezone.now()
+    if run.deadline_seconds is not None:
+        run.deadline_at = first_deadline(run, database_now())
 
 
 def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Reserving) -> None:

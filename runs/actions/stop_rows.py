@@ -114,6 +114,7 @@ _READ = (
     *("stop_acknowledged_at", "stop_mode", "stop_observed_at", "stop_reason", "stop_requested_at"),
     *("stop_requested_by", "stop_requested_by_name", "stop_root_request", "stop_via"),
     *("stop_abandon_at", "stop_abort_at", "stop_escalated_at", "stop_escalated_by_name"),
+    "stop_limit",
 )
 #: Of a run that ends by the same transaction.
 _READ_OF_ABANDONED = (

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,7 @@ from django.db.models import Q
 
 from agents.cancellation import StopMode
 from runs.db.clock import database_now, now_sql
-from runs.db.statements import Expression
+from runs.db.statements import Expression, as_parameter, update_rows
 from runs.db.transactions import in_transaction, is_away, is_locked
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
@@ -50,6 +50,7 @@ __all__ = [
     "authorize_stop",
     "escalate_due",
     "request_stop",
+    "stop_at_limit",
     "stop_children",
     "stop_many",
     "stop_runs",
@@ -61,6 +62,7 @@ logger = logging.getLogger(__name__)
 Accepted = Literal["accepted", "already_stopping"]
 
 _CHUNK = 500  # runs in a transaction: parameters are limited, and other writers wait for locks
+ABORT_AFTER_SECONDS = 10.0  # of a stop at a limit
 MOST_DUE = 100  # planned ones in a transaction: a worker's heart writes them
 
 
@@ -203,6 +205,19 @@ def stop_runs(runs: RunQuerySet, reason: str, *, by: User | None, via: StopVia) 
     for start in range(0, len(ids), _CHUNK):
         in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
     return len(ids)
+
+
+def stop_at_limit(reached: Mapping[uuid.UUID, Mapping[str, Any]], reason: str) -> None:
+    """Ask runs to stop that have reached a limit, which ``reached`` has by run.
+
+    In the caller's transaction, which has locked the runs and read that they were not asked before.
+    """
+    if not reached:
+        return
+    rows = [({"stop_limit": limit}, [as_parameter(id)]) for id, limit in reached.items()]
+    update_rows(RunRecord, "id = %s", rows)
+    after = ABORT_AFTER_SECONDS
+    _write(Request.new(StopMode.GRACEFUL, reason, StopVia.BUDGET, None, after), list(reached))
 
 
 def authorize_stop(record: RunRecord, by: User | None) -> None:

@@ -28,8 +28,9 @@ from runs.web.feed.reading import read_snapshots
 from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
-from runs.wire import tree_usage_of, usage_of
+from runs.wire import limits_of, tree_usage_of, usage_of
 from runs.wording.left_behind import unwatched
+from runs.wording.limits import limits_text
 from runs.wording.run import usage_text
 from runs.wording.time import duration, in_zone, seconds_between
 
@@ -141,6 +142,8 @@ def _facts(run: RunRecord) -> dict[str, SafeString | str]:
         _("Priority"): str(run.priority) if run.priority or run.status == Status.QUEUED else "",
         _("Attempt"): run.attempt and _("%(attempt)d of at most %(most)d") % attempts,
         _("Worker"): worker and _listed(worker.name, worker=str(worker.pk)),
+        _("Deadline"): instant(run.deadline_at, "full"),
+        _("Limits"): limits_text(limits_of(run)),
         _("Used"): usage_text(usage_of(run)),
         _("Used by the tree below"): run.has_children and usage_text(tree_usage_of(run)),
         _("Not watched"): unwatched(

@@ -8,9 +8,11 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from agents.cancellation import CancelToken, Lease, StopCause, StopMode
 from agents.guard import Guard
+from agents.options import NO_LIMITS, Limits
 from agents.trace import Trace
 
 from .stop_message import StopDelivery, StopRequest
@@ -48,6 +50,10 @@ class ActiveRun:
     token: CancelToken = field(default_factory=CancelToken)
     guard: Guard | None = None  # set when its execution starts
     stop: StopRequest | None = None  # the hardest that has come
+    caller: ActiveRun | None = None  # of a called run: it is executed here, too
+    limits: Limits = NO_LIMITS
+    deadline_at: datetime | None = None  # its own, or an earlier one of its caller
+    near_deadline: datetime | None = None  # of which its log says that it is near
     _logged: StopMode | None = None  # the hardest in its log
     _logging: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,6 +62,20 @@ class ActiveRun:
         with self._logging:
             if self.stop is None or request.mode.rank > self.stop.mode.rank:
                 self.stop = request
+
+    def know_limits(self, limits: Limits, deadline_at: datetime | None, offset: float) -> None:
+        """Apply the limits of the record; ``offset`` translates the database's clock.
+
+        See ``db.clock.monotonic_offset``.
+        """
+        self.limits, self.deadline_at = limits, deadline_at
+        ends_at = float("inf") if deadline_at is None else deadline_at.timestamp() + offset
+        caller = self.caller
+        if caller is not None and caller.deadline_at == deadline_at:
+            ends_at = caller.token.deadline  # to the microsecond: it stops with its caller
+        self.token.deadline = ends_at
+        if self.guard is not None:
+            self.guard.call_seconds = limits.call_seconds
 
     def deliver(self, request: StopRequest) -> None:
         """Trip the token for a committed request."""

@@ -31,6 +31,7 @@ class StopRequest:
     escalated_by: str | None = None  # username
     escalated_at: datetime | None = None
     planned: bool = False  # the plan of an earlier request has escalated it
+    limit: dict[str, Any] | None = None  # that was reached
 
     @classmethod
     def of(cls, record: RunRecord) -> StopRequest:
@@ -51,12 +52,15 @@ class StopRequest:
             by or None,
             escalated_at,
             is_planned,
+            limit=record.stop_limit,
         )
 
     def as_data(self) -> dict[str, Any]:
         """Return the data of the event."""
         data: dict[str, Any] = _REQUEST.dump_python(self, mode="json")
         data["requested_at"] = self.requested_at.isoformat()  # pydantic writes Z for UTC
+        if self.limit is None:
+            del data["limit"]
         if self.escalated_at is None:
             for name in ("escalated_by", "escalated_at", "planned"):
                 del data[name]

@@ -47,7 +47,9 @@ def deliver_missed(worker: uuid.UUID) -> None:
     roots = {
         root
         for id, root, mode in requested.values_list("pk", "root_id", "stop_mode")
-        if (run := local_runs.get(id)) and local_runs.is_news(run.token, StopMode(mode))
+        if (run := local_runs.get(id))
+        # A token may have tripped itself, at its deadline.
+        and (run.stop is None or local_runs.is_news(run.token, StopMode(mode)))
     }
     if roots:
         # Only the runs of this process: for others trip() would wait for a claim in progress.

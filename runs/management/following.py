@@ -16,7 +16,7 @@ import signal
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.core.management.base import CommandError
@@ -26,6 +26,7 @@ from django.utils import timezone
 from agents.cancellation import StopMode
 from agents.trace import current_trace
 from runs.actions import abandoning, leases, starting, stopping
+from runs.actions.limits import Given
 from runs.conf import conf
 from runs.exceptions import RunAlreadyFinished, RunError
 from runs.management.console import Console
@@ -72,13 +73,19 @@ class _Watch:
     """Shows one run until it is over, and turns each Ctrl-C into a harder stop request."""
 
     def __init__(
-        self, console: Console, agent: str, input: Any, owner: User, priority: int | None = None
+        self,
+        console: Console,
+        agent: str,
+        input: Any,
+        owner: User,
+        priority: int | None = None,
+        limits: Given = MappingProxyType({}),
     ) -> None:
         self.console = console
         self.exit_code = STOPPED  # of a process that leaves at once
         self.is_abandoned = False
         self.start = functools.partial(
-            starting.start_run, agent, input, owner=owner, priority=priority
+            starting.start_run, agent, input, owner=owner, priority=priority, limits=limits
         )
         self._owner = owner
         self._presses = 0

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runs.wording.limits import reached_text
 from runs.wording.status import look
 from runs.wording.time import duration
 
@@ -49,11 +50,14 @@ def event_lines(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         case "error":
             yield f"{data.get('type')}: {data.get('message')}", "bad"
         case "stop_requested":
-            yield _stop(data), "muted"
+            yield reached_text(data) or _stop(data), "muted"
         case "stop_observed":
             what = " ".join(str(data[key]) for key in ("tool", "label") if data.get(key))
             at = "observed the stop at"
             yield "its code was interrupted" if what == "abort" else f"{at} {what}", "muted"
+        case "limit_near":
+            left = duration(data["limit"] - data["value"])
+            yield f"it may go on for {left}, of {duration(data['limit'])}", "warning"
         case "loop_blocked":
             verb = "blocked" if data.get("is_over") else "blocks"
             yield f"{verb} the agents' loop: {_ms(data.get('blocked_ms'))}", "warning"

@@ -26,6 +26,7 @@ _CODENAMES = (
     "view_runrecord",
     "stop_runrecord",
     "prioritise_runrecord",
+    "raise_limits",
     "view_workerrecord",
     "view_datastoreentry",
     "view_ownerusage",

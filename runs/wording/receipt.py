@@ -14,6 +14,7 @@ from runs.status import TERMINAL, Status
 
 from .directions import upright
 from .left_behind import left_behind, unwatched
+from .limits import reached_text
 from .stop import Call, Run, call_kind, stopping_text
 from .time import as_datetime, clock, duration, seconds_between
 
@@ -56,13 +57,15 @@ def sentences(
     at = clock(stop["requested_at"], now=now)
     words = {"at": at, "by": _by(stop), "because": _because(stop)}
     if run["status"] == Status.STOPPED:
-        said = [_stopped(run, stop, words), _escalation(stop, now)]
+        said = [_stopped(run, stop, words), reached_text(stop), _escalation(stop, now)]
         said += _ended(run, stop, list(waited_for), result_below, now)
     elif run["status"] in TERMINAL:
-        said = [_finished_first(run, words), unwatched(**run.get("unwatched", {}))]
+        finished = _finished_first(run, words)
+        said = [finished, reached_text(stop), unwatched(**run.get("unwatched", {}))]
     else:
         asked = _("A stop was asked for at %(at)s%(by)s%(because)s.") % words
-        said = [asked, _escalation(stop, now), *_plans(stop, now), f"{stopping_text(run)}."]
+        said = [asked, reached_text(stop), _escalation(stop, now), *_plans(stop, now)]
+        said.append(f"{stopping_text(run)}.")
     return [sentence for sentence in said if sentence]
 
 
@@ -92,6 +95,8 @@ def _by(stop: Stop) -> str:
 
 
 def _because(stop: Stop) -> str:
+    if reached_text(stop):
+        return ""  # says the same, and how long
     reason = upright(stop.get("reason") or "").strip()
     return _(" (reason: %(reason)s)") % {"reason": reason} if reason else ""
 

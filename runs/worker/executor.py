@@ -37,7 +37,7 @@ from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
 from runs import metrics
-from runs.actions import abandoning, leases
+from runs.actions import abandoning, leases, limit_stops
 from runs.actions.finishing import Ended
 from runs.conf import conf
 from runs.db.threads import DatabaseThreads
@@ -280,6 +280,7 @@ class Executor:
         )
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         guard.unwatched_threads, guard.unwatched_processes = job.unwatched
+        guard.call_seconds = entry.limits.call_seconds
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
@@ -290,6 +291,8 @@ class Executor:
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
         outcome = await self._run(job, caller, guard)
         await self.started.end_attempt(entry)
+        if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
+            await self._note_deadline(entry)
         ended = await self._write_end(trace, outcome)
         if entry.token.mode is StopMode.ABANDON:
             note = partial(abandoning.note_left, entry.id, entry.worker, entry.attempt)
@@ -319,6 +322,24 @@ class Executor:
             run = guard.trace.run
             logger.exception("run %s could not be executed", run, extra={"run": run})
             return Outcome("error", error=describe_error(error))
+
+    async def _note_deadline(self, run: ActiveRun) -> None:
+        """Write why a run has stopped, if that was its deadline and no other process did so."""
+        if not (run.token.has_reached_deadline or run.token.is_overdue):
+            return
+
+        def before_retry() -> None:
+            if run.token.lease.is_over:
+                raise LeaseLost("another process ends the run, and writes this")
+
+        note = partial(self._database.run, limit_stops.stop_at_deadline, run)
+        # In a context of its own: it is not a task of the agent.
+        noting = self._loop.create_task(
+            patiently(note, before_retry=before_retry), context=contextvars.Context()
+        )
+        await wait_out(noting)  # a drain may cancel this task
+        if not isinstance(noting.exception(), LeaseLost | None):
+            noting.result()
 
     async def _begin(self, run: ActiveRun) -> bool:
         """Write that a claimed run begins; return False if it may not."""
@@ -416,7 +437,7 @@ class _Job:
 
 def _log_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
     """Write into a run's log why its token was tripped."""
-    if token.cause is StopCause.REQUEST:
+    if token.cause is StopCause.REQUEST and (entry.stop or not token.has_reached_deadline):
         entry.log_stop()
     else:
         trace.emit("log", {"level": "warning", "message": token.reason})

@@ -1,8 +1,9 @@
 """The heartbeat of a worker: its record, its lease, and its polls.
 
-Two threads. ``runs-heart`` renews the lease, runs the reaper, and polls for stop requests whose
-message was lost. It may have to wait for the database. ``runs-fence`` never uses the database: it
-watches the lease and stops the worker's runs before other workers may take them.
+Two threads. ``runs-heart`` renews the lease, runs the reaper, stops runs at their limits, and polls
+for stop requests whose message was lost. It may have to wait for the database. ``runs-fence`` never
+uses the database: it watches the lease and stops the worker's runs before other workers may take
+them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from django.db import Error, connection, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
-from runs.actions import leases, recovery, stopping
+from runs.actions import leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
@@ -46,6 +47,7 @@ class Heartbeat:
         self.is_draining = threading.Event()
         self.lease = Lease()
         self.next_renewal = 0.0
+        self._next_limit = float("inf")  # when a run of this worker reaches one
         self._claims_until = float("inf")  # until its first lease starts
         self._lease_seconds = lease_seconds
         self._times = LeaseTimes(lease_seconds)
@@ -101,11 +103,14 @@ class Heartbeat:
     def beat(self) -> bool:
         """Do what is due; return whether there is more to do without a pause."""
         self.renew_if_due()
+        # Before the reaper: a run of a lost worker that is overdue stops with its tree.
+        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
+        self._next_limit = time.monotonic() + limit_stops.look_at_limits(self.id)
         is_more = self._reaper.tick()
         is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
         stops.deliver_missed(self.id)
         lost_claims.abort_lost(self.id)
-        return is_more
+        return is_more or are_more_due
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:
         """Write the worker's record, and start its first lease."""
@@ -187,8 +192,9 @@ class Heartbeat:
         connection.close()
 
     def _pause(self) -> float:
-        """Return how long to wait for the next beat: not beyond the next renewal."""
-        return min(POLL_SECONDS, max(0.0, self.next_renewal - time.monotonic()))
+        """Return how long to wait for the next beat: not beyond the next renewal, or limit."""
+        due = min(self.next_renewal, self._next_limit)
+        return min(POLL_SECONDS, max(0.0, due - time.monotonic()))
 
     def _fence_main(self) -> None:
         while not self._stopping.wait(FENCE_SECONDS):

@@ -1,7 +1,8 @@
 """The reaper: recover the runs of lost workers, end overdue runs, remove old records.
 
 It makes stops harder as they were planned, and notes when abandoned code has ended with its worker.
-It also stops the runs of users who were deactivated by a way that sends no signal.
+It also stops runs whose deadline is over, and the runs of users who were deactivated by a way that
+sends no signal.
 
 A worker's heartbeat runs it. A process without a worker runs it in a thread of its own: otherwise
 the runs of the last worker would stay ``running`` after that worker was killed. Any number of
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import abandoning, deactivating, leases, recovery, stopping
+from runs.actions import abandoning, deactivating, leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
@@ -72,7 +73,8 @@ class Reaper:
         self._next_poll = now + POLL_SECONDS
         self_id = self._self_id() if self._self_id else None
         if self_id is None:
-            stopping.escalate_due()  # a worker does so twice a second
+            limit_stops.stop_overdue()  # a worker does both twice a second
+            stopping.escalate_due()
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)

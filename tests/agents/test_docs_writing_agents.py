@@ -74,8 +74,9 @@ def test_there_are_tests_on_the_page() -> None:
 def test_each_agent_on_the_page_can_be_registered(page: dict[str, Any]) -> None:
     assert registry.problems() == []
     assert {definition.name for definition in registry.all()} == {
-        "collect", "describe", "greet", "greet_all", "greet_first", "greet_first_to_answer", "poll",
-        "list_names", "measure", "primes", "reindex", "rename", "translate",
+        "collect", "describe", "digest", "greet", "greet_all", "greet_first",
+        "greet_first_to_answer", "poll", "list_names", "measure", "primes", "reindex", "rename",
+        "translate",
         "weather",
     }  # fmt: skip
 
@@ -203,3 +204,11 @@ async def _to_end(agent: Any, input: dict[str, Any], **options: Any) -> Any:
 
 def test_a_plain_test_needs_no_loop(page: dict[str, Any]) -> None:
     assert run(page["greet"], {"name": "Ada"}).status == "success"
+
+
+def test_the_digest_ends_when_little_time_is_left(page: dict[str, Any]) -> None:
+    model = ScriptedModel("Short.")
+    result = run(page["digest"], {"pages": ["one", "two"]}, model=model)
+    assert (result.status, result.result) == ("success", ["Short.", "Short."])
+    options = registry.get("digest").options
+    assert (options.limits.deadline_seconds, options.limits.call_seconds) == (300, 30)

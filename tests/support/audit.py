@@ -56,7 +56,7 @@ def _check(record: RunRecord, starts: int, ended: int, asked: set[str]) -> None:
         assert ended == 1
     if record.stop_requested:
         assert record.stop_root_request is not None
-        was_asked = str(record.stop_root_request) in asked
+        was_asked = str(record.stop_root_request) in asked or record.stop_limit is not None
         assert was_asked or record.parent_id is not None, "this stop was not requested"
     if record.status == Status.ERROR:
         assert record.error is not None

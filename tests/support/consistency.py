@@ -186,6 +186,7 @@ def _check_requests(record: RunRecord, requests: list[RunEvent]) -> None:
             "requested_by": by.get_username() if by else None,
             "requested_at": event.data["requested_at"],
             "root_request": str(record.stop_root_request),
+            **({"limit": record.stop_limit} if record.stop_limit else {}),
         }
         assert datetime.fromisoformat(event.data["requested_at"]) == record.stop_requested_at
     if record.stop_escalated_at is not None:

@@ -81,6 +81,8 @@ class _Body:
         check(self._call)
         if not self._has_end and self._call.is_quiet():
             check(self._call, StopMode.GRACEFUL)
+        if self._guard is not None:
+            self._call.check_time()
 
     def _forget(self) -> None:
         assert self._guard is not None

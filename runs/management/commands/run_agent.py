@@ -18,7 +18,12 @@ from agents import registry
 from agents.exceptions import AgentNotFound, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from runs.conf import conf
-from runs.exceptions import InputTooLarge, PriorityNotPermitted, QuotaExceeded
+from runs.exceptions import (
+    InputTooLarge,
+    LimitsNotPermitted,
+    PriorityNotPermitted,
+    QuotaExceeded,
+)
 from runs.management.console import Console, printable
 from runs.management.following import ERROR, STOPPED, SUCCESS, USAGE, RunHere, RunThere
 from runs.management.input_arguments import read_input, read_json_input
@@ -30,6 +35,8 @@ from runs.wire import tree_usage_of, usage_of
 from runs.wording.run import tree_usage_text, usage_text
 from runs.wording.status import look
 from runs.wording.time import duration
+
+_REFUSALS = (InputTooLarge, LimitsNotPermitted, PriorityNotPermitted, QuotaExceeded)
 
 
 class Command(BaseCommand):
@@ -71,6 +78,13 @@ class Command(BaseCommand):
             help=f"with --remote: {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, the highest starts "
             "first; above the agent's own, its user needs runs.prioritise_runrecord",
         )
+        parser.add_argument(
+            "--deadline",
+            type=float,
+            metavar="SECONDS",
+            help="stop it after so long; later than its agent or the site says, its user needs "
+            "runs.raise_limits",
+        )
 
     def run_from_argv(self, argv: list[str]) -> None:
         """End the process with the status of the run, though a thread of its agent may go on."""
@@ -98,12 +112,14 @@ class Command(BaseCommand):
             agent, input = _read(options)
             console = Console(stderr, verbosity=options["verbosity"])
             kind = RunThere if options["remote"] else RunHere
-            watch = kind(console, agent, input, owner, options["priority"])
+            deadline = options["deadline"]
+            limits = {} if deadline is None else {"deadline_seconds": deadline}
+            watch = kind(console, agent, input, owner, options["priority"], limits)
             with watch.running() as record:
                 watch.exit_code = _report(record, console, stdout)
         except KeyboardInterrupt:
             raise CommandError("Stopped before it had started.", returncode=STOPPED) from None
-        except (InputTooLarge, InvalidInput, PriorityNotPermitted, QuotaExceeded) as error:
+        except (InvalidInput, *_REFUSALS) as error:
             raise CommandError(printable(error), returncode=USAGE) from None
         except DatabaseError as error:
             raise CommandError(

@@ -32,10 +32,12 @@ from runs.db.writability import note_failure
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
+    LimitsNotPermitted,
     PriorityNotPermitted,
     QuotaExceeded,
     RunAlreadyFinished,
     RunError,
+    RunIsStopping,
     SignInRefused,
     StopNotPermitted,
 )
@@ -50,11 +52,11 @@ logger = logging.getLogger(__name__)
 CODES: dict[int, tuple[str, ...]] = {
     400: ("invalid_json", "invalid_input", "invalid_filter", "bad_request"),
     401: ("not_authenticated",),
-    403: ("permission_denied", "csrf_failed"),
+    403: ("permission_denied", "limits_not_permitted", "csrf_failed"),
     404: ("not_found",),
     405: ("method_not_allowed",),
     406: ("not_acceptable",),
-    409: ("run_already_finished",),
+    409: ("run_already_finished", "run_is_stopping"),
     413: ("input_too_large",),
     415: ("unsupported_media_type",),
     422: ("idempotency_mismatch",),
@@ -77,6 +79,7 @@ _STATUSES: dict[type[RunError], int] = {
     InputTooLarge: 413,
     PriorityNotPermitted: 403,
     RunAlreadyFinished: 409,
+    RunIsStopping: 409,
     StopNotPermitted: 403,
 }
 
@@ -150,6 +153,8 @@ def _translate(exc: Exception) -> exceptions.APIException | None:
         case QuotaExceeded():
             amounts = {"used": exc.used, "allowed": exc.allowed}
             return _Refusal(429, exc.code, str(exc), wait=exc.retry_seconds, more=amounts)
+        case LimitsNotPermitted():
+            return _Refusal(403, exc.code, str(exc), exc.fields)
         case RunError() if type(exc) in _STATUSES:
             return _Refusal(_STATUSES[type(exc)], exc.code, str(exc))
         case NoPlace():

@@ -70,7 +70,7 @@ _MEANINGS = {
     403: "You may see this, but not do it; or the CSRF token is missing.",
     404: "There is no such thing, or none that you may see.",
     406: "The API answers in JSON only.",
-    409: "The run is over. `run` is how it ended.",
+    409: "The run is over, and `run` is how it ended; or it was asked to stop.",
     413: "The body, or the input in it, is too large.",
     415: "The body is not declared as `application/json`.",
     422: "The `Idempotency-Key` was used before, with another body.",
@@ -107,9 +107,9 @@ class QuotaErrorSerializer(ErrorSerializer):
 
 
 class FinishedErrorSerializer(ErrorSerializer):
-    """A stop of a run that was over."""
+    """A change of a run that is over, or that was asked to stop."""
 
-    run = ListedRunSerializer()
+    run = ListedRunSerializer(required=False)
 
 
 _ERRORS = {409: FinishedErrorSerializer, 429: QuotaErrorSerializer}

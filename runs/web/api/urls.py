@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from . import documents, identity, stop_views, views
+from . import documents, identity, limit_views, stop_views, views
 
 _RUN = "runs/(?P<id>[^/]+)"
 _VIEWS = {
@@ -13,6 +13,7 @@ _VIEWS = {
     "api-stop-many": ("runs/stop", stop_views.StopManyView),
     "api-run": (_RUN, views.RunView),
     "api-stop": (f"{_RUN}/stop", stop_views.StopView),
+    "api-limits": (f"{_RUN}/limits", limit_views.LimitsView),
     "api-events": (f"{_RUN}/events", views.EventsView),
     "api-quotas": ("quotas", views.QuotasView),
     "api-token": ("api-token", identity.TokenView),

@@ -186,6 +186,7 @@ class RunsView(ApiView):
             owner=self.user,
             idempotency_key=key,
             priority=body.get("priority"),
+            limits=body.get("limits", {}),
         )
         if not is_new:
             return Response(run_as_dict(get_for_wire(run.pk)))

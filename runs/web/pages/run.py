@@ -66,6 +66,7 @@ def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[st
         "words": state["words"],
         "offer_is_due": is_due(state["words"]["offer"], timezone.now()),
         "took": duration(took),
+        "left": _left(run),
         "edit": f"{edit}?from={run.pk}" if edit else "",
         "progress": progress,
         "most_reason_characters": MAX_REASON_LENGTH,
@@ -78,6 +79,13 @@ def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[st
         **result_context(run),
         **receipt_context(run, state["words"]),
     }
+
+
+def _left(run: RunRecord) -> str:
+    """Return how long a run may still go on; nothing without a deadline, or after a stop."""
+    if run.deadline_at is None or run.is_terminal or run.stop_requested:
+        return ""
+    return duration(seconds_between(timezone.now(), run.deadline_at))
 
 
 @require_safe

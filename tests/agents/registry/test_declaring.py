@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents import registry
-from agents.options import Options
+from agents.options import Limits, Options
 from agents.registry import agent
 from tests.support.declared import Tools, only_problem
 
@@ -47,9 +47,12 @@ def test_options_have_the_defaults_of_the_contract_and_are_kept() -> None:
     @agent("first")
     async def first(tools: Tools) -> None: ...
 
-    chosen = Options("requeue", 7, priority=-3, max_concurrent=2, queue_seconds=0.5)
+    limits = Limits(deadline_seconds=60, idle_seconds=1.5, call_seconds=20)
+    chosen = Options("requeue", 7, priority=-3, max_concurrent=2, queue_seconds=0.5, limits=limits)
+    flat = {**dataclasses.asdict(chosen), **dataclasses.asdict(limits)}
+    del flat["limits"]
 
-    @agent("second", **dataclasses.asdict(chosen))
+    @agent("second", **flat)
     def second(tools: Tools) -> None: ...
 
     one, two = registry.get("first"), registry.get("second")
@@ -99,6 +102,11 @@ def test_a_bad_name_is_a_problem_and_no_import_error(name: Any) -> None:
         {"queue_seconds": float("inf")},
         {"queue_seconds": "60"},
         {"queue_seconds": True},
+        {"deadline_seconds": 0},
+        {"deadline_seconds": "60"},
+        {"deadline_seconds": float("inf")},
+        {"idle_seconds": -1},
+        {"call_seconds": True},
         {"title": 5},
         {"description": None},
     ],

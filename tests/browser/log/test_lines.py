@@ -75,6 +75,11 @@ _SAID: list[tuple[str, dict[str, Any], str]] = [
     ("log", {"level": "error", "message": {"not": "text"}}, '"not": "text"'),
     ("error", {"type": "ValueError", "message": "no", "traceback": "at x"}, "ValueError: no"),
     ("loop_blocked", {"blocked_ms": 2000, "is_over": True, "where": ["a.py:1 in f"]}, "for 2.0 s"),
+    (
+        "limit_near",
+        {"kind": "wall", "scope": "run", "limit": 60, "value": 48},
+        "It may go on for 12 s, of 1:00",
+    ),
     ("truncated", {"max_events": 10000}, "after 10000 events"),
     ("truncated", {"quota": "quota_stored"}, "Its owner has stored too much"),
     (
@@ -98,6 +103,20 @@ _SAID: list[tuple[str, dict[str, Any], str]] = [
         "Given up, as planned",
     ),
     ("stop_requested", {"mode": "abandon", "requested_by": "demo"}, "Given up by demo"),
+    (
+        "stop_requested",
+        {
+            "mode": "graceful",
+            "via": "budget",
+            "limit": {"kind": "wall", "scope": "run", "limit": 60, "value": 60.2},
+        },
+        "It reached its deadline of 60 s",
+    ),
+    (
+        "stop_requested",
+        {"via": "budget", "limit": {"kind": "idle", "scope": "run", "limit": 2.5, "value": 2.6}},
+        "It showed no sign of life for 2.5 s",
+    ),
     ("stop_observed", {"tool": "call_llm", "label": "llama3"}, "the next LLM call was not made"),
     ("stop_observed", {"tool": "agents.start", "label": "x"}, "the next agent was not started: x"),
     ("stop_observed", {"tool": "agents.wait", "label": "x"}, "while it waited for an agent: x"),

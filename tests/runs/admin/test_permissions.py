@@ -42,6 +42,7 @@ class TestTheGroup:
             "view_runrecord",
             "stop_runrecord",
             "prioritise_runrecord",
+            "raise_limits",
             "view_workerrecord",
             "view_datastoreentry",
             "view_ownerusage",

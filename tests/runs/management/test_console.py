@@ -116,6 +116,18 @@ def test_lines_are_grouped_by_agent_and_children_are_indented() -> None:
         (_event("stop_observed", tool="call_llm", label="m"), "observed the stop at call_llm m"),
         (_event("stop_observed", tool="abort", label=""), "its code was interrupted"),
         (_event("loop_blocked", blocked_ms=517, is_over=False), "blocks the agents' loop: 517 ms"),
+        (
+            _event("limit_near", limit=60, value=48),
+            "it may go on for 12 s, of 1:00",
+        ),
+        (
+            _event(
+                "stop_requested",
+                via="budget",
+                limit={"kind": "wall", "scope": "run", "limit": 60, "value": 60.2},
+            ),
+            "It reached its deadline of 60 s.",
+        ),
         (_event("truncated", max_events=10), "the log is full; what follows is left out"),
         (
             _event("truncated", quota="quota_stored"),

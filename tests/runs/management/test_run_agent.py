@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -49,6 +50,32 @@ class Ran:
 
 def _only_run() -> RunRecord:
     return RunRecord.objects.get(parent=None)
+
+
+def test_a_deadline_stops_it(demo: User) -> None:
+    @agent("endless", deadline_seconds=60)
+    async def endless(tools: Tools) -> None:
+        while True:
+            await tools.data_store.get("x")
+            await asyncio.sleep(0.005)
+
+    ran = Ran("endless", "--deadline", "0.5")
+    assert ran.code == 3
+    assert "It reached its deadline of 0.5 s." in ran.err
+    assert_consistent(_only_run())
+
+
+@pytest.mark.parametrize(
+    ("deadline", "refusal"), [("61", "At most 60 s"), ("0", "above 0"), ("-1", "above 0")]
+)
+def test_a_deadline_that_is_not_allowed_is_refused(demo: User, deadline: str, refusal: str) -> None:
+    @agent("limited", deadline_seconds=60)
+    async def limited(tools: Tools) -> None: ...
+
+    ran = Ran("limited", f"--deadline={deadline}")
+    assert ran.code == 2
+    assert refusal in ran.refusal
+    assert not RunRecord.objects.exists()
 
 
 def test_the_result_goes_to_stdout_and_the_log_to_stderr(demo: User) -> None:

@@ -54,6 +54,11 @@ const WRITERS = {
     below: traceback(data),
     tone: "line-error",
   }),
+  limit_near: (data) => ({
+    kind: "Limit",
+    parts: [`It may go on for ${duration((data.limit ?? 0) - (data.value ?? 0))}, of ${duration(data.limit ?? 0)}`],
+    tone: "line-warning",
+  }),
   loop_blocked: loopBlocked,
   truncated: (data) => ({
     kind: "Warning",
@@ -113,11 +118,21 @@ function stopRequested(data) {
   const by = data.requested_by && [" by ", foreign(data.requested_by)];
   const reason = asText(data.reason).trim();
   const because = reason && [": ", foreign(reason)];
-  if (data.via === "budget") return ["Stop asked for by its budget", because];
+  if (data.via === "budget") return [REACHED[data.limit?.kind]?.(data.limit) ?? ["Stop asked for by its budget", because]].flat();
   if (data.via === "account") return ["Stop asked for, because its owner's account was deactivated"];
   const withParent = data.via === "parent" && ", with the run that called it";
   const how = data.mode === "abort" && ", cutting the calls in flight";
   return ["Stop asked for", by, withParent, how, because];
+}
+
+// As runs/wording/limits.py says it.
+const REACHED = {
+  wall: ({ scope, limit }) => `${scope === "tree" ? "A run above it" : "It"} reached its deadline of ${seconds(limit)}`,
+  idle: ({ limit }) => `It showed no sign of life for ${seconds(limit)}`,
+};
+
+function seconds(limit) {
+  return limit < 120 ? `${limit} s` : duration(limit);
 }
 
 function stopHardened(data) {

@@ -6,6 +6,7 @@ import { EventsPanel } from "./events_panel.js";
 import { follow } from "./feed.js";
 import { timeZone } from "./format.js";
 import { get, post } from "./http.js";
+import { showLimits } from "./limits.js";
 import { LogView } from "./log.js";
 import { Panel } from "./panels.js";
 import { showProgress } from "./progress.js";
@@ -37,6 +38,7 @@ export function showRun(data, main, addPanels) {
   const stop = new StopControl({ address: addresses.stop, refresh });
   state.watch((now) => header.show(now));
   state.watch((now) => stop.show(now));
+  state.watch(showLimits);
   state.watch((now) => showProgress(find("progress"), now.progress, now.status));
   state.onChange((now) => now.words.receipt.join(" "), showReceipt);
   watchLeftBehind(state, refresh);

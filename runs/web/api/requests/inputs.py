@@ -10,7 +10,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.cancellation import StopMode
-from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from agents.options import HIGHEST_PRIORITY, LONGEST_SECONDS, LOWEST_PRIORITY
 from runs.actions.stop_rows import LONGEST_PLAN_SECONDS
 from runs.identity.models import MAX_NAME_LENGTH
 from runs.models import MAX_REASON_LENGTH
@@ -28,6 +28,7 @@ from .filters import RunFilterSerializer
 __all__ = [
     "MOST_IDS",
     "CredentialsSerializer",
+    "NewLimitsSerializer",
     "StartSerializer",
     "StopByFilterSerializer",
     "StopByIdsSerializer",
@@ -51,6 +52,27 @@ class SecondsField(NumberField):
         super().__init__(min_value=0, max_value=LONGEST_PLAN_SECONDS, **options)
 
 
+class LimitField(NumberField):
+    """A limit of a run; the service checks that it is above 0, and permitted."""
+
+    def __init__(self, help_text: str) -> None:
+        super().__init__(
+            required=False,
+            allow_null=True,
+            min_value=0,
+            max_value=LONGEST_SECONDS,
+            help_text=help_text,
+        )
+
+
+class NewLimitsSerializer(StrictSerializer):
+    """Limits of a run, in seconds. Null is no limit; a limit that is left out stays as it is."""
+
+    deadline_seconds = LimitField("How long it may take from its first start on.")
+    idle_seconds = LimitField("How long it may show no sign of life.")
+    call_seconds = LimitField("How long one call may take.")
+
+
 class StartSerializer(StrictSerializer):
     """What to run."""
 
@@ -62,6 +84,11 @@ class StartSerializer(StrictSerializer):
         max_value=HIGHEST_PRIORITY,
         help_text="The agent's own unless given. The queued runs of the highest priority start "
         "first; to go above the agent's own takes the permission `runs.prioritise_runrecord`.",
+    )
+    limits = NewLimitsSerializer(
+        required=False,
+        help_text="Tighter than those of the agent and the site; looser ones take the permission "
+        "`runs.raise_limits`.",
     )
 
 

@@ -24,6 +24,7 @@ OPERATIONS = {
     ("/runs/{id}", "get"): "get_run",
     ("/runs/{id}/stop", "post"): "stop_run",
     ("/runs/stop", "post"): "stop_runs",
+    ("/runs/{id}/limits", "post"): "change_limits",
     ("/runs/{id}/events", "get"): "list_events",
     ("/api-token", "post"): "obtain_token",
     ("/quotas", "get"): "list_quotas",

@@ -67,12 +67,19 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
         "log_removed_at": None,
         "worker": None,
         "unwatched": {"threads": 0, "processes": 0},
+        "limits": NO_LIMITS,
         "stop": None,
     }
     assert created_at.utcoffset() is not None
     assert api.get(f"/runs/{run['id']}").json() == run
 
 
+NO_LIMITS = {
+    "deadline_seconds": None,
+    "idle_seconds": None,
+    "call_seconds": None,
+    "deadline_at": None,
+}
 NOTHING_USED = {"llm_calls": 0, "input_tokens": 0, "output_tokens": 0, "estimated": False}
 
 
