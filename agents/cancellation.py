@@ -438,7 +438,8 @@ class cleanup:  # in lower case, since it is used like a function
             self._deadline = token._start_cleanup() + self._seconds
         if self._loop is not None:
             try:
-                self._loop.call_soon_threadsafe(self._arm)
+                # In no run's context: a run can't cancel the tasks of others.
+                self._loop.call_soon_threadsafe(self._arm, context=Context())
             except RuntimeError:  # the loop is closed, so nothing is left to cut
                 logger.debug("no loop left to arm a cleanup limit on")
 
