@@ -103,9 +103,10 @@ class Heartbeat:
     def beat(self) -> bool:
         """Do what is due; return whether there is more to do without a pause."""
         self.renew_if_due()
-        # Before the reaper: a run of a lost worker that is overdue stops with its tree.
-        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
         self._next_limit = time.monotonic() + limit_stops.look_at_limits(self.id)
+        # After that look, which waits for no deadline that is over. Before the reaper: a run of a
+        # lost worker that is overdue stops with its tree.
+        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
         is_more = self._reaper.tick()
         is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
         stops.deliver_missed(self.id)

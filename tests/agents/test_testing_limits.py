@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 
-from agents import CallTimedOut, SyncTools, Tools, agent, should_stop
+import pytest
+
+from agents import CallTimedOut, SyncTools, Tools, agent, registry, should_stop
 from agents.testing import ScriptedModel, running
 from tests.support.started_run import MESSAGES
 
 SHORT = 0.1
+
+
+@pytest.fixture(autouse=True)
+def isolated_agents() -> Iterator[None]:
+    with registry.isolated(empty=True):
+        yield
 
 
 async def test_a_deadline_stops_it_and_is_told() -> None:

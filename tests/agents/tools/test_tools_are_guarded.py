@@ -35,6 +35,7 @@ PARTS = {"data_store", "agents", "http"}
 UNGUARDED: dict[str, Callable[[Any], Any]] = {
     "log": lambda tools: tools.log("hello"),
     "progress": lambda tools: tools.progress(1, 2),
+    "remaining": lambda tools: tools.remaining(),
     "default_model": lambda tools: tools.default_model,
     "data_store.use_namespace": lambda tools: tools.data_store.use_namespace("mine"),
 }

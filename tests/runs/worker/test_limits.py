@@ -12,7 +12,9 @@ import pytest
 from django.contrib.auth.models import User
 
 from agents import AgentStopped, CallTimedOut, SyncTools, Tools, agent, cleanup, should_stop
-from runs.actions import limit_stops, limits, starting
+from agents.options import Limits
+from runs.actions import limit_stops, starting
+from runs.db.clock import database_now, monotonic_offset
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.status import Status
@@ -21,7 +23,16 @@ from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
 from tests.support.running import Gate, Start
 
-SHORT = 1.0  # seconds; a start may take half of it on a busy machine
+SHORT = 1.0  # seconds
+
+
+def hurry(run: RunRecord) -> None:
+    """Let a run that has started reach its deadline soon, however long its start has taken.
+
+    As another process would: without a message.
+    """
+    at = database_now() + timedelta(seconds=SHORT)
+    RunRecord.objects.filter(pk=run.pk).update(deadline_at=at, deadline_seconds=SHORT)
 
 
 def ended_by(run: RunRecord, kind: str = "wall", limit: float = SHORT) -> RunRecord:
@@ -66,7 +77,7 @@ class TestDeadline:
     def test_lets_the_call_in_flight_finish(self, worker: Any, start: Start, log: Journal) -> None:
         gate = Gate()
 
-        @agent("caller", deadline_seconds=SHORT)
+        @agent("caller", deadline_seconds=3600)
         async def caller(tools: Tools) -> None:
             await tools.agents.call("slow")
 
@@ -77,6 +88,7 @@ class TestDeadline:
 
         run = start("caller")
         gate.until_arrived()
+        hurry(run)
         log.until_event(run, "stop_requested")
         gate.open()
         ended_by(log.over(run))
@@ -86,12 +98,14 @@ class TestDeadline:
     ) -> None:
         gate = Gate()
 
-        @agent("late", deadline_seconds=SHORT)
+        @agent("late", deadline_seconds=3600)
         async def late(tools: Tools) -> str:
             await gate.wait()
             return "done"
 
         run = start("late")
+        gate.until_arrived()
+        hurry(run)
         log.until_event(run, "stop_requested")
         gate.open()
         record = assert_consistent(log.over(run))
@@ -133,7 +147,7 @@ class TestDeadline:
 
         run, _ = starting.start_run("waiting", {}, owner=alice)
         RunRecord.objects.filter(pk=run.pk).update(
-            attempt=1, deadline_at=limits.database_now() - timedelta(seconds=0.1)
+            attempt=1, deadline_at=database_now() - timedelta(seconds=0.1)
         )
         assert limit_stops.stop_overdue() == 1
         assert ended_by(log.over(run)).stop_observed_at is None
@@ -148,7 +162,7 @@ class TestDeadline:
             called.append(1)
 
         run, _ = starting.start_run("waiting", {}, owner=alice)
-        over = limits.database_now() - timedelta(seconds=0.1)
+        over = database_now() - timedelta(seconds=0.1)
         RunRecord.objects.filter(pk=run.pk).update(attempt=1, deadline_at=over)
         monkeypatch.setattr(limit_stops, "stop_overdue", lambda **_: 0)  # no process looks
         hire()
@@ -230,7 +244,7 @@ class TestDeadline:
     ) -> None:
         options(DRAIN_SECONDS=20)
 
-        @agent("endless", deadline_seconds=SHORT)
+        @agent("endless", deadline_seconds=3600)
         async def endless(tools: Tools) -> None:
             while True:
                 await tools.data_store.get("x")
@@ -239,6 +253,7 @@ class TestDeadline:
         worker = hire()
         run = start("endless")
         log.until_event(run, "agent_start")
+        hurry(run)
         worker.drain_threads()
         ended_by(log.over(run))
 
@@ -248,7 +263,7 @@ class TestDeadline:
         monkeypatch.setattr(limit_stops, "stop_overdue", lambda **_: 0)  # the look comes too late
         unwinding = Gate()
 
-        @agent("unwinding", deadline_seconds=SHORT)
+        @agent("unwinding", deadline_seconds=3600)
         async def unwinds(tools: Tools) -> None:
             tools.log("at work")
             try:
@@ -265,7 +280,11 @@ class TestDeadline:
         thread = threading.Thread(target=worker.drain_threads)
         thread.start()
         unwinding.until_arrived()
+        hurry(run)
         run.refresh_from_db()
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        eventually(lambda: entry.deadline_at == run.deadline_at, "the worker has looked")
         _sleep_until(run.deadline_at)
         unwinding.open()
         thread.join()
@@ -302,7 +321,7 @@ class TestTokenThatRefuses:
     ) -> None:
         monkeypatch.setattr(limit_stops, "look_at_limits", lambda worker: 60.0)
 
-        @agent("endless", deadline_seconds=SHORT)
+        @agent("endless", deadline_seconds=3600)
         async def endless(tools: Tools) -> None:
             tools.log("at work")
             while True:
@@ -311,9 +330,10 @@ class TestTokenThatRefuses:
 
         run = start("endless")
         log.until_at_work(1)
-        run.refresh_from_db()
-        later = run.deadline_at + timedelta(hours=1)
-        RunRecord.objects.filter(pk=run.pk).update(deadline_at=later, deadline_seconds=3600)
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        before = database_now() + timedelta(seconds=SHORT)  # the row was moved since then
+        entry.know_limits(Limits(SHORT), before, monotonic_offset())
         record = assert_consistent(log.over(run))
         assert (record.status, record.stop_via) == ("stopped", "budget")
         assert record.stop_limit["limit"] == SHORT
@@ -330,10 +350,7 @@ class TestTokenThatRefuses:
 
         run = start("endless")
         log.until_at_work(1)
-        # As another process would, without a message.
-        RunRecord.objects.filter(pk=run.pk).update(
-            deadline_at=limits.database_now() + timedelta(seconds=SHORT), deadline_seconds=SHORT
-        )
+        hurry(run)
         ended_by(log.over(run))
 
     def test_does_not_refuse_what_the_last_look_has_allowed(
@@ -504,7 +521,7 @@ def test_a_beat_comes_when_a_limit_is_reached(
     """Polls alone would find the deadline up to half a second later; here never."""
     monkeypatch.setattr(heartbeat, "POLL_SECONDS", 1000.0)
 
-    @agent("computing", deadline_seconds=SHORT)
+    @agent("computing", deadline_seconds=3600)
     async def computing(tools: Tools) -> None:
         tools.log("at work")
         while not should_stop():  # no guard refuses
@@ -513,12 +530,13 @@ def test_a_beat_comes_when_a_limit_is_reached(
     worker = hire()
     run = start("computing")
     log.until_at_work(1)
+    hurry(run)
     worker.poll()  # so that the worker has looked once since the claim
     ended_by(log.over(run))
 
 
 def _sleep_until(at: datetime) -> None:
-    time.sleep(max(0.0, (at - limits.database_now()).total_seconds()) + 0.01)
+    time.sleep(max(0.0, (at - database_now()).total_seconds()) + 0.01)
 
 
 def _last_call(log: Journal, run: RunRecord) -> datetime:
