@@ -24,7 +24,7 @@ class RunsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from runs.actions import deactivating, deleting
+        from runs.actions import owners
         from runs.db.agent_connections import AgentConnections, follow_connections
         from runs.db.connecting import note_connection
         from runs.ops.accounts import create_missing_group
@@ -41,8 +41,7 @@ class RunsConfig(AppConfig):
             proxies.hide_secrets(address)
         for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.METRICS_TOKEN):
             redaction.add_secret(secret)
-        deactivating.connect()
-        deleting.connect()
+        owners.connect()
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD"))
             redaction.add_secret(str(database.get("OPTIONS", {}).get("password", "")))

@@ -19,7 +19,6 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from runs.actions import deleting
 from runs.ops import removal
 
 from ..models import OwnerUsage, RunRecord
@@ -66,8 +65,8 @@ class OwnerAdmin(UserAdmin):
         if needed or protected:
             return True
         owners = [user.pk for user in users]
-        deleting.stop_runs_of(owners, by=request.user)
-        left = deleting.wait_until_over(owners)
+        owners.stop_runs_of(owners, by=request.user)
+        left = owners.wait_until_over(owners)
         if left:
             words = ngettext(
                 "Nothing was deleted: %(count)d run of %(names)s is still stopping. Please try "

@@ -1,6 +1,6 @@
 """Abort the runs of this process whose record was deleted, or is another worker's.
 
-A deletion by the ORM asks its runs to stop (``runs.actions.deleting``). A message may be lost, and
+A deletion by the ORM asks its runs to stop (``runs.actions.owners``). A message may be lost, and
 SQL tells no code. So each worker also compares its runs with the table, twice a second.
 """
 

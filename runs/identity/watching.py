@@ -1,7 +1,7 @@
 """Add to the audit log what happens to users: by whatever door, Django sends a signal.
 
 ``QuerySet.update()`` and SQL send none. Workers notice users who were deactivated that way
-(``runs.actions.deactivating``); other such changes are not in the log.
+(``runs.actions.owners``); other such changes are not in the log.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from django.db import connection, reset_queries
 from django.utils import timezone
 
-from runs.actions import abandoning, deactivating, leases, limit_stops, recovery, stopping
+from runs.actions import abandoning, leases, limit_stops, owners, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
@@ -78,7 +78,7 @@ class Reaper:
         found = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
             found += leases.mark_lost_leases(self_id)
-            deactivating.stop_all()
+            owners.stop_all_of_inactive()
             self._next_reaping = now + self._times.reap_every
         for worker in found:
             abandoning.note_left_by_lost(worker.pk)

@@ -10,7 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.db import transaction
 from django.test import Client
 
-from runs.actions import deactivating
+from runs.actions import owners
 from runs.identity.models import AuditEntry
 from runs.models import RunRecord
 from runs.status import Status
@@ -73,7 +73,7 @@ def test_the_runs_stop_and_say_why(
     assert "because its owner's account was deactivated" in sentences(queued)[0]
     assert [run_as_dict(get_for_wire(run.pk)) for run in others] == before
     assert AuditEntry.objects.filter(act="stop").count() == 2, "one for each that was asked"
-    assert deactivating.stop_all() == 0
+    assert owners.stop_all_of_inactive() == 0
     assert AuditEntry.objects.filter(act="stop").count() == 2
 
 
@@ -114,12 +114,12 @@ def test_another_change_of_a_user_stops_nothing(alice: User, runs: list[RunRecor
     alice.user_permissions.set(Permission.objects.all()[:1])
     alice.first_name = "Alice"
     alice.save()
-    assert deactivating.stop_all() == 0
+    assert owners.stop_all_of_inactive() == 0
     assert not RunRecord.objects.filter(stop_requested_at__isnull=False).exists()
 
 
 def test_a_run_that_starts_just_after_stops_as_well(alice: User) -> None:
     by_save(alice)
     late = make_run(alice)
-    assert deactivating.stop_all() == 1
+    assert owners.stop_all_of_inactive() == 1
     assert RunRecord.objects.get(pk=late.pk).status == Status.STOPPED

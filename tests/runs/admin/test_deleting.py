@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from runs.actions import deleting
+from runs.actions import owners
 from runs.identity.models import Act, AuditEntry
 from runs.models import DataStoreEntry, OwnerUsage, RunEvent, RunInput, RunRecord
 from runs.ops import removal
@@ -123,7 +123,7 @@ class TestUser:
     def test_stays_until_its_runs_are_over(
         self, admin_client: Client, owner: User, monkeypatch: pytest.MonkeyPatch, is_bulk: bool
     ) -> None:
-        monkeypatch.setattr(deleting, "WAIT_SECONDS", 0.2)
+        monkeypatch.setattr(owners, "WAIT_SECONDS", 0.2)
         worker = make_worker()
         root = make_run(owner, status=Status.RUNNING, worker=worker)
         make_run(owner, status=Status.RUNNING, worker=worker, parent=root)
