@@ -1,12 +1,13 @@
 """Stop the runs of owners who are deactivated or deleted, and runs that are deleted themselves.
 
 A save of a user who is deactivated stops the runs at once, after its commit, unless
-``RUNS_STOP_INACTIVE_OWNERS`` is off. ``QuerySet.update()`` and SQL tell no code. So each process with
-a reaper also looks for such runs, every third of a lease.
+``RUNS_STOP_INACTIVE_OWNERS`` is off. ``QuerySet.update()`` and SQL tell no code. So each process
+with a reaper also looks for such runs, every third of a lease.
 
-Before it deletes, the admin asks the runs to stop, and waits until they are over. ``delete()`` of the
-ORM can't wait: its transaction asks them to stop, and at its commit their tokens are tripped. SQL tells
-no code: a worker notices by itself that a run has no record any more (``delivery.lost_claims``).
+Before it deletes, the admin asks the runs to stop, and waits until they are over. ``delete()`` of
+the ORM can't wait: its transaction asks them to stop, and at its commit their tokens are tripped.
+SQL tells no code: a worker notices by itself that a run has no record any more
+(``delivery.lost_claims``).
 """
 
 from __future__ import annotations

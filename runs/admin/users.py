@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from runs.actions.owners import stop_runs_of, wait_until_over
 from runs.ops import removal
 
 from ..models import OwnerUsage, RunRecord
@@ -65,8 +66,8 @@ class OwnerAdmin(UserAdmin):
         if needed or protected:
             return True
         owners = [user.pk for user in users]
-        owners.stop_runs_of(owners, by=request.user)
-        left = owners.wait_until_over(owners)
+        stop_runs_of(owners, by=request.user)
+        left = wait_until_over(owners)
         if left:
             words = ngettext(
                 "Nothing was deleted: %(count)d run of %(names)s is still stopping. Please try "

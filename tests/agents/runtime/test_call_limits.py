@@ -1,4 +1,4 @@
-"""``call_seconds`` of a run: the data store is not cut, a model and HTTP are, and the run goes on."""
+"""``call_seconds``: the data store is not cut, a model and HTTP are, and the run goes on."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class TestUser:
                 found = RunRecord.objects.filter(pk=run.pk)
                 found.update(status=Status.STOPPED, finished_at=timezone.now())
 
-        monkeypatch.setattr(deleting.time, "sleep", end_it)
+        monkeypatch.setattr(owners.time, "sleep", end_it)
         admin_client.post(f"{USERS}{owner.pk}/delete/", {"post": "yes"})
         assert len(looks) == 3
         assert not User.objects.filter(pk=owner.pk).exists()
