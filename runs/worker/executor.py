@@ -283,6 +283,7 @@ class Executor:
         guard.call_seconds = entry.limits.call_seconds
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
+        entry.log_stop()  # one that came before, and whose token is about to trip
         entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # for the receipt
         entry.token.add_callback(partial(self._note_abandoned, entry))

@@ -12,9 +12,12 @@ import pydantic
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from django.utils import timezone
 
 from agents import SubAgentFailed, Tools, agent
+from agents.cancellation import StopMode
 from runs.delivery import local_runs
+from runs.delivery.stop_message import StopRequest
 from runs.models import DataStoreEntry, RunInput, RunRecord
 from runs.status import Status
 from runs.worker import executor
@@ -374,3 +377,24 @@ def test_a_large_input_is_not_validated_on_the_shared_loop(
 def _delete_input(run: str) -> None:
     RunInput.objects.filter(run=run).delete()
     connection.close()
+
+
+def test_a_stop_that_comes_while_a_run_starts_is_logged_before_its_code_begins(
+    worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noted before the run has a log; its token trips a moment later."""
+    opened = worker.recorder.open
+
+    def open_late(entry: Any, trace: Any) -> None:
+        entry.note(
+            StopRequest(StopMode.GRACEFUL, "enough", "api", "alice", timezone.now(), entry.id)
+        )
+        entry.log_stop()
+        opened(entry, trace)
+
+    monkeypatch.setattr(worker.recorder, "open", open_late)
+    run = start("endless")
+    log.until_event(run, "log")
+    stop(run)
+    assert log.over(run).status == Status.STOPPED
+    assert [event.type for event in log.of(run)][:2] == ["stop_requested", "agent_start"]
