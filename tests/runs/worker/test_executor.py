@@ -392,8 +392,14 @@ def test_a_stop_that_comes_while_a_run_starts_is_logged_before_its_code_begins(
         entry.log_stop()
         opened(entry, trace)
 
+    @agent("waiting")
+    async def waiting(tools: Tools) -> None:
+        tools.log("at work")
+        while True:
+            await tools.data_store.get("x")
+
     monkeypatch.setattr(worker.recorder, "open", open_late)
-    run = start("endless")
+    run = start("waiting")
     log.until_event(run, "log")
     stop(run)
     assert log.over(run).status == Status.STOPPED
