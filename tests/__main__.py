@@ -1,7 +1,7 @@
 """Run every test: `python -m tests [arguments for pytest]`, which is what `make test` does.
 
 The suite runs on Halting's default: one process on SQLite with the in-memory layer. If DATABASE_URL
-or REDIS_URL names a server, the tests that are marked for it run in a separate session, with that
+or REDIS_URL names a server, the tests that are marked for it run in separate sessions, with that
 server in their settings. Without a server its tests are skipped, and the output says so loudly;
 REQUIRE_ALL=1 makes that a failure.
 
@@ -26,7 +26,8 @@ import pytest
 EVERYWHERE = "--everywhere"
 _AT_A_TIME = 4  # sessions
 #: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
-_APART = (["tests/runs"], ["tests/walks", "tests/attacks"], ["tests/browser"])
+_LONG = ["tests/walks", "tests/attacks"]
+_APART = (["tests/runs"], _LONG, ["tests/browser"])
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 
@@ -49,13 +50,14 @@ def main(arguments: list[str]) -> int:
     # Before the arguments, so that a -m among them wins.
     rest = ["-m", f"not ({' or '.join(found)})"] if found else []
     sessions: list[_Session] = []
-    others = [f"--ignore={folder}" for folders in _APART for folder in folders]
-    if is_everywhere and not arguments:
-        for number, folders in enumerate((*_APART, others), 1):
-            sessions.append(([*folders, "-m", ""], os.environ | _own_names(number)))
-    elif found:
-        wanted = "" if is_everywhere else " or ".join(found)
+    others = _but(*_APART)
+    wanted = "" if is_everywhere else " or ".join(found)
+    if found and arguments:
         sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
+    elif found:
+        parts = (*_APART, others) if is_everywhere else (_LONG, _but(_LONG))
+        for number, folders in enumerate(parts, 1):
+            sessions.append(([*folders, "-m", wanted], os.environ | _own_names(number)))
     if arguments:
         # A person runs a few tests: show the sessions one after the other.
         sessions.append(([*rest, *arguments], alone))
@@ -68,6 +70,11 @@ def main(arguments: list[str]) -> int:
     # With arguments, it may be that one session has all the tests.
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0 if ran else statuses[0])
+
+
+def _but(*parts: list[str]) -> list[str]:
+    """Return the arguments that leave folders out."""
+    return [f"--ignore={folder}" for folders in parts for folder in folders]
 
 
 def _own_names(number: int) -> dict[str, str]:

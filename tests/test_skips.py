@@ -127,16 +127,20 @@ class TestSessions:
         self.lane_statuses[failed] = 1
         assert self.main([]) == 1
 
-    def test_with_all_servers_their_tests_are_one_more(
+    def test_with_all_servers_their_tests_are_two_more(
         self, sessions: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
-        self.lane_statuses["-m postgres or redis"] = 1
+        on_servers = ("tests/walks tests/attacks", "--ignore=tests/walks --ignore=tests/attacks")
+        on_servers = tuple(f"{folders} -m postgres or redis" for folders in on_servers)
+        self.lane_statuses[on_servers[1]] = 1
         assert self.main([]) == 1
         lanes = self._lanes()
         rest = "-m not (postgres or redis)"
-        assert lanes.pop("-m postgres or redis")["DATABASE_URL"] == "postgres://h/x"
+        given = [lanes.pop(session) for session in on_servers]
+        assert {environment["DATABASE_URL"] for environment in given} == {"postgres://h/x"}
+        assert len({environment["DJANGO_SECRET_KEY"] for environment in given}) == 2
         assert set(lanes) == {f"{rest} {folders}" for folders in (*self.APART, self.OTHERS)}
         assert not any("DATABASE_URL" in environment for environment in lanes.values())
 

@@ -164,7 +164,7 @@ class TestSecondStopOfATree:
         async def root(tools: Tools) -> None:
             await tools.agents.call("middle")
 
-        mark = stopping._mark
+        mark = stopping.mark
 
         def held(request: Any, column: str, *rest: Any) -> Any:
             if column == "parent_id":
@@ -173,7 +173,7 @@ class TestSecondStopOfATree:
 
         run = start("root")
         bearing.until_arrived()
-        monkeypatch.setattr(stopping, "_mark", held)
+        monkeypatch.setattr(stopping, "mark", held)
         with in_thread(stop, run):
             reading.until_arrived()
             bearing.open()

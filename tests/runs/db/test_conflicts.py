@@ -128,7 +128,7 @@ class TestTransactionsInConflict:
         ]
         both_have_locked = threading.Barrier(2)
         tries: list[int] = []
-        mark = stopping._mark
+        mark = stopping.mark
 
         def mark_below(request: Any, column: str, keys: Any, *rest: Any) -> Any:
             if column == "parent_id":
@@ -137,7 +137,7 @@ class TestTransactionsInConflict:
                     both_have_locked.wait(WAIT_SECONDS)
             return mark(request, column, keys, *rest)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(stopping, "_mark", mark_below)
+        monkeypatch.setattr(stopping, "mark", mark_below)
 
         def stop(root: RunRecord, child: RunRecord) -> Any:
             return stopping.stop_many([root.pk, child.pk], by=alice, via="api")  # type: ignore[arg-type]
