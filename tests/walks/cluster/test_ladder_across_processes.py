@@ -153,6 +153,7 @@ def test_a_caller_on_another_worker_goes_on_at_once(cluster: Cluster, web: Web, 
     file.touch()
 
 
+@pytest.mark.parametrize("cluster", ["with Redis"], indirect=True)  # messages change nothing here
 def test_a_process_that_abandoned_code_blocks_is_replaced(cluster: Cluster, file: Path) -> None:
     web = cluster.web()
     worker = cluster.worker(RUNS_REPLACE_WHEN_BLOCKED_SECONDS="1")
