@@ -8,9 +8,12 @@ REQUIRE_ALL=1 makes that a failure.
 The tests on SQLite are one session for each of a few folders. Four sessions run at a time, because
 each mostly waits.
 
+Tests that are marked as thorough, which start several processes each, are left out if no arguments
+are given.
+
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis, in
-sessions for the same folders. That takes a quarter of an hour more, and tests changes of code that
-both databases share.
+sessions for the same folders; thorough tests are in it. That takes a quarter of an hour more, and
+tests changes of code that both databases share.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ EVERYWHERE = "--everywhere"
 _AT_A_TIME = 4  # sessions
 #: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
 _LONG = ["tests/walks", "tests/attacks"]
-_APART = (["tests/runs"], _LONG, ["tests/browser"])
+_WORKER = ["tests/runs/actions", "tests/runs/management", "tests/runs/worker"]
+_RUNS = ["tests/runs", *(f"--ignore={folder}" for folder in _WORKER)]
+_APART = (_LONG, _WORKER, ["tests/browser"], _RUNS)
+_QUICK = "not thorough"
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 
@@ -48,10 +54,14 @@ def main(arguments: list[str]) -> int:
     alone = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
     # Before the arguments, so that a -m among them wins.
-    rest = ["-m", f"not ({' or '.join(found)})"] if found else []
+    unmarked = f"not ({' or '.join(found)})" if found else ""
+    rest = ["-m", unmarked] if found else []
     sessions: list[_Session] = []
     others = _but(*_APART)
     wanted = "" if is_everywhere else " or ".join(found)
+    if not is_everywhere and not arguments:
+        wanted = f"({wanted}) and {_QUICK}"
+        rest = ["-m", f"{unmarked} and {_QUICK}" if unmarked else _QUICK]
     if found and arguments:
         sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
     elif found:
@@ -74,7 +84,8 @@ def main(arguments: list[str]) -> int:
 
 def _but(*parts: list[str]) -> list[str]:
     """Return the arguments that leave folders out."""
-    return [f"--ignore={folder}" for folders in parts for folder in folders]
+    folders = [part for some in parts for part in some if not part.startswith("--")]
+    return [f"--ignore={folder}" for folder in folders if folder.count("/") == 1]
 
 
 def _own_names(number: int) -> dict[str, str]:

@@ -70,9 +70,12 @@ def test_a_marked_test_runs_if_its_server_is_named(
 class TestSessions:
     """`python -m tests`: the sessions that it starts, and the status that it returns."""
 
-    APART = ("tests/runs", "tests/walks tests/attacks", "tests/browser")
+    LONG = "tests/walks tests/attacks"
+    WORKER = "tests/runs/actions tests/runs/management tests/runs/worker"
+    RUNS = "tests/runs " + " ".join(f"--ignore={folder}" for folder in WORKER.split())
+    APART = (LONG, WORKER, "tests/browser", RUNS)
     OTHERS = (
-        "--ignore=tests/runs --ignore=tests/walks --ignore=tests/attacks --ignore=tests/browser"
+        "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/browser --ignore=tests/runs"
     )
 
     @pytest.fixture
@@ -114,15 +117,17 @@ class TestSessions:
 
     def test_the_whole_suite_is_a_session_for_each_set_of_folders(self, sessions: list) -> None:
         assert self.main([]) == 0
-        assert set(self._lanes()) == {*self.APART, self.OTHERS}
+        quick = "-m not thorough"
+        assert set(self._lanes()) == {f"{quick} {one}" for one in (*self.APART, self.OTHERS)}
         assert not sessions
 
     def test_each_folder_of_tests_is_in_one_session(self) -> None:
         apart = " ".join(self.APART).split()
-        assert all(Path(folder).is_dir() for folder in apart)
-        assert self.OTHERS.split() == [f"--ignore={folder}" for folder in apart]
+        assert all(Path(folder.removeprefix("--ignore=")).is_dir() for folder in apart)
+        whole = [folder for folder in apart if folder.count("/") == 1]
+        assert self.OTHERS.split() == [f"--ignore={folder}" for folder in whole]
 
-    @pytest.mark.parametrize("failed", ["tests/browser", "tests/runs"])
+    @pytest.mark.parametrize("failed", ["-m not thorough tests/browser", f"-m not thorough {LONG}"])
     def test_a_failure_in_one_of_them_is_a_failure(self, sessions: list, failed: str) -> None:
         self.lane_statuses[failed] = 1
         assert self.main([]) == 1
@@ -133,11 +138,12 @@ class TestSessions:
         monkeypatch.setenv("DATABASE_URL", "postgres://h/x")
         monkeypatch.setenv("REDIS_URL", "redis://h")
         on_servers = ("tests/walks tests/attacks", "--ignore=tests/walks --ignore=tests/attacks")
-        on_servers = tuple(f"{folders} -m postgres or redis" for folders in on_servers)
+        marked = "-m (postgres or redis) and not thorough"
+        on_servers = tuple(f"{folders} {marked}" for folders in on_servers)
         self.lane_statuses[on_servers[1]] = 1
         assert self.main([]) == 1
         lanes = self._lanes()
-        rest = "-m not (postgres or redis)"
+        rest = "-m not (postgres or redis) and not thorough"
         given = [lanes.pop(session) for session in on_servers]
         assert {environment["DATABASE_URL"] for environment in given} == {"postgres://h/x"}
         assert len({environment["DJANGO_SECRET_KEY"] for environment in given}) == 2

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.server import Installation, Server, eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from django.db import connection
 
 from tests.support.server import Installation, Server, eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 def _ready(server: Server) -> tuple[int, str]:

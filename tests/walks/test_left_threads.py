@@ -10,7 +10,7 @@ import pytest
 from tests.support.processes import start_manage
 from tests.support.server import Installation, Server, eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 HOWS = ["executor", "pool", "thread", "daemon"]
 

@@ -13,7 +13,7 @@ from tests.support.cluster import Cluster, MakeCluster, Web
 from tests.support.request_inbox import RequestInbox
 from tests.support.server import eventually
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow, pytest.mark.thorough]
 
 DEADLINE = 2.0
 

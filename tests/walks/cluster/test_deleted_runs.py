@@ -10,7 +10,7 @@ from tests.support.cluster import Cluster, MakeCluster
 from tests.support.processes import start_manage
 from tests.support.server import eventually
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow, pytest.mark.thorough]
 
 _DELETE = """
 import time

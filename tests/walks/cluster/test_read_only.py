@@ -7,7 +7,7 @@ import pytest
 from tests.support.cluster import MakeCluster
 from tests.support.server import Server, eventually
 
-pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow, pytest.mark.thorough]
 
 
 def _ready(server: Server) -> tuple[int, str]:
