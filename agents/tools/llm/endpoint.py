@@ -7,6 +7,7 @@ half a second, so this module is imported when a model is made, not before.
 from __future__ import annotations
 
 import asyncio
+import platform
 import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,10 @@ from .errors import detail_of
 from .reply import PartialReply
 
 __all__ = ["Endpoint"]
+
+# The SDK's first request asks for this, which starts a process once. Asked here, it is not the run
+# of that request that has started it.
+platform.platform()
 
 # How long the end of a body may take; then it is cut.
 REST_SECONDS = 1.0  # after [DONE]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -195,3 +197,18 @@ def test_what_no_endpoint_can_have_is_refused(url: str, key: str) -> None:
     with pytest.raises(ValueError, match=r"address|key") as caught:
         Model(url, key)
     assert not key or key not in str(caught.value)
+
+
+def test_the_sdk_starts_no_process_in_a_run() -> None:
+    """It asks for the platform at its first request; that would count as the run's process."""
+    code = (
+        "import sys; started = []\n"
+        "sys.addaudithook(lambda name, _: name == 'subprocess.Popen' and started.append(name))\n"
+        "import agents.tools.llm.endpoint, openai._base_client as client\n"
+        "started.clear(); client.get_platform(); client.platform_headers('x', platform=None)\n"
+        "print(len(started))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "0"
