@@ -255,7 +255,7 @@ class RunRecord(models.Model):
     stop_limit = models.JSONField(null=True)
     stop_cleanup_error = models.JSONField(null=True)
 
-    # What its code has started, and nobody can wait for.
+    # What its code has started, and its worker can't wait for.
     unwatched_threads = models.PositiveIntegerField(default=0, db_default=0)
     unwatched_processes = models.PositiveIntegerField(default=0, db_default=0)
 

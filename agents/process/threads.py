@@ -21,7 +21,7 @@ from agents.guard import current_guard, wait_out
 
 from .state import own_work, shared
 
-__all__ = ["CLOSE_SECONDS", "Host", "RunThread", "agent_code", "set_host", "waiting"]
+__all__ = ["Host", "RunThread", "agent_code", "set_host", "waiting"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -65,7 +65,7 @@ def _saved(instance: Any, created: bool, raw: bool, update_fields: Any, **_: Any
 
 
 def stop_runs_of(owners: Collection[Any], *, by: Any) -> int:
-    """Ask the active runs of users to stop, whom ``by`` is about to delete in the admin.
+    """Ask the active runs of users to stop: ``by`` is about to delete them in the admin.
 
     Returns how many were asked. The runs below stop with them.
     """

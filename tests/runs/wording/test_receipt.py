@@ -160,7 +160,7 @@ def test_an_escalation_is_told_with_what_it_cut() -> None:
         ({"abort_at": _at(18)}, "From 14:03:40 on calls in flight were cut, as planned."),
         # By the run that called it, or from the command line.
         ({}, "From 14:03:40 on calls in flight were cut."),
-        # Planned for later: somebody was faster.
+        # Planned for later: a person was faster.
         ({"abort_at": _at(60)}, "From 14:03:40 on calls in flight were cut."),
         (
             {"mode": "abandon", "abandoned": True, "escalated_by": "a"},

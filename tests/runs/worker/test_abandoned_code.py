@@ -1,4 +1,4 @@
-"""Code of abandoned runs in a worker: it holds nobody up, keeps its room, and its end is noted."""
+"""Code of abandoned runs in a worker: it delays no other run, and its end is noted."""
 
 from __future__ import annotations
 

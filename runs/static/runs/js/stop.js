@@ -154,7 +154,7 @@ class HarderStop {
     clearTimeout(this.#timer);
     this.#timer = whenDue(this.#offer, () => this.#draw());
     const isShown = isDue(this.#offer) && !this.#asked;
-    // A hidden button would lose the focus, and with it the place of somebody without a mouse.
+    // A hidden button would lose the focus, and with it the place of a keyboard user.
     if (!isShown && document.activeElement === this.#button) this.#line.focus({ preventScroll: true });
     this.#box.hidden = !isShown;
     if (!isShown) return;

@@ -155,7 +155,7 @@ async def test_a_request_and_its_body(
 async def test_a_stream_of_events_does_not_hold_up_a_graceful_stop(
     server: LLMServer, run: AgentRun
 ) -> None:
-    """No line follows, and nobody waits for one."""
+    """No line follows, and the run waits for none."""
     transports = Transports(Reach(AllowList(["*"])))
     server.hold("middle")
     got: list[bytes] = []
