@@ -148,7 +148,7 @@ class _Thread:
             thread.start()
         guard.token.add_callback(self._on_stop)
         try:
-            await guard.until(lambda: self._ended is not None, is_quiet=True)
+            await guard.in_flight.until(lambda: self._ended is not None, is_quiet=True)
         except asyncio.CancelledError:
             self._show()
             raise
@@ -183,12 +183,12 @@ class _Thread:
 
     def _show(self) -> None:
         if self._ended is None and not self._work:
-            self._work = self._guard.begin_work("thread", self._label)
+            self._work = self._guard.in_flight.begin_work("thread", self._label)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._ended = (value, error)
-        self._guard.end_work(self._work)
-        self._guard.wake()
+        self._guard.in_flight.end_work(self._work)
+        self._guard.in_flight.wake()
 
 
 async def _settled(guard: Guard) -> None:
@@ -204,7 +204,7 @@ async def _settled(guard: Guard) -> None:
     interruption: asyncio.CancelledError | None = None
     while not settling.done():
         try:
-            await guard.until(settling.done)
+            await guard.in_flight.until(settling.done)
         except asyncio.CancelledError as raised:
             if guard.host_cancelled:
                 interruption = raised
@@ -256,7 +256,7 @@ async def _end_code(guard: Guard) -> None:
             while True:
                 await _end_tasks(guard)
                 close_generators(guard)
-                await guard.until(lambda: not guard.has_work(kinds))
+                await guard.in_flight.until(lambda: not guard.in_flight.has_work(kinds))
                 if not _left_behind(guard):
                     return
 
@@ -269,14 +269,14 @@ async def _end_tasks(guard: Guard) -> None:
     while left := _left_behind(guard):
         try:
             async with asyncio.timeout(seconds):
-                await guard.until(lambda left=left: not left <= _left_behind(guard))  # type: ignore[misc]
+                await guard.in_flight.until(lambda left=left: not left <= _left_behind(guard))  # type: ignore[misc]
         except TimeoutError:
             if seconds == LEFT_BEHIND_SECONDS and not guard.parts:
                 _cancel_left_behind(guard)  # those that others made meanwhile
             for task in list(left - shown)[: MOST_SHOWN - len(shown)]:
                 shown.add(task)
-                work = guard.begin_work("task", label_of(task.get_coro()))
-                task.add_done_callback(lambda _, work=work: guard.end_work(work))  # type: ignore[misc]
+                work = guard.in_flight.begin_work("task", label_of(task.get_coro()))
+                task.add_done_callback(lambda _, work=work: guard.in_flight.end_work(work))  # type: ignore[misc]
             seconds = LEFT_BEHIND_SECONDS
 
 

@@ -37,15 +37,15 @@ async def start_watched(
 
     Returns its transport and the protocol that ``protocol_factory`` has made.
     """
-    work = guard.begin_work("process", label)
+    work = guard.in_flight.begin_work("process", label)
 
     def make() -> _Watched:
-        return _Watched(protocol_factory(), lambda: guard.end_work(work))
+        return _Watched(protocol_factory(), lambda: guard.in_flight.end_work(work))
 
     try:
         with own_work():  # it is watched, so it is not counted as one that is not
             transport, watched = await start(make)
     except BaseException:  # asyncio has waited for the process, if there was one
-        guard.end_work(work)
+        guard.in_flight.end_work(work)
         raise
     return transport, watched.inner

@@ -111,7 +111,7 @@ def _forget(of_run: dict[int, Any], keys: list[int]) -> None:
 
 def _close(loop: asyncio.AbstractEventLoop, note: _Note, generator: _Generator) -> None:
     guard, context = note.guard, note.context.copy()
-    work = guard.begin_work("task", f"{label_of(generator)}, closing")
+    work = guard.in_flight.begin_work("task", f"{label_of(generator)}, closing")
     context.run(speak_last)
 
     def start() -> None:
@@ -126,12 +126,12 @@ def _close(loop: asyncio.AbstractEventLoop, note: _Note, generator: _Generator) 
     try:
         loop.call_soon_threadsafe(start, context=contextvars.Context())
     except RuntimeError:  # the loop is closed
-        guard.end_work(work)
+        guard.in_flight.end_work(work)
 
 
 def _end(guard: Guard, work: str, task: asyncio.Task[None]) -> None:
     guard.closings.remove(task)
-    guard.end_work(work)
+    guard.in_flight.end_work(work)
 
 
 async def _closed(guard: Guard, generator: _Generator) -> None:

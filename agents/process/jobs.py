@@ -68,7 +68,7 @@ class Jobs:
         """
         job = _Job(guard, label, function, Future())
         if not self._may_begin(job):
-            job.work = guard.begin_work("thread", f"{label}, waits for a thread")
+            job.work = guard.in_flight.begin_work("thread", f"{label}, waits for a thread")
             if not self._may_begin(job, or_queue=True):
                 job.future.add_done_callback(partial(self._leave_queue, job))
                 return job.future
@@ -118,9 +118,9 @@ class Jobs:
         """Tell whether a job with a place is still to begin; from now on it can't be cancelled."""
         if not job.future.set_running_or_notify_cancel():
             return False
-        waited, job.work = job.work, job.guard.begin_work("thread", job.label)
+        waited, job.work = job.work, job.guard.in_flight.begin_work("thread", job.label)
         if waited:
-            job.guard.end_work(waited)
+            job.guard.in_flight.end_work(waited)
         return True
 
     def _execute(self, first: list[_Job]) -> None:
@@ -160,7 +160,7 @@ class Jobs:
             of_run.running_count -= 1
             next_ones = self._take_next()
             self._forget(guard, of_run)
-        guard.end_work(job.work)
+        guard.in_flight.end_work(job.work)
         return next_ones
 
     def _take_next(self) -> list[_Job]:
@@ -188,7 +188,7 @@ class Jobs:
             if not of_run.waiting:
                 self._waiting.pop(job.guard, None)
             self._forget(job.guard, of_run)
-        job.guard.end_work(job.work)
+        job.guard.in_flight.end_work(job.work)
 
     def _forget(self, guard: Guard, of_run: _OfRun) -> None:
         if not of_run.running_count and not of_run.waiting:

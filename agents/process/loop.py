@@ -155,10 +155,10 @@ def _submit(
     guard: Guard, kind: Any, label: str, executor: Executor, job: Callable[[], Any]
 ) -> Future[Any]:
     """Give a job to an executor that is not the loop's."""
-    work = guard.begin_work(kind, label)
+    work = guard.in_flight.begin_work(kind, label)
 
     def end(_: object = None) -> None:
-        guard.end_work(work)
+        guard.in_flight.end_work(work)
 
     def run() -> Any:
         try:

@@ -99,7 +99,7 @@ class AgentClient:
                 child.give_up()
 
         waiting = guard.create_task(child.wait())
-        interruption = await call.wait_out(waiting, give_up)
+        interruption = await call.wait_for(waiting, give_up)
         if not waiting.done():  # an abort: the runtime waits when the agent's code has returned
             waiting.cancel()
             note_called(guard, call.label, child)

@@ -81,7 +81,9 @@ class AgentHandle:
     async def _ended(self, call: Call, *, is_cuttable: bool = True) -> ChildEnd | None:
         if self._end is None:
             waiting = self._child.wait()
-            self._end = await (call.until_cut(waiting) if is_cuttable else waiting)
+            self._end = await (
+                call.uninterrupted(waiting, is_wait=True) if is_cuttable else waiting
+            )
         if self._end is not None:
             call.data["status"] = self._end.status
             # Nothing is left to settle, and its result may be large.

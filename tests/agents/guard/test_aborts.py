@@ -10,7 +10,7 @@ import pytest
 
 from agents import AgentStopped, cleanup
 from agents.cancellation import StopMode
-from agents.guard import QUIET_SECONDS
+from agents.guard.in_flight import QUIET_SECONDS
 from tests.support.agent_run import AgentRun, turn_loop, within
 from tests.support.guarded_calls import SECONDS, Backend, complaints_of_the_collector, guarded
 
@@ -42,7 +42,7 @@ async def test_a_call_in_flight_is_cut(
     assert run.only("http")["outcome"] == "aborted"
     assert run.only("stop_observed") == {"tool": "http", "label": "GET x"}
     assert run.guard.calls_cut == 1
-    assert run.guard._cuts == {}
+    assert not run.guard.cuts
     assert await complaints_of_the_collector() == []
 
 

@@ -131,7 +131,7 @@ def test_a_job_that_was_cancelled_while_it_waited_never_begins(doors: Doors) -> 
     doors.open()
     assert later.result(SECONDS) == "c"
     assert doors.begun == ["a", "c"]
-    until(lambda: not run.guard.has_work())
+    until(lambda: not run.guard.in_flight.has_work())
 
 
 def test_a_cancellation_that_comes_when_the_job_has_begun_changes_nothing(doors: Doors) -> None:
@@ -141,7 +141,7 @@ def test_a_cancellation_that_comes_when_the_job_has_begun_changes_nothing(doors:
     doors.open("a")
     doors.until_begun(2)
     assert not second.cancel()
-    assert run.guard.has_work()
+    assert run.guard.in_flight.has_work()
     doors.open()
     assert second.result(SECONDS) == "b"
 
@@ -216,7 +216,7 @@ def test_a_job_is_known_work_until_it_has_returned_though_its_task_was_cancelled
             await asyncio.wait([job])
             seen = labels(run)
             doors.open()
-            await run.guard.until(lambda: not run.guard.has_work())
+            await run.guard.in_flight.until(lambda: not run.guard.in_flight.has_work())
             return seen
 
     (label,) = in_a_run(run, work)
@@ -247,7 +247,7 @@ def test_a_pool_of_processes_takes_a_job_which_is_known_work() -> None:
 
     assert in_a_run(run, work) == 3
     assert run.sink.activities
-    assert not run.guard.has_work()
+    assert not run.guard.in_flight.has_work()
 
 
 @pytest.mark.parametrize(("what", "label"), [

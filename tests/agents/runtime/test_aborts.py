@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from agents import AgentStopped, SyncTools, Tools, agent, cleanup, guard, registry
+from agents import AgentStopped, SyncTools, Tools, agent, cleanup, registry
+from agents.guard import guard
 from agents.testing import running
 
 

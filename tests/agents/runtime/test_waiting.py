@@ -256,7 +256,7 @@ async def test_the_code_of_an_abandoned_run_finds_it_over_and_is_waited_for(
     witness.may_leave.set()
     await within(SECONDS, run.ending)
     async with asyncio.timeout(SECONDS):
-        while run.guard.has_work() or run.guard.tasks or run.guard.closings:
+        while run.guard.in_flight.has_work() or run.guard.tasks or run.guard.closings:
             await asyncio.sleep(0.001)
     assert run.trace.in_flight() == []
 

@@ -10,39 +10,38 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
-from .cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
-from .exceptions import AgentStopped, CallTimedOut, RunIsOver
-from .trace import Trace
-from .values import jsonable
-from .values.addresses import PUBLIC, Reach
+from agents.cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
+from agents.exceptions import AgentStopped, CallTimedOut
+from agents.trace import Trace
+from agents.values import jsonable
+from agents.values.addresses import PUBLIC, Reach
 
-__all__ = ["Call", "Guard", "WorkKind", "current_call", "current_guard", "wait_out"]
+from .cuts import Cuts
+from .in_flight import InFlight, WorkKind
+from .waiting import retrieve, wait_out
+
+__all__ = ["Call", "Guard", "bind_guard", "current_call", "current_guard", "guard_in"]
 
 T = TypeVar("T")
-WorkKind = Literal["thread", "task", "process"]
-
-WORK_KINDS: tuple[WorkKind, ...] = ("thread", "task", "process")
 
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
 PROTECTED_SECONDS = 0.1  # how often it asks whether a call or a cleanup() is over
-#: How long no other call may be in flight before a graceful stop cuts a stream without an end. It
-#: may be read by a task that takes its task group along, as in a client of MCP: the code that
-#: waits for a call there gets its answer first.
-QUIET_SECONDS = 0.1
 
 
 class Guard:
     """Checks and traces every call of one run's tools.
 
     Attributes:
+        in_flight: what the run's end waits for.
+        cuts: what a stop cuts.
         calls_started_after_acknowledgement: calls that were let through although they started
             after the token was tripped, except inside ``cleanup()``. Measured by the clock: it is 0
             or there is a bug.
@@ -87,19 +86,9 @@ class Guard:
         self.has_cancelled_others = False
         self.unwatched_threads = 0
         self.unwatched_processes = 0
-        self._work: dict[str, WorkKind] = {}
-        self._wakers: list[Callable[[], object]] = []
-        self._quiet_wakers: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
-        self._in_flight = 0
-        self._endless = 0  # of these
-        self._left_at = 0.0  # when a call has last left, on time.monotonic()'s clock
-        self._closed = False
-        self._is_over = False
-        # With the loop that is to cut; None for what may be cut in any thread.
-        self._cuts: dict[
-            Callable[[], object], tuple[StopMode, asyncio.AbstractEventLoop | None]
-        ] = {}
+        self.in_flight = InFlight(trace)
+        self.cuts = Cuts(token, self.in_flight)
         token.add_observer(self._on_observed)
         token.add_callback(self._on_request)
 
@@ -145,32 +134,7 @@ class Guard:
     def forget_task(self, task: asyncio.Task[Any]) -> None:
         """Take out a task of the agent's that is done."""
         self.tasks.discard(task)
-        if self._wakers:
-            self.wake()
-
-    def begin_work(self, kind: WorkKind, label: str) -> str:
-        """Note code of the run that its end waits for; return its id. From any thread.
-
-        It is in flight as calls are, but it is not guarded, and has no event.
-        """
-        work = self.trace.begin(kind, label, datetime.now(UTC))
-        with self._lock:
-            self._work[work] = kind
-        return work
-
-    def end_work(self, work: str) -> None:
-        """Note that this code has left. From any thread; repeats do nothing."""
-        with self._lock:
-            if self._work.pop(work, None) is None:
-                return
-        self.trace.end(work)
-        if self._wakers:
-            self.wake()
-
-    def has_work(self, kinds: Collection[WorkKind] = WORK_KINDS) -> bool:
-        """Tell whether known work of these kinds is left."""
-        with self._lock:
-            return any(kind in kinds for kind in self._work.values())
+        self.in_flight.wake_after_end()
 
     def count_unwatched(self, kind: WorkKind) -> None:
         """Count a thread or a process that the run has started, and that nothing waits for."""
@@ -180,50 +144,23 @@ class Guard:
             else:
                 self.unwatched_processes += 1
 
-    async def until(self, is_over: Callable[[], bool], *, is_quiet: bool = False) -> None:
-        """Wait until ``is_over()``.
-
-        It is asked again at ``wake()``; unless this ``is_quiet``, also when known work, a task or a
-        call of the run ends.
-        """
-        loop, changed = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(changed.set, context=Context())
-
-        wakers = self._quiet_wakers if is_quiet else self._wakers
+    def count_cut(self) -> None:
+        """Count a call in flight that an abort has cut."""
         with self._lock:
-            wakers.append(wake)
-        try:
-            while not is_over():
-                await changed.wait()
-                changed.clear()
-        finally:
-            with self._lock:
-                wakers.remove(wake)
-
-    def wake(self) -> None:
-        """Let ``until`` ask again; from any thread."""
-        with self._lock:
-            wakers = (*self._wakers, *self._quiet_wakers)
-        for wake in wakers:
-            wake()
+            self.calls_cut += 1
 
     def close(self) -> None:
         """Refuse new calls from now on, except those of generators that are being closed."""
-        with self._lock:
-            self._closed = True
+        self.in_flight.close()
 
     def finish(self) -> None:
         """Refuse all new calls from now on."""
-        with self._lock:
-            self._closed = self._is_over = True
+        self.in_flight.finish()
 
     async def settle(self) -> None:
         """Refuse new calls from now on, and wait until none is in flight any more."""
-        self.close()
-        await self.until(lambda: not self._in_flight)
+        self.in_flight.close()
+        await self.in_flight.until(lambda: not self.in_flight.has_calls)
 
     def _on_observed(self, tool: str, label: str) -> None:
         self.trace.emit("stop_observed", {"tool": tool, "label": label})
@@ -242,32 +179,7 @@ class Guard:
                 loop.call_soon_threadsafe(
                     loop.call_later, COMPUTING_SECONDS, self._cut_code, context=Context()
                 )
-        for cut, (rung, own_loop) in self._cuts.copy().items():
-            if mode.rank < rung.rank:
-                continue
-            if own_loop is None:
-                self._cut(cut)
-                continue
-            with suppress(RuntimeError):
-                own_loop.call_soon_threadsafe(self._cut, cut, context=Context())
-
-    def _cut(self, cut: Callable[[], object]) -> None:
-        """Cut a call; during a graceful stop wait until it is alone. On the call's loop."""
-        if cut not in self._cuts:
-            return
-        if self.token.mode is not StopMode.GRACEFUL or self.is_quiet():
-            cut()
-        else:
-            loop = asyncio.get_running_loop()
-            loop.call_later(QUIET_SECONDS, self._cut, cut, context=Context())
-
-    def is_quiet(self) -> bool:
-        """Tell whether only streams without an end have been in flight for a moment of the stop."""
-        stopped_at = self.token.acknowledged_monotonic
-        with self._lock:
-            if stopped_at is None or self._in_flight > self._endless:
-                return False
-            return time.monotonic() >= max(stopped_at, self._left_at) + QUIET_SECONDS
+        self.cuts.make(mode)
 
     def _cut_code(self) -> None:
         """Cancel the code between two calls if it has not observed an abort by now; once."""
@@ -280,19 +192,6 @@ class Guard:
         self.token.observe("abort")
         for task in tasks:
             task.cancel()
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._is_over or (self._closed and not _speaks_last.get()):
-                raise RunIsOver("this run is over; its tools can't be used any more")
-            self._in_flight += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._in_flight -= 1
-            self._left_at = time.monotonic()
-        if self._wakers:
-            self.wake()
 
 
 @dataclass(eq=False)
@@ -330,11 +229,11 @@ class Call:
             RunIsOver: the agent has returned.
         """
         guard = self._guard
-        guard._enter()
+        guard.in_flight.enter()
         try:
             self._started = guard.token.admit(self.tool, self.label, in_cleanup=self._in_cleanup)
         except BaseException:
-            guard._leave()
+            guard.in_flight.leave()
             raise
         self.started_at = datetime.now(UTC)
         acknowledged = guard.token.acknowledged_monotonic
@@ -351,8 +250,7 @@ class Call:
     def start_unasked(self) -> Self:
         """Be in flight without being admitted: the runtime waits, the agent's code has returned."""
         guard = self._guard
-        with guard._lock:
-            guard._in_flight += 1
+        guard.in_flight.enter_unasked()
         self._started = time.monotonic()
         self.started_at = datetime.now(UTC)
         if guard.token.stopped:
@@ -390,10 +288,7 @@ class Call:
             )
         finally:
             guard.trace.end(self.id)
-            if not self.has_end:
-                with guard._lock:
-                    guard._endless -= 1
-            guard._leave()
+            guard.in_flight.leave(is_endless=not self.has_end)
 
     def __enter__(self) -> Self:
         self.start()
@@ -408,6 +303,8 @@ class Call:
         self,
         work: Coroutine[Any, Any, T],
         record: Callable[[T], None] | None = None,
+        *,
+        is_wait: bool = False,
     ) -> T:
         """Await ``work``; an abort cuts it, and if the call has no end, so does a graceful stop.
 
@@ -416,7 +313,8 @@ class Call:
         passed on, so that the trace has what was paid for.
 
         A cancellation takes effect as usual when no stop was requested (an agent's own time
-        limit), when a surrounding ``cleanup()`` is over, and when the process is going away.
+        limit), when a surrounding ``cleanup()`` is over, and when the process is going away. If
+        ``work`` ``is_wait``, and does nothing that must be finished, it always does.
 
         Raises:
             AgentStopped: a stop has cut it. Work that was complete by then counts.
@@ -433,9 +331,10 @@ class Call:
 
         def on_cancel() -> None:
             nonlocal is_cancelled, is_cut
-            if not is_cancelled and (self.may_be_cut() or not (self.has_end or has_cleanup())):
+            may_be_cut = is_wait or self.may_be_cut() or not (self.has_end or has_cleanup())
+            if may_be_cut and not is_cancelled:
                 is_cancelled = True
-                is_cut = self._guard._cuts[cut][0] is not StopMode.ABANDON and self._is_aborted()
+                is_cut = rung is not StopMode.ABANDON and self._is_aborted()
                 task.cancel()  # once: a second one makes httpx lose connections of its pool
 
         def time_out() -> None:
@@ -444,12 +343,14 @@ class Call:
                 is_cancelled = is_late = True
                 task.cancel()
 
-        self._add_cut(cut, StopMode.ABORT if self.has_end else StopMode.GRACEFUL)
+        rung = self._rung()
+        cuts = self._guard.cuts
+        cuts.add(cut, rung, asyncio.get_running_loop())
         timer = self._at_its_limit(time_out)
         try:
             interruption = await wait_out(task, on_cancel)
         finally:
-            del self._guard._cuts[cut]
+            cuts.remove(cut)
             if timer is not None:
                 timer.cancel()
         has_failed = task.cancelled() or task.exception() is not None
@@ -467,30 +368,6 @@ class Call:
             raise interruption
         return result
 
-    async def until_cut(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await ``work``, which is only a wait: any cancellation ends it, and so does an abort.
-
-        Raises:
-            AgentStopped: a stop has cut it.
-        """
-        task = self._guard.create_task(work)
-        is_cut = False
-
-        def cut() -> None:
-            nonlocal is_cut
-            is_cut = not task.done()
-            task.cancel()
-
-        self._add_cut(cut, StopMode.ABORT)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if is_cut:
-                self.refuse()
-            raise
-        finally:
-            del self._guard._cuts[cut]
-
     @contextmanager
     def cut_in_thread(self, cut: Callable[[], object]) -> Iterator[None]:
         """Let an abort call ``cut``, in any thread, so that a wait of this thread fails.
@@ -505,7 +382,8 @@ class Call:
             was_cut = True
             cut()
 
-        self._add_cut(cut_once, StopMode.ABORT)
+        # In whichever thread asks: this one may be the loop's, and wait for the socket.
+        self._guard.cuts.add(cut_once, self._rung(), None)
         try:
             yield
         except Exception:
@@ -513,27 +391,28 @@ class Call:
                 self.refuse()
             raise
         finally:
-            del self._guard._cuts[cut_once]
+            self._guard.cuts.remove(cut_once)
 
-    async def wait_out(
+    async def wait_for(
         self, task: asyncio.Future[Any], on_cancel: Callable[[], object]
     ) -> asyncio.CancelledError | None:
-        """Wait as the function of this name; but an abort ends the wait, and leaves the task be."""
-        over = asyncio.get_running_loop().create_future()
+        """Wait as ``wait_out``; but an abort ends the wait, and leaves the task be."""
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
 
         def end(_: object = None) -> None:
             if not over.done():
                 over.set_result(None)
 
         task.add_done_callback(end)
-        self._add_cut(end, StopMode.ABORT)
+        self._guard.cuts.add(end, self._rung(), loop)
         try:
             interruption = await wait_out(over, on_cancel)
         finally:
-            del self._guard._cuts[end]
+            self._guard.cuts.remove(end)
             task.remove_done_callback(end)
         if interruption is not None:
-            _retrieve(task)
+            retrieve(task)
         return interruption
 
     def _is_aborted(self) -> bool:
@@ -549,32 +428,27 @@ class Call:
         guard = self._guard
         if guard.token.mode is not StopMode.GRACEFUL and not self._was_cut:
             self._was_cut = True
-            with guard._lock:
-                guard.calls_cut += 1
+            guard.count_cut()
         guard.token.refuse(self.tool, self.label)
 
-    def _add_cut(self, cut: Callable[[], object], rung: StopMode) -> None:
-        """Let a stop of this rung, or a harder one, call ``cut``: on this loop, if there is one.
+    def _rung(self) -> StopMode:
+        """Return the mildest stop that cuts the call.
 
         An abort shortens no ``cleanup()``, and cuts nothing that must be finished.
         """
-        guard = self._guard
         if has_cleanup() or not self._is_cuttable:
-            rung = StopMode.ABANDON
-        guard._cuts[cut] = (rung, asyncio._get_running_loop())
-        mode = guard.token.mode
-        if mode is not None and mode.rank >= rung.rank:  # it came before
-            guard._cut(cut)
+            return StopMode.ABANDON
+        return StopMode.ABORT if self.has_end else StopMode.GRACEFUL
 
     def note_endless(self) -> None:
         """Say that the call has no end of its own: a graceful stop does not wait for it."""
-        with self._guard._lock:
-            self.has_end = False
-            self._guard._endless += 1
+        self.has_end = False
+        self._guard.in_flight.note_endless()
 
     def is_quiet(self) -> bool:
-        """See ``Guard.is_quiet``."""
-        return self._guard.is_quiet()
+        """Tell whether only calls without an end have been in flight for a moment of the stop."""
+        guard = self._guard
+        return guard.in_flight.is_quiet(guard.token.acknowledged_monotonic)
 
     @property
     def _seconds_left(self) -> float | None:
@@ -657,7 +531,6 @@ def _is_protected(task: asyncio.Task[Any]) -> bool:
 
 _guard: ContextVar[Guard | None] = ContextVar("agents_guard", default=None)
 _call: ContextVar[Call | None] = ContextVar("agents_call", default=None)
-_speaks_last: ContextVar[bool] = ContextVar("agents_speaks_last", default=False)
 
 
 def current_guard() -> Guard | None:
@@ -679,33 +552,3 @@ def bind_guard(guard: Guard) -> Token[Guard | None]:
     """Make ``guard`` the ambient one of this context. Only the runtime does this."""
     _call.set(None)  # a called agent is not part of its caller's call
     return _guard.set(guard)
-
-
-def speak_last() -> None:
-    """Let this context use the tools of a run that is being closed. Only the runtime does this."""
-    _speaks_last.set(True)
-
-
-async def wait_out(
-    task: asyncio.Future[Any], on_cancel: Callable[[], object] = lambda: None
-) -> asyncio.CancelledError | None:
-    """Wait until a task or future is done, through cancellations; return the last of them.
-
-    Each cancellation calls ``on_cancel``.
-    """
-    interruption: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            interruption = error
-            on_cancel()
-    if interruption is not None:
-        _retrieve(task)
-    return interruption
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Keep asyncio from logging a task's error: a cancellation goes first."""
-    if task.done() and not task.cancelled():
-        task.exception()
