@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "a stop leaves the runs below",
         "runs/actions/stopping.py",
-        "callers = [record.pk for record in fresh if record.has_children]",
-        "callers: list[uuid.UUID] = []",
+        "while callers := [record.pk for record in level if record.has_children]:",
+        "while callers := list[uuid.UUID]():",
         "tests/runs/actions/test_stopping.py tests/runs/actions/test_stopping_across_workers.py",
     ),
     Mutant(
@@ -134,15 +134,15 @@ MUTANTS = [
     Mutant(
         "a request whose message was lost is not found",
         "runs/delivery/stops.py",
-        "stop_acknowledged_at=None,",
-        "stop_acknowledged_at__isnull=False,",
+        "Q(stop_acknowledged_at=None)",
+        "Q(stop_acknowledged_at__isnull=False)",
         "tests/runs/actions/test_stopping_across_workers.py tests/runs/worker/test_heartbeat.py",
     ),
     Mutant(
         "calls are admitted after the lease",
         "agents/cancellation.py",
-        "if now < self.lease.until:",
-        "if True:",
+        "if now < self.lease.until and",
+        "if",
         "tests/agents/cancellation",
     ),
     Mutant(
@@ -161,9 +161,9 @@ MUTANTS = [
     ),
     Mutant(
         "a closed guard admits",
-        "agents/guard/guard.py",
-        "            if self._closed:\n                raise RunIsOver",
-        "            if False:\n                raise RunIsOver",
+        "agents/guard/in_flight.py",
+        "if self._is_over or (self._is_closed and not _speaks_last.get()):",
+        "if False:",
         "tests/agents/guard/test_end.py",
     ),
     Mutant(
@@ -175,9 +175,9 @@ MUTANTS = [
     ),
     Mutant(
         "an abort spares the calls in flight",
-        "agents/guard/guard.py",
-        "            if mode.rank >= rung.rank:\n                with",
-        "            if mode.rank > rung.rank:\n                with",
+        "agents/guard/cuts.py",
+        "if mode.rank < rung.rank:",
+        "if mode.rank <= rung.rank:",
         "tests/agents/guard/test_aborts.py",
     ),
     Mutant(
@@ -189,7 +189,7 @@ MUTANTS = [
     ),
     Mutant(
         "an abort that comes before the call is registered is missed",
-        "agents/guard/guard.py",
+        "agents/guard/cuts.py",
         "        if mode is not None and mode.rank >= rung.rank:  # it came before\n",
         "        if False:\n",
         "tests/agents/guard/test_aborts.py",

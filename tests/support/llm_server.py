@@ -318,6 +318,7 @@ class LLMServer:
             await _send_head(writer, 200, head)
             while True:
                 await _send_chunk(writer, b"data: tick\n\n")
+                await self._hold("middle")
                 await asyncio.sleep(0.01)
         elif path.endswith("/models"):
             models = {"object": "list", "data": [{"id": "test-model", "object": "model"}]}

@@ -1,4 +1,4 @@
-"""An abort cuts the request of a thread that has an HTTP client of its own."""
+"""A stop cuts the request of a thread that has an HTTP client of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agents import AgentStopped, cleanup, guarded_transport
+from agents.guard.in_flight import QUIET_SECONDS
 from tests.support.agent_run import AgentRun, within
 from tests.support.forward_proxy import make_certificate
 from tests.support.llm_server import LLMServer
@@ -84,6 +85,55 @@ async def test_another_run_on_the_same_client_is_not_cut(
         server.release()
         assert (await within(SECONDS, kept)).text == "hello"
     assert other.only("http")["outcome"] == "ok"
+
+
+async def test_a_graceful_stop_does_not_wait_for_the_next_line_of_a_stream_without_an_end(
+    server: LLMServer, run: AgentRun, library: Any
+) -> None:
+    """It waits for another call in flight: that one may answer what the stream is about."""
+    has_line = threading.Event()
+
+    def subscribe() -> None:
+        with (
+            sync_client(library) as client,
+            client.stream("GET", f"{server.url}/events") as response,
+        ):
+            for _ in response.iter_bytes():
+                has_line.set()
+
+    server.hold("middle")
+    with run.guard.call("http", "GET another"):
+        reading = asyncio.create_task(asyncio.to_thread(run.call, subscribe))
+        await asyncio.to_thread(has_line.wait, SECONDS)
+        run.stop()
+        await asyncio.wait((reading,), timeout=3 * QUIET_SECONDS)
+        assert not reading.done()
+    with pytest.raises(AgentStopped):
+        await within(SECONDS, reading)
+    assert [event["outcome"] for event in run.events("http")] == ["ok", "stopped"]
+    assert run.guard.calls_cut == 0
+    server.release()
+
+
+def test_it_is_cut_on_the_loops_own_thread(server: LLMServer, run: AgentRun, library: Any) -> None:
+    """An ``async def`` agent that blocks its loop: only another thread can cut."""
+
+    async def agent() -> None:
+        with sync_client(library) as client:
+            run.call(client.get, server.url)
+
+    server.hold()
+
+    def abort() -> None:
+        asyncio.run(server.until_requests(1))
+        run.stop("abort")
+
+    aborting = threading.Thread(target=abort)
+    aborting.start()
+    with pytest.raises(AgentStopped):
+        asyncio.run(agent())
+    aborting.join()
+    server.release()
 
 
 async def test_cleanup_is_not_cut(server: LLMServer, run: AgentRun, library: Any) -> None:
