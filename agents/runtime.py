@@ -23,6 +23,7 @@ from .cancellation import StopCause, bind_token, leave_cleanup
 from .environment import Environment
 from .exceptions import AgentError, AgentStopped, InvalidOutput
 from .guard import WORK_KINDS, Guard, WorkKind, bind_guard, current_guard, guard_in
+from .process.callers import end_callers
 from .process.generators import close_generators, watch_generators
 from .process.labels import label_of
 from .process.state import own_work
@@ -237,6 +238,7 @@ async def _settle(guard: Guard) -> None:
         await close_clients(guard)
         await _end_code(guard)  # what these have begun
     finally:
+        end_callers(guard)  # in the turn of the loop in which nothing else was left
         guard.finish()
         forget_started(guard)
         if started is not None:

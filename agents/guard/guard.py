@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, Token
@@ -53,6 +54,7 @@ class Guard:
         tasks: those that the agent has made, and that are not done.
         parts: the tasks that its calls in flight consist of.
         closings: the tasks that close its generators.
+        callers: the timers and servers that it has made, for the module that ends them.
         generators: those that have begun, for the module that closes them.
         has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
         unwatched_threads, unwatched_processes: how many it has started that no code waits for.
@@ -81,6 +83,7 @@ class Guard:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parts: set[asyncio.Task[Any]] = set()
         self.closings: list[asyncio.Task[Any]] = []
+        self.callers: weakref.WeakSet[Any] | None = None  # few runs have any
         self.generators: dict[int, Any] = {}
         self.generators_limit = 0
         self.has_cancelled_others = False

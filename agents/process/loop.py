@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.guard import Guard, current_guard, guard_in
 
+from .callers import note_server, note_timer
 from .children import start_watched
 from .generators import watch_generators
 from .jobs import Jobs
@@ -55,6 +56,28 @@ class AgentLoop(asyncio.SelectorEventLoop):
         if guard is None or not shared.is_watching:
             return _call_soon(self, callback, *args, context=context)
         return _call_soon(self, shared.step, guard, callback, args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Schedule a callback, also for ``call_later``. A run's end cancels those of the run."""
+        timer = super().call_at(when, callback, *args, context=context)
+        guard = current_guard() if context is None else guard_in(context)
+        if guard is not None:
+            note_timer(guard, timer, callback)
+        return timer
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        """Make a server. A run's end closes those of the run."""
+        return _noted(await super().create_server(*args, **options))
+
+    async def create_unix_server(self, *args: Any, **options: Any) -> Any:
+        """Make a server on a Unix socket. A run's end closes those of the run."""
+        return _noted(await super().create_unix_server(*args, **options))
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -184,6 +207,13 @@ async def _start(
         transport, protocol = await start(protocol_factory)
         return transport, protocol
     return await start_watched(guard, start, protocol_factory, label)
+
+
+def _noted(server: asyncio.AbstractServer) -> asyncio.AbstractServer:
+    guard = current_guard()
+    if guard is not None:
+        note_server(guard, server)
+    return server
 
 
 def _refuse_in_a_run(what: str) -> None:
