@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -56,6 +58,19 @@ def agents_that_get_stuck(stuck: Stuck) -> None:
         stuck()
         return "late"
 
+    @agent("native")
+    def native(tools: SyncTools) -> str:
+        """Gets stuck in a C function, which lets other threads run."""
+        end, other_end = os.pipe()
+        leaving = threading.Thread(target=lambda: (stuck(), os.write(other_end, b"x")))
+        leaving.start()
+        ctypes.CDLL(None).read(end, ctypes.create_string_buffer(1), 1)
+        leaving.join()
+        os.close(end)
+        os.close(other_end)
+        tools.log("late")
+        return "late"
+
     @agent("loop")
     async def loop(tools: Tools) -> str:
         """Gets stuck on the agents' loop."""
@@ -98,10 +113,11 @@ def row(worker: Worker) -> WorkerRecord:
     return WorkerRecord.objects.get(pk=worker.id)
 
 
+@pytest.mark.parametrize("agent", ["thread", "native"])
 def test_a_run_is_over_and_its_end_is_noted_when_the_code_has_left(
-    worker: Worker, start: Start, stuck: Stuck, abandon: Any
+    worker: Worker, start: Start, stuck: Stuck, abandon: Any, agent: str
 ) -> None:
-    run = start("thread")
+    run = start(agent)
     before = abandon(run)
     entry = local_runs.get(run.pk)
     assert entry is not None
