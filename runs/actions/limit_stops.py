@@ -204,9 +204,12 @@ def _stop_idle(entry: ActiveRun) -> None:
 
 
 def _with_those_above(run: uuid.UUID) -> list[uuid.UUID]:
-    found = [run]
-    while (above := RunRecord.objects.only("parent").get(pk=found[-1]).parent_id) is not None:
+    found: list[uuid.UUID] = []
+    above: uuid.UUID | None = run
+    while above is not None:
         found.append(above)
+        # None of a record that was deleted, too.
+        above = RunRecord.objects.filter(pk=above).values_list("parent", flat=True).first()
     return found
 
 
