@@ -130,17 +130,24 @@ def note_unexecuted(worker: uuid.UUID) -> int:
 
 def _note(runs: RunQuerySet, at: datetime) -> int:
     count = 0
-    for run in list(runs.filter(stop_abandoned=True).values_list("pk", flat=True)):
+    fields = ("root", "stop_left_behind")
+    abandoned = runs.filter(stop_abandoned=True).only(*fields)
+    for run in [one.pk for one in abandoned if _may_run(one)]:
         with transaction.atomic():
-            locked = RunRecord.objects.select_for_update(no_key=True)
-            record = locked.only("root", "stop_left_behind").get(pk=run)
-            left: list[LeftBehindOnWire] = record.stop_left_behind or []
-            if all(one["ended_at"] for one in left):
+            locked = RunRecord.objects.select_for_update(no_key=True).only(*fields)
+            record = locked.filter(pk=run).first()
+            if record is None or not _may_run(record):  # another process was faster
                 continue
             ended_at = at.astimezone(UTC).isoformat()
+            left: list[LeftBehindOnWire] = record.stop_left_behind or []
             now = [{**one, "ended_at": one["ended_at"] or ended_at} for one in left]
             RunRecord.objects.filter(pk=run).update(stop_left_behind=now)
         notify.publish_changes([(run, record.root_id)])
         count += 1
         logger.info("the code of the abandoned run %s has ended", run, extra={"run": run})
     return count
+
+
+def _may_run(record: RunRecord) -> bool:
+    """Tell whether the end of some of the code that a run has left behind is not noted."""
+    return any(not one["ended_at"] for one in record.stop_left_behind or ())

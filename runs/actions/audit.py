@@ -1,6 +1,4 @@
-"""Log stop requests, through whichever door they came: in the audit log and in the admin's own.
-
-Changes of limits are in the admin's log alone.
+"""Log stops and changes of limits, of all doors alike: in the audit log and in the admin's own.
 
 A run's receipt names the first user who requested a stop and the last who escalated it. It is
 deleted with the run; the logs stay. Each has one entry for each accepted request, and so for each
@@ -22,7 +20,8 @@ from django.utils import timezone
 
 from agents.cancellation import StopMode
 from runs.db.statements import Expression, Insertion, uuid_as_text
-from runs.identity.actors import current_address
+from runs.identity import audit
+from runs.identity.actors import Actor, current_address
 from runs.identity.models import MAX_SUBJECT_LENGTH, Act, AuditEntry
 from runs.models import RunRecord, StopVia
 
@@ -77,15 +76,18 @@ def stop_entries(
 
 
 def note_limits(run: RunRecord, by: User, changes: Mapping[str, tuple[object, object]]) -> None:
-    """Log in the admin that ``by`` has changed limits of a run: name -> before, after."""
+    """Log that ``by`` has changed limits of a run: name -> before, after."""
     words = ", ".join(f"{name}: {before} -> {after}" for name, (before, after) in changes.items())
+    message = f"Changed limits. {words}"
+    actor = Actor.of(by, current_address())
+    audit.note(Act.LIMITS, subject=str(run), detail=message, by=actor)
     LogEntry.objects.create(
         user=by,
         content_type=ContentType.objects.get_for_model(RunRecord),
         object_id=str(run.pk),
         object_repr=str(run)[:_MOST_REPR_CHARACTERS],
         action_flag=CHANGE,
-        change_message=f"Changed limits. {words}",
+        change_message=message,
     )
 
 

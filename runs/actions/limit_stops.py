@@ -22,14 +22,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from agents.cancellation import DEADLINE_REACHED, IDLE
-from agents.options import NO_LIMITS, Limits
 from runs.db.clock import database_now, monotonic_offset, now_sql
 from runs.db.transactions import is_away
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
+from runs.delivery.own_runs import OwnRuns
 from runs.models import RunQuerySet, RunRecord
 from runs.status import Status
 
@@ -102,9 +102,8 @@ def stop_at_deadline(run: ActiveRun) -> None:
     Does nothing if it was asked before, or is not this worker's any more. A deadline that was moved
     in the last moment counts all the same: the agent's code has been stopped.
     """
-    _stop_overdue(
-        _with_those_above(run.id), waits=True
-    )  # with its caller, if that one's is over, too
+    # Its caller first, if that one's deadline is over, too: the run stops with it.
+    _stop_overdue(_with_those_above(run.id), waits=True)
     with transaction.atomic():
         record = RunRecord.objects.select_for_update(no_key=True).filter(_held(run)).first()
         if record is None or record.stop_requested:
@@ -128,38 +127,19 @@ def stop_if_overdue(record: RunRecord) -> bool:
     return True
 
 
-def look_at_limits(worker: uuid.UUID) -> float:
-    """Compare the runs of this process's ``worker`` with their limits; stop those that are idle.
+def look_at_limits(own: OwnRuns) -> float:
+    """Compare a worker's runs with their limits, which were just read; stop those that are idle.
 
-    Returns in how many seconds a limit is reached; infinity if that is unknown. A query for all
-    runs: the thread that calls this also renews the lease.
+    Returns in how many seconds a limit is reached; infinity if that is unknown.
     """
-    # Before the query: it has the records of all these runs.
-    entries = [entry for entry in local_runs.all_runs() if entry.worker == worker]
-    if not entries:
-        return math.inf
-    has_limits = Q(deadline_at__isnull=False) | Q(idle_seconds__isnull=False)
-    records = {
-        record.pk: record
-        for record in RunRecord.objects.filter(worker=worker, status=Status.RUNNING)
-        .filter(has_limits | Q(call_seconds__isnull=False))
-        .annotate(deadline_above=F("parent__deadline_at"))
-        .only("attempt", "deadline_seconds", "idle_seconds", "call_seconds", "deadline_at")
-    }
-    needs_clock = any(record.deadline_at for record in records.values())
+    needs_clock = any(row.deadline_at for _, row in own.held)
     offset = monotonic_offset() if needs_clock else 0.0
     now = time.monotonic()
     due = [math.inf]
-    for entry in entries:
-        record = records.get(entry.id)
-        if record is None or record.attempt != entry.attempt:
-            if entry.limits != NO_LIMITS or entry.deadline_at is not None:
-                entry.know_limits(NO_LIMITS, None, offset)
-            continue
-        limits = Limits(record.deadline_seconds, record.idle_seconds, record.call_seconds)
-        entry.know_limits(limits, record.deadline_at, offset)
-        is_own = record.deadline_at != record.deadline_above
-        due += [*_until_deadline(entry, is_own, now), *_until_idle(entry, now)]
+    for run, row in own.held:
+        run.know_limits(row.limits, row.deadline_at, offset)
+        is_own = row.deadline_at != row.deadline_above
+        due += [*_until_deadline(run, is_own, now), *_until_idle(run, now)]
     return min(due)
 
 
@@ -224,9 +204,12 @@ def _stop_idle(entry: ActiveRun) -> None:
 
 
 def _with_those_above(run: uuid.UUID) -> list[uuid.UUID]:
-    found = [run]
-    while (above := RunRecord.objects.only("parent").get(pk=found[-1]).parent_id) is not None:
+    found: list[uuid.UUID] = []
+    above: uuid.UUID | None = run
+    while above is not None:
         found.append(above)
+        # None of a record that was deleted, too.
+        above = RunRecord.objects.filter(pk=above).values_list("parent", flat=True).first()
     return found
 
 

@@ -193,13 +193,12 @@ def _tell(changed: Iterable[tuple[uuid.UUID, uuid.UUID]]) -> None:
     """Let the runs of this process know at once; other workers look twice a second."""
     changed = list(changed)
     here = {id: entry for id, _ in changed if (entry := local_runs.get(id)) is not None}
-    records = RunRecord.objects.filter(pk__in=here)
-    offset = monotonic_offset() if here else 0.0
-    for record in records:
-        entry = here[record.pk]
-        if (entry.worker, entry.attempt) == (record.worker_id, record.attempt):
-            limits = Limits(record.deadline_seconds, record.idle_seconds, record.call_seconds)
-            entry.know_limits(limits, record.deadline_at, offset)
+    records = RunRecord.objects.filter(pk__in=here).order_by("depth")
+    apply_limits(
+        (here[record.pk], record)
+        for record in records
+        if (here[record.pk].worker, here[record.pk].attempt) == (record.worker_id, record.attempt)
+    )
     notify.publish_changes(changed)
 
 

@@ -7,7 +7,7 @@ with a reaper also looks for such runs, every third of a lease.
 Before it deletes, the admin asks the runs to stop, and waits until they are over. ``delete()`` of
 the ORM can't wait: its transaction asks them to stop, and at its commit their tokens are tripped.
 SQL tells no code: a worker notices by itself that a run has no record any more
-(``delivery.lost_claims``).
+(``delivery.own_runs``).
 """
 
 from __future__ import annotations

@@ -30,7 +30,16 @@ from .audit import stop_entries
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-__all__ = ["LONGEST_PLAN_SECONDS", "PLANS", "SOFTER", "Changes", "Request", "change", "mark"]
+__all__ = [
+    "LONGEST_PLAN_SECONDS",
+    "PLANS",
+    "SOFTER",
+    "Changes",
+    "Request",
+    "change",
+    "is_in_order",
+    "mark",
+]
 
 LONGEST_PLAN_SECONDS = 365 * 24 * 60 * 60.0
 
@@ -41,6 +50,11 @@ SOFTER = {mode: tuple(m for m in StopMode if m.rank < mode.rank) for mode in Sto
 PLANS = {StopMode.ABORT: "stop_abort_at", StopMode.ABANDON: "stop_abandon_at"}
 
 Column = Literal["id", "parent_id"]
+
+
+def is_in_order(abort_after: float | None, abandon_after: float | None) -> bool:
+    """Tell whether a plan gives a run up no earlier than it cuts the run's calls."""
+    return abort_after is None or abandon_after is None or abandon_after >= abort_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,7 @@ class Request:
                 raise ValueError(
                     f"{rung}_after is from 0 to {LONGEST_PLAN_SECONDS:.0f} seconds, not {seconds}"
                 )
-        if abandon_after is not None and abandon_after < (abort_after or 0):
+        if not is_in_order(abort_after, abandon_after):
             raise ValueError("abandon_after is at least abort_after")
         due = {r: s for r, s in after.items() if s is not None and r.rank > mode.rank}
         # All processes compare a plan with the database's clock, so it is made by that one.

@@ -147,7 +147,9 @@ def stop_many(
     outcomes: dict[uuid.UUID, BulkWord] = dict.fromkeys(wanted, "not_found")
     for start in range(0, len(wanted), _CHUNK):
         permitted = []
-        some = RunRecord.objects.only("owner", "status").filter(pk__in=wanted[start:][:_CHUNK])
+        some = RunRecord.objects.only("owner", "status").filter(
+            pk__in=wanted[start : start + _CHUNK]
+        )
         for record in some:
             try:
                 authorize_stop(record, by)
@@ -175,9 +177,7 @@ def stop_children(run: uuid.UUID, *, reason: str, but_on: uuid.UUID | None = Non
     elsewhere = Q(status=Status.QUEUED) | held
     children = RunRecord.objects.active().filter(elsewhere, parent=run, stop_requested_at=None)
     ids = list(children.values_list("pk", flat=True))
-    for start in range(0, len(ids), _CHUNK):
-        in_transaction(partial(_write, request, ids[start : start + _CHUNK]))
-    return len(ids)
+    return _write_all(request, ids)
 
 
 def stop_runs_of_inactive(
@@ -202,9 +202,7 @@ def stop_runs(runs: RunQuerySet, reason: str, *, by: User | None, via: StopVia) 
     due = dict(runs.active().filter(stop_requested_at=None).values_list("pk", "parent"))
     ids = [id for id, parent in due.items() if parent not in due]
     request = Request.new(StopMode.GRACEFUL, reason, via, by)
-    for start in range(0, len(ids), _CHUNK):
-        in_transaction(partial(_write, request, ids[start:][:_CHUNK]))
-    return len(ids)
+    return _write_all(request, ids)
 
 
 def stop_at_limit(reached: Mapping[uuid.UUID, Mapping[str, Any]], reason: str) -> None:
@@ -299,6 +297,13 @@ SELECT id, mode FROM (
 ) AS due
 ORDER BY depth, id LIMIT %s
 """
+
+
+def _write_all(request: Request, ids: Sequence[uuid.UUID]) -> int:
+    """Write ``request`` as ``_write`` does, some runs in each transaction; return how many."""
+    for start in range(0, len(ids), _CHUNK):
+        in_transaction(partial(_write, request, ids[start : start + _CHUNK]))
+    return len(ids)
 
 
 def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRecord | None]:

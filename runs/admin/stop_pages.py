@@ -34,7 +34,7 @@ from django.utils.translation import gettext_lazy
 
 from agents.cancellation import StopMode
 from runs.actions import stopping
-from runs.actions.stop_rows import LONGEST_PLAN_SECONDS
+from runs.actions.stop_rows import LONGEST_PLAN_SECONDS, is_in_order
 from runs.wire import BulkWord
 from runs.wording.ladder import MODE_WORDS
 
@@ -126,8 +126,7 @@ class StopForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}
-        first, second = given.get("abort_after"), given.get("abandon_after")
-        if first is not None and second is not None and second < first:
+        if not is_in_order(given.get("abort_after"), given.get("abandon_after")):
             self.add_error("abandon_after", _("Not before the calls in flight are cut."))
         return given
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -31,7 +30,6 @@ __all__ = [
     "remove",
     "remove_waker",
     "remove_worker",
-    "to_look_at",
     "trace_of",
     "trip",
     "trip_unless_claiming",
@@ -54,6 +52,7 @@ class ActiveRun:
     limits: Limits = NO_LIMITS
     deadline_at: datetime | None = None  # its own, or an earlier one of its caller
     near_deadline: datetime | None = None  # of which its log says that it is near
+    is_lost: bool = False  # its record is gone, or has another claim: for good
     _logged: StopMode | None = None  # the hardest in its log
     _logging: threading.Lock = field(default_factory=threading.Lock)
 
@@ -96,7 +95,6 @@ _runs: dict[uuid.UUID, ActiveRun] = {}
 _workers: dict[uuid.UUID, Lease] = {}
 _wakers: list[Callable[[], object]] = []
 _waiting: dict[uuid.UUID, set[threading.Event]] = {}
-_turns = itertools.count()
 _lock = threading.Lock()  # of the four above; held for a moment only
 _claiming = threading.RLock()  # held while a claim waits for the database
 
@@ -128,17 +126,6 @@ def trace_of(run: uuid.UUID) -> Trace | None:
 def all_runs() -> list[ActiveRun]:
     with _lock:
         return list(_runs.values())
-
-
-def to_look_at(worker: uuid.UUID, most: int) -> list[ActiveRun]:
-    """Return up to ``most`` of a worker's runs that are not known to be abandoned: in turn."""
-    runs = [
-        run for run in all_runs() if run.worker == worker and run.token.mode is not StopMode.ABANDON
-    ]
-    if len(runs) <= most:
-        return runs
-    start = next(_turns) * most % len(runs)
-    return [*runs[start:], *runs[:start]][:most]
 
 
 def abandoned() -> list[ActiveRun]:

@@ -1,7 +1,7 @@
 """Deliver committed stop requests to runs: directly in this process, by message to others.
 
-A message may be lost, so each worker polls twice a second for requests that its runs have not
-acknowledged, for stops that became harder, and for runs that were abandoned (``deliver_missed``).
+A message may be lost, so each worker polls twice a second for requests that its runs do not know,
+for stops that became harder, and for runs that were abandoned (``deliver_missed``).
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 
-from django.db.models import Q
-
 from agents.cancellation import StopCause, StopMode
 from runs.models import RunQuerySet, RunRecord
 from runs.status import Status
 
 from . import local_runs, notify
+from .own_runs import OwnRuns
 from .stop_message import StopDelivery
 
 __all__ = ["committed_in", "deliver", "deliver_missed", "refresh_claim"]
-
-MOST_LOOKED_AT = 500  # runs in a poll; of more than that each poll looks at the next ones
 
 
 def deliver(deliveries: Collection[StopDelivery]) -> None:
@@ -32,30 +29,23 @@ def deliver(deliveries: Collection[StopDelivery]) -> None:
     notify.send_stops(delivery for delivery in deliveries if delivery.run not in here)
 
 
-def deliver_missed(worker: uuid.UUID) -> None:
+def deliver_missed(own: OwnRuns) -> None:
     """Trip the tokens of a worker's runs whose stop request came with no message.
 
-    A query for all that are running, and one for those that may be abandoned: the thread that calls
-    this also renews the lease.
+    A query for all that are running, and one for those that were abandoned; none if none is missed.
     """
-    requested = RunRecord.objects.filter(
-        Q(stop_acknowledged_at=None) | ~Q(stop_mode=StopMode.GRACEFUL),
-        worker=worker,
-        status=Status.RUNNING,
-        stop_requested_at__isnull=False,
-    )
     roots = {
-        root
-        for id, root, mode in requested.values_list("pk", "root_id", "stop_mode")
-        if (run := local_runs.get(id))
+        row.root
+        for run, row in own.held
+        if row.stop_mode
         # A token may have tripped itself, at its deadline.
-        and (run.stop is None or local_runs.is_news(run.token, StopMode(mode)))
+        and (run.stop is None or local_runs.is_news(run.token, StopMode(row.stop_mode)))
     }
     if roots:
         # Only the runs of this process: for others trip() would wait for a claim in progress.
         local = [run for run in committed_in(roots) if local_runs.get(run.pk) is not None]
         local_runs.trip([StopDelivery.of(run) for run in local])
-    _trip_abandoned(local_runs.to_look_at(worker, MOST_LOOKED_AT))
+    _trip_abandoned(own.abandoned)
 
 
 def _trip_abandoned(runs: Collection[local_runs.ActiveRun]) -> None:

@@ -1,6 +1,6 @@
 """Write the audit log. Each function adds an entry in the caller's transaction, if there is one.
 
-``runs.actions.audit`` adds the entries of stops, in the statement of the stop.
+``runs.actions.audit`` adds the entries of runs; those of stops in the statement of the stop.
 """
 
 from __future__ import annotations

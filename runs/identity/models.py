@@ -60,6 +60,7 @@ class Act(models.TextChoices):
     """What was done."""
 
     STOP = "stop", _("stop of a run")
+    LIMITS = "limits", _("change of a run's limits")
     SIGN_IN = "sign_in", _("sign-in")
     SIGN_IN_FAILED = "sign_in_failed", _("failed sign-in")
     SIGN_OUT = "sign_out", _("sign-out")

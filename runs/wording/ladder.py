@@ -123,14 +123,16 @@ def planned(run: Run) -> list[Planned]:
     if run["status"] != STOPPING or not stop:
         return []
     rank = StopMode(stop["mode"] or StopMode.GRACEFUL).rank
-    texts = {
-        StopMode.ABORT: _("Cuts the calls in flight by itself in %(left)s."),
-        StopMode.ABANDON: _("Gives up by itself in %(left)s."),
-    }
-    instants = {StopMode.ABORT: stop.get("abort_at"), StopMode.ABANDON: stop.get("abandon_at")}
+    abort_at, abandon_at = stop.get("abort_at"), stop.get("abandon_at")
+    if abort_at and abandon_at and as_datetime(abandon_at) <= as_datetime(abort_at):
+        abort_at = None  # what is due for both is given up; each may be another request's
+    rungs = [
+        (StopMode.ABORT, abort_at, _("Cuts the calls in flight by itself in %(left)s.")),
+        (StopMode.ABANDON, abandon_at, _("Gives up by itself in %(left)s.")),
+    ]
     return [
-        {"mode": mode, "text": texts[mode], "at": _iso(at)}
-        for mode, at in instants.items()
+        {"mode": mode, "text": text, "at": _iso(at)}
+        for mode, at, text in rungs
         if at and mode.rank > rank
     ]
 
@@ -172,20 +174,19 @@ def _why_no_cut(run: Run, kinds: set[str]) -> str:
     stop = run["stop"]
     if not stop.get("acknowledged_at"):
         return _("Its worker does not answer")
+    is_cut = stop["mode"] == StopMode.ABORT
+    after_a_cut = _("The cut has not ended it yet") if is_cut else ""
     if kinds & {"call_llm", "http", "agents", "agents.start"}:
-        is_cut = stop["mode"] == StopMode.ABORT
-        return _("The cut has not ended it yet") if is_cut else ""
+        return after_a_cut
     if "thread" in kinds:
         return _("Code in a thread can't be cut")
     if kinds & {"process", "task"}:
-        if stop["mode"] != StopMode.ABORT:
-            return ""
-        return _("The cut has not ended it yet")
+        return after_a_cut
     if "data_store" in kinds:
         return _("A call of the data store is never cut")
     if stop.get("observed_at"):
         return _("It is cleaning up, which is not cut")
-    return _("Code that computes can't be cut") if stop["mode"] == StopMode.ABORT else ""
+    return _("Code that computes can't be cut") if is_cut else ""
 
 
 def _hint(in_flight: Sequence[Call]) -> str:

@@ -53,9 +53,7 @@ def left_behind(run: Run, given_up: str) -> Iterator[str]:
         yield f"{given_up}."
     if ended:
         last = max(as_datetime(one["ended_at"]) for one in ended)
-        later = (
-            duration(seconds_between(run["finished_at"], last)) if run.get("finished_at") else ""
-        )
+        later = duration(seconds_between(run["finished_at"], last))
         words = {"what": _counted(ended), "which": _which(ended), "later": later}
         count = len(ended)
         yield (

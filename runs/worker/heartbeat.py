@@ -21,7 +21,7 @@ from runs.actions import leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
-from runs.delivery import local_runs, lost_claims, stops
+from runs.delivery import local_runs, own_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
 
@@ -103,14 +103,17 @@ class Heartbeat:
     def beat(self) -> bool:
         """Do what is due; return whether there is more to do without a pause."""
         self.renew_if_due()
-        self._next_limit = time.monotonic() + limit_stops.look_at_limits(self.id)
+        # All that uses this read comes next, before the steps that may take long. Those deliver the
+        # stops that they write to the runs of this process by themselves.
+        own = own_runs.read(self.id)
+        self._next_limit = time.monotonic() + limit_stops.look_at_limits(own)
+        stops.deliver_missed(own)
+        own_runs.abort_lost(own)
         # After that look, which waits for no deadline that is over. Before the reaper: a run of a
         # lost worker that is overdue stops with its tree.
         are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
         is_more = self._reaper.tick()
         is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
-        stops.deliver_missed(self.id)
-        lost_claims.abort_lost(self.id)
         return is_more or are_more_due
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.utils import timezone
 
 from agents import Tools, agent
@@ -277,6 +278,36 @@ class TestTheEndOfTheCode:
         abandon(run, alice)
         assert abandoning.note_left_by_lost() == 1
         assert (now(run).stop_left_behind or [])[0]["ended_at"] is not None
+
+    def test_is_looked_for_in_one_query_if_all_are_noted(
+        self, alice: User, django_assert_num_queries: Callable[..., Any]
+    ) -> None:
+        """Each hour, of all runs of the workers that were lost lately."""
+        recent = make_worker(lost_at=timezone.now() - timedelta(hours=1))
+        for _ in range(3):
+            abandon(make_run(alice, status=Status.RUNNING, worker=recent), alice)
+        assert abandoning.note_left_by_lost(recent.pk) == 3
+        with django_assert_num_queries(2):  # one is for the worker
+            assert abandoning.note_left_by_lost(recent.pk) == 0
+
+    def test_of_a_run_that_is_deleted_meanwhile_is_not_written(self, alice: User) -> None:
+        recent = make_worker(lost_at=timezone.now())
+        deleted, other = (make_run(alice, status=Status.RUNNING, worker=recent) for _ in range(2))
+        for run in (deleted, other):
+            abandon(run, alice)
+
+        asked: list[str] = []
+
+        def then_delete(execute: Any, sql: str, *rest: Any) -> Any:
+            result = execute(sql, *rest)
+            asked.append(sql)
+            if sql.startswith("SELECT") and sum("stop_abandoned" in one for one in asked) == 1:
+                RunRecord.objects.filter(pk=deleted.pk).delete()
+            return result
+
+        with connection.execute_wrapper(then_delete):
+            assert abandoning.note_left_by_lost() == 1
+        assert (now(other).stop_left_behind or [])[0]["ended_at"] is not None
 
 
 def test_any_number_of_runs_takes_few_statements(

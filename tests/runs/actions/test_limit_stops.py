@@ -33,7 +33,7 @@ from runs.delivery import local_runs, notify
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import RunIsStopping
 from runs.identity.models import AuditEntry
-from runs.models import RunRecord, WorkerRecord
+from runs.models import RunInput, RunRecord, WorkerRecord
 from runs.status import Status
 from tests.support.consistency import assert_consistent
 from tests.support.rows import make_dead_worker, make_run, make_worker
@@ -198,6 +198,17 @@ def test_the_token_of_a_run_in_this_process_is_tripped(alice: User, worker: Work
         assert entry.token.stopped
     finally:
         local_runs.remove(run.pk)
+
+
+def test_a_run_that_was_deleted_is_not_asked(alice: User, worker: WorkerRecord) -> None:
+    run = overdue(alice, worker)
+    entry = ActiveRun(run.pk, worker.pk)
+    entry.token.has_reached_deadline = True
+    with transaction.atomic():
+        RunInput.objects.filter(run=run)._raw_delete("default")
+        RunRecord.objects.filter(pk=run.pk)._raw_delete("default")
+    limit_stops.stop_at_deadline(entry)
+    assert _audited() == 0
 
 
 class TestClaims:

@@ -106,14 +106,3 @@ def test_a_message_of_an_older_release_is_understood(worker: uuid.UUID) -> None:
     for name in ("escalated_by", "escalated_at", "planned"):
         del message["request"][name]
     assert StopDelivery.from_message(message).request == GRACEFUL
-
-
-def test_each_poll_looks_at_the_next_of_many_runs(worker: uuid.UUID) -> None:
-    entries = [here(worker)[0] for _ in range(7)]
-    here(uuid7())
-    assert {run.id for run in local_runs.to_look_at(worker, 7)} == {run.id for run in entries}
-    seen = [run.id for _ in range(3) for run in local_runs.to_look_at(worker, 3)]
-    assert set(seen) == {run.id for run in entries}
-    entries[0].token.request(StopMode.ABANDON)
-    assert entries[0] not in local_runs.to_look_at(worker, 7)
-    assert local_runs.abandoned() == [entries[0]]

@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs.actions import stopping
+from runs.actions import limits, stopping
 from runs.identity import audit, tokens
 from runs.identity.actors import Actor
 from runs.identity.models import AuditEntry
@@ -87,6 +87,36 @@ class TestStops:
         with pytest.raises(DatabaseError), transaction.atomic():
             stopping.request_stop(run.pk, via=StopVia.API, by=alice)
         assert not RunRecord.objects.get(pk=run.pk).stop_requested
+
+
+class TestLimits:
+    def test_a_change_outlives_the_user_who_made_it(self, alice: User) -> None:
+        operator = User.objects.create_user("operator")
+        operator.user_permissions.set(
+            Permission.objects.filter(codename__in=["view_runrecord", "raise_limits"])
+        )
+        worker = make_worker()
+        run = make_run(alice, status=Status.RUNNING, worker=worker, idle_seconds=5.0)
+        browser = APIClient()
+        browser.force_login(operator)
+        for _ in range(2):  # a repeat changes nothing
+            answer = browser.post(
+                f"/runs/{run.pk}/limits", {"idle_seconds": 60}, format="json", **FROM
+            )
+            assert answer.status_code == 200
+        operator.delete()
+        detail = "Changed limits. idle_seconds: 5.0 -> 60.0"
+        assert entries("limits") == [("operator", "192.0.2.7", str(run), detail)]
+
+    def test_an_entry_is_one_transaction_with_the_change(
+        self, alice: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = make_run(alice, status=Status.RUNNING, worker=make_worker(), idle_seconds=5.0)
+        monkeypatch.setattr("runs.actions.audit.current_address", lambda: None)  # NOT NULL
+        with pytest.raises(DatabaseError), transaction.atomic():
+            limits.change_limits(run.pk, {"idle_seconds": 1.0}, by=alice)
+        run.refresh_from_db()
+        assert run.idle_seconds == 5.0
 
 
 class TestSignIns:

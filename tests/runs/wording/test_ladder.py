@@ -150,6 +150,12 @@ class TestThePlan:
         assert [one["mode"] for one in planned(run)] == ["abandon"]
         assert planned(_stopping(mode="abandon", abandon_at=_at(70))) == []
 
+    def test_leaves_out_a_cut_that_giving_up_comes_before(self) -> None:
+        """Each rung was planned by another request. What is due for both is given up."""
+        for seconds in (5, 10):
+            run = _stopping(abort_at=_at(10), abandon_at=_at(seconds))
+            assert [one["mode"] for one in planned(run)] == ["abandon"]
+
     def test_is_never_negative(self) -> None:
         text = planned_text(_stopping(abort_at=_at(1)), T0 + timedelta(seconds=9))
         assert text == "Cuts the calls in flight by itself in 0 s."

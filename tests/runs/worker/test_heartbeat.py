@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agents import Tools, agent, should_stop
@@ -18,6 +19,7 @@ from runs.actions import leases, recovery, stopping
 from runs.delivery import local_runs, stops
 from runs.models import RunRecord, WorkerRecord
 from runs.status import Status
+from runs.worker.heartbeat import Heartbeat
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
@@ -198,3 +200,28 @@ class TestThreadsOfAWorker:
         stop(run)
         assert log.over(run).status == Status.STOPPED
         assert failures == {"claim": 2, "deliver": 2}
+
+
+@pytest.mark.usefixtures("on_both_databases")
+@pytest.mark.parametrize(("count", "expected"), [(0, 2), (1, 3), (20, 3)])
+def test_a_beat_reads_all_runs_of_its_worker_at_once(
+    count: int, expected: int, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other two queries are for overdue runs and planned stops, of any worker."""
+    monkeypatch.setattr(local_runs, "_runs", {})
+    heart = Heartbeat(60, None)
+    heart.register()
+    monkeypatch.setattr(heart._reaper, "tick", lambda: False)
+    worker = WorkerRecord.objects.get(pk=heart.id)
+    try:
+        for _ in range(count):
+            run = make_run(alice, status=Status.RUNNING, worker=worker, idle_seconds=60.0)
+            local_runs.add(local_runs.ActiveRun(run.pk, worker.pk))
+        with CaptureQueriesContext(connection) as queries:
+            assert not heart.beat()
+    finally:
+        local_runs.remove_worker(heart.id)
+    assert len(queries) == expected, [query["sql"] for query in queries]
+    entries = local_runs.all_runs()
+    assert [entry.limits.idle_seconds for entry in entries] == [60.0] * count
+    assert not any(entry.token.stopped for entry in entries)

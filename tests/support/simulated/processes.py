@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from runs.actions import abandoning, stopping
 from runs.db.threads import _call
-from runs.delivery import local_runs, stops
+from runs.delivery import local_runs, own_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
@@ -140,7 +140,7 @@ class Process(Host):
         self.worker.heartbeat.renew_if_due()
         self.reaper.tick()
         stopping.escalate_due()
-        stops.deliver_missed(self.worker.id)
+        stops.deliver_missed(own_runs.read(self.worker.id))
         while self.left:
             run = self.left[-1]
             abandoning.note_left(run.id, run.worker, run.attempt)

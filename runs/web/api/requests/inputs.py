@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -11,7 +10,7 @@ from rest_framework import serializers
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LONGEST_SECONDS, LOWEST_PRIORITY
-from runs.actions.stop_rows import LONGEST_PLAN_SECONDS
+from runs.actions.stop_rows import LONGEST_PLAN_SECONDS, is_in_order
 from runs.identity.models import MAX_NAME_LENGTH
 from runs.models import MAX_REASON_LENGTH
 
@@ -123,7 +122,7 @@ class StopSerializer(StrictSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Treat null as a field that is left out."""
         given = {name: value for name, value in attrs.items() if value is not None}
-        if given.get("abandon_after", math.inf) < given.get("abort_after", 0):
+        if not is_in_order(given.get("abort_after"), given.get("abandon_after")):
             raise serializers.ValidationError({"abandon_after": ["Not before abort_after."]})
         return given
 
