@@ -30,7 +30,15 @@ from .processes import Process, start_manage
 from .server import ROOT, Server, eventually
 from .services import PrivatePostgres, PrivateRedis
 
-__all__ = ["Cluster", "MakeCluster", "Node", "Web", "Worker", "make_cluster"]
+__all__ = [
+    "Cluster",
+    "MakeCluster",
+    "Node",
+    "Web",
+    "Worker",
+    "make_cluster",
+    "make_module_cluster",
+]
 
 _PREPARE = """
 import django
@@ -342,6 +350,28 @@ def make_cluster(
     yield make
     for cluster in made:
         cluster.__exit__()
+
+
+@pytest.fixture(scope="module")
+def make_module_cluster(
+    _postgres_server: PrivatePostgres,
+    _redis_server: PrivateRedis,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: Any,
+) -> MakeCluster:
+    """Make a cluster that several tests use, and that the caller closes.
+
+    These tests stop no server.
+    """
+
+    def make(**environment: str) -> Cluster:
+        for server in (_postgres_server, _redis_server):
+            server.start()
+        folder = tmp_path_factory.mktemp("cluster")
+        unblock = django_db_blocker.unblock
+        return Cluster(_postgres_server, _redis_server, folder, unblock, **environment)
+
+    return make
 
 
 def _template(postgres: PrivatePostgres, environment: dict[str, str]) -> tuple[str, list[str]]:

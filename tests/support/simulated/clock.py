@@ -12,7 +12,8 @@ import pytest
 from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
-from agents import cancellation, guard, trace
+from agents import cancellation, trace
+from agents.guard import guard, in_flight
 from runs import events
 from runs.actions import leases, starting, stop_rows, stopping
 from runs.db import transactions
@@ -72,9 +73,17 @@ class Clock:
         for module in (stop_rows, stopping):
             patch.setattr(module, "database_now", self.true_now)
         patch.setattr(stopping, "now_sql", lambda: ("%s", [as_parameter(self.true_now())]))
-        for module in (cancellation, guard, heartbeat, reaper, started_runs, transactions):
+        for module in (
+            cancellation,
+            guard,
+            in_flight,
+            heartbeat,
+            reaper,
+            started_runs,
+            transactions,
+        ):
             patch.setattr(module, "time", self)
-        for module in (cancellation, guard, trace, events):
+        for module in (cancellation, guard, in_flight, trace, events):
             patch.setattr(module, "datetime", _Datetime)
         patch.setattr(starting, "uuid7", self.make_id)
         for model, name, default in (

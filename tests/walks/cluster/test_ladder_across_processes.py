@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,42 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "leave"
 
 
-@pytest.fixture(params=["with Redis", "messages are lost", "without Redis"])
-def cluster(request: pytest.FixtureRequest, make_cluster: MakeCluster) -> Cluster:
+# Without Redis and with lost messages, a worker hears of a stop by the same poll.
+_LOST = pytest.param("messages are lost", marks=pytest.mark.thorough)
+
+
+@pytest.fixture(scope="module", params=["with Redis", "without Redis", _LOST])
+def cluster(request: pytest.FixtureRequest, make_module_cluster: MakeCluster) -> Iterator[Cluster]:
     given = {
         "with Redis": {},
         "messages are lost": {"LOST_MESSAGES": "1"},
         "without Redis": {"REDIS_URL": ""},
     }
-    return make_cluster(**given[request.param])
+    with make_module_cluster(**given[request.param]) as cluster:
+        yield cluster
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def web(cluster: Cluster) -> Web:
     return cluster.web()
 
 
 @pytest.fixture
 def worker(cluster: Cluster) -> Worker:
-    return cluster.worker()
+    """The only worker: the one that an earlier test has left alive, or a new one."""
+    alive = _workers(cluster)
+    return alive[0] if alive else cluster.worker()
+
+
+@pytest.fixture
+def no_worker(cluster: Cluster) -> None:
+    """The test starts its own."""
+    for worker in _workers(cluster):
+        worker.kill()
+
+
+def _workers(cluster: Cluster) -> list[Worker]:
+    return [node for node in cluster.nodes if isinstance(node, Worker) and node.is_alive]
 
 
 def stop(web: Web, run: str, **body: Any) -> dict[str, Any]:
@@ -104,11 +123,13 @@ def test_a_frozen_worker_can_t_keep_a_run_from_being_over(
 def test_nothing_is_written_by_code_that_was_abandoned(
     cluster: Cluster, web: Web, worker: Worker, file: Path
 ) -> None:
+    entries = "SELECT count(*) FROM runs_datastoreentry"
+    before = cluster.execute(entries)
     run = stuck(web, file)
     stop(web, run, mode="abandon")
     file.touch()
     eventually(Path(f"{file}.left").exists, "its code has left")
-    assert cluster.execute("SELECT count(*) FROM runs_datastoreentry")[0][0] == 0
+    assert cluster.execute(entries) == before
     assert web.events(run)[-1]["type"] == "agent_end"
 
 
@@ -140,6 +161,7 @@ def test_a_plan_is_carried_out_though_the_worker_is_frozen(
     file.touch()
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_a_caller_on_another_worker_goes_on_at_once(cluster: Cluster, web: Web, file: Path) -> None:
     for _ in range(2):
         cluster.worker(RUNS_MAX_CONCURRENT="1")
@@ -151,11 +173,15 @@ def test_a_caller_on_another_worker_goes_on_at_once(cluster: Cluster, web: Web, 
     assert web.until(run, "success")["result"] == "went on"
     assert time.monotonic() - began < 2
     file.touch()
+    for worker in _workers(cluster):  # the next test's has room for more
+        worker.kill()
 
 
 @pytest.mark.parametrize("cluster", ["with Redis"], indirect=True)  # messages change nothing here
-def test_a_process_that_abandoned_code_blocks_is_replaced(cluster: Cluster, file: Path) -> None:
-    web = cluster.web()
+@pytest.mark.usefixtures("no_worker")
+def test_a_process_that_abandoned_code_blocks_is_replaced(
+    cluster: Cluster, web: Web, file: Path
+) -> None:
     worker = cluster.worker(RUNS_REPLACE_WHEN_BLOCKED_SECONDS="1")
     run = stuck(web, file, "site-stuck-on-the-loop")
     other = web.start("site-trivial")
