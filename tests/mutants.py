@@ -134,8 +134,8 @@ MUTANTS = [
     Mutant(
         "a request whose message was lost is not found",
         "runs/delivery/stops.py",
-        "Q(stop_acknowledged_at=None)",
-        "Q(stop_acknowledged_at__isnull=False)",
+        "        if row.stop_mode\n",
+        "        if False\n",
         "tests/runs/actions/test_stopping_across_workers.py tests/runs/worker/test_heartbeat.py",
     ),
     Mutant(

@@ -132,11 +132,11 @@ def look_at_limits(own: OwnRuns) -> float:
 
     Returns in how many seconds a limit is reached; infinity if that is unknown.
     """
-    needs_clock = any(row.deadline_at for _, row in own.held)
+    needs_clock = any(row.deadline_at for _, row in own.noted)
     offset = monotonic_offset() if needs_clock else 0.0
     now = time.monotonic()
     due = [math.inf]
-    for run, row in own.held:
+    for run, row in own.noted:
         run.know_limits(row.limits, row.deadline_at, offset)
         is_own = row.deadline_at != row.deadline_above
         due += [*_until_deadline(run, is_own, now), *_until_idle(run, now)]

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from django.db.models import BooleanField, ExpressionWrapper, Q
+
 from agents.cancellation import StopCause, StopMode
-from agents.options import Limits
-from runs.models import RunRecord
+from agents.options import NO_LIMITS, Limits
+from runs.models import RunQuerySet, RunRecord
 from runs.status import Status
 
 from . import local_runs
@@ -29,12 +31,12 @@ class Row(NamedTuple):
     id: uuid.UUID
     attempt: int
     root: uuid.UUID
-    stop_mode: str  # empty without a request
-    deadline_seconds: float | None
-    idle_seconds: float | None
-    call_seconds: float | None
-    deadline_at: datetime | None
-    deadline_above: datetime | None  # its caller's
+    stop_mode: str = ""  # empty without a request
+    deadline_seconds: float | None = None
+    idle_seconds: float | None = None
+    call_seconds: float | None = None
+    deadline_at: datetime | None = None
+    deadline_above: datetime | None = None  # its caller's
 
     @property
     def limits(self) -> Limits:
@@ -43,24 +45,30 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OwnRuns:
-    """The runs of a worker in this process, without those that are known to be over for it.
+    """The runs of a worker in this process that its heart has something to do with.
 
     Attributes:
-        held: those that are running, callers first.
+        noted: those that are running, and have limits or a stop request, or had limits; callers
+            first.
         abandoned: those that are over by being abandoned.
         lost: those whose record was deleted, or is not of this claim any more.
     """
 
-    held: list[tuple[ActiveRun, Row]] = field(default_factory=list)
+    noted: list[tuple[ActiveRun, Row]] = field(default_factory=list)
     abandoned: list[ActiveRun] = field(default_factory=list)
     lost: list[ActiveRun] = field(default_factory=list)
+
+
+_IS_NOTED = ~Q(stop_mode="") | Q(deadline_at__isnull=False) | Q(idle_seconds__isnull=False)
+_IS_NOTED |= Q(call_seconds__isnull=False)
 
 
 def read(worker: uuid.UUID) -> OwnRuns:
     """Read what the database says of a worker's runs.
 
-    One query for all of them, none without runs; a second one if a record is not found as it was
-    claimed. The thread that calls this also renews the lease.
+    One query for all of them, none without runs; another one for those with a limit or a stop
+    request, and another if a record is not found as it was claimed. The thread that calls this also
+    renews the lease, and a worker may have thousands of runs.
     """
     own = OwnRuns()
     # First: a run is registered here after its claim was committed. So what is not found is over,
@@ -69,19 +77,23 @@ def read(worker: uuid.UUID) -> OwnRuns:
     if not entries:
         return own
     records = RunRecord.objects.filter(worker=worker).order_by()
-    running = records.filter(status=Status.RUNNING).values_list(
-        *("pk", "attempt", "root_id", "stop_mode"),
-        *("deadline_seconds", "idle_seconds", "call_seconds"),
-        *("deadline_at", "parent__deadline_at"),
-    )
-    rows = {(row.id, row.attempt): row for row in map(Row._make, running)}
+    running = records.filter(status=Status.RUNNING)
+    is_noted = ExpressionWrapper(_IS_NOTED, BooleanField())
+    held = {
+        (id, attempt): noted
+        for id, attempt, noted in running.values_list("pk", "attempt", is_noted)
+    }
+    rows = _rows(running) if any(held.values()) else {}
     missing = []
     for run in entries:
-        row = rows.get((run.id, run.attempt))
-        if row is None:
+        key = (run.id, run.attempt)
+        row = rows.get(key)
+        if key not in held:
             missing.append(run)
-        else:
-            own.held.append((run, row))
+        elif row is not None:
+            own.noted.append((run, row))
+        elif run.limits != NO_LIMITS or run.deadline_at is not None:
+            own.noted.append((run, Row(*key, root=run.id)))
     if missing:
         # An ending is committed a moment before its run is removed from this process.
         ended = records.filter(pk__in=[run.id for run in missing])
@@ -96,6 +108,15 @@ def read(worker: uuid.UUID) -> OwnRuns:
                 case True:
                     own.abandoned.append(run)
     return own
+
+
+def _rows(running: RunQuerySet) -> dict[tuple[uuid.UUID, int], Row]:
+    noted = running.filter(_IS_NOTED).values_list(
+        *("pk", "attempt", "root_id", "stop_mode"),
+        *("deadline_seconds", "idle_seconds", "call_seconds"),
+        *("deadline_at", "parent__deadline_at"),
+    )
+    return {(row.id, row.attempt): row for row in map(Row._make, noted)}
 
 
 def abort_lost(own: OwnRuns) -> None:

@@ -36,7 +36,7 @@ def deliver_missed(own: OwnRuns) -> None:
     """
     roots = {
         row.root
-        for run, row in own.held
+        for run, row in own.noted
         if row.stop_mode
         # A token may have tripped itself, at its deadline.
         and (run.stop is None or local_runs.is_news(run.token, StopMode(row.stop_mode)))

@@ -203,11 +203,18 @@ class TestThreadsOfAWorker:
 
 
 @pytest.mark.usefixtures("on_both_databases")
-@pytest.mark.parametrize(("count", "expected"), [(0, 2), (1, 3), (20, 3)])
+@pytest.mark.parametrize(
+    ("count", "idle_seconds", "expected"),
+    [(0, None, 2), (1, None, 3), (20, None, 3), (1, 60.0, 4), (20, 60.0, 4)],
+)
 def test_a_beat_reads_all_runs_of_its_worker_at_once(
-    count: int, expected: int, alice: User, monkeypatch: pytest.MonkeyPatch
+    count: int,
+    idle_seconds: float | None,
+    expected: int,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other two queries are for overdue runs and planned stops, of any worker."""
+    """Two more queries are for overdue runs and planned stops, of any worker."""
     monkeypatch.setattr(local_runs, "_runs", {})
     heart = Heartbeat(60, None)
     heart.register()
@@ -215,7 +222,7 @@ def test_a_beat_reads_all_runs_of_its_worker_at_once(
     worker = WorkerRecord.objects.get(pk=heart.id)
     try:
         for _ in range(count):
-            run = make_run(alice, status=Status.RUNNING, worker=worker, idle_seconds=60.0)
+            run = make_run(alice, status=Status.RUNNING, worker=worker, idle_seconds=idle_seconds)
             local_runs.add(local_runs.ActiveRun(run.pk, worker.pk))
         with CaptureQueriesContext(connection) as queries:
             assert not heart.beat()
@@ -223,5 +230,5 @@ def test_a_beat_reads_all_runs_of_its_worker_at_once(
         local_runs.remove_worker(heart.id)
     assert len(queries) == expected, [query["sql"] for query in queries]
     entries = local_runs.all_runs()
-    assert [entry.limits.idle_seconds for entry in entries] == [60.0] * count
+    assert [entry.limits.idle_seconds for entry in entries] == [idle_seconds] * count
     assert not any(entry.token.stopped for entry in entries)
