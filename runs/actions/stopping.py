@@ -342,7 +342,7 @@ def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRec
         level = [*below, *harder.all]
 
     # The process that wrote an earlier request may have died before it delivered it.
-    trees |= {record.root_id for record in again}
+    trees |= {record.root_id for record in (*again, *changes.earlier)}
     due = [*(stops.committed_in(trees) if trees else ()), *marked, *changes.harder]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
     transaction.on_commit(lambda: stops.deliver(deliveries.values()), robust=True)

@@ -154,7 +154,9 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         assert of_a_shutdown or requests[0].seq < observed.seq, "observed before it was logged"
     elif record.status == Status.STOPPED:
         was_lost = record.worker is not None and record.worker.lost_at is not None
-        without = was_lost or record.stop_abandoned or log[-1].data["started"] is False
+        # A claim whose answer is lost is that of an orphaned run: no code begins under it.
+        has_begun = any(e.type == "agent_start" and e.seq > requeued_at for e in log)
+        without = was_lost or record.stop_abandoned or not has_begun
         assert without, "stopped, but no agent observed the stop"
     if log[-1].data["started"] and record.status in TERMINAL:
         assert log[-1].data["finished_first"] == record.stop_finished_first

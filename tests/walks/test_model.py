@@ -40,6 +40,7 @@ from tests.support.simulated.world import KEEP_DAYS, KEEP_LOGS_DAYS, World, send
 # code; only the statements differ, which an example meets by the hundred.
 EXAMPLES = {"here": 10, "postgres": 6}
 STEPS = 50
+BRIEF_SECONDS, SILENT_SECONDS = 12.0, 6.0
 
 
 @pytest.fixture
@@ -79,6 +80,8 @@ def agents() -> None:
     agent("limited", on_worker_loss="requeue", max_concurrent=1)(code)
     agent("hasty", on_worker_loss="requeue", queue_seconds=20)(code)
     agent("urgent", priority=1)(code)
+    agent("brief", on_worker_loss="requeue", deadline_seconds=BRIEF_SECONDS)(code)
+    agent("silent", on_worker_loss="requeue", idle_seconds=SILENT_SECONDS)(code)
 
 
 @pytest.mark.usefixtures("simulation", "agents")

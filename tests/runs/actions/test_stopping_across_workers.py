@@ -66,8 +66,8 @@ def running(owner: User, worker: WorkerRecord, **fields: Any) -> RunRecord:
     return make_run(owner, status=Status.RUNNING, worker=worker, **fields)
 
 
-def stop(run: RunRecord, by: User) -> stopping.StopResult:
-    return stopping.request_stop(run.pk, via="api", by=by, reason="enough")  # type: ignore[arg-type]
+def stop(run: RunRecord, by: User, **plan: float) -> stopping.StopResult:
+    return stopping.request_stop(run.pk, via="api", by=by, reason="enough", **plan)  # type: ignore[arg-type]
 
 
 def test_every_worker_receives_the_stops_of_its_runs(
@@ -100,6 +100,17 @@ def test_a_second_stop_repeats_messages_that_may_be_lost(
     below = running(alice, farther, parent=root, **requested(alice, stop_via="parent"))
     assert stop(root, alice).outcome == "already_stopping"
     assert sent == {far.pk: {root.pk}, farther.pk: {below.pk}}
+
+
+def test_so_does_one_that_makes_only_a_plan(
+    alice: User, far: WorkerRecord, sent: Any, here: Any
+) -> None:
+    afar = running(alice, far, **requested(alice))
+    assert stop(afar, alice, abort_after=9).outcome == "accepted"
+    assert sent == {far.pk: {afar.pk}}
+    entry = here(running(alice, far, **requested(alice)))
+    stop(RunRecord.objects.get(pk=entry.id), alice, abort_after=9)
+    assert entry.token.stopped
 
 
 def test_a_queued_child_ends_with_the_stop_of_its_root(

@@ -20,7 +20,7 @@ from agents.guard import Call, Guard
 from agents.runtime import _outcome
 from agents.tools.agents.handle import AgentHandle, result_of
 from agents.trace import Trace
-from runs.actions import starting
+from runs.actions import limit_stops, starting
 from runs.actions.finishing import Ended
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
@@ -32,6 +32,7 @@ from runs.worker.data_store import OwnerStore
 from runs.worker.executor import _Job, _log_stop
 from runs.worker.started_runs import is_leaving
 
+from .clock import CLOCK
 from .faults import observing
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Attempt:
             depth=job.depth,
             last_seq=job.last_seq,
             usage=job.usage,
+            alive_at=CLOCK.monotonic(),
         )
 
     def __repr__(self) -> str:
@@ -268,7 +270,9 @@ class Attempt:
         if not self._starts(call):
             return
         try:
-            record, entry = starting.start_child(self.entry, chance.choice(["plain", "again"]), {})
+            record, entry = starting.start_child(
+                self.entry, chance.choice(["plain", "again", "brief"]), {}
+            )
         except ParentIsStopping:
             self._is_refused_a_child("agents.call")
             call.finish()
@@ -296,7 +300,7 @@ class Attempt:
         call = self.guard.call("agents.start", "child", in_cleanup=False)
         if not self._starts(call):
             return
-        name = chance.choice(["plain", "again", "limited", "hasty"])
+        name = chance.choice(["plain", "again", "limited", "hasty", "brief", "silent"])
         try:
             record = starting.queue_child(self.entry, name, {})
         except ParentIsStopping:
@@ -361,6 +365,8 @@ class Attempt:
         assert not was_stopped, "a call has started after the acknowledgement"
         if self.process.keeps_time:
             assert self.store.is_covered(), "a call has started without a live lease"
+        deadline_at = self.entry.deadline_at
+        assert deadline_at is None or CLOCK.time <= deadline_at, "a call after the deadline"
 
     # The end, as in ``run_agent`` and ``Executor._execute``.
 
@@ -398,6 +404,11 @@ class Attempt:
         self.process.started._freed_at.pop(self.entry, None)
         value = f"attempt {self.entry.attempt}"
         outcome = _outcome(self.definition, self.guard, value, self.error)
+        token = self.entry.token
+        is_late = token.has_reached_deadline or token.is_overdue
+        is_unasked = outcome.kind in ("stopped", "interrupted") and self.entry.stop is None
+        if is_late and is_unasked and not token.lease.is_over:
+            limit_stops.stop_at_deadline(self.entry)  # if it fails, this step is repeated
         self.phase = "returning"
         self.kind = outcome.kind
         self.process.recorder.end(self.guard.trace, outcome, self._on_written)

@@ -98,6 +98,7 @@ class Books:
         assert row["attempt"] <= row["max_attempts"]
         assert row["stop_calls_started_after_acknowledgement"] == 0
         self._check_ladder(row, parent)
+        self._check_limit_stop(row)
         if row["status"] == "queued":
             assert row["in_flight"] == []
             assert row["stop_requested_at"] is None, "a run with a stop request was started"
@@ -105,7 +106,7 @@ class Books:
         elif row["id"] in self._ended:
             self._check_unchanged(row)
         elif row["status"] in TERMINAL:
-            self._check_ending(row, alive)
+            self._check_ending(row, rows, alive)
             self._ended[row["id"]] = row
             self._ended_at[row["id"]] = CLOCK.time
 
@@ -127,6 +128,20 @@ class Books:
             assert is_same or is_earlier, "a plan became later"
         if parent is not None and row["status"] in ACTIVE and parent["stop_requested_at"]:
             assert _rank(row) >= _rank(parent), "a stop that is softer than that of the caller"
+
+    def _check_limit_stop(self, row: Row) -> None:
+        """Check that a limit stopped a run once, and not before it was reached."""
+        if row["stop_limit"] is None:
+            return
+        at, kind = row["stop_requested_at"], row["stop_limit"]["kind"]
+        assert row["stop_via"] == "budget"
+        if kind == "wall":
+            assert at >= row["deadline_at"], "stopped before its deadline"
+        else:
+            assert row["stop_limit"]["value"] >= row["idle_seconds"], "it was not silent for long"
+        SEEN[f"reached a limit: {kind}"] += (
+            row["status"] in TERMINAL and row["id"] not in self._ended
+        )
 
     def _attempts_of(self, row: Row) -> list[Attempt]:
         """Return the attempts of its last claim: one, or none if no process has started it."""
@@ -163,7 +178,7 @@ class Books:
         if allowed.per_owner:
             assert max(by_owner.values(), default=0) <= allowed.per_owner, "the limit of an owner"
 
-    def _check_ending(self, row: Row, alive: set[Any]) -> None:
+    def _check_ending(self, row: Row, rows: Rows, alive: set[Any]) -> None:
         attempts = self._attempts_of(row)
         for attempt in attempts:
             is_over = attempt.is_over or attempt.process.state == "dead" or row["stop_abandoned"]
@@ -176,7 +191,7 @@ class Books:
             assert kinds == {"success"}, "a success, but the agent's code did not succeed"
             assert row["result"] == f"attempt {row['attempt']}"
         elif row["status"] == "stopped":
-            assert self._was_asked(row), "this stop was not requested"
+            assert self._was_asked(row, rows), "this stop was not requested"
         else:
             code = row["error"]["code"]
             if code == "unhandled_exception":
@@ -200,8 +215,11 @@ class Books:
             is_shutdown = row["status"] == "error" and row["error"]["code"] == "worker_shutdown"
             assert drains or not is_shutdown, "no worker was shut down"
 
-    def _was_asked(self, row: Row) -> bool:
-        return row["stop_reason"] == CALLER_LOST or row["stop_root_request"] in self.asked
+    def _was_asked(self, row: Row, rows: Rows) -> bool:
+        if row["stop_reason"] == CALLER_LOST or row["stop_root_request"] in self.asked:
+            return True
+        reached = rows.get(row["stop_root_request"], row)["stop_limit"]  # or it was removed
+        return reached is not None
 
     def check_accepted(self, run: uuid.UUID, process: Process | None) -> None:
         """Check a stop that was just answered; ``process`` handled the request."""
@@ -279,6 +297,10 @@ class Books:
             for mode, name in PLANS.items():
                 is_due = row["status"] in ACTIVE and row[name] and row[name] < CLOCK.time - MOMENT
                 assert not is_due or _rank(row) >= mode.rank, "a plan that was not carried out"
+        for row in rows.values():
+            deadline_at, is_active = row["deadline_at"], row["status"] in ACTIVE
+            is_over = is_active and deadline_at is not None and deadline_at < CLOCK.time - MOMENT
+            assert not is_over or row["stop_requested_at"], "its deadline is over, and it goes on"
         alive = _alive_workers()
         for row in rows.values():
             if row["status"] == "queued":

@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from agents import cancellation, trace
 from agents.guard import guard, in_flight
-from runs import events
-from runs.actions import leases, starting, stop_rows, stopping
+from runs import events, transitions
+from runs.actions import leases, limit_stops, limits, starting, stop_rows, stopping
 from runs.db import transactions
 from runs.db.statements import as_parameter
 from runs.models import RunRecord, WorkerRecord
@@ -70,16 +70,22 @@ class Clock:
         """Make the program use this clock."""
         patch.setattr(timezone, "now", self.now)
         patch.setattr(leases, "Now", self.database_now)
-        for module in (stop_rows, stopping):
+        for module in (limit_stops, limits, starting, stop_rows, stopping):
             patch.setattr(module, "database_now", self.true_now)
-        patch.setattr(stopping, "now_sql", lambda: ("%s", [as_parameter(self.true_now())]))
+        for module in (limit_stops, stopping):
+            patch.setattr(module, "now_sql", lambda: ("%s", [as_parameter(self.true_now())]))
+        for module in (limit_stops, limits):
+            patch.setattr(module, "monotonic_offset", lambda: 0.0)
+        patch.setattr(transitions, "_DEADLINE", _Deadlines(transitions._DEADLINE))
         for module in (
             cancellation,
             guard,
             in_flight,
             heartbeat,
+            limit_stops,
             reaper,
             started_runs,
+            trace,
             transactions,
         ):
             patch.setattr(module, "time", self)
@@ -94,6 +100,17 @@ class Clock:
 
 
 CLOCK = Clock()
+
+
+class _Deadlines(dict[str, str]):
+    """The SQL that starts the clock of a deadline, with the simulated time as the database's."""
+
+    def __getitem__(self, vendor: str) -> str:
+        now = f"{CLOCK.true_now():%Y-%m-%d %H:%M:%S.%f}"
+        sql = super().__getitem__(vendor)
+        return sql.replace("CLOCK_TIMESTAMP()", f"TIMESTAMPTZ '{now}+00'").replace(
+            "'now'", f"'{now}'"
+        )
 
 
 class _Datetime(datetime):

@@ -11,13 +11,12 @@ from functools import partial
 from types import coroutine
 from typing import Any, TypeVar
 
-from runs.actions import abandoning, stopping
+from runs.actions import abandoning
 from runs.db.threads import _call
-from runs.delivery import local_runs, own_runs, stops
+from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery
 from runs.models import RunRecord, WorkerRecord
-from runs.worker.reaper import Reaper
 from runs.worker.recorder import Recorder
 from runs.worker.retention import Retention
 from runs.worker.started_runs import StartedRuns
@@ -79,7 +78,6 @@ class Process(Host):
         executor: Any = self.worker.executor
         executor.process = self
         self.recorder.close = self._close_recorder  # type: ignore[method-assign]
-        self.reaper = Reaper(LEASE_SECONDS, lambda: self.worker.id)
         stand_in: Any = _Capacity(capacity)
         self.worker.heartbeat._capacity = self.worker.claim_loop.capacity = stand_in
         with self.current():
@@ -137,10 +135,7 @@ class Process(Host):
 
     def beat(self) -> None:
         """One round of the heartbeat."""
-        self.worker.heartbeat.renew_if_due()
-        self.reaper.tick()
-        stopping.escalate_due()
-        stops.deliver_missed(own_runs.read(self.worker.id))
+        self.worker.heartbeat.beat()
         while self.left:
             run = self.left[-1]
             abandoning.note_left(run.id, run.worker, run.attempt)

@@ -19,14 +19,20 @@ from django.db import OperationalError, connection
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runs.actions import abandoning, leases, recovery, starting, stopping
+from runs.actions import abandoning, leases, limits, recovery, starting, stopping
 from runs.delivery.stop_message import StopDelivery
-from runs.exceptions import IdempotencyMismatch, RunAlreadyFinished
+from runs.exceptions import (
+    IdempotencyMismatch,
+    LimitsNotPermitted,
+    RunAlreadyFinished,
+    RunIsStopping,
+)
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
 from runs.status import ACTIVE
 from runs.worker.reaper import Reaper
 from tests.support.consistency import assert_all_consistent
 
+from .agents import SEEN
 from .books import Books
 from .clock import CLOCK, Host
 from .faults import Crash, breaking
@@ -95,7 +101,9 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.books.started) < MOST_RUNS)
     @rule(
-        name=st.sampled_from(["plain", "again", "again", "limited", "hasty", "urgent"]),
+        name=st.sampled_from(
+            ["plain", "again", "again", "limited", "hasty", "urgent", "brief", "silent"]
+        ),
         owner=st.sampled_from([0, 0, 1]),
         key=st.sampled_from([None, None, "one", "two"]),
         priority=st.sampled_from([None, None, -1]),
@@ -151,6 +159,22 @@ class World(RuleBasedStateMachine):
         self.books.asked.update(some)
         stop_many = partial(stopping.stop_many, some, by=by, via="admin", mode=mode, **plan)  # type: ignore[arg-type]
         self.anywhere(stop_many, fault)
+
+    @precondition(lambda self: self.books.started)
+    @rule(fault=AT_TIMES, seconds=st.sampled_from([2.0, 5.0, 20.0]))
+    def change_limits(self, fault: Any, seconds: float) -> None:
+        """Give a run a deadline, an earlier or a later one."""
+        runs = RunRecord.objects.select_related("owner")
+        record = self.chance.choice(list(runs.order_by("created_at")))
+
+        def change() -> None:
+            try:
+                limits.change_limits(record.pk, {"deadline_seconds": seconds}, by=record.owner)
+            except (RunAlreadyFinished, RunIsStopping, LimitsNotPermitted):
+                return
+            SEEN["limits changed"] += 1
+
+        self.anywhere(change, fault)
 
     # What a worker's threads do.
 
@@ -386,6 +410,7 @@ class World(RuleBasedStateMachine):
             names = ("id", "parent", "agent", "status", "attempt", "worker", "worker__lost_at")
             left = list(RunRecord.objects.filter(status__in=ACTIVE).values_list(*names))
             raise AssertionError(f"some runs do not end: {left} {self.processes}")
+        self.pass_leases()  # so that those of the dead are over
         self.holds()
         abandoning.note_left_by_lost()
         for process in self.living():
