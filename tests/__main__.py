@@ -33,7 +33,7 @@ _AT_A_TIME = 4  # sessions
 _LONG = ["tests/walks", "tests/attacks"]
 _WORKER = ["tests/runs/actions", "tests/runs/management", "tests/runs/worker"]
 _RUNS = ["tests/runs", *(f"--ignore={folder}" for folder in _WORKER)]
-_APART = (_LONG, _WORKER, ["tests/browser"], _RUNS)
+_APART = (_LONG, ["tests/browser"], _WORKER, _RUNS)
 _QUICK = "not thorough"
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
@@ -75,7 +75,9 @@ def main(arguments: list[str]) -> int:
         sessions.append(([*rest, *arguments], alone))
         statuses = [_pytest(*session) for session in sessions]
     else:
-        sessions += [([*rest, *folders], alone) for folders in (*_APART, others)]
+        # After the first, which walks through several processes: long ones at the end leave a
+        # processor idle.
+        sessions[1:1] = [([*rest, *folders], alone) for folders in (*_APART, others)]
         with ThreadPoolExecutor(_AT_A_TIME) as lanes:
             statuses = list(lanes.map(_shown_at_its_end, sessions))
 
