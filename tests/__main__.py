@@ -6,7 +6,8 @@ server in their settings. Without a server its tests are skipped, and the output
 REQUIRE_ALL=1 makes that a failure.
 
 The tests on SQLite are one session for each of a few folders. Four sessions run at a time, because
-each mostly waits.
+each mostly waits. What one compiles, the later ones and the processes that they start find in
+``__pycache__``, whatever PYTHONDONTWRITEBYTECODE says: reading the suite takes half of the time.
 
 Tests that are marked as thorough, which start several processes each, are left out if no arguments
 are given.
@@ -32,7 +33,7 @@ _AT_A_TIME = 4  # sessions
 _LONG = ["tests/walks", "tests/attacks"]
 _WORKER = ["tests/runs/actions", "tests/runs/management", "tests/runs/worker"]
 _RUNS = ["tests/runs", *(f"--ignore={folder}" for folder in _WORKER)]
-_APART = (_LONG, _WORKER, ["tests/browser"], _RUNS)
+_APART = (_LONG, ["tests/browser"], _WORKER, _RUNS)
 _QUICK = "not thorough"
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
@@ -51,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if is_everywhere and len(found) < 2:
         print(f"{EVERYWHERE} needs DATABASE_URL=postgres://... and REDIS_URL=redis://...")
         return pytest.ExitCode.USAGE_ERROR
-    alone = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
+    given = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    alone = {k: v for k, v in given.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
     # Before the arguments, so that a -m among them wins.
     unmarked = f"not ({' or '.join(found)})" if found else ""
@@ -63,17 +65,19 @@ def main(arguments: list[str]) -> int:
         wanted = f"({wanted}) and {_QUICK}"
         rest = ["-m", f"{unmarked} and {_QUICK}" if unmarked else _QUICK]
     if found and arguments:
-        sessions.append(([*arguments, "-m", wanted], dict(os.environ)))
+        sessions.append(([*arguments, "-m", wanted], given))
     elif found:
         parts = (*_APART, others) if is_everywhere else (_LONG, _but(_LONG))
         for number, folders in enumerate(parts, 1):
-            sessions.append(([*folders, "-m", wanted], os.environ | _own_names(number)))
+            sessions.append(([*folders, "-m", wanted], given | _own_names(number)))
     if arguments:
         # A person runs a few tests: show the sessions one after the other.
         sessions.append(([*rest, *arguments], alone))
         statuses = [_pytest(*session) for session in sessions]
     else:
-        sessions += [([*rest, *folders], alone) for folders in (*_APART, others)]
+        # After the first, which walks through several processes: long ones at the end leave a
+        # processor idle.
+        sessions[1:1] = [([*rest, *folders], alone) for folders in (*_APART, others)]
         with ThreadPoolExecutor(_AT_A_TIME) as lanes:
             statuses = list(lanes.map(_shown_at_its_end, sessions))
 

@@ -121,6 +121,13 @@ class TestSessions:
         assert set(self._lanes()) == {f"{quick} {one}" for one in (*self.APART, self.OTHERS)}
         assert not sessions
 
+    def test_each_leaves_what_it_has_compiled_for_the_others(
+        self, sessions: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        assert self.main([]) == 0
+        assert not any("PYTHONDONTWRITEBYTECODE" in lane for lane in self._lanes().values())
+
     def test_each_folder_of_tests_is_in_one_session(self) -> None:
         apart = " ".join(self.APART).split()
         assert all(Path(folder.removeprefix("--ignore=")).is_dir() for folder in apart)

@@ -14,8 +14,7 @@ import pytest
 
 from tests.support.server import PATIENCE_SECONDS, Installation, Server, eventually
 
-WAITERS = 200
-STREAMS = 300
+WAITERS = STREAMS = 100
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def served(installation: Installation) -> Iterator[Server]:
         yield server
 
 
-async def test_five_hundred_wait_without_threads_and_all_are_answered(
+async def test_two_hundred_wait_without_threads_and_all_are_answered(
     served: Server, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"

@@ -112,7 +112,7 @@ def test_unread_answers_hold_no_database_connections(
 ) -> None:
     """The pool has twenty. With all of them held, every other request would be a 503."""
     if path.startswith("/app"):
-        run = served.start("site-flood", lines=300, pause=0.0, size=50_000)
+        run = served.start("site-flood", lines=120, pause=0.0, size=50_000)
         served.until(run, "success")
         session = _sign_in(served)
         headers = [f"Cookie: sessionid={session}"]

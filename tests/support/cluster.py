@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from django.db import connection
 
 from .databases import drop_database
 from .processes import Process, start_manage
-from .server import ROOT, Server, eventually
+from .server import Server, eventually, prepare
 from .services import PrivatePostgres, PrivateRedis
 
 __all__ = [
@@ -40,18 +39,6 @@ __all__ = [
     "make_module_cluster",
 ]
 
-_PREPARE = """
-import django
-django.setup()
-from django.core.management import call_command
-from django.contrib.auth.models import User
-from runs.identity import tokens
-call_command("migrate", verbosity=0)
-call_command("create_demo_users", verbosity=0)
-for name in ("demo", "other"):
-    user, _ = User.objects.get_or_create(username=name)
-    print(tokens.create(user)[0])
-"""
 #: Port of a PostgreSQL -> its template, and the tokens of demo and other.
 _templates: dict[int, tuple[str, list[str]]] = {}
 
@@ -378,17 +365,8 @@ def _template(postgres: PrivatePostgres, environment: dict[str, str]) -> tuple[s
     """Return the name of a migrated database, and the tokens of its users demo and other."""
     if postgres.port not in _templates:
         url = postgres.new_database()
-        done = subprocess.run(
-            [sys.executable, "-c", _PREPARE],
-            cwd=ROOT,
-            env=environment | {"DATABASE_URL": url, "REDIS_URL": ""},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        _templates[postgres.port] = url.rpartition("/")[2], done.stdout.split()[-2:]
+        made = prepare(environment | {"DATABASE_URL": url, "REDIS_URL": ""}, "demo", "other")
+        _templates[postgres.port] = url.rpartition("/")[2], made
     return _templates[postgres.port]
 
 

@@ -73,6 +73,7 @@ class Watcher:
             max_size=None,
             compression=None,
             open_timeout=PATIENCE_SECONDS,
+            close_timeout=0.1,  # in a burst it would wait ten seconds for the closing handshake
         ) as ws:
             try:
                 while True:
@@ -203,7 +204,7 @@ def test_without_redis_another_processs_run_is_followed_by_polling(
 
 def test_a_reader_that_does_not_read_delays_no_shutdown(installation: Installation) -> None:
     with installation.serving() as server:
-        run = server.start("site-flood", lines=600, size=20_000)
+        run = server.start("site-flood", lines=300, size=20_000)
         server.until(run, "success")
         stuck = open_and_do_not_read(server, run)
         try:

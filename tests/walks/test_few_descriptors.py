@@ -103,7 +103,7 @@ def queue_many(site: Installation, server: Server, agent: str, copies: int, **in
 
 @pytest.mark.parametrize(
     ("limit", "agent"),
-    [(1024, "site-hold"), (256, "site-hold"), (256, "site-hold-in-thread")],
+    [(512, "site-hold"), (256, "site-hold"), (256, "site-hold-in-thread")],
 )
 def test_the_worker_claims_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
@@ -131,7 +131,7 @@ def test_agents_that_open_more_than_the_limit_fail_and_nothing_hangs(tmp_path: P
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
     with Holder().serving() as holder, site.serving() as server:
         loop = server.start("site-loop")
-        queue_many(site, server, "site-hold", 100, url=holder.url, count=8)
+        queue_many(site, server, "site-hold", 60, url=holder.url, count=8)
         with site.working(descriptors=256) as worker:
             server.until(loop, "running", within=60)
             eventually(lambda: statuses(site).get("error"), "a run gets no connection", 60)

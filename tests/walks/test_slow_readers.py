@@ -17,7 +17,7 @@ from tests.support.sockets import messages_of, open_and_do_not_read, open_socket
 
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 120
-LINES = 1_000
+LINES = 500
 LINE_CHARACTERS = 20_000
 
 
@@ -45,8 +45,8 @@ async def test_a_reader_that_does_not_read_slows_no_other_down_and_costs_little(
         every = list(range(1, final["last_seq"] + 1))
         assert len(every) >= LINES + 2
         assert seen == every
-        # 20 MB were sent. The server keeps bounded parts of them: pages of the log, 16 MB at most.
-        assert _memory_bytes(served) - before < 150 * 1024 * 1024
+        # 10 MB were sent. The server keeps bounded parts of them: pages of the log.
+        assert _memory_bytes(served) - before < 75 * 1024 * 1024
         assert await asyncio.to_thread(read_all, stuck) == every
 
 

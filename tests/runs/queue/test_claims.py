@@ -54,10 +54,10 @@ class TestOrder:
         claimed = [claim_one(worker) for _ in range(5)]
         assert claimed == [high, first, second, low, None]
 
-    def test_a_thousand_runs_of_one_owner_starve_no_other_owner(
+    def test_a_hundred_runs_of_one_owner_starve_no_other_owner(
         self, alice: User, bob: User
     ) -> None:
-        for _ in range(1000):
+        for _ in range(100):
             enqueue(alice)
         worker = make_worker()
         earlier = claims.claim(worker.pk, 10, timezone.now())

@@ -364,7 +364,8 @@ class Attempt:
     def assert_may_call(self, was_stopped: bool) -> None:
         assert not was_stopped, "a call has started after the acknowledgement"
         if self.process.keeps_time:
-            assert self.store.is_covered(), "a call has started without a live lease"
+            is_covered = self.store.is_covered() or self.store.is_abandoned()
+            assert is_covered, "a call has started without a live lease"
         deadline_at = self.entry.deadline_at
         assert deadline_at is None or CLOCK.time <= deadline_at, "a call after the deadline"
 
@@ -470,6 +471,13 @@ class WatchedStore(OwnerStore):
         """Tell whether a live lease covers the run, under the claim that this process has."""
         with observing():
             mine = RunRecord.objects.filter(pk=self._run.id, status=Status.RUNNING)
+            mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
+            return mine.filter(worker__lost_at=None).exists()
+
+    def is_abandoned(self) -> bool:
+        """Tell whether it is over by an abandon, of which this process may not have heard yet."""
+        with observing():
+            mine = RunRecord.objects.filter(pk=self._run.id, stop_abandoned=True)
             mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
             return mine.filter(worker__lost_at=None).exists()
 

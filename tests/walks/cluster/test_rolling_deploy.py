@@ -23,7 +23,7 @@ from tests.support.cluster import MakeCluster
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
 SECONDS = float(os.environ.get("DEPLOY_SECONDS") or 6)
-PER_SECOND = 20
+PER_SECOND = 10
 
 #: agent, input, and its share in percent
 MIX: list[tuple[str, dict[str, Any], int]] = [
