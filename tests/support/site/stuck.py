@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from pathlib import Path
 
@@ -18,12 +20,26 @@ def stuck(tools: SyncTools, path: str) -> str:
     """Get stuck in a thread; later write to the log and the data store."""
     tools.log("stuck")
     _until_there(path)
-    for number in range(100):
+    for number in range(1_000):
         tools.log(f"late {number}")
     try:
         tools.data_store.set("late", True)
     finally:
         Path(f"{path}.left").touch()
+    return "late"
+
+
+@agent("site-holds-the-interpreter")
+def holds_the_interpreter(tools: SyncTools, path: str) -> str:
+    """Read a FIFO by a C function that lets no other thread of the process run meanwhile."""
+    end = os.open(path, os.O_RDWR)
+    tools.log("stuck")
+    _until_there(f"{path}.go")
+    Path(f"{path}.held").touch()
+    ctypes.PyDLL(None).read(end, ctypes.create_string_buffer(1), 1)
+    os.close(end)
+    Path(f"{path}.left").touch()
+    tools.log("late")
     return "late"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,38 @@ def test_an_abort_reaches_a_run_that_was_asked_to_stop(
 def test_a_frozen_worker_can_t_keep_a_run_from_being_over(
     web: Web, worker: Worker, file: Path
 ) -> None:
+    def thaw() -> None:
+        worker.resume()
+        file.touch()
+
     run = stuck(web, file)
     worker.pause()
+    assert_over_before_its_code_leaves(web, run, file, thaw)
+
+
+def test_c_code_that_lets_no_other_thread_run_can_t_either(
+    web: Web, worker: Worker, file: Path
+) -> None:
+    os.mkfifo(file)
+    run = stuck(web, file, "site-holds-the-interpreter")
+    Path(f"{file}.go").touch()
+    eventually(Path(f"{file}.held").exists, "it is about to call the C function")
+    time.sleep(0.1)
+    assert_over_before_its_code_leaves(web, run, file, lambda: file.write_bytes(b"x"))
+
+
+def assert_over_before_its_code_leaves(
+    web: Web, run: str, file: Path, release: Callable[[], object]
+) -> None:
+    """Give up on a run whose process can do nothing before ``release``."""
     began = time.monotonic()
     over = stop(web, run, mode="abandon")
     assert time.monotonic() - began < 1
     assert (over["status"], over["stop"]["abandoned"]) == ("stopped", True)
-    worker.resume()
     before = web.run(run)
     events = web.events(run)
-    file.touch()
+    assert not has_ended(web, run)
+    release()
     eventually(Path(f"{file}.left").exists, "its code has left")
     eventually(lambda: has_ended(web, run), "its end is noted")
     after = web.run(run)
