@@ -143,11 +143,13 @@ class World(RuleBasedStateMachine):
                 stopping.request_stop(id, via="api", by=by, mode=mode, reason="enough", **plan)  # type: ignore[arg-type]
             except RunAlreadyFinished:
                 return
-            self.books.accepted.add(id)
+            accepted.append(id)
 
+        accepted: list[uuid.UUID] = []
         self.books.asked.add(id)
         is_done, where = self.anywhere(stop, fault)
-        if is_done and id in self.books.accepted:
+        self.books.accepted.update(accepted)
+        if is_done and accepted:
             self.books.check_accepted(id, where)
 
     @precondition(lambda self: self.books.started)
