@@ -61,6 +61,7 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(abandoning, "RECENT", timedelta(days=10_000))
     monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(started_runs, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(started_runs, "RETRY_SECONDS", 0.0)
     # Without a loop no wait is cut: one that an abort has met goes on to the child's end.
     monkeypatch.setattr(Call, "uninterrupted", lambda _, work, *, is_wait: work)
     World.loop = asyncio.new_event_loop()  # only its futures are used; it never runs
