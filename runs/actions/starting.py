@@ -114,11 +114,12 @@ def start_run(
 
 
 def start_child(
-    parent: local_runs.ActiveRun, agent: str, input: object
+    parent: local_runs.ActiveRun, agent: str, input: object, id: uuid.UUID | None = None
 ) -> tuple[RunRecord, local_runs.ActiveRun]:
     """Start a run below ``parent``, in the parent's process and under its claim.
 
-    Returns the record and the entry of ``local_runs``, whose token is a child of the parent's.
+    It has this ``id``, by which a caller finds what was written if no answer came. Returns the
+    record and the entry of ``local_runs``, whose token is a child of the parent's.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -129,7 +130,7 @@ def start_child(
     definition, encoded = _validated(agent, input)
     with ledger.reserving() as reserve, local_runs.claiming():
         with whole_or_not_at_all():
-            run = _new_child(parent, definition, is_called=True)
+            run = _new_child(parent, definition, id, is_called=True)
             _claimed_at_birth(run, parent.worker)
             _insert(run, input, len(encoded), reserve)
         token = CancelToken(parent.token)
@@ -140,8 +141,12 @@ def start_child(
     return run, entry
 
 
-def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunRecord:
+def queue_child(
+    parent: local_runs.ActiveRun, agent: str, input: object, id: uuid.UUID | None = None
+) -> RunRecord:
     """Queue a run below ``parent``, with its priority, and wake the workers.
+
+    It has this ``id``, as in ``start_child``.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -151,7 +156,7 @@ def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunR
     """
     definition, encoded = _validated(agent, input)
     with ledger.reserving() as reserve, whole_or_not_at_all():
-        run = _new_child(parent, definition, is_called=False)
+        run = _new_child(parent, definition, id, is_called=False)
         _insert(run, input, len(encoded), reserve)
     notify.send_start(run.pk)
     notify.publish_changes([(run.pk, run.root_id)])
@@ -159,7 +164,11 @@ def queue_child(parent: local_runs.ActiveRun, agent: str, input: object) -> RunR
 
 
 def _new_child(
-    parent: local_runs.ActiveRun, definition: AgentDefinition, *, is_called: bool
+    parent: local_runs.ActiveRun,
+    definition: AgentDefinition,
+    id: uuid.UUID | None,
+    *,
+    is_called: bool,
 ) -> RunRecord:
     """Return a run below ``parent``, whose row this locks until the transaction ends.
 
@@ -181,7 +190,7 @@ def _new_child(
         raise AgentCallTooDeep(f"agents called each other {MAX_DEPTH} levels deep")
     if not above.has_children:
         RunRecord.objects.filter(pk=above.pk).update(has_children=True)
-    return _new_run(definition, above.owner, parent=above, is_called=is_called)
+    return _new_run(definition, above.owner, id, parent=above, is_called=is_called)
 
 
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
@@ -215,12 +224,13 @@ def _digest(agent: str, encoded: bytes, priority: int | None, limits: Given) -> 
 def _new_run(
     definition: AgentDefinition,
     owner: User,
+    id: uuid.UUID | None = None,
     *,
     parent: RunRecord | None = None,
     is_called: bool = False,
     **fields: Any,
 ) -> RunRecord:
-    id = uuid7()
+    id = id or uuid7()
     options = definition.options
     return RunRecord(
         id=id,

@@ -26,7 +26,7 @@ from runs.db.transactions import NothingWritten, is_away, patiently, refusal_tex
 from runs.delivery import stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping, QuotaExceeded
-from runs.models import RunRecord
+from runs.models import RunRecord, uuid7
 from runs.status import Status
 
 from .started_runs import StartedRun, StartedRuns
@@ -74,12 +74,17 @@ class AgentCaller:
         self._started.give_up(self.parent, run, GAVE_UP)
 
     async def _insert(
-        self, insert: Callable[[ActiveRun, str, object], T], tool: str, name: str, input: object
+        self,
+        insert: Callable[[ActiveRun, str, object, uuid.UUID], T],
+        tool: str,
+        name: str,
+        input: object,
     ) -> T:
         parent, token = self.parent, self._guard.token
+        id = uuid7()
         try:
             return await patiently(
-                partial(self._finish_insert, insert, parent, name, input),
+                partial(self._finish_insert, insert, parent, name, input, id),
                 before_retry=partial(token.admit, tool, name, in_cleanup=False),
                 may_repeat=lambda error: isinstance(error, NothingWritten),
             )
@@ -95,12 +100,13 @@ class AgentCaller:
             ) from error
         except Error as error:
             if is_away(error):
+                self._started.add_unanswered(parent, id, name)
                 raise
             why = refusal_text(error)
             raise InvalidInput(f"the database refused the input of {name!r}: {why}") from error
 
     async def _finish_insert(
-        self, insert: Callable[[ActiveRun, str, object], T], *arguments: Any
+        self, insert: Callable[[ActiveRun, str, object, uuid.UUID], T], *arguments: Any
     ) -> T:
         """Call ``insert`` in a database thread; once it runs, await its end despite cancellation.
 

@@ -9,6 +9,7 @@ queue, as a called run does. So a caller never waits for its own slot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -48,6 +49,7 @@ ADOPT_SECONDS = 1.0  # how long an awaited run is queued before its caller may a
 LEAVE_SECONDS = 5.0  # for children to end, when their caller's process shuts down
 MOST_ADOPTED = 4  # by one caller at a time: other workers may have capacity for the rest
 CHUNK = 500  # runs in one query
+NOT_ANSWERED = "its caller does not know whether it was started"
 
 Row = tuple[uuid.UUID, str, Any, Any]  # id, status, result, error
 Start = Callable[[RunRecord, ActiveRun], "asyncio.Task[Any]"]
@@ -56,10 +58,11 @@ Start = Callable[[RunRecord, ActiveRun], "asyncio.Task[Any]"]
 class StartedRun:
     """One started run: an ``agents.environment.StartedRun``. For the agents' loop."""
 
-    def __init__(self, runs: StartedRuns, caller: ActiveRun, run: RunRecord) -> None:
-        self.id = str(run.pk)
-        self.run = run.pk
-        self.agent = run.agent
+    def __init__(self, runs: StartedRuns, caller: ActiveRun, run: uuid.UUID, agent: str) -> None:
+        self.id = str(run)
+        self.run = run
+        self.agent = agent
+        self.is_answered = True
         self.caller = caller
         self.end: ChildEnd | None = None
         self.queued_at = time.monotonic()
@@ -104,10 +107,17 @@ class StartedRuns:
 
     def add(self, caller: ActiveRun, run: RunRecord) -> StartedRun:
         """Add a run that ``caller`` has started."""
+        return self._add(caller, run.pk, run.agent)
+
+    def add_unanswered(self, caller: ActiveRun, run: uuid.UUID, agent: str) -> None:
+        """Add a run that may exist: the database has not answered, and no code has its handle."""
+        self._add(caller, run, agent).is_answered = False
+
+    def _add(self, caller: ActiveRun, run: uuid.UUID, agent: str) -> StartedRun:
         if caller not in self._running:
             self._running[caller] = {}
             caller.token.add_callback(partial(self._on_stop, caller))
-        child = self._running[caller][run.pk] = StartedRun(self, caller, run)
+        child = self._running[caller][run] = StartedRun(self, caller, run, agent)
         return child
 
     async def wait(self, child: StartedRun, *, to_the_end: bool = False) -> ChildEnd | None:
@@ -181,8 +191,21 @@ class StartedRuns:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("could not ask a called run to stop: %r", error)
 
+    async def settle_unanswered(self, caller: ActiveRun) -> None:
+        """Stop those runs of ``caller`` that no code knows of, and wait for them.
+
+        It must not end before they do.
+        """
+        children = self._running.get(caller, {}).values()
+        for child in [child for child in children if not child.is_answered]:
+            with contextlib.suppress(LeaseLost):
+                await child.ask_to_stop(NOT_ANSWERED)
+                await self.wait(child)
+
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Forget the runs of ``caller``; if its process shuts down, stop them and wait a while."""
+        if caller in self._running:
+            await self.settle_unanswered(caller)
         children = self._running.pop(caller, {}).values()
         self._freed_at.pop(caller, None)
         if not children or not is_leaving(caller) or _is_cut(caller):

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.db import OperationalError
 
@@ -22,6 +22,7 @@ from agents.tools.agents.handle import AgentHandle, result_of
 from agents.trace import Trace
 from runs.actions import limit_stops, starting
 from runs.actions.finishing import Ended
+from runs.db.transactions import NothingWritten
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, ParentIsStopping
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SEEN", "Attempt"]
 
+T = TypeVar("T")
 SEEN: Counter[str] = Counter()  # counts what was reached, to check that everything was
 
 KEYS = ("one", "two")
@@ -270,9 +272,8 @@ class Attempt:
         if not self._starts(call):
             return
         try:
-            record, entry = starting.start_child(
-                self.entry, chance.choice(["plain", "again", "brief"]), {}
-            )
+            name = chance.choice(["plain", "again", "brief"])
+            record, entry = self._insert(starting.start_child, name)
         except ParentIsStopping:
             self._is_refused_a_child("agents.call")
             call.finish()
@@ -302,7 +303,7 @@ class Attempt:
             return
         name = chance.choice(["plain", "again", "limited", "hasty", "brief", "silent"])
         try:
-            record = starting.queue_child(self.entry, name, {})
+            record = self._insert(starting.queue_child, name)
         except ParentIsStopping:
             self._is_refused_a_child("agents.start")
             return
@@ -311,6 +312,19 @@ class Attempt:
         call.data["run"] = str(record.pk)
         child = self.process.started.add(self.entry, record)
         self.handles.append(AgentHandle(self.guard, name, child))
+
+    def _insert(self, insert: Callable[..., T], name: str) -> T:
+        """As ``AgentCaller._insert``."""
+        id = CLOCK.make_id()
+        try:
+            return insert(self.entry, name, {}, id)
+        except NothingWritten:
+            raise
+        except OperationalError:
+            SEEN["a start without an answer"] += 1
+            self.process.started.add_unanswered(self.entry, id, name)
+            self.process.asked.add(id)
+            raise
 
     def _is_refused_a_child(self, tool: str) -> None:
         stops.refresh_claim(self.entry)
@@ -381,6 +395,7 @@ class Attempt:
             self.error = self.error or ValueError("code may do that")
         self.guard.close()
         self.phase = "settling"
+        self._start_line(self.process.started.settle_unanswered(self.entry))
         for handle in self.handles:
             if handle._end is None:
                 self.process.asked.add(uuid.UUID(handle.run))

@@ -1,0 +1,85 @@
+"""A sub-agent whose start the database did not answer does not change how its caller ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from agents import Tools, agent
+from runs.actions import starting
+from runs.models import RunRecord
+from runs.status import Status
+from tests.support.consistency import assert_all_consistent
+from tests.support.journal import Journal
+from tests.support.running import Start
+
+LOST = OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.fixture(autouse=True)
+def _agents() -> None:
+    @agent("child")
+    async def child(tools: Tools) -> None:
+        while True:
+            await tools.data_store.get("x")
+            await asyncio.sleep(0.01)
+
+    async def start(tools: Tools, how: str) -> None:
+        if how == "call":
+            await tools.agents.call("child")
+        else:
+            await tools.agents.start("child")
+
+    @agent("careful")
+    async def careful(tools: Tools, how: str) -> str:
+        try:
+            await start(tools, how)
+        except OperationalError:
+            return "without it"
+        return "with it"
+
+    @agent("careless")
+    async def careless(tools: Tools, how: str) -> str:
+        await start(tools, how)
+        return "with it"
+
+
+@pytest.fixture(params=["committed", "lost"])
+def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let no answer come to the start of a child; return whether the start was committed."""
+
+    def breaking(insert: Any) -> Any:
+        def without_answer(*arguments: Any) -> Any:
+            if request.param == "committed":
+                with monkeypatch.context() as patch:
+                    patch.setattr(starting.local_runs, "add", lambda entry: None)
+                    insert(*arguments)
+            raise LOST
+
+        return without_answer
+
+    for name in ("start_child", "queue_child"):
+        monkeypatch.setattr(starting, name, breaking(getattr(starting, name)))
+    return request.param == "committed"
+
+
+@pytest.mark.usefixtures("on_both_databases")
+@pytest.mark.parametrize("how", ["call", "start"])
+@pytest.mark.parametrize("name", ["careful", "careless"])
+def test_a_run_ends_as_its_code_does(
+    hire: Any, start: Start, log: Journal, broken: bool, how: str, name: str, options: Any
+) -> None:
+    options(LEASE_SECONDS=3)
+    hire()
+    run = log.over(start(name, how=how))
+    if name == "careful":
+        assert (run.status, run.result, run.error) == (Status.SUCCESS, "without it", None)
+    else:
+        assert run.status == Status.ERROR
+        assert run.error["type"] == "OperationalError"
+    children = RunRecord.objects.filter(parent=run.pk)
+    assert {child.status for child in children} == ({Status.STOPPED} if broken else set())
+    assert_all_consistent()
