@@ -13,9 +13,6 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import dj_database_url
-import psycopg
-import redis
-from psycopg.conninfo import make_conninfo
 
 __all__ = [
     "check_host_pattern",
@@ -42,6 +39,8 @@ _LISTENING = re.compile(
 
 def parse_redis(address: str) -> str:
     """Return the address of a Redis. redis-py itself takes much that it then ignores."""
+    import redis  # here, as psycopg below: a process on SQLite alone starts faster without
+
     parts = _split(address)
     if parts is None or parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError(f"{_REDIS}, {_ENCODED}")
@@ -81,6 +80,9 @@ def parse_database(address: str) -> dict[str, Any]:
 
 
 def _check_options(options: dict[str, Any]) -> None:
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
     if str(options.get("sslmode", "prefer")) not in _SSL_MODES:
         raise ValueError(f"{_POSTGRES} with sslmode one of {', '.join(sorted(_SSL_MODES))}")
     of_libpq = {name: value for name, value in options.items() if name not in _OF_DJANGO}

@@ -48,10 +48,14 @@ class RedisLayer(RedisPubSubChannelLayer):
         """Send to all subscribers of a group, and return once Redis has it. From any thread.
 
         Raises:
-            redis.RedisError: it does not answer, or not soon enough.
+            OSError: it does not answer, or not soon enough.
         """
         # The name that channels_redis gives to a group; a test compares what both ways deliver.
-        self._redis.publish(f"{self._prefix}__group__{group}", self.serialize(message))
+        name = f"{self._prefix}__group__{group}"
+        try:
+            self._redis.publish(name, self.serialize(message))
+        except redis.RedisError as error:
+            raise OSError(f"Redis did not take a message ({type(error).__name__})") from error
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Return the next message of this installation; skip and log all others."""
