@@ -24,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 
 EVERYWHERE = "--everywhere"
 _AT_A_TIME = 4  # sessions
+_REDIS_DATABASES = 16  # as Redis has by default
 #: Each set of folders has a session of its own on SQLite, the longest first; one has all others.
 _LONG = ["tests/walks", "tests/attacks"]
 _WORKER = ["tests/runs/actions", "tests/runs/management", "tests/runs/worker"]
@@ -95,9 +97,13 @@ def _but(*parts: list[str]) -> list[str]:
 def _own_names(number: int) -> dict[str, str]:
     """Return what keeps a session's data apart from others on the same PostgreSQL and Redis.
 
-    All names in Redis derive from the key. tests/conftest.py reads the suffix.
+    All names in Redis derive from the key; but to clear Django's cache is to empty a whole Redis
+    database, so each session has one. tests/conftest.py reads the suffix.
     """
+    url = urlsplit(os.environ.get("REDIS_URL", ""))
+    database = (int(url.path.strip("/") or 0) + number) % _REDIS_DATABASES
     return {
+        **({"REDIS_URL": url._replace(path=f"/{database}").geturl()} if url.scheme else {}),
         "DJANGO_SECRET_KEY": f"only for tests, long enough for the checks: session {number}",
         "TEST_DATABASE_SUFFIX": f"_{number}",
     }

@@ -82,10 +82,11 @@ def _run_agent(folder: Path, **input: str) -> tuple[int, str, str]:
     """Run ``site-leaves`` by the command, in an interpreter that ends as Python does."""
     arguments = [word for name, value in input.items() for word in ("--input", f"{name}={value}")]
     out, err = folder / "out", folder / "err"
+    site = Installation(folder)  # its database goes with it
     with out.open("wb") as output, err.open("wb") as errors:
         process = start_manage(
             *("run_agent", "site-leaves", "--user", "demo", *arguments),
-            environment=Installation(folder).environment,
+            environment=site.environment,
             stdout=output,
             stderr=errors,
             fresh=True,

@@ -197,6 +197,7 @@ class _Guarding:
             if call.was_tried:  # this is another try, or another step: a new start
                 call.token.admit(call.tool, call.label)
             else:
+                call.is_sent = False  # if it is refused here
                 check(call)
         elif (guard := current_guard() or self._fallback) is None:
             return None, None

@@ -142,6 +142,7 @@ async def call_llm(
             guard.trace.add_usage(**usage)
 
         async def work() -> LLMReply:
+            call.is_sent = None
             try:
                 await model.converse(guard, call.id, body, partial)
                 return partial.finish()
@@ -152,6 +153,7 @@ async def call_llm(
                     record(partial.so_far())
                 raise
 
+        call.is_sent = False  # if it is cut before it begins
         return await call.uninterrupted(work(), record)
 
 

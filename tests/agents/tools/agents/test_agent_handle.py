@@ -401,8 +401,12 @@ async def test_a_stop_before_the_functions_end_stops_both(
     assert result.status == "stopped"
     assert ends == ["stopped"] * 4
     assert result.calls_started_after_stop == 0
-    left = [event.data for event in result.events if event.type == "agent_call"][-2:]
-    assert all(data["cleanup"] for data in left), "the runtime's own waits, after the stop"
+    calls = [event.data for event in result.events if event.type == "agent_call"]
+    unawaited = {data["run"] for data in calls if data["tool"] == "agents.start"}
+    unawaited -= {data["run"] for data in calls if data["tool"] == "agents.wait"}
+    assert not unawaited
+    own_waits = [data for data in calls if data.get("cleanup")]
+    assert len(own_waits) >= 2, "the runtime's, after the stop"
 
 
 async def test_what_was_started_is_stopped_at_once_though_the_run_waits_for_its_own_code(

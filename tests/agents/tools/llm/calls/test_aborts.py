@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from agents import AgentStopped
+from agents.cancellation import StopCause, StopMode
 from agents.tools.http.client import close_clients, open_client, open_sync_client
 from agents.tools.http.pools import Transports
-from agents.tools.llm.client import Model
+from agents.tools.llm.client import Model, call_llm
 from agents.values.addresses import AllowList, Reach
 from tests.support.agent_run import AgentRun, turn_loop, waiter, within
-from tests.support.llm_calls import KEY, ask, busy_counts
+from tests.support.llm_calls import ASK, KEY, ask, busy_counts
 from tests.support.llm_server import Answer, LLMServer
 from tests.support.silent_server import FullServer, SilentServer
 
@@ -59,6 +60,44 @@ async def test_before_the_first_byte(server: LLMServer, model: Model, run: Agent
     assert (event["input_tokens"] > 10, event["output_tokens"]) == (True, 0)
     assert (run.trace.usage.llm_calls, run.trace.usage.estimated) == (1, True)
     assert busy_counts(model) == [0]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_between_its_admission_and_its_request(
+    server: LLMServer, model: Model, run: AgentRun, has_begun: bool
+) -> None:
+    """The SDK waits for other things in between."""
+
+    async def agent() -> None:
+        converse = model.converse
+
+        async def stopped_before(*arguments: Any) -> None:
+            run.token.stopped, run.token.mode = True, StopMode.ABORT  # no cut comes
+            run.token.cause = StopCause.REQUEST
+            await converse(*arguments)
+
+        if has_begun:
+            model.converse = stopped_before  # type: ignore[method-assign]
+            await call_llm(run.guard, model, ASK)
+        else:
+            admit = run.token.admit
+
+            def then_stop(*arguments: Any, **options: Any) -> float:
+                at = admit(*arguments, **options)
+                run.token.admit = admit  # type: ignore[method-assign]
+                run.stop("abort")
+                return at
+
+            run.token.admit = then_stop  # type: ignore[method-assign]
+            await call_llm(run.guard, model, ASK)
+
+    with pytest.raises(AgentStopped):
+        await within(SECONDS, run.task(agent()))
+    event = run.only("llm_call")
+    assert (event["outcome"], event["sent"]) == ("aborted", False)
+    assert "input_tokens" not in event
+    assert run.trace.usage.llm_calls == 0
+    assert server.request_count == 0
 
 
 async def test_in_the_middle_of_the_stream(server: LLMServer, model: Model, run: AgentRun) -> None:
