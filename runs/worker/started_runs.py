@@ -205,7 +205,9 @@ class StartedRuns:
     async def end_attempt(self, caller: ActiveRun) -> None:
         """Forget the runs of ``caller``; if its process shuts down, stop them and wait a while."""
         if caller in self._running:
-            await self.settle_unanswered(caller)
+            # A drain cancels the wait: the ending is to be written all the same.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.settle_unanswered(caller)
         children = self._running.pop(caller, {}).values()
         self._freed_at.pop(caller, None)
         if not children or not is_leaving(caller) or _is_cut(caller):

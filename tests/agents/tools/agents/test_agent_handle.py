@@ -458,9 +458,8 @@ async def test_what_a_thread_starts_when_the_function_is_over_is_waited_for_as_w
         return "done"
 
     async with running(caller) as run:
-        while (
-            len(run._guard.in_flight._wakers) < 2
-        ):  # it is over, and the call in flight is waited for
+        # It is over, and the call in flight is waited for.
+        while len(run._guard.in_flight._wakers) < 2:
             await asyncio.sleep(0.001)
         may_start.set()
         result = await run.result()
