@@ -12,9 +12,11 @@ from agents import Tools, agent
 from runs.actions import starting
 from runs.models import RunRecord
 from runs.status import Status
+from runs.worker import started_runs, worker
+from runs.worker.started_runs import StartedRun
 from tests.support.consistency import assert_all_consistent
 from tests.support.journal import Journal
-from tests.support.running import Start
+from tests.support.running import Gate, Start
 
 LOST = OperationalError("server closed the connection unexpectedly")
 
@@ -82,4 +84,60 @@ def test_a_run_ends_as_its_code_does(
         assert run.error["type"] == "OperationalError"
     children = RunRecord.objects.filter(parent=run.pk)
     assert {child.status for child in children} == ({Status.STOPPED} if broken else set())
+    assert_all_consistent()
+
+
+@pytest.mark.usefixtures("on_both_databases", "broken")
+@pytest.mark.parametrize("broken", ["committed"], indirect=True)
+@pytest.mark.parametrize("moment", ["while it asks", "while it waits"])
+def test_a_drain_keeps_the_result(
+    hire: Any,
+    start: Start,
+    log: Journal,
+    moment: str,
+    options: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_start, asks, may_leave = Gate(), Gate(), Gate()
+
+    @agent("patient-child")
+    async def child(tools: Tools) -> None:
+        await may_leave.wait()
+        await tools.data_store.get("x")
+
+    @agent("careful-parent")
+    async def careful(tools: Tools) -> str:
+        await may_start.wait()
+        try:
+            await tools.agents.start("patient-child")
+        except OperationalError:
+            return "without it"
+        return "with it"
+
+    ask_to_stop = StartedRun.ask_to_stop
+
+    async def ask(child: StartedRun, reason: str) -> None:
+        await asks.wait()  # at first for the child to begin, so that it is not stopped before
+        await ask_to_stop(child, reason)
+
+    monkeypatch.setattr(StartedRun, "ask_to_stop", ask)
+    monkeypatch.setattr(started_runs, "LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "UNWIND_SECONDS", 0.5)
+    options(LEASE_SECONDS=3, MAX_CONCURRENT=1)
+    drained = hire()
+    run = start("careful-parent")
+    may_start.until_arrived()
+    hire()
+    may_start.open()
+    may_leave.until_arrived()  # on the other worker: the first has one slot
+    asks.until_arrived()
+    if moment == "while it waits":
+        asks.open()
+        log.until_event_of_agent("patient-child", "stop_requested")
+    drained.stop_threads()
+    may_leave.open()
+    run = log.over(run)
+    # The drain ended the run before its child was over, so it did not end by itself.
+    assert (run.status, run.error["code"]) == (Status.ERROR, "worker_shutdown"), run.error
+    assert run.partial_result == "without it"
     assert_all_consistent()
