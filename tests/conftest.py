@@ -12,9 +12,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.apps import apps
 from django.conf import settings
+from django.core.management.commands import flush
+from django.db import transaction
 
 from tests.support.chromium import find_chromium
 from tests.support.services import *  # noqa: F403 - fixtures
@@ -32,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # The default takes a fraction of a second for each user.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # Or each test client would read the names of all files first.
+    settings.WHITENOISE_AUTOREFRESH = True
     config.pluginmanager.register(_SkipWatch(), "skip-watch")
     config.pluginmanager.register(_Aftermath(), "aftermath")
 
@@ -60,6 +66,27 @@ def django_db_modify_db_settings(
     else:
         name = f"test_{default['NAME']}{os.environ.get('TEST_DATABASE_SUFFIX', '')}"
     default.setdefault("TEST", {})["NAME"] = name
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Let a flush put back the rows that ``migrate`` has written, as they were.
+
+    Django would ask which permissions and groups are missing, and write them one by one. That is a
+    tenth of the time of tests that commit.
+    """
+    models = apps.get_models(include_auto_created=True)
+    with django_db_blocker.unblock():
+        kept = [(model, list(model._base_manager.all())) for model in models]
+
+    def put_back(*_: Any) -> None:
+        with transaction.atomic():  # the constraints are checked at its end
+            for model, rows in kept:
+                model._base_manager.bulk_create(rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "emit_post_migrate_signal", put_back)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import run_manage
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 _OURS = (
@@ -27,12 +29,15 @@ PRODUCTION = {
 }
 
 
-def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+def _manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_manage(*arguments, environment=_clean(environment))
+
+
+def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env=clean | environment,
+        env=_clean(environment),
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,21 +45,26 @@ def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def _clean(environment: dict[str, str]) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return others | environment
+
+
 def _settings(expression: str, **environment: str) -> object:
     code = f"import json, project.settings as s; print(json.dumps({expression}, default=str))"
-    done = _run("-c", code, **environment)
+    done = _python("-c", code, **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_a_sane_production_has_no_issue() -> None:
-    done = _run("manage.py", "check", "--deploy", **PRODUCTION)
+    done = _manage("check", "--deploy", **PRODUCTION)
     assert done.returncode == 0, done.stderr
     assert "no issues" in done.stdout + done.stderr
 
 
 def test_a_bare_production_is_told_what_is_missing() -> None:
-    done = _run("manage.py", "check", "--deploy")
+    done = _manage("check", "--deploy")
     assert done.returncode == 1
     assert "DJANGO_SECRET_KEY" in done.stderr
     assert "ALLOWED_HOSTS" in done.stderr
@@ -62,13 +72,13 @@ def test_a_bare_production_is_told_what_is_missing() -> None:
 
 
 def test_debug_in_production_is_an_error() -> None:
-    done = _run("manage.py", "check", "--deploy", DJANGO_DEBUG="1", **PRODUCTION)
+    done = _manage("check", "--deploy", DJANGO_DEBUG="1", **PRODUCTION)
     assert done.returncode == 1
     assert "runs.E003" in done.stderr
 
 
 def test_a_bad_variable_is_one_line_and_no_traceback() -> None:
-    done = _run("manage.py", "check", RUNS_MAX_CONCURRENT="lots")
+    done = _manage("check", RUNS_MAX_CONCURRENT="lots")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [
         "ImproperlyConfigured: RUNS_MAX_CONCURRENT='lots' is not understood. "
@@ -88,7 +98,7 @@ def test_a_bad_variable_is_one_line_and_no_traceback() -> None:
 def test_a_value_that_can_not_work_stops_the_start_and_is_named(
     name: str, value: str, problem: str
 ) -> None:
-    done = _run("-c", "import project.asgi", DJANGO_DEBUG="1", **{name: value})
+    done = _python("-c", "import project.asgi", DJANGO_DEBUG="1", **{name: value})
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
     assert last_line.startswith(f"django.core.exceptions.ImproperlyConfigured: {name} {problem}")
@@ -100,7 +110,7 @@ def test_the_models_secrets_are_known_from_the_start() -> None:
         "import django; django.setup(); from agents.values.redaction import redact;"
         "print(redact('It is ours3cret and theirs3cret and base/s3cret.'))"
     )
-    done = _run(
+    done = _python(
         "-c",
         code,
         DJANGO_DEBUG="1",
@@ -191,7 +201,7 @@ for name, value in json.loads(sys.argv[1]):
 
 def test_each_wrong_value_stops_the_start_by_the_name_of_its_variable() -> None:
     """In one process: a start for each value would take a minute."""
-    done = _run("-c", _TRY, json.dumps(WRONG))
+    done = _python("-c", _TRY, json.dumps(WRONG))
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(said) == len(WRONG)
@@ -206,7 +216,7 @@ def test_each_wrong_value_stops_the_start_by_the_name_of_its_variable() -> None:
 
 def test_a_weak_key_stops_the_process_before_it_serves_anything() -> None:
     for command in ("runserver", "check"):
-        done = _run("manage.py", command, **{**PRODUCTION, "DJANGO_SECRET_KEY": "a"})
+        done = _manage(command, **{**PRODUCTION, "DJANGO_SECRET_KEY": "a"})
         assert done.returncode == 1
         (line,) = done.stderr.strip().splitlines()
         assert line.startswith("ImproperlyConfigured: DJANGO_SECRET_KEY is not understood.")
@@ -223,7 +233,7 @@ from agents.values.redaction import redact
 keys = settings.CHANNEL_LAYERS["default"]["CONFIG"]["symmetric_encryption_keys"]
 print(redact(json.dumps([*keys, *json.loads(os.environ["SECRETS"])])))
 """
-    done = _run(
+    done = _python(
         "-c",
         code,
         SECRETS=json.dumps(
@@ -241,7 +251,7 @@ print(redact(json.dumps([*keys, *json.loads(os.environ["SECRETS"])])))
 
 
 def test_a_variable_that_is_no_setting_is_named() -> None:
-    done = _run("manage.py", "check", DJANGO_DEBUG="1", RUNS_MAX_CONCURENT="3", RUNS_LEASE="")
+    done = _manage("check", DJANGO_DEBUG="1", RUNS_MAX_CONCURENT="3", RUNS_LEASE="")
     assert "RUNS_MAX_CONCURENT" in done.stderr
     assert "RUNS_LEASE" not in done.stderr
 
@@ -314,7 +324,7 @@ def test_redis_carries_messages_and_cache_when_it_is_there(url: str, expected: s
 
 @pytest.mark.parametrize("command", [("manage.py", "check"), ("-c", "import project.asgi")])
 def test_the_settings_module_may_be_preset(command: tuple[str, ...]) -> None:
-    done = _run(*command, DJANGO_SETTINGS_MODULE="no_such_settings")
+    done = _python(*command, DJANGO_SETTINGS_MODULE="no_such_settings")
     assert done.returncode == 1
     assert "no_such_settings" in done.stderr
 
@@ -342,11 +352,11 @@ def test_what_agents_may_reach_comes_from_the_environment() -> None:
     ],
 )
 def test_what_agents_may_reach_is_checked_at_the_start(name: str, value: str) -> None:
-    done = _run("manage.py", "check", DJANGO_DEBUG="1", **{name: value})
+    done = _manage("check", DJANGO_DEBUG="1", **{name: value})
     assert done.returncode == 1
     assert name in done.stderr.splitlines()[-1]
 
 
 def test_a_deployment_whose_agents_reach_everything_is_warned() -> None:
-    done = _run("manage.py", "check", "--deploy", AGENTS_HTTP_ALLOW="*", **PRODUCTION)
+    done = _manage("check", "--deploy", AGENTS_HTTP_ALLOW="*", **PRODUCTION)
     assert "runs.W020" in done.stderr

@@ -34,16 +34,22 @@ from typing import Any, TypedDict
 # keep the state of its random numbers across the fork.
 LIBRARIES = """
     channels.auth channels.db channels.generic.websocket channels.routing
-    channels.security.websocket channels_redis.pubsub django.contrib.admin.options
-    django.contrib.sessions.middleware django.contrib.staticfiles.finders
-    django.core.checks.security.base django.core.handlers.asgi django.core.management
-    django.core.management.commands.runserver django.db.backends.postgresql.base
-    django.db.backends.sqlite3.base django.db.migrations.executor django.forms
-    django.middleware.csrf django.template.defaulttags django.template.loader_tags
-    django.test.client django.views.debug django.views.generic drf_spectacular.drainage httpx
-    markdown_it nh3 openai prometheus_client psycopg psycopg_pool pydantic pypdf
-    pythonjsonlogger.json redis.asyncio requests rest_framework.serializers rich.console rich.live
-    rich.progress sqlparse uvicorn uvicorn.protocols.http.httptools_impl whitenoise.middleware yaml
+    channels.security.websocket channels_redis.pubsub concurrent.futures.process dj_database_url
+    django.contrib.admin.options django.contrib.sessions.middleware
+    django.contrib.staticfiles.finders django.core.checks.security.base
+    django.core.handlers.asgi django.core.management django.core.management.commands.runserver
+    django.db.backends.postgresql.base django.db.backends.sqlite3.base
+    django.db.migrations.autodetector django.db.migrations.executor
+    django.db.migrations.questioner django.db.migrations.writer django.forms
+    django.middleware.clickjacking django.middleware.common django.middleware.csrf
+    django.middleware.http django.middleware.security django.template.defaulttags
+    django.template.loader_tags django.test.client django.views.debug django.views.generic
+    drf_spectacular.drainage h11 httpcore httpx markdown_it
+    multiprocessing.queues nh3 openai prometheus_client prometheus_client.core psycopg
+    psycopg_pool pydantic pydantic.networks pypdf pythonjsonlogger.json redis.asyncio requests
+    rest_framework.serializers rest_framework.utils.encoders rich.console rich.live
+    rich.progress sqlparse uvicorn uvicorn.protocols.http.httptools_impl webencodings
+    whitenoise.middleware yaml
 """
 
 
