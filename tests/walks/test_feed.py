@@ -26,14 +26,19 @@ _EVENT = re.compile(rb"event: (\w+)\n(?:id: (\S+)\n)?data: (.*)\n\n")
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    return Installation(tmp_path_factory.mktemp("feed"), RUNS_DRAIN_SECONDS="0")
-
-
-@pytest.fixture(scope="module")
-def served(installation: Installation) -> Iterator[Server]:
-    with installation.serving() as server:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with _installation(tmp_path_factory.mktemp("feed")).serving() as server:
         yield server
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    """Return one of its own: the worker of ``served`` would claim runs that a test restarts."""
+    return _installation(tmp_path)
+
+
+def _installation(folder: Path) -> Installation:
+    return Installation(folder, RUNS_DRAIN_SECONDS="0")
 
 
 class Watcher:
