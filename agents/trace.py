@@ -10,7 +10,8 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -92,7 +93,7 @@ class Event:
         }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a run has used of its models; ``estimated`` once any part of it was not reported."""
 
@@ -100,6 +101,14 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+
+    def plus(self, other: Usage) -> Usage:
+        return Usage(
+            self.llm_calls + other.llm_calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.estimated or other.estimated,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,7 +167,7 @@ class Trace:
     depth: int = 0
     last_seq: int = 0
     max_events: int = MAX_EVENTS
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     dropped_count: int = 0
     #: Why the host wants no more events, apart from the essential ones; set by ``cut``.
     cut_by: str = ""
@@ -174,18 +183,23 @@ class Trace:
     # thread is writing an event. Its event is written after that one.
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _is_writing: bool = False
-    _waiting: list[tuple[str, dict[str, Any], Source]] = field(default_factory=list)
+    _waiting: list[tuple[str, dict[str, Any], Source, Usage | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._call_count = self.last_seq  # ids of an earlier attempt's calls are not used again
 
     def emit(
-        self, type: str, data: Mapping[str, Any] | None = None, *, source: Source = "system"
+        self,
+        type: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        source: Source = "system",
+        usage: Usage | None = None,
     ) -> Event | None:
-        """Number an event and hand it to the sink.
+        """Number an event and hand it to the sink; count ``usage`` together with it.
 
         Makes ``data`` fit for JSON, takes secrets out, and cuts long texts. Returns None when it
-        left the event out: the trace is closed or full.
+        left the event out: the trace is closed, and counts nothing more, or it is full.
 
         Raises:
             ValueError: there is no such type of event.
@@ -201,20 +215,24 @@ class Trace:
             )
         with self._lock:
             if self._is_writing:
-                self._waiting.append((type, payload, source))
+                self._waiting.append((type, payload, source, usage))
                 return None
             self._is_writing = True
             try:
-                event = self._write(type, payload, source)
+                event = self._write(type, payload, source, usage)
                 while self._waiting:
                     self._write(*self._waiting.pop(0))
             finally:
                 self._is_writing = False
             return event
 
-    def _write(self, type: str, data: dict[str, Any], source: Source) -> Event | None:
+    def _write(
+        self, type: str, data: dict[str, Any], source: Source, usage: Usage | None
+    ) -> Event | None:
         if self.closed:
             return None
+        if usage is not None:
+            self.usage = self.usage.plus(usage)
         is_full = bool(self.cut_by) or self._emitted >= self.max_events
         is_dropped = is_full and type not in _ESSENTIAL
         if is_dropped:
@@ -289,13 +307,11 @@ class Trace:
         with self._lock:
             return list(self._calls.values())
 
-    def add_usage(self, input_tokens: int, output_tokens: int, *, estimated: bool) -> None:
-        """Count one call to a model."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no event be written meanwhile: those that the sink has are all that usage counts."""
         with self._lock:
-            self.usage.llm_calls += 1
-            self.usage.input_tokens += input_tokens
-            self.usage.output_tokens += output_tokens
-            self.usage.estimated = self.usage.estimated or estimated
+            yield
 
     def close(self) -> int:
         """Take no more events; return the number of the last one."""

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from agents.cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
 from agents.exceptions import AgentStopped, CallTimedOut
-from agents.trace import Trace
+from agents.trace import Trace, Usage
 from agents.values import jsonable
 from agents.values.addresses import PUBLIC, Reach
 
@@ -208,6 +208,7 @@ class Call:
         is_sent: a request of this call has left, perhaps in part; None if that is unknown. The
             transport notes both.
         has_end: False if it is a stream that goes on for ever; ``note_endless`` says so.
+        usage: what it has used of a model, which counts together with its event.
     """
 
     _guard: Guard
@@ -220,6 +221,7 @@ class Call:
     was_tried: bool = False
     is_sent: bool | None = None
     has_end: bool = True
+    usage: Usage | None = None
     _limit: float | None = None  # seconds; of the run when the call began
     _completed: bool = False
     _was_cut: bool = False
@@ -288,6 +290,7 @@ class Call:
                     "outcome": outcome,
                     **self.data,
                 },
+                usage=self.usage,
             )
         finally:
             guard.trace.end(self.id)

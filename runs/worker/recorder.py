@@ -235,9 +235,9 @@ class Recorder:
     def _updates(self, book: _Book) -> Updates:
         """Take the updates of a run since the last write."""
         entry, trace = book.entry, book.trace
-        with self._condition:
+        with trace.paused(), self._condition:
             events, book.events = book.events, []
-            outcome = book.outcome
+            outcome, usage = book.outcome, trace.usage
             # Nothing comes after an ending, and this batch has all that was noted meanwhile.
             if outcome is not None and self._changed.get(trace.run) is book:
                 del self._changed[trace.run]
@@ -249,7 +249,7 @@ class Recorder:
             events,
             last_seq=events[-1].seq if events else 0,
             in_flight=trace.in_flight() if outcome is None else [],
-            usage=trace.usage,
+            usage=usage,
             acknowledged_at=token.acknowledged_at,
             observed_at=token.observed_at,
             left_out=book.left_out,

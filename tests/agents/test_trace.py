@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.trace import EVENT_TYPES, MAX_DATA, MAX_LABEL, MAX_STRING, Event, Trace
+from agents.trace import EVENT_TYPES, MAX_DATA, MAX_LABEL, MAX_STRING, Event, Trace, Usage
 from agents.values import redaction
 
 SECONDS = 10.0
@@ -354,7 +354,7 @@ def test_usage_adds_up_and_stays_estimated_once_it_was() -> None:
 
     def add(_: int) -> None:
         for _ in range(500):
-            trace.add_usage(2, 3, estimated=False)
+            trace.emit("llm_call", usage=Usage(1, 2, 3))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4), timeout=SECONDS))
@@ -364,9 +364,27 @@ def test_usage_adds_up_and_stays_estimated_once_it_was() -> None:
         "output_tokens": 6000,
         "estimated": False,
     }
-    trace.add_usage(1, 1, estimated=True)
-    trace.add_usage(1, 1, estimated=False)
+    trace.emit("llm_call", usage=Usage(1, 1, 1, estimated=True))
+    trace.emit("llm_call", usage=Usage(1, 1, 1))
     assert trace.usage.estimated is True
+
+
+def test_usage_does_not_run_ahead_of_the_events() -> None:
+    trace, sink = new_trace()
+
+    def talk(_: int) -> None:
+        for _ in range(2000):
+            trace.emit("llm_call", usage=Usage(1, 2, 3))
+
+    with ThreadPoolExecutor(3) as pool:
+        talks = [pool.submit(talk, number) for number in range(3)]
+        while not all(one.done() for one in talks):
+            with trace.paused():
+                assert trace.usage.llm_calls == len(sink.events)
+    assert trace.usage.llm_calls == 6000
+    trace.close()
+    trace.emit("llm_call", usage=Usage(1, 2, 3))
+    assert trace.usage.llm_calls == 6000
 
 
 def test_what_models_have_said_is_kept_while_the_call_goes_on() -> None:

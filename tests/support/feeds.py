@@ -19,7 +19,7 @@ from django.db import connection, transaction
 
 from agents.guard import Guard
 from agents.runtime import Outcome
-from agents.trace import Trace
+from agents.trace import Trace, Usage
 from runs.actions import leases, stopping
 from runs.actions.finishing import finish, finish_lost
 from runs.delivery import local_runs, notify
@@ -96,11 +96,13 @@ class Writer:
         if is_elsewhere:
             local_runs.remove(record.pk)
         trace = Trace(
-            str(record.pk), record.agent, self.recorder, record.depth, last_seq=record.last_seq
+            str(record.pk),
+            record.agent,
+            self.recorder,
+            record.depth,
+            last_seq=record.last_seq,
+            usage=Usage(record.llm_calls, record.input_tokens, record.output_tokens),
         )
-        trace.usage.llm_calls = record.llm_calls
-        trace.usage.input_tokens = record.input_tokens
-        trace.usage.output_tokens = record.output_tokens
         held = self.held[record.pk] = _Held(entry, trace, is_elsewhere)
         with _unnoticed(is_elsewhere):
             self.recorder.open(entry, trace)
@@ -131,9 +133,9 @@ class Writer:
         held = self.held[run]
         call = held.calls.pop(0)
         with _unnoticed(held.is_elsewhere):
-            held.trace.add_usage(3, 5, estimated=False)
             held.trace.end(call)
-            held.trace.emit("llm_call", {"call": call, "tool": "call_llm", "outcome": "ok"})
+            data = {"call": call, "tool": "call_llm", "outcome": "ok"}
+            held.trace.emit("llm_call", data, usage=Usage(1, 3, 5))
 
     def request_stop(self, run: uuid.UUID, by: User | None = None) -> None:
         stopping.request_stop(

@@ -13,6 +13,7 @@ from agents.exceptions import AgentError, LLMError
 from agents.guard import Guard
 from agents.tools.http.pools import Transports
 from agents.tools.http.proxies import hide_secrets
+from agents.trace import Usage
 from agents.values import jsonable, redaction
 
 from .options import address_problem, header_problem, key_problem, pair_problem
@@ -139,7 +140,7 @@ async def call_llm(
             usage = event.pop("usage")
             event.pop("reasoning")
             call.data.update(event, **usage)
-            guard.trace.add_usage(**usage)
+            call.usage = Usage(1, **usage)
 
         async def work() -> LLMReply:
             call.is_sent = None

@@ -15,7 +15,7 @@ from django.db import DataError, InterfaceError, OperationalError, connection
 from agents import Tools, agent
 from agents.guard import Guard
 from agents.runtime import Outcome
-from agents.trace import Trace
+from agents.trace import Trace, Usage
 from runs import events
 from runs.actions.finishing import Ended
 from runs.actions.progress import record_updates
@@ -104,6 +104,36 @@ def test_events_of_a_quiet_run_do_not_wait_for_more(make: Callable[[], Run], log
     log.until_event(run.record, "agent_start")
     eventually(lambda: RunRecord.objects.get().last_seq == 1, "the event is in the record")
     run.end().wait()
+
+
+def test_usage_is_written_together_with_its_events(
+    make: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies between two writes leaves a record that agrees with its log."""
+    run = make()
+    batches: list[tuple[list[str], int]] = []
+
+    def say(call: str) -> None:
+        data = {"call": call, "input_tokens": 3, "output_tokens": 4}
+        run.trace.emit("llm_call", data, usage=Usage(1, 3, 4))
+
+    def write(batch: Any) -> Any:
+        (updates,) = batch
+        calls = [e.data["call"] for e in updates.events if e.type == "llm_call"]
+        if calls == ["1"] and not batches:
+            say("2")  # while the first is on its way; the database is away, so there is time
+            batches.append((calls, updates.usage.llm_calls))
+            raise OperationalError("the connection was closed")
+        if calls:
+            batches.append((calls, updates.usage.llm_calls))
+        return record_updates(batch)
+
+    with writes(monkeypatch, write):
+        run.trace.emit("agent_start")
+        say("1")
+        eventually(lambda: RunRecord.objects.get().last_seq == 3, "both are in the record")
+    assert batches == [(["1"], 1), (["1"], 1), (["2"], 2)]
+    assert_consistent(run.end().wait())
 
 
 def test_many_threads_may_emit_at_once(make: Callable[[], Run]) -> None:
@@ -206,10 +236,8 @@ def test_one_log_that_cannot_be_stored_does_not_block_others(
     monkeypatch.setattr(events, "append", refuse)
     for run in (bad, good):
         run.trace.emit("agent_start")
-        run.trace.add_usage(3, 4, estimated=False)
-        run.trace.emit(
-            "llm_call", {"input_tokens": 3, "output_tokens": 4, "call": "1", "message": "bad"}
-        )
+        data = {"input_tokens": 3, "output_tokens": 4, "call": "1", "message": "bad"}
+        run.trace.emit("llm_call", data, usage=Usage(1, 3, 4))
         run.end()
     assert good.wait().status == Status.SUCCESS
     record = bad.wait()

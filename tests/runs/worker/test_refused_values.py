@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.db import DataError, OperationalError, connection
 
 from agents.guard import Guard
 from agents.runtime import Outcome
-from agents.trace import Event, Trace
+from agents.trace import Event, Trace, Usage
 from runs import transitions
 from runs.actions import recovery, refusals
 from runs.actions.finishing import Ended
@@ -99,9 +100,7 @@ class TestUsage:
     @pytest.mark.parametrize("count", [-35, 2**63, 2**200, NAN, "many"])
     def test_that_is_refused_leaves_the_result(self, make: Callable[[], Run], count: Any) -> None:
         run = make()
-        run.trace.usage.llm_calls = 1
-        run.trace.usage.input_tokens = count
-        run.trace.usage.output_tokens = 7
+        run.trace.usage = Usage(1, count, 7)
         record = run.end(success({"answer": 42})).wait()
         assert (record.status, record.result) == (Status.SUCCESS, {"answer": 42})
         assert (record.llm_calls, record.input_tokens, record.output_tokens) == (1, 0, 7)
@@ -112,7 +111,7 @@ class TestUsage:
         self, make: Callable[[], Run], log: Journal, caplog: pytest.LogCaptureFixture
     ) -> None:
         run = make()
-        run.trace.usage.output_tokens = -1
+        run.trace.usage = replace(run.trace.usage, output_tokens=-1)
         for n in range(3):
             run.trace.emit("log", {"message": str(n)})
             log.until_event(run.record, "log")
@@ -143,8 +142,8 @@ class TestAResult:
     ) -> None:
         run = make()
         run.trace.emit("log", {"message": "kept"})
-        run.trace.add_usage(3, 4, estimated=False)
-        run.emit({"call": "1", "input_tokens": 3, "output_tokens": 4}, "llm_call")
+        data = {"call": "1", "input_tokens": 3, "output_tokens": 4}
+        run.trace.emit("llm_call", data, usage=Usage(1, 3, 4))
         record = run.end(success(result)).wait()
         assert (record.status, record.result) == (Status.ERROR, None)
         assert record.error["code"] == "not_recorded"
@@ -259,7 +258,7 @@ class TestAnEnding:
 
     def test_keeps_what_is_taken_of_several_values(self, make: Callable[[], Run]) -> None:
         run = make()
-        run.trace.usage.input_tokens = -1
+        run.trace.usage = replace(run.trace.usage, input_tokens=-1)
         error: Any = {"code": "x", "type": "X", "message": "why"}
         record = run.end(Outcome("error", error=error, partial_result=[HUGE])).wait()
         assert record.error == error

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agents.tools.llm.client import Model, TokenUsage
 from agents.tools.llm.usage import MOST_TOKENS, UsageReports, tokens_of
+from agents.trace import Trace
 from tests.support.agent_run import AgentRun, within
 from tests.support.llm_calls import ASK, ask
 from tests.support.llm_server import TEXT, Answer, LLMServer
@@ -129,6 +130,24 @@ async def test_reports_in_several_chunks_are_totals_or_parts(
     reply = await within(5, ask(run, model))
     assert (reply.text, reply.usage) == (TEXT, expected)
     assert run.trace.usage.estimated is expected.estimated
+
+
+async def test_a_call_counts_together_with_its_event(
+    server: LLMServer, model: Model, run: AgentRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a record that is written in between would count a call that its log does not have."""
+    emit, counted = Trace.emit, list[int]()
+
+    def watch(trace: Trace, type: str, *args: Any, **kwargs: Any) -> Any:
+        counted.append(trace.usage.llm_calls)
+        event = emit(trace, type, *args, **kwargs)
+        counted.append(trace.usage.llm_calls)
+        return event
+
+    monkeypatch.setattr(Trace, "emit", watch)
+    for _ in range(2):
+        await within(5, ask(run, model))
+    assert counted == [0, 1, 1, 2]
 
 
 _ANY = st.one_of(
