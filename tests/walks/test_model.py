@@ -31,9 +31,9 @@ from runs.actions import abandoning, leases
 from runs.db import transactions
 from runs.delivery import notify
 from runs.worker import recorder, started_runs, worker
-from tests.support.simulated.agents import SEEN
 from tests.support.simulated.clock import CLOCK, Host
 from tests.support.simulated.processes import LEASE_SECONDS, SimulatedExecutor
+from tests.support.simulated.seen import SEEN
 from tests.support.simulated.world import KEEP_DAYS, KEEP_LOGS_DAYS, World, send_stops
 
 # One example takes a second, and each run of the suite tries others. Both databases see the same

@@ -15,16 +15,18 @@ from django.utils import timezone
 from agents import AgentStopped, Tools, agent
 from agents.cancellation import CancelToken, Lease
 from runs.actions import leases, starting, stopping
+from runs.actions.progress import record_updates
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.models import RunRecord, WorkerRecord, uuid7
 from runs.queue import claims
 from runs.status import Status
+from runs.worker import recorder
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal
 from tests.support.rows import make_run
-from tests.support.running import Start
+from tests.support.running import Gate, Start
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -196,4 +198,41 @@ class TestCommandLine:
         worker.adopt(claimed.get(pk=run.pk))
         assert log.over(run).status == Status.STOPPED
         assert not ran
+        assert_consistent(run)
+
+
+@pytest.mark.usefixtures("on_both_databases")
+def test_an_unreliable_database_loses_nothing_of_real_runs(
+    worker: Worker, start: Start, stop: Any, log: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    calls = iter(range(10**6))
+
+    def write(batch: Any) -> Any:
+        n = next(calls)
+        if n % 3 == 1:
+            raise OperationalError("the database is away")
+        recorded = record_updates(batch)
+        if n % 3 == 2:
+            raise OperationalError("the answer was lost")
+        return recorded
+
+    @agent("teller")
+    async def teller(tools: Tools, n: int) -> int:
+        tools.log("before")
+        await gate.wait()
+        await tools.data_store.set(f"k{n}", n)
+        return n
+
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(recorder, "record_updates", lambda batch, _: write(batch))
+    runs = [start("teller", n=n) for n in range(20)]
+    gate.until_arrived(20)
+    for run in runs[:10]:
+        stop(run)
+    gate.open()
+    records = log.until_over(*runs)
+    assert {r.status for r in records[:10]} == {Status.STOPPED}
+    assert [r.result for r in records[10:]] == list(range(10, 20))
+    for run in runs:
         assert_consistent(run)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -26,23 +25,22 @@ from runs.db.transactions import NothingWritten
 from runs.delivery import local_runs, stops
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, ParentIsStopping
-from runs.models import DataStoreEntry, RunRecord
-from runs.status import TERMINAL, Status
+from runs.models import RunRecord
+from runs.status import TERMINAL
 from runs.worker.agent_caller import GAVE_UP
-from runs.worker.data_store import OwnerStore
 from runs.worker.executor import _Job, _log_stop
 from runs.worker.started_runs import is_leaving
 
 from .clock import CLOCK
-from .faults import observing
+from .seen import SEEN
+from .store import WatchedStore
 
 if TYPE_CHECKING:
     from .processes import Process
 
-__all__ = ["SEEN", "Attempt"]
+__all__ = ["Attempt"]
 
 T = TypeVar("T")
-SEEN: Counter[str] = Counter()  # counts what was reached, to check that everything was
 
 KEYS = ("one", "two")
 MOST_DEEP = 2
@@ -477,38 +475,3 @@ class _Watched:
 
     def __exit__(self, *error: Any) -> None:
         self._call.__exit__(*error)
-
-
-class WatchedStore(OwnerStore):
-    """The data store of a run; a write under a lost claim must change nothing."""
-
-    def is_covered(self) -> bool:
-        """Tell whether a live lease covers the run, under the claim that this process has."""
-        with observing():
-            mine = RunRecord.objects.filter(pk=self._run.id, status=Status.RUNNING)
-            mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
-            return mine.filter(worker__lost_at=None).exists()
-
-    def is_abandoned(self) -> bool:
-        """Tell whether it is over by an abandon, of which this process may not have heard yet."""
-        with observing():
-            mine = RunRecord.objects.filter(pk=self._run.id, stop_abandoned=True)
-            mine = mine.filter(worker=self._run.worker, attempt=self._run.attempt)
-            return mine.filter(worker__lost_at=None).exists()
-
-    def _under_claim(self, work: Callable[[], int]) -> int:
-        before, is_covered = self._all(), self.is_covered()
-        is_taken = False
-        try:
-            count = super()._under_claim(work)
-            is_taken = True
-        finally:
-            SEEN["writes refused" if not is_covered else "writes"] += 1
-            if not is_covered:
-                assert not is_taken, "a write under a lost claim was accepted"
-                assert self._all() == before, "a write under a lost claim changed something"
-        return count
-
-    def _all(self) -> list[Any]:
-        with observing():
-            return list(DataStoreEntry.objects.order_by("pk").values_list("owner", "key", "value"))

@@ -18,9 +18,10 @@ from runs.queue.limits import limits
 from runs.status import ACTIVE, TERMINAL, Status
 from runs.worker.started_runs import is_leaving
 
-from .agents import SEEN, Attempt
+from .agents import Attempt
 from .clock import CLOCK
 from .processes import Process
+from .seen import SEEN
 
 __all__ = ["Books"]
 

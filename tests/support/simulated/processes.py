@@ -22,9 +22,10 @@ from runs.worker.retention import Retention
 from runs.worker.started_runs import StartedRuns
 from runs.worker.worker import Worker
 
-from .agents import SEEN, Attempt
+from .agents import Attempt
 from .clock import Host
 from .faults import observing
+from .seen import SEEN
 
 __all__ = ["LEASE_SECONDS", "Process", "SimulatedExecutor"]
 

@@ -32,11 +32,11 @@ from runs.status import ACTIVE
 from runs.worker.reaper import Reaper
 from tests.support.consistency import assert_all_consistent
 
-from .agents import SEEN
 from .books import Books
 from .clock import CLOCK, Host
 from .faults import Crash, breaking
 from .processes import LEASE_SECONDS, Process
+from .seen import SEEN
 
 __all__ = ["KEEP_DAYS", "KEEP_LOGS_DAYS", "World", "send_stops"]
 
