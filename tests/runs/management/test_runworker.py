@@ -94,7 +94,7 @@ def test_it_refuses_a_database_without_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        ([], {"DJANGO_DEBUG": "0"}, "DJANGO_SECRET_KEY"),
+        ([], {"DJANGO_DEBUG": "0", "DJANGO_SECRET_KEY": ""}, "DJANGO_SECRET_KEY"),
         ([], {"RUNS_LEASE_SECONDS": "0.1"}, "RUNS_LEASE_SECONDS"),
         ([], {"RUNS_MAX_CONCURRENT": "many"}, "RUNS_MAX_CONCURRENT"),
         (["--max-concurrent", "0"], {}, "at least 1"),
