@@ -87,6 +87,7 @@ class AgentClient:
             return await call.uninterrupted(self._caller.start(name, input), record)
         except asyncio.CancelledError:
             for child in started:  # it was created while its caller was cancelled
+                call.mark_incomplete()
                 child.give_up()
                 await self._end_of(call, child)
             raise

@@ -213,6 +213,25 @@ async def test_a_time_limit_stops_the_child_and_waits_for_its_end(
     assert run.token.observed_at is None
 
 
+@pytest.mark.parametrize("after", range(5))
+async def test_a_call_whose_caller_gives_up_as_the_child_starts_is_no_success(
+    run: AgentRun, caller: Caller, client: AgentClient, after: int
+) -> None:
+    caller.may_start.clear()
+    task = run.task(client.call("other"))
+    await within(SECONDS, caller.starting.wait())
+    caller.may_start.set()
+    await turns(after)
+    task.cancel()
+    await turns(10)
+    caller.child.end("stopped")
+    with pytest.raises(asyncio.CancelledError):
+        await within(SECONDS, task)
+    data = run.only("agent_call")
+    assert data["outcome"] == "aborted"
+    assert caller.child.given_up.is_set() == ("run" in data)
+
+
 async def test_a_second_cancellation_waits_for_the_child_all_the_same(
     run: AgentRun, caller: Caller, client: AgentClient
 ) -> None:
