@@ -112,6 +112,7 @@ class Model:
         except TimeoutError as error:
             if reply.is_whole:  # only the end of the body was still to come
                 return
+            reply.was_cut = True
             raise LLMError(f"the model took more than {self.total_timeout:g} s") from error
 
     async def aclose(self) -> None:
@@ -149,8 +150,8 @@ async def call_llm(
                 return partial.finish()
             except BaseException as error:
                 # A request that was cut is paid for: at least what was sent.
-                was_cut = isinstance(error, asyncio.CancelledError) and call.is_sent is not False
-                if partial.has_started or was_cut:
+                was_cut = partial.was_cut or isinstance(error, asyncio.CancelledError)
+                if partial.has_started or (was_cut and call.is_sent is not False):
                     record(partial.so_far())
                 raise
 

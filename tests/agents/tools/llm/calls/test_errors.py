@@ -130,14 +130,19 @@ async def test_an_endpoint_that_falls_silent_is_given_up(
     await model.aclose()
 
 
-async def test_a_call_has_an_end_although_pieces_keep_coming(
-    server: LLMServer, run: AgentRun
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_a_call_has_an_end_and_what_was_sent_is_paid_for(
+    server: LLMServer, run: AgentRun, has_begun: bool
 ) -> None:
-    model = Model(server.base_url, KEY, "m", total_timeout=0.5)
+    model = Model(server.base_url, KEY, "m", total_timeout=1)
     server.answer = Answer(text="word " * 2000, pause=0.01)
-    with pytest.raises(LLMError, match=r"more than 0\.5 s"):
+    if not has_begun:
+        server.hold()
+    with pytest.raises(LLMError, match="more than 1 s"):
         await within(5, ask(run, model))
-    assert run.trace.usage.estimated
+    usage = run.trace.usage
+    assert (usage.llm_calls, usage.estimated, usage.input_tokens > 0) == (1, True, True)
+    assert (usage.output_tokens > 0) == has_begun
     await model.aclose()
 
 
