@@ -167,7 +167,9 @@ async def test_a_thread_that_calls_tools_after_the_stop_is_stopped(witness: Witn
 
     run = Started(work)
     await in_flight(run, "thread")
-    await within(SECONDS, witness.until("begun"))
+    async with asyncio.timeout(SECONDS):
+        while not run.guard.token.stopped:
+            await asyncio.sleep(0.001)
     await turns(50)
     witness.may_leave.set()
     assert (await run.outcome()).kind == "stopped"
