@@ -22,7 +22,7 @@ from runs.delivery import local_runs, worker_choice
 from runs.models import RunRecord
 from runs.worker.worker import Worker
 
-from .journal import Journal, journal
+from .journal import WAIT_SECONDS, Journal, journal
 from .llm_server import LLMServer
 
 __all__ = [
@@ -184,7 +184,7 @@ class Gate:
     def wait_here(self) -> None:
         """As ``wait``, in a thread."""
         self.arrive()
-        assert self._is_open.wait(10), "the gate was not opened"
+        assert self._is_open.wait(WAIT_SECONDS), "the gate was not opened"
 
     def arrive(self) -> None:
         """Be counted, without waiting."""
@@ -194,7 +194,7 @@ class Gate:
 
     def until_arrived(self, count: int = 1) -> None:
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self._count >= count, 10), (
+            assert self._arrived.wait_for(lambda: self._count >= count, WAIT_SECONDS), (
                 f"{self._count} of {count} have arrived"
             )
 
