@@ -173,10 +173,7 @@ async def test_a_thread_that_calls_tools_after_the_stop_is_stopped(witness: Witn
     await turns(50)
     witness.may_leave.set()
     assert (await run.outcome()).kind == "stopped"
-    *before, ends = witness.words
-    assert before == ["begun", "left"]
-    # The run's end also cancels the tasks that are left: this one perhaps before its first step.
-    assert ends in ("AgentStopped", "CancelledError")
+    assert witness.words == ["begun", "left", "AgentStopped"]
     assert run.guard.calls_started_after_acknowledgement == 0
 
 

@@ -76,11 +76,12 @@ def test_a_run_whose_worker_is_lost_before_it_begins_is_never_called_here(
         return answers[-1]
 
     monkeypatch.setattr(leases, "begin", held)
-    worker = hire()
+    lost = hire().id
     run = start("once")
     gate.until_arrived()
-    WorkerRecord.objects.filter(pk=worker.id).update(lost_at=timezone.now())
-    recovery.recover_runs()  # or the worker itself has done it
+    WorkerRecord.objects.filter(pk=lost).update(lost_at=timezone.now())
+    recovery.recover_runs()  # or the worker itself does it
+    eventually(lambda: RunRecord.objects.get(pk=run.pk).worker_id != lost, "it is recovered")
     gate.open()
     record = log.over(run)  # the process continues as another worker
     assert (record.status, record.attempt, record.attempts_begun) == (Status.SUCCESS, 2, 1)
