@@ -112,7 +112,6 @@ class Model:
         except TimeoutError as error:
             if reply.is_whole:  # only the end of the body was still to come
                 return
-            reply.was_cut = True
             raise LLMError(f"the model took more than {self.total_timeout:g} s") from error
 
     async def aclose(self) -> None:
@@ -149,14 +148,22 @@ async def call_llm(
                 await model.converse(guard, call.id, body, partial)
                 return partial.finish()
             except BaseException as error:
-                # A request that was cut is paid for: at least what was sent.
-                was_cut = partial.was_cut or isinstance(error, asyncio.CancelledError)
-                if partial.has_started or (was_cut and call.is_sent is not False):
+                # Such a request is paid for: at least what was sent.
+                if partial.has_started or (_gave_up(error) and call.is_sent is not False):
                     record(partial.so_far())
                 raise
 
         call.is_sent = False  # if it is cut before it begins
         return await call.uninterrupted(work(), record)
+
+
+def _gave_up(error: BaseException | None) -> bool:
+    """Tell whether this side has ended the request: it was cut, or it took too long."""
+    while error is not None:
+        if isinstance(error, asyncio.CancelledError | TimeoutError | httpx2.TimeoutException):
+            return True
+        error = error.__cause__  # of an LLMError, and of the SDK's error
+    return False
 
 
 def _body(

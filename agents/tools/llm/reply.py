@@ -60,7 +60,6 @@ class PartialReply:
         is_done: the endpoint has said that nothing follows, by [DONE] or the end of its JSON.
         is_finished: the last chunk with anything of the reply said why it ends.
         is_finished_barely: and had nothing else. Some endpoints give a reason with each chunk.
-        was_cut: this side ended the request, because it took too long.
     """
 
     def __init__(self, model: str, prompt_characters: int) -> None:
@@ -68,7 +67,6 @@ class PartialReply:
         self.is_done = False
         self.is_finished = False
         self.is_finished_barely = False
-        self.was_cut = False
         self._model = model
         self._prompt_characters = prompt_characters
         self._text = TextPieces()
