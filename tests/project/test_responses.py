@@ -17,7 +17,10 @@ HTML = {"accept": "text/html,*/*;q=0.8"}
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/health/live", "/accounts/login/", "/static/admin/css/base.css"])
-def test_the_policy_forbids_inline_scripts_everywhere(client: Client, path: str) -> None:
+def test_the_policy_forbids_inline_scripts_everywhere(
+    client: Client, settings: Any, path: str
+) -> None:
+    settings.WHITENOISE_AUTOREFRESH = False  # as in production
     response = client.get(path)
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"]
