@@ -13,8 +13,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 # Before anything that imports models.
 django.setup(set_prefix=False)
 
-from project.handler import Handler  # noqa: E402
-from project.lifespan import Lifespan  # noqa: E402
+from runs.asgi.handler import Handler  # noqa: E402
+from runs.asgi.lifespan import Lifespan  # noqa: E402
 from runs.consumers import AGENTS_CHANNEL, AgentConsumer, RunConsumer, RunListConsumer  # noqa: E402
 from runs.web.sockets import refuse_unknown_address  # noqa: E402
 

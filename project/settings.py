@@ -25,7 +25,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 DEBUG = _env.switch("DJANGO_DEBUG", default=False)
 
 # Django's own check knows this prefix, so `check --deploy` names the default key. Outside debug
-# mode project/lifespan.py refuses to serve with it.
+# mode runs/asgi/lifespan.py refuses to serve with it.
 SECRET_KEY = _env.secret_key("DJANGO_SECRET_KEY", is_any_accepted=DEBUG) or (
     "django-insecure-not-secret: set DJANGO_SECRET_KEY"
 )
@@ -36,7 +36,6 @@ ALLOWED_HOSTS = _env.host_patterns("DJANGO_ALLOWED_HOSTS")
 
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
-WORKER_ASGI_APPLICATION = "project.worker_asgi.application"
 
 INSTALLED_APPS = [
     "agents",
@@ -70,7 +69,7 @@ MIDDLEWARE = [
     "runs.identity.sessions.slide",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "project.errors.ErrorPagesMiddleware",
+    "runs.web.error_pages.ErrorPagesMiddleware",
 ]
 
 TEMPLATES = [
@@ -269,7 +268,7 @@ SESSION_COOKIE_NAME = f"{_cookie_prefix}sessionid"
 CSRF_COOKIE_NAME = f"{_cookie_prefix}csrftoken"
 # A session ends when it was not used for so long, and two weeks after the sign-in.
 SESSION_COOKIE_AGE = _env.whole_number("SESSION_IDLE_SECONDS", 24 * 60 * 60, at_least=60)
-CSRF_FAILURE_VIEW = "project.errors.csrf_failure"
+CSRF_FAILURE_VIEW = "runs.web.error_pages.csrf_failure"
 
 SILENCED_SYSTEM_CHECKS = [
     "security.W008",  # SECURE_SSL_REDIRECT: the proxy's task, see above.
@@ -279,7 +278,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",
 ]
 
-# The API counts a body itself and answers 413 (runs/web/api), and project/handler/ refuses a body
+# The API counts a body itself and answers 413 (runs/web/api), and runs/asgi refuses a body
 # that is far too large. Django's own limit must be above both.
 DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 
@@ -397,7 +396,7 @@ LOGGING = {
         **{
             name: {"filters": ["seldom"]}
             for name in (
-                *("channels_redis.pubsub", "project.errors"),
+                *("channels_redis.pubsub", "runs.web.error_pages"),
                 *("runs.delivery.redis_layer", "runs.web.feed.inbox"),
                 *("runs.web.api.errors", "runs.web.api.throttling", "runs.ops.health"),
                 *(

@@ -8,14 +8,14 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from rest_framework.authtoken.models import TokenProxy
 
-from project import errors
-from project.probe_urls import probes
+from runs.web import error_pages
+from runs.asgi.probe_urls import probes
 from runs.web.pages.signing import PasswordChangeView, SignInView, SignOutView
 
-handler400 = errors.bad_request
-handler403 = errors.permission_denied
-handler404 = errors.not_found
-handler500 = errors.server_error
+handler400 = error_pages.bad_request
+handler403 = error_pages.permission_denied
+handler404 = error_pages.not_found
+handler500 = error_pages.server_error
 
 # It would show keys of tokens; runs/admin has the page of ours.
 admin.site.unregister(TokenProxy)
@@ -25,12 +25,12 @@ urlpatterns = [
     path("app/", include("runs.web.pages.urls")),
     # Browsers ask for this on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("runs/icon.svg"))),
-    *probes,  # of Django's test client; project/handler/ gives probes a urlconf of their own
+    *probes,  # of Django's test client; runs/asgi gives probes a urlconf of their own
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", SignOutView.as_view(), name="logout"),
     path("accounts/password_change/", PasswordChangeView.as_view(), name="password_change"),
     path("admin/", admin.site.urls),
     path("", include("runs.web.api.urls")),
     # Last: an unknown address under the API's prefixes gets the API's JSON, in debug mode too.
-    re_path(f"^{errors.API_PREFIXES}", errors.no_such_address),
+    re_path(f"^{error_pages.API_PREFIXES}", error_pages.no_such_address),
 ]

@@ -65,7 +65,7 @@ class Reserve:
     def lend(self) -> None:
         """Let the rest of the request in this thread use a connection of the reserve.
 
-        The request must have a thread of its own (``project.handler``), and no connection yet.
+        The request must have a thread of its own (``runs.asgi.handler``), and no connection yet.
         """
         if self._settings is None:
             return

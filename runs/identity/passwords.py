@@ -4,7 +4,7 @@ A password's hash takes a good part of a second of a processor. It is computed w
 connection, a few at a time in each process; the others wait their turn, for ``PATIENCE_SECONDS`` at
 most. The hashers do this, so it holds for every form that checks or sets a password.
 
-``project.handler`` keeps the sign-ins that wait from taking a thread each.
+``runs.asgi.handler`` keeps the sign-ins that wait from taking a thread each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol, with a limit on the time and on the size of a request's head.
 
 uvicorn waits for the rest of a request for as long as the client keeps the connection open, and
-holds all that comes until then. project/handler/ has the limits for bodies.
+holds all that comes until then. runs/asgi has the limits for bodies.
 """
 
 from __future__ import annotations

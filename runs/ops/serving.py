@@ -1,7 +1,7 @@
 """A uvicorn that drains before it exits, so that stops work over HTTP while runs end.
 
 On SIGTERM uvicorn closes its sockets first, and shuts the application down last. Here the first
-signal only starts the drain of the application's lifespan (project/lifespan.py, found in the
+signal only starts the drain of the application's lifespan (runs/asgi/lifespan.py, found in the
 lifespan state). uvicorn serves HTTP until the drain is done, and exits then.
 """
 
@@ -107,7 +107,7 @@ class DrainingServer(uvicorn.Server):
         return 1 if self.force_exit else 0
 
     def _lifespan(self) -> Any:
-        """Return the ``project.lifespan.Lifespan``, if the application has one."""
+        """Return the ``runs.asgi.lifespan.Lifespan``, if the application has one."""
         return self.lifespan.state.get("lifespan")
 
     def _leave_within(self, seconds: float, status: int) -> None:

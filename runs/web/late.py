@@ -1,7 +1,7 @@
 """Answers that come after a long wait, and take no thread while they wait.
 
 A view is synchronous and has a thread. It returns a ``LateResponse``, goes through all middleware
-like any other answer, and gives its thread back. The handler (project/handler/) then awaits the
+like any other answer, and gives its thread back. The handler (runs/asgi) then awaits the
 rest on the event loop. Elsewhere, under WSGI or Django's test client, the view waits in its thread.
 """
 

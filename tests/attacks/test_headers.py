@@ -23,7 +23,7 @@ from django.urls import re_path
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from project.handler import Handler
+from runs.asgi.handler import Handler
 from runs.ops import logs
 from runs.ops.serving import configuration
 from runs.web import sockets

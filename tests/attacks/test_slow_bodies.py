@@ -13,7 +13,8 @@ import uvicorn
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
-from project.handler import Handler, bodies
+from runs.asgi import bodies
+from runs.asgi.handler import Handler
 from runs.ops import http_protocol
 from runs.ops.serving import configuration
 

@@ -70,7 +70,7 @@ class Command(BaseCommand):
         require_migrations()
         with listen(options["listen"], resolve(options["listen"])) as listener:
             self._introduce(listener)
-            serve(configuration(settings.WORKER_ASGI_APPLICATION), [listener])
+            serve(configuration("runs.asgi.worker.application"), [listener])
 
     def _introduce(self, listener: socket.socket) -> None:
         is_reached = is_shared(get_channel_layer())

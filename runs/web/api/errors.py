@@ -1,7 +1,7 @@
 """Every error of the API in its one shape: {code, detail, fields?}.
 
 Domain errors are mapped to HTTP here and nowhere else. Any other exception is a bug: Django logs it
-and answers 500 (project/errors.py).
+and answers 500 (runs/web/error_pages.py).
 """
 
 from __future__ import annotations

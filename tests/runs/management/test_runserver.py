@@ -269,7 +269,7 @@ class TestDemoUsers:
 
 
 class FakeLifespan:
-    """Stands in for project.lifespan: a drain that takes until the test says so."""
+    """Stands in for runs.asgi.lifespan: a drain that takes until the test says so."""
 
     def __init__(self) -> None:
         self.drain_began = asyncio.Event()

@@ -19,7 +19,7 @@ from agents import Tools, agent, registry
 from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event
-from project.handler import Handler
+from runs.asgi.handler import Handler
 from runs.actions import leases, starting
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates

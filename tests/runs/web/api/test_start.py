@@ -12,7 +12,7 @@ from django.contrib.auth.models import Permission, User
 from rest_framework.test import APIClient
 
 from agents import Tools, agent
-from project.handler import Handler
+from runs.asgi.handler import Handler
 from runs.models import RunRecord
 
 pytestmark = pytest.mark.django_db

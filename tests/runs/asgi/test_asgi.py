@@ -15,7 +15,7 @@ from channels.layers import InMemoryChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 
 from project.asgi import application
-from project.lifespan import Lifespan
+from runs.asgi.lifespan import Lifespan
 from runs.delivery.notify import WORKERS_GROUP
 from runs.web.feed import get_hub
 

@@ -16,7 +16,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.urls import path
 
-from project.handler import Handler, ProbeHandler, bodies, patience
+from runs.asgi import bodies, patience
+from runs.asgi.handler import Handler, ProbeHandler
 
 urlpatterns: list[Any] = []
 

@@ -50,7 +50,7 @@ class ProbeRequest(_Request):
     them depends on the Host.
     """
 
-    urlconf = "project.probe_urls"  # Django reads it from each request
+    urlconf = "runs.asgi.probe_urls"  # Django reads it from each request
 
     def get_host(self) -> str:
         return "probe"

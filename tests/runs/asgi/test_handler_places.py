@@ -14,7 +14,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
 
-from project.handler import Handler, kinds
+from runs.asgi import kinds
+from runs.asgi.handler import Handler
 from runs.db import lending
 from runs.identity.admission import Admission
 from runs.web.late import Answer, LateResponse

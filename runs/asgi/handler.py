@@ -18,7 +18,7 @@ from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from project import errors
+from runs.web import error_pages
 from runs.db import lending
 from runs.exceptions import SignInRefused
 from runs.identity.actors import address_of
@@ -126,7 +126,7 @@ class Handler(ASGIHandler):
                 async with self._passwords.admitted(address_of(request)):
                     response = await sync_to_async(self.get_response)(request)
             except SignInRefused as refusal:
-                response = errors.sign_in_refused(request, refusal)
+                response = error_pages.sign_in_refused(request, refusal)
         elif reserve := reserve_for(request.method, request.path_info):
             response = await sync_to_async(self._stop)(reserve, request)
         elif isinstance(request, ProbeRequest):
@@ -155,7 +155,7 @@ class Handler(ASGIHandler):
     ) -> None:
         """Answer late: a client that guesses on many connections keeps none of them busy."""
         await asyncio.sleep(refusal.seconds)
-        await self.send_response(errors.sign_in_refused(request, refusal), send)
+        await self.send_response(error_pages.sign_in_refused(request, refusal), send)
 
     async def send_response(self, response: Any, send: Send) -> None:
         """Send an answer piece by piece, and give up on a client that does not read it."""

@@ -5,16 +5,14 @@ It has the server and the lifespan of the site, so both kinds of process end in 
 
 from __future__ import annotations
 
-import os
-
 import django
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+# Before anything that imports models.
 django.setup(set_prefix=False)
 
-from project.handler import ProbeHandler  # noqa: E402 - after the settings
-from project.lifespan import Lifespan  # noqa: E402
+from runs.asgi.handler import ProbeHandler  # noqa: E402
+from runs.asgi.lifespan import Lifespan  # noqa: E402
 from runs.consumers import AGENTS_CHANNEL, AgentConsumer  # noqa: E402
 
 application = Lifespan(
@@ -25,5 +23,5 @@ application = Lifespan(
         }
     ),
     is_worker=True,
-    urlconf="project.probe_urls",
+    urlconf="runs.asgi.probe_urls",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from project import errors
+from runs.web import error_pages
 from runs.ops import health, metrics_view
 
 __all__ = ["probes", "urlpatterns"]
@@ -16,4 +16,4 @@ probes = [
 ]
 
 # Only programs come here, so a wrong address gets JSON and no page.
-urlpatterns = [*probes, re_path("", errors.no_such_address)]
+urlpatterns = [*probes, re_path("", error_pages.no_such_address)]
