@@ -19,7 +19,8 @@ __all__ = ["RunsConfig"]
 
 
 class RunsConfig(AppConfig):
-    name = "runs"
+    name = __package__
+    label = "runs"
     verbose_name = "Runs"
     default_auto_field = "django.db.models.BigAutoField"
 
