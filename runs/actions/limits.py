@@ -12,12 +12,11 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db import transaction
-
 from agents.exceptions import InvalidInput
 from agents.options import Limits
 from agents.registry import AgentDefinition
 from runs.conf import conf
+from runs.db.alias import on_commit
 from runs.db.clock import database_now, monotonic_offset
 from runs.db.transactions import in_transaction
 from runs.delivery import local_runs, notify
@@ -132,7 +131,7 @@ def change_limits(run: uuid.UUID, given: Given, *, by: User) -> RunRecord:
         changed = [(run, record.root_id)]
         if "deadline_at" in written and record.has_children:
             changed += _pass_down(record, written["deadline_at"], now)
-        transaction.on_commit(lambda: _tell(changed), robust=True)
+        on_commit(lambda: _tell(changed), robust=True)
 
     try:
         in_transaction(write)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from django.db import connection
 from django.db.models import Q, prefetch_related_objects
 from django.utils import timezone
 
 from agents.cancellation import StopMode
 from agents.values.jsonable import clean_text
+from runs.db.alias import connection
 from runs.db.clock import database_now
 from runs.db.query_plans import by_key
 from runs.db.statements import Expression, Insertion, as_parameter, update_and_read

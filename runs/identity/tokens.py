@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from rest_framework.authtoken.models import Token
 
 from runs.conf import conf
+from runs.db.alias import atomic
 
 from . import audit
 from .actors import Actor
@@ -92,7 +93,7 @@ def create(
     """
     now = timezone.now()
     key = secrets.token_hex(32)
-    with transaction.atomic():
+    with atomic():
         _make_room(user, now)
         token = ApiToken.objects.create(
             user=user,
@@ -141,7 +142,7 @@ def revoke(user: User, id: uuid.UUID) -> bool:
 
 def remove(token: ApiToken) -> bool:
     """End a token, of whichever user; return whether it was still there."""
-    with transaction.atomic():
+    with atomic():
         # The second of two that revoke it at once finds nothing, and writes no second entry.
         count, _ = ApiToken.objects.filter(pk=token.pk).delete()
         if count:

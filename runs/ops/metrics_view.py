@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Count, Min
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
@@ -24,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from runs.db.alias import connection
 from runs.delivery import feeds, local_runs, relay
 from runs.metrics import REGISTRY
 from runs.models import RunRecord, WorkerRecord

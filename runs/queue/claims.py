@@ -6,8 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
-
+from runs.db.alias import atomic, connection
 from runs.db.query_plans import plan_by_index
 from runs.db.statements import as_parameter
 from runs.transitions import claim_queued
@@ -49,7 +48,7 @@ def claim(
     if limits:
         return _claim_within(limits, worker, count, now, is_begin)
     choice = _NEXT.format(columns="id", also=_IN_TIME, lock=_lock())
-    with transaction.atomic(savepoint=False):
+    with atomic(savepoint=False):
         plan_by_index()
         return claim_queued(worker, now, choice, [as_parameter(now), count], is_begin=is_begin)
 
@@ -58,7 +57,7 @@ def _claim_within(
     limits: Limits, worker: uuid.UUID, count: int, now: datetime, is_begin: bool
 ) -> dict[uuid.UUID, int]:
     """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
-    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+    with atomic(savepoint=False), connection.cursor() as cursor:
         plan_by_index()
         cursor.execute("SELECT 1 FROM runs_runrecord WHERE status = 'queued' LIMIT 1")
         if cursor.fetchone() is None:

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from django.db import connection
-
 from agents import registry
 from runs.conf import conf
+from runs.db.alias import connection
 from runs.models import RunRecord
 
 __all__ = [

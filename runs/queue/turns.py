@@ -8,8 +8,7 @@ and the first run of an owner who comes later has the turn of the next run to st
 
 from __future__ import annotations
 
-from django.db import connection
-
+from runs.db.alias import connection
 from runs.db.statements import Expression
 from runs.models import RunRecord
 

@@ -12,10 +12,11 @@ import threading
 import time
 from datetime import timedelta
 
-from django.db import connection, reset_queries, transaction
+from django.db import reset_queries
 from django.db.models import Max
 from django.utils import timezone
 
+from runs.db.alias import atomic, connection
 from runs.db.writability import note_failure
 from runs.models import OwnerUsage
 
@@ -99,7 +100,7 @@ def measure() -> None:
     Does nothing while another process measures.
     """
     ledger.flush()
-    with transaction.atomic(), connection.cursor() as cursor:
+    with atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
             if not cursor.fetchone()[0]:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from django.contrib.auth import get_user_model
-from django.db import Error, connection
+from django.db import Error
 
 from runs.conf import conf
+from runs.db.alias import connection
 from runs.exceptions import QuotaExceeded
 from runs.models import OwnerUsage
 

@@ -13,10 +13,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection
 from django.db.models import Count
 
 from runs.conf import conf
+from runs.db.alias import connection
 from runs.exceptions import QuotaExceeded
 from runs.models import RunRecord
 from runs.status import Status

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import Error, connection, transaction
+from django.db import Error
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from agents.cancellation import StopCause
 from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
 from agents.tools.data_store import InvalidEntry
+from runs.db.alias import connection, on_commit
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
@@ -184,7 +185,7 @@ class OwnerStore:
 
     def _note(self, stored_bytes: int, keys_count: int) -> None:
         """Add to the owner's usage, if the caller's transaction is committed."""
-        transaction.on_commit(lambda: ledger.add(self._owner_id, stored_bytes, keys_count))
+        on_commit(lambda: ledger.add(self._owner_id, stored_bytes, keys_count))
 
     def _list_keys(self, namespace: str, prefix: str) -> list[str]:
         keys = self._entries(namespace).values_list("key", flat=True)
