@@ -28,6 +28,7 @@ from runs.db.alias import atomic, on_commit
 from runs.db.clock import database_now
 from runs.db.statements import insert
 from runs.db.transactions import whole_or_not_at_all
+from runs.db.users import may
 from runs.delivery import local_runs, notify
 from runs.exceptions import (
     IdempotencyMismatch,
@@ -212,7 +213,7 @@ def _check_priority(priority: int | None, definition: AgentDefinition, owner: Us
         message = f"A whole number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} is expected."
         raise InvalidInput(f"priority: {message}", {"priority": [message]})
     own = definition.options.priority
-    if priority > own and not owner.has_perm("runs.prioritise_runrecord"):
+    if priority > own and not may(owner, "runs.prioritise_runrecord"):
         raise PriorityNotPermitted(f"You may not start runs of a priority above {own}.")
 
 

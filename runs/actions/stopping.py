@@ -29,6 +29,7 @@ from runs.db.alias import atomic, connection, on_commit
 from runs.db.clock import database_now, now_sql
 from runs.db.statements import Expression, as_parameter, update_rows
 from runs.db.transactions import in_transaction, is_away, is_locked
+from runs.db.users import has_column
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
@@ -188,6 +189,8 @@ def stop_runs_of_inactive(
     ``owner`` is the key of one of these users; by default it is for all of them. ``by`` is who
     deactivated them, if that is known.
     """
+    if not has_column("is_active"):  # then all users are active
+        return 0
     runs = RunRecord.objects.filter(owner__is_active=False)
     if owner is not None:
         runs = runs.filter(owner=owner)

@@ -25,6 +25,7 @@ __all__ = [
     "Expression",
     "Insertion",
     "as_parameter",
+    "converted",
     "insert",
     "insert_rows",
     "read_keys",
@@ -149,7 +150,7 @@ def update_and_read(
         attributes = [field.attname for field in wanted]
         updated = [
             # Not the connection's own alias: a stop may use another one (db.lending).
-            model.from_db(alias(), attributes, _converted(wanted, row))
+            model.from_db(alias(), attributes, converted(wanted, row))
             for row in cursor.fetchall()
         ]
         if insertions and updated and not is_one:
@@ -187,7 +188,7 @@ def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> li
     return parameters
 
 
-def _converted(fields: tuple[models.Field, ...], row: Sequence[Any]) -> list[Any]:
+def converted(fields: tuple[models.Field, ...], row: Sequence[Any]) -> list[Any]:
     """Return what the database gave for ``fields`` as the values of a model."""
     values = list(row)
     for position, column, convert in _converters(fields, connection.vendor):

@@ -53,7 +53,8 @@ def note_failure(by: Actor) -> None:
     table by inventing names; and people type passwords into the wrong field.
     """
     minute = timezone.now().replace(second=0, microsecond=0)
-    values = [as_parameter(minute), by.id, by.name, by.address]
+    id = None if by.id is None else str(by.id)
+    values = [as_parameter(minute), id, by.name, by.address]
     try:
         with atomic(), connection.cursor() as cursor:
             cursor.execute(_COUNT, values)

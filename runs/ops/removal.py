@@ -81,7 +81,7 @@ def delete_owners(owners: Collection[Any]) -> None:
     Raises:
         StillActive: a run of theirs is not over; nothing was deleted.
     """
-    users = get_user_model().objects.filter(pk__in=owners)
+    users = get_user_model()._base_manager.filter(pk__in=owners)
     with atomic():
         # A start of one of them waits for this lock, and then fails: its owner is gone.
         list(users.select_for_update().order_by("pk").values_list("pk"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from runs.db.alias import connection
 from runs.db.statements import Expression
+from runs.db.users import key_as_parameter
 from runs.models import RunRecord
 
 __all__ = ["next_turn"]
@@ -35,5 +36,5 @@ def next_turn(run: RunRecord) -> Expression:
     older one starts first.
     """
     greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
-    priority = run.priority
-    return Expression(_TURN.format(greatest=greatest), (run.owner_id, *[priority] * 3))
+    owner = key_as_parameter(run.owner_id)
+    return Expression(_TURN.format(greatest=greatest), (owner, *[run.priority] * 3))

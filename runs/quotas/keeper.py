@@ -17,6 +17,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from runs.db.alias import atomic, connection
+from runs.db.users import key_as_read
 from runs.db.writability import note_failure
 from runs.models import OwnerUsage
 
@@ -107,7 +108,8 @@ def measure() -> None:
                 return
         before = {row.pk: row for row in OwnerUsage.objects.all()}
         cursor.execute(_MEASURE)
-        for owner, stored_bytes, keys_count in cursor.fetchall():
+        for value, stored_bytes, keys_count in cursor.fetchall():
+            owner = key_as_read(value)
             known = before.get(owner) or OwnerUsage(owner_id=owner)
             # The difference, not the sum: other processes add to the row meanwhile.
             more_bytes = int(stored_bytes) - known.stored_bytes

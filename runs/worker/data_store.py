@@ -22,6 +22,7 @@ from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import in_transaction, is_away, patiently, refusal_text
+from runs.db.users import key_as_parameter
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, QuotaExceeded
 from runs.models import DataStoreEntry
@@ -165,7 +166,7 @@ class OwnerStore:
         with connection.cursor() as cursor:
             for chunk in _chunks(keys):
                 sql = f"SELECT size_bytes {_FROM} AND key IN ({_places(chunk)}) {order}"
-                cursor.execute(sql, [self._owner_id, namespace, *chunk])
+                cursor.execute(sql, [key_as_parameter(self._owner_id), namespace, *chunk])
                 sizes += [size for (size,) in cursor.fetchall()]
         return len(sizes), sum(sizes)
 
@@ -178,7 +179,7 @@ class OwnerStore:
     def _delete(self, namespace: str, condition: str = "", keys: Sequence[str] = ()) -> int:
         with connection.cursor() as cursor:
             sql = f"DELETE {_FROM} {condition} RETURNING size_bytes"
-            cursor.execute(sql, [self._owner_id, namespace, *keys])
+            cursor.execute(sql, [key_as_parameter(self._owner_id), namespace, *keys])
             sizes = [size for (size,) in cursor.fetchall()]
         self._note(-sum(sizes), -len(sizes))
         return len(sizes)
