@@ -8,8 +8,8 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from rest_framework.authtoken.models import TokenProxy
 
-from runs.web import error_pages
 from runs.asgi.probe_urls import probes
+from runs.web import error_pages
 from runs.web.pages.signing import PasswordChangeView, SignInView, SignOutView
 
 handler400 = error_pages.bad_request
