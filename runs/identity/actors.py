@@ -15,6 +15,8 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from runs.db.users import username_of
+
 from .models import ADDRESS_LENGTH
 
 __all__ = [
@@ -41,7 +43,7 @@ class Actor:
 
     @classmethod
     def of(cls, user: Any, address: str = "") -> Actor:
-        return cls(user.pk, user.get_username(), address)
+        return cls(user.pk, username_of(user), address)
 
 
 def remember_request(get_response: _GetResponse) -> _GetResponse:
