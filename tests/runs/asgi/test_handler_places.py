@@ -12,7 +12,7 @@ import httpx
 import pytest
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse
-from django.urls import re_path
+from django.urls import include, path, re_path
 
 from runs.asgi import kinds
 from runs.asgi.handler import Handler
@@ -38,7 +38,8 @@ def view(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
-urlpatterns = [re_path("", view, name=name) for name in ("page-home", "page-runs")]
+_pages = [re_path("", view, name=name) for name in ("page-home", "page-runs")]
+urlpatterns = [path("", include((_pages, "halting")))]
 
 
 @pytest.fixture(autouse=True)
