@@ -19,7 +19,8 @@ __all__ = ["RunsConfig"]
 
 
 class RunsConfig(AppConfig):
-    name = "runs"
+    name = __package__
+    label = "runs"
     verbose_name = "Runs"
     default_auto_field = "django.db.models.BigAutoField"
 
@@ -31,6 +32,7 @@ class RunsConfig(AppConfig):
         from runs.ops.accounts import create_missing_group
 
         from . import checks  # noqa: F401 - registers the system checks
+        from .asgi import checks as _checks  # noqa: F401 - of the installation
 
         complete_options()
         post_migrate.connect(create_missing_group, sender=self)
