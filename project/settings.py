@@ -47,8 +47,7 @@ INSTALLED_APPS = [
     "rest_framework",
     # Its tokens are honoured until the next release (runs/identity/tokens.py).
     "rest_framework.authtoken",
-    "drf_spectacular",
-    "drf_spectacular_sidecar",
+    "drf_spectacular_sidecar",  # the scripts of /api/docs
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -75,7 +74,6 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "project" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -297,7 +295,6 @@ LOGOUT_REDIRECT_URL = "/accounts/login/"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
 # Serve files from the packages, in production, too: so no deployment needs `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -308,35 +305,8 @@ WHITENOISE_ALLOW_ALL_ORIGINS = False
 
 # --- API ----------------------------------------------------------------------------------------
 
-REST_FRAMEWORK = {
-    # The first one decides the WWW-Authenticate header of a 401.
-    "DEFAULT_AUTHENTICATION_CLASSES": [
-        "runs.identity.authentication.TokenAuthentication",
-        # The API's views name a stricter class (runs/web/api/views.py). It describes itself to
-        # drf-spectacular, which can't be imported while DRF reads this.
-        "rest_framework.authentication.SessionAuthentication",
-    ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_THROTTLE_CLASSES": ["runs.web.api.throttling.ApiThrottle"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "runs.web.api.errors.exception_handler",
-    "TEST_REQUEST_DEFAULT_FORMAT": "json",
-}
-
-SPECTACULAR_SETTINGS = {
-    "TITLE": "Halting",
-    "DESCRIPTION": "Run LLM agents, watch them, and stop any one of them for real.",
-    "VERSION": "0.1.0",
-    "SERVE_INCLUDE_SCHEMA": False,
-    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
-    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
-    # The site serves the scripts and styles of the docs itself: the CSP allows no other.
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
-}
+# Only for the client of the tests: the API's views name all that DRF could take from here.
+REST_FRAMEWORK = {"TEST_REQUEST_DEFAULT_FORMAT": "json"}
 
 # runs/checks.py names them. (All settings of these prefixes are read above.)
 UNKNOWN_VARIABLES = _env.unknown(prefixes=("RUNS_", "AGENTS_HTTP_"))

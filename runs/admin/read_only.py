@@ -6,6 +6,9 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.urls import URLPattern
+
+from runs.web.self_contained import with_self_contained_views
 
 __all__ = ["ReadOnlyAdmin"]
 
@@ -17,6 +20,10 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     # Counting all rows again, only to say "5 of 100,000", is not worth reading them all.
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
+
+    @property
+    def urls(self) -> list[URLPattern]:
+        return with_self_contained_views(super().urls)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return bool(request.user.has_perm(f"{self.opts.app_label}.view_{self.opts.model_name}"))

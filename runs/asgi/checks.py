@@ -57,7 +57,7 @@ def _missing_layer() -> Iterator[CheckMessage]:
 
 
 def _missing_addresses() -> Iterator[CheckMessage]:
-    if not addresses.is_included():
+    if not addresses.exists("halting:api-runs"):
         own = apps.get_app_config("runs").name
         yield Error(
             f"ROOT_URLCONF does not include {own}.urls.",

@@ -1,12 +1,14 @@
 """Who acts in the code that runs now: the user and the address of the current request.
 
-Signals tell what happened to a row, and not who did it. So a middleware keeps the request in a
-context variable for as long as it is answered. Commands have no request, and no actor.
+Signals tell what happened to a row, and not who did it. So our views keep the request in a context
+variable for as long as it is answered. A site that also wants to know who changes users in its own
+views adds the middleware. Commands have no request, and no actor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ __all__ = [
     "current_address",
     "current_user",
     "remember_request",
+    "remembered",
 ]
 
 _GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -46,15 +49,22 @@ class Actor:
         return cls(user.pk, username_of(user), address)
 
 
+@contextmanager
+def remembered(request: HttpRequest) -> Iterator[None]:
+    """Keep ``request`` while it is answered."""
+    token = _request.set(request)
+    try:
+        yield
+    finally:
+        _request.reset(token)
+
+
 def remember_request(get_response: _GetResponse) -> _GetResponse:
     """Keep each request while it is answered; a middleware."""
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        token = _request.set(request)
-        try:
+        with remembered(request):
             return get_response(request)
-        finally:
-            _request.reset(token)
 
     return answer
 

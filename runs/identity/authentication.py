@@ -1,4 +1,4 @@
-"""DRF's authentication by token. Settings name it, so it must not import drf-spectacular."""
+"""DRF's authentication by token."""
 
 from __future__ import annotations
 

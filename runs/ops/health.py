@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from django.contrib.auth.decorators import login_not_required
 from django.core.cache import cache
 from django.db import Error
 from django.http import HttpRequest, JsonResponse
@@ -42,6 +43,7 @@ _UNREADY_WORKERS = frozenset({"draining", "lost"})
 _FINE = frozenset({"ok", "none"})
 
 
+@login_not_required
 @require_safe
 @never_cache
 def live(request: HttpRequest) -> JsonResponse:
@@ -49,6 +51,7 @@ def live(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "alive"})
 
 
+@login_not_required
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:

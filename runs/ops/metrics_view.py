@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.db.models import Count, Min
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
@@ -41,6 +42,7 @@ ANSWER_SECONDS = 3.0  # for the database; Prometheus waits ten for a scrape
 FRESH_SECONDS = 5.0  # how long an answer is reused
 
 
+@login_not_required
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:

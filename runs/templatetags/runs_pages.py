@@ -1,4 +1,4 @@
-"""Template tags for signs, chips, instants and the word of a Stop button."""
+"""Template tags for signs, chips, instants, the word of a Stop button, and what scripts need."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 from datetime import UTC, datetime
 
 from django import template
+from django.conf import settings
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from runs.status import STOPPING
+from runs.web import addresses
 from runs.wording.ladder import Offer, Planned, is_due, planned_words
 from runs.wording.status import look
 from runs.wording.time import clock
@@ -19,6 +22,37 @@ from runs.wording.time import clock
 register = template.Library()
 
 _DISABLED = {False: "", True: SafeString(" disabled")}
+
+
+@register.simple_tag(takes_context=True)
+def csrf_for_scripts(context: template.Context) -> SafeString:
+    """Write how scripts send the CSRF token: its cookie, its header, and the page's own token.
+
+    The cookie comes first, since it changes when the reader signs in again in another tab. Scripts
+    can't read it where the site has CSRF_COOKIE_HTTPONLY or CSRF_USE_SESSIONS.
+    """
+    token = context.get("csrf_token")
+    if token is None:  # an error page, which is drawn without the request
+        return SafeString("")
+    return format_html(
+        '<meta name="csrf-token" content="{}" data-cookie="{}" data-header="{}">',
+        token,
+        settings.CSRF_COOKIE_NAME,
+        settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-"),
+    )
+
+
+@register.simple_tag
+def list_addresses() -> SafeString:
+    """Write the attributes by which ``list_feed.js`` finds the list of runs and its feed."""
+    feed, runs = addresses.socket("runs"), reverse("halting:api-runs")
+    return format_html('data-feed="{}" data-list="{}"', feed, runs)
+
+
+@register.simple_tag
+def sign_in_address() -> str:
+    """Write the address of the site's sign-in page."""
+    return addresses.sign_in()
 
 
 @register.simple_tag

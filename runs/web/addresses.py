@@ -1,4 +1,8 @@
-"""Where this site has Halting's addresses: a site includes runs.urls under any prefix."""
+"""The addresses of ours that depend on the site: under which prefix it includes them, its sign-in.
+
+A site includes ``runs.urls`` under any prefix. Sockets have no urlconf, and the ASGI application
+tells requests apart before there is one, so their addresses are derived from the pages'.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,47 @@ from functools import cache
 
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch, get_script_prefix, reverse
 
-__all__ = ["admin_path", "is_included", "own_path", "prefix"]
+__all__ = ["admin_path", "exists", "own_path", "prefix", "sign_in", "socket"]
+
+_RUNS = "halting:api-runs"
+_LIST = "admin:runs_runrecord_changelist"
 
 
 def prefix() -> str:
-    """Return what pages and programs write before ``runs``, ``app/`` and ``ws/runs``.
+    """Return what the paths of all our addresses begin with: ``/``, or ``/tools/halting/``.
 
-    It is "/", or as "/tools/halting/", and starts with the script name.
+    It includes the script's own prefix: that of the request, or FORCE_SCRIPT_NAME without one.
+
+    Raises:
+        NoReverseMatch: the site (or the request's urlconf) does not include ``runs.urls``.
     """
-    return get_script_prefix() + _routes(settings.ROOT_URLCONF)[0]
+    return reverse(_RUNS).removesuffix("runs")
+
+
+def socket(path: str) -> str:
+    """Return the address of a socket: ``/tools/halting/ws/runs`` for ``runs``."""
+    return f"{prefix()}ws/{path}"
+
+
+def sign_in() -> str:
+    """Return the site's own sign-in page, where LOGIN_URL leads; perhaps on another host."""
+    return resolve_url(settings.LOGIN_URL)
+
+
+def exists(name: str) -> bool:
+    """Tell whether the site has an address of this name."""
+    try:
+        reverse(name, settings.ROOT_URLCONF)
+    except NoReverseMatch:
+        return False
+    return True
 
 
 def own_path(path: str) -> str | None:
-    """Return a request's path as runs.urls has it, "/runs"; None for an address of the site."""
+    """Return a request's path as runs.urls has it, ``/runs``; None for an address of the site."""
     before = f"/{_routes(settings.ROOT_URLCONF)[0]}"
     return path[len(before) - 1 :] if path.startswith(before) else None
 
@@ -31,26 +61,12 @@ def admin_path(path: str) -> str | None:
     return path[len(before) :] if before != "/" and path.startswith(before) else None
 
 
-def is_included() -> bool:
-    """Tell whether the site's addresses have runs.urls."""
-    return _has("api-runs")
-
-
 @cache
 def _routes(urlconf: str) -> tuple[str, str]:
     """Return the prefix of runs.urls, and the admin's list of runs, without the first slash."""
     script = len(get_script_prefix())
-    ours = reverse("api-runs", urlconf)[script:].removesuffix("runs") if is_included() else ""
-    name = "admin:runs_runrecord_changelist"
-    return ours, reverse(name, urlconf)[script:] if _has(name) else ""
-
-
-def _has(name: str) -> bool:
-    try:
-        reverse(name, settings.ROOT_URLCONF)
-    except NoReverseMatch:
-        return False
-    return True
+    ours = reverse(_RUNS, urlconf)[script:].removesuffix("runs") if exists(_RUNS) else ""
+    return ours, reverse(_LIST, urlconf)[script:] if exists(_LIST) else ""
 
 
 def _forget(*, setting: str, **_: object) -> None:

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import REASON_NO_CSRF_COOKIE
 from django.template.loader import render_to_string
@@ -22,9 +23,12 @@ from runs.db.transactions import is_away
 from runs.db.writability import note_failure
 from runs.exceptions import SignInRefused
 
+from . import addresses
+
 __all__ = [
     "API_PREFIXES",
     "ErrorPagesMiddleware",
+    "answer_to",
     "bad_request",
     "csrf_failure",
     "no_such_address",
@@ -37,24 +41,30 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: How the paths of the API begin, after the slash.
+#: How the paths of the API begin, after the site's prefix.
 API_PREFIXES = r"(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)"
-_API_PATH = re.compile(f"/{API_PREFIXES}")
+_API_PATH = re.compile(API_PREFIXES)
+_URLCONF_OF_PROBES = "runs.asgi.probe_urls"
 
 
-class ErrorPagesMiddleware(MiddlewareMixin):
-    """Answer 404 and 503 with our own pages, in debug too.
+def answer_to(request: HttpRequest, exception: Exception) -> HttpResponse | None:
+    """Answer an exception that left a view; None for bugs, and for what Django itself answers.
 
     Django's debug page lists all addresses, which helps with an address that has no view. It does
     not help a reader who followed a link to a deleted run, or to a run of another user.
     """
+    if isinstance(exception, Http404):
+        return not_found(request, exception)
+    if isinstance(exception, SignInRefused):
+        return sign_in_refused(request, exception)
+    return unavailable(request, exception) if is_away(exception) else None
+
+
+class ErrorPagesMiddleware(MiddlewareMixin):
+    """Answer 404 and 503 with our own pages, in debug too; for views that are not ours."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if isinstance(exception, Http404):
-            return not_found(request, exception)
-        if isinstance(exception, SignInRefused):
-            return sign_in_refused(request, exception)
-        return unavailable(request, exception) if is_away(exception) else None
+        return answer_to(request, exception)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -74,7 +84,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """
     if _is_for_a_program(request):
         return _json(403, "csrf_failed", reason or "The CSRF token is missing or wrong.")
-    is_signing_in = request.path_info == settings.LOGIN_URL
+    is_signing_in = request.path == addresses.sign_in()
     context = {
         # The sign-in page can be opened again, with its target. Other addresses may have no page.
         "again": request.get_full_path() if is_signing_in else "",
@@ -89,6 +99,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _answer(request, 404, "not_found", "There is nothing at this address.")
 
 
+@login_not_required
 @csrf_exempt  # the check comes before the view, and would answer 403 to a program with a token
 def no_such_address(request: HttpRequest) -> HttpResponse:
     """Answer 404 as JSON. This is a view since in debug mode Django shows programs its own page."""
@@ -130,8 +141,10 @@ def _answer(request: HttpRequest, status: int, code: str, detail: str) -> HttpRe
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:
-    # A probe has a urlconf of its own, without pages.
-    if _API_PATH.match(request.path_info) or hasattr(request, "urlconf"):
+    if getattr(request, "urlconf", "") == _URLCONF_OF_PROBES:  # it has no pages
+        return True
+    prefix = addresses.prefix()
+    if request.path.startswith(prefix) and _API_PATH.match(request.path, len(prefix)):
         return True
     return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
 

@@ -26,6 +26,7 @@ async (address) => {
   window.batches = [];
   window.states = [];
   window.feed = follow(address, {
+    overHttp: `${address.replace("/ws", "").replace(/[?].*/, "")}?page_size=1`,
     onFrames: (frames) => window.batches.push(frames),
     onState: (state) => window.states.push(state),
   });

@@ -9,7 +9,7 @@ from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
-from project import errors
+from runs.web import error_pages
 
 JSON = {"accept": "application/json"}
 HTML = {"accept": "text/html,*/*;q=0.8"}
@@ -135,19 +135,19 @@ class TestADatabaseThatIsAway:
             raise self.AWAY
         except OperationalError as error:
             if where == "view":
-                middleware = errors.ErrorPagesMiddleware(lambda _: HttpResponse())
+                middleware = error_pages.ErrorPagesMiddleware(lambda _: HttpResponse())
                 response = middleware.process_exception(request, error)
             else:
-                response = errors.server_error(request)
+                response = error_pages.server_error(request)
         assert response is not None
         assert (response.status_code, response["Retry-After"]) == (503, "1")
         assert response["Content-Type"] == type
         assert b"The database does not answer" in response.content
 
     def test_and_a_bug_is_a_bug(self, rf: RequestFactory) -> None:
-        middleware = errors.ErrorPagesMiddleware(lambda _: HttpResponse())
+        middleware = error_pages.ErrorPagesMiddleware(lambda _: HttpResponse())
         assert middleware.process_exception(rf.get("/app/"), ValueError("x")) is None
         try:
             raise ValueError("x")
         except ValueError:
-            assert errors.server_error(rf.get("/app/")).status_code == 500
+            assert error_pages.server_error(rf.get("/app/")).status_code == 500

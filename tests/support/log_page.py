@@ -22,7 +22,8 @@ async ({ rootId, mayStop }) => {
   const stopChild = (id, body) =>
     new Promise((resolve, reject) => window.stops.push({ id, body, resolve, reject }));
   const { LogView } = await import("/static/runs/js/log.js");
-  window.log = new LogView(holder, { rootId, mayStop, stopChild });
+  const addressOf = (id) => `/app/runs/${id}/`;
+  window.log = new LogView(holder, { rootId, mayStop, stopChild, addressOf });
   window.settled = async () => {
     let height;
     do {

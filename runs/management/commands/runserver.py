@@ -85,7 +85,7 @@ class Command(BaseCommand):
         address = address_to_open(listener)
         self.stdout.write(f"Halting is at {self.style.SUCCESS(address)} (Ctrl-C to stop)")
         pages = address.rstrip("/") + prefix()
-        if exists("api-docs"):
+        if exists("halting:api-docs"):
             self.stdout.write(f"  API docs  {pages}api/docs")
         if pages != address:
             self.stdout.write(f"  agents    {pages}app/")

@@ -2,38 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import (
     OpenApiJsonRenderer,
     OpenApiJsonRenderer2,
     OpenApiYamlRenderer,
     OpenApiYamlRenderer2,
 )
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.settings import SPECTACULAR_DEFAULTS, patched_settings
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
+from rest_framework.response import Response
 
-__all__ = ["DocsView", "SchemaView"]
+from runs.web import addresses
+
+from .views import ApiView
+
+__all__ = ["SchemaView", "docs"]
+
+#: drf-spectacular's own defaults, and what we want otherwise. A site has settings for its own
+#: document. (drf-spectacular's table of the names that are given, and not of their effects, is
+#: cached, so it stays the site's.)
+_SETTINGS: dict[str, Any] = {
+    **{
+        name: value
+        for name, value in SPECTACULAR_DEFAULTS.items()
+        if not name.startswith("SERVE_")
+        and name not in {"DEFAULT_GENERATOR_CLASS", "ENUM_NAME_OVERRIDES"}
+    },
+    "TITLE": "Halting",
+    "DESCRIPTION": "Run LLM agents, watch them, and stop any one of them for real.",
+    "VERSION": "0.1.0",
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+}
 
 
-class SchemaView(SpectacularAPIView):
+class _AlsoByFormat(DefaultContentNegotiation):
+    """By Accept, or by ``?format=yaml``."""
+
+    settings: Any = SimpleNamespace(URL_FORMAT_OVERRIDE="format")
+
+
+class SchemaView(ApiView):
     """The OpenAPI document, as JSON unless the client prefers YAML."""
 
+    authentication_classes: Any = []
+    permission_classes: Any = [AllowAny]
     renderer_classes: Any = [
         OpenApiJsonRenderer2,
         OpenApiJsonRenderer,
         OpenApiYamlRenderer,
         OpenApiYamlRenderer2,
     ]
-    authentication_classes: Any = []
+    content_negotiation_class: Any = _AlsoByFormat
+    schema = None  # not in the document itself
+    #: The addresses that the document describes.
+    patterns: Any = None
 
-    def _get_version_parameter(self, request: Request) -> None:
-        """Ignore ``?version=``: there is one version, and its text would be in a header."""
+    #: By prefix: the document depends on nothing else.
+    _documents: ClassVar[dict[str, Any]] = {}
+    # drf-spectacular's settings are one object of the process, and are changed for a moment.
+    _lock = threading.Lock()
+
+    def get(self, request: Request) -> Response:
+        """Return the document."""
+        prefix = addresses.prefix()
+        with self._lock:
+            if prefix not in self._documents:
+                self._documents[prefix] = self._make(prefix)
+        name = f"Halting.{request.accepted_renderer.format}"
+        disposition = {"Content-Disposition": f'inline; filename="{name}"'}
+        return Response(self._documents[prefix], headers=disposition)
+
+    def _make(self, prefix: str) -> Any:
+        with patched_settings({**_SETTINGS, "SCHEMA_PATH_PREFIX_INSERT": prefix.rstrip("/")}):
+            generator = SchemaGenerator(patterns=self.patterns)  # type: ignore[no-untyped-call]
+            return generator.get_schema(public=True)  # type: ignore[no-untyped-call]
 
 
-class DocsView(SpectacularSwaggerSplitView):
-    """Swagger UI with its script in a file, as the Content-Security-Policy demands."""
-
-    authentication_classes: Any = []
-    http_method_names = ["get", "head"]  # DRF would answer OPTIONS by a template that we don't have
-    url_name = "api-schema"
+@login_not_required
+@require_safe
+def docs(request: HttpRequest) -> HttpResponse:
+    """Show Swagger UI, with its scripts in files, as a Content-Security-Policy demands."""
+    return render(request, "runs/api_docs.html")

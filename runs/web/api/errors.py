@@ -22,6 +22,7 @@ from django.http import Http404
 from django.http.multipartparser import MultiPartParserError
 from rest_framework import exceptions
 from rest_framework.response import Response
+from rest_framework.settings import api_settings
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from agents.exceptions import AgentNotFound, InvalidInput
@@ -187,7 +188,7 @@ def flat(detail: Any, path: str = "") -> dict[str, list[str]]:
         return {path or "body": [str(message) for message in detail]}
     fields: dict[str, list[str]] = {}
     for name, inner in detail.items():
-        if name == "non_field_errors":
+        if name == api_settings.NON_FIELD_ERRORS_KEY:  # the site's name for them
             place = path
         else:
             place = child_path(path, name) if path else clean_text(name, 100)

@@ -11,7 +11,7 @@ from typing import Any
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from runs.db.lending import release_connection
@@ -30,6 +30,7 @@ from runs.web.feed import (
 )
 from runs.web.feed.follower import STUCK_SECONDS
 from runs.web.feed.frames import as_server_sent
+from runs.web.rendering import JsonRenderer
 
 from .errors import InvalidFilter
 from .requests import parameters
@@ -103,8 +104,8 @@ def is_wanted(request: Request) -> bool:
 def refuse_in_json(request: Request) -> None:
     """Send an error as JSON also to a client that asked for a stream."""
     if is_wanted(request):
-        request.accepted_renderer = JSONRenderer()
-        request.accepted_media_type = JSONRenderer.media_type
+        request.accepted_renderer = JsonRenderer()
+        request.accepted_media_type = JsonRenderer.media_type
 
 
 def respond(request: Request, run: uuid.UUID) -> HttpResponseBase:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
@@ -210,7 +211,7 @@ def operation(
         )
         for status, some in sorted(codes.items())
     }
-    return extend_schema(
+    describe = extend_schema(
         operation_id=id,
         summary=summary,
         tags=[tag],
@@ -218,6 +219,13 @@ def operation(
         responses={**responses, **problems},
         **more,
     )
+
+    def describe_by_ours(view: _View) -> _View:
+        # Otherwise it would extend the class that the site has chosen for its own API.
+        view.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]
+        return describe(view)
+
+    return describe_by_ours
 
 
 _EXAMPLE_OF_400 = OpenApiExample(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
+from rest_framework.views import APIView
 
 from runs.conf import conf
-
-if TYPE_CHECKING:
-    from rest_framework.views import APIView  # which imports us, by the settings
 
 __all__ = ["ApiThrottle", "StopThrottle"]
 
@@ -31,7 +28,7 @@ class ApiThrottle(SimpleRateThrottle):
         return conf().api_throttle_rate
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        if request.user.is_authenticated:
+        if _is_a_user(request):
             key = quote(str(request.user.pk), safe="")  # it may be a text of any characters
             return f"throttle:user:{key}"
         return f"throttle:address:{self.get_ident(request)}"
@@ -57,6 +54,9 @@ class StopThrottle(ApiThrottle):
     """Does not count the stops of users: they are never refused."""
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        if request.user.is_authenticated:
-            return None
-        return super().get_cache_key(request, view)
+        return None if _is_a_user(request) else super().get_cache_key(request, view)
+
+
+def _is_a_user(request: Request) -> bool:
+    # A site's UNAUTHENTICATED_USER may be None.
+    return request.user is not None and bool(request.user.is_authenticated)

@@ -12,6 +12,8 @@ from typing import Any, cast
 from django.contrib.auth.models import User
 from django.http import Http404
 from django.http.response import HttpResponseBase
+from django.urls import reverse
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.exceptions import (
     APIException,
@@ -19,11 +21,13 @@ from rest_framework.exceptions import (
     Throttled,
     ValidationError,
 )
+from rest_framework.metadata import SimpleMetadata
 from rest_framework.negotiation import DefaultContentNegotiation
-from rest_framework.renderers import JSONRenderer
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
+from rest_framework.settings import APISettings
 from rest_framework.views import APIView
 
 from agents import registry
@@ -34,10 +38,12 @@ from runs.identity.authentication import TokenAuthentication
 from runs.identity.models import ApiToken
 from runs.models import RunRecord
 from runs.quotas.reading import QUOTAS, quotas_of
+from runs.web.rendering import JsonRenderer
 from runs.wire import NOTHING_LARGE, for_wire, get_for_wire, read_tree_usage, run_as_dict
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication
+from .errors import exception_handler
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.fields import UuidField
@@ -45,6 +51,7 @@ from .requests.filters import RunFilterSerializer, filter_runs
 from .requests.page_bytes import MOST_PAGE_BYTES, count_that_fits, with_large
 from .requests.pagination import PAGE_PARAMETERS, read_page
 from .serializers import AgentSerializer, RunSerializer
+from .throttling import ApiThrottle
 
 __all__ = [
     "ID",
@@ -73,10 +80,24 @@ class _ByAcceptAlone(DefaultContentNegotiation):
 
 
 class ApiView(APIView):
-    """The parent of all views."""
+    """The parent of all views.
 
+    It names all that DRF would take from the site's REST_FRAMEWORK: the site's own API may let
+    everybody in, or answer in HTML.
+    """
+
+    # The first one decides the WWW-Authenticate header of a 401.
     authentication_classes: Any = [TokenAuthentication, SessionAuthentication]
+    permission_classes: Any = [IsAuthenticated]
+    throttle_classes: Any = [ApiThrottle]
+    parser_classes: Any = [JSONParser]
+    renderer_classes: Any = [JsonRenderer]
     content_negotiation_class: Any = _ByAcceptAlone
+    metadata_class: Any = SimpleMetadata
+    versioning_class: Any = None
+    schema: Any = AutoSchema()
+    #: DRF's defaults, but for one.
+    settings: Any = APISettings({"EXCEPTION_HANDLER": exception_handler})
     #: With which the request came.
     token: ApiToken | None = None
 
@@ -190,7 +211,7 @@ class RunsView(ApiView):
         )
         if not is_new:
             return Response(run_as_dict(get_for_wire(run.pk)))
-        location = reverse("api-run", kwargs={"id": run.pk}, request=request)
+        location = request.build_absolute_uri(reverse("halting:api-run", kwargs={"id": run.pk}))
         return Response(run_as_dict(run), status=201, headers={"Location": location})
 
 
@@ -233,7 +254,7 @@ class RunView(ApiView):
 
 
 class EventsView(ApiView):
-    renderer_classes: Any = [JSONRenderer, ServerSentEventRenderer]
+    renderer_classes: Any = [JsonRenderer, ServerSentEventRenderer]
 
     @schema.operation(
         "list_events",

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 from django.http import Http404
 from rest_framework.exceptions import NotAuthenticated
-from rest_framework.renderers import JSONRenderer
 
 from runs.db.alias import connection
 from runs.db.lending import release_connection
@@ -29,6 +28,7 @@ from runs.status import TERMINAL
 from runs.web import feed
 from runs.web.feed import Place, RightLost, Viewer
 from runs.web.late import Answer, LateResponse
+from runs.web.rendering import JsonRenderer
 from runs.wire import get_for_wire, run_as_dict
 
 from .errors import exception_handler
@@ -51,7 +51,7 @@ def answer_when_over(viewer: Viewer, seconds: float, place: Place) -> LateRespon
     The place is given back when the wait ends. A user who loses the right to see the run meanwhile
     is answered 401 or 404.
     """
-    return LateResponse(partial(_decide, viewer, seconds, place), JSONRenderer.media_type)
+    return LateResponse(partial(_decide, viewer, seconds, place), JsonRenderer.media_type)
 
 
 async def _decide(viewer: Viewer, seconds: float, place: Place) -> Answer:
@@ -93,7 +93,7 @@ async def _in_thread(work: Callable[P, Answer], *args: P.args, **kwargs: P.kwarg
 def _write(run: uuid.UUID) -> Answer:
     try:
         record = get_for_wire(run)
-        content = JSONRenderer().render(run_as_dict(record))
+        content = JsonRenderer().render(run_as_dict(record))
         return Answer(200 if record.is_terminal else 202, content)
     except Exception as error:
         return _refuse(error)
@@ -109,7 +109,7 @@ def _refuse(error: Exception) -> Answer:
     headers = {"WWW-Authenticate": "Token"} if response.status_code == 401 else {}
     if "Retry-After" in response.headers:
         headers["Retry-After"] = response.headers["Retry-After"]
-    return Answer(response.status_code, JSONRenderer().render(response.data), headers)
+    return Answer(response.status_code, JsonRenderer().render(response.data), headers)
 
 
 def wait_until_over(run: uuid.UUID, seconds: float) -> bool:

@@ -19,6 +19,7 @@ from agents import registry
 from agents.exceptions import AgentNotFound
 from runs.conf import conf
 from runs.models import RunRecord
+from runs.web import addresses
 
 from .shell import render_page
 
@@ -52,9 +53,11 @@ def agent_page(request: HttpRequest, name: str) -> HttpResponse:
             "input": source.input_record.value if source else None,
             "max_bytes": conf().max_input_bytes,
             "addresses": {
-                "start": reverse("api-runs"),
-                "run": reverse("page-run", args=[_SOME_RUN]).replace(str(_SOME_RUN), "{id}"),
-                "sign_in": reverse("login"),
+                "start": reverse("halting:api-runs"),
+                "run": reverse("halting:page-run", args=[_SOME_RUN]).replace(
+                    str(_SOME_RUN), "{id}"
+                ),
+                "sign_in": addresses.sign_in(),
             },
         },
     }

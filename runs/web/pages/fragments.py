@@ -104,7 +104,7 @@ def _fragment(request: HttpRequest, name: str, context: dict[str, Any]) -> HttpR
 
 
 def _download(run: RunRecord, what: str) -> str:
-    return reverse("page-download", kwargs={"id": run.pk, "what": what})
+    return reverse("halting:page-download", kwargs={"id": run.pk, "what": what})
 
 
 def _why_nothing(run: RunRecord) -> str:

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 
 from runs.actions import starting
 from runs.models import MAX_REASON_LENGTH, RunEvent, RunRecord, StopVia
+from runs.web import addresses
 from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
@@ -51,7 +52,7 @@ def run_context(request: HttpRequest, run: RunRecord, zone: str = "") -> dict[st
     event = RunEvent.objects.filter(run=run, type="progress").order_by("-seq").first()
     progress = {"seq": event.seq, **event.data} if event else None
     took = seconds_between(run.started_at or run.created_at, run.finished_at or timezone.now())
-    edit = reverse("page-agent", args=[run.agent]) if run.agent in titles else ""
+    edit = reverse("halting:page-agent", args=[run.agent]) if run.agent in titles else ""
     looks = {
         str(status): {"label": str(look.label), "sign": look.sign, "tone": look.tone}
         for status, look in LOOKS.items()
@@ -128,7 +129,7 @@ class RunAgainView(ApiView):
             owner=self.user,
             idempotency_key=read_idempotency_key(request),
         )
-        address = reverse("page-run", kwargs={"id": run.pk})
+        address = reverse("halting:page-run", kwargs={"id": run.pk})
         return Response({"id": str(run.pk), "address": address}, status=201)
 
 
@@ -148,11 +149,14 @@ def _addresses(run: RunRecord) -> dict[str, str]:
     names = ("state", "stop", "again", "result", "input", "receipt")
     id = {"id": run.pk}
     return {
-        **{name: reverse(f"page-{name}", kwargs=id) for name in names},
-        "run": reverse("api-run", kwargs=id),
-        "events": reverse("api-events", kwargs=id),
-        "events_download": reverse("page-download", kwargs={**id, "what": "events"}),
-        "page": reverse("page-run", kwargs=id),
-        "feed": f"/ws/runs/{run.pk}",
-        "sign_in": reverse("login"),
+        **{name: reverse(f"halting:page-{name}", kwargs=id) for name in names},
+        "run": reverse("halting:api-run", kwargs=id),
+        "events": reverse("halting:api-events", kwargs=id),
+        "events_download": reverse("halting:page-download", kwargs={**id, "what": "events"}),
+        "page": reverse("halting:page-run", kwargs=id),
+        "home": reverse("halting:page-home"),
+        "runs": reverse("halting:page-runs"),
+        "agents": reverse("halting:page-agent", args=["-"]).removesuffix("-/"),
+        "feed": addresses.socket(f"runs/{run.pk}"),
+        "sign_in": addresses.sign_in(),
     }

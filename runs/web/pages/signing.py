@@ -62,7 +62,7 @@ class PasswordChangeView(DjangosPasswordChangeView):
     """Change one's own password. The user's other sessions and all API tokens end with the old."""
 
     template_name = "runs/password.html"
-    success_url = reverse_lazy("page-home")
+    success_url = reverse_lazy("halting:page-home")
     form_class = _PasswordForm
 
     def get_form(self, form_class: Any = None) -> Any:

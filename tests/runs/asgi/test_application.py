@@ -19,7 +19,7 @@ def view(request: HttpRequest) -> HttpResponse:
 _OURS = [path("runs", view, name="api-runs"), re_path("", view)]
 _ADMIN = [path("runs/runrecord/", view, name="runs_runrecord_changelist"), re_path("", view)]
 urlpatterns = [
-    path("tools/halting/", include(_OURS)),
+    path("tools/halting/", include((_OURS, "halting"))),
     path("desk/", include((_ADMIN, "admin"))),
 ]
 

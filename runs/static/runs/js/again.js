@@ -4,13 +4,13 @@ import { newKey, post } from "./http.js";
 // The form's Run stood in the same place: a slow double click is meant for that.
 const SETTLING_MS = 800; // since this page began to load
 
-/** Let the page's button start another run, and go to `pageOf(id)`. */
-export function startAgain(address, pageOf) {
+/** Let the page's button start another run, and go to `pageOf(id)`. The forms are below `agents`. */
+export function startAgain(address, pageOf, agents) {
   const button = document.getElementById("again");
   const line = document.getElementById("again-line");
   let key = newKey();
   button.addEventListener("click", async () => {
-    if (isSettling()) return;
+    if (isSettling(agents)) return;
     button.disabled = true;
     line.textContent = "";
     try {
@@ -29,8 +29,8 @@ export function startAgain(address, pageOf) {
   });
 }
 
-function isSettling() {
-  return performance.now() < SETTLING_MS && new URL(document.referrer || location.href).pathname.startsWith("/app/agents/");
+function isSettling(agents) {
+  return performance.now() < SETTLING_MS && new URL(document.referrer || location.href).pathname.startsWith(agents);
 }
 
 function inWords(error) {

@@ -6,6 +6,7 @@ import { keepDroppedFilesOut } from "./form_files.js";
 import { failureWords, startRun } from "./form_sending.js";
 import { RequestFailed } from "./http.js";
 import { isSame } from "./schema.js";
+import { signInAddress } from "./sign_in.js";
 
 const data = readData("agent-data");
 const formElement = document.getElementById("agent-form");
@@ -113,7 +114,7 @@ function showError(error) {
   const isAboutFields = error instanceof RequestFailed && error.code === "invalid_input";
   const homeless = isAboutFields ? form.refuse(error.fields) : [];
   const hasMessages = isAboutFields && Object.keys(error.fields).length > 0;
-  const signIn = `${data.addresses.sign_in}?next=${encodeURIComponent(location.pathname)}`;
+  const signIn = signInAddress(data.addresses.sign_in);
   if (!hasMessages) show(failureWords(error, { maxBytes: data.max_bytes, signIn }));
   else if (homeless.length) show([`${homeless.join(" ")} Nothing was started.`]);
   // A field with a message has the focus already.

@@ -1,7 +1,9 @@
 // Follow a live feed: one WebSocket that reconnects by itself.
 //
-//   const feed = follow("/ws/runs/<id>?view=page&tree=1", { onFrames, onState });
+//   const feed = follow("/ws/runs/<id>?view=page&tree=1", { overHttp: "/runs/<id>", onFrames, onState });
 //   feed.close();
+//
+// overHttp: the address of the same thing, which says why a connection was refused.
 //
 // onFrames(frames): a batch, in order. Each trace event comes once, however often the connection
 // breaks. After a break snapshots come again, and streamed text from its start: drop the old text
@@ -25,14 +27,15 @@ const RIGHT_LOST = 4403;
 const RUN_GONE = 4404;
 
 /** Start to follow. After close() of the answer, neither function is called. */
-export function follow(address, { onFrames, onState = () => {} }) {
-  const feed = new Feed(address, onFrames, onState);
+export function follow(address, { overHttp, onFrames, onState = () => {} }) {
+  const feed = new Feed(address, overHttp, onFrames, onState);
   feed.start();
   return { close: () => feed.close() };
 }
 
 class Feed {
   #address;
+  #overHttp;
   #onFrames;
   #onState;
   #socket = null;
@@ -46,8 +49,9 @@ class Feed {
   #isOver = false;
   #wake = new AbortController(); // takes the window's listeners away
 
-  constructor(address, onFrames, onState) {
+  constructor(address, overHttp, onFrames, onState) {
     this.#address = address;
+    this.#overHttp = overHttp;
     this.#onFrames = onFrames;
     this.#onState = onState;
   }
@@ -142,17 +146,11 @@ class Feed {
   /** A refused handshake doesn't say why: a server that restarts, or a right that is lost. */
   async #askWhy() {
     const attempt = this.#attempt;
-    const problem = await get(this.#sameThingOverHttp()).then(() => null, (error) => error);
+    const problem = await get(this.#overHttp).then(() => null, (error) => error);
     if (attempt !== this.#attempt) return;
     if (problem?.status === 401 || problem?.status === 403) this.#finish("refused");
     else if (problem?.status === 404) this.#finish("gone");
     else this.#retryLater();
-  }
-
-  /** "/ws/runs/<id>?view=page" -> "/runs/<id>?page_size=1" */
-  #sameThingOverHttp() {
-    const path = new URL(this.#address, location.href).pathname.replace(/^\/ws/, "");
-    return `${path}?page_size=1`;
   }
 
   #retryLater() {

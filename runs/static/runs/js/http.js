@@ -15,16 +15,17 @@ function cookie(name) {
   return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
 }
 
-/** The token of this site; the prefix is there when the site uses TLS. */
-function csrfToken() {
-  return cookie("__Host-csrftoken") || cookie("csrftoken");
+/** The header with the CSRF token. The cookie is newer than this page if the reader has signed in again. */
+export function csrfHeaders() {
+  const { content, dataset } = document.querySelector("meta[name=csrf-token]");
+  return { [dataset.header]: cookie(dataset.cookie) || content };
 }
 
 /** POST JSON and return the answer's JSON. Throws RequestFailed. */
 export function post(address, body = {}, headers = {}) {
   return ask(address, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken(), ...headers },
+    headers: { "Content-Type": "application/json", ...csrfHeaders(), ...headers },
     body: JSON.stringify(body),
   });
 }
@@ -59,12 +60,13 @@ export async function getFragment(address) {
 async function send(address, options) {
   let response;
   try {
-    response = await fetch(address, { credentials: "same-origin", ...options });
+    response = await fetch(address, { credentials: "same-origin", redirect: "manual", ...options });
   } catch {
     throw new RequestFailed("offline", "The server can't be reached.");
   }
-  // A reader who is signed out gets a sign-in page; the admin has its own.
-  if (response.redirected && /^\/(accounts|admin)\/login\//.test(new URL(response.url).pathname)) {
+  // A reader who is signed out is sent to a sign-in page, perhaps of another host. No address that
+  // scripts ask redirects to anything else.
+  if (response.type === "opaqueredirect") {
     throw new RequestFailed("not_authenticated", "You are signed out.", { status: 401 });
   }
   return response;

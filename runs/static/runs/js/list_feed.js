@@ -22,7 +22,8 @@ let isFirst = true;
 export function listen(listener) {
   listeners.push(listener);
   if (listeners.length > 1) return;
-  const start = () => follow("/ws/runs?view=page", { onFrames, onState });
+  const { feed, list } = document.querySelector("[data-feed]").dataset;
+  const start = () => follow(`${feed}?view=page`, { overHttp: `${list}?page_size=1`, onFrames, onState });
   document.addEventListener("DOMContentLoaded", start, { once: true });
 }
 

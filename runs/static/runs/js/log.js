@@ -10,8 +10,6 @@ import { FollowEnd } from "./log_scroll.js";
 import { Slices } from "./log_slices.js";
 import { unfold } from "./log_text.js";
 
-const pageOf = (id) => `/app/runs/${id}/`;
-
 export class LogView {
   #options;
   #groups = new Map(); // run -> Group
@@ -23,7 +21,7 @@ export class LogView {
    * Show the log of the run `rootId` in `element`. `mayStop`: the reader may stop its sub-agents, by
    * `stopChild(id)`, which throws RequestFailed. `addressOf(id)` is the page of a run.
    */
-  constructor(element, { rootId, mayStop, stopChild, addressOf = pageOf }) {
+  constructor(element, { rootId, mayStop, stopChild, addressOf }) {
     this.#options = { rootId, mayStop, stopChild, addressOf };
     const content = h("div", { class: "log-content" });
     // Screen readers can't read hundreds of lines a second. The page announces the status.

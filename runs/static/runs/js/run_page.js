@@ -6,8 +6,10 @@ import { openTabs } from "./tabs.js";
 
 const find = (id) => document.getElementById(id);
 
-rememberTimeZone();
-showRun(readData("run-data"), find("main"), ({ state, panel, events }) => {
+const data = readData("run-data");
+
+rememberTimeZone(data.addresses.home.replace(/\/$/, ""));
+showRun(data, find("main"), ({ state, panel, events }) => {
   const input = panel("input");
   openTabs(document.querySelector("#details [role=tablist]"), (name) => {
     if (name === "input" && input.isEmpty) input.load();
@@ -16,8 +18,8 @@ showRun(readData("run-data"), find("main"), ({ state, panel, events }) => {
   state.onChange((now) => now.isAlive, (now) => find("again").classList.toggle("button-primary", !now.isAlive));
 });
 
-/** Let the server write times in this reader's time zone, from the next page on. */
-function rememberTimeZone() {
+/** Let the server write times in this reader's time zone, from the next page below `path` on. */
+function rememberTimeZone(path) {
   const secure = location.protocol === "https:" ? "; secure" : "";
-  if (timeZone) document.cookie = `timezone=${timeZone}; path=/app; max-age=31536000; samesite=lax${secure}`;
+  if (timeZone) document.cookie = `timezone=${timeZone}; path=${path}; max-age=31536000; samesite=lax${secure}`;
 }

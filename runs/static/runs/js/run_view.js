@@ -42,7 +42,7 @@ export function showRun(data, main, addPanels) {
   state.watch((now) => showProgress(find("progress"), now.progress, now.status));
   state.onChange((now) => now.words.receipt.join(" "), showReceipt);
   watchLeftBehind(state, refresh);
-  startAgain(addresses.again, pageOf);
+  startAgain(addresses.again, pageOf, addresses.agents);
 
   const panel = (name, Kind = Panel) => new Kind(find(`panel-${name}`), addresses[name]);
   const [result, receipt] = [panel("result"), panel("receipt")];
@@ -60,10 +60,11 @@ export function showRun(data, main, addPanels) {
   const usage = new TreeUsage(find("usage-tree"));
   const listeners = [state, log, usage, addPanels({ state, panel, events })].filter(Boolean);
   follow(`${addresses.feed}?view=page&tree=1&${zone}`, {
+    overHttp: addresses.run,
     onFrames: (frames) => listeners.forEach((listener) => listener.apply(frames)),
     onState(feed) {
       if (feed.name === "open") log.reconnected();
-      showConnection(find("connection"), main, feed, { run: addresses.run, signIn: addresses.sign_in });
+      showConnection(find("connection"), main, feed, { run: addresses.run, runs: addresses.runs, signIn: addresses.sign_in });
     },
   });
 }

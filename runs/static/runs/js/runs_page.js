@@ -66,8 +66,9 @@ function update(row, run, words) {
 function showState(state) {
   const line = document.getElementById("connection");
   if (!line) return;
-  const { list, signIn } = line.dataset;
-  showConnection(line, document.getElementById("main"), state, { run: `${list}?page_size=1`, signIn });
+  const { list } = document.body.dataset;
+  const { signIn } = line.dataset;
+  showConnection(line, document.getElementById("main"), state, { run: `${list}?page_size=1`, signIn, runs: location.pathname });
 }
 
 // Fetching the list again.

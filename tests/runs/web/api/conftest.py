@@ -19,10 +19,10 @@ from agents import Tools, agent, registry
 from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event
-from runs.asgi.handler import Handler
 from runs.actions import leases, starting
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
+from runs.asgi.handler import Handler
 from runs.delivery import local_runs
 from runs.identity import tokens
 from runs.models import RunRecord, WorkerRecord

@@ -12,9 +12,9 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client, RequestFactory
 
 from agents import Tools, agent, registry
-from project import errors
 from runs.status import Status
 from runs.templatetags.docstrings import first_paragraph
+from runs.web import error_pages
 from tests.support.rows import make_run, requested
 
 HTML = {"accept": "text/html"}
@@ -220,9 +220,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("status", "view", "heading"),
         [
-            (400, errors.bad_request, "The request could not be understood"),
-            (403, errors.permission_denied, "You may not do this"),
-            (404, errors.not_found, "There is nothing here"),
+            (400, error_pages.bad_request, "The request could not be understood"),
+            (403, error_pages.permission_denied, "You may not do this"),
+            (404, error_pages.not_found, "There is nothing here"),
         ],
     )
     def test_error_pages_need_no_database(self, status: int, view: Any, heading: str) -> None:
@@ -230,7 +230,7 @@ class TestErrors:
         self._check(response, status, heading)
 
     def test_the_page_of_a_failure_needs_no_database(self) -> None:
-        response = errors.server_error(RequestFactory().get("/app/", headers=HTML))
+        response = error_pages.server_error(RequestFactory().get("/app/", headers=HTML))
         self._check(response, 500, "The server failed")
 
     def _check(self, response: Any, status: int, heading: str) -> None:
