@@ -7,7 +7,8 @@ __all__ = ["AgentsConfig"]
 
 
 class AgentsConfig(AppConfig):
-    name = "agents"
+    name = __package__
+    label = "halting_agents"  # it has no models, and a site may have an app named agents
     verbose_name = "Agents"
 
     def ready(self) -> None:

@@ -100,18 +100,9 @@ _database = _env.database("DATABASE_URL") or {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": BASE_DIR / "db.sqlite3",
 }
-if _database["ENGINE"] == "django.db.backends.sqlite3":
-    _database["OPTIONS"] = {
-        # A deferred transaction that becomes a writer fails at once if another one is writing,
-        # whatever the timeout: 509 "database is locked" errors in a burst, and 0 with IMMEDIATE.
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 20,
-        # WAL: readers don't wait for the writer. NORMAL: with WAL, a crash of the process loses
-        # nothing; only a power cut can lose the last transactions.
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        **_database.get("OPTIONS", {}),
-    }
-else:
+if (
+    _database["ENGINE"] != "django.db.backends.sqlite3"
+):  # runs/db/options.py knows what SQLite needs
     # Under ASGI each request has a thread of its own, which would open a connection without a pool.
     # Django's pool requires CONN_MAX_AGE 0.
     _database["CONN_MAX_AGE"] = 0
@@ -227,6 +218,7 @@ RUNS: dict[str, Any] = {
         at_most=256 * 1024 * 1024 - 1,  # of a jsonb in PostgreSQL
     ),
     "STOP_INACTIVE_OWNERS": _env.switch("RUNS_STOP_INACTIVE_OWNERS", default=True),
+    "DRF_TOKENS": True,  # the release before had no others
     "API_TOKEN_DAYS": _env.whole_number("API_TOKEN_DAYS", 365, at_least=0),
     "AUDIT_KEEP_DAYS": _env.whole_number("AUDIT_KEEP_DAYS", 400, at_least=0),
     "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),

@@ -19,7 +19,8 @@ __all__ = ["RunsConfig"]
 
 
 class RunsConfig(AppConfig):
-    name = "runs"
+    name = __package__
+    label = "runs"
     verbose_name = "Runs"
     default_auto_field = "django.db.models.BigAutoField"
 
@@ -27,10 +28,12 @@ class RunsConfig(AppConfig):
         from runs.actions import owners
         from runs.db.agent_connections import AgentConnections, follow_connections
         from runs.db.connecting import note_connection
+        from runs.db.options import complete_options
         from runs.ops.accounts import create_missing_group
 
         from . import checks  # noqa: F401 - registers the system checks
 
+        complete_options()
         post_migrate.connect(create_missing_group, sender=self)
         connection_created.connect(note_connection)
         follow_connections()
@@ -39,13 +42,13 @@ class RunsConfig(AppConfig):
         redaction.add_secret(options.llm.api_key)
         for address in (options.llm.base_url, options.llm.proxy_url, options.http.proxy_url):
             proxies.hide_secrets(address)
-        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, settings.METRICS_TOKEN):
+        for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, options.metrics_token):
             redaction.add_secret(secret)
         owners.connect()
         for database in settings.DATABASES.values():
             redaction.add_secret(database.get("PASSWORD"))
             redaction.add_secret(str(database.get("OPTIONS", {}).get("password", "")))
-        for layer in settings.CHANNEL_LAYERS.values():
+        for layer in getattr(settings, "CHANNEL_LAYERS", {}).values():
             for key in layer.get("CONFIG", {}).get("symmetric_encryption_keys", ()):
                 redaction.add_secret(key)
         for cache in settings.CACHES.values():

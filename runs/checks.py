@@ -4,6 +4,8 @@
     runs.E002  an option has a value of the wrong kind, or out of its range
     runs.E003  DEBUG with --deploy
     runs.E004  the secret key is the published one (--deploy)
+    runs.E005  USE_TZ is off
+    runs.E006  a router keeps what belongs together in different databases
     runs.E020  a key, a name or an address of the model that can't work
     runs.W001  the lease is so short that a pause of the machine loses runs
     runs.W002  an API key travels over plain http to a host elsewhere
@@ -26,17 +28,25 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_type_hints
 from urllib.parse import parse_qs, urlsplit
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as Caution
-from django.db import connections
+from django.db import connections, router
 from pydantic import TypeAdapter, ValidationError
 
 from agents.tools.http.proxies import proxy_problem
 from runs.conf import Options, conf, unknown_names
+from runs.db.alias import alias
 
-__all__ = ["check_database_role", "check_deployment", "check_options", "check_redis"]
+__all__ = [
+    "check_database_role",
+    "check_databases",
+    "check_deployment",
+    "check_options",
+    "check_redis",
+]
 
 _Apps = Sequence[AppConfig] | None
 
@@ -64,6 +74,40 @@ def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     ]
     options = conf()
     return [*unknown, *(list(_wrong_values(options)) or _unwise_values(options))]
+
+
+@register()
+def check_databases(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
+    """Check what the site says of its instants and of where its tables are."""
+    return [*_time_zone_problems(), *_router_problems()]
+
+
+def _time_zone_problems() -> Iterator[CheckMessage]:
+    if not settings.USE_TZ:
+        # SQLite refuses aware instants then, and so each batch of a log. On PostgreSQL the instants
+        # that were read can't be compared with those of messages and tokens.
+        yield Error(
+            "USE_TZ is off: runs have aware instants, which the database would not take, and no "
+            "run could end.",
+            hint="Set USE_TZ = True. TIME_ZONE may be any.",
+            id="runs.E005",
+        )
+
+
+def _router_problems() -> Iterator[CheckMessage]:
+    ours = [*apps.get_app_config("runs").get_models()]
+    if apps.is_installed("runs.identity"):
+        ours += apps.get_app_config("identity").get_models()
+    for model in (*ours, get_user_model()):
+        used = {router.db_for_write(model), router.db_for_read(model)}
+        if used != {alias()}:
+            yield Error(
+                f"A router sends {model._meta.label} to {', '.join(sorted(used))}, and the runs to "
+                f"{alias()}.",
+                hint="The apps runs and identity, and the users, are read from and written to one "
+                "database: foreign keys lead from one to the other, and a replica is late.",
+                id="runs.E006",
+            )
 
 
 @register(Tags.security, deploy=True)
@@ -110,7 +154,7 @@ def check_redis(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
 
 def _redis_address() -> str:
     """Return REDIS_URL, as the settings have it; empty without Redis."""
-    location = settings.CACHES["default"].get("LOCATION", "")
+    location = settings.CACHES.get("default", {}).get("LOCATION", "")
     return location if isinstance(location, str) else ""
 
 
@@ -166,9 +210,11 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
         try:
             TypeAdapter(type_).validate_python(getattr(options, name), strict=True)
         except ValidationError as error:
-            variable = name if name.startswith(("api_", "audit_")) else f"runs_{name}"
+            named_so = ("api_", "audit_", "metrics_")
+            variable = name if name.startswith(named_so) else f"runs_{name}"
+            value = "no text" if name == "metrics_token" else repr(getattr(options, name))
             yield Error(
-                f"RUNS[{name.upper()!r}] is {getattr(options, name)!r}.",
+                f"RUNS[{name.upper()!r}] is {value}.",
                 hint=f"{error.errors()[0]['msg']}. "
                 f"The environment's name for it is {variable.upper()} (see README.md).",
                 id="runs.E002",

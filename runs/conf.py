@@ -151,9 +151,12 @@ class Options:
     replace_when_blocked_seconds: _Seconds = 0.0
     max_input_bytes: _Positive = 8 * 1024 * 1024
     stop_inactive_owners: bool = True  # stop the runs of users who are deactivated
+    #: The tokens of ``rest_framework.authtoken`` are ours: see ``runs.identity.tokens``.
+    drf_tokens: bool = False
     api_token_days: _Days = 365.0  # how long a token lasts at most; 0 is for ever
     audit_keep_days: _Days = 400.0  # older entries of the audit log are removed; 0 is for ever
     api_throttle_rate: _Rate | None = "600/min"  # per user or address; None is off
+    metrics_token: str = field(default="", repr=False)  # a scraper of /metrics sends it
     llm: LLMOptions = field(default_factory=LLMOptions)
     http: HTTPOptions = field(default_factory=HTTPOptions)
 
@@ -178,6 +181,8 @@ _overrides: dict[str, Any] = {}
 @cache
 def _from_settings() -> Options:
     given = _lower(getattr(settings, "RUNS", {}))
+    # Until it was an option it was a setting of its own.
+    given["metrics_token"] = given.get("metrics_token") or getattr(settings, "METRICS_TOKEN", "")
     for name, group in _GROUPS.items():
         given[name] = group(**_known(group, _lower(given.get(name, {}))))
     return Options(**_known(Options, given))
@@ -209,7 +214,7 @@ def _lower(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _forget(*, setting: str, **_: Any) -> None:
-    if setting == "RUNS":
+    if setting in ("RUNS", "METRICS_TOKEN"):
         _from_settings.cache_clear()
 
 

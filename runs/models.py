@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from agents.cancellation import StopMode
 from agents.trace import Event
 from agents.wire import EventOnWire, Source
+from runs.db.users import MAX_USERNAME_LENGTH, may
 
 from .status import ACTIVE, STOPPING, TERMINAL, TRANSITIONS, Status
 
@@ -127,7 +128,7 @@ class RunQuerySet(models.QuerySet["RunRecord"]):
         """Narrow to the runs that ``user`` may see."""
         if not _is_signed_in(user):
             return self.none()
-        return self.within(Scope(user.pk, user.has_perm(SEE_ALL)))
+        return self.within(Scope(user.pk, may(user, SEE_ALL)))
 
     def within(self, scope: Scope) -> Self:
         return self if scope.sees_all else self.filter(owner=scope.user_id)
@@ -233,13 +234,17 @@ class RunRecord(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
     #: The username at that time. It stays when the user is deleted.
-    stop_requested_by_name = models.CharField(max_length=150, default="", db_default="")
+    stop_requested_by_name = models.CharField(
+        max_length=MAX_USERNAME_LENGTH, default="", db_default=""
+    )
     stop_root_request = models.UUIDField(null=True)
     stop_escalated_at = models.DateTimeField(null=True)
     stop_escalated_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
     )
-    stop_escalated_by_name = models.CharField(max_length=150, default="", db_default="")
+    stop_escalated_by_name = models.CharField(
+        max_length=MAX_USERNAME_LENGTH, default="", db_default=""
+    )
     stop_acknowledged_at = models.DateTimeField(null=True)
     stop_observed_at = models.DateTimeField(null=True)
     stop_finished_first = models.BooleanField(default=False)
@@ -415,7 +420,7 @@ class RunRecord(models.Model):
         return self._is_open_to(user, STOP_ALL)
 
     def _is_open_to(self, user: User | AnonymousUser, permission: str) -> bool:
-        return _is_signed_in(user) and (self.owner_id == user.pk or user.has_perm(permission))
+        return _is_signed_in(user) and (self.owner_id == user.pk or may(user, permission))
 
 
 class RunInput(models.Model):

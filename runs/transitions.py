@@ -13,8 +13,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from django.db import connection
-
+from runs.db.alias import connection
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter, update_rows
 

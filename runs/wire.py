@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args
 
-from django.db import connection
 from django.db.models import QuerySet
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.wire import CallOnWire, Count, ErrorInfo, Form, Instant, Uuid
+from runs.db.alias import connection
 
 from .db.statements import as_parameter
 from .models import MAX_REASON_LENGTH, RunRecord, StopVia

@@ -6,6 +6,6 @@ __all__ = ["SamplesConfig"]
 
 
 class SamplesConfig(AppConfig):
-    name = "agents.samples"
-    label = "agents_samples"
+    name = __package__
+    label = "halting_samples"
     verbose_name = "Sample agents"

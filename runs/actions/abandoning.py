@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from django.db import transaction
 from django.utils import timezone
 
 from runs import events
+from runs.db.alias import atomic, on_commit
 from runs.delivery import local_runs, notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunQuerySet, RunRecord, WorkerRecord
@@ -84,7 +84,7 @@ def _tell_callers(records: Sequence[RunRecord]) -> None:
         for worker, runs in ended.items():
             notify.send_ended(worker, runs)
 
-    transaction.on_commit(tell, robust=True)
+    on_commit(tell, robust=True)
 
 
 def note_left(run: uuid.UUID, worker: uuid.UUID, attempt: int) -> bool:
@@ -133,7 +133,7 @@ def _note(runs: RunQuerySet, at: datetime) -> int:
     fields = ("root", "stop_left_behind")
     abandoned = runs.filter(stop_abandoned=True).only(*fields)
     for run in [one.pk for one in abandoned if _may_run(one)]:
-        with transaction.atomic():
+        with atomic():
             locked = RunRecord.objects.select_for_update(no_key=True).only(*fields)
             record = locked.filter(pk=run).first()
             if record is None or not _may_run(record):  # another process was faster

@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
 from django.utils import timezone
 
 from agents.cancellation import StopMode
+from runs.db.alias import alias, is_here
 from runs.db.statements import Expression, Insertion, uuid_as_text
+from runs.db.users import username_of
 from runs.identity import audit
 from runs.identity.actors import Actor, current_address
 from runs.identity.models import MAX_SUBJECT_LENGTH, Act, AuditEntry
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["note_limits", "stop_entries", "stop_message"]
 
 _MOST_REPR_CHARACTERS = 200  # LogEntry's column
+CHANGE = 2  # LogEntry's action_flag
 
 
 def stop_entries(
@@ -53,7 +57,7 @@ def stop_entries(
             "at": now,
             "act": Act.STOP,
             "actor_id": by.pk if by is not None else None,
-            "actor": by.get_username() if by is not None else "",
+            "actor": username_of(by),
             "address": current_address(),
             # The same text as str(run).
             "subject": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {MAX_SUBJECT_LENGTH})"),
@@ -61,18 +65,19 @@ def stop_entries(
             "count": 1,
         },
     )
-    if by is None:
+    admin_log = _admin_log()
+    if by is None or admin_log is None:
         return (entry,)
     row = {
         "action_time": now,
         "user": by.pk,
-        "content_type": ContentType.objects.get_for_model(RunRecord).pk,
+        "content_type": _content_type().pk,
         "object_id": Expression(id),
         "object_repr": Expression(f"SUBSTR(agent || ' ' || {id}, 1, {_MOST_REPR_CHARACTERS})"),
         "action_flag": CHANGE,
         "change_message": message,
     }
-    return (entry, Insertion(LogEntry, row))
+    return (entry, Insertion(admin_log, row))
 
 
 def note_limits(run: RunRecord, by: User, changes: Mapping[str, tuple[object, object]]) -> None:
@@ -81,14 +86,28 @@ def note_limits(run: RunRecord, by: User, changes: Mapping[str, tuple[object, ob
     message = f"Changed limits. {words}"
     actor = Actor.of(by, current_address())
     audit.note(Act.LIMITS, subject=str(run), detail=message, by=actor)
-    LogEntry.objects.create(
-        user=by,
-        content_type=ContentType.objects.get_for_model(RunRecord),
-        object_id=str(run.pk),
-        object_repr=str(run)[:_MOST_REPR_CHARACTERS],
-        action_flag=CHANGE,
-        change_message=message,
-    )
+    if (admin_log := _admin_log()) is not None:
+        admin_log._default_manager.using(alias()).create(
+            user=by,
+            content_type=_content_type(),
+            object_id=str(run.pk),
+            object_repr=str(run)[:_MOST_REPR_CHARACTERS],
+            action_flag=CHANGE,
+            change_message=message,
+        )
+
+
+def _admin_log() -> type[Model] | None:
+    """Return the model of the admin's log; None in a site that has none beside the runs."""
+    if not apps.is_installed("django.contrib.admin"):
+        return None
+    from django.contrib.admin.models import LogEntry  # not importable without the app
+
+    return LogEntry if is_here(LogEntry) else None
+
+
+def _content_type() -> ContentType:
+    return ContentType.objects.db_manager(alias()).get_for_model(RunRecord)
 
 
 def stop_message(

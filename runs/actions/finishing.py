@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
 from django.utils import timezone
 
 from agents.cancellation import StopMode
@@ -28,6 +27,7 @@ from agents.trace import Event
 from agents.values import jsonable
 from agents.wire import ErrorInfo
 from runs import events, metrics, transitions
+from runs.db.alias import on_commit
 from runs.delivery import notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
@@ -149,7 +149,7 @@ def finish(
             notify.publish_events(last)
             notify.publish_changes([(one.record.pk, one.record.root_id) for one in finishes])
 
-    transaction.on_commit(after_commit, robust=True)
+    on_commit(after_commit, robust=True)
     return list(finishes), list(log)
 
 
@@ -296,7 +296,7 @@ def note_unheld(record: RunRecord) -> None:
     """Clear the calls in flight of a locked running record whose worker is lost."""
     RunRecord.objects.filter(pk=record.pk, attempt=record.attempt).update(in_flight=[])
     concerned = [(record.pk, record.root_id)]
-    transaction.on_commit(lambda: notify.publish_changes(concerned), robust=True)
+    on_commit(lambda: notify.publish_changes(concerned), robust=True)
 
 
 def _compose(

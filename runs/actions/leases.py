@@ -16,13 +16,13 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from agents.cancellation import CancelToken
 from runs import metrics, transitions
+from runs.db.alias import alias, atomic
 from runs.delivery import local_runs, notify
 from runs.models import RunRecord, WorkerRecord
 from runs.processes import host_identity, is_gone, process_name, process_started
@@ -131,7 +131,7 @@ def forget_workers(*, gone_for: timedelta = GONE_FOR, limit: int = 1000) -> int:
     gone = WorkerRecord.objects.filter(~Exists(named), lost_at__lt=Now() - gone_for)
     ids = list(gone.values_list("pk", flat=True)[:limit])
     # Not delete(): its collector would query the runs once more, and no run can name these again.
-    return WorkerRecord.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
+    return WorkerRecord.objects.filter(pk__in=ids)._raw_delete(alias())
 
 
 def claim(
@@ -147,7 +147,7 @@ def claim(
     """
     lease = local_runs.lease_of(worker)
     with local_runs.claiming():
-        with transaction.atomic():  # without its records a claim must not commit
+        with atomic():  # without its records a claim must not commit
             ids = claims.claim(worker, count, timezone.now(), limits, is_begin)
             if not ids:
                 return []
@@ -187,7 +187,7 @@ def adopt(
     the caller's. None if another worker has claimed the run, or it is over.
     """
     with local_runs.claiming():
-        with transaction.atomic():
+        with atomic():
             attempt = transitions.claim_one(caller.worker, run, timezone.now())
             if attempt is None:
                 return None

@@ -21,10 +21,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import connection, transaction
 from django.db.models import Q
 
 from agents.cancellation import DEADLINE_REACHED, IDLE
+from runs.db.alias import atomic, connection
 from runs.db.clock import database_now, monotonic_offset, now_sql
 from runs.db.transactions import is_away
 from runs.delivery import local_runs
@@ -83,7 +83,7 @@ def stop_overdue(*, limit: int = MOST_OVERDUE) -> int:
 
 
 def _stop_overdue(ids: Sequence[uuid.UUID], *, waits: bool = False) -> int:
-    with transaction.atomic():
+    with atomic():
         at = database_now()
         overdue = Q(deadline_at__lte=at)
         due = list(_locked(RunRecord.objects.filter(overdue, pk__in=ids), waits=waits))
@@ -104,7 +104,7 @@ def stop_at_deadline(run: ActiveRun) -> None:
     """
     # Its caller first, if that one's deadline is over, too: the run stops with it.
     _stop_overdue(_with_those_above(run.id), waits=True)
-    with transaction.atomic():
+    with atomic():
         record = RunRecord.objects.select_for_update(no_key=True).filter(_held(run)).first()
         if record is None or record.stop_requested:
             return
@@ -195,7 +195,7 @@ def _silence(entry: ActiveRun) -> float:
 
 
 def _stop_idle(entry: ActiveRun) -> None:
-    with transaction.atomic():
+    with atomic():
         for record in _locked(RunRecord.objects.filter(_held(entry))):
             silence = _silence(entry)  # now that the row is locked: a sign may have come
             limit = record.idle_seconds

@@ -12,14 +12,14 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db import transaction
-
 from agents.exceptions import InvalidInput
 from agents.options import Limits
 from agents.registry import AgentDefinition
 from runs.conf import conf
+from runs.db.alias import on_commit
 from runs.db.clock import database_now, monotonic_offset
 from runs.db.transactions import in_transaction
+from runs.db.users import may
 from runs.delivery import local_runs, notify
 from runs.exceptions import LimitsNotPermitted, RunAlreadyFinished, RunIsStopping
 from runs.models import RAISE_LIMITS, RunEvent, RunRecord
@@ -110,7 +110,7 @@ def change_limits(run: uuid.UUID, given: Given, *, by: User) -> RunRecord:
 
     def write() -> None:
         record = RunRecord.objects.select_for_update(no_key=True).get(pk=run)
-        may_raise = by.has_perm(RAISE_LIMITS)
+        may_raise = may(by, RAISE_LIMITS)
         if not (may_raise and record.may_be_seen_by(by)):
             authorize_stop(record, by)
         if record.is_terminal:
@@ -132,7 +132,7 @@ def change_limits(run: uuid.UUID, given: Given, *, by: User) -> RunRecord:
         changed = [(run, record.root_id)]
         if "deadline_at" in written and record.has_children:
             changed += _pass_down(record, written["deadline_at"], now)
-        transaction.on_commit(lambda: _tell(changed), robust=True)
+        on_commit(lambda: _tell(changed), robust=True)
 
     try:
         in_transaction(write)
@@ -217,7 +217,7 @@ def _authorize(known: Given, given: Given, by: User, place: str = "") -> None:
         for name, value in given.items()
         if known[name] is not None and (value is None or value > known[name])  # type: ignore[operator]
     }
-    if looser and not by.has_perm(RAISE_LIMITS):
+    if looser and not may(by, RAISE_LIMITS):
         raise LimitsNotPermitted(looser)
 
 

@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_save, pre_delete
 
 from runs.conf import conf
+from runs.db.alias import on_commit
 from runs.identity import actors
 from runs.models import RunRecord, StopVia
 
@@ -61,7 +61,7 @@ def _saved(instance: Any, created: bool, raw: bool, update_fields: Any, **_: Any
     # Only the admin lets one user deactivate another.
     via = StopVia.ADMIN if by is not None else StopVia.ACCOUNT
     stop = partial(stop_runs_of_inactive, instance.pk, by=by, via=via)
-    transaction.on_commit(stop, robust=True)
+    on_commit(stop, robust=True)
 
 
 def stop_runs_of(owners: Collection[Any], *, by: Any) -> int:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from django.db import transaction
-
 from agents.trace import Event, Usage
 from agents.wire import CallOnWire, Source
 from runs import events, metrics
+from runs.db.alias import atomic
 from runs.db.statements import read_keys
 from runs.models import RunRecord
 from runs.quotas import ledger
@@ -105,7 +104,7 @@ def record_updates(batch: Sequence[Updates], care: Care = Care.WHOLE) -> Recorde
     recorded = Recorded()
     finishes: list[Finish] = []
     stored: Counter[Any] = Counter()  # bytes, by owner; without those of endings
-    with transaction.atomic():
+    with atomic():
         held = _held(batch, recorded)
         # An earlier try may have committed some events, with only its answer lost.
         new = [e for updates, record in held for e in updates.events if e.seq > record.last_seq]

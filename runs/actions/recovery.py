@@ -13,10 +13,10 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from runs import metrics
+from runs.db.alias import atomic, connection
 from runs.db.transactions import is_away
 from runs.delivery import local_runs
 from runs.models import RunQuerySet, RunRecord, WorkerRecord
@@ -113,7 +113,7 @@ def free_runs(*, stuck_seconds: float = 1.0) -> int:
     left = RunRecord.objects.filter(status=Status.RUNNING, worker__lost_at__isnull=False)
     if not left.exists():
         return 0
-    with transaction.atomic():
+    with atomic():
         locked = set(left.values_list("pk", flat=True)) - set(
             left.select_for_update(of=("self",), no_key=True, skip_locked=True).values_list(
                 "pk", flat=True
@@ -167,7 +167,7 @@ def _recover(run: uuid.UUID, code: str, orphan: Q, care: Care) -> Ended | None:
 
     If it has active children, this asks them to stop and leaves the run for later.
     """
-    with transaction.atomic():
+    with atomic():
         record = (
             # Without joins: see progress. Locked runs are skipped until the next time: a process
             # that froze in a transaction must not block the heartbeat of every worker.
@@ -225,7 +225,7 @@ def end_overdue(now: datetime, limit: int = 100) -> int:
 
 
 def _end_overdue(overdue: RunQuerySet, limit: int, care: Care) -> int:
-    with transaction.atomic():
+    with atomic():
         locked = overdue.select_for_update(no_key=True, skip_locked=True)
         records = list(locked.order_by("queue_until")[:limit])
         finish([finish_queued(record, _timeout(record)) for record in records], care=care)

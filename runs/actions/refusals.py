@@ -17,11 +17,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from django.db import connection, transaction
-
 from agents.trace import Event
 from agents.values import jsonable, redaction
 from runs import events
+from runs.db.alias import atomic, connection
 from runs.db.transactions import is_away, refusal_text
 
 __all__ = ["CODE", "Care", "append", "is_refused", "taken"]
@@ -91,7 +90,7 @@ def append(log: Sequence[Event], care: Care) -> list[Event]:
     """
     if care is Care.TRIED and not any(_is_too_large(event.data) for event in log):
         try:
-            with transaction.atomic():
+            with atomic():
                 events.append(log)
             return list(log)
         except Exception as error:
@@ -113,7 +112,7 @@ def _insert_without_refused(event: Event, care: Care) -> Event:
     kept, refused = taken(event.data, {}, write, care)
     written = replace(event, data=kept | ({CODE: sorted(refused)} if refused else {}))
     try:
-        with transaction.atomic():
+        with atomic():
             events.append([written])
     except Exception as error:
         if is_away(error):
@@ -139,7 +138,7 @@ def _refusal(
     if _is_too_large(value):
         return "too large"
     try:
-        with transaction.atomic():
+        with atomic():
             write(fields)
             if connection.vendor == "postgresql":
                 connection.check_constraints()  # the deferred ones, which else refuse the commit

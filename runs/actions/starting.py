@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
@@ -24,9 +24,11 @@ from agents.exceptions import AgentCallTooDeep, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.registry import AgentDefinition
 from runs.conf import conf
+from runs.db.alias import atomic, on_commit
 from runs.db.clock import database_now
 from runs.db.statements import insert
 from runs.db.transactions import whole_or_not_at_all
+from runs.db.users import may
 from runs.delivery import local_runs, notify
 from runs.exceptions import (
     IdempotencyMismatch,
@@ -97,7 +99,7 @@ def start_run(
         token.lease = local_runs.lease_of(worker)
     try:
         with ledger.reserving() as reserve, local_runs.claiming() if worker else nullcontext():
-            with transaction.atomic():
+            with atomic():
                 _insert(run, input, len(encoded), reserve)
             if worker is not None:
                 entry = local_runs.ActiveRun(run.pk, worker, token=token)
@@ -108,8 +110,8 @@ def start_run(
             return known, False  # another request with this key committed first
         raise
     if worker is None:
-        transaction.on_commit(lambda: notify.send_start(run.pk), robust=True)
-    transaction.on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
+        on_commit(lambda: notify.send_start(run.pk), robust=True)
+    on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
     return run, True
 
 
@@ -211,7 +213,7 @@ def _check_priority(priority: int | None, definition: AgentDefinition, owner: Us
         message = f"A whole number from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY} is expected."
         raise InvalidInput(f"priority: {message}", {"priority": [message]})
     own = definition.options.priority
-    if priority > own and not owner.has_perm("runs.prioritise_runrecord"):
+    if priority > own and not may(owner, "runs.prioritise_runrecord"):
         raise PriorityNotPermitted(f"You may not start runs of a priority above {own}.")
 
 

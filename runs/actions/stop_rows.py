@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from django.db import connection
 from django.db.models import Q, prefetch_related_objects
 from django.utils import timezone
 
 from agents.cancellation import StopMode
 from agents.values.jsonable import clean_text
+from runs.db.alias import connection
 from runs.db.clock import database_now
 from runs.db.query_plans import by_key
 from runs.db.statements import Expression, Insertion, as_parameter, update_and_read
+from runs.db.users import username_of
 from runs.delivery.stop_message import StopRequest
 from runs.models import MAX_REASON_LENGTH, RunRecord, StopVia
 
@@ -176,7 +177,7 @@ def mark(
         "stop_reason": request.reason,
         "stop_via": via,
         "stop_requested_by": request.by.pk if request.by is not None else None,
-        "stop_requested_by_name": request.by.get_username() if request.by is not None else "",
+        "stop_requested_by_name": username_of(request.by),
         "stop_root_request": root_request,
         **{PLANS[rung]: at for rung, at in request.plan.items()},
     }
@@ -263,7 +264,7 @@ def change(
         "stop_mode": request.mode,
         "stop_escalated_at": request.at,
         "stop_escalated_by": request.by.pk if request.by is not None else None,
-        "stop_escalated_by_name": request.by.get_username() if request.by is not None else "",
+        "stop_escalated_by_name": username_of(request.by),
     }
     changes = Changes(
         _update(request, harder, escalation | plan, entries),

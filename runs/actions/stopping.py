@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from django.db import connection, transaction
 from django.db.models import Q
 
 from agents.cancellation import StopMode
+from runs.db.alias import atomic, connection, on_commit
 from runs.db.clock import database_now, now_sql
 from runs.db.statements import Expression, as_parameter, update_rows
 from runs.db.transactions import in_transaction, is_away, is_locked
+from runs.db.users import has_column
 from runs.delivery import notify, stops
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
@@ -188,6 +189,8 @@ def stop_runs_of_inactive(
     ``owner`` is the key of one of these users; by default it is for all of them. ``by`` is who
     deactivated them, if that is known.
     """
+    if not has_column("is_active"):  # then all users are active
+        return 0
     runs = RunRecord.objects.filter(owner__is_active=False)
     if owner is not None:
         runs = runs.filter(owner=owner)
@@ -256,7 +259,7 @@ def _is_written(request: Request, ids: Sequence[uuid.UUID]) -> bool:
     One run must not keep the others from being stopped, nor a worker from its heartbeat.
     """
     try:
-        with transaction.atomic():
+        with atomic():
             _write(request, ids)
     except Exception as error:
         if is_locked(error):
@@ -345,7 +348,7 @@ def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRec
     trees |= {record.root_id for record in (*again, *changes.earlier)}
     due = [*(stops.committed_in(trees) if trees else ()), *marked, *changes.harder]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
-    transaction.on_commit(lambda: stops.deliver(deliveries.values()), robust=True)
+    on_commit(lambda: stops.deliver(deliveries.values()), robust=True)
     ended = [finish_queued(record) for record in marked if record.status == Status.QUEUED]
     if request.mode is StopMode.ABANDON:
         running = [r for r in (*marked, *changes.harder) if r.status == Status.RUNNING]
@@ -353,7 +356,7 @@ def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRec
     if ended:
         finish(ended)
     changed = [(record.pk, record.root_id) for record in (*marked, *changes.all)]
-    transaction.on_commit(lambda: notify.publish_changes(changed), robust=True)
+    on_commit(lambda: notify.publish_changes(changed), robust=True)
     return written
 
 

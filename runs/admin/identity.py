@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -34,7 +35,7 @@ class ApiTokenAdmin(ReadOnlyAdmin):
         "state",
     )
     list_select_related = ("user",)
-    search_fields = ("name", "hint", "user__username")
+    search_fields = ("name", "hint", f"user__{get_user_model().USERNAME_FIELD}")
     fields = list_display
 
     @admin.display(description=gettext_lazy("State"))

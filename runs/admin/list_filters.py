@@ -112,14 +112,14 @@ class OwnerFilter(FieldFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         newest = model_admin.model.objects.order_by("-pk").values("owner_id")[:NEWEST]
         name = get_user_model().USERNAME_FIELD
-        names = get_user_model().objects.filter(pk__in=newest).order_by(name)
+        names = get_user_model()._default_manager.filter(pk__in=newest).order_by(name)
         return [(found, found) for found in names.values_list(name, flat=True)[:MOST_OFFERED]]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        name = get_user_model().USERNAME_FIELD
-        # Their ids first: the list is then read by the index of owners.
-        owners = list(get_user_model().objects.filter(**{name: value}).values_list("pk", flat=True))
-        return queryset.filter(owner__in=owners)
+        users = get_user_model()
+        named = users._default_manager.filter(**{users.USERNAME_FIELD: value})
+        # Their keys first: the list is then read by the index of owners.
+        return queryset.filter(owner__in=list(named.values_list("pk", flat=True)))
 
 
 class WorkerFilter(_Filter):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.db.models import Q, QuerySet, TextField
@@ -49,10 +50,10 @@ def _ids(text: str) -> tuple[uuid.UUID, uuid.UUID] | None:
     return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
 
 
-def owners_named(text: str) -> list[int]:
-    """Return the ids of users whose names contain ``text``, at most 200."""
-    name = get_user_model().USERNAME_FIELD
-    found = get_user_model().objects.filter(**{f"{name}__icontains": text})
+def owners_named(text: str) -> list[Any]:
+    """Return the keys of users whose names contain ``text``, at most 200."""
+    users = get_user_model()
+    found = users._default_manager.filter(**{f"{users.USERNAME_FIELD}__icontains": text})
     return list(found.values_list("pk", flat=True)[:_MOST_OWNERS])
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.validators import RegexValidator
@@ -268,7 +269,7 @@ def _effect(runs: QuerySet[RunRecord], user: User) -> dict[str, Any]:
     active = runs.filter(finished_at=None).select_related(None).select_related("owner")
     permitted: dict[uuid.UUID, RunRecord] = {}
     not_permitted = []
-    for run in active.only(*reads, f"owner__{User.USERNAME_FIELD}"):
+    for run in active.only(*reads, f"owner__{get_user_model().USERNAME_FIELD}"):
         if run.may_be_stopped_by(user):
             permitted[run.pk] = run
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
@@ -23,7 +24,10 @@ from .search import owners_named
 __all__ = ["OwnerUsageAdmin"]
 
 
-@admin.display(description=gettext_lazy("Owner"), ordering="owner__username")
+_NAMES = get_user_model().USERNAME_FIELD
+
+
+@admin.display(description=gettext_lazy("Owner"), ordering=f"owner__{_NAMES}")
 def owner(row: OwnerUsage) -> str:
     return row.owner.get_username()
 

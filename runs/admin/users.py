@@ -12,6 +12,7 @@ from django.contrib.admin.actions import delete_selected as delete_by_django
 from django.contrib.admin.utils import unquote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import QuerySet
@@ -133,8 +134,12 @@ def _named(users: list[Any]) -> str:
 
 
 def register() -> None:
-    """Take the place of Django's own admin of users, if that is the one."""
+    """Take the place of Django's own admin of Django's own users; a site's own admin stays.
+
+    A site that deletes users in its own one stops their runs all the same, by the signals of
+    ``runs.actions.owners``.
+    """
     users = get_user_model()
-    if type(admin.site._registry.get(users)) is UserAdmin:
+    if users is User and type(admin.site._registry.get(users)) is UserAdmin:
         admin.site.unregister(users)
         admin.site.register(users, OwnerAdmin)

@@ -14,16 +14,19 @@ from typing import Any, cast
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.core.handlers.exception import response_for_exception
+from django.core.handlers.exception import (
+    convert_exception_to_response,
+    response_for_exception,
+)
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from runs.web import error_pages
 from runs.db import lending
 from runs.exceptions import SignInRefused
 from runs.identity.actors import address_of
 from runs.identity.admission import Admission
 from runs.identity.passwords import AT_ONCE
+from runs.web import error_pages
 from runs.web.late import LateResponse
 
 from .bodies import BodyRefused, BodyTooLarge, BoundedBody, Message, Receive, discard, most_bytes
@@ -129,8 +132,6 @@ class Handler(ASGIHandler):
                 response = error_pages.sign_in_refused(request, refusal)
         elif reserve := reserve_for(request.method, request.path_info):
             response = await sync_to_async(self._stop)(reserve, request)
-        elif isinstance(request, ProbeRequest):
-            response = await sync_to_async(self.get_response)(request)
         else:
             async with self._others.admitted():
                 response = await sync_to_async(self.get_response)(request)
@@ -172,9 +173,23 @@ class Handler(ASGIHandler):
 
 
 class ProbeHandler(Handler):
-    """Answers nothing but probes."""
+    """Answers nothing but probes, which wait for no other request.
+
+    It calls the view without the site's middleware: that is for people's requests, and may not
+    work with a urlconf in which the site's addresses are missing.
+    """
 
     request_class = ProbeRequest
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        self._middleware_chain = convert_exception_to_response(self._get_response)
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = await sync_to_async(self.get_response)(request)
+        return response
 
 
 def _client_of(scope: Any) -> str:

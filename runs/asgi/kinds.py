@@ -1,4 +1,4 @@
-"""The kinds of requests that the handler keeps apart: probes, stops, and those with a password."""
+"""The kinds of requests that are kept apart: probes, stops, and those with a password."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Any
 from django.core.handlers.asgi import ASGIRequest
 
 from runs.db import lending
+from runs.web import addresses
 
-__all__ = ["ProbeRequest", "has_password", "new_request", "reserve_for"]
+__all__ = ["ProbeRequest", "has_password", "is_own", "is_probe", "new_request", "reserve_for"]
 
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
-# The stops, of the API, the pages and the admin, by the connections that they may use.
+# The stops by the connections that they may use: of the API and the pages, and below the admin's
+# list of runs.
 _STOPS = {
-    lending.STOPS: re.compile(
-        r"/runs/[^/]+/stop/?|/app/runs/[^/]+/stop|/admin/runs/runrecord/[^/]+/stop/"
+    lending.STOPS: (
+        re.compile(r"/runs/[^/]+/stop/?|/app/runs/[^/]+/stop"),
+        re.compile(r"[^/]+/stop/"),
     ),
-    lending.STOPS_OF_MANY: re.compile(r"/runs/stop/?|/admin/runs/runrecord/stop/"),
+    lending.STOPS_OF_MANY: (re.compile(r"/runs/stop/?"), re.compile(r"stop/")),
 }
-# Where a POST has a password to check.
-_PASSWORDS = re.compile(
-    r"/api-token/?|/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/"
-)
+_OWN = re.compile(r"/(?:runs|agents|quotas|api|api-tokens?|app)(?:/|\Z)")
+# Where a POST has a password to check: by the API, and where Django's own views usually are.
+_TOKEN = re.compile(r"/api-token/?")
+_PASSWORDS = re.compile(r"/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/")
 
 
 class _Request(ASGIRequest):
@@ -56,18 +59,41 @@ class ProbeRequest(_Request):
         return "probe"
 
 
+def is_probe(path: str) -> bool:
+    """Tell whether a program asks this process about itself."""
+    own = addresses.own_path(path)
+    return own is not None and _PROBES.fullmatch(own) is not None
+
+
+def is_own(path: str) -> bool:
+    """Tell whether Halting's handler is to answer, and not the site's."""
+    own = addresses.own_path(path)
+    is_ours = own is not None and _OWN.match(own) is not None
+    return is_ours or addresses.admin_path(path) is not None
+
+
 def new_request(scope: Any, body: Any) -> ASGIRequest:
-    is_probe = _PROBES.fullmatch(scope["path"])
-    return (ProbeRequest if is_probe else _Request)(scope, body)
+    """Return the request of an HTTP scope."""
+    return _Request(scope, body)
 
 
 def has_password(method: str | None, path: str) -> bool:
     """Tell whether a request has a password to check."""
-    return method == "POST" and _PASSWORDS.fullmatch(path) is not None
+    if method != "POST":
+        return False
+    own = addresses.own_path(path)
+    is_for_token = own is not None and _TOKEN.fullmatch(own) is not None
+    return is_for_token or _PASSWORDS.fullmatch(path) is not None
 
 
 def reserve_for(method: str | None, path: str) -> lending.Reserve | None:
     """Return the connections that a request may use if it is a stop."""
     if method != "POST":
         return None
-    return next((reserve for reserve, paths in _STOPS.items() if paths.fullmatch(path)), None)
+    own, below_admin = addresses.own_path(path), addresses.admin_path(path)
+    for reserve, (paths, admin_paths) in _STOPS.items():
+        if own is not None and paths.fullmatch(own):
+            return reserve
+        if below_admin is not None and admin_paths.fullmatch(below_admin):
+            return reserve
+    return None

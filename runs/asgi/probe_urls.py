@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.urls import re_path
 
-from runs.web import error_pages
 from runs.ops import health, metrics_view
+from runs.web import error_pages
 
-__all__ = ["probes", "urlpatterns"]
+__all__ = ["handler500", "probes", "urlpatterns"]
 
 probes = [
     re_path(r"^health/live/?$", health.live, name="health-live"),
@@ -16,4 +16,6 @@ probes = [
 ]
 
 # Only programs come here, so a wrong address gets JSON and no page.
+handler500 = error_pages.server_error
+
 urlpatterns = [*probes, re_path("", error_pages.no_such_address)]

@@ -6,22 +6,17 @@ It has the server and the lifespan of the site, so both kinds of process end in 
 from __future__ import annotations
 
 import django
-from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+from channels.routing import ProtocolTypeRouter
 
 # Before anything that imports models.
 django.setup(set_prefix=False)
 
+from runs.asgi.application import agents_channel  # noqa: E402
 from runs.asgi.handler import ProbeHandler  # noqa: E402
 from runs.asgi.lifespan import Lifespan  # noqa: E402
-from runs.consumers import AGENTS_CHANNEL, AgentConsumer  # noqa: E402
 
 application = Lifespan(
-    ProtocolTypeRouter(
-        {
-            "http": ProbeHandler(),
-            "channel": ChannelNameRouter({AGENTS_CHANNEL: AgentConsumer.as_asgi()}),
-        }
-    ),
+    ProtocolTypeRouter({"http": ProbeHandler(), "channel": agents_channel}),
     is_worker=True,
     urlconf="runs.asgi.probe_urls",
 )

@@ -6,8 +6,9 @@ import time
 from datetime import datetime
 from typing import Any
 
-from django.db import connection
 from django.utils import timezone
+
+from runs.db.alias import connection
 
 from .statements import as_parameter
 

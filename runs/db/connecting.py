@@ -93,7 +93,7 @@ def pooled_connection_class() -> type[Any]:
 
 def _purge() -> None:
     """Have the pool test its idle connections, and replace the dead ones. In one thread only."""
-    from django.db import connection
+    from .alias import connection
 
     pool = getattr(connection, "pool", None)
     if pool is not None and _purging.acquire(blocking=False):

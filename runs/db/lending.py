@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import connections
+
+from runs.db.alias import alias, connection
 
 __all__ = [
     "STOPS",
@@ -45,7 +47,7 @@ class Reserve:
 
     def open(self) -> None:
         """Open the connections, in the background. Before, ``lend`` changes nothing."""
-        default = connections[DEFAULT_DB_ALIAS]
+        default = connections[alias()]
         options = default.settings_dict["OPTIONS"].get("pool")
         if default.vendor != "postgresql" or not options:
             return
@@ -70,18 +72,18 @@ class Reserve:
         if self._settings is None:
             return
         wrapper = self._wrapper()
-        ordinary = getattr(connections[DEFAULT_DB_ALIAS], "pool")  # noqa: B009 - of PostgreSQL
+        ordinary = getattr(connections[alias()], "pool")  # noqa: B009 - of PostgreSQL
         own = wrapper.pool
         is_ordinary = _has_free(ordinary) and (self._is_last_resort or not _has_free(own))
         if is_ordinary:
             return
         own.timeout, own.max_waiting = ordinary.timeout, ordinary.max_waiting
         # By its own name, too: model instances keep the name of the connection that read them.
-        connections[DEFAULT_DB_ALIAS] = connections[self.name] = wrapper
+        connections[alias()] = connections[self.name] = wrapper
 
     def _wrapper(self) -> Any:
         assert self._settings is not None
-        return type(connections[DEFAULT_DB_ALIAS])(self._settings, self.name)
+        return type(connections[alias()])(self._settings, self.name)
 
 
 #: For the stops of one run; each takes some milliseconds.

@@ -7,7 +7,7 @@ claim one.
 
 from __future__ import annotations
 
-from django.db import connection
+from runs.db.alias import connection
 
 __all__ = ["by_key", "plan_by_index"]
 

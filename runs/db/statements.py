@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections, models
+from django.db import connections, models
 from django.db.backends.utils import CursorWrapper
 from django.db.models.expressions import Col
+
+from runs.db.alias import alias, connection
 
 __all__ = [
     "Expression",
     "Insertion",
     "as_parameter",
+    "converted",
     "insert",
     "insert_rows",
     "read_keys",
@@ -79,7 +82,7 @@ def insert(instance: models.Model, **computed: Expression) -> None:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
     instance._state.adding = False
-    instance._state.db = DEFAULT_DB_ALIAS
+    instance._state.db = alias()
 
 
 def insert_rows(
@@ -147,7 +150,7 @@ def update_and_read(
         attributes = [field.attname for field in wanted]
         updated = [
             # Not the connection's own alias: a stop may use another one (db.lending).
-            model.from_db(DEFAULT_DB_ALIAS, attributes, _converted(wanted, row))
+            model.from_db(alias(), attributes, converted(wanted, row))
             for row in cursor.fetchall()
         ]
         if insertions and updated and not is_one:
@@ -175,7 +178,7 @@ def _computed(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> list[Any]:
     parameters: list[Any] = []
-    database = connections[DEFAULT_DB_ALIAS]  # the proxy makes each use of it slower
+    database = connections[alias()]  # the proxy makes each use of it slower
     for field in fields:
         value = values[field.name]
         if isinstance(value, Expression):
@@ -185,7 +188,7 @@ def _parameters(fields: Sequence[models.Field], values: Mapping[str, Any]) -> li
     return parameters
 
 
-def _converted(fields: tuple[models.Field, ...], row: Sequence[Any]) -> list[Any]:
+def converted(fields: tuple[models.Field, ...], row: Sequence[Any]) -> list[Any]:
     """Return what the database gave for ``fields`` as the values of a model."""
     values = list(row)
     for position, column, convert in _converters(fields, connection.vendor):
@@ -228,7 +231,7 @@ def _execute(cursor: CursorWrapper, sql: str, rows: Sequence[Sequence[Any]]) -> 
 
 
 def _prepared(fields: Sequence[models.Field], values: Sequence[Any]) -> list[Any]:
-    database = connections[DEFAULT_DB_ALIAS]
+    database = connections[alias()]
     return [
         field.get_db_prep_save(value, database) for field, value in zip(fields, values, strict=True)
     ]

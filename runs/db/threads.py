@@ -18,9 +18,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from django.db import connection, reset_queries
+from django.db import reset_queries
 
 from agents.process.state import own_work
+from runs.db.alias import connection
 
 from .transactions import CONNECTION_ERRORS
 

@@ -10,15 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from django.db import (
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    connection,
-    transaction,
-)
+from django.db import InterfaceError, InternalError, OperationalError
 
 from agents.values.jsonable import error_text
+from runs.db.alias import atomic, connection
 
 from .connecting import RETRY_SECONDS
 from .writability import note_failure
@@ -103,7 +98,7 @@ def in_transaction(work: Callable[[], T]) -> T:
     tries = 1
     while True:
         try:
-            with transaction.atomic():
+            with atomic():
                 return work()
         except OperationalError as error:
             is_conflict = _sqlstate(error) in _IN_CONFLICT
@@ -179,7 +174,7 @@ def whole_or_not_at_all() -> Iterator[None]:
     """
     is_whole = False
     try:
-        with transaction.atomic():
+        with atomic():
             yield
             is_whole = True
     except Exception as error:

@@ -17,6 +17,8 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from runs.db.users import username_of
+
 from .models import ADDRESS_LENGTH
 
 __all__ = [
@@ -44,7 +46,7 @@ class Actor:
 
     @classmethod
     def of(cls, user: Any, address: str = "") -> Actor:
-        return cls(user.pk, user.get_username(), address)
+        return cls(user.pk, username_of(user), address)
 
 
 @contextmanager

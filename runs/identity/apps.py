@@ -9,7 +9,7 @@ __all__ = ["IdentityConfig"]
 
 
 class IdentityConfig(AppConfig):
-    name = "runs.identity"
+    name = __package__
     label = "identity"
     verbose_name = _("Identity")
     default_auto_field = "django.db.models.BigAutoField"

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connection, transaction
+from django.db import DatabaseError
 from django.utils import timezone
 
 from runs.conf import conf
+from runs.db.alias import alias, atomic, connection
 from runs.db.statements import as_parameter
 
 from . import actors
@@ -52,9 +53,10 @@ def note_failure(by: Actor) -> None:
     table by inventing names; and people type passwords into the wrong field.
     """
     minute = timezone.now().replace(second=0, microsecond=0)
-    values = [as_parameter(minute), by.id, by.name, by.address]
+    id = None if by.id is None else str(by.id)
+    values = [as_parameter(minute), id, by.name, by.address]
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
+        with atomic(), connection.cursor() as cursor:
             cursor.execute(_COUNT, values)
     except DatabaseError as error:  # the sign-in has failed anyway
         logger.warning("a failed sign-in was not recorded (%s)", type(error).__name__)
@@ -66,9 +68,9 @@ def remove_old() -> int:
         return 0
     before = timezone.now() - timedelta(days=conf().audit_keep_days)
     old = AuditEntry.objects.filter(at__lt=before).order_by("at", "id")
-    with transaction.atomic():
+    with atomic():
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:  # the trigger lets nothing else delete
                 cursor.execute("SELECT set_config('halting.audit_retention', 'on', true)")
         some = AuditEntry.objects.filter(pk__in=old.values("pk")[:_MOST_REMOVED])
-        return some._raw_delete(DEFAULT_DB_ALIAS)
+        return some._raw_delete(alias())

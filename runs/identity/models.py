@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from runs.db.users import MAX_USERNAME_LENGTH
 from runs.models import uuid7
 
 __all__ = [
@@ -80,9 +81,10 @@ class AuditEntry(models.Model):
 
     at = models.DateTimeField(_("at"), default=timezone.now)
     act = models.CharField(_("act"), max_length=20, choices=Act)
-    actor_id = models.BigIntegerField(_("user id"), null=True)
+    #: The key of the user as text, whatever it is in the site's model.
+    actor_id = models.CharField(_("user id"), max_length=255, null=True)  # noqa: DJ001
     #: The username; empty for the command line and for names that no user has.
-    actor = models.CharField(_("by"), max_length=150, default="")
+    actor = models.CharField(_("by"), max_length=MAX_USERNAME_LENGTH, default="")
     address = models.CharField(_("address"), max_length=ADDRESS_LENGTH, default="")
     #: The run, user, group or token that it was done to.
     subject = models.CharField(_("of"), max_length=MAX_SUBJECT_LENGTH, default="")

@@ -40,10 +40,12 @@ def slide(get_response: _GetResponse) -> _GetResponse:
     return answer
 
 
-def begin(request: HttpRequest) -> None:
+def begin(request: HttpRequest | None) -> None:
     """Start counting at the sign-in; Django stores the session after it anyway."""
-    now = time.time()
-    request.session[_KEY] = [now, now]
+    session = getattr(request, "session", None)
+    if session is not None:  # a site may sign users in without one
+        now = time.time()
+        session[_KEY] = [now, now]
 
 
 def _use(request: HttpRequest) -> None:

@@ -4,8 +4,10 @@ A token is good for as long as its row is there, its time is not over, its user 
 user's password is the one with which the token was made. ``find`` compares all of that at each
 request, so no code that changes a password needs to know about tokens.
 
-Tokens of ``rest_framework.authtoken``, which has the keys in its table as they are: a migration
-turns them into rows of ours. Rows that other code adds later are honoured until the next release.
+Tokens of ``rest_framework.authtoken``, which has the keys in its table as they are, belong to the
+site: they are left alone. With ``RUNS["DRF_TOKENS"]`` they are ours, from a release that had no own
+ones: a migration turns them into rows of ours, and rows that other code adds later are honoured
+until the next release.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from django.db import DatabaseError, transaction
-from django.db.models import F, Q, QuerySet
+from django.apps import apps
+from django.db import DatabaseError
+from django.db.models import F, Manager, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
-from rest_framework.authtoken.models import Token
 
 from runs.conf import conf
+from runs.db.alias import atomic
+from runs.db.users import username_of
 
 from . import audit
 from .actors import Actor
@@ -92,7 +96,7 @@ def create(
     """
     now = timezone.now()
     key = secrets.token_hex(32)
-    with transaction.atomic():
+    with atomic():
         _make_room(user, now)
         token = ApiToken.objects.create(
             user=user,
@@ -141,7 +145,7 @@ def revoke(user: User, id: uuid.UUID) -> bool:
 
 def remove(token: ApiToken) -> bool:
     """End a token, of whichever user; return whether it was still there."""
-    with transaction.atomic():
+    with atomic():
         # The second of two that revoke it at once finds nothing, and writes no second entry.
         count, _ = ApiToken.objects.filter(pk=token.pk).delete()
         if count:
@@ -151,7 +155,9 @@ def remove(token: ApiToken) -> bool:
 
 def end_all_of(user: User) -> int:
     """Remove the tokens of a user whose password has changed, which are no good any more."""
-    unhashed, _ = Token.objects.filter(user=user).delete()
+    unhashed = 0
+    if (plain := _unhashed()) is not None:
+        unhashed, _ = plain.filter(user=user).delete()
     ended, _ = (
         ApiToken.objects.filter(user=user).exclude(password_mark=_password_mark(user)).delete()
     )
@@ -185,7 +191,7 @@ def _digest_of(key: str) -> str:
 
 def _password_mark(user: User) -> str:
     """Return what changes with a user's password, and does not depend on SECRET_KEY."""
-    return _mark(user.password)
+    return _mark(getattr(user, "password", "") or "")
 
 
 def _mark(password: str) -> str:
@@ -217,12 +223,20 @@ def _make_room(user: User, now: datetime) -> None:
 
 def _subject(token: ApiToken, user: User) -> str:
     name = f" ({token.name})" if token.name else ""
-    return f"{token.hint}...{name} of {user.get_username()}"
+    return f"{token.hint}...{name} of {username_of(user)}"
+
+
+def _unhashed() -> Manager | None:
+    """Return the tokens of ``rest_framework.authtoken``, if they are there and ours."""
+    if not (conf().drf_tokens and apps.is_installed("rest_framework.authtoken")):
+        return None
+    return apps.get_model("authtoken", "Token")._default_manager
 
 
 def _find_unhashed(key: str) -> Found | None:
     """Find a token of ``rest_framework.authtoken``. This goes with the next release."""
-    found = Token.objects.select_related("user").filter(key=key).first()
+    plain = _unhashed()
+    found = plain.select_related("user").filter(key=key).first() if plain is not None else None
     if found is None or not found.user.is_active:
         return None
     return Found(found.user, key, None)

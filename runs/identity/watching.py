@@ -14,6 +14,8 @@ from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 
+from runs.db.users import has_column, username_of
+
 from . import actors, audit, sessions, tokens
 from .actors import Actor
 from .models import Act
@@ -34,11 +36,11 @@ def connect() -> None:
     post_save.connect(_saved, sender=users, dispatch_uid="identity.saved")
     post_delete.connect(_deleted, sender=users, dispatch_uid="identity.user_deleted")
     post_delete.connect(_deleted, sender=Group, dispatch_uid="identity.group_deleted")
-    for relation, words in {
-        users.groups.through: "groups",
-        users.user_permissions.through: "permissions",
-        Group.permissions.through: "permissions",
-    }.items():
+    relations: dict[Any, str] = {Group.permissions.through: "permissions"}
+    for name, words in (("groups", "groups"), ("user_permissions", "permissions")):
+        if hasattr(users, name):  # PermissionsMixin has them
+            relations[getattr(users, name).through] = words
+    for relation, words in relations.items():
         m2m_changed.connect(
             _Relation(words).changed,
             sender=relation,
@@ -63,16 +65,17 @@ def _before_save(instance: Any, raw: bool, update_fields: Any, **_: Any) -> None
     is_about_it = update_fields is None or {*update_fields} & {*_WATCHED}
     if raw or instance._state.adding or not is_about_it:
         return
-    stored = type(instance)._default_manager.filter(pk=instance.pk).values(*_WATCHED).first()
+    watched = [name for name in _WATCHED if has_column(name)]
+    stored = type(instance)._base_manager.filter(pk=instance.pk).values(*watched).first()
     vars(instance)[_BEFORE] = stored or {}
 
 
 def _saved(instance: Any, raw: bool, created: bool, update_fields: Any, **_: Any) -> None:
     if raw:
         return
-    name = instance.get_username()
+    name = username_of(instance)
     if created:
-        flags = ", ".join(flag for flag in _FLAGS if getattr(instance, flag))
+        flags = ", ".join(flag for flag in _FLAGS if getattr(instance, flag, False))
         audit.note(Act.ACCOUNT, subject=name, detail=f"Created. {flags}")
         return
     before = vars(instance).pop(_BEFORE, None) or {}
@@ -96,7 +99,7 @@ def _deleted(instance: Any, **_: Any) -> None:
     if isinstance(instance, Group):
         audit.note(Act.RIGHTS, subject=f"group {instance.name}", detail="Deleted.")
     else:
-        audit.note(Act.ACCOUNT, subject=instance.get_username(), detail="Deleted.")
+        audit.note(Act.ACCOUNT, subject=username_of(instance), detail="Deleted.")
 
 
 class _Relation:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from django.conf import settings
 from django.core.management.base import CommandError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.db.migrations.executor import MigrationExecutor
+
+from runs.db.alias import connection
 
 __all__ = ["await_database", "require_migrations", "require_production_settings"]
 

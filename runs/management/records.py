@@ -26,7 +26,7 @@ def find_user(name: str, *, may_be_inactive: bool = False) -> User:
         CommandError: there is none, or the user is not active; exit code 2.
     """
     users = get_user_model()
-    user = users.objects.filter(**{users.USERNAME_FIELD: name}).first()
+    user = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
     if user is None:
         hint = " `manage.py create_demo_users` makes it." if name == "demo" else ""
         raise CommandError(f'There is no user "{printable(name)}".{hint}', returncode=2)

@@ -3,7 +3,7 @@ from django.db.models import Exists, OuterRef
 
 
 def mark_callers(apps, schema_editor):
-    runs = apps.get_model("runs", "RunRecord").objects
+    runs = apps.get_model("runs", "RunRecord").objects.using(schema_editor.connection.alias)
     runs.filter(Exists(runs.filter(parent=OuterRef("pk")))).update(has_children=True)
 
 

@@ -1,15 +1,21 @@
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import migrations, models
 from django.db.models import OuterRef, Subquery
 
 
 def write_names(apps, schema_editor):
     """Keep the names of those who are still users."""
-    users = apps.get_model(settings.AUTH_USER_MODEL).objects
-    runs = apps.get_model("runs", "RunRecord").objects
+    alias = schema_editor.connection.alias
+    users = apps.get_model(settings.AUTH_USER_MODEL)._base_manager.using(alias)
+    runs = apps.get_model("runs", "RunRecord").objects.using(alias)
+    # The model of this moment may lack the field: a site may have added it since.
+    names = get_user_model().USERNAME_FIELD
     for field in ("stop_requested_by", "stop_escalated_by"):
-        name = Subquery(users.filter(pk=OuterRef(field)).values("username"))
-        runs.filter(**{f"{field}__isnull": False}).update(**{f"{field}_name": name})
+        named = runs.filter(**{f"{field}__isnull": False})
+        if named.exists():
+            name = Subquery(users.filter(pk=OuterRef(field)).values(names))
+            named.update(**{f"{field}_name": name})
 
 
 class Migration(migrations.Migration):

@@ -11,6 +11,9 @@ from django.apps import apps as installed
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import check_password
 from django.contrib.auth.management import create_permissions
+from django.db import router
+
+from runs.db.users import has_column
 
 __all__ = [
     "DEMO_USERS",
@@ -44,6 +47,8 @@ def create_missing_group(
     """
     # Django creates permissions in a receiver of its own, which may run later than this one.
     create_permissions(app_config, verbosity=0, using=using, apps=apps)
+    if not router.allow_migrate(using, "runs"):  # another database of the site
+        return
     try:
         groups = apps.get_model("auth", "Group").objects.using(using)
         permissions = apps.get_model("auth", "Permission").objects.using(using)
@@ -73,11 +78,13 @@ DEMO_USERS = (DemoUser("demo", is_superuser=False), DemoUser("admin", is_superus
 
 def create_missing_demo_users() -> list[DemoUser]:
     """Create the demo users that don't exist, and return them; leave existing users alone."""
-    users = get_user_model().objects
-    missing = [demo for demo in DEMO_USERS if not users.filter(username=demo.name).exists()]
+    model = get_user_model()
+    users: Any = model._default_manager
+    names = model.USERNAME_FIELD
+    missing = [demo for demo in DEMO_USERS if not users.filter(**{names: demo.name}).exists()]
     for demo in missing:
         create = users.create_superuser if demo.is_superuser else users.create_user
-        create(demo.name, password=demo.name)
+        create(**{names: demo.name}, password=demo.name)
     return missing
 
 
@@ -86,10 +93,13 @@ def find_open_demo_users() -> list[DemoUser]:
 
     The first call takes a good part of a second, because it hashes passwords.
     """
-    active = get_user_model().objects.filter(
-        is_active=True, username__in=[demo.name for demo in DEMO_USERS]
-    )
-    passwords = dict(active.values_list("username", "password"))
+    model = get_user_model()
+    if not has_column("password"):
+        return []
+    names = model.USERNAME_FIELD
+    known = model._default_manager.filter(**{f"{names}__in": [demo.name for demo in DEMO_USERS]})
+    active = known.filter(is_active=True) if has_column("is_active") else known
+    passwords = dict(active.values_list(names, "password"))
     found = [demo for demo in DEMO_USERS if demo.name in passwords]
     return [demo for demo in found if _is_open(demo.name, passwords[demo.name])]
 

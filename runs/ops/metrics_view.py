@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.db import connection
 from django.db.models import Count, Min
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
@@ -25,6 +24,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from runs.conf import conf
+from runs.db.alias import connection
 from runs.delivery import feeds, local_runs, relay
 from runs.metrics import REGISTRY
 from runs.models import RunRecord, WorkerRecord
@@ -46,9 +47,10 @@ FRESH_SECONDS = 5.0  # how long an answer is reused
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer a scrape."""
-    if not settings.METRICS_TOKEN and not settings.DEBUG:
+    token = conf().metrics_token
+    if not token and not settings.DEBUG:
         raise Http404
-    if settings.METRICS_TOKEN and not _is_permitted(request):
+    if token and not _is_permitted(request, token):
         return HttpResponse(
             "Send METRICS_TOKEN as a bearer token.\n",
             status=401,
@@ -59,9 +61,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(encode(REGISTRY), content_type=content_type)
 
 
-def _is_permitted(request: HttpRequest) -> bool:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
+def _is_permitted(request: HttpRequest, token: str) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and constant_time_compare(given, token)
 
 
 class _Process(Collector):

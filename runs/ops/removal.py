@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import Count, QuerySet, Sum
 
+from runs.db.alias import alias, atomic, on_commit
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord
 from runs.quotas import ledger
 
@@ -70,7 +70,7 @@ def delete_runs(ids: Collection[uuid.UUID]) -> None:
     Raises:
         StillActive: one of them is not over; nothing was deleted.
     """
-    with transaction.atomic():
+    with atomic():
         for chunk in _chunks(with_runs_below(ids)):
             _delete(RunRecord.objects.filter(pk__in=chunk))
 
@@ -81,8 +81,8 @@ def delete_owners(owners: Collection[Any]) -> None:
     Raises:
         StillActive: a run of theirs is not over; nothing was deleted.
     """
-    users = get_user_model().objects.filter(pk__in=owners)
-    with transaction.atomic():
+    users = get_user_model()._base_manager.filter(pk__in=owners)
+    with atomic():
         # A start of one of them waits for this lock, and then fails: its owner is gone.
         list(users.select_for_update().order_by("pk").values_list("pk"))
         runs = RunRecord.objects.filter(owner__in=owners)
@@ -90,24 +90,24 @@ def delete_owners(owners: Collection[Any]) -> None:
             raise StillActive
         while ids := list(runs.order_by("created_at").values_list("pk", flat=True)[:_CHUNK]):
             _delete(RunRecord.objects.filter(pk__in=ids))
-        DataStoreEntry.objects.filter(owner__in=owners)._raw_delete(DEFAULT_DB_ALIAS)
+        DataStoreEntry.objects.filter(owner__in=owners)._raw_delete(alias())
         users.delete()
 
 
 def delete_entries(entries: QuerySet[DataStoreEntry]) -> None:
     """Delete entries of data stores."""
-    with transaction.atomic():
+    with atomic():
         ids = list(entries.order_by("pk").values_list("pk", flat=True))
         rows = DataStoreEntry.objects.filter(pk__in=ids).order_by()
         counted = rows.values_list("owner").annotate(total=Sum("size_bytes"), count=Count("pk"))
         removed = list(counted)
-        rows._raw_delete(DEFAULT_DB_ALIAS)
+        rows._raw_delete(alias())
 
         def after_commit() -> None:
             for owner, total, count in removed:
                 ledger.add(owner, -int(total or 0), -count)
 
-        transaction.on_commit(after_commit, robust=True)
+        on_commit(after_commit, robust=True)
 
 
 def _delete(runs: QuerySet[RunRecord]) -> None:
@@ -120,15 +120,15 @@ def _delete(runs: QuerySet[RunRecord]) -> None:
             raise StillActive
         ids.append(run.pk)
         removed[run.owner_id] += run.value_bytes + run.log_bytes
-    RunEvent.objects.filter(run__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
-    RunInput.objects.filter(run__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
-    RunRecord.objects.filter(pk__in=ids)._raw_delete(DEFAULT_DB_ALIAS)
+    RunEvent.objects.filter(run__in=ids)._raw_delete(alias())
+    RunInput.objects.filter(run__in=ids)._raw_delete(alias())
+    RunRecord.objects.filter(pk__in=ids)._raw_delete(alias())
 
     def after_commit() -> None:
         for owner, count in removed.items():
             ledger.add(owner, -count)
 
-    transaction.on_commit(after_commit, robust=True)
+    on_commit(after_commit, robust=True)
 
 
 def _chunks(ids: Collection[uuid.UUID]) -> Iterator[list[uuid.UUID]]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from django.db import DEFAULT_DB_ALIAS, connection, transaction
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
+from runs.db.alias import alias, atomic, connection, on_commit
 from runs.models import RunEvent, RunInput, RunRecord
 from runs.quotas import ledger
 from runs.status import TERMINAL
@@ -150,7 +150,7 @@ class Sweep:
             self.removed.trees += len(gone)
             self.removed.runs += len(freed)
             return gone
-        with transaction.atomic():
+        with atomic():
             if not self._may_go_on():
                 return set()
             gone = _remove_trees(trees.keys())
@@ -162,7 +162,7 @@ class Sweep:
         """Remove the logs of runs, some at a time; return the runs whose logs are gone now."""
         freed: set[uuid.UUID] = set()
         for ids in _portions(members):
-            with transaction.atomic():
+            with atomic():
                 if not self._may_go_on():
                     break
                 gone, count = _remove_logs(ids)
@@ -232,7 +232,7 @@ def _remove_logs(ids: Collection[uuid.UUID]) -> tuple[set[uuid.UUID], int]:
         return free, 0
     runs = RunRecord.objects.filter(pk__in=free)
     _give_back(runs, "log_bytes")
-    count = RunEvent.objects.filter(run__in=free)._raw_delete(DEFAULT_DB_ALIAS)
+    count = RunEvent.objects.filter(run__in=free)._raw_delete(alias())
     runs.update(log_removed_at=timezone.now(), log_bytes=0)
     return free, count
 
@@ -249,8 +249,8 @@ def _remove_trees(roots: Collection[uuid.UUID]) -> set[uuid.UUID]:
     # checks the keys between the runs of a tree at the end of the transaction.
     runs = RunRecord.objects.filter(root__in=whole)
     _give_back(runs, "value_bytes")
-    RunInput.objects.filter(run__in=runs)._raw_delete(DEFAULT_DB_ALIAS)
-    runs._raw_delete(DEFAULT_DB_ALIAS)
+    RunInput.objects.filter(run__in=runs)._raw_delete(alias())
+    runs._raw_delete(alias())
     return whole
 
 
@@ -262,7 +262,7 @@ def _give_back(runs: QuerySet[RunRecord], column: str) -> None:
         for owner, total in removed:
             ledger.add(owner, -int(total or 0))
 
-    transaction.on_commit(after_commit, robust=True)
+    on_commit(after_commit, robust=True)
 
 
 def _lock(which: Q, *, is_for_key: bool) -> list[uuid.UUID]:

@@ -6,10 +6,10 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from django.db import connection, transaction
-
+from runs.db.alias import atomic, connection
 from runs.db.query_plans import plan_by_index
 from runs.db.statements import as_parameter
+from runs.db.users import key_as_parameter, key_as_read
 from runs.transitions import claim_queued
 
 from .limits import NO_LIMITS, Limits, Slots, taken_slots
@@ -49,7 +49,7 @@ def claim(
     if limits:
         return _claim_within(limits, worker, count, now, is_begin)
     choice = _NEXT.format(columns="id", also=_IN_TIME, lock=_lock())
-    with transaction.atomic(savepoint=False):
+    with atomic(savepoint=False):
         plan_by_index()
         return claim_queued(worker, now, choice, [as_parameter(now), count], is_begin=is_begin)
 
@@ -58,7 +58,7 @@ def _claim_within(
     limits: Limits, worker: uuid.UUID, count: int, now: datetime, is_begin: bool
 ) -> dict[uuid.UUID, int]:
     """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
-    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+    with atomic(savepoint=False), connection.cursor() as cursor:
         plan_by_index()
         cursor.execute("SELECT 1 FROM runs_runrecord WHERE status = 'queued' LIMIT 1")
         if cursor.fetchone() is None:
@@ -74,8 +74,9 @@ def _claim_within(
         )
         cursor.execute(choice, [as_parameter(now), *arguments, count])
         chosen = []
-        for id, owner_id, agent, holds_slot in cursor.fetchall():
+        for id, owner, agent, holds_slot in cursor.fetchall():
             if holds_slot:
+                owner_id = key_as_read(owner)
                 if slots.obstacle(agent, owner_id):
                     continue
                 slots.take(agent, owner_id)
@@ -98,7 +99,8 @@ def _not_full(slots: Slots) -> tuple[str, list[Any]]:
     """Return a condition that excludes runs that can't get a slot, and its arguments."""
     conditions: list[str] = []
     arguments: list[Any] = []
-    for column, full in (("agent", slots.full_agents()), ("owner_id", slots.full_owners())):
+    full_owners = [key_as_parameter(owner) for owner in slots.full_owners()]
+    for column, full in (("agent", slots.full_agents()), ("owner_id", full_owners)):
         if full:
             conditions.append(f"{column} NOT IN ({', '.join(['%s'] * len(full))})")
             arguments += full

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from django.db import connection
-
 from agents import registry
 from runs.conf import conf
+from runs.db.alias import connection
+from runs.db.users import key_as_read
 from runs.models import RunRecord
 
 __all__ = [
@@ -112,7 +112,7 @@ def taken_slots(limits: Limits) -> Slots:
         cursor.execute(_TAKEN)
         for owner_id, agent, count in cursor.fetchall():
             slots.by_agent[agent] += count
-            slots.by_owner[owner_id] += count
+            slots.by_owner[key_as_read(owner_id)] += count
     return slots
 
 

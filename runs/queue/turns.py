@@ -8,9 +8,9 @@ and the first run of an owner who comes later has the turn of the next run to st
 
 from __future__ import annotations
 
-from django.db import connection
-
+from runs.db.alias import connection
 from runs.db.statements import Expression
+from runs.db.users import key_as_parameter
 from runs.models import RunRecord
 
 __all__ = ["next_turn"]
@@ -36,5 +36,5 @@ def next_turn(run: RunRecord) -> Expression:
     older one starts first.
     """
     greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
-    priority = run.priority
-    return Expression(_TURN.format(greatest=greatest), (run.owner_id, *[priority] * 3))
+    owner = key_as_parameter(run.owner_id)
+    return Expression(_TURN.format(greatest=greatest), (owner, *[run.priority] * 3))

@@ -12,10 +12,12 @@ import threading
 import time
 from datetime import timedelta
 
-from django.db import connection, reset_queries, transaction
+from django.db import reset_queries
 from django.db.models import Max
 from django.utils import timezone
 
+from runs.db.alias import atomic, connection
+from runs.db.users import key_as_read
 from runs.db.writability import note_failure
 from runs.models import OwnerUsage
 
@@ -99,14 +101,15 @@ def measure() -> None:
     Does nothing while another process measures.
     """
     ledger.flush()
-    with transaction.atomic(), connection.cursor() as cursor:
+    with atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
             if not cursor.fetchone()[0]:
                 return
         before = {row.pk: row for row in OwnerUsage.objects.all()}
         cursor.execute(_MEASURE)
-        for owner, stored_bytes, keys_count in cursor.fetchall():
+        for value, stored_bytes, keys_count in cursor.fetchall():
+            owner = key_as_read(value)
             known = before.get(owner) or OwnerUsage(owner_id=owner)
             # The difference, not the sum: other processes add to the row meanwhile.
             more_bytes = int(stored_bytes) - known.stored_bytes

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from django.contrib.auth import get_user_model
-from django.db import Error, connection
+from django.db import Error
 
 from runs.conf import conf
+from runs.db.alias import connection
+from runs.db.users import key_as_parameter
 from runs.exceptions import QuotaExceeded
 from runs.models import OwnerUsage
 
@@ -244,7 +246,7 @@ def write(owner_id: Any, stored_bytes: int, keys_count: int) -> None:
     assert key is not None
     sql = _ADD.format(users=quote(meta.db_table), key=quote(str(key.column)))
     with connection.cursor() as cursor:
-        cursor.execute(sql, [stored_bytes, keys_count, key.get_db_prep_value(owner_id, connection)])
+        cursor.execute(sql, [stored_bytes, keys_count, key_as_parameter(owner_id)])
 
 
 def _forget_idle() -> None:

@@ -13,10 +13,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection
 from django.db.models import Count
 
 from runs.conf import conf
+from runs.db.alias import connection
+from runs.db.users import key_as_parameter
 from runs.exceptions import QuotaExceeded
 from runs.models import RunRecord
 from runs.status import Status
@@ -110,6 +111,6 @@ def _remember(owner_id: Any, queued: int) -> None:
 
 def _count(owner_id: Any, most: int) -> int:
     with connection.cursor() as cursor:
-        cursor.execute(_QUEUED, [owner_id, most])
+        cursor.execute(_QUEUED, [key_as_parameter(owner_id), most])
         row: tuple[int] = cursor.fetchone()
     return row[0]

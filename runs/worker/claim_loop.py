@@ -10,12 +10,13 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from django.db import connection, reset_queries
+from django.db import reset_queries
 
 from runs import metrics
 from runs.actions import leases
 from runs.actions.finishing import Ended
 from runs.conf import conf
+from runs.db.alias import connection
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord

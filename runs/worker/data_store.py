@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import Error, connection, transaction
+from django.db import Error
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from agents.cancellation import StopCause
 from agents.exceptions import QuotaExceeded as AgentQuotaExceeded
 from agents.tools.data_store import InvalidEntry
+from runs.db.alias import connection, on_commit
 from runs.db.query_plans import by_key
 from runs.db.statements import as_parameter
 from runs.db.threads import DatabaseThreads
 from runs.db.transactions import in_transaction, is_away, patiently, refusal_text
+from runs.db.users import key_as_parameter
 from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import LeaseLost, QuotaExceeded
 from runs.models import DataStoreEntry
@@ -164,7 +166,7 @@ class OwnerStore:
         with connection.cursor() as cursor:
             for chunk in _chunks(keys):
                 sql = f"SELECT size_bytes {_FROM} AND key IN ({_places(chunk)}) {order}"
-                cursor.execute(sql, [self._owner_id, namespace, *chunk])
+                cursor.execute(sql, [key_as_parameter(self._owner_id), namespace, *chunk])
                 sizes += [size for (size,) in cursor.fetchall()]
         return len(sizes), sum(sizes)
 
@@ -177,14 +179,14 @@ class OwnerStore:
     def _delete(self, namespace: str, condition: str = "", keys: Sequence[str] = ()) -> int:
         with connection.cursor() as cursor:
             sql = f"DELETE {_FROM} {condition} RETURNING size_bytes"
-            cursor.execute(sql, [self._owner_id, namespace, *keys])
+            cursor.execute(sql, [key_as_parameter(self._owner_id), namespace, *keys])
             sizes = [size for (size,) in cursor.fetchall()]
         self._note(-sum(sizes), -len(sizes))
         return len(sizes)
 
     def _note(self, stored_bytes: int, keys_count: int) -> None:
         """Add to the owner's usage, if the caller's transaction is committed."""
-        transaction.on_commit(lambda: ledger.add(self._owner_id, stored_bytes, keys_count))
+        on_commit(lambda: ledger.add(self._owner_id, stored_bytes, keys_count))
 
     def _list_keys(self, namespace: str, prefix: str) -> list[str]:
         keys = self._entries(namespace).values_list("key", flat=True)

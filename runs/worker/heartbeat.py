@@ -13,12 +13,13 @@ import threading
 import time
 import uuid
 
-from django.db import Error, connection, reset_queries
+from django.db import Error, reset_queries
 
 from agents.cancellation import Lease, StopCause
 from runs import metrics
 from runs.actions import leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
+from runs.db.alias import connection
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
 from runs.delivery import local_runs, own_runs, stops

@@ -17,11 +17,12 @@ import time
 import uuid
 from collections.abc import Callable
 
-from django.db import connection, reset_queries
+from django.db import reset_queries
 from django.utils import timezone
 
 from runs.actions import abandoning, leases, limit_stops, owners, recovery, stopping
 from runs.conf import LeaseTimes
+from runs.db.alias import connection
 from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
 from runs.delivery import notify

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from django.db import connection, reset_queries
+from django.db import reset_queries
 
 from agents.cancellation import StopMode
 from agents.runtime import Outcome
@@ -26,6 +26,7 @@ from runs.actions.finishing import USAGE, Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
 from runs.actions.refusals import Care
 from runs.db import connecting, writability
+from runs.db.alias import connection
 from runs.db.transactions import breaks_connection, is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun

@@ -15,12 +15,13 @@ import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from django.db import Error, connection
+from django.db import Error
 
 from agents.cancellation import StopCause
 from runs.actions import abandoning, leases, recovery
 from runs.actions.finishing import Ended
 from runs.conf import conf
+from runs.db.alias import connection
 from runs.delivery import local_runs
 from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopDelivery

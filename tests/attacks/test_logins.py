@@ -19,7 +19,7 @@ from tests.support.server import ROOT, Installation, Server
 CONNECTIONS = 200
 SECONDS = 3
 STOPS = 5
-SLOWEST_SECONDS = 4.0  # a shared machine; bench/logins.py measures it, and its goal is 1 s at p95
+SLOWEST_SECONDS = 10.0  # with a busy machine; bench/logins.py measures it: its goal is 1 s at p95
 
 
 @pytest.fixture(scope="module")

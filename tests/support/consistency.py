@@ -156,7 +156,9 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
         was_lost = record.worker is not None and record.worker.lost_at is not None
         # A claim whose answer is lost is that of an orphaned run: no code begins under it.
         has_begun = any(e.type == "agent_start" and e.seq > requeued_at for e in log)
-        without = was_lost or record.stop_abandoned or not has_begun
+        # The agent was already leaving, for a shutdown, when the stop was requested.
+        was_leaving = any(requeued_at < e.seq < requests[0].seq for e in observations)
+        without = was_lost or record.stop_abandoned or not has_begun or was_leaving
         assert without, "stopped, but no agent observed the stop"
     if log[-1].data["started"] and record.status in TERMINAL:
         assert log[-1].data["finished_first"] == record.stop_finished_first

@@ -94,7 +94,12 @@ class RunScreen:
         return self.log.get_by_role("region", name=agent, exact=True)
 
     def panel(self, name: str) -> Locator:
-        """Turn to a tab, and return what it shows."""
+        """Turn to a tab, and return what it shows.
+
+        The log is above the tabs. While it fills, it moves them, and a click between the two
+        positions is lost.
+        """
+        expect(self.log.get_by_role("log")).not_to_have_attribute("aria-busy", "true")
         self.page.get_by_role("tab", name=name).click()
         panel = self.page.locator(f"#panel-{name.lower()}")
         expect(panel).to_be_visible()

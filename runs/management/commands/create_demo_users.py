@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
 from runs.ops.accounts import create_missing_demo_users
 
@@ -22,5 +23,9 @@ class Command(BaseCommand):
             raise CommandError(
                 "These passwords are public: the demo users are created only with DJANGO_DEBUG=1."
             )
-        for user in create_missing_demo_users():
+        try:
+            created = create_missing_demo_users()
+        except (TypeError, ValueError, DatabaseError) as error:  # it asks for more than a name
+            raise CommandError(f"This site's users can't be made like that: {error}") from error
+        for user in created:
             self.stdout.write(f"Created the user {user}.")

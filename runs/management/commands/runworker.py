@@ -12,9 +12,9 @@ from typing import Any
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.management.base import BaseCommand
-from django.db import connection
 
 from runs.conf import conf, override
+from runs.db.alias import connection
 from runs.delivery.relay import is_shared
 from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import (

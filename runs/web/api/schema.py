@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from django.contrib.auth.models import User
+from django.contrib.auth import get_user_model
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
@@ -325,7 +325,8 @@ def example_of_run(*, stopping: bool = False) -> OpenApiExample:
 
 
 def _example(*, stopping: bool = False) -> RunRecord:
-    demo = User(username="demo")
+    users = get_user_model()
+    demo = users(**{users.USERNAME_FIELD: "demo"})
     run = RunRecord(
         id=EXAMPLE_ID,
         agent="summarise",

@@ -17,10 +17,10 @@ from typing import ParamSpec
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
-from django.db import connection
 from django.http import Http404
 from rest_framework.exceptions import NotAuthenticated
 
+from runs.db.alias import connection
 from runs.db.lending import release_connection
 from runs.delivery import local_runs
 from runs.models import RunRecord

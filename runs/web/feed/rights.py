@@ -18,6 +18,7 @@ from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser, User
 
+from runs.db.users import may
 from runs.identity import tokens
 from runs.models import SEE_ALL, RunQuerySet, RunRecord, Scope
 
@@ -96,7 +97,7 @@ def let_in(
     user = user or identify(session_key=session_key, token=token)
     if user is None:
         raise RightLost("not_authenticated")
-    viewer = Viewer(user.pk, user.has_perm(SEE_ALL), session_key, token, run)
+    viewer = Viewer(user.pk, may(user, SEE_ALL), session_key, token, run)
     if run is not None and not RunRecord.objects.visible_to(user).filter(pk=run).exists():
         raise RightLost("not_found")
     return viewer
@@ -120,7 +121,7 @@ def find_lost(viewers: Collection[Viewer]) -> dict[Viewer, RightLost]:
                 lost[viewer] = RightLost("not_authenticated")
             elif viewer.run is not None:
                 of_runs.append(viewer)
-            elif viewer.sees_all and not user.has_perm(SEE_ALL):
+            elif viewer.sees_all and not may(user, SEE_ALL):
                 lost[viewer] = RightLost("not_found")
         if user is not None and of_runs:
             visible = _ids(RunRecord.objects.visible_to(user), of_runs)

@@ -15,6 +15,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 
+from runs.db.users import may
 from runs.models import SEE_ALL, RunRecord
 from runs.web.api.errors import InvalidFilter, flat
 from runs.web.api.requests.pagination import Page, read_page
@@ -66,7 +67,7 @@ def runs_page(request: HttpRequest) -> HttpResponse:
         "older": urlsplit(page.next or "").query,
         "newer": urlsplit(page.previous or "").query,
         "is_first_page": "cursor" not in request.GET,
-        "sees_all": request.user.has_perm(SEE_ALL),
+        "sees_all": may(request.user, SEE_ALL),
     }
     return render_page(request, "runs/runs.html", context, status=400 if filters.errors else 200)
 

@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import include, path, re_path
 
 from runs.asgi import kinds
+from runs.asgi.application import Application
 from runs.asgi.handler import Handler
 from runs.db import lending
 from runs.identity.admission import Admission
@@ -38,8 +39,15 @@ def view(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
-_pages = [re_path("", view, name=name) for name in ("page-home", "page-runs")]
-urlpatterns = [path("", include((_pages, "halting")))]
+_OF_ADMIN = [path("runs/runrecord/", view, name="runs_runrecord_changelist"), re_path("", view)]
+_OURS = [
+    path("runs", view, name="api-runs"),
+    *(re_path("", view, name=name) for name in ("page-home", "page-runs")),
+]
+urlpatterns = [
+    path("admin/", include((_OF_ADMIN, "admin"))),
+    path("", include((_OURS, "halting"))),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +60,8 @@ def nothing_but_the_view(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iter
     gate.set()
 
 
-def client_of(application: Handler) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(application)  # type: ignore[arg-type]  # ASGI, in other words
+def client_of(application: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(application)
     return httpx.AsyncClient(transport=transport, base_url="http://testserver", timeout=10)
 
 
@@ -62,8 +70,8 @@ async def _has_arrived() -> None:
 
 
 async def test_an_ordinary_request_waits_and_a_stop_and_a_probe_do_not() -> None:
-    application = Handler()
-    application._others = Admission(1)
+    application = Application(None, serves_site=True)
+    application._handler._others = Admission(1)
     async with client_of(application) as client:
         first = asyncio.create_task(client.get("/slow?hold"))
         await _has_arrived()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,7 +259,7 @@ class TestTokensOfBefore:
         from importlib import import_module
 
         migration = import_module("runs.identity.migrations.0002_hash_tokens")
-        migration.hash_tokens(apps, None)
+        migration.hash_tokens(apps, SimpleNamespace(connection=connection))
         assert not Token.objects.exists()
         assert works(key)
         alice.set_password("another")

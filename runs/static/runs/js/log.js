@@ -27,6 +27,7 @@ export class LogView {
     // Screen readers can't read hundreds of lines a second. The page announces the status.
     const box = h("div", {
       class: "log-box", role: "log", "aria-live": "off", "aria-label": "Progress log", tabindex: "0",
+      "aria-busy": "true", // until it shows what the run has done so far
     }, content);
     element.classList.add("log");
     element.replaceChildren(box);
@@ -35,9 +36,10 @@ export class LogView {
       if (target.matches("time:not([title])")) target.title = instant(target.dateTime, "full");
     });
     this.#scroll = new FollowEnd(element, box, content);
-    this.#slices = new Slices((frame) => this.#take(frame), () => {
+    this.#slices = new Slices((frame) => this.#take(frame), (isLast) => {
       this.#scroll.added(this.#lineCount);
       this.#lineCount = 0;
+      if (isLast) box.removeAttribute("aria-busy");
     });
     content.append(this.#group(rootId).element);
   }

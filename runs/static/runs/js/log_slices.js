@@ -4,7 +4,7 @@ const SLICE = 8; // ms of each frame; the rest is the browser's, for layout and 
 const LEAST = 30; // items of each frame, also on a busy processor
 const HIDDEN_PAUSE = 500; // ms; a hidden page gets no frames, but its queue must not grow
 
-/** Do `work(item)` for each item, in order; `afterSlice()` when a slice is done. */
+/** Do `work(item)` for each item, in order; `afterSlice(isLast)` when a slice is done. */
 export class Slices {
   #work;
   #afterSlice;
@@ -48,7 +48,7 @@ export class Slices {
       this.#queue = [];
       this.#next = 0;
     }
-    this.#afterSlice();
+    this.#afterSlice(this.#queue.length === 0);
     this.#schedule();
   }
 }
