@@ -32,6 +32,7 @@ class RunsConfig(AppConfig):
         from runs.ops.accounts import create_missing_group
 
         from . import checks  # noqa: F401 - registers the system checks
+        from .asgi import checks as _checks  # noqa: F401 - of the installation
 
         complete_options()
         post_migrate.connect(create_missing_group, sender=self)

@@ -22,6 +22,7 @@ from agents.tools.llm import options as llm_options
 from agents.values.addresses import AllowList, Reach
 
 __all__ = [
+    "PUBLISHED_KEY",
     "HTTPOptions",
     "LLMOptions",
     "LeaseTimes",
@@ -31,6 +32,10 @@ __all__ = [
     "unknown_names",
 ]
 
+
+#: How the key of a checkout without DJANGO_SECRET_KEY begins: outside debug mode no process serves
+#: with it. (Of a site's own insecure key Django warns.)
+PUBLISHED_KEY = "django-insecure-not-secret"
 
 _Positive = Annotated[int, Field(ge=1)]
 _Limit = Annotated[int, Field(ge=0)]

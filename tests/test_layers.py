@@ -18,8 +18,7 @@ MOST_MODULES = 13  # of a folder
 LAYERS = [
     ("project",),
     # --- runs: the ways in
-    ("runs.apps", "runs.management"),
-    ("runs.urls",),
+    ("runs.apps", "runs.management", "runs.urls"),
     ("runs.asgi",),  # a process that serves: above all that it serves
     ("runs.admin",),  # above the pages: a run is shown there by their parts
     ("runs.ops.metrics_view",),  # above the feed, whose readers it counts

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .application import App
 
-__all__ = ["get_asgi_application"]
+__all__ = ["get_asgi_application", "is_application_made"]
+
+_made: list[App] = []
 
 
 def get_asgi_application(site: App | None = None, *, serves_site: bool = False) -> App:
@@ -31,4 +33,11 @@ def get_asgi_application(site: App | None = None, *, serves_site: bool = False) 
     from .application import Application
     from .lifespan import Lifespan
 
-    return Lifespan(Application(site, serves_site=serves_site))
+    application = Lifespan(Application(site, serves_site=serves_site))
+    _made.append(application)
+    return application
+
+
+def is_application_made() -> bool:
+    """Tell whether this process has called ``get_asgi_application``."""
+    return bool(_made)

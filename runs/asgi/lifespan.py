@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import get_resolver
 
-from runs.conf import conf
+from runs.conf import PUBLISHED_KEY, conf
 from runs.db.lending import close_reserves, open_reserves
 from runs.tasks import cancel_and_wait
 
@@ -93,7 +93,7 @@ class Lifespan:
         Raises:
             ImproperlyConfigured: sessions and tokens would be signed with a published key.
         """
-        if not settings.DEBUG and settings.SECRET_KEY.startswith("django-insecure-"):
+        if not settings.DEBUG and settings.SECRET_KEY.startswith(PUBLISHED_KEY):
             raise ImproperlyConfigured(
                 "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
             )

@@ -14,6 +14,7 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError
 from django.db.migrations.executor import MigrationExecutor
 
+from runs.conf import PUBLISHED_KEY
 from runs.db.alias import connection
 
 __all__ = ["await_database", "require_migrations", "require_production_settings"]
@@ -30,7 +31,7 @@ def require_production_settings(*, serves_pages: bool = True) -> None:
     """
     if serves_pages and not settings.ALLOWED_HOSTS:
         raise CommandError("Set DJANGO_ALLOWED_HOSTS (or, on your own machine, DJANGO_DEBUG=1).")
-    if settings.SECRET_KEY.startswith("django-insecure-"):
+    if settings.SECRET_KEY.startswith(PUBLISHED_KEY):
         raise CommandError("Set DJANGO_SECRET_KEY (or, on your own machine, DJANGO_DEBUG=1).")
 
 

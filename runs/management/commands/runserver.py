@@ -8,6 +8,7 @@ import socket
 import sysconfig
 from argparse import ArgumentParser
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from runs.management.listening import address_to_open, listen, resolve
 from runs.management.prerequisites import await_database, require_production_settings
 from runs.ops.accounts import DemoUser, find_open_demo_users
 from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_reloaded
+from runs.web.addresses import exists, prefix
 
 
 class Command(BaseCommand):
@@ -82,7 +84,11 @@ class Command(BaseCommand):
         )
         address = address_to_open(listener)
         self.stdout.write(f"Halting is at {self.style.SUCCESS(address)} (Ctrl-C to stop)")
-        self.stdout.write(f"  API docs  {address}api/docs")
+        pages = address.rstrip("/") + prefix()
+        if exists("halting:api-docs"):
+            self.stdout.write(f"  API docs  {pages}api/docs")
+        if pages != address:
+            self.stdout.write(f"  agents    {pages}app/")
         if open_users:
             self.stdout.write(f"  users     {', '.join(map(str, open_users))}")
         self.stdout.write(f"  model     {model}")
@@ -109,11 +115,14 @@ def _bind(addrport: str, use_ipv6: bool, open_users: list[DemoUser]) -> socket.s
     return listen(addrport, address)
 
 
+def _folder_of(package: str) -> Path:
+    return Path(str(import_module(package).__file__)).parent
+
+
 def _source_directories() -> list[str]:
     """Return the folders of the project and of its apps, without those of installed packages."""
     packages = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    settings_package = Path(str(settings.BASE_DIR)) / settings.ROOT_URLCONF.partition(".")[0]
-    candidates = [settings_package, *(Path(app.path) for app in apps.get_app_configs())]
+    candidates = [_folder_of(settings.ROOT_URLCONF.partition(".")[0]), *(Path(app.path) for app in apps.get_app_configs())]
     sources = {
         path.resolve()
         for path in candidates

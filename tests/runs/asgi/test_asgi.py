@@ -117,7 +117,7 @@ async def test_no_worker_where_it_is_switched_off(settings: Any, worker: FakeWor
 
 
 async def test_nothing_is_served_with_the_published_key(settings: Any, worker: FakeWorker) -> None:
-    settings.SECRET_KEY = "django-insecure-known-to-all"
+    settings.SECRET_KEY = "django-insecure-not-secret: known"
     with pytest.raises(ImproperlyConfigured, match="DJANGO_SECRET_KEY"):
         await Lifespan(_nothing).start()
     assert worker.calls == []

@@ -39,14 +39,14 @@ def view(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
-_OF_ADMIN = [path("runs/runrecord/", view, name="runs_runrecord_changelist"), re_path("", view)]
-_OURS = [
+_ours = [
     path("runs", view, name="api-runs"),
     *(re_path("", view, name=name) for name in ("page-home", "page-runs")),
 ]
+_of_admin = [path("runs/runrecord/", view, name="runs_runrecord_changelist"), re_path("", view)]
 urlpatterns = [
-    path("admin/", include((_OF_ADMIN, "admin"))),
-    path("", include((_OURS, "halting"))),
+    path("admin/", include((_of_admin, "admin"))),
+    path("", include((_ours, "halting"))),
 ]
 
 
