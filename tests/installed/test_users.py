@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,10 +81,11 @@ def ann(client: httpx.Client) -> Iterator[httpx.Client]:
         yield ann
 
 
-def _root(client: httpx.Client) -> httpx.Client:
-    root = httpx.Client(base_url=client.base_url, timeout=60)
-    NewSite.sign_in(root, ROOT)
-    return root
+@contextmanager
+def _root(client: httpx.Client) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=client.base_url, timeout=60) as root:
+        NewSite.sign_in(root, ROOT)
+        yield root
 
 
 class TestUsersWithAnAddressAndAUuid:

@@ -9,7 +9,7 @@ from .new_site import NewSite
 __all__ = ["AGENTS", "add_people", "site_of_people"]
 
 #: A user without a username and without Django's ``objects``; the key is a UUID.
-_PERSON = '''
+_PERSON = """
 import uuid
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
@@ -34,18 +34,18 @@ class Person(AbstractBaseUser, PermissionsMixin):
     is_active = models.BooleanField(default=True)
     people = PersonManager()
     USERNAME_FIELD = "email"
-'''
-_ADMIN = '''
+"""
+_ADMIN = """
 from django.contrib import admin
 from .models import Person
 
 @admin.register(Person)
 class PersonAdmin(admin.ModelAdmin):
     list_display = ("email",)
-'''
+"""
 
 #: The least that Django calls a user: no permissions, no flags; the key is any text.
-_SUBSCRIBER = '''
+_SUBSCRIBER = """
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 
@@ -63,11 +63,11 @@ class Subscriber(AbstractBaseUser):
     phone = models.CharField(unique=True, max_length=300)
     objects = SubscriberManager()
     USERNAME_FIELD = "phone"
-'''
+"""
 
 _MODELS = {"Person": _PERSON, "Subscriber": _SUBSCRIBER}
 
-AGENTS = '''
+AGENTS = """
 import asyncio
 from halting.agents import Tools, agent
 
@@ -81,7 +81,7 @@ async def wait(tools: Tools) -> str:
     while True:
         await tools.data_store.set("beat", 1)
         await asyncio.sleep(0.02)
-'''
+"""
 
 
 def add_people(site: NewSite, model: str) -> None:
