@@ -119,6 +119,17 @@ class TestUsersWithAnAddressAndAUuid:
         accept = {"Accept": "text/event-stream"}
         assert "event: end" in ann.get(f"runs/{id}/events", headers=accept).text
 
+    def test_have_usage_that_measuring_confirms(self, site: NewSite) -> None:
+        said = site.shell(
+            "from halting.runs.models import OwnerUsage as U\n"
+            "from halting.runs.quotas.keeper import measure\n"
+            "for _ in range(2):\n"
+            "    measure()\n"
+            "    print('stored', *U.objects.order_by('pk').values_list('stored_bytes', flat=True))"
+        )
+        lines = [line for line in said.splitlines() if line.startswith("stored ")]
+        assert lines[0] == lines[1] != "stored 0"
+
     def test_are_found_in_the_admin(self, client: httpx.Client, ann: httpx.Client) -> None:
         run = NewSite.finished(ann, _start(ann, "greet", name="Ann"))
         with _root(client) as root:
