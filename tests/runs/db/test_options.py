@@ -32,6 +32,13 @@ def test_what_the_site_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _completed("postgresql", dict(own), monkeypatch) == own
 
 
+def test_a_pool_without_a_size_has_room_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _completed("postgresql", {"pool": True}, monkeypatch)
+    assert found["pool"] == {"max_size": 20}
+    found = _completed("postgresql", {"pool": {"min_size": 2}}, monkeypatch)
+    assert found["pool"] == {"min_size": 2}, "the site's own size stays, and is a check"
+
+
 def test_sessions_of_postgresql_can_be_told_by_their_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
