@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.core.signals import setting_changed
 from django.shortcuts import resolve_url
-from django.urls import NoReverseMatch, get_script_prefix, reverse
+from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 
 __all__ = ["admin_path", "exists", "own_path", "prefix", "sign_in", "socket"]
 
@@ -36,8 +36,14 @@ def socket(path: str) -> str:
 
 
 def sign_in() -> str:
-    """Return the site's own sign-in page, where LOGIN_URL leads; perhaps on another host."""
-    return resolve_url(settings.LOGIN_URL)
+    """Return the site's own sign-in page, where LOGIN_URL leads; perhaps on another host.
+
+    A new site has no page at Django's default of that setting. Then it is the admin's, if there is
+    one.
+    """
+    if settings.LOGIN_URL != global_settings.LOGIN_URL or _has_page(settings.ROOT_URLCONF):
+        return resolve_url(settings.LOGIN_URL)
+    return reverse("admin:login")
 
 
 def exists(name: str) -> bool:
@@ -69,9 +75,20 @@ def _routes(urlconf: str) -> tuple[str, str]:
     return ours, reverse(_LIST, urlconf)[script:] if exists(_LIST) else ""
 
 
+@cache
+def _has_page(urlconf: str) -> bool:
+    """Tell whether there is a page at Django's default of LOGIN_URL, or nothing better."""
+    try:
+        resolve(global_settings.LOGIN_URL, urlconf)
+    except Resolver404:
+        return not exists("admin:login")
+    return True
+
+
 def _forget(*, setting: str, **_: object) -> None:
     if setting == "ROOT_URLCONF":
         _routes.cache_clear()
+        _has_page.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="runs.web.addresses")

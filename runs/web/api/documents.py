@@ -29,9 +29,8 @@ from .views import ApiView
 
 __all__ = ["SchemaView", "docs"]
 
-#: drf-spectacular's own defaults, and what we want otherwise. A site has settings for its own
-#: document. (drf-spectacular's table of the names that are given, and not of their effects, is
-#: cached, so it stays the site's.)
+#: drf-spectacular's own defaults, and what we want otherwise: a site has settings for its own
+#: document. ENUM_NAME_OVERRIDES stays the site's, since drf-spectacular reads it only once.
 _SETTINGS: dict[str, Any] = {
     **{
         name: value

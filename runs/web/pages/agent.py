@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 
-from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -20,6 +19,7 @@ from agents.exceptions import AgentNotFound
 from runs.conf import conf
 from runs.models import RunRecord
 from runs.web import addresses
+from runs.web.signed_in import signed_in_only
 
 from .shell import render_page
 
@@ -29,7 +29,7 @@ _SOME_RUN = uuid.UUID(int=0)
 
 
 @require_safe
-@login_required
+@signed_in_only
 @ensure_csrf_cookie
 def agent_page(request: HttpRequest, name: str) -> HttpResponse:
     """Show an agent; ``?from=<run id>`` fills the form with that run's input."""

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import AsyncIterator
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.views.decorators.http import require_safe
 
 from runs import events
 from runs.db.lending import release_connection
 from runs.models import RunRecord
+from runs.web.signed_in import signed_in_only
 
 from .fragments import find_run
 from .values.data_urls import files_in
@@ -27,7 +27,7 @@ _BATCH_CHARACTERS = 1_000_000
 
 
 @require_safe
-@login_required
+@signed_in_only
 def download(request: HttpRequest, id: uuid.UUID, what: str) -> HttpResponseBase:
     """Send ``result`` (or the partial one), ``input`` or ``events`` as a file.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
@@ -19,6 +18,7 @@ from runs.models import RunEvent, RunRecord, StopVia
 from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
+from runs.web.signed_in import signed_in_only
 from runs.wire import for_wire
 from runs.wording.left_behind import unwatched
 from runs.wording.run import Words, queued_text
@@ -50,14 +50,14 @@ def find_run(request: HttpRequest, id: uuid.UUID) -> RunRecord:
 
 
 @require_safe
-@login_required
+@signed_in_only
 def result_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Draw the run's result, or why there is none yet."""
     return _fragment(request, "result", result_context(find_run(request, id)))
 
 
 @require_safe
-@login_required
+@signed_in_only
 def input_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Draw the run's input."""
     run = find_run(request, id)
@@ -66,7 +66,7 @@ def input_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
 
 
 @require_safe
-@login_required
+@signed_in_only
 def receipt_fragment(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Draw the receipt of the run's stop; ``?tz=`` is the reader's time zone."""
     run = find_run(request, id)

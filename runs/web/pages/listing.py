@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -19,6 +18,7 @@ from runs.db.users import may
 from runs.models import SEE_ALL, RunRecord
 from runs.web.api.errors import InvalidFilter, flat
 from runs.web.api.requests.pagination import Page, read_page
+from runs.web.signed_in import signed_in_only
 from runs.wire import usage_of
 from runs.wording.ladder import next_rung, wire_part
 from runs.wording.run import usage_text
@@ -33,7 +33,7 @@ NEWEST_RUNS = 8
 
 
 @require_safe
-@login_required
+@signed_in_only
 @ensure_csrf_cookie
 def home(request: HttpRequest) -> HttpResponse:
     """Show the agents, and the newest runs of the user."""
@@ -48,7 +48,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@login_required
+@signed_in_only
 @ensure_csrf_cookie
 def runs_page(request: HttpRequest) -> HttpResponse:
     """Show the runs that the user may see and that the filters of the address find."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -21,6 +20,7 @@ from runs.web.api.authentication import SessionAuthentication
 from runs.web.api.stop_views import StopView
 from runs.web.api.views import ApiView, read_id, read_idempotency_key
 from runs.web.feed.reading import read_snapshots
+from runs.web.signed_in import signed_in_only
 from runs.wording.ladder import is_due
 from runs.wording.status import LOOKS
 from runs.wording.time import duration, in_zone, seconds_between
@@ -32,7 +32,7 @@ __all__ = ["PageStopView", "RunAgainView", "run_context", "run_page", "run_state
 
 
 @require_safe
-@login_required
+@signed_in_only
 @ensure_csrf_cookie
 def run_page(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Show a run as it is now; the page's script follows it from there."""
@@ -90,7 +90,7 @@ def _left(run: RunRecord) -> str:
 
 
 @require_safe
-@login_required
+@signed_in_only
 def run_state(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """Return the state of a run for the page's script; ``?tz=`` is the reader's time zone."""
     response = JsonResponse(_state(request, find_run(request, id), request.GET.get("tz", "")))

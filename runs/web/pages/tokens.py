@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from django import forms
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -18,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from runs.conf import conf
 from runs.identity import tokens
 from runs.identity.models import MAX_NAME_LENGTH
+from runs.web.signed_in import signed_in_only
 
 from .shell import render_page
 
@@ -42,7 +42,7 @@ class _TokenForm(forms.Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@login_required
+@signed_in_only
 def tokens_page(request: HttpRequest) -> HttpResponse:
     """Show the user's tokens; after a POST with a new one, whose key is shown this one time."""
     user = cast("User", request.user)
@@ -70,7 +70,7 @@ def tokens_page(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@login_required
+@signed_in_only
 def revoke_token(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """End one of the user's tokens, and show the others."""
     if not tokens.revoke(cast("User", request.user), id):

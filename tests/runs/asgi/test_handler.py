@@ -204,7 +204,7 @@ async def test_a_probe_does_not_pass_the_middleware(settings: Any) -> None:
 
 def reversing(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     def answer(request: HttpRequest) -> HttpResponse:
-        reverse("page-home", getattr(request, "urlconf", None))
+        reverse("halting:page-home", getattr(request, "urlconf", None))
         return get_response(request)
 
     return answer
