@@ -109,8 +109,8 @@ def _router_problems() -> Iterator[CheckMessage]:
             yield Error(
                 f"A router sends {model._meta.label} to {', '.join(sorted(used))}, and the runs to "
                 f"{alias()}.",
-                hint="The apps runs and identity are read from and written to one database, since a "
-                "replica is late. The users are in the same one: foreign keys lead to them.",
+                hint="The apps runs and identity are read from and written to one database, since "
+                "a replica is late. The users are in the same one: foreign keys lead to them.",
                 id="runs.E006",
             )
 
@@ -124,7 +124,7 @@ def _small_pools() -> Iterator[CheckMessage]:
         yield Caution(
             f"The pool of the database {alias()!r} has at most {most} connections: the threads of "
             "a process that runs agents hold eight, and requests wait for the others.",
-            hint=f"Set OPTIONS['pool'] to {{'max_size': {POOL_SIZE}}}; at least {_SENSIBLE_POOL_SIZE}.",
+            hint=f"Set OPTIONS['pool'] to {{'max_size': {POOL_SIZE}}}.",
             id="runs.W010",
         )
 

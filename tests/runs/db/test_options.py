@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runs.db import options
-from runs.processes import own_session_name
+from runs.process.names import own_session_name
 
 
 def _completed(vendor: str, given: dict[str, Any], patch: pytest.MonkeyPatch) -> dict[str, Any]:
