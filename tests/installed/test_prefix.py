@@ -36,6 +36,7 @@ def _click(site: NewSite, page: Page) -> None:
 
     stop.click()
     expect(stop).to_contain_text("Stopping...")
+    expect(chip).to_contain_text("Stopping...")  # says the server
     page.reload()
     expect(stop).to_contain_text("Stopping...")
     expect(stop).to_be_disabled()
