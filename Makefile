@@ -17,7 +17,7 @@ FRAMEWORKS_STAMP := .venv-frameworks/.installed
 LAYER_TEST := tests/test_layers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test test-everywhere test-frameworks check format lock bench clean
+.PHONY: help run venv test test-everywhere test-frameworks check format lock bench package clean
 
 help:
 	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
@@ -27,6 +27,7 @@ help:
 	@echo "make check   format, lint, types, missing migrations, layers"
 	@echo "make format  put the code into shape"
 	@echo "make bench   measure"
+	@echo "make package build the wheel that sites install, in dist/"
 	@echo "make venv    only make .venv, with what development needs"
 	@echo "make lock    pin the newest versions of requirements*.in, with hashes (needs uv)"
 	@echo "make clean   remove .venv and .venv-frameworks"
@@ -69,13 +70,18 @@ bench: export DJANGO_DEBUG = 1
 bench: $(DEV_STAMP)
 	@exec $(PY) -m bench $(ARGS)
 
+package: $(DEV_STAMP)
+	@rm -rf dist
+	@$(PY) -m pip wheel -q --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
 lock:
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements.in -o requirements.txt
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-dev.in -o requirements-dev.txt
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-frameworks.in -o requirements-frameworks.txt
 
 clean:
-	rm -rf .venv .venv-frameworks
+	rm -rf .venv .venv-frameworks dist
 
 # --- the environments: a stamp per requirements file, so that make installs only after a change ------------
 

@@ -11,7 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rename import ROOT, write_package
+from rename import PACKAGES, ROOT, write_package
 
 
 class HaltingBuildHook(BuildHookInterface):
@@ -27,7 +27,8 @@ class HaltingBuildHook(BuildHookInterface):
             )
         self._folder = tempfile.TemporaryDirectory(prefix="halting-wheel-")
         package = write_package(Path(self.root), Path(self._folder.name))
-        build_data["force_include"][str(package)] = ROOT
+        for name in PACKAGES:
+            build_data["force_include"][str(package / name)] = f"{ROOT}/{name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if self.target_name == "wheel":

@@ -92,9 +92,11 @@ def _edits(
             package, _, name = f"{ROOT}.{node.names[0].name}".rpartition(".")
             old, new = f"import {node.names[0].name}", f"from {package} import {name}"
         elif isinstance(node, ast.Constant) and _is_path(node.value, modules):
-            old, new = node.value, f"{ROOT}.{node.value}"
+            old, new = str(node.value), f"{ROOT}.{node.value!s}"
         else:
             continue
+        assert node.end_lineno
+        assert node.end_col_offset
         place = (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)
         start, end = starts[place[0] - 1] + place[1], starts[place[2] - 1] + place[3]
         text = source[start:end].decode()

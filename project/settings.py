@@ -14,7 +14,7 @@ from agents.tools.llm import options as llm_options
 from project.environment import Environment
 from project.environment.keys import derived_key
 from runs.db import connecting
-from runs.processes import own_session_name
+from runs.process.names import own_session_name
 
 _env = Environment(os.environ)
 

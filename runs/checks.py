@@ -16,6 +16,7 @@
     runs.W007  the database role is a superuser (--deploy --database default)
     runs.W008  web processes without a worker, and no Redis
     runs.W009  an environment variable that looks like a setting, and is none
+    runs.W010  the pool of the database is smaller than a worker needs
     runs.W020  AGENTS_HTTP_ALLOW lets agents reach every address (--deploy)
 
 All but W007 read settings only: checks run before the database exists.
@@ -51,6 +52,7 @@ __all__ = [
 _Apps = Sequence[AppConfig] | None
 
 _SENSIBLE_LEASE_SECONDS = 3
+_SENSIBLE_POOL_SIZE = 10
 
 
 @register()
@@ -79,7 +81,7 @@ def check_options(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
 @register()
 def check_databases(app_configs: _Apps, **_: Any) -> list[CheckMessage]:
     """Check what the site says of its instants and of where its tables are."""
-    return [*_time_zone_problems(), *_router_problems()]
+    return [*_time_zone_problems(), *_router_problems(), *_small_pools()]
 
 
 def _time_zone_problems() -> Iterator[CheckMessage]:
@@ -99,15 +101,33 @@ def _router_problems() -> Iterator[CheckMessage]:
     if apps.is_installed("runs.identity"):
         ours += apps.get_app_config("identity").get_models()
     for model in (*ours, get_user_model()):
-        used = {router.db_for_write(model), router.db_for_read(model)}
+        used = {router.db_for_write(model)}
+        if model in ours:
+            used.add(router.db_for_read(model))
         if used != {alias()}:
             yield Error(
                 f"A router sends {model._meta.label} to {', '.join(sorted(used))}, and the runs to "
                 f"{alias()}.",
-                hint="The apps runs and identity, and the users, are read from and written to one "
-                "database: foreign keys lead from one to the other, and a replica is late.",
+                hint="The apps runs and identity are read from and written to one database, since a "
+                "replica is late. The users are in the same one: foreign keys lead to them.",
                 id="runs.E006",
             )
+
+
+def _small_pools() -> Iterator[CheckMessage]:
+    pool = connections[alias()].settings_dict["OPTIONS"].get("pool")
+    if not pool:
+        return
+    given = pool if isinstance(pool, dict) else {}
+    least = given.get("min_size", 4)  # psycopg_pool's own
+    most = given.get("max_size") or least
+    if most < _SENSIBLE_POOL_SIZE:
+        yield Caution(
+            f"The pool of the database {alias()!r} has at most {most} connections: the threads of "
+            "a process that runs agents hold eight, and requests wait for the others.",
+            hint=f"Set OPTIONS['pool'] to {{'max_size': 20}}, or at least {_SENSIBLE_POOL_SIZE}.",
+            id="runs.W010",
+        )
 
 
 @register(Tags.security, deploy=True)

@@ -37,7 +37,7 @@ from runs.web.feed.follower import STUCK_SECONDS
 from runs.web.feed.frames import as_page_message, as_socket_message
 from runs.web.feed.rights import Why
 
-from .tasks import cancel_and_wait
+from .process.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from runs.worker.worker import Worker

@@ -43,7 +43,7 @@ LAYERS = [
     ("runs.wire", "runs.transitions", "runs.events"),
     ("runs.models", "runs.migrations"),
     ("runs.db", "runs.checks"),
-    ("runs.conf", "runs.exceptions", "runs.metrics", "runs.processes", "runs.status", "runs.tasks"),
+    ("runs.conf", "runs.exceptions", "runs.process", "runs.status"),
     ("runs",),
     # --- agents: a plain asyncio library
     ("agents.apps", "agents.checks", "agents.samples", "agents.testing"),

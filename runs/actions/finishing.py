@@ -26,11 +26,12 @@ from agents.runtime import Outcome
 from agents.trace import Event
 from agents.values import jsonable
 from agents.wire import ErrorInfo
-from runs import events, metrics, transitions
+from runs import events, transitions
 from runs.db.alias import on_commit
 from runs.delivery import notify
 from runs.delivery.stop_message import StopRequest
 from runs.models import RunRecord
+from runs.process import metrics
 from runs.queue.deadlines import deadline
 from runs.quotas import ledger
 from runs.quotas.sizes import size_of_values

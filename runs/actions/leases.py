@@ -21,11 +21,12 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from agents.cancellation import CancelToken
-from runs import metrics, transitions
+from runs import transitions
 from runs.db.alias import alias, atomic
 from runs.delivery import local_runs, notify
 from runs.models import RunRecord, WorkerRecord
-from runs.processes import host_identity, is_gone, process_name, process_started
+from runs.process import metrics
+from runs.process.names import host_identity, is_gone, process_name, process_started
 from runs.queue import claims
 from runs.queue.limits import NO_LIMITS, Limits
 

@@ -16,10 +16,11 @@ from typing import Any, cast
 
 from agents.trace import Event, Usage
 from agents.wire import CallOnWire, Source
-from runs import events, metrics
+from runs import events
 from runs.db.alias import atomic
 from runs.db.statements import read_keys
 from runs.models import RunRecord
+from runs.process import metrics
 from runs.quotas import ledger
 from runs.quotas.sizes import size_of_log
 from runs.status import Status

@@ -15,12 +15,12 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, Q
 
-from runs import metrics
 from runs.db.alias import atomic, connection
 from runs.db.transactions import is_away
 from runs.delivery import local_runs
 from runs.models import RunQuerySet, RunRecord, WorkerRecord
-from runs.processes import session_name
+from runs.process import metrics
+from runs.process.names import session_name
 from runs.status import Status
 
 from .finishing import (

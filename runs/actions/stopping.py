@@ -189,11 +189,11 @@ def stop_runs_of_inactive(
     ``owner`` is the key of one of these users; by default it is for all of them. ``by`` is who
     deactivated them, if that is known.
     """
-    if not has_column("is_active"):  # then all users are active
+    runs = RunRecord.objects.all() if owner is None else RunRecord.objects.filter(owner=owner)
+    if has_column("is_active"):  # read once more: a save may have followed
+        runs = runs.filter(owner__is_active=False)
+    elif owner is None:  # no query tells who they are
         return 0
-    runs = RunRecord.objects.filter(owner__is_active=False)
-    if owner is not None:
-        runs = runs.filter(owner=owner)
     return stop_runs(runs, "the owner's account was deactivated", by=by, via=via)
 
 

@@ -26,9 +26,7 @@ __all__ = ["check_installation"]
 
 
 @register()
-def check_installation(
-    app_configs: Sequence[AppConfig] | None, **_: Any
-) -> list[CheckMessage]:
+def check_installation(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Check what a site adds to its settings, ``urls.py`` and ``asgi.py``."""
     return [*_lost_commands(), *_missing_layer(), *_missing_addresses(), *_missing_application()]
 

@@ -185,7 +185,8 @@ class ProbeHandler(Handler):
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
-        self._middleware_chain = convert_exception_to_response(self._get_response)
+        view: Any = getattr(self, "_get_response")  # noqa: B009 - Django's, which no stub knows
+        self._middleware_chain = convert_exception_to_response(view)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self.get_response)(request)

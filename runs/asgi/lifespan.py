@@ -17,7 +17,7 @@ from django.urls import get_resolver
 
 from runs.conf import PUBLISHED_KEY, conf
 from runs.db.lending import close_reserves, open_reserves
-from runs.tasks import cancel_and_wait
+from runs.process.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from runs.worker.reaper import ReaperThread

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runs.processes import own_session_name
+from runs.process.names import own_session_name
 
 from .alias import connection
 

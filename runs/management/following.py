@@ -31,7 +31,7 @@ from runs.conf import conf
 from runs.exceptions import RunAlreadyFinished, RunError
 from runs.management.console import Console
 from runs.models import RunRecord, StopVia, WorkerRecord
-from runs.processes import process_name
+from runs.process.names import process_name
 from runs.queue.limits import find_obstacle
 from runs.status import Status
 from runs.web.feed import Cursor, Follower, RightLost, View, Viewer, close_hub, get_hub

@@ -11,4 +11,4 @@ from django.utils.module_loading import import_string
 
 __all__ = ["application"]
 
-application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))  # type: ignore[no-untyped-call]
+application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))

@@ -19,7 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 from agents.trace import current_trace
 from agents.values.jsonable import clean
 from agents.values.redaction import redact
-from runs.processes import process_name
+from runs.process.names import process_name
 from runs.wording.directions import DIRECTIONS
 
 __all__ = [

@@ -27,8 +27,8 @@ from prometheus_client.registry import Collector
 from runs.conf import conf
 from runs.db.alias import connection
 from runs.delivery import feeds, local_runs, relay
-from runs.metrics import REGISTRY
 from runs.models import RunRecord, WorkerRecord
+from runs.process.metrics import REGISTRY
 from runs.status import STOPPING, Status
 from runs.web import feed
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from django.db import reset_queries
 
-from runs import metrics
 from runs.actions import leases
 from runs.actions.finishing import Ended
 from runs.conf import conf
@@ -20,6 +19,7 @@ from runs.db.alias import connection
 from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord
+from runs.process import metrics
 from runs.queue.claims import QueueIsBusy
 from runs.queue.limits import limits
 

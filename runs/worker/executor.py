@@ -36,7 +36,6 @@ from agents.runtime import Outcome, describe_error, run_agent, task_factory
 from agents.tools.http.pools import Transports
 from agents.tools.llm.client import Model
 from agents.trace import Trace, Usage
-from runs import metrics
 from runs.actions import abandoning, leases, limit_stops
 from runs.actions.finishing import Ended
 from runs.conf import conf
@@ -47,6 +46,7 @@ from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
+from runs.process import metrics
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore

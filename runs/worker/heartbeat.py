@@ -16,7 +16,6 @@ import uuid
 from django.db import Error, reset_queries
 
 from agents.cancellation import Lease, StopCause
-from runs import metrics
 from runs.actions import leases, limit_stops, recovery, stopping
 from runs.conf import LeaseTimes
 from runs.db.alias import connection
@@ -25,6 +24,7 @@ from runs.db.writability import note_failure
 from runs.delivery import local_runs, own_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
+from runs.process import metrics
 
 from .capacity import Capacity
 from .reaper import Reaper

@@ -21,7 +21,6 @@ from django.db import reset_queries
 from agents.cancellation import StopMode
 from agents.runtime import Outcome
 from agents.trace import Event, Trace
-from runs import metrics
 from runs.actions.finishing import USAGE, Ended, Ending
 from runs.actions.progress import Recorded, Updates, record_updates
 from runs.actions.refusals import Care
@@ -30,6 +29,7 @@ from runs.db.alias import connection
 from runs.db.transactions import breaks_connection, is_away
 from runs.delivery import notify
 from runs.delivery.local_runs import ActiveRun
+from runs.process import metrics
 
 __all__ = ["Recorder"]
 

@@ -31,7 +31,7 @@ from runs.delivery.notify import WORKERS_GROUP, worker_group
 from runs.delivery.redis_layer import RedisLayer
 from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.models import uuid7
-from runs.tasks import cancel_and_wait
+from runs.process.tasks import cancel_and_wait
 from runs.web.feed.inbox import Inbox
 from runs.web.feed.tail import Tails
 

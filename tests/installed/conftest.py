@@ -43,6 +43,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as the wheel has it, for PYTHONPATH."""
     return write_package(tmp_path_factory.mktemp("package"))
 
 

@@ -21,7 +21,7 @@ from runs.actions import starting
 from runs.delivery import local_runs, notify
 from runs.delivery.notify import WORKERS_GROUP
 from runs.models import RunRecord, uuid7
-from runs.tasks import cancel_and_wait
+from runs.process.tasks import cancel_and_wait
 from runs.web.feed import inbox
 from runs.web.feed.tail import Tails
 from runs.worker import claim_loop

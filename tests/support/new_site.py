@@ -171,8 +171,8 @@ class NewSite:
                 server.wait()
                 raise
             reader.join(_SECONDS)
-            if server.stdout:
-                server.stdout.close()
+            assert server.stdout
+            server.stdout.close()
 
     @staticmethod
     def sign_in(client: httpx.Client, name: str, *, at: str = "/admin/login/") -> None:

@@ -137,10 +137,8 @@ def _folder_of(package: str) -> Path:
 def _source_directories() -> list[str]:
     """Return the folders of the project and of its apps, without those of installed packages."""
     packages = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    candidates = [
-        _folder_of(settings.ROOT_URLCONF.partition(".")[0]),
-        *(Path(app.path) for app in apps.get_app_configs()),
-    ]
+    site = _folder_of(settings.ROOT_URLCONF.partition(".")[0])
+    candidates = [site, *(Path(app.path) for app in apps.get_app_configs())]
     sources = {
         path.resolve()
         for path in candidates

@@ -23,7 +23,7 @@ from runs.management.prerequisites import (
     require_production_settings,
 )
 from runs.ops.serving import configuration, serve
-from runs.processes import process_name
+from runs.process.names import process_name
 
 
 class Command(BaseCommand):

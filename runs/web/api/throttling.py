@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import quote
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
@@ -28,7 +29,8 @@ class ApiThrottle(SimpleRateThrottle):
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if _is_a_user(request):
-            return f"throttle:user:{request.user.pk}"
+            key = quote(str(request.user.pk), safe="")  # it may be a text of any characters
+            return f"throttle:user:{key}"
         return f"throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:

@@ -15,7 +15,7 @@ from runs.db.threads import DatabaseThreads
 from runs.db.transactions import is_away, patiently
 from runs.delivery import notify
 from runs.delivery.feeds import ASK_SECONDS
-from runs.tasks import cancel_and_wait
+from runs.process.tasks import cancel_and_wait
 
 from . import rights
 from .frames import Frame, View

@@ -14,10 +14,10 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from runs import processes
 from runs.actions import leases
 from runs.delivery import local_runs
 from runs.models import WorkerRecord
+from runs.process import names
 from runs.status import Status
 from runs.worker.reaper import Reaper
 from tests.support.rows import make_dead_worker, make_run, make_worker
@@ -106,7 +106,7 @@ class TestWorkersOnThisHost:
     def test_a_live_process_is_left_alone(self, transactional_db: None) -> None:
         me, other = make_worker(), make_worker()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            started = processes.process_started(process.pid)
+            started = names.process_started(process.pid)
             there = make_worker(pid=process.pid, pid_started=started)
             assert leases.mark_vanished_workers(me.pk) == []
             process.communicate(b"\n")
@@ -117,7 +117,7 @@ class TestWorkersOnThisHost:
     def test_a_zombie_is_dead(self, transactional_db: None) -> None:
         me = make_worker()
         with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as process:
-            started = processes.process_started(process.pid)
+            started = names.process_started(process.pid)
             zombie = make_worker(pid=process.pid, pid_started=started or 1)
             assert process.stdout is not None
             process.stdout.read()  # its end; its parent has not waited for it yet
@@ -136,7 +136,7 @@ class TestWorkersOnThisHost:
 
         real_kill = os.kill
         monkeypatch.setattr(os, "kill", kill)
-        monkeypatch.setattr(processes, "_stat", lambda pid: None)
+        monkeypatch.setattr(names, "_stat", lambda pid: None)
         me, there, dead = make_worker(), make_worker(pid=1, pid_started=7), make_dead_worker()
         assert [w.pk for w in leases.mark_vanished_workers(me.pk)] == [dead.pk]
         there.refresh_from_db()
@@ -248,8 +248,8 @@ def test_a_worker_record_names_its_host_and_process(transactional_db: None) -> N
     worker = leases.register_worker(7, 15)
     stored = WorkerRecord.objects.get(pk=worker.pk)
     assert stored.pid == os.getpid()
-    assert stored.pid_started == processes.process_started(os.getpid())
-    assert stored.host_identity == processes.host_identity() != ""
+    assert stored.pid_started == names.process_started(os.getpid())
+    assert stored.host_identity == names.host_identity() != ""
     assert (stored.capacity, stored.draining_at, stored.lost_at) == (7, None, None)
     leases.mark_draining(worker.pk)
     leases.retire(worker.pk)

@@ -139,7 +139,7 @@ async def test_a_worker_that_does_not_start_fails_the_start_up(
 
 
 class SwallowingLayer(InMemoryChannelLayer):
-    """Loses the first cancellation of a call, as Redis' layer may: see runs/tasks.py."""
+    """Loses the first cancellation of a call, as Redis' layer may: see runs/process/tasks.py."""
 
     async def receive(self, channel: str) -> Any:
         await _once_cancelled()

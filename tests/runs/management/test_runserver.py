@@ -235,7 +235,10 @@ def test_it_may_be_reached_from_elsewhere_once_the_passwords_are_changed(
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("hosts", "key", "missing"),
-    [([], "long and random", "DJANGO_ALLOWED_HOSTS"), (["x"], "django-insecure-not-secret", "_SECRET_KEY")],
+    [
+        ([], "long and random", "DJANGO_ALLOWED_HOSTS"),
+        (["x"], "django-insecure-not-secret", "_SECRET_KEY"),
+    ],
 )
 def test_outside_debug_it_wants_hosts_and_a_key(
     hosts: list[str], key: str, missing: str, settings: Any

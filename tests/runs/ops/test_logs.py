@@ -19,9 +19,9 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, DataError
 
 from agents.values import redaction
-from runs import processes
 from runs.models import RunRecord
 from runs.ops import logs
+from runs.process import names
 from tests.support.rows import make_run
 from tests.support.server import Installation, eventually
 
@@ -191,7 +191,7 @@ def test_json_has_what_a_collector_asks_for(monkeypatch: pytest.MonkeyPatch) -> 
         "message": "two\nlines",
         "run": RUN,
         "worker": str(worker),
-        "process": processes.process_name(),
+        "process": names.process_name(),
     }
 
 

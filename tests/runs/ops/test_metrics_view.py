@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.cancellation import StopMode
 from runs.actions import stopping
-from runs.metrics import REGISTRY
 from runs.models import StopVia
 from runs.ops import metrics_view
+from runs.process.metrics import REGISTRY
 from runs.status import Status
 from tests.support.rows import make_run, make_worker, requested
 from tests.support.server import Installation, Server, eventually

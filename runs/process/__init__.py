@@ -1,0 +1,1 @@
+"""What a process of the site is and counts, whatever it runs."""
