@@ -24,6 +24,8 @@ from runs.ops.accounts import DemoUser, find_open_demo_users
 from runs.ops.serving import ReloadingSupervisor, configuration, serve, serve_reloaded
 from runs.web.addresses import exists, prefix
 
+_WITH_STATIC_FILES = "runs.management.static_files.application"
+
 
 class Command(BaseCommand):
     help = (
@@ -45,6 +47,12 @@ class Command(BaseCommand):
             dest="use_reloader",
             help="don't restart when a source file changes (outside debug mode it never does)",
         )
+        parser.add_argument(
+            "--nostatic",
+            action="store_false",
+            dest="use_static_handler",
+            help="don't serve static files (outside debug mode it never does)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
@@ -63,15 +71,15 @@ class Command(BaseCommand):
             connection.close()
 
         self._greet(listener, open_users)
+        has_static_files = options["use_static_handler"] and _serves_static_files()
+        application = _WITH_STATIC_FILES if has_static_files else settings.ASGI_APPLICATION
         if settings.DEBUG and options["use_reloader"]:
-            self._serve_reloaded(listener)
+            self._serve_reloaded(application, listener)
         else:
-            serve(configuration(settings.ASGI_APPLICATION), [listener])
+            serve(configuration(application), [listener])
 
-    def _serve_reloaded(self, listener: socket.socket) -> None:
-        config = configuration(
-            settings.ASGI_APPLICATION, reload=True, reload_dirs=_source_directories()
-        )
+    def _serve_reloaded(self, application: str, listener: socket.socket) -> None:
+        config = configuration(application, reload=True, reload_dirs=_source_directories())
         target = functools.partial(serve_reloaded, config)
         ReloadingSupervisor(config, target=target, sockets=[listener]).run()
 
@@ -93,6 +101,13 @@ class Command(BaseCommand):
             self.stdout.write(f"  users     {', '.join(map(str, open_users))}")
         self.stdout.write(f"  model     {model}")
         self.stdout.flush()
+
+
+def _serves_static_files() -> bool:
+    """Tell whether runserver is to serve them, as Django's own does in debug mode."""
+    nostatic = "whitenoise.runserver_nostatic"  # says that WhiteNoise's middleware does
+    is_installed = apps.is_installed("django.contrib.staticfiles")
+    return settings.DEBUG and is_installed and not apps.is_installed(nostatic)
 
 
 def _bind(addrport: str, use_ipv6: bool, open_users: list[DemoUser]) -> socket.socket:

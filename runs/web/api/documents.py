@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import translation
 from django.views.decorators.http import require_safe
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import (
@@ -83,7 +84,9 @@ class SchemaView(ApiView):
         return Response(self._documents[prefix], headers=disposition)
 
     def _make(self, prefix: str) -> Any:
-        with patched_settings({**_SETTINGS, "SCHEMA_PATH_PREFIX_INSERT": prefix.rstrip("/")}):
+        settings = {**_SETTINGS, "SCHEMA_PATH_PREFIX_INSERT": prefix.rstrip("/")}
+        # In English, whatever the language of the first reader.
+        with translation.override(None), patched_settings(settings):
             generator = SchemaGenerator(patterns=self.patterns)  # type: ignore[no-untyped-call]
             return generator.get_schema(public=True)  # type: ignore[no-untyped-call]
 

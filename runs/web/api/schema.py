@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import build_parameter_type
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
@@ -47,6 +48,7 @@ __all__ = [
     "PAGE_SIZE_PARAMETER",
     "STOP_MANY",
     "AgentListSerializer",
+    "Described",
     "EventPageSerializer",
     "FinishedErrorSerializer",
     "QuotasSerializer",
@@ -79,6 +81,17 @@ _MEANINGS = {
     "can help.",
     503: "The database does not answer. Nothing was changed.",
 }
+
+
+class Described(AutoSchema):
+    """How a view is described; it does not depend on the site's REST_FRAMEWORK."""
+
+    def _get_format_parameters(self) -> list[dict[str, Any]]:
+        # Of DRF's default; drf-spectacular reads URL_FORMAT_OVERRIDE.
+        formats = self.map_renderers("format")
+        text = {"type": "string"}
+        parameter = build_parameter_type("format", text, OpenApiParameter.QUERY, enum=formats)
+        return [parameter] if len(formats) > 1 else []
 
 
 class ErrorSerializer(serializers.Serializer):
@@ -222,7 +235,7 @@ def operation(
 
     def describe_by_ours(view: _View) -> _View:
         # Otherwise it would extend the class that the site has chosen for its own API.
-        view.kwargs = {"schema": AutoSchema}  # type: ignore[attr-defined]
+        view.kwargs = {"schema": Described}  # type: ignore[attr-defined]
         return describe(view)
 
     return describe_by_ours

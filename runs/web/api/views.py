@@ -13,7 +13,6 @@ from django.contrib.auth.models import User
 from django.http import Http404
 from django.http.response import HttpResponseBase
 from django.urls import reverse
-from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.exceptions import (
     APIException,
@@ -95,7 +94,7 @@ class ApiView(APIView):
     content_negotiation_class: Any = _ByAcceptAlone
     metadata_class: Any = SimpleMetadata
     versioning_class: Any = None
-    schema: Any = AutoSchema()
+    schema: Any = schema.Described()
     #: DRF's defaults, but for one.
     settings: Any = APISettings({"EXCEPTION_HANDLER": exception_handler})
     #: With which the request came.
