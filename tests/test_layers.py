@@ -35,7 +35,7 @@ LAYERS = [
     ("runs.actions",),
     ("runs.quotas",),
     ("runs.queue",),
-    ("runs.delivery",),
+    ("runs.delivery", "runs.signals"),
     # --- runs: who a client is
     ("runs.identity",),
     # --- runs: what a run is, and how it reads

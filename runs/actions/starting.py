@@ -39,6 +39,7 @@ from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
 from runs.queue.deadlines import deadline
 from runs.queue.turns import next_turn
 from runs.quotas import ledger, queued, sizes
+from runs.signals import receivers
 from runs.status import Status
 
 from .limits import Given, apply_limits, first_deadline, limits_of, limits_of_start
@@ -110,6 +111,8 @@ def start_run(
     if worker is None:
         transaction.on_commit(lambda: notify.send_start(run.pk), robust=True)
     transaction.on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
+    if worker is not None:
+        transaction.on_commit(lambda: receivers.send_started([run]), robust=True)
     return run, True
 
 
@@ -138,6 +141,7 @@ def start_child(
         apply_limits([(entry, run)])
         local_runs.add(entry)
     notify.publish_changes([(run.pk, run.root_id)])
+    receivers.send_started([run])
     return run, entry
 
 
