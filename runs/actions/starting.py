@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from contextlib import nullcontext
 from types import MappingProxyType
@@ -48,10 +49,13 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = [
+    "IDEMPOTENCY_KEY_PATTERN",
     "queue_child",
     "start_child",
     "start_run",
 ]
+
+IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
 
 def start_run(
@@ -73,7 +77,8 @@ def start_run(
 
     Raises:
         AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
-            for a priority that is not a whole number in the range, and for a limit that is none.
+            for a priority that is not a whole number in the range, for a limit that is none, and
+            for a key that a header could not carry.
         PriorityNotPermitted: above the agent's own, and ``owner`` may not.
         LimitsNotPermitted: looser than the agent's or the site's, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
@@ -82,6 +87,7 @@ def start_run(
             is returned nevertheless.
     """
     definition, encoded = _validated(agent, input)
+    _check_key(idempotency_key)
     _check_priority(priority, definition, owner)
     chosen = limits_of_start(definition, limits, owner)
     digest = _digest(agent, encoded, priority, limits) if idempotency_key else ""
@@ -206,6 +212,12 @@ def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
     if len(encoded) > limit:
         raise InputTooLarge(f"The input has {len(encoded):,} bytes; {limit:,} is the limit.")
     return definition, encoded
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not re.fullmatch(IDEMPOTENCY_KEY_PATTERN, key):
+        message = "1 to 255 printable ASCII characters are expected."
+        raise InvalidInput(f"idempotency_key: {message}", {"idempotency_key": [message]})
 
 
 def _check_priority(priority: int | None, definition: AgentDefinition, owner: User) -> None:
