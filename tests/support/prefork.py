@@ -57,6 +57,7 @@ class Request(TypedDict):
     arguments: list[str]  # of manage.py
     environment: dict[str, str]  # the complete environment
     folder: str  # the folder of manage.py, and the child's working directory
+    paths: list[str]  # where modules are searched for after that folder
     new_session: bool
     descriptors: int | None  # how many files it may open: as ``ulimit -n``
 
@@ -151,7 +152,7 @@ def _become(request: Request, bytecode: str) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    sys.path[0] = request["folder"]
+    sys.path[:1] = [request["folder"], *request["paths"]]
     sys.argv = ["manage.py", *request["arguments"]]
     is_unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.stdin = sys.__stdin__ = _stream(0, sys.stdin, is_unbuffered)

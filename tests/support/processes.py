@@ -18,9 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from .prefork import Request
 
@@ -53,19 +53,25 @@ def start_manage(
     new_session: bool = False,
     descriptors: int | None = None,
     fresh: bool = False,
+    folder: Path = ROOT,
+    paths: Sequence[Path] = (),
 ) -> Process:
     """Start ``python manage.py`` with an empty standard input.
 
     Without ``stderr``, errors go where ``stdout`` goes. The process may open ``descriptors`` files.
-    With ``fresh`` it is always a new interpreter.
+    With ``fresh`` it is always a new interpreter. ``folder`` has the ``manage.py``, and ``paths``
+    are where it finds more modules.
     """
     errors = stdout if stderr is None else stderr
     if fresh or _must_be_fresh(environment):
         limited = ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "-"] if descriptors else []
         return subprocess.Popen(
             [*limited, sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=environment,
+            cwd=folder,
+            env={
+                **environment,
+                **({"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {}),
+            },
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=errors,
@@ -74,7 +80,8 @@ def start_manage(
     request: Request = {
         "arguments": list(arguments),
         "environment": dict(environment),
-        "folder": str(ROOT),
+        "folder": str(folder),
+        "paths": [str(path) for path in paths],
         "new_session": new_session,
         "descriptors": descriptors,
     }
@@ -83,11 +90,13 @@ def start_manage(
 
 
 def run_manage(
-    *arguments: str, environment: Mapping[str, str], timeout: float = 60
+    *arguments: str, environment: Mapping[str, str], timeout: float = 60, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python manage.py`` to its end, as subprocess.run does with its output captured."""
     with open(os.memfd_create("out"), "w+b") as out, open(os.memfd_create("err"), "w+b") as err:
-        process = start_manage(*arguments, environment=environment, stdout=out, stderr=err)
+        process = start_manage(
+            *arguments, environment=environment, stdout=out, stderr=err, **options
+        )
         try:
             status = process.wait(timeout)
         finally:
