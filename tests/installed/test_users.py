@@ -81,6 +81,21 @@ def ann(client: httpx.Client) -> Iterator[httpx.Client]:
         yield ann
 
 
+def _pages(site: NewSite, name: str, run: str) -> dict[str, int]:
+    """Return how the pages answer this user, by their address."""
+    paths = ["/app/", "/app/runs/", f"/app/runs/{run}/", "/app/agents/greet/", "/app/tokens/"]
+    said = site.shell(
+        "from django.contrib.auth import get_user_model\nfrom django.test import Client\n"
+        f"user = get_user_model()._default_manager.get_by_natural_key({name!r})\n"
+        "client = Client(SERVER_NAME='localhost')\nclient.force_login(user)\n"
+        f"for path in {paths}:\n    page = client.get(path)\n"
+        "    print(path, page.status_code, str(user.get_username()) in page.content.decode())"
+    )
+    lines = [line.split() for line in said.splitlines() if line.startswith("/app/")]
+    assert all(is_named == "True" for _, _, is_named in lines), said
+    return {path: int(status) for path, status, _ in lines}
+
+
 @contextmanager
 def _root(client: httpx.Client) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=client.base_url, timeout=60) as root:
@@ -129,6 +144,11 @@ class TestUsersWithAnAddressAndAUuid:
         )
         lines = [line for line in said.splitlines() if line.startswith("stored ")]
         assert lines[0] == lines[1] != "stored 0"
+
+    def test_have_pages(self, site: NewSite, ann: httpx.Client) -> None:
+        id = _start(ann, "greet", name="Ann")
+        assert set(_pages(site, ANN, id).values()) == {200}
+        assert set(_pages(site, ROOT, id).values()) == {200}
 
     def test_are_found_in_the_admin(self, client: httpx.Client, ann: httpx.Client) -> None:
         run = NewSite.finished(ann, _start(ann, "greet", name="Ann"))
@@ -229,4 +249,5 @@ def test_users_without_permissions_and_flags_run_agents(tmp_path: Path, package:
             "runs", json={"agent": "greet", "input": {"name": "Sam"}, "priority": 9}
         )
         assert forbidden.status_code == 403
+        assert set(_pages(site, phone, id).values()) == {200}
         assert not [line for line in client.log if "rror" in line]  # type: ignore[attr-defined]
