@@ -208,6 +208,28 @@ class TestUsersWithAnAddressAndAUuid:
         said = site.manage("run_agent", "greet", "--user", "x", is_expected_to_fail=True)
         assert 'no user "x"' in said
 
+    def test_are_deleted_in_the_sites_own_admin_when_their_runs_are_over(
+        self, site: NewSite, client: httpx.Client
+    ) -> None:
+        site.add_user("eve@example.org")
+        headers = _token(client, "eve@example.org")
+        with httpx.Client(base_url=client.base_url, headers=headers, timeout=60) as eve:
+            NewSite.finished(eve, _start(eve, "greet", name="Eve"))
+            id = _start(eve, "wait")
+            key = site.shell(
+                "from halting.runs.quotas.keeper import measure\nmeasure()\n"  # has a usage, too
+                "from people.models import Person\n"
+                "print(Person.people.get(email='eve@example.org').pk)"
+            ).split()[-1]
+            with _root(client) as root:
+                form = {"csrfmiddlewaretoken": csrf_of(root), "post": "yes"}
+                referer = {"Referer": str(root.base_url)}
+                address = f"admin/people/person/{key}/delete/"
+                assert root.post(address, data=form, headers=referer).status_code == 403
+                assert eve.post(f"runs/{id}/stop?wait=30").status_code == 200
+                assert root.post(address, data=form, headers=referer).status_code == 302
+            assert eve.get("runs").status_code == 401
+
     def test_are_deleted_with_what_they_own(self, site: NewSite) -> None:
         site.manage("run_agent", "greet", "--input", "name=Cat", "--user", ROOT)
         code = (
