@@ -82,4 +82,7 @@ class OwnerUsageAdmin(ReadOnlyAdmin):
         return (queryset.filter(owner__in=owners_named(text)) if text else queryset), False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # it would be measured again
+        """Let a row go with its user, in the site's own admin; alone it would be measured again."""
+        match = request.resolver_match
+        is_own_page = match is None or (match.url_name or "").startswith("runs_ownerusage_")
+        return obj is not None and not is_own_page

@@ -81,6 +81,21 @@ def ann(client: httpx.Client) -> Iterator[httpx.Client]:
         yield ann
 
 
+def _pages(site: NewSite, name: str, run: str) -> dict[str, int]:
+    """Return how the pages answer this user, by their address."""
+    paths = ["/app/", "/app/runs/", f"/app/runs/{run}/", "/app/agents/greet/", "/app/tokens/"]
+    said = site.shell(
+        "from django.contrib.auth import get_user_model\nfrom django.test import Client\n"
+        f"user = get_user_model()._default_manager.get_by_natural_key({name!r})\n"
+        "client = Client(SERVER_NAME='localhost')\nclient.force_login(user)\n"
+        f"for path in {paths}:\n    page = client.get(path)\n"
+        "    print(path, page.status_code, str(user.get_username()) in page.content.decode())"
+    )
+    lines = [line.split() for line in said.splitlines() if line.startswith("/app/")]
+    assert all(is_named == "True" for _, _, is_named in lines), said
+    return {path: int(status) for path, status, _ in lines}
+
+
 @contextmanager
 def _root(client: httpx.Client) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=client.base_url, timeout=60) as root:
@@ -129,6 +144,11 @@ class TestUsersWithAnAddressAndAUuid:
         )
         lines = [line for line in said.splitlines() if line.startswith("stored ")]
         assert lines[0] == lines[1] != "stored 0"
+
+    def test_have_pages(self, site: NewSite, ann: httpx.Client) -> None:
+        id = _start(ann, "greet", name="Ann")
+        assert set(_pages(site, ANN, id).values()) == {200}
+        assert set(_pages(site, ROOT, id).values()) == {200}
 
     def test_are_found_in_the_admin(self, client: httpx.Client, ann: httpx.Client) -> None:
         run = NewSite.finished(ann, _start(ann, "greet", name="Ann"))
@@ -188,6 +208,28 @@ class TestUsersWithAnAddressAndAUuid:
         said = site.manage("run_agent", "greet", "--user", "x", is_expected_to_fail=True)
         assert 'no user "x"' in said
 
+    def test_are_deleted_in_the_sites_own_admin_when_their_runs_are_over(
+        self, site: NewSite, client: httpx.Client
+    ) -> None:
+        site.add_user("eve@example.org")
+        headers = _token(client, "eve@example.org")
+        with httpx.Client(base_url=client.base_url, headers=headers, timeout=60) as eve:
+            NewSite.finished(eve, _start(eve, "greet", name="Eve"))
+            id = _start(eve, "wait")
+            key = site.shell(
+                "from halting.runs.quotas.keeper import measure\nmeasure()\n"  # has a usage, too
+                "from people.models import Person\n"
+                "print(Person.people.get(email='eve@example.org').pk)"
+            ).split()[-1]
+            with _root(client) as root:
+                form = {"csrfmiddlewaretoken": csrf_of(root), "post": "yes"}
+                referer = {"Referer": str(root.base_url)}
+                address = f"admin/people/person/{key}/delete/"
+                assert root.post(address, data=form, headers=referer).status_code == 403
+                assert eve.post(f"runs/{id}/stop?wait=30").status_code == 200
+                assert root.post(address, data=form, headers=referer).status_code == 302
+            assert eve.get("runs").status_code == 401
+
     def test_are_deleted_with_what_they_own(self, site: NewSite) -> None:
         site.manage("run_agent", "greet", "--input", "name=Cat", "--user", ROOT)
         code = (
@@ -229,4 +271,5 @@ def test_users_without_permissions_and_flags_run_agents(tmp_path: Path, package:
             "runs", json={"agent": "greet", "input": {"name": "Sam"}, "priority": 9}
         )
         assert forbidden.status_code == 403
+        assert set(_pages(site, phone, id).values()) == {200}
         assert not [line for line in client.log if "rror" in line]  # type: ignore[attr-defined]
