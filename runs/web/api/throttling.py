@@ -30,8 +30,8 @@ class ApiThrottle(SimpleRateThrottle):
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if _is_a_user(request):
             key = quote(str(request.user.pk), safe="")  # it may be a text of any characters
-            return f"throttle:user:{key}"
-        return f"throttle:address:{self.get_ident(request)}"
+            return f"halting:throttle:user:{key}"
+        return f"halting:throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
         # DRF reads X-Forwarded-For itself: a client could invent a new address for each request.
