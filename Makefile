@@ -17,13 +17,14 @@ FRAMEWORKS_STAMP := .venv-frameworks/.installed
 LAYER_TEST := tests/test_layers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test test-everywhere test-frameworks check format lock bench package clean
+.PHONY: help run venv test test-everywhere test-frameworks test-package check format lock bench package clean
 
 help:
 	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
 	@echo "make test    every test; ARGS=... goes to pytest; REQUIRE_ALL=1 makes a skipped test a failure"
 	@echo "make test-everywhere   the whole suite on PostgreSQL and Redis, too"
 	@echo "make test-frameworks   stops in LangChain, pydantic-ai and others, in an environment of their own"
+	@echo "make test-package      the tests of agents/ and runs/ on the package that sites install"
 	@echo "make check   format, lint, types, missing migrations, layers"
 	@echo "make format  put the code into shape"
 	@echo "make bench   measure"
@@ -54,6 +55,13 @@ test-frameworks: export DJANGO_DEBUG = 1
 test-frameworks: $(FRAMEWORKS_STAMP)
 	@exec env -u DATABASE_URL -u REDIS_URL $(FRAMEWORKS_PY) -m pytest tests/frameworks $(ARGS)
 
+# The same tests, with the imports of the package that `make package` builds.
+test-package: export DJANGO_DEBUG = 1
+test-package: $(DEV_STAMP)
+	@rm -rf .package && mkdir .package
+	@$(PY) package/renamed_checkout.py .package
+	@cd .package && env -u DATABASE_URL -u REDIS_URL ../$(PY) -m pytest -q tests/agents tests/runs $(ARGS)
+
 check: export DJANGO_DEBUG = 1
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .
@@ -81,7 +89,7 @@ lock:
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-frameworks.in -o requirements-frameworks.txt
 
 clean:
-	rm -rf .venv .venv-frameworks dist
+	rm -rf .venv .venv-frameworks .package dist
 
 # --- the environments: a stamp per requirements file, so that make installs only after a change ------------
 

@@ -107,7 +107,6 @@ class CancelToken:
         deadline: the same on ``time.monotonic()``'s clock, for this run alone; the host sets it.
             From then on the token admits nothing, also if the process was frozen meanwhile and no
             other code could trip it.
-        has_reached_deadline: the token itself refused a call because of it.
         mode, reason, cause: of the request; only ``mode`` and ``cause`` may still escalate.
         acknowledged_at: when the token was tripped (aware, UTC).
         acknowledged_monotonic: the same instant on ``time.monotonic()``'s clock.
@@ -119,7 +118,7 @@ class CancelToken:
         self.parent = parent
         self.lease: Lease = lease if parent is None else parent.lease
         self.deadline: float = float("inf") if parent is None else parent.deadline
-        self.has_reached_deadline = False
+        self._has_reached_deadline = False
         self.stopped = False
         self.mode: StopMode | None = None
         self.cause: StopCause | None = None
@@ -261,8 +260,14 @@ class CancelToken:
         for above in self.ancestors():
             if above.deadline <= self.deadline:
                 top = above
-        self.has_reached_deadline = top.has_reached_deadline = True
+        top._has_reached_deadline = True
         top.request(reason=DEADLINE_REACHED)
+
+    @property
+    def has_reached_deadline(self) -> bool:
+        """Whether a call was refused because of the deadline, here or where this token is below."""
+        tokens = (self, *self.ancestors())
+        return any(token._has_reached_deadline for token in tokens)
 
     @property
     def is_overdue(self) -> bool:

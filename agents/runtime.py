@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -59,6 +59,8 @@ class Outcome:
         result: what was returned, JSON, if ``success``.
         partial_result: what was returned, JSON, if not ``success``.
         error: if ``error``.
+        exception: what ``error`` describes, for the host's log. It keeps the agent's variables in
+            memory, so a host lets go of it soon.
         cleanup_error: what came out of a stopped agent instead of ``AgentStopped``.
     """
 
@@ -66,6 +68,7 @@ class Outcome:
     result: Any = None
     partial_result: Any = None
     error: ErrorInfo | None = None
+    exception: BaseException | None = field(default=None, compare=False, repr=False)
     cleanup_error: ErrorInfo | None = None
 
 
@@ -327,9 +330,10 @@ def _outcome(
             return Outcome("success", result=definition.dump_output(value))
         except InvalidOutput as invalid:
             _emit_error(guard, invalid)
-            return Outcome("error", partial_result=_whole(value), error=describe_error(invalid))
+            partial = _whole(value)
+            return Outcome("error", None, partial, describe_error(invalid), invalid)
     _emit_error(guard, essence)
-    return Outcome("error", error=describe_error(essence))
+    return Outcome("error", error=describe_error(essence), exception=essence)
 
 
 def _unwound(

@@ -276,8 +276,11 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = RUNS["MAX_INPUT_BYTES"] + 2 * 1024 * 1024
 AUTHENTICATION_BACKENDS = ["runs.identity.passwords.PasswordBackend"]
 # Django's own, which hold no database connection and leave some processors alone.
 PASSWORD_HASHERS = [
-    f"runs.identity.passwords.{name}Hasher"
-    for name in ("PBKDF2", "PBKDF2SHA1", "Argon2", "BCrypt", "Scrypt")
+    "runs.identity.passwords.PBKDF2Hasher",
+    "runs.identity.passwords.PBKDF2SHA1Hasher",
+    "runs.identity.passwords.Argon2Hasher",
+    "runs.identity.passwords.BCryptHasher",
+    "runs.identity.passwords.ScryptHasher",
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -40,6 +40,7 @@ from pydantic import TypeAdapter, ValidationError
 from agents.tools.http.proxies import proxy_problem
 from runs.conf import Options, conf, unknown_names
 from runs.db.alias import alias
+from runs.db.options import POOL_SIZE
 
 __all__ = [
     "check_database_role",
@@ -108,24 +109,22 @@ def _router_problems() -> Iterator[CheckMessage]:
             yield Error(
                 f"A router sends {model._meta.label} to {', '.join(sorted(used))}, and the runs to "
                 f"{alias()}.",
-                hint="The apps runs and identity are read from and written to one database, since a "
-                "replica is late. The users are in the same one: foreign keys lead to them.",
+                hint="The apps runs and identity are read from and written to one database, since "
+                "a replica is late. The users are in the same one: foreign keys lead to them.",
                 id="runs.E006",
             )
 
 
 def _small_pools() -> Iterator[CheckMessage]:
     pool = connections[alias()].settings_dict["OPTIONS"].get("pool")
-    if not pool:
+    if not pool or not isinstance(pool, dict):  # db.options has given True a size
         return
-    given = pool if isinstance(pool, dict) else {}
-    least = given.get("min_size", 4)  # psycopg_pool's own
-    most = given.get("max_size") or least
+    most = pool.get("max_size") or pool.get("min_size", 4)  # psycopg_pool's own
     if most < _SENSIBLE_POOL_SIZE:
         yield Caution(
             f"The pool of the database {alias()!r} has at most {most} connections: the threads of "
             "a process that runs agents hold eight, and requests wait for the others.",
-            hint=f"Set OPTIONS['pool'] to {{'max_size': 20}}, or at least {_SENSIBLE_POOL_SIZE}.",
+            hint=f"Set OPTIONS['pool'] to {{'max_size': {POOL_SIZE}}}.",
             id="runs.W010",
         )
 

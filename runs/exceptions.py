@@ -4,6 +4,7 @@ RunError                    code: the stable word that doors answer with
 ├── RunAlreadyFinished      a stop of a run that is over; run: the record, as in a list
 ├── StopNotPermitted        this user may see the run, but not stop it
 ├── IdempotencyMismatch     the same Idempotency-Key came with another body
+├── RunNotOver              a run is not waited for any longer; a TimeoutError as well
 ├── RunIsStopping           a change of a run that was asked to stop, or has reached its deadline
 ├── LimitsNotPermitted      this user may not give a run so loose limits; fields: path -> messages
 ├── PriorityNotPermitted    this user may not raise the priority of a run
@@ -34,6 +35,7 @@ __all__ = [
     "RunAlreadyFinished",
     "RunError",
     "RunIsStopping",
+    "RunNotOver",
     "SignInRefused",
     "StopNotPermitted",
 ]
@@ -53,6 +55,10 @@ class RunAlreadyFinished(RunError):
 
 class StopNotPermitted(RunError):
     code = "permission_denied"
+
+
+class RunNotOver(RunError, TimeoutError):
+    code = "run_not_over"
 
 
 class RunIsStopping(RunError):

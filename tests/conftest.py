@@ -105,8 +105,8 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 def forget_usage() -> Iterator[None]:
     """Forget what this process knows of owners' quotas: the next test has other owners."""
     yield
-    for name in ("ledger", "queued"):
-        if module := sys.modules.get(f"runs.quotas.{name}"):
+    for name in ("runs.quotas.ledger", "runs.quotas.queued"):
+        if module := sys.modules.get(name):
             module.forget()
 
 

@@ -26,6 +26,7 @@ LAYERS = [
     ("runs.web.sockets",),
     ("runs.web.pages",),  # above the API: its Stop is the API's, with another name for the door
     ("runs.web.api",),
+    ("runs.client",),  # for the site's own code, by the feed and the services
     ("runs.web.feed",),
     ("runs.web", "runs.templatetags"),
     # --- runs: a process that executes agents
@@ -35,7 +36,7 @@ LAYERS = [
     ("runs.actions",),
     ("runs.quotas",),
     ("runs.queue",),
-    ("runs.delivery",),
+    ("runs.delivery", "runs.signals"),
     # --- runs: who a client is
     ("runs.identity",),
     # --- runs: what a run is, and how it reads

@@ -53,6 +53,8 @@ class _TraceHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         trace = current_trace()
         if trace is None:
+            if self._is_alone(logging.getLogger(record.name)):
+                _print_as_without_us(record)
             return
         if record.levelno < logging.WARNING and record.name.partition(".")[0] in _QUIET:
             return
@@ -68,6 +70,20 @@ class _TraceHandler(logging.Handler):
         if record.exc_info:
             data["traceback"] = logging.Formatter().formatException(record.exc_info)
         trace.emit("log", data, source="agent")
+
+    def _is_alone(self, logger: logging.Logger | None) -> bool:
+        """Tell whether no other handler gets what a logger logs."""
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return False
+            logger = logger.parent if logger.propagate else None
+        return True
+
+
+def _print_as_without_us(record: logging.LogRecord) -> None:
+    """Print a warning as Python does where no handler is set up, as in a fresh Django site."""
+    if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+        logging.lastResort.handle(record)
 
 
 _handler: _TraceHandler | None = None

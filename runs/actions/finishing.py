@@ -12,6 +12,7 @@ was requested, and whether the run may be queued again.
 
 from __future__ import annotations
 
+import copy
 import logging
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +36,7 @@ from runs.process import metrics
 from runs.queue.deadlines import deadline
 from runs.quotas import ledger
 from runs.quotas.sizes import size_of_values
+from runs.signals import receivers, run_finished
 from runs.status import Status
 from runs.transitions import Change
 from runs.wire import LeftBehindOnWire
@@ -97,6 +99,17 @@ class Finish:
     change: Change
     events: list[Event]  # the last of the log
 
+    def as_written(self) -> RunRecord:
+        """Return the record after the end of the run."""
+        run = copy.copy(self.record)
+        for name, value in {
+            "in_flight": [],
+            "status": self.change.to,
+            **self.change.fields,
+        }.items():
+            setattr(run, name, value)
+        return run
+
     def count(self) -> None:
         """Count the ending, after its commit."""
         fields = self.change.fields
@@ -149,6 +162,11 @@ def finish(
         if is_published:
             notify.publish_events(last)
             notify.publish_changes([(one.record.pk, one.record.root_id) for one in finishes])
+        over = (one for one in finishes if one.change.to is not Status.QUEUED)
+        receivers.send(
+            run_finished,
+            ({"run": one.as_written(), "status": str(one.change.to)} for one in over),
+        )
 
     on_commit(after_commit, robust=True)
     return list(finishes), list(log)

@@ -29,6 +29,7 @@ from runs.process import metrics
 from runs.process.names import host_identity, is_gone, process_name, process_started
 from runs.queue import claims
 from runs.queue.limits import NO_LIMITS, Limits
+from runs.signals import receivers
 
 from .limits import apply_limits
 
@@ -166,6 +167,7 @@ def claim(
         for entry in entries:
             local_runs.add(entry)
     notify.publish_changes((record.pk, record.root_id) for record in records)
+    receivers.send_started(records)
     for record in records:
         metrics.observe_claim(record.created_at, record.started_at, record.attempt)
     return records
@@ -201,6 +203,7 @@ def adopt(
         local_runs.add(entry)
     metrics.observe_claim(record.created_at, record.started_at, record.attempt)
     notify.publish_changes([(run, record.root_id)])
+    receivers.send_started([record])
     return record, entry
 
 

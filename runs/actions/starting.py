@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from contextlib import nullcontext
 from types import MappingProxyType
@@ -41,6 +42,7 @@ from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
 from runs.queue.deadlines import deadline
 from runs.queue.turns import next_turn
 from runs.quotas import ledger, queued, sizes
+from runs.signals import receivers
 from runs.status import Status
 
 from .limits import Given, apply_limits, first_deadline, limits_of, limits_of_start
@@ -49,10 +51,13 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 __all__ = [
+    "IDEMPOTENCY_KEY_PATTERN",
     "queue_child",
     "start_child",
     "start_run",
 ]
+
+IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
 
 def start_run(
@@ -74,7 +79,8 @@ def start_run(
 
     Raises:
         AgentNotFound, InvalidInput: see ``agents.registry``; nothing was written. InvalidInput also
-            for a priority that is not a whole number in the range, and for a limit that is none.
+            for a priority that is not a whole number in the range, for a limit that is none, and
+            for a key that a header could not carry.
         PriorityNotPermitted: above the agent's own, and ``owner`` may not.
         LimitsNotPermitted: looser than the agent's or the site's, and ``owner`` may not.
         InputTooLarge: more than ``RUNS_MAX_INPUT_BYTES`` as JSON.
@@ -83,6 +89,7 @@ def start_run(
             is returned nevertheless.
     """
     definition, encoded = _validated(agent, input)
+    _check_key(idempotency_key)
     _check_priority(priority, definition, owner)
     chosen = limits_of_start(definition, limits, owner)
     digest = _digest(agent, encoded, priority, limits) if idempotency_key else ""
@@ -112,6 +119,8 @@ def start_run(
     if worker is None:
         on_commit(lambda: notify.send_start(run.pk), robust=True)
     on_commit(lambda: notify.publish_changes([(run.pk, run.root_id)]), robust=True)
+    if worker is not None:
+        on_commit(lambda: receivers.send_started([run]), robust=True)
     return run, True
 
 
@@ -140,6 +149,7 @@ def start_child(
         apply_limits([(entry, run)])
         local_runs.add(entry)
     notify.publish_changes([(run.pk, run.root_id)])
+    receivers.send_started([run])
     return run, entry
 
 
@@ -204,6 +214,12 @@ def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
     if len(encoded) > limit:
         raise InputTooLarge(f"The input has {len(encoded):,} bytes; {limit:,} is the limit.")
     return definition, encoded
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not re.fullmatch(IDEMPOTENCY_KEY_PATTERN, key):
+        message = "1 to 255 printable ASCII characters are expected."
+        raise InvalidInput(f"idempotency_key: {message}", {"idempotency_key": [message]})
 
 
 def _check_priority(priority: int | None, definition: AgentDefinition, owner: User) -> None:

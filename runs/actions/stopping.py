@@ -31,9 +31,10 @@ from runs.db.statements import Expression, as_parameter, update_rows
 from runs.db.transactions import in_transaction, is_away, is_locked
 from runs.db.users import has_column
 from runs.delivery import notify, stops
-from runs.delivery.stop_message import StopDelivery
+from runs.delivery.stop_message import StopDelivery, StopRequest
 from runs.exceptions import RunAlreadyFinished, StopNotPermitted
 from runs.models import RunQuerySet, RunRecord, StopVia
+from runs.signals import receivers, stop_requested
 from runs.status import Status
 from runs.wire import BulkWord, get_for_list, get_for_wire
 
@@ -349,6 +350,8 @@ def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRec
     due = [*(stops.committed_in(trees) if trees else ()), *marked, *changes.harder]
     deliveries = {record.pk: StopDelivery.of(record) for record in due}
     on_commit(lambda: stops.deliver(deliveries.values()), robust=True)
+    asked = [*marked, *changes.harder]
+    on_commit(partial(_tell_site, asked), robust=True)  # before it hears of the ends
     ended = [finish_queued(record) for record in marked if record.status == Status.QUEUED]
     if request.mode is StopMode.ABANDON:
         running = [r for r in (*marked, *changes.harder) if r.status == Status.RUNNING]
@@ -358,6 +361,10 @@ def _write(request: Request, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, RunRec
     changed = [(record.pk, record.root_id) for record in (*marked, *changes.all)]
     on_commit(lambda: notify.publish_changes(changed), robust=True)
     return written
+
+
+def _tell_site(runs: Iterable[RunRecord]) -> None:
+    receivers.send(stop_requested, ({"run": run, "stop": StopRequest.of(run)} for run in runs))
 
 
 #: A run below names the same run as its caller: the one on which the stop was requested.

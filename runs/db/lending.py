@@ -51,8 +51,7 @@ class Reserve:
         options = default.settings_dict["OPTIONS"].get("pool")
         if default.vendor != "postgresql" or not options:
             return
-        known = options if isinstance(options, dict) else {}  # True stands for the pool's defaults
-        pool = {**known, "min_size": self.count, "max_size": self.count, "name": self.name}
+        pool = {**options, "min_size": self.count, "max_size": self.count, "name": self.name}
         # It shortens the wait of the pool that it is called for; ours has the wait of the other.
         pool.pop("reconnect_failed", None)
         whole = {**default.settings_dict["OPTIONS"], "pool": pool}

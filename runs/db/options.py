@@ -16,7 +16,10 @@ from runs.process.names import own_session_name
 
 from .alias import connection
 
-__all__ = ["complete_options"]
+__all__ = ["POOL_SIZE", "complete_options"]
+
+#: Of a process that serves and runs agents.
+POOL_SIZE = 20
 
 _SQLITE = {
     # A deferred transaction that becomes a writer fails at once if another one is writing,
@@ -35,6 +38,10 @@ def complete_options() -> None:
     if connection.vendor == "sqlite":
         for name, value in _SQLITE.items():
             options.setdefault(name, value)
-    elif connection.vendor == "postgresql" and "application_name" not in options:
-        # Other processes find the sessions of a lost process that holds locks by this name.
-        options.setdefault("fallback_application_name", own_session_name())
+    elif connection.vendor == "postgresql":
+        if options.get("pool") is True:
+            # psycopg_pool's own size is 4, and the threads of a worker hold eight.
+            options["pool"] = {"max_size": POOL_SIZE}
+        if "application_name" not in options:
+            # Other processes find the sessions of a lost process that holds locks by this name.
+            options.setdefault("fallback_application_name", own_session_name())

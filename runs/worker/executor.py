@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -46,7 +46,10 @@ from runs.delivery.local_runs import ActiveRun
 from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
+from runs.ops import failures
 from runs.process import metrics
+from runs.signals import receivers
+from runs.status import Status
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore
@@ -290,11 +293,14 @@ class Executor:
         if job.stop is not None:  # requested before the claim read the record
             entry.deliver(job.stop)
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
-        outcome = await self._run(job, caller, guard)
+        outcome, failure = _without_exception(await self._run(job, caller, guard))
         await self.started.end_attempt(entry)
         if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
             await self._note_deadline(entry)
         ended = await self._write_end(trace, outcome)
+        if failure is not None and ended is not None and ended.status is Status.ERROR:
+            # Not here: a handler of the site's may send a mail.
+            receivers.call_soon(partial(failures.log_failure, entry.id, job.agent, failure))
         if entry.token.mode is StopMode.ABANDON:
             note = partial(abandoning.note_left, entry.id, entry.worker, entry.attempt)
             await patiently(partial(self._database.run, note), before_retry=lambda: None)
@@ -316,7 +322,7 @@ class Executor:
                 return Outcome("interrupted")
             return await self._call(definition, arguments, job.owner_id, caller, guard)
         except AgentError as error:  # the code changed after the run was queued
-            return Outcome("error", error=describe_error(error))
+            return Outcome("error", error=describe_error(error), exception=error)
         except asyncio.CancelledError:
             return Outcome("interrupted")
         except BaseException as error:  # of any kind: each run needs an ending
@@ -396,6 +402,21 @@ class Executor:
         if await wait_out(waiting) is not None:
             logger.debug("cancelled while the ending of run %s was written", trace.run)
         return waiting.result()
+
+
+def _without_exception(outcome: Outcome) -> tuple[Outcome, BaseException | None]:
+    """Take the exception out of an outcome, and return what of it may be logged.
+
+    While the ending is written, nothing keeps the agent's variables in memory.
+    """
+    error = outcome.exception
+    if error is None:
+        return outcome, None
+    try:
+        failure = failures.without_values(error)
+    except Exception as unreadable:  # its class is the agent's, and does what it likes
+        failure = RuntimeError(f"an error that can't be read ({type(unreadable).__name__})")
+    return replace(outcome, exception=None), failure
 
 
 def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,10 +81,11 @@ def ann(client: httpx.Client) -> Iterator[httpx.Client]:
         yield ann
 
 
-def _root(client: httpx.Client) -> httpx.Client:
-    root = httpx.Client(base_url=client.base_url, timeout=60)
-    NewSite.sign_in(root, ROOT)
-    return root
+@contextmanager
+def _root(client: httpx.Client) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=client.base_url, timeout=60) as root:
+        NewSite.sign_in(root, ROOT)
+        yield root
 
 
 class TestUsersWithAnAddressAndAUuid:
@@ -116,6 +118,17 @@ class TestUsersWithAnAddressAndAUuid:
         assert used["data_store_keys"] == 2, "greeted and beat"
         accept = {"Accept": "text/event-stream"}
         assert "event: end" in ann.get(f"runs/{id}/events", headers=accept).text
+
+    def test_have_usage_that_measuring_confirms(self, site: NewSite) -> None:
+        said = site.shell(
+            "from halting.runs.models import OwnerUsage as U\n"
+            "from halting.runs.quotas.keeper import measure\n"
+            "for _ in range(2):\n"
+            "    measure()\n"
+            "    print('stored', *U.objects.order_by('pk').values_list('stored_bytes', flat=True))"
+        )
+        lines = [line for line in said.splitlines() if line.startswith("stored ")]
+        assert lines[0] == lines[1] != "stored 0"
 
     def test_are_found_in_the_admin(self, client: httpx.Client, ann: httpx.Client) -> None:
         run = NewSite.finished(ann, _start(ann, "greet", name="Ann"))

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from runs.checks import check_database_role, check_deployment, check_options, check_redis
+from runs.checks import (
+    check_database_role,
+    check_databases,
+    check_deployment,
+    check_options,
+    check_redis,
+)
 
 
 def _ids(options: dict[str, Any], settings: Any) -> list[str | None]:
@@ -52,6 +58,7 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"LEASE_SECONDS": float("nan")}, "runs.E002"),
         ({"DRAIN_SECONDS": -1}, "runs.E002"),
         ({"API_THROTTLE_RATE": 600}, "runs.E002"),
+        ({"METRICS_TOKEN": b"s3cret"}, "runs.E002"),
         ({"LLM": {"API_KEY": "s3cret\nword", "MODEL": "m"}}, "runs.E020"),
         ({"LLM": {"API_KEY": None, "MODEL": "m"}}, "runs.E020"),
         ({"LLM": {"BASE_URL": "s3cret.example", "MODEL": "m"}}, "runs.E020"),
@@ -146,3 +153,62 @@ def test_a_superuser_as_role_of_the_database_is_reported() -> None:
         cursor.execute("CREATE ROLE halting_test_plain")
         cursor.execute("SET LOCAL ROLE halting_test_plain")
         assert check_database_role(None, ["default"]) == []
+
+
+class _Router:
+    """Sends some models elsewhere, for writes or for reads."""
+
+    def __init__(self, way: str, *labels: str) -> None:
+        self._way, self._labels = way, labels
+
+    def db_for_write(self, model: Any, **_: Any) -> str | None:
+        return self._answer("write", model)
+
+    def db_for_read(self, model: Any, **_: Any) -> str | None:
+        return self._answer("read", model)
+
+    def _answer(self, way: str, model: Any) -> str | None:
+        return "elsewhere" if way == self._way and model._meta.app_label in self._labels else None
+
+
+@pytest.mark.parametrize(
+    ("router", "divided"),
+    [
+        (_Router("write", "auth"), {"auth.User"}),
+        (_Router("write", "identity"), {"identity.ApiToken", "identity.AuditEntry"}),
+        (_Router("read", "identity"), {"identity.ApiToken", "identity.AuditEntry"}),
+        (_Router("read", "auth", "sessions"), set()),  # the users may be read from a replica
+        (_Router("write", "sessions"), set()),
+    ],
+)
+def test_a_router_must_not_divide_what_belongs_together(
+    router: _Router, divided: set[str], settings: Any
+) -> None:
+    settings.DATABASE_ROUTERS = [router]
+    found = check_databases(None)
+    assert {message.id for message in found} <= {"runs.E006"}
+    assert {message.msg.split()[3] for message in found} == divided
+
+
+def test_naive_instants_are_an_error(settings: Any) -> None:
+    assert check_databases(None) == []
+    settings.USE_TZ = False
+    assert [message.id for message in check_databases(None)] == ["runs.E005"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ({"max_size": 20}, []),
+        ({"min_size": 10}, []),
+        ({"timeout": 5}, ["runs.W010"]),
+        ({}, []),  # Django takes it for none
+        ({"min_size": 2, "max_size": 8}, ["runs.W010"]),
+        (None, []),
+    ],
+)
+def test_a_pool_that_a_worker_uses_up_is_named(
+    pool: object, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "pool", pool)
+    assert [message.id for message in check_databases(None)] == expected

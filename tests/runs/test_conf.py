@@ -47,3 +47,13 @@ def test_the_reach_of_agents_is_parsed_and_its_password_not_shown(settings: Any)
     settings.RUNS = {"HTTP": {"ALLOW": ["10.0.0.0/8"], "PROXY_URL": "http://u:hunter2@proxy"}}
     assert conf().http.reach == Reach(AllowList(["10.0.0.0/8"]), "http://u:hunter2@proxy")
     assert "hunter2" not in repr(conf()) + repr(conf().http.reach)
+
+
+def test_the_token_of_metrics_is_an_option_or_the_setting_of_before(settings: Any) -> None:
+    settings.METRICS_TOKEN = "hunter1"
+    assert conf().metrics_token == "hunter1"
+    settings.RUNS = {"METRICS_TOKEN": "hunter2"}
+    assert conf().metrics_token == "hunter2"
+    assert "hunter" not in repr(conf())
+    settings.RUNS, settings.METRICS_TOKEN = {}, ""
+    assert conf().metrics_token == ""

@@ -21,6 +21,7 @@ from drf_spectacular.utils import (
 from rest_framework import serializers
 
 from agents.cancellation import StopMode
+from runs.actions.starting import IDEMPOTENCY_KEY_PATTERN
 from runs.models import RunInput, RunRecord, StopVia, WorkerRecord
 from runs.quotas.reading import QUOTAS
 from runs.status import Status
@@ -65,7 +66,6 @@ __all__ = [
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 EXAMPLE_ID = uuid.UUID("01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20")
-IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
 
 _MEANINGS = {
     400: "Something in the request is wrong; `fields` says where.",

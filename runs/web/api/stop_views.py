@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from runs.actions import stopping
+from runs.delivery.ends import wait_until_over
 from runs.models import RunRecord, StopVia
 from runs.web.feed import NoPlace, Place, Viewer
 from runs.web.late import can_be_late
@@ -22,7 +23,7 @@ from .requests.filters import filter_runs
 from .serializers import RunSerializer
 from .throttling import StopThrottle
 from .views import ID, ApiView, read_id
-from .waiting import answer_when_over, wait_until_over
+from .waiting import answer_when_over
 
 __all__ = ["StopManyView", "StopView"]
 

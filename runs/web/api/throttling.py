@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from urllib.parse import quote
+import re
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
@@ -29,8 +30,7 @@ class ApiThrottle(SimpleRateThrottle):
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if _is_a_user(request):
-            key = quote(str(request.user.pk), safe="")  # it may be a text of any characters
-            return f"halting:throttle:user:{key}"
+            return f"halting:throttle:user:{_plain(request.user.pk)}"
         return f"halting:throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
@@ -55,6 +55,15 @@ class StopThrottle(ApiThrottle):
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         return None if _is_a_user(request) else super().get_cache_key(request, view)
+
+
+def _plain(key: object) -> str:
+    """Return a user's key as caches take it: it may be a text of any characters and length."""
+    text = str(key)
+    return text if _PLAIN.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()
+
+
+_PLAIN = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 def _is_a_user(request: Request) -> bool:

@@ -1,14 +1,12 @@
-"""Wait for the end of a run, without a database connection, and not while the process drains.
+"""Answer when a run is over, without a thread and a database connection until then.
 
 On the event loop a wait costs a future: the feed's hub tells of the end. Where there is no loop,
-under WSGI or Django's test client, the request's thread waits.
+under WSGI or Django's test client, the request's thread waits (``delivery.ends``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +19,7 @@ from django.http import Http404
 from rest_framework.exceptions import NotAuthenticated
 
 from runs.db.alias import connection
-from runs.db.lending import release_connection
-from runs.delivery import local_runs
-from runs.models import RunRecord
-from runs.status import TERMINAL
+from runs.delivery.ends import is_leaving, let_go
 from runs.web import feed
 from runs.web.feed import Place, RightLost, Viewer
 from runs.web.late import Answer, LateResponse
@@ -33,13 +28,9 @@ from runs.wire import get_for_wire, run_as_dict
 
 from .errors import exception_handler
 
-__all__ = ["answer_when_over", "let_go", "wait_until_over"]
+__all__ = ["answer_when_over", "let_go"]
 
 P = ParamSpec("P")
-
-POLL_SECONDS = 0.3  # other processes send no message when their runs end
-
-_leaving = threading.Event()
 
 #: Read the runs of answers. Few, so that a thousand waits that end together leave connections.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="runs-answers")
@@ -58,7 +49,7 @@ async def _decide(viewer: Viewer, seconds: float, place: Place) -> Answer:
     assert viewer.run is not None
     is_over = False
     try:
-        if not _leaving.is_set():
+        if not is_leaving():
             is_over = await feed.get_hub().until_over(viewer, seconds)
     except RightLost as lost:
         if lost.why == "not_authenticated":
@@ -110,28 +101,3 @@ def _refuse(error: Exception) -> Answer:
     if "Retry-After" in response.headers:
         headers["Retry-After"] = response.headers["Retry-After"]
     return Answer(response.status_code, JsonRenderer().render(response.data), headers)
-
-
-def wait_until_over(run: uuid.UUID, seconds: float) -> bool:
-    """Block until ``run`` is over, for ``seconds`` at most; return whether it is.
-
-    Returns early if this process drains; the client may ask again. Holds no database connection
-    while it waits: twenty waiting clients would use up a pool of twenty.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        # Watch before the poll, or an end between the two is missed. Watch again each time: a
-        # requeue sets the event, too.
-        with local_runs.watching(run) as ended:
-            if RunRecord.objects.filter(pk=run, status__in=TERMINAL).exists():
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0 or _leaving.is_set():
-                return False
-            release_connection()
-            ended.wait(min(left, POLL_SECONDS))
-
-
-def let_go() -> None:
-    """End all waits: this process drains."""
-    _leaving.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -79,7 +80,7 @@ class Hub:
         """
         if self.is_closed:
             raise RightLost("restart")
-        if reader.place is None:
+        if reader.place is None and not reader.viewer.is_trusted:
             try:
                 reader.place = Place("feeds", reader.viewer.user_id)
             except NoPlace as error:
@@ -92,8 +93,10 @@ class Hub:
         if reader.place is not None:
             reader.place.leave()
 
-    async def until_over(self, viewer: Viewer, seconds: float) -> bool:
+    async def until_over(self, viewer: Viewer, seconds: float | None) -> bool:
         """Wait for the end of a run, without a thread; return whether it is over.
+
+        With None for ``seconds`` the wait lasts as long as the run.
 
         Raises:
             RightLost: the viewer may not see the run any longer, or this process ends.
@@ -113,8 +116,9 @@ class Hub:
         if self._tasks:
             return
         notify.add_listener(self.listener)
+        # In a context of their own: they outlive the request, or the agent, that comes first.
         self._tasks = [
-            self._loop.create_task(self._forever(work, pause))
+            self._loop.create_task(self._forever(work, pause), context=contextvars.Context())
             for work, pause in (
                 (self.refresher.refresh, 0.0),
                 (self.refresher.poll, POLL_SECONDS),
@@ -124,6 +128,7 @@ class Hub:
                 (self._check_rights, RIGHTS_SECONDS),
                 (self.inbox.receive, 0.0),
                 (self.inbox.keep_asking, ASK_SECONDS),
+                (self._close_with_the_loop, 0.0),
             )
         ]
 
@@ -157,6 +162,23 @@ class Hub:
         for tail in self.tails:
             tail.close()
         await asyncio.to_thread(self._database.close)
+
+    async def _close_with_the_loop(self) -> None:
+        """Release everything when the loop ends: ``asyncio.run`` cancels its tasks then.
+
+        A command, or a task of Celery, has a loop for a moment, and no lifespan that calls
+        ``close``.
+        """
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if not self.is_closed:
+                notify.remove_listener(self.listener)
+                _hubs.pop(self._loop, None)
+                # Again: one of them may have lost the cancellation of the loop's end.
+                me = asyncio.current_task()
+                await cancel_and_wait(task for task in self._tasks if task is not me)
+                await asyncio.to_thread(self._database.close)
 
     def let_waiters_go(self) -> None:
         """End all waits: this process drains."""

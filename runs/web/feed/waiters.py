@@ -33,8 +33,8 @@ class Waiter:
     def wake(self) -> None:
         self._is_decided.set()
 
-    async def until_over(self, seconds: float) -> bool:
-        """Wait; return whether the run is over.
+    async def until_over(self, seconds: float | None) -> bool:
+        """Wait, without an end if ``seconds`` is None; return whether the run is over.
 
         Raises:
             RightLost: the user may not see the run any longer, or this process ends.

@@ -85,6 +85,22 @@ def test_a_person_who_was_faster_stays_the_cause(token: CancelToken, clock: Cloc
     assert not token.has_reached_deadline
 
 
+def test_all_that_it_stops_know_of_it_when_they_are_tripped(clock: Clock) -> None:
+    """Their logs say so before the stop is observed; one call anywhere below finds it over."""
+    top = CancelToken()
+    top.deadline = clock.now + 5
+    middle = CancelToken(top)
+    tokens = [top, middle, CancelToken(middle), CancelToken(top)]
+    told: list[bool] = []
+    for token in tokens:
+        token.add_callback(lambda tripped: told.append(tripped.has_reached_deadline))
+    clock.now += 5
+    with pytest.raises(AgentStopped):
+        tokens[2].admit()
+    assert told == [True] * len(tokens)
+    assert not CancelToken().has_reached_deadline
+
+
 def test_a_lease_that_is_over_too_ends_the_claim(clock: Clock) -> None:
     token = CancelToken(lease=Lease(clock.now + 5))
     token.deadline = clock.now + 3

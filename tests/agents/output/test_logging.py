@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from typing import Any
@@ -49,6 +50,25 @@ def test_what_is_logged_outside_any_run_is_in_no_runs_log(
     logger.info("outside")
     assert run.sink.events == []
     assert "outside" in caplog.text
+
+
+@captured
+@pytest.mark.usefixtures("root_at_info")
+def test_warnings_outside_any_run_are_printed_where_no_handler_is_set_up(
+    outside: dict[str, io.StringIO],
+) -> None:
+    """Python prints them then, in a fresh Django site, say; ours is a handler, too."""
+    root = logging.getLogger()
+    handlers = [one for one in root.handlers if type(one).__module__.startswith("agents.")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(root, "handlers", handlers)
+        logger.warning("a heartbeat failed")
+        logger.info("of no interest")
+        AgentRun().call(logger.warning, "in a run")
+        assert outside["stderr"].getvalue() == "a heartbeat failed\n"
+        patch.setattr(root, "handlers", [*handlers, logging.NullHandler()])
+        logger.warning("for the site's own handler")
+        assert outside["stderr"].getvalue() == "a heartbeat failed\n"
 
 
 @captured

@@ -30,7 +30,7 @@ def module(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def load(source: str) -> ModuleType:
-        head = "from __future__ import annotations\nfrom agents.registry import agent\n"
+        head = "from __future__ import annotations;from agents.registry import agent\n"
         (tmp_path / f"{name}.py").write_text(head + textwrap.dedent(source), encoding="utf-8")
         importlib.invalidate_caches()
         loaded = sys.modules.get(name)

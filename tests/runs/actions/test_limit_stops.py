@@ -203,7 +203,7 @@ def test_the_token_of_a_run_in_this_process_is_tripped(alice: User, worker: Work
 def test_a_run_that_was_deleted_is_not_asked(alice: User, worker: WorkerRecord) -> None:
     run = overdue(alice, worker)
     entry = ActiveRun(run.pk, worker.pk)
-    entry.token.has_reached_deadline = True
+    entry.token._has_reached_deadline = True
     with transaction.atomic():
         RunInput.objects.filter(run=run)._raw_delete("default")
         RunRecord.objects.filter(pk=run.pk)._raw_delete("default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -253,13 +254,15 @@ class TestTheirList:
         assert APIClient().delete(f"/api-tokens/{uuid.uuid4()}").status_code == 401
 
 
+def _migrate() -> None:
+    migration = import_module("runs.identity.migrations.0002_hash_tokens")
+    migration.hash_tokens(apps, SimpleNamespace(connection=connection))
+
+
 class TestTokensOfBefore:
     def test_the_migration_keeps_their_keys_good_and_stores_them_nowhere(self, alice: User) -> None:
         key = Token.objects.create(user=alice).key
-        from importlib import import_module
-
-        migration = import_module("runs.identity.migrations.0002_hash_tokens")
-        migration.hash_tokens(apps, SimpleNamespace(connection=connection))
+        _migrate()
         assert not Token.objects.exists()
         assert works(key)
         alice.set_password("another")
@@ -271,6 +274,16 @@ class TestTokensOfBefore:
         assert works(token.key)
         token.delete()
         assert not works(token.key)
+
+    def test_a_site_that_has_them_keeps_them_for_itself(self, alice: User, settings: Any) -> None:
+        settings.RUNS = {**settings.RUNS, "DRF_TOKENS": False}
+        token = Token.objects.create(user=alice)
+        assert not works(token.key)
+        _migrate()
+        alice.set_password("another")
+        alice.save()
+        assert Token.objects.get() == token
+        assert not ApiToken.objects.exists()
 
     def test_the_command_makes_one_of_ours(self, alice: User) -> None:
         out = StringIO()

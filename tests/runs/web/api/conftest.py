@@ -23,10 +23,9 @@ from runs.actions import leases, starting
 from runs.actions.finishing import Ending
 from runs.actions.progress import Updates, record_updates
 from runs.asgi.handler import Handler
-from runs.delivery import local_runs
+from runs.delivery import ends, local_runs
 from runs.identity import tokens
 from runs.models import RunRecord, WorkerRecord
-from runs.web.api import waiting
 from runs.web.feed import close_hub
 
 
@@ -58,7 +57,7 @@ def unthrottled(settings: Any) -> None:
 @pytest.fixture(autouse=True)
 def nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests have had this process drained."""
-    monkeypatch.setattr(waiting, "_leaving", threading.Event())
+    monkeypatch.setattr(ends, "_leaving", threading.Event())
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from rest_framework.test import APIClient
 
 from runs.actions import stopping
-from runs.delivery import local_runs
+from runs.delivery import ends, local_runs
 from runs.models import RunRecord
-from runs.web.api import stop_views, waiting
+from runs.web.api import stop_views
 from runs.web.api.requests import inputs
 from tests.support.running import in_thread
 
@@ -200,7 +199,7 @@ class TestWait:
     def test_it_answers_when_the_run_ends_here_without_looking_again(
         self, api: APIClient, runs: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(waiting, "POLL_SECONDS", 30)
+        monkeypatch.setattr(ends, "FIRST_PAUSE_SECONDS", 30)
         run = runs.running()
         with in_thread(lambda: api.post(f"/runs/{run.pk}/stop?wait=20")) as answer:
             _until(lambda: run.pk in local_runs._waiting)
@@ -225,49 +224,6 @@ class TestWait:
                 assert answer().status_code == 200
         finally:
             local_runs.add(entry)
-
-    @pytest.mark.django_db(transaction=True)
-    def test_a_run_that_is_handed_back_is_not_over(
-        self, runs: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The event is set then as well, which must not become a busy loop."""
-        looks: list[float] = []
-        monkeypatch.setattr(waiting, "release_connection", lambda: looks.append(time.monotonic()))
-        run = runs.queued()
-        with in_thread(waiting.wait_until_over, run.pk, 1.0) as is_over:
-            _until(lambda: run.pk in local_runs._waiting)
-            local_runs.remove(run.pk)
-            assert is_over() is False
-        assert len(looks) <= 6
-
-    @pytest.mark.django_db(transaction=True)
-    def test_a_process_that_goes_away_lets_go(self, runs: Any) -> None:
-        run = runs.running()
-        with in_thread(waiting.wait_until_over, run.pk, 60) as is_over:
-            _until(lambda: run.pk in local_runs._waiting)
-            waiting.let_go()
-            assert is_over() is False
-        assert waiting.wait_until_over(run.pk, 60) is False, "who comes later does not wait at all"
-
-    @pytest.mark.django_db(transaction=True)
-    def test_it_holds_no_connection_while_it_waits(
-        self, runs: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(waiting, "POLL_SECONDS", 30)
-        run = runs.running()
-        open_ones: list[bool] = []
-        wait = waiting.release_connection
-
-        def release() -> None:
-            wait()
-            open_ones.append(connection.connection is not None)
-
-        monkeypatch.setattr(waiting, "release_connection", release)
-        with in_thread(waiting.wait_until_over, run.pk, 20) as is_over:
-            _until(lambda: bool(open_ones))
-            runs.end(run)
-            assert is_over() is True
-        assert open_ones == [False]
 
 
 class TestStopMany:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-CSS = Path(__file__).resolve().parents[4] / "runs" / "static" / "runs" / "css"
+import runs
+
+CSS = Path(str(runs.__file__)).parent / "static" / "runs" / "css"
 TEXT = 4.5
 EDGE = 3.0  # of what can be used, and the focus ring
 
