@@ -98,6 +98,7 @@ def test_what_programs_get_is_below_the_prefix(make_site: MakeSite) -> None:
         assert client.get(started.headers["Location"]).status_code == 200
         unknown = client.get("runs/not/an/address")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+        assert client.get("api/docs").status_code == 404  # without Swagger UI's static files
         assert client.get("health/live").json() == {"status": "alive"}
         site.write("go", "")
         site.finished(client, started.json()["id"])
