@@ -12,6 +12,7 @@ from django.conf import global_settings, settings
 from django.core.signals import setting_changed
 from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
+from django.utils import translation
 
 __all__ = ["admin_path", "exists", "own_path", "prefix", "sign_in", "socket"]
 
@@ -31,8 +32,11 @@ def prefix() -> str:
 
 
 def socket(path: str) -> str:
-    """Return the address of a socket: ``/tools/halting/ws/runs`` for ``runs``."""
-    return f"{prefix()}ws/{path}"
+    """Return the address of a socket: ``/tools/halting/ws/runs`` for ``runs``.
+
+    There is one, in each language of ``i18n_patterns``: that which ``own_path`` knows.
+    """
+    return f"{get_script_prefix()}{_routes(settings.ROOT_URLCONF)[0]}ws/{path}"
 
 
 def sign_in() -> str:
@@ -71,8 +75,9 @@ def admin_path(path: str) -> str | None:
 def _routes(urlconf: str) -> tuple[str, str]:
     """Return the prefix of runs.urls, and the admin's list of runs, without the first slash."""
     script = len(get_script_prefix())
-    ours = reverse(_RUNS, urlconf)[script:].removesuffix("runs") if exists(_RUNS) else ""
-    return ours, reverse(_LIST, urlconf)[script:] if exists(_LIST) else ""
+    with translation.override(None):  # not in the language of the first request
+        ours = reverse(_RUNS, urlconf)[script:].removesuffix("runs") if exists(_RUNS) else ""
+        return ours, reverse(_LIST, urlconf)[script:] if exists(_LIST) else ""
 
 
 @cache

@@ -285,7 +285,7 @@ def test_nothing_in_the_cache_is_code(alice: User, stranger: redis.Redis, tmp_pa
     ran = tmp_path / "ran"
     client = APIClient()
     client.force_authenticate(alice)
-    key = cache.make_key(f"throttle:user:{alice.pk}")
+    key = cache.make_key(f"halting:throttle:user:{alice.pk}")
     for stored in (
         pickle.dumps(_Bomb(ran)),
         b"[[[" * 50_000,
@@ -308,5 +308,5 @@ def test_the_limit_on_requests_still_counts_by_redis(alice: User, settings: Any)
     client = APIClient()
     client.force_authenticate(alice)
     assert [client.get("/agents").status_code for _ in range(4)] == [200, 200, 200, 429]
-    assert len(cache.get(f"throttle:user:{alice.pk}")) == 3
-    cache.delete(f"throttle:user:{alice.pk}")
+    assert len(cache.get(f"halting:throttle:user:{alice.pk}")) == 3
+    cache.delete(f"halting:throttle:user:{alice.pk}")

@@ -95,6 +95,10 @@ def test_middleware_of_others(beyond: NewSite) -> None:
             assert client.get(page).status_code == 200, page
         headers = {"X-CSRFToken": client.cookies["csrftoken"]}
         run = client.post("runs", json={"agent": "patient"}, headers=headers).json()
+        # More than Django's DATA_UPLOAD_MAX_MEMORY_SIZE, which is not the API's limit.
+        large = {"agent": "none", "input": {"word": "x" * 4_000_000}}
+        refused = client.post("runs", json=large, headers=headers)
+        assert (refused.status_code, list(refused.json()["fields"])) == (400, ["agent"])
         missing = client.get(f"app/runs/{run['id'][:-12]}{'0' * 12}/")
         assert missing.status_code == 404
         assert "There is nothing here" in missing.text

@@ -56,6 +56,26 @@ def _click(site: NewSite, page: Page) -> None:
     expect(chip).to_contain_text("Done")
 
 
+def test_the_admin_follows_its_runs_by_the_same_sockets(
+    make_site: MakeSite, open_page: OpenPage
+) -> None:
+    site = make_site(prefix=PREFIX)
+    with site.served(prefix=f"/{PREFIX}") as client:
+        site.sign_in(client, "ann")
+        headers = {"X-CSRFToken": client.cookies["csrftoken"]}
+        run = client.post("runs", json={"agent": "patient"}, headers=headers).json()["id"]
+        with open_page(client) as page:
+            page.goto(f"/admin/runs/runrecord/{run}/change/")
+            expect(page.locator("#log")).to_contain_text("It has begun.")
+            page.locator("#stop").click()
+            expect(page.locator("#run-chip")).to_contain_text("Stopping...")
+            page.goto("/admin/runs/runrecord/")
+            status = page.locator(".field-status")
+            expect(status).to_contain_text("Stopping...")
+            site.write("go", "")
+            expect(status).to_contain_text("Stopped")
+
+
 def test_addresses_have_the_script_name_as_well(make_site: MakeSite) -> None:
     site = make_site(prefix=PREFIX, settings='FORCE_SCRIPT_NAME = "/portal"\n')
     with site.served(prefix=f"/portal/{PREFIX}") as client:
@@ -78,6 +98,7 @@ def test_what_programs_get_is_below_the_prefix(make_site: MakeSite) -> None:
         assert client.get(started.headers["Location"]).status_code == 200
         unknown = client.get("runs/not/an/address")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+        assert client.get("api/docs").status_code == 404  # without Swagger UI's static files
         assert client.get("health/live").json() == {"status": "alive"}
         site.write("go", "")
         site.finished(client, started.json()["id"])

@@ -13,6 +13,8 @@ from rest_framework.request import Request
 
 __all__ = ["SessionAuthentication"]
 
+_FORMS = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
+
 
 class SessionAuthentication(authentication.SessionAuthentication):
     """The session cookie; a request that changes something needs the CSRF token, too."""
@@ -25,10 +27,12 @@ class SessionAuthentication(authentication.SessionAuthentication):
 
     def enforce_csrf(self, request: Request) -> None:
         # The check would look for its token in the form, and use up the body.
-        if request._request.content_type == "multipart/form-data":
+        if request._request.content_type in _FORMS:
             raise UnsupportedMediaType(request._request.content_type)
         try:
-            super().enforce_csrf(request)
+            # Of DRF's request it would parse the JSON, and Django would refuse what is larger than
+            # DATA_UPLOAD_MAX_MEMORY_SIZE, which is for forms.
+            super().enforce_csrf(request._request)  # type: ignore[arg-type]
         except PermissionDenied as error:
             raise PermissionDenied(str(error.detail), "csrf_failed") from error
 

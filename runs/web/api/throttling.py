@@ -30,8 +30,8 @@ class ApiThrottle(SimpleRateThrottle):
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
         if _is_a_user(request):
-            return f"throttle:user:{_plain(request.user.pk)}"
-        return f"throttle:address:{self.get_ident(request)}"
+            return f"halting:throttle:user:{_plain(request.user.pk)}"
+        return f"halting:throttle:address:{self.get_ident(request)}"
 
     def get_ident(self, request: Request) -> str:
         # DRF reads X-Forwarded-For itself: a client could invent a new address for each request.

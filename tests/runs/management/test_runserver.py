@@ -21,7 +21,7 @@ import uvicorn
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
-from runs.management.commands.runserver import _bind
+from runs.management.commands.runserver import _bind, _serves_static_files
 from runs.ops.accounts import DEMO_USERS, create_missing_demo_users, find_open_demo_users
 from runs.ops.serving import DrainingServer
 from tests.support.processes import Process, start_manage
@@ -245,6 +245,23 @@ def test_outside_debug_it_wants_hosts_and_a_key(
 ) -> None:
     settings.ALLOWED_HOSTS, settings.SECRET_KEY = hosts, key
     assert missing in _refusal("0")
+
+
+@pytest.mark.parametrize(
+    ("is_debug", "app", "expected"),
+    [
+        (True, "django.contrib.staticfiles", True),
+        (False, "django.contrib.staticfiles", False),
+        (True, "whitenoise.runserver_nostatic", False),
+    ],
+)
+def test_static_files_are_served_in_debug_mode_unless_whitenoise_does(
+    settings: Any, is_debug: bool, app: str, expected: bool
+) -> None:
+    settings.DEBUG = is_debug
+    others = [name for name in settings.INSTALLED_APPS if name != "whitenoise.runserver_nostatic"]
+    settings.INSTALLED_APPS = list(dict.fromkeys([*others, app]))
+    assert _serves_static_files() is expected
 
 
 @pytest.mark.django_db

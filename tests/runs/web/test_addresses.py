@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path, set_script_prefix
+from django.utils import translation
 
 from runs.web import addresses
 
@@ -22,6 +24,10 @@ class OfSite:
         path("tools/halting/", include("runs.urls")),
         path("desk/", admin.site.urls),
     ]
+
+
+class InLanguages:
+    urlpatterns = i18n_patterns(path("halting/", include("runs.urls")))
 
 
 class WithSignIn:
@@ -40,6 +46,15 @@ def test_sockets_are_below_the_prefix(settings: Any) -> None:
     settings.ROOT_URLCONF = OfSite
     assert addresses.prefix() == "/tools/halting/"
     assert addresses.socket("runs/7") == "/tools/halting/ws/runs/7"
+
+
+def test_sockets_have_one_address_in_all_languages(settings: Any) -> None:
+    settings.ROOT_URLCONF = InLanguages
+    settings.LANGUAGE_CODE = "en"
+    with translation.override("de"):
+        assert addresses.prefix() == "/de/halting/"
+        assert addresses.socket("runs") == "/en/halting/ws/runs"
+        assert addresses.own_path("/en/halting/ws/runs") == "/ws/runs"
 
 
 def test_the_script_name_comes_first(settings: Any, script_name: None) -> None:

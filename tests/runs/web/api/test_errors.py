@@ -86,6 +86,15 @@ class TestIdentity:
         response = client.post("/runs", {"agent": "echo"}, HTTP_X_CSRFTOKEN=token)
         assert response.status_code == 201
 
+    def test_the_csrf_check_does_not_read_the_body(self, alice: User, settings: Any) -> None:
+        """Else Django refuses one that is larger than a site lets its forms be."""
+        settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+        client = APIClient(enforce_csrf_checks=True)
+        client.force_login(alice)
+        client.cookies["csrftoken"] = "x" * 32
+        body = {"agent": "echo", "input": {"text": "hello"}}
+        assert client.post("/runs", body, HTTP_X_CSRFTOKEN="x" * 32).status_code == 201
+
     def test_a_token_needs_no_csrf_token(self, alice: User) -> None:
         client = APIClient(enforce_csrf_checks=True)
         client.credentials(HTTP_AUTHORIZATION=f"Token {tokens.create(alice)[0]}")

@@ -130,6 +130,14 @@ class TestThrottle:
         elsewhere = APIClient().get("/runs", REMOTE_ADDR="192.0.2.1", **extra)
         assert elsewhere.status_code == 401
 
+    def test_strangers_are_counted_where_a_site_says_that_they_are_none(
+        self, settings: Any, options: Callable[..., None]
+    ) -> None:
+        settings.REST_FRAMEWORK = {**settings.REST_FRAMEWORK, "UNAUTHENTICATED_USER": None}
+        options(API_THROTTLE_RATE="1/min")
+        assert [APIClient().get("/runs").status_code for _ in range(2)] == [401, 429]
+        assert [APIClient().post("/runs/stop").status_code for _ in range(2)] == [429, 429]
+
     def test_passwords_are_counted_by_address_right_or_wrong(
         self, alice: User, options: Callable[..., None]
     ) -> None:
