@@ -13,6 +13,8 @@ import importlib
 import logging
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -47,6 +49,8 @@ from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
 from runs.process import metrics
+from runs.telemetry.spans import Attempt, RunSpan
+from runs.telemetry.traceparent import current_traceparent, hosts
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore
@@ -281,6 +285,7 @@ class Executor:
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         guard.unwatched_threads, guard.unwatched_processes = job.unwatched
         guard.call_seconds = entry.limits.call_seconds
+        span = _follow(job, entry, guard)
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.log_stop()  # one that came before, and whose token is about to trip
@@ -290,11 +295,20 @@ class Executor:
         if job.stop is not None:  # requested before the claim read the record
             entry.deliver(job.stop)
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
-        outcome = await self._run(job, caller, guard)
-        await self.started.end_attempt(entry)
-        if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
-            await self._note_deadline(entry)
-        ended = await self._write_end(trace, outcome)
+        if span is not None:
+            span.attach()
+        ended: Ended | None = None
+        ended_at = 0
+        try:
+            outcome = await self._run(job, caller, guard)
+            ended_at = time.time_ns()
+            await self.started.end_attempt(entry)
+            if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
+                await self._note_deadline(entry)
+            ended = await self._write_end(trace, outcome)
+        finally:
+            if span is not None:
+                _end(span, ended, trace.usage.since(job.usage), ended_at or time.time_ns())
         if entry.token.mode is StopMode.ABANDON:
             note = partial(abandoning.note_left, entry.id, entry.worker, entry.attempt)
             await patiently(partial(self._database.run, note), before_retry=lambda: None)
@@ -398,6 +412,31 @@ class Executor:
         return waiting.result()
 
 
+def _follow(job: _Job, entry: ActiveRun, guard: Guard) -> RunSpan | None:
+    """Continue the trace that the run belongs to; return its span if this process traces."""
+    attempt = Attempt(entry.id, job.root, job.parent, job.agent, job.depth, entry.attempt)
+    span = RunSpan.begin(attempt, job.traceparent)
+    entry.traceparent = job.traceparent
+    if span is not None:
+        entry.traceparent = span.traceparent
+        guard.trace.listener = span.note
+    if names := conf().traceparent_hosts:
+        named = hosts(tuple(names))
+
+        def for_host(host: str) -> str | None:
+            return current_traceparent() or entry.traceparent if named.has(host) else None
+
+        guard.traceparent_for = for_host
+    return span
+
+
+def _end(span: RunSpan, ended: Ended | None, usage: Usage, at: int) -> None:
+    if ended is None:
+        span.end(None, None, usage, at)
+    else:
+        span.end(ended.status.value, ended.error, usage, at)
+
+
 def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:
     return None if task.cancelled() or task.exception() is not None else task.result()
 
@@ -416,6 +455,9 @@ class _Job:
     input: Any
     input_bytes: int
     unwatched: tuple[int, int]  # threads and processes of earlier attempts
+    root: uuid.UUID
+    parent: uuid.UUID | None
+    traceparent: str | None
 
     @classmethod
     def of(cls, record: RunRecord) -> _Job:
@@ -433,6 +475,9 @@ class _Job:
             record.input_record.value,
             record.input_record.size_bytes,
             (record.unwatched_threads, record.unwatched_processes),
+            record.root_id,
+            record.parent_id,
+            record.input_record.traceparent,
         )
 
 
