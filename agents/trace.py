@@ -21,6 +21,7 @@ from .values import jsonable, redaction
 from .wire import CallOnWire, EventOnWire, Source
 
 __all__ = [
+    "CALL_TYPES",
     "EVENT_TYPES",
     "Event",
     "Trace",
@@ -51,6 +52,9 @@ EVENT_TYPES: dict[str, str] = {
     "truncated": "the log is full (data says of what), what follows is left out",
     "agent_end": "the run is over; data.status says how",
 }
+
+#: Each is the end of one guarded call.
+CALL_TYPES = frozenset({"llm_call", "data_store", "http", "agent_call", "process"})
 
 #: Written even when the cap on events is reached.
 _ESSENTIAL = frozenset(

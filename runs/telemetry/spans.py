@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from agents.trace import MAX_LABEL, Usage
+from agents.trace import CALL_TYPES, MAX_LABEL, Usage
 
 from .traceparent import formatted, opentelemetry_api, span_context
 
@@ -103,7 +103,7 @@ class RunSpan:
             elif type == "stop_observed":  # by a tool's guard, or by should_stop(): no tool
                 tool = data["tool"]
                 self._span.add_event(type, {"gen_ai.tool.name": tool} if tool else {})
-            elif "outcome" in data:
+            elif type in CALL_TYPES:
                 self._note_call(data)
         except Exception:
             logger.exception("an event of type %s has no span", type)

@@ -49,6 +49,7 @@ from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
 from runs.process import metrics
+from runs.telemetry.listener import Listener
 from runs.telemetry.spans import Attempt, RunSpan
 from runs.telemetry.traceparent import current_traceparent, hosts
 
@@ -416,10 +417,10 @@ def _follow(job: _Job, entry: ActiveRun, guard: Guard) -> RunSpan | None:
     """Continue the trace that the run belongs to; return its span if this process traces."""
     attempt = Attempt(entry.id, job.root, job.parent, job.agent, job.depth, entry.attempt)
     span = RunSpan.begin(attempt, job.traceparent)
+    guard.trace.listener = Listener(job.agent, span)
     entry.traceparent = job.traceparent
     if span is not None:
         entry.traceparent = span.traceparent
-        guard.trace.listener = span.note
     if names := conf().traceparent_hosts:
         named = hosts(tuple(names))
 
