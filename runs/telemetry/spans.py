@@ -115,9 +115,12 @@ class RunSpan:
 
         ``status`` is the one that the record has now: ``queued`` if another attempt will follow,
         None if another process decides. ``usage`` is of this attempt. A stop is no error.
+        Repeats do nothing.
         """
         try:
             span = self._span
+            if not span.is_recording():
+                return
             span.set_attributes(
                 {
                     "halting.run.status": status or "unknown",

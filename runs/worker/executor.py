@@ -49,6 +49,7 @@ from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
 from runs.process import metrics
+from runs.status import Status
 from runs.telemetry.listener import Listener
 from runs.telemetry.spans import Attempt, RunSpan
 from runs.telemetry.traceparent import current_traceparent, hosts
@@ -421,6 +422,7 @@ def _follow(job: _Job, entry: ActiveRun, guard: Guard) -> RunSpan | None:
     entry.traceparent = job.traceparent
     if span is not None:
         entry.traceparent = span.traceparent
+        entry.token.add_callback(partial(_end_if_abandoned, span, guard.trace, job.usage))
     if names := conf().traceparent_hosts:
         named = hosts(tuple(names))
 
@@ -436,6 +438,12 @@ def _end(span: RunSpan, ended: Ended | None, usage: Usage, at: int) -> None:
         span.end(None, None, usage, at)
     else:
         span.end(ended.status.value, ended.error, usage, at)
+
+
+def _end_if_abandoned(span: RunSpan, trace: Trace, before: Usage, token: CancelToken) -> None:
+    """End the span of a run whose record is over: its code may never leave."""
+    if token.mode is StopMode.ABANDON:
+        span.end(Status.STOPPED.value, None, trace.usage.since(before), time.time_ns())
 
 
 def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:

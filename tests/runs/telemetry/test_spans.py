@@ -13,9 +13,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from agents import SyncTools, Tools, agent
 from agents.cancellation import StopMode
+from runs.delivery import local_runs
 from runs.status import Status
 from runs.telemetry import spans as spans_module
-from tests.support.journal import Journal
+from tests.support.journal import Journal, eventually
 from tests.support.llm_server import Answer, LLMServer
 from tests.support.running import Gate, Start
 from tests.support.spans import Spans, attributes_of, is_below
@@ -203,6 +204,28 @@ def test_an_aborted_call_is_a_span_with_its_outcome(
     assert is_below(chat, span)
     assert attributes_of(chat)["halting.call.outcome"] == "aborted"
     assert chat.status.status_code is StatusCode.UNSET
+
+
+def test_the_span_of_an_abandoned_run_ends_with_its_record(
+    spans: Spans, hire: Callable[..., Any], start: Start, stop: Any, log: Journal
+) -> None:
+    gate = Gate()
+
+    @agent("stuck")
+    def stuck(tools: SyncTools) -> None:
+        gate.wait_here()
+
+    hire()
+    run = start("stuck")
+    gate.until_arrived()
+    stop(run, mode=StopMode.ABANDON)
+    span = spans.of_run(log.over(run))
+    said = attributes_of(span)
+    assert (said["halting.run.status"], said["halting.stop.mode"]) == ("stopped", "abandon")
+    assert span.status.status_code is StatusCode.UNSET
+    gate.open()
+    eventually(lambda: not local_runs.all_runs(), "the code has left")
+    assert len(spans.named("invoke_agent stuck")) == 1
 
 
 def test_each_attempt_has_a_span(
