@@ -10,7 +10,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass, field
@@ -21,6 +21,7 @@ from .values import jsonable, redaction
 from .wire import CallOnWire, EventOnWire, Source
 
 __all__ = [
+    "CALL_TYPES",
     "EVENT_TYPES",
     "Event",
     "Trace",
@@ -51,6 +52,9 @@ EVENT_TYPES: dict[str, str] = {
     "truncated": "the log is full (data says of what), what follows is left out",
     "agent_end": "the run is over; data.status says how",
 }
+
+#: Each is the end of one guarded call.
+CALL_TYPES = frozenset({"llm_call", "data_store", "http", "agent_call", "process"})
 
 #: Written even when the cap on events is reached.
 _ESSENTIAL = frozenset(
@@ -110,6 +114,15 @@ class Usage:
             self.estimated or other.estimated,
         )
 
+    def since(self, before: Usage) -> Usage:
+        """Return what was used after ``before``."""
+        return Usage(
+            self.llm_calls - before.llm_calls,
+            self.input_tokens - before.input_tokens,
+            self.output_tokens - before.output_tokens,
+            self.estimated,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -157,6 +170,9 @@ class Trace:
         max_events: events beyond this many are left out, visibly.
 
     Attributes:
+        listener: the host's, called with the type and the data of each event, as they were emitted
+            (not cleaned), also of those that the log has no room for. From any thread; must not
+            block or raise.
         alive_at: the run's last sign of life, on ``time.monotonic()``'s clock: a guarded call has
             begun or ended, a model has said something, or the code has reported progress or logged.
     """
@@ -172,6 +188,7 @@ class Trace:
     #: Why the host wants no more events, apart from the essential ones; set by ``cut``.
     cut_by: str = ""
     closed: bool = False
+    listener: Callable[[str, Mapping[str, Any]], None] | None = None
     alive_at: float = field(default_factory=time.monotonic)
     #: The unfinished printed lines, by stream and thread; ``output`` keeps them here.
     pending_output: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -208,6 +225,8 @@ class Trace:
             raise ValueError(f"{type!r} is not a type of event: {', '.join(EVENT_TYPES)}")
         if source == "agent" and type in _SIGNS_OF_LIFE:
             self.alive_at = time.monotonic()
+        if self.listener is not None:
+            self.listener(type, data or {})
         payload: dict[str, Any] = {}
         if data:
             payload = jsonable.clean(

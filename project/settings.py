@@ -222,6 +222,7 @@ RUNS: dict[str, Any] = {
     "DRF_TOKENS": True,  # the release before had no others
     "API_TOKEN_DAYS": _env.whole_number("API_TOKEN_DAYS", 365, at_least=0),
     "AUDIT_KEEP_DAYS": _env.whole_number("AUDIT_KEEP_DAYS", 400, at_least=0),
+    "TRACEPARENT_HOSTS": _env.reachable("RUNS_TRACEPARENT_HOSTS"),
     "API_THROTTLE_RATE": _env.rate("API_THROTTLE_RATE", "600/min"),
     "LLM": {
         "BASE_URL": _env.http_url("LLM_BASE_URL"),

@@ -38,6 +38,7 @@ from django.db import connections, router
 from pydantic import TypeAdapter, ValidationError
 
 from agents.tools.http.proxies import proxy_problem
+from agents.values.addresses import AllowList
 from runs.conf import Options, conf, unknown_names
 from runs.db.alias import alias
 from runs.db.options import POOL_SIZE
@@ -251,14 +252,18 @@ def _wrong_values(options: Options) -> Iterator[CheckMessage]:
             hint="The environment's name for it is AGENTS_HTTP_PROXY_URL (see README.md).",
             id="runs.E002",
         )
-    try:
-        _ = options.http.reach
-    except ValueError as error:
-        yield Error(
-            f"RUNS['HTTP']['ALLOW']: {error}.",
-            hint="The environment's name for it is AGENTS_HTTP_ALLOW (see README.md).",
-            id="runs.E002",
-        )
+    for where, hosts, variable in (
+        ("['HTTP']['ALLOW']", options.http.allow, "AGENTS_HTTP_ALLOW"),
+        ("['TRACEPARENT_HOSTS']", options.traceparent_hosts, "RUNS_TRACEPARENT_HOSTS"),
+    ):
+        try:
+            AllowList(hosts)
+        except (ValueError, AttributeError) as error:  # an entry may be no text
+            yield Error(
+                f"RUNS{where}: {error}.",
+                hint=f"The environment's name for it is {variable} (see README.md).",
+                id="runs.E002",
+            )
 
 
 def _unwise_values(options: Options) -> Iterator[CheckMessage]:

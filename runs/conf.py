@@ -162,6 +162,10 @@ class Options:
     audit_keep_days: _Days = 400.0  # older entries of the audit log are removed; 0 is for ever
     api_throttle_rate: _Rate | None = "600/min"  # per user or address; None is off
     metrics_token: str = field(default="", repr=False)  # a scraper of /metrics sends it
+    # Hosts, addresses or networks whose servers get the trace of a run that requests something of
+    # them, models' endpoints included; "*" is all. By default none: the ids of a trace tell a
+    # stranger which of its requests belong together.
+    traceparent_hosts: Sequence[str] = ()
     llm: LLMOptions = field(default_factory=LLMOptions)
     http: HTTPOptions = field(default_factory=HTTPOptions)
 

@@ -431,6 +431,8 @@ class RunInput(models.Model):
     )
     value = models.JSONField()
     size_bytes = models.PositiveIntegerField(default=0)
+    #: The trace that the run continues, as W3C writes it. Here, for this row is written once.
+    traceparent = models.CharField(max_length=55, null=True)  # noqa: DJ001
 
     def __str__(self) -> str:
         return str(self.run_id)

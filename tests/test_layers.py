@@ -44,6 +44,7 @@ LAYERS = [
     ("runs.wire", "runs.transitions", "runs.events"),
     ("runs.models", "runs.migrations"),
     ("runs.db", "runs.checks"),
+    ("runs.telemetry",),
     ("runs.conf", "runs.exceptions", "runs.process", "runs.status"),
     ("runs",),
     # --- agents: a plain asyncio library

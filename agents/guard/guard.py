@@ -60,6 +60,8 @@ class Guard:
         unwatched_threads, unwatched_processes: how many it has started that no code waits for.
         owner: stands for the run's owner where owners share something; None if there is but one.
         reach: what requests may reach besides public addresses.
+        traceparent_for: the host's: returns the header ``traceparent`` of a request to a host, None
+            for none.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Guard:
         self.calls_started_after_acknowledgement = 0
         self.calls_cut = 0
         self.call_seconds: float | None = None
+        self.traceparent_for: Callable[[str], str | None] | None = None
         self.has_begun = False
         self.host_cancelled = False
         self.main: asyncio.Task[Any] | None = None
@@ -483,6 +486,11 @@ class Call:
     def mark_incomplete(self) -> None:
         """Take back that the work completed: only a part of it did."""
         self._completed = False
+
+    @property
+    def guard(self) -> Guard:
+        """The guard of the run whose call this is."""
+        return self._guard
 
     @property
     def token(self) -> CancelToken:

@@ -127,6 +127,12 @@ class AllowList:
             return []
         return named + others
 
+    def has(self, host: str) -> bool:
+        """Return whether the list itself has a host, by its name or its address; asks no DNS."""
+        if self.allows_all or host.lower().rstrip(".") in self._hosts:
+            return True
+        return any(self._names(address) for address in literal_addresses(host))
+
     def _names(self, address: str) -> bool:
         ip = _parse(address)
         return any(ip in network for network in self._networks)

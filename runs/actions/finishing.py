@@ -117,13 +117,14 @@ class Finish:
             ledger.add(self.record.owner_id, fields["value_bytes"] - self.record.value_bytes)
         if self.change.to is Status.QUEUED:
             return
-        metrics.RUNS_FINISHED.labels(self.change.to, self.record.agent).inc()
+        metrics.count_end(self.record.agent, self.change.to)
         if self.record.stop_requested_at is not None:
             cut = fields.get("stop_calls_cut", 0)
             metrics.count_stop(self.record.stop_mode, calls_cut=cut)
         is_started = self.change.held_by is not None
         if is_started and self.record.stop_requested_at is not None:
             metrics.observe_stop(
+                self.record.agent,
                 self.record.stop_requested_at,
                 acknowledged_at=fields.get("stop_acknowledged_at"),
                 observed_at=fields.get("stop_observed_at"),

@@ -44,6 +44,7 @@ from runs.queue.turns import next_turn
 from runs.quotas import ledger, queued, sizes
 from runs.signals import receivers
 from runs.status import Status
+from runs.telemetry.traceparent import current_traceparent
 
 from .limits import Given, apply_limits, first_deadline, limits_of, limits_of_start
 
@@ -107,7 +108,7 @@ def start_run(
     try:
         with ledger.reserving() as reserve, local_runs.claiming() if worker else nullcontext():
             with atomic():
-                _insert(run, input, len(encoded), reserve)
+                _insert(run, input, len(encoded), reserve, current_traceparent())
             if worker is not None:
                 entry = local_runs.ActiveRun(run.pk, worker, token=token)
                 apply_limits([(entry, run)])
@@ -125,12 +126,17 @@ def start_run(
 
 
 def start_child(
-    parent: local_runs.ActiveRun, agent: str, input: object, id: uuid.UUID | None = None
+    parent: local_runs.ActiveRun,
+    agent: str,
+    input: object,
+    id: uuid.UUID | None = None,
+    traceparent: str | None = None,
 ) -> tuple[RunRecord, local_runs.ActiveRun]:
     """Start a run below ``parent``, in the parent's process and under its claim.
 
-    It has this ``id``, by which a caller finds what was written if no answer came. Returns the
-    record and the entry of ``local_runs``, whose token is a child of the parent's.
+    It has this ``id``, by which a caller finds what was written if no answer came. ``traceparent``
+    is that of the code that starts it. Returns the record and the entry of ``local_runs``, whose
+    token is a child of the parent's.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -143,7 +149,7 @@ def start_child(
         with whole_or_not_at_all():
             run = _new_child(parent, definition, id, is_called=True)
             _claimed_at_birth(run, parent.worker)
-            _insert(run, input, len(encoded), reserve)
+            _insert(run, input, len(encoded), reserve, traceparent)
         token = CancelToken(parent.token)
         entry = local_runs.ActiveRun(run.pk, parent.worker, token=token, caller=parent)
         apply_limits([(entry, run)])
@@ -154,11 +160,15 @@ def start_child(
 
 
 def queue_child(
-    parent: local_runs.ActiveRun, agent: str, input: object, id: uuid.UUID | None = None
+    parent: local_runs.ActiveRun,
+    agent: str,
+    input: object,
+    id: uuid.UUID | None = None,
+    traceparent: str | None = None,
 ) -> RunRecord:
     """Queue a run below ``parent``, with its priority, and wake the workers.
 
-    It has this ``id``, as in ``start_child``.
+    It has this ``id`` and this ``traceparent``, as in ``start_child``.
 
     Raises:
         AgentNotFound, InvalidInput, InputTooLarge, AgentCallTooDeep: nothing was written.
@@ -169,7 +179,7 @@ def queue_child(
     definition, encoded = _validated(agent, input)
     with ledger.reserving() as reserve, whole_or_not_at_all():
         run = _new_child(parent, definition, id, is_called=False)
-        _insert(run, input, len(encoded), reserve)
+        _insert(run, input, len(encoded), reserve, traceparent)
     notify.send_start(run.pk)
     notify.publish_changes([(run.pk, run.root_id)])
     return run
@@ -277,7 +287,13 @@ def _claimed_at_birth(run: RunRecord, worker: uuid.UUID) -> None:
         run.deadline_at = first_deadline(run, database_now())
 
 
-def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Reserving) -> None:
+def _insert(
+    run: RunRecord,
+    input: object,
+    size_bytes: int,
+    reserve: ledger.Reserving,
+    traceparent: str | None,
+) -> None:
     run.value_bytes = sizes.RUN_BYTES + size_bytes
     reserve(run.owner_id, run.value_bytes)
     if run.status == Status.QUEUED:
@@ -286,7 +302,7 @@ def _insert(run: RunRecord, input: object, size_bytes: int, reserve: ledger.Rese
         insert(run, turn=next_turn(run))
     else:
         insert(run)
-    insert(RunInput(run=run, value=input, size_bytes=size_bytes))
+    insert(RunInput(run=run, value=input, size_bytes=size_bytes, traceparent=traceparent))
 
 
 def _known(owner: User, key: str, digest: str) -> RunRecord | None:

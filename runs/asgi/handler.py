@@ -26,6 +26,7 @@ from runs.exceptions import SignInRefused
 from runs.identity.actors import address_of
 from runs.identity.admission import Admission
 from runs.identity.passwords import AT_ONCE
+from runs.telemetry.traceparent import note_request
 from runs.web import error_pages
 from runs.web.late import LateResponse
 
@@ -84,6 +85,7 @@ class Handler(ASGIHandler):
         body = BoundedBody(scope, receive, limit)
         patient: Receive = body
         if scope["method"] not in _SAFE_METHODS:
+            note_request(scope["headers"])
             patient = LateDisconnect(body)
             scope = {**scope, _LATE_DISCONNECT: patient}
         try:

@@ -52,6 +52,7 @@ class ActiveRun:
     limits: Limits = NO_LIMITS
     deadline_at: datetime | None = None  # its own, or an earlier one of its caller
     near_deadline: datetime | None = None  # of which its log says that it is near
+    traceparent: str | None = None  # of its span; without one, of what has started it
     is_lost: bool = False  # its record is gone, or has another claim: for good
     _logged: StopMode | None = None  # the hardest in its log
     _logging: threading.Lock = field(default_factory=threading.Lock)

@@ -19,16 +19,19 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from prometheus_client import REGISTRY as DEFAULT_REGISTRY
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from agents import registry
+from agents.tools.llm.stand_in import STAND_IN
 from runs.conf import conf
 from runs.db.alias import connection
 from runs.delivery import feeds, local_runs, relay
 from runs.models import RunRecord, WorkerRecord
-from runs.process.metrics import REGISTRY
+from runs.process.metrics import REGISTRY, begin_at_zero
 from runs.status import STOPPING, Status
 from runs.web import feed
 
@@ -57,6 +60,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
             content_type="text/plain",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    names = [definition.name for definition in registry.all()]
+    begin_at_zero(names, STAND_IN if conf().llm.is_stand_in else conf().llm.model)
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return HttpResponse(encode(REGISTRY), content_type=content_type)
 
@@ -98,6 +103,22 @@ class _Process(Collector):
             "Messages and updates that did not reach other processes, which poll instead.",
             relay.outbox.dropped_count + feeds.sender.dropped_count,
         )
+
+
+class _AgentsOwn(Collector):
+    """The metrics that the site's code, agents among it, has in prometheus_client's own registry.
+
+    Without those of the process: this registry has them, too.
+    """
+
+    def collect(self) -> Iterator[Metric]:
+        ours = {metric.name for collector in _OF_PROCESS for metric in collector.collect()}
+        try:
+            theirs = list(DEFAULT_REGISTRY.collect())
+        except Exception as error:  # of a collector of the site's
+            logger.warning("the site's own metrics can't be read (%r)", error)
+            return
+        yield from (metric for metric in theirs if metric.name not in ours)
 
 
 class _Records(Collector):
@@ -155,8 +176,11 @@ def _workers() -> Metric:
     return workers
 
 
+_OF_PROCESS: list[Collector] = [
+    ProcessCollector(registry=REGISTRY),
+    PlatformCollector(registry=REGISTRY),
+    GCCollector(registry=REGISTRY),
+]
 REGISTRY.register(_Process())
 REGISTRY.register(_Records())
-ProcessCollector(registry=REGISTRY)
-PlatformCollector(registry=REGISTRY)
-GCCollector(registry=REGISTRY)
+REGISTRY.register(_AgentsOwn())

@@ -6,22 +6,30 @@ increment takes about a microsecond. This module knows no record, so every layer
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from . import labels
 
 __all__ = [
     "CLAIM_SECONDS",
     "EVENTS",
     "LEASE_RENEWALS",
+    "LOOP_BLOCKED_SECONDS",
+    "LOOP_BLOCKS",
     "RECORDER_EVENTS",
     "RECORDER_SECONDS",
     "REGISTRY",
     "RUNS_CLAIMED",
-    "RUNS_FINISHED",
     "RUNS_RECOVERED",
     "WORKERS_REAPED",
+    "begin_at_zero",
+    "count_call",
+    "count_end",
     "count_stop",
     "observe_claim",
     "observe_start",
@@ -33,6 +41,9 @@ REGISTRY = CollectorRegistry()
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_STOPS_TAKE = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 5, 10, 30, 60, 300)
+_CALLS_TAKE = (0.01, 0.1, 1, 10, 60)
+_MODELS_TAKE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _COUNTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
@@ -40,7 +51,7 @@ _counter = partial(Counter, registry=REGISTRY)
 _histogram = partial(Histogram, registry=REGISTRY)
 
 RUNS_CLAIMED = _counter("halting_runs_claimed", "Runs taken from the queue by this process.")
-RUNS_FINISHED = _counter(
+_RUNS_FINISHED = _counter(
     "halting_runs_finished", "Runs whose ending this process wrote.", ["status", "agent"]
 )
 RUNS_RECOVERED = _counter(
@@ -78,8 +89,8 @@ _STOP = _histogram(
     "halting_stop_seconds",
     "From the request of a stop until the token is tripped (acknowledged), the agent observes it, "
     "the run ends (finished). Of runs that were being executed.",
-    ["until"],
-    buckets=_MOMENTS,
+    ["agent", "until"],
+    buckets=_STOPS_TAKE,
 )
 
 _STOPS = _counter(
@@ -88,18 +99,96 @@ _STOPS = _counter(
     "had reached.",
     ["mode"],
 )
+LOOP_BLOCKS = _counter(
+    "halting_loop_blocks", "Times that the agents' loop of this process was blocked: half a second."
+)
+LOOP_BLOCKED_SECONDS = Gauge(
+    "halting_loop_blocked_seconds",
+    "For how long the agents' loop of this process has been blocked; 0 when it is not.",
+    registry=REGISTRY,
+)
+_CALLS = _counter(
+    "halting_calls", "Guarded calls that have ended in this process.", ["agent", "tool", "outcome"]
+)
+_CALL = _histogram(
+    "halting_call_seconds", "How long guarded calls took.", ["agent", "tool"], buckets=_CALLS_TAKE
+)
+_MODEL_CALLS = _counter("halting_model_calls", "Calls to models.", ["model", "outcome"])
+_MODEL = _histogram(
+    "halting_model_seconds", "How long calls to models took.", ["model"], buckets=_MODELS_TAKE
+)
+# Beside the tokens is the place for what they cost: ``count_call`` has the model and both counts.
+_TOKENS = _counter(
+    "halting_tokens",
+    "Tokens that calls to models took, as reported, else as estimated.",
+    ["agent", "model", "direction"],
+)
 _CALLS_CUT = _counter("halting_calls_cut", "Calls in flight that stops by abort have cut.")
 
 # Create every series at 0: increase() misses the first increment of a series that did not exist.
+# ``begin_at_zero`` does it for those that name an agent.
 for _metric, _values in (
     (LEASE_RENEWALS, ("ok", "failed", "lost")),
     (WORKERS_REAPED, ("lease", "vanished")),
     (RUNS_RECOVERED, ("queued", "stopped", "error")),
-    (_STOP, ("acknowledged", "observed", "finished")),
     (_STOPS, ("graceful", "abort", "abandon")),
 ):
     for _value in _values:
         _metric.labels(_value)
+
+
+_zeroed: set[tuple[str, str]] = set()
+
+
+def begin_at_zero(agents: Iterable[str], model: str) -> None:
+    """Create the series of these agents, and of the default model, as far as there are none."""
+    default = labels.model(model, has_replied=True) if model else labels.OTHER
+    for outcome in labels.OUTCOMES:
+        for name in {default, labels.OTHER}:
+            _MODEL_CALLS.labels(name, outcome)
+            _MODEL.labels(name)
+    for name in (*agents, labels.OTHER):
+        if (name, default) in _zeroed:
+            continue
+        _zeroed.add((name, default))
+        for status in ("success", "error", "stopped"):
+            _RUNS_FINISHED.labels(status, name)
+        for until in ("acknowledged", "observed", "finished"):
+            _STOP.labels(name, until)
+        for tool in labels.TOOLS:
+            _CALL.labels(name, tool)
+            for outcome in labels.OUTCOMES:
+                _CALLS.labels(name, tool, outcome)
+        for direction in ("input", "output"):
+            _TOKENS.labels(name, default, direction)
+
+
+def count_call(agent: str, data: Mapping[str, Any]) -> None:
+    """Count a call that has ended; ``data`` is that of its event."""
+    name, tool = labels.agent(agent), labels.tool(data["tool"])
+    outcome, seconds = data["outcome"], data["duration_ms"] / 1000
+    counter, histogram = _of_calls(name, tool, outcome)
+    counter.inc()
+    histogram.observe(seconds)
+    if tool == "call_llm":
+        has_replied = "input_tokens" in data
+        model = labels.model(data["label"], has_replied=has_replied)
+        _MODEL_CALLS.labels(model, outcome).inc()
+        _MODEL.labels(model).observe(seconds)
+        if has_replied:
+            _TOKENS.labels(name, model, "input").inc(data["input_tokens"])
+            _TOKENS.labels(name, model, "output").inc(data["output_tokens"])
+
+
+@cache
+def _of_calls(agent: str, tool: str, outcome: str) -> tuple[Counter, Histogram]:
+    """Return the series of such calls; finding them takes longer than an increment."""
+    return _CALLS.labels(agent, tool, outcome), _CALL.labels(agent, tool)
+
+
+def count_end(agent: str, status: str) -> None:
+    """Count the end of a run."""
+    _RUNS_FINISHED.labels(status, labels.agent(agent)).inc()
 
 
 def observe_claim(created_at: datetime, started_at: datetime | None, attempt: int) -> None:
@@ -122,6 +211,7 @@ def count_stop(mode: str, *, calls_cut: int = 0) -> None:
 
 
 def observe_stop(
+    agent: str,
     requested_at: datetime,
     *,
     acknowledged_at: datetime | None,
@@ -132,7 +222,7 @@ def observe_stop(
     instants = {"acknowledged": acknowledged_at, "observed": observed_at, "finished": finished_at}
     for until, at in instants.items():
         if at is not None:
-            _STOP.labels(until).observe(_seconds(requested_at, at))
+            _STOP.labels(labels.agent(agent), until).observe(_seconds(requested_at, at))
 
 
 def _seconds(since: datetime, until: datetime) -> float:

@@ -28,6 +28,7 @@ from runs.delivery.local_runs import ActiveRun
 from runs.exceptions import InputTooLarge, ParentIsStopping, QuotaExceeded
 from runs.models import RunRecord, uuid7
 from runs.status import Status
+from runs.telemetry.traceparent import current_traceparent
 
 from .started_runs import StartedRun, StartedRuns
 
@@ -75,16 +76,17 @@ class AgentCaller:
 
     async def _insert(
         self,
-        insert: Callable[[ActiveRun, str, object, uuid.UUID], T],
+        insert: Callable[[ActiveRun, str, object, uuid.UUID, str | None], T],
         tool: str,
         name: str,
         input: object,
     ) -> T:
         parent, token = self.parent, self._guard.token
         id = uuid7()
+        traceparent = current_traceparent() or parent.traceparent
         try:
             return await patiently(
-                partial(self._finish_insert, insert, parent, name, input, id),
+                partial(self._finish_insert, insert, parent, name, input, id, traceparent),
                 before_retry=partial(token.admit, tool, name, in_cleanup=False),
                 may_repeat=lambda error: isinstance(error, NothingWritten),
             )
@@ -106,7 +108,9 @@ class AgentCaller:
             raise InvalidInput(f"the database refused the input of {name!r}: {why}") from error
 
     async def _finish_insert(
-        self, insert: Callable[[ActiveRun, str, object, uuid.UUID], T], *arguments: Any
+        self,
+        insert: Callable[[ActiveRun, str, object, uuid.UUID, str | None], T],
+        *arguments: Any,
     ) -> T:
         """Call ``insert`` in a database thread; once it runs, await its end despite cancellation.
 

@@ -13,6 +13,8 @@ import importlib
 import logging
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -50,6 +52,9 @@ from runs.ops import failures
 from runs.process import metrics
 from runs.signals import receivers
 from runs.status import Status
+from runs.telemetry.listener import Listener
+from runs.telemetry.spans import Attempt, RunSpan
+from runs.telemetry.traceparent import current_traceparent, hosts
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore
@@ -284,6 +289,7 @@ class Executor:
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         guard.unwatched_threads, guard.unwatched_processes = job.unwatched
         guard.call_seconds = entry.limits.call_seconds
+        span = _follow(job, entry, guard)
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.log_stop()  # one that came before, and whose token is about to trip
@@ -293,11 +299,20 @@ class Executor:
         if job.stop is not None:  # requested before the claim read the record
             entry.deliver(job.stop)
         caller = AgentCaller(entry, guard, self._database, self.started, self._spawn)
-        outcome, failure = _without_exception(await self._run(job, caller, guard))
-        await self.started.end_attempt(entry)
-        if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
-            await self._note_deadline(entry)
-        ended = await self._write_end(trace, outcome)
+        if span is not None:
+            span.attach()
+        ended: Ended | None = None
+        ended_at = 0
+        try:
+            outcome, failure = _without_exception(await self._run(job, caller, guard))
+            ended_at = time.time_ns()
+            await self.started.end_attempt(entry)
+            if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
+                await self._note_deadline(entry)
+            ended = await self._write_end(trace, outcome)
+        finally:
+            if span is not None:
+                _end(span, ended, trace.usage.since(job.usage), ended_at or time.time_ns())
         if failure is not None and ended is not None and ended.status is Status.ERROR:
             # Not here: a handler of the site's may send a mail.
             receivers.call_soon(partial(failures.log_failure, entry.id, job.agent, failure))
@@ -419,6 +434,38 @@ def _without_exception(outcome: Outcome) -> tuple[Outcome, BaseException | None]
     return replace(outcome, exception=None), failure
 
 
+def _follow(job: _Job, entry: ActiveRun, guard: Guard) -> RunSpan | None:
+    """Continue the trace that the run belongs to; return its span if this process traces."""
+    attempt = Attempt(entry.id, job.root, job.parent, job.agent, job.depth, entry.attempt)
+    span = RunSpan.begin(attempt, job.traceparent)
+    guard.trace.listener = Listener(job.agent, span)
+    entry.traceparent = job.traceparent
+    if span is not None:
+        entry.traceparent = span.traceparent
+        entry.token.add_callback(partial(_end_if_abandoned, span, guard.trace, job.usage))
+    if names := conf().traceparent_hosts:
+        named = hosts(tuple(names))
+
+        def for_host(host: str) -> str | None:
+            return current_traceparent() or entry.traceparent if named.has(host) else None
+
+        guard.traceparent_for = for_host
+    return span
+
+
+def _end(span: RunSpan, ended: Ended | None, usage: Usage, at: int) -> None:
+    if ended is None:
+        span.end(None, None, usage, at)
+    else:
+        span.end(ended.status.value, ended.error, usage, at)
+
+
+def _end_if_abandoned(span: RunSpan, trace: Trace, before: Usage, token: CancelToken) -> None:
+    """End the span of a run whose record is over: its code may never leave."""
+    if token.mode is StopMode.ABANDON:
+        span.end(Status.STOPPED.value, None, trace.usage.since(before), time.time_ns())
+
+
 def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:
     return None if task.cancelled() or task.exception() is not None else task.result()
 
@@ -437,6 +484,9 @@ class _Job:
     input: Any
     input_bytes: int
     unwatched: tuple[int, int]  # threads and processes of earlier attempts
+    root: uuid.UUID
+    parent: uuid.UUID | None
+    traceparent: str | None
 
     @classmethod
     def of(cls, record: RunRecord) -> _Job:
@@ -454,6 +504,9 @@ class _Job:
             record.input_record.value,
             record.input_record.size_bytes,
             (record.unwatched_threads, record.unwatched_processes),
+            record.root_id,
+            record.parent_id,
+            record.input_record.traceparent,
         )
 
 

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from agents.guard import Guard
+from runs.process import metrics
 
 __all__ = ["Watchdog"]
 
@@ -77,9 +78,12 @@ class Watchdog:
             self._unanswered_since = asked
             guard = self._blocking = self._culprit()
             self._report(guard, asked, is_over=False, where=self._where())
+            metrics.LOOP_BLOCKS.inc()
             while not answered.wait(INTERVAL_SECONDS):
                 if self._end.is_set():
                     return
+                metrics.LOOP_BLOCKED_SECONDS.set(self.blocked_seconds)
+            metrics.LOOP_BLOCKED_SECONDS.set(0)
             self._unanswered_since = self._asked_at = self._blocking = None
             self._report(guard, asked, is_over=True, where=[])
 

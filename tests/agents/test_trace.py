@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -414,3 +414,19 @@ def test_text_after_a_position_is_what_was_said_since() -> None:
     trace.text(call, "not kept")
     assert trace.texts_after({call: len(whole)})[call] == (len(whole), long)
     assert trace.texts_after({call: 10**6})[call] == (10**6, "")
+
+
+def test_a_listener_hears_of_each_event_even_if_the_log_is_full() -> None:
+    sink, heard = Sink(), []
+
+    def listen(kind: str, data: Mapping[str, Any]) -> None:
+        heard.append((kind, dict(data)))
+
+    trace = Trace("r", "a", sink, max_events=1)
+    trace.listener = listen
+    for number in range(3):
+        trace.emit("http", {"number": number})
+    trace.close()
+    trace.emit("agent_start")
+    assert heard == [*[("http", {"number": number}) for number in range(3)], ("agent_start", {})]
+    assert [event.type for event in sink.events] == ["http", "truncated"]

@@ -351,6 +351,7 @@ def test_what_agents_may_reach_comes_from_the_environment() -> None:
     [
         ("AGENTS_HTTP_ALLOW", "http://intranet"),
         ("AGENTS_HTTP_ALLOW", "10.0.0.0/99"),
+        ("RUNS_TRACEPARENT_HOSTS", "10.0.0.0/99"),
         ("AGENTS_HTTP_PROXY_URL", "proxy:3128"),
         ("AGENTS_HTTP_PROXY_URL", "socks5://proxy:1080"),
     ],

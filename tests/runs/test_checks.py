@@ -73,6 +73,8 @@ def test_sane_options_pass(options: dict[str, Any], settings: Any) -> None:
         ({"LLM": {"BASE_URL": "http://8.8.8.8/v1", "API_KEY": "k", "MODEL": "m"}}, "runs.W002"),
         ({"LLM": {"API_KEY": "k"}}, "runs.W004"),
         ({"HTTP": {"ALLOW": ["http://intranet"]}}, "runs.E002"),
+        ({"TRACEPARENT_HOSTS": ["http://intranet"]}, "runs.E002"),
+        ({"TRACEPARENT_HOSTS": "intranet"}, "runs.E002"),
         ({"HTTP": {"PROXY_URL": "socks5://u:s3cret@proxy"}}, "runs.E002"),
         ({"HTTP": {"PROXY_URL": None}}, "runs.E002"),
     ],

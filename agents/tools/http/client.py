@@ -34,6 +34,7 @@ from .last_moment import (
 from .pools import Transports
 from .public import public_only
 from .sockets import shut_down_request
+from .traceparent import mark
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -205,6 +206,7 @@ class _Guarding:
             method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
             call = guard.call("http", f"{method} {host}", method=method, host=host).start()
         call.was_tried = True
+        mark(request, _host_of(request.url), call.guard)
         if self._has_moments:
             kind.note(request, call)
         else:

@@ -73,3 +73,22 @@ def test_a_name_is_no_address(name: str) -> None:
 
 def test_localhost_is_loopback_wherever_it_is_looked_up() -> None:
     assert literal_addresses("a.LOCALHOST.") == ["127.0.0.1", "::1"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "host", "is_there"),
+    [
+        (["intranet.example"], "Intranet.Example.", True),
+        (["intranet.example"], "sub.intranet.example", False),
+        (["intranet.example"], "example.org", False),
+        (["10.0.0.0/8"], "10.1.2.3", True),
+        (["10.0.0.0/8"], "11.1.2.3", False),
+        (["127.0.0.0/8"], "localhost", True),
+        (["*"], "example.org", True),
+        ([], "example.org", False),
+    ],
+)
+def test_a_list_has_what_it_names_and_no_other_public_host(
+    entries: list[str], host: str, is_there: bool
+) -> None:
+    assert AllowList(entries).has(host) is is_there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
+from prometheus_client import REGISTRY as DEFAULT_REGISTRY
+from prometheus_client import Counter, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from agents.cancellation import StopMode
 from runs.actions import stopping
@@ -80,7 +85,15 @@ def test_every_series_exists_from_the_start(client: Client, settings: Any) -> No
         "halting_lease_renewals_total{outcome=lost}",
         "halting_workers_reaped_total{reason=lease}",
         "halting_runs_recovered_total{outcome=error}",
-        "halting_stop_seconds_count{until=acknowledged}",
+        "halting_stop_seconds_count{agent=summarise}{until=acknowledged}",
+        "halting_runs_finished_total{agent=summarise}{status=stopped}",
+        "halting_calls_total{agent=summarise}{outcome=aborted}{tool=call_llm}",
+        "halting_call_seconds_count{agent=summarise}{tool=agents.wait}",
+        "halting_tokens_total{agent=summarise}{direction=output}{model=stand-in}",
+        "halting_model_calls_total{model=stand-in}{outcome=ok}",
+        "halting_model_seconds_count{model=stand-in}",
+        "halting_loop_blocks_total",
+        "halting_loop_blocked_seconds",
         "halting_stops_total{mode=graceful}",
         "halting_stops_total{mode=abort}",
         "halting_stops_total{mode=abandon}",
@@ -138,6 +151,7 @@ def test_each_process_counts_what_it_did(tmp_path: Path) -> None:
     assert after["halting_runs_recovered_total{outcome=error}"] == 1
     assert after["halting_runs_recovered_total{outcome=stopped}"] == 1
     assert after["halting_runs_finished_total{agent=site-loop}{status=error}"] == 1
+    assert after["halting_stop_seconds_count{agent=site-deaf}{until=finished}"] == 1
 
 
 def _renewed(samples: dict[str, float]) -> dict[str, float] | None:
@@ -153,8 +167,9 @@ def _check_worker(of_worker: dict[str, float]) -> None:
     assert of_worker["halting_runs_finished_total{agent=site-loop}{status=stopped}"] == 1
     assert of_worker["halting_stops_total{mode=graceful}"] == 1
     for until in ("acknowledged", "observed", "finished"):
-        assert of_worker[f"halting_stop_seconds_count{{until={until}}}"] == 1
-        assert of_worker[f"halting_stop_seconds_sum{{until={until}}}"] < 20
+        of_stop = f"{{agent=site-loop}}{{until={until}}}"
+        assert of_worker[f"halting_stop_seconds_count{of_stop}"] == 1
+        assert of_worker[f"halting_stop_seconds_sum{of_stop}"] < 20
     assert of_worker["halting_events_written_total"] >= 8
     assert of_worker["halting_recorder_write_seconds_count"] >= 2
     assert of_worker["halting_claim_seconds_count"] >= 4
@@ -169,3 +184,38 @@ def _check_site(of_site: dict[str, float]) -> None:
     assert of_site["halting_workers{state=taking}"] == 1
     assert of_site["halting_feeds_open"] == 0
     assert of_site["halting_database_up"] == 1
+
+
+class TestMetricsOfTheSite:
+    @pytest.fixture(autouse=True)
+    def debug(self, settings: Any) -> None:
+        settings.DEBUG = True
+
+    def test_those_of_agents_are_there_and_none_is_twice(self, client: Client) -> None:
+        own = Counter("documents_read", "Counted by an agent.", ["kind"])
+        try:
+            own.labels("pdf").inc(3)
+            text = client.get("/metrics").content.decode()
+        finally:
+            DEFAULT_REGISTRY.unregister(own)
+        assert _samples(text)["documents_read_total{kind=pdf}"] == 3
+        families = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+        assert len(families) == len(set(families))
+        assert {"process_open_fds", "python_info", "halting_runs_in_flight"} < set(families)
+
+    def test_one_that_fails_takes_no_other_with_it(self, client: Client) -> None:
+        class Failing(Collector):
+            def collect(self) -> Iterator[Metric]:
+                raise RuntimeError("a collector of the site's")
+
+            def describe(self) -> list[Metric]:
+                return []
+
+        failing = Failing()
+        DEFAULT_REGISTRY.register(failing)
+        try:
+            samples = _samples(client.get("/metrics").content.decode())
+        finally:
+            DEFAULT_REGISTRY.unregister(failing)
+        assert "halting_runs_in_flight" in samples
+        assert "process_open_fds" in samples

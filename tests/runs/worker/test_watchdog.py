@@ -12,6 +12,7 @@ import pytest
 from pydantic import AfterValidator
 
 from agents import SyncTools, Tools, agent, check_should_stop
+from runs.process.metrics import REGISTRY
 from runs.status import Status
 from runs.worker import watchdog
 from runs.worker.watchdog import Watchdog
@@ -47,18 +48,26 @@ def test_a_blocking_agent_is_named_in_its_own_log_while_it_blocks(
 
     other = start("innocent")
     gate.until_arrived()
+    blocks = _metric("halting_loop_blocks_total")
     run = start("blocking")
     event = log.until_event(run, "loop_blocked", is_over=False)
     assert event.data["blocked_ms"] >= 200
     assert any("wait_here" in line for line in event.data["where"])
+    eventually(lambda: _metric("halting_loop_blocked_seconds") > 0.2, "a metric shows it")
+    assert _metric("halting_loop_blocks_total") == blocks + 1
     gate.open()
     over = log.until_event(run, "loop_blocked", is_over=True)
     assert over.data["blocked_ms"] >= event.data["blocked_ms"]
+    assert _metric("halting_loop_blocked_seconds") == 0
     ends = log.until_over(run, other)
     assert [end.result for end in ends] == ["done", "continued"]
     assert not log.of(other, "loop_blocked")
     assert len(log.of(run, "loop_blocked")) == 2
     assert_consistent(run)
+
+
+def _metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
 
 
 def test_a_block_before_an_agent_starts_is_not_logged_for_it(

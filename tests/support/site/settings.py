@@ -29,3 +29,9 @@ OFFER_SECONDS = float(os.environ.get("OFFER_SECONDS") or 0)
 
 # The servers that agents here talk to are on loopback.
 _RUNS["HTTP"]["ALLOW"] = _RUNS["HTTP"]["ALLOW"] or ["127.0.0.1"]
+
+# Where the spans of each process go; see tracing.py. Without it, nothing imports OpenTelemetry.
+if os.environ.get("SPANS_FILE"):
+    from tests.support.site.tracing import write_spans
+
+    write_spans(os.environ["SPANS_FILE"])
