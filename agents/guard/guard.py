@@ -209,6 +209,8 @@ class Call:
             transport notes both.
         has_end: False if it is a stream that goes on for ever; ``note_endless`` says so.
         usage: what it has used of a model, which counts together with its event.
+        at_end: completes the event just before it is written: gets the error that has ended the
+            call, and returns the one that the event is to say. It must not raise.
     """
 
     _guard: Guard
@@ -222,6 +224,7 @@ class Call:
     is_sent: bool | None = None
     has_end: bool = True
     usage: Usage | None = None
+    at_end: Callable[[BaseException | None], BaseException | None] | None = None
     _limit: float | None = None  # seconds; of the run when the call began
     _completed: bool = False
     _was_cut: bool = False
@@ -266,6 +269,8 @@ class Call:
     def finish(self, error: BaseException | None = None) -> None:
         """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
+        if self.at_end is not None:
+            error = self.at_end(error)
         outcome = "ok" if self._completed else "aborted" if self._was_cut else _outcome(error)
         if self.is_sent is False and (
             outcome in ("stopped", "aborted") or isinstance(error, CallTimedOut)

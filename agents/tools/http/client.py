@@ -2,7 +2,8 @@
 
 ``guarded_transport`` makes any SDK stoppable that takes an httpx or httpx2 client; ``open_client``
 makes the client of ``tools.http``. A call is in flight until its response is closed, since an agent
-may read a body for minutes. This module knows neither models nor which addresses may be visited.
+may read a body for minutes. A request to a model is a call of its kind: see ``llm.traffic``. This
+module does not know which addresses may be visited.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 import httpx
@@ -20,6 +21,8 @@ import httpx2
 from agents.exceptions import InvalidAddress
 from agents.guard import Call, Guard, current_call, current_guard, wait_out
 from agents.process.threads import waiting
+from agents.tools.llm.traffic.recognise import recognise
+from agents.tools.llm.traffic.watching import Watching
 
 from . import public
 from .bodies import AsyncBody, SyncBody, check, note_open, take_open
@@ -34,6 +37,7 @@ from .last_moment import (
 from .pools import Transports
 from .public import public_only
 from .sockets import shut_down_request
+from .watched import AsyncWatched, SyncWatched
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -176,6 +180,20 @@ def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> 
     return kind(inner, fallback, max_body_bytes)
 
 
+class _Admitted(NamedTuple):
+    """A request that may start.
+
+    Attributes:
+        call: the call that it is a part of, None outside any run.
+        guard: given if the call is the request's own.
+        watching: given if it is a call to a model.
+    """
+
+    call: Call | None = None
+    guard: Guard | None = None
+    watching: Watching | None = None
+
+
 class _Guarding:
     """What the guarded transports have in common."""
 
@@ -185,14 +203,10 @@ class _Guarding:
         self._max_body_bytes = max_body_bytes
         self._has_moments = has_moments(inner)
 
-    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> tuple[Call | None, Guard | None]:
-        """Let a request start, or refuse it.
-
-        Return the call that it is a part of, None outside any run; and the guard, if the call is
-        the request's own.
-        """
+    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> _Admitted:
+        """Let a request start, or refuse it."""
         prepare(request)
-        call, guard = current_call(), None
+        call, guard, watching = current_call(), None, None
         if call is not None:
             if call.was_tried:  # this is another try, or another step: a new start
                 call.token.admit(call.tool, call.label)
@@ -200,40 +214,47 @@ class _Guarding:
                 call.is_sent = False  # if it is refused here
                 check(call)
         elif (guard := current_guard() or self._fallback) is None:
-            return None, None
+            return _Admitted()
         else:
             method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
-            call = guard.call("http", f"{method} {host}", method=method, host=host).start()
+            if (asked := recognise(request)) is not None:
+                watching = Watching(guard, asked, method, host, request.headers)
+                call = watching.call.start()
+            else:
+                call = guard.call("http", f"{method} {host}", method=method, host=host).start()
         call.was_tried = True
         if self._has_moments:
             kind.note(request, call)
         else:
             call.is_sent = None
-        return call, guard
+        return _Admitted(call, guard, watching)
 
 
 class _AsyncGuarding(_Guarding):
     async def handle_async_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request, AsyncAtTheLastMoment)
+        admitted = self._admit(request, AsyncAtTheLastMoment)
+        call, guard, _ = admitted
         if call is None or guard is None:
             response = await self._inner.handle_async_request(request)
-            return _answered(request, response, call, guard, AsyncBody, limit)
+            return _answered(request, response, admitted, AsyncBody, limit)
         responses: list[Any] = []
 
         def record(response: Any) -> None:
-            call.data["status"] = response.status_code
+            _note_head(admitted, response)
             responses.append(response)
 
         try:
             response = await call.uninterrupted(self._send_scoped(request, guard), record)
         except BaseException as error:
             if responses:  # cancelled, but the request went through: so does its body
-                await AsyncBody(request, responses[0], call, guard).finish_unread(error)
+                response = _answered(request, responses[0], admitted, AsyncBody, limit)
+                if not response.is_closed:
+                    await response.stream.finish_unread(error)
             else:
                 call.finish(error)
             raise
-        return _answered(request, response, call, guard, AsyncBody, limit)
+        return _answered(request, response, admitted, AsyncBody, limit)
 
     async def _send_scoped(self, request: Any, guard: Guard) -> Any:
         """Send, and let a cancellation reach the library through a scope of anyio's only.
@@ -268,7 +289,8 @@ class _AsyncGuarding(_Guarding):
 class _SyncGuarding(_Guarding):
     def handle_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request, SyncAtTheLastMoment)
+        admitted = self._admit(request, SyncAtTheLastMoment)
+        call, guard, _ = admitted
         trace = request.extensions.get("trace")
 
         def cut() -> None:
@@ -281,9 +303,8 @@ class _SyncGuarding(_Guarding):
             if call is not None and guard is not None:
                 call.finish(error)
             raise
-        if call is not None and guard is not None:
-            call.data["status"] = response.status_code
-        return _answered(request, response, call, guard, SyncBody, limit)
+        _note_head(admitted, response)
+        return _answered(request, response, admitted, SyncBody, limit)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -296,20 +317,36 @@ class _SyncGuarding(_Guarding):
         self._inner.close()
 
 
+def _note_head(admitted: _Admitted, response: Any) -> None:
+    """Note how a request was answered, if its call is its own."""
+    if admitted.watching is not None:
+        content_type = response.headers.get("content-type", "")
+        admitted.watching.begin(response.status_code, content_type)
+    elif admitted.call is not None and admitted.guard is not None:
+        admitted.call.data["status"] = response.status_code
+
+
 def _answered(
     request: Any,
     response: Any,
-    call: Call | None,
-    guard: Guard | None,
+    admitted: _Admitted,
     body: type[AsyncBody | SyncBody],
     max_body_bytes: int | None,
 ) -> Any:
+    call, guard, watching = admitted
     if not response.is_closed:
-        decoded = AsyncDecoded if body is AsyncBody else SyncDecoded
+        is_async = body is AsyncBody
+        decoded = AsyncDecoded if is_async else SyncDecoded
         response.stream = decoded(response, max_body_bytes)
+        if watching is not None:
+            watched = AsyncWatched if is_async else SyncWatched
+            response.stream = watched(response.stream, watching)
         if call is not None:
             response.stream = body(request, response, call, guard)
     elif call is not None and guard is not None:  # a fake's response, which has its content already
+        if watching is not None:
+            watching.feed(response.content)
+            watching.close()
         call.finish()
     return response
 
