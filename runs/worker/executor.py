@@ -22,7 +22,7 @@ from typing import Any, cast
 from asgiref.sync import ThreadSensitiveContext
 from django.utils import timezone
 
-from agents import output, registry
+from agents import guard_everything, output, registry
 from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.environment import Environment
 from agents.exceptions import AgentError
@@ -180,6 +180,8 @@ class Executor:
         asyncio.set_event_loop(self._loop)
         # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
+        if conf().guard_everything:
+            guard_everything()
         # After all imports, which may add filters of warnings and more.
         shared.watch()
         while not self._closing:

@@ -15,6 +15,8 @@ class TrafficServer(LLMServer):
     """Streams ``answer.chunks``, or sends ``answer.body``; without either, chat completions."""
 
     async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        if request.method != "POST":
+            return await super()._respond(request, writer)
         answer = self.answers.popleft() if self.answers else self.answer
         if answer.chunks is None or answer.status != 200:
             return await self._complete(request, answer, writer)

@@ -11,21 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar, Unpack, overload
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 import httpx
 import httpx2
 
 from agents.exceptions import InvalidAddress
-from agents.guard import Call, Guard, current_call, current_guard, wait_out
+from agents.guard import Call, Guard, carried, current_call, current_guard, wait_out
 from agents.process.threads import waiting
 from agents.tools.llm.traffic.recognise import recognise
-from agents.tools.llm.traffic.watching import Watching
 
 from . import public
-from .bodies import AsyncBody, SyncBody, check, note_open, take_open
+from .admission import Admitted, admit
+from .bodies import AsyncBody, SyncBody, note_open, take_open
 from .decoding import ACCEPTED, MAX_BODY_BYTES, AsyncDecoded, SyncDecoded, limit_of, prepare
 from .in_threads import OnLoop, Wait
 from .last_moment import (
@@ -43,6 +44,8 @@ __all__ = [
     "MAX_BODY_BYTES",
     "Transports",
     "close_clients",
+    "guard_one_request",
+    "guard_one_request_in_thread",
     "guarded_transport",
     "open_client",
     "open_sync_client",
@@ -173,25 +176,36 @@ async def close_clients(guard: Guard) -> None:
             await opened.close_for_good()
 
 
+async def guard_one_request(transport: Any, send: Callable[..., Any], request: Any) -> Any:
+    """Guard one request of a transport of httpx or httpx2; ``send(transport, request)`` sends it.
+
+    For methods that were replaced: see ``everything``. A body may have any size.
+    """
+    plain = _Plain(transport, partial(send, transport))
+    return await _AsyncGuarding(plain, None, None).handle_async_request(request)
+
+
+def guard_one_request_in_thread(transport: Any, send: Callable[..., Any], request: Any) -> Any:
+    """As ``guard_one_request``, for threads."""
+    plain = _Plain(transport, partial(send, transport))
+    return _SyncGuarding(plain, None, None).handle_request(request)
+
+
+class _Plain:
+    """A transport as the library has made it, although its method was replaced."""
+
+    has_moments = True
+
+    def __init__(self, transport: Any, send: Callable[[Any], Any]) -> None:
+        self._inner = transport
+        self.handle_request = self.handle_async_request = send
+
+
 def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> Any:
     if isinstance(inner, _Guarding):
         return inner
     kind = public.kind_of_wrapper(inner, _AsyncGuarding, _SyncGuarding)
     return kind(inner, fallback, max_body_bytes)
-
-
-class _Admitted(NamedTuple):
-    """A request that may start.
-
-    Attributes:
-        call: the call that it is a part of, None outside any run.
-        guard: given if the call is the request's own.
-        watching: given if it is a call to a model.
-    """
-
-    call: Call | None = None
-    guard: Guard | None = None
-    watching: Watching | None = None
 
 
 class _Guarding:
@@ -203,31 +217,21 @@ class _Guarding:
         self._max_body_bytes = max_body_bytes
         self._has_moments = has_moments(inner)
 
-    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> _Admitted:
+    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> Admitted:
         """Let a request start, or refuse it."""
         prepare(request)
-        call, guard, watching = current_call(), None, None
-        if call is not None:
-            if call.was_tried:  # this is another try, or another step: a new start
-                call.token.admit(call.tool, call.label)
-            else:
-                call.is_sent = False  # if it is refused here
-                check(call)
-        elif (guard := current_guard() or self._fallback) is None:
-            return _Admitted()
-        else:
-            method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
-            if (asked := recognise(request)) is not None:
-                watching = Watching(guard, asked, method, host, request.headers)
-                call = watching.call.start()
-            else:
-                call = guard.call("http", f"{method} {host}", method=method, host=host).start()
-        call.was_tried = True
+        guard = None if current_call() is not None else current_guard() or self._fallback
+        asked = None if guard is None else recognise(request)
+        host = _host_of(request.url)
+        admitted = admit(guard, request.method, host, asked, request.headers)
+        call = admitted.call
+        if call is None:
+            return admitted
         if self._has_moments:
             kind.note(request, call)
         else:
             call.is_sent = None
-        return _Admitted(call, guard, watching)
+        return admitted
 
 
 class _AsyncGuarding(_Guarding):
@@ -236,7 +240,8 @@ class _AsyncGuarding(_Guarding):
         admitted = self._admit(request, AsyncAtTheLastMoment)
         call, guard, _ = admitted
         if call is None or guard is None:
-            response = await self._inner.handle_async_request(request)
+            with carried(call):
+                response = await self._inner.handle_async_request(request)
             return _answered(request, response, admitted, AsyncBody, limit)
         responses: list[Any] = []
 
@@ -245,7 +250,7 @@ class _AsyncGuarding(_Guarding):
             responses.append(response)
 
         try:
-            response = await call.uninterrupted(self._send_scoped(request, guard), record)
+            response = await call.uninterrupted(self._send_scoped(request, call, guard), record)
         except BaseException as error:
             if responses:  # cancelled, but the request went through: so does its body
                 response = _answered(request, responses[0], admitted, AsyncBody, limit)
@@ -256,7 +261,7 @@ class _AsyncGuarding(_Guarding):
             raise
         return _answered(request, response, admitted, AsyncBody, limit)
 
-    async def _send_scoped(self, request: Any, guard: Guard) -> Any:
+    async def _send_scoped(self, request: Any, call: Call, guard: Guard) -> Any:
         """Send, and let a cancellation reach the library through a scope of anyio's only.
 
         httpx 0.28 loses a connection of its pool for ever when ``task.cancel()`` meets it while it
@@ -265,7 +270,7 @@ class _AsyncGuarding(_Guarding):
         scope = anyio.CancelScope()
 
         async def send() -> Any:
-            with scope:
+            with scope, carried(call):
                 return await self._inner.handle_async_request(request)
 
         sending = guard.create_task(send())
@@ -297,7 +302,7 @@ class _SyncGuarding(_Guarding):
             shut_down_request(self._inner, trace)
 
         try:
-            with waiting(), nullcontext() if call is None else call.cut_in_thread(cut):
+            with waiting(), carried(call), _cut_by(call, cut):
                 response = self._inner.handle_request(request)
         except BaseException as error:
             if call is not None and guard is not None:
@@ -317,19 +322,18 @@ class _SyncGuarding(_Guarding):
         self._inner.close()
 
 
-def _note_head(admitted: _Admitted, response: Any) -> None:
-    """Note how a request was answered, if its call is its own."""
-    if admitted.watching is not None:
-        content_type = response.headers.get("content-type", "")
-        admitted.watching.begin(response.status_code, content_type)
-    elif admitted.call is not None and admitted.guard is not None:
-        admitted.call.data["status"] = response.status_code
+def _cut_by(call: Call | None, cut: Callable[[], object]) -> AbstractContextManager[None]:
+    return nullcontext() if call is None else call.cut_in_thread(cut)
+
+
+def _note_head(admitted: Admitted, response: Any) -> None:
+    admitted.note_head(response.status_code, response.headers.get("content-type", ""))
 
 
 def _answered(
     request: Any,
     response: Any,
-    admitted: _Admitted,
+    admitted: Admitted,
     body: type[AsyncBody | SyncBody],
     max_body_bytes: int | None,
 ) -> Any:

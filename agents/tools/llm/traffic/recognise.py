@@ -12,7 +12,7 @@ from typing import Any, Final
 from . import anthropic, gemini, openai
 from .asked import Asked
 
-__all__ = ["asked_of", "recognise"]
+__all__ = ["asked_of", "may_ask", "recognise"]
 
 MAX_BYTES: Final = 32 * 1024 * 1024  # of a request's body
 
@@ -44,9 +44,14 @@ def recognise(request: Any) -> Asked | None:
     return asked_of("POST", path.decode("ascii", "replace"), body)
 
 
+def may_ask(method: str, path: str) -> bool:
+    """Tell whether a request with this path, without its query, may ask a model."""
+    return method == "POST" and path.endswith(_ENDINGS)
+
+
 def asked_of(method: str, path: str, body: object) -> Asked | None:
     """Return what a request with this path, without its query, asks of a model."""
-    if method != "POST" or not path.endswith(_ENDINGS):
+    if not may_ask(method, path):
         return None
     if not isinstance(body, bytes | bytearray | str) or not 0 < len(body) <= MAX_BYTES:
         return None
