@@ -9,11 +9,13 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from agents.exceptions import AgentStopped
 from agents.guard import Guard, carried, carrying, current_guard
 from agents.tools.http.admission import Admitted, admit
-from agents.tools.http.bodies import check, note_open
+from agents.tools.http.bodies import FINISH_SECONDS, check, forget_open, note_open
 from agents.tools.http.decoding import is_event_stream
 from agents.tools.llm.traffic.recognise import asked_of, may_ask
 
@@ -75,9 +77,10 @@ async def _guarded(guard: Guard, request: Any, send: Any, in_memory: Any) -> Any
     try:
         response = await call.uninterrupted(sent(), record)
     except BaseException as error:
-        if responses:  # cancelled, but the request went through
-            responses[0].close()
-        call.finish(error)
+        if responses:  # cancelled, but the request went through: so does its body
+            await _finish_unread(_Body(guard, admitted, request, responses[0]), responses[0])
+        else:
+            call.finish(error)
         raise
     if response.status == 101:  # a WebSocket from now on
         call.finish()
@@ -86,11 +89,20 @@ async def _guarded(guard: Guard, request: Any, send: Any, in_memory: Any) -> Any
     return response
 
 
+async def _finish_unread(body: _Body, response: Any) -> None:
+    with suppress(Exception, AgentStopped, asyncio.CancelledError):
+        async with asyncio.timeout(FINISH_SECONDS):
+            await response.read()
+    response.close()
+    body.end()
+
+
 class _Body:
     """The body of a response, in flight until it is read or closed."""
 
     def __init__(self, guard: Guard, admitted: Admitted, request: Any, response: Any) -> None:
         assert admitted.call is not None
+        self._guard = guard
         self._call = admitted.call
         self._watching = admitted.watching
         self._response = response
@@ -104,7 +116,7 @@ class _Body:
 
         def closing(then: Callable[[], Any]) -> Callable[[], Any]:
             def end() -> Any:
-                self._end()
+                self.end()
                 return then()
 
             return end
@@ -112,7 +124,7 @@ class _Body:
         response.close, response.release = closing(close), closing(release)
         response.content = _Content(response.content, self)
         if self._content.at_eof():
-            self._end()
+            self.end()
 
     async def read(self, work: Callable[[], Awaitable[T]], data_of: Callable[[T], bytes]) -> T:
         """Read a piece of the body."""
@@ -128,7 +140,7 @@ class _Body:
             result = await self._call.uninterrupted(reading())
         except BaseException as error:
             self._response.close()
-            self._end(error)
+            self.end(error)
             raise
         self.note(data_of(result))
         return result
@@ -137,12 +149,14 @@ class _Body:
         if self._watching is not None and data:
             self._watching.feed(data)
         if self._content.at_eof():
-            self._end()
+            self.end()
 
-    def _end(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
+        """End the call; repeats do nothing."""
         if self._is_over:
             return
         self._is_over = True
+        forget_open(self._guard, self)
         if self._watching is not None and error is None and self._content.at_eof():
             self._watching.close()
         self._call.mark_incomplete()
@@ -152,7 +166,7 @@ class _Body:
         """Close at the run's end."""
         if self._loop is asyncio.get_running_loop():
             self._response.close()
-        self._end()
+        self.end()
 
 
 class _Content:

@@ -11,7 +11,7 @@ from agents.guard import Guard, carried, carrying, current_guard
 from agents.process.own_threads import COMPUTING
 from agents.process.threads import waiting
 from agents.tools.http.admission import Admitted, admit
-from agents.tools.http.bodies import check, note_open
+from agents.tools.http.bodies import check, forget_open, note_open
 from agents.tools.llm.traffic.recognise import asked_of
 
 from .replacing import Replacements
@@ -39,6 +39,9 @@ def _guarded(send: Any) -> Any:
         admitted = admit(guard, method, self.host, asked, headers)
         call = admitted.call
         assert call is not None
+        is_wanted = options.get("preload_content", True)
+        if is_wanted:  # the body is read below, where an abort can cut it
+            options = {**options, "preload_content": False, "release_conn": False}
         try:
             with waiting(), carried(call):
                 response = send(self, method, url, *args, **options)
@@ -48,7 +51,9 @@ def _guarded(send: Any) -> Any:
             raise
         if admitted.guard is not None:
             admitted.note_head(response.status, response.headers.get("content-type", ""))
-            _answered(guard, admitted, response, is_read=options.get("preload_content", True))
+            _Body(guard, admitted, response)
+        if is_wanted:
+            _ = response.data
         return response
 
     return urlopen
@@ -65,17 +70,6 @@ def _cuttable(wait: Any) -> Any:
     return getresponse
 
 
-def _answered(guard: Guard, admitted: Admitted, response: Any, *, is_read: bool) -> None:
-    if is_read:
-        if admitted.watching is not None:
-            admitted.watching.feed(response.data)
-            admitted.watching.close()
-        assert admitted.call is not None
-        admitted.call.finish()
-    else:
-        _Body(guard, admitted, response)
-
-
 def _shut_down(opened: Any) -> None:
     """Wake the thread that waits for a socket; see ``http.sockets``."""
     if isinstance(opened, socket.socket):
@@ -88,6 +82,7 @@ class _Body:
 
     def __init__(self, guard: Guard, admitted: Admitted, response: Any) -> None:
         assert admitted.call is not None
+        self._guard = guard
         self._call = admitted.call
         self._watching = admitted.watching
         self._response = response
@@ -133,6 +128,8 @@ class _Body:
         except BaseException as error:
             self._depth -= 1
             self._end(error)
+            with suppress(Exception):
+                self._close()
             raise
         self._depth -= 1
         if data and self._watching is not None:
@@ -155,6 +152,7 @@ class _Body:
         if self._is_over:
             return
         self._is_over = True
+        forget_open(self._guard, self)
         if self._watching is not None and error is None and self._response.isclosed():
             self._watching.close()
         self._call.finish(error)

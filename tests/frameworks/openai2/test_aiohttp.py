@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from agents import AgentStopped
+from agents.tools.http import bodies
 from agents.tools.http.client import close_clients
 from agents.trace import Usage
 from tests.support.agent_run import AgentRun, within
@@ -94,6 +95,7 @@ async def test_an_abort_cuts_it(traffic: TrafficServer, run: AgentRun, read: Rea
     event = run.only("llm_call")
     assert (event["outcome"], event["estimated"]) == ("aborted", True)
     assert run.trace.in_flight() == []
+    assert run.guard not in bodies._opened
 
 
 async def test_a_graceful_stop_lets_it_finish(
@@ -105,6 +107,21 @@ async def test_a_graceful_stop_lets_it_finish(
     run.stop()
     traffic.release()
     assert TEXT.split()[-1].encode() in await within(5, task)
+    assert run.trace.usage == Usage(1, 21, 13)
+
+
+async def test_a_caller_that_is_cancelled_in_a_graceful_stop_pays_for_all(
+    traffic: TrafficServer, run: AgentRun
+) -> None:
+    traffic.hold()
+    task = run.task(ask(whole, "POST", traffic.url + PATH, STREAM))
+    await traffic.until_requests(1)
+    run.stop()
+    task.cancel()
+    traffic.release()
+    with pytest.raises(asyncio.CancelledError):
+        await within(5, task)
+    assert run.only("llm_call")["text"] == TEXT
     assert run.trace.usage == Usage(1, 21, 13)
 
 
