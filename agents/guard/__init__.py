@@ -5,7 +5,7 @@
 """
 
 from .carrying import carried, carrying, is_carried
-from .guard import Call, Guard, bind_guard, current_call, current_guard, guard_in
+from .guard import Call, Guard, Unwatched, bind_guard, current_call, current_guard, guard_in
 from .in_flight import WORK_KINDS, WorkKind, speak_last
 from .waiting import wait_out
 
@@ -13,6 +13,7 @@ __all__ = [
     "WORK_KINDS",
     "Call",
     "Guard",
+    "Unwatched",
     "WorkKind",
     "bind_guard",
     "carried",

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from agents.cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
 from agents.exceptions import AgentStopped, CallTimedOut
@@ -25,12 +25,22 @@ from agents.values import jsonable
 from agents.values.addresses import PUBLIC, Reach
 
 from .cuts import Cuts
-from .in_flight import InFlight, WorkKind
+from .in_flight import InFlight
 from .waiting import retrieve, wait_out
 
-__all__ = ["Call", "Guard", "bind_guard", "current_call", "current_guard", "guard_in"]
+__all__ = [
+    "Call",
+    "Guard",
+    "Unwatched",
+    "bind_guard",
+    "current_call",
+    "current_guard",
+    "guard_in",
+]
 
 T = TypeVar("T")
+
+Unwatched = Literal["thread", "process", "connection"]
 
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
@@ -58,6 +68,7 @@ class Guard:
         generators: those that have begun, for the module that closes them.
         has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
         unwatched_threads, unwatched_processes: how many it has started that no code waits for.
+        unwatched_connections: how many it has made that no guard saw.
         owner: stands for the run's owner where owners share something; None if there is but one.
         reach: what requests may reach besides public addresses.
     """
@@ -89,6 +100,7 @@ class Guard:
         self.has_cancelled_others = False
         self.unwatched_threads = 0
         self.unwatched_processes = 0
+        self.unwatched_connections = 0
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self.in_flight = InFlight(trace)
         self.cuts = Cuts(token, self.in_flight)
@@ -139,13 +151,15 @@ class Guard:
         self.tasks.discard(task)
         self.in_flight.wake_after_end()
 
-    def count_unwatched(self, kind: WorkKind) -> None:
-        """Count a thread or a process that the run has started, and that nothing waits for."""
+    def count_unwatched(self, kind: Unwatched) -> None:
+        """Count what the run has started, and nothing waits for, or what no guard saw."""
         with self._lock:
             if kind == "thread":
                 self.unwatched_threads += 1
-            else:
+            elif kind == "process":
                 self.unwatched_processes += 1
+            else:
+                self.unwatched_connections += 1
 
     def count_cut(self) -> None:
         """Count a call in flight that an abort has cut."""

@@ -47,6 +47,7 @@ from runs.delivery.stop_message import StopRequest
 from runs.exceptions import LeaseLost
 from runs.models import RunRecord
 from runs.process import metrics
+from runs.wire import UnwatchedOnWire, unwatched_of
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore
@@ -281,7 +282,9 @@ class Executor:
             usage=job.usage,
         )
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
-        guard.unwatched_threads, guard.unwatched_processes = job.unwatched
+        guard.unwatched_threads = job.unwatched["threads"]
+        guard.unwatched_processes = job.unwatched["processes"]
+        guard.unwatched_connections = job.unwatched["connections"]
         guard.call_seconds = entry.limits.call_seconds
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
@@ -417,7 +420,7 @@ class _Job:
     stop: StopRequest | None
     input: Any
     input_bytes: int
-    unwatched: tuple[int, int]  # threads and processes of earlier attempts
+    unwatched: UnwatchedOnWire  # of earlier attempts
 
     @classmethod
     def of(cls, record: RunRecord) -> _Job:
@@ -434,7 +437,7 @@ class _Job:
             StopRequest.of(record) if record.stop_requested else None,
             record.input_record.value,
             record.input_record.size_bytes,
-            (record.unwatched_threads, record.unwatched_processes),
+            unwatched_of(record),
         )
 
 
