@@ -21,6 +21,7 @@ from .tools import (
     SyncTools,
     Tools,
 )
+from .tools.everything.guarding import guard_everything
 from .tools.http.client import guarded_transport
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "agent",
     "check_should_stop",
     "cleanup",
+    "guard_everything",
     "guarded_transport",
     "should_stop",
 ]

@@ -218,6 +218,7 @@ RUNS: dict[str, Any] = {
         at_least=1,
         at_most=256 * 1024 * 1024 - 1,  # of a jsonb in PostgreSQL
     ),
+    "GUARD_EVERYTHING": _env.switch("RUNS_GUARD_EVERYTHING", default=False),
     "STOP_INACTIVE_OWNERS": _env.switch("RUNS_STOP_INACTIVE_OWNERS", default=True),
     "DRF_TOKENS": True,  # the release before had no others
     "API_TOKEN_DAYS": _env.whole_number("API_TOKEN_DAYS", 365, at_least=0),

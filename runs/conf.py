@@ -155,6 +155,7 @@ class Options:
     # and its supervisor starts another one; 0 is never.
     replace_when_blocked_seconds: _Seconds = 0.0
     max_input_bytes: _Positive = 8 * 1024 * 1024
+    guard_everything: bool = False  # see agents.guard_everything
     stop_inactive_owners: bool = True  # stop the runs of users who are deactivated
     #: The tokens of ``rest_framework.authtoken`` are ours: see ``runs.identity.tokens``.
     drf_tokens: bool = False

@@ -263,6 +263,8 @@ class RunRecord(models.Model):
     # What its code has started, and its worker can't wait for.
     unwatched_threads = models.PositiveIntegerField(default=0, db_default=0)
     unwatched_processes = models.PositiveIntegerField(default=0, db_default=0)
+    #: Over a network, that no guarded call carried.
+    unwatched_connections = models.PositiveIntegerField(default=0, db_default=0)
 
     #: What it and all runs below it have used, once ``wire.read_tree_usage`` has read it.
     tree_usage: Any = None

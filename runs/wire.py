@@ -44,6 +44,7 @@ __all__ = [
     "read_tree_usage",
     "run_as_dict",
     "tree_usage_of",
+    "unwatched_of",
     "usage_of",
 ]
 
@@ -106,10 +107,11 @@ class LimitOnWire(TypedDict):
 
 
 class UnwatchedOnWire(TypedDict):
-    """What the run's code has started, and nothing can wait for."""
+    """What the run's code has started, and nothing can wait for; and what no guard saw."""
 
     threads: Count
     processes: Count
+    connections: Count
 
 
 class ReceiptOnWire(TypedDict):
@@ -256,8 +258,16 @@ def run_as_dict(run: RunRecord, large: Collection[str] = LARGE) -> RunOnWire:
         "log_removed_at": _if_known(run.log_removed_at),
         "worker": run.worker.name if run.worker else None,
         "limits": limits_of(run),
-        "unwatched": {"threads": run.unwatched_threads, "processes": run.unwatched_processes},
+        "unwatched": unwatched_of(run),
         "stop": _receipt(run),
+    }
+
+
+def unwatched_of(run: RunRecord) -> UnwatchedOnWire:
+    return {
+        "threads": run.unwatched_threads,
+        "processes": run.unwatched_processes,
+        "connections": run.unwatched_connections,
     }
 
 

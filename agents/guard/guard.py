@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 from agents.cancellation import CancelToken, StopMode, cleanup_in, has_cleanup, is_in_cleanup
 from agents.exceptions import AgentStopped, CallTimedOut
@@ -25,12 +25,22 @@ from agents.values import jsonable
 from agents.values.addresses import PUBLIC, Reach
 
 from .cuts import Cuts
-from .in_flight import InFlight, WorkKind
+from .in_flight import InFlight
 from .waiting import retrieve, wait_out
 
-__all__ = ["Call", "Guard", "bind_guard", "current_call", "current_guard", "guard_in"]
+__all__ = [
+    "Call",
+    "Guard",
+    "Unwatched",
+    "bind_guard",
+    "current_call",
+    "current_guard",
+    "guard_in",
+]
 
 T = TypeVar("T")
+
+Unwatched = Literal["thread", "process", "connection"]
 
 #: How long after an abort the code between two calls may take to observe it; then it is cancelled.
 COMPUTING_SECONDS = 2.0
@@ -58,6 +68,7 @@ class Guard:
         generators: those that have begun, for the module that closes them.
         has_cancelled_others: its log says that it tried to cancel tasks that are not its own.
         unwatched_threads, unwatched_processes: how many it has started that no code waits for.
+        unwatched_connections: how many it has made that no guard saw.
         owner: stands for the run's owner where owners share something; None if there is but one.
         reach: what requests may reach besides public addresses.
         traceparent_for: the host's: returns the header ``traceparent`` of a request to a host, None
@@ -92,6 +103,7 @@ class Guard:
         self.has_cancelled_others = False
         self.unwatched_threads = 0
         self.unwatched_processes = 0
+        self.unwatched_connections = 0
         self._lock = threading.RLock()  # reentrant, for the reason that the token's is
         self.in_flight = InFlight(trace)
         self.cuts = Cuts(token, self.in_flight)
@@ -142,13 +154,15 @@ class Guard:
         self.tasks.discard(task)
         self.in_flight.wake_after_end()
 
-    def count_unwatched(self, kind: WorkKind) -> None:
-        """Count a thread or a process that the run has started, and that nothing waits for."""
+    def count_unwatched(self, kind: Unwatched) -> None:
+        """Count what the run has started, and nothing waits for, or what no guard saw."""
         with self._lock:
             if kind == "thread":
                 self.unwatched_threads += 1
-            else:
+            elif kind == "process":
                 self.unwatched_processes += 1
+            else:
+                self.unwatched_connections += 1
 
     def count_cut(self) -> None:
         """Count a call in flight that an abort has cut."""
@@ -212,6 +226,8 @@ class Call:
             transport notes both.
         has_end: False if it is a stream that goes on for ever; ``note_endless`` says so.
         usage: what it has used of a model, which counts together with its event.
+        at_end: completes the event just before it is written: gets the error that has ended the
+            call, and returns the one that the event is to say. It must not raise.
     """
 
     _guard: Guard
@@ -225,6 +241,7 @@ class Call:
     is_sent: bool | None = None
     has_end: bool = True
     usage: Usage | None = None
+    at_end: Callable[[BaseException | None], BaseException | None] | None = None
     _limit: float | None = None  # seconds; of the run when the call began
     _completed: bool = False
     _was_cut: bool = False
@@ -269,6 +286,8 @@ class Call:
     def finish(self, error: BaseException | None = None) -> None:
         """End the call: write its event and take it out of the calls in flight."""
         guard = self._guard
+        if self.at_end is not None:
+            error = self.at_end(error)
         outcome = "ok" if self._completed else "aborted" if self._was_cut else _outcome(error)
         if self.is_sent is False and (
             outcome in ("stopped", "aborted") or isinstance(error, CallTimedOut)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import socket
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agents.guard import Guard, WorkKind, current_guard
+from agents.guard import Guard, Unwatched, current_guard, is_carried
 
 from .values import DIRECTORY, ENVIRONMENT, QUICK, SLOW, Slow, read_quick, watch_loggers
 
@@ -35,7 +36,7 @@ MOST_TOLD = 20  # runs that may have done it; of more, only the process's log te
 
 #: Events of Python's audit hooks: they name the thread, and so the run, that did it.
 _AUDITED = {"os.chdir": DIRECTORY, "os.putenv": ENVIRONMENT, "os.unsetenv": ENVIRONMENT}
-_STARTED: dict[str, WorkKind] = {
+_STARTED: dict[str, Unwatched] = {
     "_thread.start_new_thread": "thread",
     "_thread.start_joinable_thread": "thread",  # by threading.Thread, from Python 3.13 on
     "subprocess.Popen": "process",
@@ -44,6 +45,8 @@ _STARTED: dict[str, WorkKind] = {
     "os.posix_spawn": "process",
 }
 
+_NETWORKS = (socket.AF_INET, socket.AF_INET6)
+
 _is_own_work: contextvars.ContextVar[bool] = contextvars.ContextVar("agents_own", default=False)
 
 
@@ -51,7 +54,7 @@ _is_own_work: contextvars.ContextVar[bool] = contextvars.ContextVar("agents_own"
 def own_work() -> Iterator[None]:
     """Surround the start of a thread or process that is the library's own, or that it watches.
 
-    It is not counted among what a run leaves unwatched.
+    It is not counted among what a run leaves unwatched. The same holds for a connection.
     """
     reset = _is_own_work.set(True)
     try:
@@ -168,6 +171,17 @@ class SharedState:
         _popen.argv = argv
         guard.count_unwatched(_STARTED[event])
 
+    def _count_connection(self, opened: socket.socket) -> None:
+        """Count a connection over a network that a run opens, and no guarded call carries.
+
+        Drivers of databases that are written in C, such as psycopg's, tell no hook of theirs.
+        """
+        guard = current_guard()
+        if guard is None or not self.is_watching or _is_own_work.get() or is_carried():
+            return
+        if opened.family in _NETWORKS and opened.type == socket.SOCK_STREAM:
+            guard.count_unwatched("connection")
+
     def _put_back_hooks(self, guard: Guard, hooks: tuple[Any, ...]) -> None:
         trace, profile, first, final = hooks
         name = "the hooks of debuggers and profilers"
@@ -206,6 +220,8 @@ class SharedState:
         what = _AUDITED.get(event)
         if what is None and event in _STARTED:
             self._count_started(event, arguments)
+        elif event == "socket.connect":
+            self._count_connection(arguments[0])
         if what is None or not self.is_watching or self._is_putting_back:
             return
         guard = current_guard()

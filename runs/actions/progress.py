@@ -58,6 +58,7 @@ class Updates:
     observed_at: datetime | None = None
     unwatched_threads: int = 0  # that its code has started, and that no code waits for
     unwatched_processes: int = 0
+    unwatched_connections: int = 0  # that no guard saw
     ending: Ending | None = None
     left_out: set[str] = field(default_factory=set)  # usage that the database refused before
 
@@ -240,6 +241,7 @@ def _progress(updates: Updates, record: RunRecord) -> dict[str, Any]:
         "usage_estimated": updates.usage.estimated or bool(updates.left_out),
         "unwatched_threads": updates.unwatched_threads,
         "unwatched_processes": updates.unwatched_processes,
+        "unwatched_connections": updates.unwatched_connections,
         **_receipt(updates, record),
     }
     for name in updates.left_out:

@@ -28,7 +28,7 @@ from runs.web.feed.reading import read_snapshots
 from runs.web.pages.fragments import find_run, receipt_context
 from runs.web.pages.run import run_context
 from runs.web.pages.values.input_fields import input_fields
-from runs.wire import limits_of, tree_usage_of, usage_of
+from runs.wire import limits_of, tree_usage_of, unwatched_of, usage_of
 from runs.wording.left_behind import unwatched
 from runs.wording.limits import limits_text
 from runs.wording.run import usage_text
@@ -146,9 +146,7 @@ def _facts(run: RunRecord) -> dict[str, SafeString | str]:
         _("Limits"): limits_text(limits_of(run)),
         _("Used"): usage_text(usage_of(run)),
         _("Used by the tree below"): run.has_children and usage_text(tree_usage_of(run)),
-        _("Not watched"): unwatched(
-            threads=run.unwatched_threads, processes=run.unwatched_processes
-        ),
+        _("Not watched"): unwatched(**unwatched_of(run)),
         _("Size of the input"): input.size_bytes and filesizeformat(input.size_bytes),
     }
     return {label: value for label, value in facts.items() if value}

@@ -66,7 +66,21 @@ def left_behind(run: Run, given_up: str) -> Iterator[str]:
         )
 
 
-def unwatched(*, threads: int = 0, processes: int = 0) -> str:
+def unwatched(*, threads: int = 0, processes: int = 0, connections: int = 0) -> str:
+    """Return ``It started 1 thread that is not watched. It made 2 connections that no guard saw.``
+
+    Or one of the two, or nothing.
+    """
+    made = ngettext(
+        "It made %(count)d connection that no guard saw.",
+        "It made %(count)d connections that no guard saw.",
+        connections,
+    ) % {"count": connections}
+    said = [_started(threads, processes), made if connections else ""]
+    return " ".join(filter(None, said))
+
+
+def _started(threads: int, processes: int) -> str:
     """Return ``It started 1 thread and 1 process that are not watched.``, or nothing."""
     names = {"thread": threads, "process": processes}
     parts = [str(_KINDS[kind] % {"count": count}) for kind, count in names.items() if count]

@@ -24,7 +24,7 @@ from typing import Any, cast
 from asgiref.sync import ThreadSensitiveContext
 from django.utils import timezone
 
-from agents import output, registry
+from agents import guard_everything, output, registry
 from agents.cancellation import CancelToken, StopCause, StopMode
 from agents.environment import Environment
 from agents.exceptions import AgentError
@@ -55,6 +55,7 @@ from runs.status import Status
 from runs.telemetry.listener import Listener
 from runs.telemetry.spans import Attempt, RunSpan
 from runs.telemetry.traceparent import current_traceparent, hosts
+from runs.wire import UnwatchedOnWire, unwatched_of
 
 from .agent_caller import AgentCaller
 from .data_store import OwnerStore
@@ -188,6 +189,8 @@ class Executor:
         asyncio.set_event_loop(self._loop)
         # Importing the SDK takes half a second, which would block the loop during the first run.
         importlib.import_module("agents.tools.llm.endpoint")
+        if conf().guard_everything:
+            guard_everything()
         # After all imports, which may add filters of warnings and more.
         shared.watch()
         while not self._closing:
@@ -287,7 +290,9 @@ class Executor:
             usage=job.usage,
         )
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
-        guard.unwatched_threads, guard.unwatched_processes = job.unwatched
+        guard.unwatched_threads = job.unwatched["threads"]
+        guard.unwatched_processes = job.unwatched["processes"]
+        guard.unwatched_connections = job.unwatched["connections"]
         guard.call_seconds = entry.limits.call_seconds
         span = _follow(job, entry, guard)
         self._recorder.open(entry, trace)
@@ -483,7 +488,7 @@ class _Job:
     stop: StopRequest | None
     input: Any
     input_bytes: int
-    unwatched: tuple[int, int]  # threads and processes of earlier attempts
+    unwatched: UnwatchedOnWire  # of earlier attempts
     root: uuid.UUID
     parent: uuid.UUID | None
     traceparent: str | None
@@ -503,7 +508,7 @@ class _Job:
             StopRequest.of(record) if record.stop_requested else None,
             record.input_record.value,
             record.input_record.size_bytes,
-            (record.unwatched_threads, record.unwatched_processes),
+            unwatched_of(record),
             record.root_id,
             record.parent_id,
             record.input_record.traceparent,

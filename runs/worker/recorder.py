@@ -258,6 +258,7 @@ class Recorder:
         if guard is not None:
             updates.unwatched_threads = guard.unwatched_threads
             updates.unwatched_processes = guard.unwatched_processes
+            updates.unwatched_connections = guard.unwatched_connections
         if outcome is not None:
             late = guard.calls_started_after_acknowledgement if guard is not None else 0
             updates.ending = Ending(

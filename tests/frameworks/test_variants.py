@@ -138,7 +138,7 @@ async def test_stop_in_the_pause_before_a_retry(
     server.answers.clear()
     server.answer = Answer(status=503, headers={"retry-after": "0.3"})
     async with running(make_agent(place, function), seconds=20) as run:
-        await run.until("http")
+        await run.until("llm_call")
         run.stop(mode, REASON)
         await assert_stopped(run, server, caplog, requests=1)
 

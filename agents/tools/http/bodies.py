@@ -25,7 +25,15 @@ from agents.tools.waiting import undisturbed
 from .decoding import is_event_stream
 from .sockets import shut_down_response
 
-__all__ = ["AsyncBody", "SyncBody", "check", "note_open", "take_open"]
+__all__ = [
+    "FINISH_SECONDS",
+    "AsyncBody",
+    "SyncBody",
+    "check",
+    "forget_open",
+    "note_open",
+    "take_open",
+]
 
 FINISH_SECONDS = 30.0  # how long a body without a reader may take to its end
 
@@ -38,6 +46,15 @@ def note_open(guard: Guard, opened: object) -> None:
     """Remember what is to be closed at the run's end."""
     with _lock:
         _opened.setdefault(guard, set()).add(opened)
+
+
+def forget_open(guard: Guard, opened: object) -> None:
+    """Forget what is closed."""
+    with _lock:
+        all_opened = _opened.get(guard, set())
+        all_opened.discard(opened)
+        if not all_opened:
+            _opened.pop(guard, None)
 
 
 def take_open(guard: Guard) -> set[Any]:
@@ -86,11 +103,7 @@ class _Body:
 
     def _forget(self) -> None:
         assert self._guard is not None
-        with _lock:
-            opened = _opened.get(self._guard, set())
-            opened.discard(self)
-            if not opened:
-                _opened.pop(self._guard, None)
+        forget_open(self._guard, self)
 
 
 class AsyncBody(_Body, httpx.AsyncByteStream, httpx2.AsyncByteStream):

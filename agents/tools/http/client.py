@@ -2,7 +2,8 @@
 
 ``guarded_transport`` makes any SDK stoppable that takes an httpx or httpx2 client; ``open_client``
 makes the client of ``tools.http``. A call is in flight until its response is closed, since an agent
-may read a body for minutes. This module knows neither models nor which addresses may be visited.
+may read a body for minutes. A request to a model is a call of its kind: see ``llm.traffic``. This
+module does not know which addresses may be visited.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import anyio
@@ -18,11 +20,13 @@ import httpx
 import httpx2
 
 from agents.exceptions import InvalidAddress
-from agents.guard import Call, Guard, current_call, current_guard, wait_out
+from agents.guard import Call, Guard, carried, current_call, current_guard, wait_out
 from agents.process.threads import waiting
+from agents.tools.llm.traffic.recognise import recognise
 
 from . import public
-from .bodies import AsyncBody, SyncBody, check, note_open, take_open
+from .admission import Admitted, admit
+from .bodies import AsyncBody, SyncBody, note_open, take_open
 from .decoding import ACCEPTED, MAX_BODY_BYTES, AsyncDecoded, SyncDecoded, limit_of, prepare
 from .in_threads import OnLoop, Wait
 from .last_moment import (
@@ -35,11 +39,14 @@ from .pools import Transports
 from .public import public_only
 from .sockets import shut_down_request
 from .traceparent import mark
+from .watched import AsyncWatched, SyncWatched
 
 __all__ = [
     "MAX_BODY_BYTES",
     "Transports",
     "close_clients",
+    "guard_one_request",
+    "guard_one_request_in_thread",
     "guarded_transport",
     "open_client",
     "open_sync_client",
@@ -170,6 +177,31 @@ async def close_clients(guard: Guard) -> None:
             await opened.close_for_good()
 
 
+async def guard_one_request(transport: Any, send: Callable[..., Any], request: Any) -> Any:
+    """Guard one request of a transport of httpx or httpx2; ``send(transport, request)`` sends it.
+
+    For methods that were replaced: see ``everything``. A body may have any size.
+    """
+    plain = _Plain(transport, partial(send, transport))
+    return await _AsyncGuarding(plain, None, None).handle_async_request(request)
+
+
+def guard_one_request_in_thread(transport: Any, send: Callable[..., Any], request: Any) -> Any:
+    """As ``guard_one_request``, for threads."""
+    plain = _Plain(transport, partial(send, transport))
+    return _SyncGuarding(plain, None, None).handle_request(request)
+
+
+class _Plain:
+    """A transport as the library has made it, although its method was replaced."""
+
+    has_moments = True
+
+    def __init__(self, transport: Any, send: Callable[[Any], Any]) -> None:
+        self._inner = transport
+        self.handle_request = self.handle_async_request = send
+
+
 def _guarded(inner: Any, fallback: Guard | None, max_body_bytes: int | None) -> Any:
     if isinstance(inner, _Guarding):
         return inner
@@ -186,58 +218,52 @@ class _Guarding:
         self._max_body_bytes = max_body_bytes
         self._has_moments = has_moments(inner)
 
-    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> tuple[Call | None, Guard | None]:
-        """Let a request start, or refuse it.
-
-        Return the call that it is a part of, None outside any run; and the guard, if the call is
-        the request's own.
-        """
+    def _admit(self, request: Any, kind: type[AtTheLastMoment]) -> Admitted:
+        """Let a request start, or refuse it."""
         prepare(request)
-        call, guard = current_call(), None
-        if call is not None:
-            if call.was_tried:  # this is another try, or another step: a new start
-                call.token.admit(call.tool, call.label)
-            else:
-                call.is_sent = False  # if it is refused here
-                check(call)
-        elif (guard := current_guard() or self._fallback) is None:
-            return None, None
-        else:
-            method, host = request.method, _host_of(request.url)  # nothing else: paths hold secrets
-            call = guard.call("http", f"{method} {host}", method=method, host=host).start()
-        call.was_tried = True
-        mark(request, _host_of(request.url), call.guard)
+        guard = None if current_call() is not None else current_guard() or self._fallback
+        asked = None if guard is None else recognise(request)
+        host = _host_of(request.url)
+        admitted = admit(guard, request.method, host, asked, request.headers)
+        call = admitted.call
+        if call is None:
+            return admitted
+        mark(request, host, call.guard)
         if self._has_moments:
             kind.note(request, call)
         else:
             call.is_sent = None
-        return call, guard
+        return admitted
 
 
 class _AsyncGuarding(_Guarding):
     async def handle_async_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request, AsyncAtTheLastMoment)
+        admitted = self._admit(request, AsyncAtTheLastMoment)
+        call, guard, _ = admitted
         if call is None or guard is None:
-            response = await self._inner.handle_async_request(request)
-            return _answered(request, response, call, guard, AsyncBody, limit)
+            with carried(call):
+                response = await self._inner.handle_async_request(request)
+            return _answered(request, response, admitted, AsyncBody, limit)
         responses: list[Any] = []
 
         def record(response: Any) -> None:
-            call.data["status"] = response.status_code
+            _note_head(admitted, response)
             responses.append(response)
 
         try:
-            response = await call.uninterrupted(self._send_scoped(request, guard), record)
+            response = await call.uninterrupted(self._send_scoped(request, call, guard), record)
         except BaseException as error:
             if responses:  # cancelled, but the request went through: so does its body
-                await AsyncBody(request, responses[0], call, guard).finish_unread(error)
+                response = _answered(request, responses[0], admitted, AsyncBody, limit)
+                if not response.is_closed:
+                    await response.stream.finish_unread(error)
             else:
                 call.finish(error)
             raise
-        return _answered(request, response, call, guard, AsyncBody, limit)
+        return _answered(request, response, admitted, AsyncBody, limit)
 
-    async def _send_scoped(self, request: Any, guard: Guard) -> Any:
+    async def _send_scoped(self, request: Any, call: Call, guard: Guard) -> Any:
         """Send, and let a cancellation reach the library through a scope of anyio's only.
 
         httpx 0.28 loses a connection of its pool for ever when ``task.cancel()`` meets it while it
@@ -246,7 +272,7 @@ class _AsyncGuarding(_Guarding):
         scope = anyio.CancelScope()
 
         async def send() -> Any:
-            with scope:
+            with scope, carried(call):
                 return await self._inner.handle_async_request(request)
 
         sending = guard.create_task(send())
@@ -270,22 +296,22 @@ class _AsyncGuarding(_Guarding):
 class _SyncGuarding(_Guarding):
     def handle_request(self, request: Any) -> Any:
         limit = limit_of(request, self._max_body_bytes)
-        call, guard = self._admit(request, SyncAtTheLastMoment)
+        admitted = self._admit(request, SyncAtTheLastMoment)
+        call, guard, _ = admitted
         trace = request.extensions.get("trace")
 
         def cut() -> None:
             shut_down_request(self._inner, trace)
 
         try:
-            with waiting(), nullcontext() if call is None else call.cut_in_thread(cut):
+            with waiting(), carried(call), _cut_by(call, cut):
                 response = self._inner.handle_request(request)
         except BaseException as error:
             if call is not None and guard is not None:
                 call.finish(error)
             raise
-        if call is not None and guard is not None:
-            call.data["status"] = response.status_code
-        return _answered(request, response, call, guard, SyncBody, limit)
+        _note_head(admitted, response)
+        return _answered(request, response, admitted, SyncBody, limit)
 
     def __enter__(self) -> Self:
         self._inner.__enter__()
@@ -298,20 +324,35 @@ class _SyncGuarding(_Guarding):
         self._inner.close()
 
 
+def _cut_by(call: Call | None, cut: Callable[[], object]) -> AbstractContextManager[None]:
+    return nullcontext() if call is None else call.cut_in_thread(cut)
+
+
+def _note_head(admitted: Admitted, response: Any) -> None:
+    admitted.note_head(response.status_code, response.headers.get("content-type", ""))
+
+
 def _answered(
     request: Any,
     response: Any,
-    call: Call | None,
-    guard: Guard | None,
+    admitted: Admitted,
     body: type[AsyncBody | SyncBody],
     max_body_bytes: int | None,
 ) -> Any:
+    call, guard, watching = admitted
     if not response.is_closed:
-        decoded = AsyncDecoded if body is AsyncBody else SyncDecoded
+        is_async = body is AsyncBody
+        decoded = AsyncDecoded if is_async else SyncDecoded
         response.stream = decoded(response, max_body_bytes)
+        if watching is not None:
+            watched = AsyncWatched if is_async else SyncWatched
+            response.stream = watched(response.stream, watching)
         if call is not None:
             response.stream = body(request, response, call, guard)
     elif call is not None and guard is not None:  # a fake's response, which has its content already
+        if watching is not None:
+            watching.feed(response.content)
+            watching.close()
         call.finish()
     return response
 

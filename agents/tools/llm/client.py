@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import httpx2
@@ -13,9 +12,9 @@ from agents.exceptions import AgentError, LLMError
 from agents.guard import Guard
 from agents.tools.http.pools import Transports
 from agents.tools.http.proxies import hide_secrets
-from agents.trace import Usage
 from agents.values import jsonable, redaction
 
+from .counting import count_reply
 from .options import address_problem, header_problem, key_problem, pair_problem
 from .reply import LLMReply, PartialReply, TokenUsage, ToolCall, characters_of
 from .stand_in import STAND_IN, StandIn
@@ -136,11 +135,7 @@ async def call_llm(
         partial = PartialReply(name, characters_of(body["messages"]))
 
         def record(reply: LLMReply) -> None:
-            event = asdict(reply)
-            usage = event.pop("usage")
-            event.pop("reasoning")
-            call.data.update(event, **usage)
-            call.usage = Usage(1, **usage)
+            count_reply(call, reply)
 
         async def work() -> LLMReply:
             call.is_sent = None

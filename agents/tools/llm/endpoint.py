@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,10 +23,9 @@ from agents.cancellation import CancelToken, has_cleanup
 from agents.exceptions import BodyRefused, LLMError
 from agents.guard import current_call
 from agents.tools.http.client import guarded_transport
-from agents.values import redaction
 
 from .body import DONE, AnswerBody, NotJSON
-from .errors import detail_of
+from .errors import detail_of, without_key
 from .reply import PartialReply
 
 __all__ = ["Endpoint"]
@@ -40,7 +38,6 @@ platform.platform()
 REST_SECONDS = 1.0  # after [DONE]
 USAGE_SECONDS = 3.0  # after a reason to finish: usage and [DONE] are still to come
 DOUBT_SECONDS = 30.0  # after one that came with text: some endpoints send one with each chunk
-MAX_DETAIL = 500  # characters of an endpoint's error message
 
 _BROKEN = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
 _OPTIONS = {"timeout": "timeout", "extra_query": "params", "extra_body": "extra_json"}
@@ -189,11 +186,7 @@ class Endpoint:
         raise LLMError(message, status=status, detail=detail) from error
 
     def _redacted(self, text: str) -> str:
-        """Take out the key, whole or in part: some endpoints quote a key that they refuse."""
-        if len(self._api_key) >= 8:
-            text = re.sub(re.escape(self._api_key[:6]) + r"[^\s'\",;]*", "[redacted]", text)
-        text = redaction.redact(text)  # before it is cut: half a secret is not recognised
-        return text if len(text) <= MAX_DETAIL else text[:MAX_DETAIL] + "…"
+        return without_key(text, self._api_key)
 
 
 _PATH = "/chat/completions"

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["FAILED", "detail_of", "remark_of", "reported_error", "status_of"]
+from agents.values import redaction
+
+__all__ = [
+    "FAILED",
+    "MAX_DETAIL",
+    "detail_of",
+    "remark_of",
+    "reported_error",
+    "status_of",
+    "without_key",
+]
+
+MAX_DETAIL: Final = 500  # characters of an endpoint's error message
 
 #: Words for ``finish_reason`` that mean: the endpoint gave up, and the reply is not whole.
 FAILED: Final = frozenset({"error", "abort", "insufficient_system_resource"})
@@ -57,3 +70,11 @@ def status_of(error: object) -> int | None:
             if type(code) is int and 400 <= code <= 599:
                 return code
     return None
+
+
+def without_key(text: str, key: str) -> str:
+    """Take out secrets and the key, whole or in part: some endpoints quote a key they refuse."""
+    if len(key) >= 8:
+        text = re.sub(re.escape(key[:6]) + r"[^\s'\",;]*", "[redacted]", text)
+    text = redaction.redact(text)  # before it is cut: half a secret is not recognised
+    return text if len(text) <= MAX_DETAIL else text[:MAX_DETAIL] + "…"

@@ -89,10 +89,15 @@ class PartialReply:
         return bool(said or self._usage)
 
     @property
+    def has_choice(self) -> bool:
+        """Whether a choice has come, as each reply has one."""
+        return self._choice_index is not None
+
+    @property
     def is_whole(self) -> bool:
         """Whether the reply is whole, even if the connection breaks now."""
         has_end = self.is_done or self._finish_reason is not None or self._ends_with_usage
-        return has_end and self._choice_index is not None
+        return has_end and self.has_choice
 
     def add(self, data: object) -> str:
         """Add a chunk of a stream, or a whole completion; return the text in it to show.

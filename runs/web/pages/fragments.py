@@ -19,7 +19,7 @@ from runs.queue.limits import find_obstacle
 from runs.status import STOPPING, Status
 from runs.web.feed.reading import read_snapshots
 from runs.web.signed_in import signed_in_only
-from runs.wire import for_wire
+from runs.wire import for_wire, unwatched_of
 from runs.wording.left_behind import unwatched
 from runs.wording.run import Words, queued_text
 from runs.wording.time import as_datetime
@@ -93,7 +93,7 @@ def receipt_context(run: RunRecord, words: Words) -> dict[str, Any]:
     return {
         "sentences": words["receipt"],
         "facts": _facts(run),
-        "unwatched": unwatched(threads=run.unwatched_threads, processes=run.unwatched_processes),
+        "unwatched": unwatched(**unwatched_of(run)),
     }
 
 

@@ -90,13 +90,21 @@ def test_it_is_still_running_until_all_of_it_has_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threads", "processes", "words"),
+    ("threads", "processes", "connections", "words"),
     [
-        (0, 0, ""),
-        (1, 0, "It started 1 thread that is not watched."),
-        (0, 2, "It started 2 processes that are not watched."),
-        (1, 1, "It started 1 thread and 1 process that are not watched."),
+        (0, 0, 0, ""),
+        (1, 0, 0, "It started 1 thread that is not watched."),
+        (0, 2, 0, "It started 2 processes that are not watched."),
+        (1, 1, 0, "It started 1 thread and 1 process that are not watched."),
+        (0, 0, 1, "It made 1 connection that no guard saw."),
+        (
+            *(1, 0, 2),
+            "It started 1 thread that is not watched. It made 2 connections that no guard saw.",
+        ),
     ],
 )
-def test_what_is_not_watched_is_counted(threads: int, processes: int, words: str) -> None:
-    assert unwatched(threads=threads, processes=processes) == words
+def test_what_is_not_watched_is_counted(
+    threads: int, processes: int, connections: int, words: str
+) -> None:
+    counts = {"threads": threads, "processes": processes, "connections": connections}
+    assert unwatched(**counts) == words

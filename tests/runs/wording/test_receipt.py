@@ -217,6 +217,12 @@ def test_what_is_not_watched_is_told_however_the_run_has_ended(status: str) -> N
     assert "It started 1 thread and 1 process that are not watched." in text
 
 
+def test_a_run_that_finished_first_says_what_no_guard_saw() -> None:
+    run = _stopped(status="success", observed_at=None, finished_first=True)
+    text = _text({**run, "unwatched": {"threads": 0, "processes": 0, "connections": 2}})
+    assert text.endswith("It made 2 connections that no guard saw.")
+
+
 def test_where_the_result_is_not_shown_nothing_is_below() -> None:
     assert _text(_stopped(), result_below=False).endswith("What it had so far is kept.")
 

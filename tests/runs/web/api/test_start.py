@@ -66,7 +66,7 @@ def test_a_run_is_created_and_looks_as_the_contract_says(
         "last_seq": 0,
         "log_removed_at": None,
         "worker": None,
-        "unwatched": {"threads": 0, "processes": 0},
+        "unwatched": {"threads": 0, "processes": 0, "connections": 0},
         "limits": NO_LIMITS,
         "stop": None,
     }

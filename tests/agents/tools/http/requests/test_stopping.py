@@ -280,8 +280,8 @@ async def test_an_agents_own_sdk_is_stoppable_with_one_argument(
         await within(5, run.task(agent()))
     assert "".join(texts) == TEXT
     assert server.request_count == 1
-    event = run.only("http")
-    assert (event["label"], event["outcome"]) == ("POST 127.0.0.1", "ok")
+    event = run.only("llm_call")
+    assert (event["label"], event["text"], event["outcome"]) == ("m", TEXT, "ok")
 
 
 async def test_a_retry_of_an_agents_own_sdk_is_refused(
