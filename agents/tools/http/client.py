@@ -22,6 +22,7 @@ import httpx2
 from agents.exceptions import InvalidAddress
 from agents.guard import Call, Guard, carried, current_call, current_guard, wait_out
 from agents.process.threads import waiting
+from agents.tools.llm.traffic.bodies import AsyncWatched, SyncWatched
 from agents.tools.llm.traffic.recognise import recognise
 
 from . import public
@@ -39,7 +40,6 @@ from .pools import Transports
 from .public import public_only
 from .sockets import shut_down_request
 from .traceparent import mark
-from .watched import AsyncWatched, SyncWatched
 
 __all__ = [
     "MAX_BODY_BYTES",

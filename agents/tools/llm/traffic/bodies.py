@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import httpx2
 
-from agents.tools.llm.traffic.watching import Watching
+from .watching import Watching
 
 __all__ = ["AsyncWatched", "SyncWatched"]
 
