@@ -130,3 +130,18 @@ def test_neither_changes_the_other(make_site: MakeSite, plain_document: bytes) -
         assert "stop_run" not in theirs
         assert client.get("api/thing").json() == {"title": "á"}
         assert "\\u00e1" in client.get("api/thing").text
+
+
+def test_settings_that_still_name_our_classes_go_on(make_site: MakeSite) -> None:
+    """The release before had them in its settings, where a project of one's own has them from."""
+    ours = {
+        "DEFAULT_AUTHENTICATION_CLASSES": [
+            "halting.runs.identity.authentication.TokenAuthentication"
+        ],
+        "DEFAULT_THROTTLE_CLASSES": ["halting.runs.web.api.throttling.ApiThrottle"],
+        "EXCEPTION_HANDLER": "halting.runs.web.api.errors.exception_handler",
+    }
+    site = make_site(settings=f"REST_FRAMEWORK = {ours}\n")
+    with site.served() as client:
+        client.headers["Authorization"] = f"Token {site.token('ann')}"
+        assert client.get("agents").status_code == 200

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from typing import TYPE_CHECKING
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
-from rest_framework.views import APIView
 
 from runs.conf import conf
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView  # which imports us, if a site's settings name us
 
 __all__ = ["ApiThrottle", "StopThrottle"]
 
