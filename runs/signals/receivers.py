@@ -37,14 +37,18 @@ _waiting_count = 0
 def send(signal: Signal, notices: Iterable[Mapping[str, Any]]) -> None:
     """Send a signal soon, once for each of ``notices``: its arguments, ``run`` among them.
 
-    Call it after the commit, from any thread. Without receivers it looks at no notice.
+    Call it after the commit, from any thread; it never raises. Without receivers it looks at no
+    notice.
     """
-    if not signal.has_listeners(RunRecord):
-        return
-    # Copies: the caller goes on with its records, and a receiver may change what it gets.
-    given = [{**notice, "run": copy.copy(notice["run"])} for notice in notices]
-    if given:
-        call_soon(partial(_send_all, signal, given))
+    try:
+        if not signal.has_listeners(RunRecord):
+            return
+        # Copies: the caller goes on with its records, and a receiver may change what it gets.
+        given = [{**notice, "run": copy.copy(notice["run"])} for notice in notices]
+        if given:
+            call_soon(partial(_send_all, signal, given))
+    except Exception:  # the change is committed: its caller has more to do
+        logger.exception("a signal can't be sent")
 
 
 def send_started(records: Iterable[RunRecord]) -> None:

@@ -388,7 +388,7 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
     async def read(self: Hub, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         for _ in range(chance.choice((0, 0, 1, 3, 8))):
             await asyncio.sleep(0)
-        with _not_in_a_loop():
+        with not_in_a_loop():
             found = work(*args, **kwargs)
         for _ in range(chance.choice((0, 0, 1, 3, 8))):
             await asyncio.sleep(0)
@@ -408,7 +408,7 @@ def at_once(patch: Any, chance: random.Random) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _not_in_a_loop() -> Iterator[None]:
+def not_in_a_loop() -> Iterator[None]:
     """Use the thread's own connection, as code outside coroutines does.
 
     Otherwise each task has its own connection, which is never given back.

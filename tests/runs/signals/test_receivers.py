@@ -141,6 +141,16 @@ def test_without_receivers_nothing_is_made() -> None:
     receivers.send(run_finished, notices())
 
 
+def test_a_signal_that_can_not_be_sent_fails_no_caller(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(run_finished, lambda **_: None)
+
+    receivers.send(run_finished, [{"status": "without a run"}])
+
+    assert [record.getMessage() for record in caplog.records] == ["a signal can't be sent"]
+
+
 def test_what_a_slow_receiver_keeps_has_a_bound(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

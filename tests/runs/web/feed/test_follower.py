@@ -15,7 +15,17 @@ from runs.delivery import notify
 from runs.events import read as read_events
 from runs.ops.retention import Policy, Sweep
 from runs.web.feed import Hub, RightLost, follower, reading, refresh
-from tests.support.feeds import Client, Reader, Wire, Writer, finished, settle, turns, watch
+from tests.support.feeds import (
+    Client,
+    Reader,
+    Wire,
+    Writer,
+    finished,
+    not_in_a_loop,
+    settle,
+    turns,
+    watch,
+)
 
 
 class TestOneRun:
@@ -293,7 +303,8 @@ class TestTree:
             if work is reading.read_trees and reader.client.runs[str(root.pk)]["finished_at"]:
                 late.set()
                 await turns(20)
-            return work(*args)
+            with not_in_a_loop():
+                return work(*args)
 
         monkeypatch.setattr(hub, "read", read)
         monkeypatch.setattr(refresh, "MOST_AT_ONCE", 1)
