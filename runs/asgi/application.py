@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.routing import ChannelNameRouter, URLRouter
-from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import re_path
 
 from runs.consumers import AGENTS_CHANNEL, AgentConsumer, RunConsumer, RunListConsumer
@@ -46,7 +46,8 @@ class Application:
         if scope["type"] == "channel":
             await agents_channel(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        # As in Django's requests: FORCE_SCRIPT_NAME, or where the server has mounted us.
+        path = scope["path"].removeprefix((get_script_prefix(scope) or "").rstrip("/"))
         own = addresses.own_path(path)
         # Probes and sockets have routes of their own, which know no prefix.
         without_prefix = {**scope, "path": own, "root_path": ""}

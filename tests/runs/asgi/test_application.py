@@ -86,6 +86,12 @@ async def test_a_server_may_mount_the_application(is_ours: bool) -> None:
     assert await ask(path, root_path="/mounted") == [200, by]
 
 
+async def test_a_proxy_may_keep_the_name_of_the_script(settings: Any) -> None:
+    settings.FORCE_SCRIPT_NAME = "/mounted"
+    assert await ask("/mounted/tools/halting/runs") == [200, b"halting"]
+    assert await ask("/mounted/runs") == [200, b"site"]
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [("/ws/chat", "websocket.accept"), ("/tools/halting/ws/runs", "websocket.close")],

@@ -33,6 +33,10 @@ class Clock:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again, for another world: the same steps have the same times and ids in each."""
         self.time = datetime(2030, 1, 1, tzinfo=UTC)
         self._ids = 0
 

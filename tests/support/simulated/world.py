@@ -83,6 +83,7 @@ class World(RuleBasedStateMachine):
     def begin(self, seed: int, per_owner: int, skews: list[float]) -> None:
         for model in (RunEvent, RunInput, RunRecord, WorkerRecord, DataStoreEntry):
             model.objects.all()._raw_delete("default")
+        CLOCK.reset()
         self.chance = random.Random(seed)
         self.skews = skews
         World.options(MAX_PER_OWNER=per_owner)
