@@ -73,8 +73,11 @@ def _changed(site: NewSite) -> list[str]:
     )
     changed = []
     for name in ("settings", "urls", "asgi"):
-        old = (fresh / "mysite" / f"{name}.py").read_text().splitlines()
-        new = (site.folder / "mysite" / f"{name}.py").read_text().splitlines()
+        # Django and the page quote in different ways.
+        old, new = (
+            (folder / "mysite" / f"{name}.py").read_text().replace("'", '"').splitlines()
+            for folder in (fresh, site.folder)
+        )
         changed += [line for line in new if line not in old and not _is_drawn(line)]
     return changed
 
