@@ -15,11 +15,20 @@ from django.utils import timezone
 from agents import cancellation, trace
 from agents.guard import guard, in_flight
 from runs import events, transitions
-from runs.actions import leases, limit_stops, limits, starting, stop_rows, stopping
-from runs.db import transactions
+from runs.actions import (
+    leases,
+    limit_stops,
+    limits,
+    recovery,
+    starting,
+    stop_rows,
+    stopping,
+)
+from runs.db import transactions, writability
 from runs.db.statements import as_parameter
 from runs.models import RunRecord, WorkerRecord
-from runs.worker import heartbeat, reaper, started_runs
+from runs.quotas import ledger, queued
+from runs.worker import heartbeat, reaper, recorder, started_runs
 
 __all__ = ["CLOCK", "Clock", "Host"]
 
@@ -86,11 +95,16 @@ class Clock:
             guard,
             in_flight,
             heartbeat,
+            ledger,
             limit_stops,
+            queued,
             reaper,
+            recorder,
+            recovery,
             started_runs,
             trace,
             transactions,
+            writability,
         ):
             patch.setattr(module, "time", self)
         for module in (cancellation, guard, in_flight, trace, events):

@@ -28,6 +28,7 @@ from runs.exceptions import (
     RunIsStopping,
 )
 from runs.models import DataStoreEntry, RunEvent, RunInput, RunRecord, WorkerRecord
+from runs.quotas import ledger, queued
 from runs.status import ACTIVE
 from runs.worker.reaper import Reaper
 from tests.support.consistency import assert_all_consistent
@@ -84,6 +85,8 @@ class World(RuleBasedStateMachine):
         for model in (RunEvent, RunInput, RunRecord, WorkerRecord, DataStoreEntry):
             model.objects.all()._raw_delete("default")
         CLOCK.reset()
+        for counts in (ledger, queued):
+            counts.forget()
         self.chance = random.Random(seed)
         self.skews = skews
         World.options(MAX_PER_OWNER=per_owner)
