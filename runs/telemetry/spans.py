@@ -103,7 +103,7 @@ class RunSpan:
             elif type == "stop_observed":  # by a tool's guard, or by should_stop(): no tool
                 tool = data["tool"]
                 self._span.add_event(type, {"gen_ai.tool.name": tool} if tool else {})
-            elif type in CALL_TYPES:
+            elif type in CALL_TYPES and not _is_suppressed():
                 self._note_call(data)
         except Exception:
             logger.exception("an event of type %s has no span", type)
@@ -158,7 +158,7 @@ class RunSpan:
         asked = str(data["label"])[:MAX_LABEL]
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": "openai",  # the protocol's; who serves it is not known
+            "gen_ai.provider.name": _provider_of(data),
             "gen_ai.request.model": asked,
         }
         if "input_tokens" in data:  # there was a reply
@@ -199,6 +199,20 @@ class RunSpan:
         span.set_attribute("error.type", str((error or {}).get("type") or "_OTHER"))
 
 
+#: Of the SDKs' requests to models, which have a host.
+_PROVIDERS = {
+    "api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+}
+
+
+def _provider_of(data: Mapping[str, Any]) -> str:
+    if "host" not in data:
+        return "openai"  # the protocol of call_llm; who serves it is not known
+    return _PROVIDERS.get(data["host"], "_OTHER")
+
+
 #: What else the span of a tool says: by tool, the field of the call's event and the attribute.
 _FIELDS = {
     "http": {"method": "http.request.method", "status": "http.response.status_code"},
@@ -209,6 +223,16 @@ _FIELDS = {
     },
     "process": {"returncode": "process.exit.code"},
 }
+
+
+def _is_suppressed() -> bool:
+    """Tell whether this is the request of an exporter, whose span would be exported, and so on.
+
+    A site may guard all requests, and export each span at once (``SimpleSpanProcessor``).
+    """
+    from opentelemetry import context
+
+    return bool(context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY))
 
 
 def _nothing() -> Context:

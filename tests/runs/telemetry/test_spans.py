@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from agents import SyncTools, Tools, agent
 from agents.cancellation import StopMode
+from agents.guard import current_guard
 from runs.delivery import local_runs
 from runs.status import Status
 from runs.telemetry import spans as spans_module
@@ -360,6 +363,61 @@ def test_a_tracer_that_raises_fails_no_run(
     assert log.over(start("steady")).result == "done"
     monkeypatch.setattr(spans_module.RunSpan, "__init__", fail)
     assert log.over(start("steady")).result == "done"
+
+
+def test_the_requests_of_an_exporter_have_no_spans(
+    spans: Spans, hire: Callable[..., Any], start: Start, log: Journal
+) -> None:
+    class Sending(SpanExporter):
+        """As one whose HTTP library is guarded."""
+
+        def export(self, spans: Any) -> SpanExportResult:
+            guard = current_guard()
+            if guard is not None:
+                with guard.call("http", "POST collector"):
+                    pass
+            return SpanExportResult.SUCCESS
+
+    provider = cast(TracerProvider, trace.get_tracer_provider())
+    provider.add_span_processor(SimpleSpanProcessor(Sending()))
+
+    @agent("exported")
+    async def exported(tools: Tools) -> None:
+        await tools.data_store.get("x")
+
+    hire()
+    record = log.over(start("exported"))
+    assert len(log.of(record, "http")) == 1
+    spans.of_run(record)
+    assert {span.name for span in spans.all()} == {
+        "invoke_agent exported",
+        "execute_tool data_store.get",
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "provider"), [("api.anthropic.com", "anthropic"), ("llm.example", "_OTHER")]
+)
+def test_the_request_of_an_sdk_names_its_provider(
+    host: str,
+    provider: str,
+    spans: Spans,
+    hire: Callable[..., Any],
+    start: Start,
+    log: Journal,
+) -> None:
+    @agent("sdk")
+    async def sdk(tools: Tools) -> None:
+        guard = current_guard()
+        assert guard is not None
+        with guard.call("call_llm", "claude", model="claude", host=host):
+            pass
+
+    hire()
+    log.over(start("sdk"))
+    (chat,) = spans.until("chat claude")
+    assert attributes_of(chat)["gen_ai.provider.name"] == provider
+    assert host not in chat.to_json()
 
 
 def trace_id(span: Any) -> int:
