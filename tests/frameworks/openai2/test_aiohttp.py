@@ -21,6 +21,8 @@ CHAT: Any = {"model": "gpt-5", "messages": [{"role": "user", "content": "Where?"
 STREAM: Any = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
 PATH = "/v1/chat/completions"
 
+pytestmark = pytest.mark.usefixtures("everything_is_guarded")
+
 Read = Callable[[aiohttp.ClientResponse], Awaitable[bytes]]
 
 
