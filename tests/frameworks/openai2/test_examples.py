@@ -55,14 +55,26 @@ async def test_it_is_stopped_in_a_call_and_keeps_what_it_has(
 
 @pytest.mark.parametrize("model", ["OpenAIResponsesModel", "OpenAIChatCompletionsModel"])
 @pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("has_argument", [False, True])
 def test_the_sdk_for_agents_is_stopped_beside_the_installed_package(
-    server: ModelServer, tmp_path: Path, package: Path, model: str, is_streamed: bool
+    server: ModelServer,
+    tmp_path: Path,
+    package: Path,
+    model: str,
+    is_streamed: bool,
+    has_argument: bool,
 ) -> None:
     """Its package has the name of ours, so this takes a process that has ``halting`` instead."""
     text = source(BESIDE_THE_WHEEL).replace(
         "from agents import AgentStopped,", "from halting.agents import AgentStopped,"
     )
     text = text.replace("OpenAIResponsesModel", model)
+    if not has_argument:
+        text = text.replace("http_client=http", "").replace(
+            "@agent(",
+            "from halting.agents import guard_everything\nguard_everything()\n\n\n@agent(",
+        )
+        assert "AsyncOpenAI()" in text
     if is_streamed:
         text = text.replace(
             "await Runner.run(looking, question, max_turns=1000)",
