@@ -142,13 +142,15 @@ class _Body:
 
         try:
             check(self._call)
-            result = await self._call.uninterrupted(reading())
+            return await self._call.uninterrupted(
+                reading(), lambda result: self.note(data_of(result))
+            )
         except BaseException as error:
-            self._response.close()
+            if isinstance(error, asyncio.CancelledError) and not self._call.may_be_cut():
+                await _finish_unread(self, self._response)
             self.end(error)
+            self._response.close()
             raise
-        self.note(data_of(result))
-        return result
 
     def note(self, data: bytes) -> None:
         if self._watching is not None and data:

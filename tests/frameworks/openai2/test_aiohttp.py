@@ -127,6 +127,26 @@ async def test_a_caller_that_is_cancelled_in_a_graceful_stop_pays_for_all(
     assert run.trace.usage == Usage(1, 21, 13)
 
 
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_a_reader_that_is_cancelled_pays_for_all_if_the_run_is_stopping(
+    traffic: TrafficServer, run: AgentRun, is_stopped: bool
+) -> None:
+    traffic.hold("middle")
+    task = run.task(ask(by_any, "POST", traffic.url + PATH, STREAM))
+    while not run.shown:
+        await asyncio.sleep(0.01)
+    if is_stopped:
+        run.stop()
+    task.cancel()
+    traffic.release()
+    with pytest.raises(asyncio.CancelledError):
+        await within(5, task)
+    event = run.only("llm_call")
+    assert event["outcome"] == ("ok" if is_stopped else "aborted")
+    assert event["text"] == (TEXT if is_stopped else "The ")
+    assert run.trace.usage.estimated is not is_stopped
+
+
 async def test_a_time_limit_of_the_session_holds(traffic: TrafficServer, run: AgentRun) -> None:
     async def agent() -> None:
         timeout = aiohttp.ClientTimeout(total=0.2)
