@@ -11,9 +11,13 @@ ARGS ?=
 PY := .venv/bin/python
 RUN_STAMP := .venv/.installed-run
 DEV_STAMP := .venv/.installed-dev
-# The frameworks' pins differ from ours, so they have an environment of their own.
+# The frameworks' pins differ from ours, so they have environments of their own; some need openai 2.
 FRAMEWORKS_PY := .venv-frameworks/bin/python
 FRAMEWORKS_STAMP := .venv-frameworks/.installed
+OPENAI2_PY := .venv-frameworks-openai2/bin/python
+OPENAI2_STAMP := .venv-frameworks-openai2/.installed
+# The frameworks, and call_llm with that version of the openai SDK.
+FRAMEWORKS_TESTS := tests/frameworks tests/agents/tools/llm/calls
 LAYER_TEST := tests/test_layers.py
 
 .DEFAULT_GOAL := help
@@ -23,7 +27,7 @@ help:
 	@echo "make run     install, migrate, make the demo users, serve on http://$(HOST):$(PORT)/"
 	@echo "make test    every test; ARGS=... goes to pytest; REQUIRE_ALL=1 makes a skipped test a failure"
 	@echo "make test-everywhere   the whole suite on PostgreSQL and Redis, too"
-	@echo "make test-frameworks   stops in LangChain, pydantic-ai and others, in an environment of their own"
+	@echo "make test-frameworks   stops in LangChain, pydantic-ai and others, in environments of their own"
 	@echo "make test-package      the tests of agents/ and runs/ on the package that sites install"
 	@echo "make check   format, lint, types, missing migrations, layers"
 	@echo "make format  put the code into shape"
@@ -31,7 +35,7 @@ help:
 	@echo "make package build the wheel that sites install, in dist/"
 	@echo "make venv    only make .venv, with what development needs"
 	@echo "make lock    pin the newest versions of requirements*.in, with hashes (needs uv)"
-	@echo "make clean   remove .venv and .venv-frameworks"
+	@echo "make clean   remove .venv and those of the frameworks"
 
 run: export DJANGO_DEBUG = 1
 run: $(RUN_STAMP)
@@ -52,8 +56,9 @@ test-everywhere: $(DEV_STAMP)
 	@exec $(PY) -m tests --everywhere $(ARGS)
 
 test-frameworks: export DJANGO_DEBUG = 1
-test-frameworks: $(FRAMEWORKS_STAMP)
-	@exec env -u DATABASE_URL -u REDIS_URL $(FRAMEWORKS_PY) -m pytest tests/frameworks $(ARGS)
+test-frameworks: $(FRAMEWORKS_STAMP) $(OPENAI2_STAMP)
+	@env -u DATABASE_URL -u REDIS_URL $(FRAMEWORKS_PY) -m pytest $(FRAMEWORKS_TESTS) $(ARGS)
+	@env -u DATABASE_URL -u REDIS_URL $(OPENAI2_PY) -m pytest $(FRAMEWORKS_TESTS) $(ARGS)
 
 # The same tests, with the imports of the package that `make package` builds.
 test-package: export DJANGO_DEBUG = 1
@@ -87,9 +92,10 @@ lock:
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements.in -o requirements.txt
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-dev.in -o requirements-dev.txt
 	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-frameworks.in -o requirements-frameworks.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade requirements-frameworks-openai2.in -o requirements-frameworks-openai2.txt
 
 clean:
-	rm -rf .venv .venv-frameworks .package dist
+	rm -rf .venv .venv-frameworks .venv-frameworks-openai2 .package dist
 
 # --- the environments: a stamp per requirements file, so that make installs only after a change ------------
 
@@ -123,3 +129,9 @@ $(FRAMEWORKS_STAMP): requirements-frameworks.txt
 	@echo "Installing requirements-frameworks.txt into .venv-frameworks ..."
 	@$(FRAMEWORKS_PY) -m pip install -qq --require-hashes -r requirements-frameworks.txt
 	@touch $(FRAMEWORKS_STAMP)
+
+$(OPENAI2_STAMP): requirements-frameworks-openai2.txt
+	$(call make_venv,.venv-frameworks-openai2)
+	@echo "Installing requirements-frameworks-openai2.txt into .venv-frameworks-openai2 ..."
+	@$(OPENAI2_PY) -m pip install -qq --require-hashes -r requirements-frameworks-openai2.txt
+	@touch $(OPENAI2_STAMP)

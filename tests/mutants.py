@@ -201,6 +201,34 @@ MUTANTS = [
         "",
         "tests/agents/tools/http/requests/test_stopping.py",
     ),
+    Mutant(
+        "a request of an SDK that was cut before its answer counts nothing",
+        "agents/tools/llm/traffic/watching.py",
+        "call.is_sent is not False:",
+        "False:",
+        "tests/agents/tools/llm/traffic/test_cuts.py",
+    ),
+    Mutant(
+        "a stream that broke off counts as reported",
+        "agents/tools/llm/traffic/answers.py",
+        "return replace(reply, usage=replace(reply.usage, estimated=True))",
+        "return reply",
+        "tests/agents/tools/llm/traffic/test_gemini.py",
+    ),
+    Mutant(
+        "a guarded request is guarded again",
+        "agents/tools/everything/of_httpx.py",
+        "        if carrying() is not None or current_guard() is None:\n            return await",
+        "        if current_guard() is None:\n            return await",
+        "tests/agents/tools/everything/test_httpx.py",
+    ),
+    Mutant(
+        "connections of tools count as unwatched",
+        "agents/process/state.py",
+        " or is_carried():",
+        ":",
+        "tests/runs/worker/test_guarding.py",
+    ),
 ]
 
 

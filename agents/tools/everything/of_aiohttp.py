@@ -17,6 +17,7 @@ from agents.guard import Guard, carried, carrying, current_guard
 from agents.tools.http.admission import Admitted, admit
 from agents.tools.http.bodies import FINISH_SECONDS, check, forget_open, note_open
 from agents.tools.http.decoding import is_event_stream
+from agents.tools.llm.traffic.asked import Asked
 from agents.tools.llm.traffic.recognise import asked_of, may_ask
 
 from .replacing import Replacements
@@ -52,10 +53,7 @@ def guard_aiohttp(library: Any, replacements: Replacements) -> None:
 
 
 async def _guarded(guard: Guard, request: Any, send: Any, in_memory: Any) -> Any:
-    asked = None
-    path = request.url.raw_path.partition("?")[0]
-    if may_ask(request.method, path) and isinstance(request.body, in_memory):
-        asked = asked_of(request.method, path, await request.body.as_bytes())
+    asked = await _asked(request, in_memory)
     host = request.url.host or ""
     admitted = admit(guard, request.method, host, asked, request.headers)
     call = admitted.call
@@ -87,6 +85,13 @@ async def _guarded(guard: Guard, request: Any, send: Any, in_memory: Any) -> Any
     else:
         _Body(guard, admitted, request, response)
     return response
+
+
+async def _asked(request: Any, in_memory: Any) -> Asked | None:
+    path = request.url.raw_path.partition("?")[0]
+    if not may_ask(request.method, path) or not isinstance(request.body, in_memory):
+        return None
+    return asked_of(request.method, path, await request.body.as_bytes())
 
 
 async def _finish_unread(body: _Body, response: Any) -> None:
@@ -137,13 +142,15 @@ class _Body:
 
         try:
             check(self._call)
-            result = await self._call.uninterrupted(reading())
+            return await self._call.uninterrupted(
+                reading(), lambda result: self.note(data_of(result))
+            )
         except BaseException as error:
-            self._response.close()
+            if isinstance(error, asyncio.CancelledError) and not self._call.may_be_cut():
+                await _finish_unread(self, self._response)
             self.end(error)
+            self._response.close()
             raise
-        self.note(data_of(result))
-        return result
 
     def note(self, data: bytes) -> None:
         if self._watching is not None and data:

@@ -35,7 +35,8 @@ def _guarded(send: Any) -> Any:
             return send(self, method, url, *args, **options)
         body = args[0] if args else options.get("body")
         asked = asked_of(method, url.partition("?")[0], body)
-        headers = {name.lower(): value for name, value in (options.get("headers") or {}).items()}
+        given = (options.get("headers") or {}).items()
+        headers = {_text(name).lower(): _text(value) for name, value in given}
         admitted = admit(guard, method, self.host, asked, headers)
         call = admitted.call
         assert call is not None
@@ -68,6 +69,10 @@ def _cuttable(wait: Any) -> Any:
             return wait(self)
 
     return getresponse
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _shut_down(opened: Any) -> None:

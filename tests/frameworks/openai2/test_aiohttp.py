@@ -21,6 +21,8 @@ CHAT: Any = {"model": "gpt-5", "messages": [{"role": "user", "content": "Where?"
 STREAM: Any = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
 PATH = "/v1/chat/completions"
 
+pytestmark = pytest.mark.usefixtures("everything_is_guarded")
+
 Read = Callable[[aiohttp.ClientResponse], Awaitable[bytes]]
 
 
@@ -123,6 +125,26 @@ async def test_a_caller_that_is_cancelled_in_a_graceful_stop_pays_for_all(
         await within(5, task)
     assert run.only("llm_call")["text"] == TEXT
     assert run.trace.usage == Usage(1, 21, 13)
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_a_reader_that_is_cancelled_pays_for_all_if_the_run_is_stopping(
+    traffic: TrafficServer, run: AgentRun, is_stopped: bool
+) -> None:
+    traffic.hold("middle")
+    task = run.task(ask(by_any, "POST", traffic.url + PATH, STREAM))
+    while not run.shown:
+        await asyncio.sleep(0.01)
+    if is_stopped:
+        run.stop()
+    task.cancel()
+    traffic.release()
+    with pytest.raises(asyncio.CancelledError):
+        await within(5, task)
+    event = run.only("llm_call")
+    assert event["outcome"] == ("ok" if is_stopped else "aborted")
+    assert event["text"] == (TEXT if is_stopped else "The ")
+    assert run.trace.usage.estimated is not is_stopped
 
 
 async def test_a_time_limit_of_the_session_holds(traffic: TrafficServer, run: AgentRun) -> None:

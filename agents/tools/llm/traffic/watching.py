@@ -98,6 +98,13 @@ class Watching:
 
     def _end(self, error: BaseException | None) -> BaseException | None:
         """Complete the event; return the error that it is to say."""
+        try:
+            return self._complete(error)
+        except Exception:  # of any kind: the call must end
+            contextvars.Context().run(logger.exception, "an answer of a model can't be counted")
+            return error
+
+    def _complete(self, error: BaseException | None) -> BaseException | None:
         status, answer, call = self._status, self._answer, self.call
         if status is None:
             if isinstance(error, _GAVE_UP) and call.is_sent is not False:
