@@ -145,7 +145,7 @@ def _dangers() -> Iterator[CheckMessage]:
         )
     if settings.SECRET_KEY.startswith("django-insecure-"):
         yield Error(
-            "SECRET_KEY is not secret: it is the published one, or of startproject. Anyone can sign in.",
+            "SECRET_KEY is not secret, but published or from startproject: others can sign in.",
             hint="Set DJANGO_SECRET_KEY to a long random text, "
             'as from python -c "import secrets; print(secrets.token_urlsafe(50))".',
             id="runs.E004",

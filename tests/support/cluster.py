@@ -58,9 +58,16 @@ class Node:
     def output(self) -> str:
         return self.log.read_text()
 
+    @property
+    def own_output(self) -> str:
+        """Its output without the agents' failures, which are errors in the log as well."""
+        entries = re.split(r"(?m)^(?=\d{4}-\d\d-\d\d )", self.output)
+        return "".join(entry for entry in entries if " ERROR runs.agents " not in entry)
+
     def errors(self) -> list[str]:
-        """Return the errors in its log, except those of libraries about a lost Redis."""
-        lines = [line for line in self.output.splitlines() if re.search(" (ERROR|CRITICAL) ", line)]
+        """Return its own errors, except those of libraries about a lost Redis."""
+        lines = self.own_output.splitlines()
+        lines = [line for line in lines if re.search(" (ERROR|CRITICAL) ", line)]
         return [line for line in lines if " channels_redis." not in line]
 
     @property

@@ -277,7 +277,7 @@ class TestTokenThatRefuses:
     def test_admits_nothing_and_the_run_ends_by_its_budget(
         self, worker: Any, start: Start, log: Journal
     ) -> None:
-        @agent("endless", deadline_seconds=SHORT)
+        @agent("endless", deadline_seconds=4 * SHORT)  # its code is to begin before
         async def endless(tools: Tools) -> str:
             try:
                 while True:
@@ -288,7 +288,7 @@ class TestTokenThatRefuses:
                     await tools.data_store.set("saved", 1)
                 return "half"
 
-        record = ended_by(log.over(start("endless")))
+        record = ended_by(log.over(start("endless")), limit=4 * SHORT)
         assert record.partial_result == "half"
         assert _last_call(log, record) <= record.deadline_at
 

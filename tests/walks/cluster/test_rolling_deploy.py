@@ -82,7 +82,7 @@ def test_a_rolling_deploy_under_load_loses_doubles_and_stops_no_run(
     assert {code for agent, code in errors - own if agent != "witness-tree"} <= allowed
     assert not {agent for agent, _ in errors} & {"witness-again"}, "it may be requeued"
     for node in cluster.nodes:
-        assert "Traceback" not in node.output, node.output
+        assert "Traceback" not in node.own_output, node.own_output
 
 
 def _load(
