@@ -114,18 +114,18 @@ class Watching:
             return error or self._refusal(status)
         is_foreign = self._has_ended and (answer is None or not answer.is_understood)
         if answer is None or is_foreign:
-            self._be_http(status)
+            self._be_http()
             return error
         has_failed = error is not None or answer.error is not None
         if answer.has_started or not has_failed or isinstance(error, _GAVE_UP):
             count_reply(call, answer.reply())
         return error or answer.error
 
-    def _be_http(self, status: int) -> None:
+    def _be_http(self) -> None:
         call = self.call
         call.tool, call.label = "http", f"{self._method} {self._host}"
-        call.data.clear()
-        call.data.update(method=self._method, host=self._host, status=status)
+        del call.data["model"]
+        call.data["method"] = self._method
 
     def _refusal(self, status: int) -> LLMError:
         try:

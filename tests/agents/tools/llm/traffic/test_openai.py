@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from agents.tools.llm.client import Model, call_llm
 from agents.trace import Usage
 from tests.support.agent_run import AgentRun
+from tests.support.http_clients import async_client
 from tests.support.llm_server import TEXT, Answer
 from tests.support.traffic_server import TrafficServer, events
 
@@ -238,6 +240,24 @@ async def test_an_endless_event_is_not_kept(
     server.answer = Answer(chunks=chunks, done=False)
     assert await ask("/v1/chat/completions", CHAT | {"stream": True}) == b"".join(chunks)
     assert run.only("http")["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("header", ["Authorization", "x-api-key"])
+async def test_a_key_that_is_refused_is_not_in_the_log(
+    run: AgentRun, server: TrafficServer, header: str
+) -> None:
+    async def agent() -> None:
+        async with async_client(httpx) as client:
+            value = "Bearer its-my-own-word" if header == "Authorization" else "its-my-own-word"
+            await client.post(server.url + "/v1/responses", json=asked, headers={header: value})
+
+    asked = {"model": "gpt-5", "input": "Ahoi?"}
+    refused = {"error": {"message": "Incorrect key provided: its-my-***word. See the docs."}}
+    server.answer = Answer(status=401, body=refused)
+    await run.task(agent())
+    message = run.only("llm_call")["error"]["message"]
+    assert "its-my" not in message
+    assert "See the docs." in message
 
 
 async def test_neither_prompts_nor_keys_are_in_the_log(
