@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import traceback
 import uuid
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any
 
-from agents.runtime import describe_error
+from agents.runtime import Outcome, describe_error
 
-__all__ = ["log_failure", "without_values"]
+__all__ = ["log_failure", "without_exception", "without_values"]
 
 #: ``runs.agents``: sites name it in their settings.
 logger = logging.getLogger(f"{__name__.rpartition('.ops.')[0]}.agents")
@@ -50,6 +51,21 @@ def without_values(error: BaseException, depth: int = 0) -> BaseException:
             copied.__context__ = without_values(error.__context__, depth + 1)
     copied.__suppress_context__ = error.__suppress_context__
     return copied.with_traceback(_without_locals(error.__traceback__))
+
+
+def without_exception(outcome: Outcome) -> tuple[Outcome, BaseException | None]:
+    """Take the exception out of an outcome, and return what of it may be logged.
+
+    While the ending is written, nothing keeps the agent's variables in memory.
+    """
+    error = outcome.exception
+    if error is None:
+        return outcome, None
+    try:
+        failure = without_values(error)
+    except Exception as unreadable:  # its class is the agent's, and does what it likes
+        failure = RuntimeError(f"an error that can't be read ({type(unreadable).__name__})")
+    return replace(outcome, exception=None), failure
 
 
 def _named_like(kind: type) -> type[Exception]:

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -52,9 +52,8 @@ from runs.ops import failures
 from runs.process import metrics
 from runs.signals import receivers
 from runs.status import Status
-from runs.telemetry.listener import Listener
+from runs.telemetry.attempts import follow
 from runs.telemetry.spans import Attempt, RunSpan
-from runs.telemetry.traceparent import current_traceparent, hosts
 from runs.wire import UnwatchedOnWire, unwatched_of
 
 from .agent_caller import AgentCaller
@@ -294,7 +293,8 @@ class Executor:
         guard.unwatched_processes = job.unwatched["processes"]
         guard.unwatched_connections = job.unwatched["connections"]
         guard.call_seconds = entry.limits.call_seconds
-        span = _follow(job, entry, guard)
+        attempt = Attempt(entry.id, job.root, job.parent, job.agent, job.depth, entry.attempt)
+        span, entry.traceparent = follow(attempt, job.traceparent, guard)
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.log_stop()  # one that came before, and whose token is about to trip
@@ -309,7 +309,7 @@ class Executor:
         ended: Ended | None = None
         ended_at = 0
         try:
-            outcome, failure = _without_exception(await self._run(job, caller, guard))
+            outcome, failure = failures.without_exception(await self._run(job, caller, guard))
             ended_at = time.time_ns()
             await self.started.end_attempt(entry)
             if outcome.kind in ("stopped", "interrupted") and entry.stop is None:
@@ -424,51 +424,11 @@ class Executor:
         return waiting.result()
 
 
-def _without_exception(outcome: Outcome) -> tuple[Outcome, BaseException | None]:
-    """Take the exception out of an outcome, and return what of it may be logged.
-
-    While the ending is written, nothing keeps the agent's variables in memory.
-    """
-    error = outcome.exception
-    if error is None:
-        return outcome, None
-    try:
-        failure = failures.without_values(error)
-    except Exception as unreadable:  # its class is the agent's, and does what it likes
-        failure = RuntimeError(f"an error that can't be read ({type(unreadable).__name__})")
-    return replace(outcome, exception=None), failure
-
-
-def _follow(job: _Job, entry: ActiveRun, guard: Guard) -> RunSpan | None:
-    """Continue the trace that the run belongs to; return its span if this process traces."""
-    attempt = Attempt(entry.id, job.root, job.parent, job.agent, job.depth, entry.attempt)
-    span = RunSpan.begin(attempt, job.traceparent)
-    guard.trace.listener = Listener(job.agent, span)
-    entry.traceparent = job.traceparent
-    if span is not None:
-        entry.traceparent = span.traceparent
-        entry.token.add_callback(partial(_end_if_abandoned, span, guard.trace, job.usage))
-    if names := conf().traceparent_hosts:
-        named = hosts(tuple(names))
-
-        def for_host(host: str) -> str | None:
-            return current_traceparent() or entry.traceparent if named.has(host) else None
-
-        guard.traceparent_for = for_host
-    return span
-
-
 def _end(span: RunSpan, ended: Ended | None, usage: Usage, at: int) -> None:
     if ended is None:
         span.end(None, None, usage, at)
     else:
         span.end(ended.status.value, ended.error, usage, at)
-
-
-def _end_if_abandoned(span: RunSpan, trace: Trace, before: Usage, token: CancelToken) -> None:
-    """End the span of a run whose record is over: its code may never leave."""
-    if token.mode is StopMode.ABANDON:
-        span.end(Status.STOPPED.value, None, trace.usage.since(before), time.time_ns())
 
 
 def _ended(task: asyncio.Task[Ended | None]) -> Ended | None:
