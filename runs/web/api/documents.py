@@ -41,7 +41,7 @@ _SETTINGS: dict[str, Any] = {
     },
     "TITLE": "Halting",
     "DESCRIPTION": "Run LLM agents, watch them, and stop any one of them for real.",
-    "VERSION": "0.1.0",
+    "VERSION": "0.2.0",
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
 }
 
