@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant(
         "tokens trip before the request is committed",
         "runs/actions/stopping.py",
-        "transaction.on_commit(lambda: stops.deliver(deliveries.values()), robust=True)",
+        "on_commit(lambda: stops.deliver(deliveries.values()), robust=True)",
         "stops.deliver(deliveries.values())",
         "tests/runs/actions/test_stopping.py tests/runs/actions/test_stopping_at_once.py",
     ),

@@ -356,10 +356,10 @@ async def test_a_runs_own_ways_of_cancelling_work(way: str) -> None:
                     group.create_task(wait())
                     group.create_task(fail())
             case "timeout":
-                async with asyncio.timeout(0.001):
+                async with asyncio.timeout(0.1):  # both are to begin before
                     await asyncio.gather(wait(), wait())
             case "wait_for":
-                await asyncio.wait_for(asyncio.gather(wait(), wait()), 0.001)
+                await asyncio.wait_for(asyncio.gather(wait(), wait()), 0.1)
             case "anyio":
                 import anyio
 

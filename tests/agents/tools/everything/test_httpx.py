@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from agents import AgentStopped, guard_everything, guarded_transport
-from agents.tools.http.client import Transports, open_client
+from agents.tools.http.client import Transports, close_clients, open_client
 from agents.tools.llm.client import Model, call_llm
 from agents.trace import Usage
 from tests.support.agent_run import AgentRun, within
@@ -109,6 +109,7 @@ async def test_tools_are_not_guarded_twice(server: TrafficServer, run: AgentRun)
 
     model, transports = Model(server.base_url, "a-key-of-the-tests"), Transports(LOOPBACK)
     await within(5, run.task(agent()))
+    await close_clients(run.guard)
     await transports.aclose()
     await model.aclose()
     assert run.only("http")
