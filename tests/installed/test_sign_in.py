@@ -29,6 +29,7 @@ CSRF_HEADER_NAME = "HTTP_X_THEIR_CSRF"
 
 
 @pytest.mark.browser
+@pytest.mark.thorough  # it waits for half a minute
 def test_a_session_that_ends_leads_to_the_sites_own_sign_in_and_back(
     make_site: MakeSite, open_page: OpenPage
 ) -> None:
