@@ -91,12 +91,15 @@ class Lifespan:
         """Start the worker, if this process is to have one.
 
         Raises:
-            ImproperlyConfigured: sessions and tokens would be signed with a published key.
+            ImproperlyConfigured: sessions and tokens would be signed with a published key; or
+                USE_TZ is off, and no log could be written.
         """
         if not settings.DEBUG and settings.SECRET_KEY.startswith(PUBLISHED_KEY):
             raise ImproperlyConfigured(
                 "DJANGO_SECRET_KEY is required unless DJANGO_DEBUG is on: a long random text."
             )
+        if not settings.USE_TZ:  # a server that runs no checks would not say so
+            raise ImproperlyConfigured("USE_TZ is off; Halting's instants are aware (runs.E005).")
         # Import all views now. Otherwise the first request does so, for a second, on the loop.
         await asyncio.to_thread(lambda: get_resolver(self._urlconf).url_patterns)
         if not self._is_worker:

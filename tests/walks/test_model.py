@@ -27,6 +27,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from agents import AgentError, agent
 from agents.guard import Call
+from runs import conf
 from runs.actions import abandoning, leases
 from runs.db import transactions
 from runs.delivery import notify
@@ -53,6 +54,7 @@ def simulation(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     )
     monkeypatch.setattr(World, "complaints", [])
     CLOCK.install(monkeypatch)
+    monkeypatch.setattr(conf, "_overrides", {})
     monkeypatch.setattr(leases, "host_identity", lambda: Host.here.name)
     monkeypatch.setattr(worker, "Executor", SimulatedExecutor)
     monkeypatch.setattr(notify, "send_stops", send_stops)
@@ -90,7 +92,6 @@ def test_workers_that_crash_and_freeze_leave_no_run_in_a_false_state(
     alice: User, bob: User, options: Callable[..., None], on_both_databases: str
 ) -> None:
     options(LEASE_SECONDS=LEASE_SECONDS, KEEP_DAYS=KEEP_DAYS, KEEP_LOGS_DAYS=KEEP_LOGS_DAYS)
-    World.options = options
     World.owners = [alice, bob]
     blob = os.environ.get("MODEL_BLOB")
     run_state_machine_as_test(

@@ -123,6 +123,13 @@ async def test_nothing_is_served_with_the_published_key(settings: Any, worker: F
     assert worker.calls == []
 
 
+async def test_nothing_is_served_with_naive_instants(settings: Any, worker: FakeWorker) -> None:
+    settings.USE_TZ = False
+    with pytest.raises(ImproperlyConfigured, match="USE_TZ"):
+        await Lifespan(_nothing).start()
+    assert worker.calls == []
+
+
 async def test_a_worker_that_does_not_start_fails_the_start_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

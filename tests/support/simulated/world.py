@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runs.actions import abandoning, leases, limits, recovery, starting, stopping
+from runs.conf import override
 from runs.delivery.stop_message import StopDelivery
 from runs.exceptions import (
     IdempotencyMismatch,
@@ -70,7 +71,6 @@ class World(RuleBasedStateMachine):
     """A database, some processes, and the people who start and stop runs."""
 
     owners: list[User]
-    options: Callable[..., None]
     loop: asyncio.AbstractEventLoop
     network: list[tuple[uuid.UUID, list[StopDelivery]]] = []  # undelivered, with their receivers
     complaints: list[str] = []  # of the recorder: writes that failed
@@ -89,7 +89,8 @@ class World(RuleBasedStateMachine):
             counts.forget()
         self.chance = random.Random(seed)
         self.skews = skews
-        World.options(MAX_PER_OWNER=per_owner)
+        # Not the settings: the fixture keeps each change, and Python's stack ends after a thousand.
+        override(max_per_owner=per_owner)
         self.books = Books(timedelta(seconds=2 * max(map(abs, skews))))
         self.processes: list[Process] = []
         self.network.clear()
