@@ -207,6 +207,8 @@ def test_a_process_that_abandoned_code_blocks_is_replaced(
 ) -> None:
     worker = cluster.worker(RUNS_REPLACE_WHEN_BLOCKED_SECONDS="1")
     run = stuck(web, file, "site-stuck-on-the-loop")
+    # Until then the worker takes its loop for prompt, and a run begins with its claim.
+    eventually(lambda: "blocks the agent loop" in worker.output, "the loop is seen to be blocked")
     other = web.start("site-trivial")
     stop(web, run, mode="abandon")
     worker.wait(40)
