@@ -141,23 +141,24 @@ def _check_receipt(record: RunRecord, log: list[RunEvent]) -> None:
     assert known == sorted(known), "requested, acknowledged, observed, finished"
     # What came earlier belongs to other attempts, perhaps by hosts whose clocks differ.
     requeued_at = max((e.seq for e in log if _is_requeue(e)), default=0)
+    # A shutdown says so in the log. It may come before the stop request is delivered.
+    logged = [
+        e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > requeued_at
+    ]
     if record.stop_observed_at is not None:
         assert record.stop_acknowledged_at is not None
         assert record.status == Status.STOPPED
         # Observations of earlier attempts belong to the shutdowns that ended those attempts.
         [observed] = [e for e in observations if e.seq > requeued_at]
-        logged = [
-            e.seq for e in log if e.type == "log" and e.source == "system" and e.seq > requeued_at
-        ]
-        # The shutdown may come before the stop request is delivered.
         of_a_shutdown = any(seq < observed.seq for seq in logged)
         assert of_a_shutdown or requests[0].seq < observed.seq, "observed before it was logged"
     elif record.status == Status.STOPPED:
         was_lost = record.worker is not None and record.worker.lost_at is not None
         # A claim whose answer is lost is that of an orphaned run: no code begins under it.
         has_begun = any(e.type == "agent_start" and e.seq > requeued_at for e in log)
-        # The agent was already leaving, for a shutdown, when the stop was requested.
-        was_leaving = any(requeued_at < e.seq < requests[0].seq for e in observations)
+        # The agent had left in a shutdown, perhaps without observing it, and its ending was
+        # deferred until its children were over: the stop came meanwhile.
+        was_leaving = any(seq < requests[0].seq for seq in logged)
         without = was_lost or record.stop_abandoned or not has_begun or was_leaving
         assert without, "stopped, but no agent observed the stop"
     if log[-1].data["started"] and record.status in TERMINAL:
