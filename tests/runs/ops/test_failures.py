@@ -15,6 +15,7 @@ from agents import AgentError, Tools, agent
 from agents.values import redaction
 from runs.delivery import local_runs
 from runs.models import RunRecord
+from runs.ops import failures
 from runs.ops.failures import MOST_CAUSES, MOST_FRAMES, log_failure, without_values
 from runs.signals import receivers
 from runs.worker.worker import Worker
@@ -47,7 +48,7 @@ def _lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """Return what was logged of failures, once nothing is left to log."""
     eventually(lambda: not local_runs.all_runs(), "the worker has no run")
     receivers._thread.submit(bool).result(10)
-    return [record for record in caplog.records if record.name == "runs.agents"]
+    return [record for record in caplog.records if record.name == failures.logger.name]
 
 
 @pytest.mark.usefixtures("worker", "failing")
@@ -284,7 +285,7 @@ def test_sentry_gets_the_run_and_no_values(
         client.close()
 
     [event] = events
-    assert (event["level"], event["logger"]) == ("error", "runs.agents")
+    assert (event["level"], event["logger"]) == ("error", failures.logger.name)
     assert (event["extra"]["run"], event["extra"]["agent"]) == (str(run.pk), "failing")
     [error] = event["exception"]["values"]
     assert (error["type"], error["value"]) == ("ValueError", "no: 10, [redacted]")

@@ -44,7 +44,7 @@ def test_it_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_imported_at_start_up() -> None:
     code = (
-        "import sys, agents; agents.guard_everything()\n"
+        "import sys; from agents import guard_everything; guard_everything()\n"
         "assert not {'aiohttp', 'requests', 'urllib3'} & set(sys.modules), 'imported'\n"
         "import urllib3\n"
         "assert hasattr(urllib3.HTTPConnectionPool.urlopen, '__wrapped__'), 'not guarded'\n"
