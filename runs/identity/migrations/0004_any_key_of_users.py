@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        # On PostgreSQL this writes the table anew. A process of the release before may insert
+        # On PostgreSQL this rewrites the table. A process of the release before may insert
         # numbers meanwhile and later: the server makes texts of them.
         migrations.AlterField(
             model_name='auditentry',

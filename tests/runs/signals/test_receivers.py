@@ -1,4 +1,4 @@
-"""Receivers run in a thread of their own: what is slow or fails in them is nobody else's."""
+"""Receivers run in a thread of their own: no other code waits for them or fails with them."""
 
 from __future__ import annotations
 
