@@ -354,6 +354,9 @@ LOGGING = {
             # Each client can cause "Invalid HTTP request received."
             "filters": ["seldom", "answered_handshake"],
         },
+        # It counts all files, also those that Python compiles at the first start; uvicorn names the
+        # sources that changed.
+        "watchfiles": {"level": "WARNING"},
         # The proxy's log has a line for each request, probe and static file.
         "uvicorn.access": {"level": "INFO" if DEBUG else "WARNING"},
         # At DEBUG these log whole requests, prompts included.
