@@ -49,17 +49,20 @@ class Application:
         # As in Django's requests: FORCE_SCRIPT_NAME, or where the server has mounted us.
         path = scope["path"].removeprefix((get_script_prefix(scope) or "").rstrip("/"))
         own = addresses.own_path(path)
-        # Probes and sockets have routes of their own, which know no prefix.
-        without_prefix = {**scope, "path": own, "root_path": ""}
         if scope["type"] == "websocket":
             if own is not None and own.startswith("/ws/runs"):
                 # runs/web/sockets.py checks the user and the Origin.
-                await self._sockets(without_prefix, receive, send)
+                await self._sockets(_without_prefix(scope, own), receive, send)
             else:
                 await self._site_sockets(scope, receive, send)
-        elif kinds.is_probe(path):
-            await self._probes(without_prefix, receive, send)
-        elif kinds.is_own(path):
+        elif kinds.is_probe(own):
+            await self._probes(_without_prefix(scope, own), receive, send)
+        elif kinds.is_own(path, own):
             await self._handler(scope, receive, send)
         else:
             await self._site_http(scope, receive, send)
+
+
+def _without_prefix(scope: Any, own: str | None) -> Any:
+    """Return the scope for routes of our own, which know no prefix: of probes and sockets."""
+    return {**scope, "path": own, "root_path": ""}

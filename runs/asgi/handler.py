@@ -1,4 +1,4 @@
-"""Django's ASGI handler for this project: which requests wait where, and who answers them.
+"""Halting's own ASGI handler: which requests wait where, and who answers them.
 
 Bodies have their bounds in ``bodies``; clients that leave or read nothing are the subject of
 ``patience``; ``kinds`` tells by the address what a request is.
@@ -31,7 +31,7 @@ from runs.web import error_pages
 from runs.web.late import LateResponse
 
 from .bodies import BodyRefused, BodyTooLarge, BoundedBody, Message, Receive, discard, most_bytes
-from .kinds import ProbeRequest, has_password, new_request, reserve_for
+from .kinds import ProbeRequest, Request, has_password, reserve_for
 from .patience import LateDisconnect, Send, Unread
 
 __all__ = ["Handler", "ProbeHandler"]
@@ -50,14 +50,14 @@ class Handler(ASGIHandler):
 
     Django's own handler changes to the request's thread and back for each middleware, before the
     view and after it: a dozen changes of thread, which cost a POST some two milliseconds. All
-    middleware and views of this project are synchronous. The loop sends what a view streams, as in
+    middleware and views of ours are synchronous. The loop sends what a view streams, as in
     Django's own handler. It also waits for late answers. Neither keeps a thread.
 
     Two kinds of requests are apart. Those with a password to check wait for their turn on the loop,
     so that they take neither all threads nor all processors. Stops have connections of their own.
     """
 
-    request_class: Any = staticmethod(new_request)
+    request_class: Any = Request
 
     def __init__(self) -> None:
         super().__init__()

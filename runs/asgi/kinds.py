@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 
 from runs.db import lending
 from runs.web import addresses
+from runs.web.error_pages import API_PREFIXES, PROBE_URLCONF
 
-__all__ = ["ProbeRequest", "has_password", "is_own", "is_probe", "new_request", "reserve_for"]
+__all__ = ["ProbeRequest", "Request", "has_password", "is_own", "is_probe", "reserve_for"]
 
 _PROBES = re.compile(r"/(?:health/(?:live|ready)|metrics)/?")
 # The stops by the connections that they may use: of the API and the pages, and below the admin's
@@ -22,13 +22,13 @@ _STOPS = {
     ),
     lending.STOPS_OF_MANY: (re.compile(r"/runs/stop/?"), re.compile(r"stop/")),
 }
-_OWN = re.compile(r"/(?:runs|agents|quotas|api|api-tokens?|app)(?:/|\Z)")
+_OWN = re.compile(rf"/(?:{API_PREFIXES}|app(?:/|$))")
 # Where a POST has a password to check: by the API, and where Django's own views usually are.
 _TOKEN = re.compile(r"/api-token/?")
 _PASSWORDS = re.compile(r"/(?:accounts|admin)/(?:login|password_change)/|/admin/.*/password/")
 
 
-class _Request(ASGIRequest):
+class Request(ASGIRequest):
     """A request that is read as UTF-8, whatever ``charset`` its Content-Type names.
 
     Django would decode the query string and forms by it: garbled, or with an exception before any
@@ -46,35 +46,28 @@ class _Request(ASGIRequest):
         pass
 
 
-class ProbeRequest(_Request):
+class ProbeRequest(Request):
     """A request of a balancer, an orchestrator or Prometheus: its Host is not checked.
 
     They reach a process by its address, which is rightly not in ALLOWED_HOSTS, and no answer to
     them depends on the Host.
     """
 
-    urlconf = "runs.asgi.probe_urls"  # Django reads it from each request
+    urlconf = PROBE_URLCONF  # Django reads it from each request
 
     def get_host(self) -> str:
         return "probe"
 
 
-def is_probe(path: str) -> bool:
-    """Tell whether a program asks this process about itself."""
-    own = addresses.own_path(path)
+def is_probe(own: str | None) -> bool:
+    """Tell whether a program asks this process about itself, by ``addresses.own_path``."""
     return own is not None and _PROBES.fullmatch(own) is not None
 
 
-def is_own(path: str) -> bool:
-    """Tell whether Halting's handler is to answer, and not the site's."""
-    own = addresses.own_path(path)
+def is_own(path: str, own: str | None) -> bool:
+    """Tell whether Halting's handler is to answer a path, and not the site's."""
     is_ours = own is not None and _OWN.match(own) is not None
     return is_ours or addresses.admin_path(path) is not None
-
-
-def new_request(scope: Any, body: Any) -> ASGIRequest:
-    """Return the request of an HTTP scope."""
-    return _Request(scope, body)
 
 
 def has_password(method: str | None, path: str) -> bool:

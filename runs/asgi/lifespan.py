@@ -145,7 +145,7 @@ class Lifespan:
 async def _send_away() -> None:
     """Release the readers of feeds, and the requests that wait for the end of a run."""
     # Not at the top: they import models.
-    from runs.web.api.waiting import let_go
+    from runs.delivery.ends import let_go
     from runs.web.feed import close_hub
 
     let_go()

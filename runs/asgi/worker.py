@@ -14,9 +14,10 @@ django.setup(set_prefix=False)
 from runs.asgi.application import agents_channel  # noqa: E402
 from runs.asgi.handler import ProbeHandler  # noqa: E402
 from runs.asgi.lifespan import Lifespan  # noqa: E402
+from runs.web.error_pages import PROBE_URLCONF  # noqa: E402
 
 application = Lifespan(
     ProtocolTypeRouter({"http": ProbeHandler(), "channel": agents_channel}),
     is_worker=True,
-    urlconf="runs.asgi.probe_urls",
+    urlconf=PROBE_URLCONF,
 )

@@ -27,6 +27,7 @@ from . import addresses
 
 __all__ = [
     "API_PREFIXES",
+    "PROBE_URLCONF",
     "ErrorPagesMiddleware",
     "answer_to",
     "bad_request",
@@ -44,7 +45,8 @@ logger = logging.getLogger(__name__)
 #: How the paths of the API begin, after the site's prefix.
 API_PREFIXES = r"(?:runs|agents|quotas|api|api-tokens?|health)(?:/|$)"
 _API_PATH = re.compile(API_PREFIXES)
-_URLCONF_OF_PROBES = "runs.asgi.probe_urls"
+#: The addresses that programs ask a process about itself at: they have no pages.
+PROBE_URLCONF = "runs.asgi.probe_urls"
 
 
 def answer_to(request: HttpRequest, exception: Exception) -> HttpResponse | None:
@@ -141,7 +143,7 @@ def _answer(request: HttpRequest, status: int, code: str, detail: str) -> HttpRe
 
 
 def _is_for_a_program(request: HttpRequest) -> bool:
-    if getattr(request, "urlconf", "") == _URLCONF_OF_PROBES:  # it has no pages
+    if getattr(request, "urlconf", "") == PROBE_URLCONF:
         return True
     prefix = addresses.prefix()
     if request.path.startswith(prefix) and _API_PATH.match(request.path, len(prefix)):

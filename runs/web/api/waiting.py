@@ -19,7 +19,7 @@ from django.http import Http404
 from rest_framework.exceptions import NotAuthenticated
 
 from runs.db.alias import connection
-from runs.delivery.ends import is_leaving, let_go
+from runs.delivery.ends import is_leaving
 from runs.web import feed
 from runs.web.feed import Place, RightLost, Viewer
 from runs.web.late import Answer, LateResponse
@@ -28,7 +28,7 @@ from runs.wire import get_for_wire, run_as_dict
 
 from .errors import exception_handler
 
-__all__ = ["answer_when_over", "let_go"]
+__all__ = ["answer_when_over"]
 
 P = ParamSpec("P")
 

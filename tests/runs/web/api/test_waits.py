@@ -16,6 +16,7 @@ from django.test import Client
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
+from runs.delivery import ends
 from runs.models import RunRecord
 from runs.web import feed
 from runs.web.api import waiting
@@ -148,7 +149,7 @@ class TestOnAServer:
 
     def test_a_process_that_drains_answers_at_once(self, ask: Ask, runs: Any) -> None:
         run = runs.running()
-        waiting.let_go()
+        ends.let_go()
         found = ask(run).result(WAIT_SECONDS)
         assert (found.status_code, found.json()["status"]) == (202, "stopping")
 
