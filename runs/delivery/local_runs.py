@@ -55,6 +55,7 @@ class ActiveRun:
     traceparent: str | None = None  # of its span; without one, of what has started it
     is_lost: bool = False  # its record is gone, or has another claim: for good
     _logged: StopMode | None = None  # the hardest in its log
+    _logged_reason: str | None = None  # of a stop that nobody requested, in its log
     _logging: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, request: StopRequest) -> None:
@@ -82,6 +83,21 @@ class ActiveRun:
         self.note(request)
         self.log_stop()
         self.token.request(request.mode, request.reason, cause=StopCause.REQUEST)
+
+    def log_why(self) -> None:
+        """Write into the run's log why its token was tripped, each reason once.
+
+        Whichever comes first does so, the thread that trips it or the code that observes it: the
+        log has the reason before the observation.
+        """
+        token = self.token
+        if token.cause is StopCause.REQUEST and (self.stop or not token.has_reached_deadline):
+            self.log_stop()
+            return
+        with self._logging:
+            if self.guard is not None and self._logged_reason != token.reason:
+                self._logged_reason = token.reason
+                self.guard.trace.emit("log", {"level": "warning", "message": token.reason})
 
     def log_stop(self) -> None:
         """Write the request into the run's log, each mode once. Before it has a log, do nothing."""

@@ -288,6 +288,7 @@ class Executor:
             last_seq=job.last_seq,
             usage=job.usage,
         )
+        entry.token.add_observer(lambda *_: entry.log_why())  # before the guard's own
         guard = Guard(entry.token, trace, owner=job.owner_id, reach=conf().http.reach)
         guard.unwatched_threads = job.unwatched["threads"]
         guard.unwatched_processes = job.unwatched["processes"]
@@ -298,7 +299,7 @@ class Executor:
         self._recorder.open(entry, trace)
         entry.guard = guard  # from here on this log records a stop
         entry.log_stop()  # one that came before, and whose token is about to trip
-        entry.token.add_callback(lambda token: _log_stop(token, entry, trace))
+        entry.token.add_callback(lambda _: entry.log_why())
         entry.token.add_callback(lambda _: self._recorder.activity(trace))  # for the receipt
         entry.token.add_callback(partial(self._note_abandoned, entry))
         if job.stop is not None:  # requested before the claim read the record
@@ -473,11 +474,3 @@ class _Job:
             record.parent_id,
             record.input_record.traceparent,
         )
-
-
-def _log_stop(token: CancelToken, entry: ActiveRun, trace: Trace) -> None:
-    """Write into a run's log why its token was tripped."""
-    if token.cause is StopCause.REQUEST and (entry.stop or not token.has_reached_deadline):
-        entry.log_stop()
-    else:
-        trace.emit("log", {"level": "warning", "message": token.reason})

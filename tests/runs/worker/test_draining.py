@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agents import AgentStopped, SyncTools, Tools, agent, cleanup, should_stop
+from runs.delivery import local_runs
 from runs.models import DataStoreEntry, RunRecord, WorkerRecord
 from runs.status import Status
 from runs.worker import worker as worker_module
@@ -106,6 +107,37 @@ class TestDrain:
         assert record.worker_id == second.id
         assert [e.type for e in log.of(run)].count("agent_start") == 2
         assert_consistent(run)
+
+    @pytest.mark.parametrize("first", ["the drain", "the agent"])
+    def test_the_log_has_the_reason_before_the_observation_whoever_is_first(
+        self, first: str, hire: Any, start: Start, log: Journal
+    ) -> None:
+        gate = Gate()
+
+        @agent("looking")
+        async def looking(tools: Tools) -> None:
+            tools.log("at work")
+            if first == "the drain":
+                await gate.wait()
+            while not should_stop():
+                await asyncio.sleep(0.002)
+            gate.arrive()
+
+        worker = hire()
+        run = start("looking")
+        log.until_event(run, "log")
+        entry = local_runs.get(run.pk)
+        assert entry is not None
+        # What the drain does in its thread once the token has tripped.
+        calls = entry.token._callbacks
+        if first == "the drain":
+            calls.append(lambda _: gate.open())
+        else:
+            calls.insert(0, lambda _: gate.until_arrived())
+        worker.drain_threads()
+        log.over(run)
+        written = [event.type for event in log.of(run)]
+        assert written == ["agent_start", "log", "log", "stop_observed", "agent_end"]
 
     def test_a_run_with_a_stop_request_is_stopped(
         self, hire: Any, start: Start, stop: Any, log: Journal
