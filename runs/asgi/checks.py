@@ -2,7 +2,7 @@
 
     runs.E007  another app's runserver or runworker comes first
     runs.E008  ASGI_APPLICATION is missing, or Halting has no part in it
-    runs.E009  there is no channel layer
+    runs.E009  there is no channel layer, or its settings are wrong
     runs.E010  the site's addresses don't include runs.urls
 
 Importing this module registers them.
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
+from channels.layers import channel_layers
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
@@ -28,7 +29,7 @@ __all__ = ["check_installation"]
 @register()
 def check_installation(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """Check what a site adds to its settings, ``urls.py`` and ``asgi.py``."""
-    return [*_lost_commands(), *_missing_layer(), *_missing_addresses(), *_missing_application()]
+    return [*_lost_commands(), *_unusable_layer(), *_missing_addresses(), *_missing_application()]
 
 
 def _lost_commands() -> Iterator[CheckMessage]:
@@ -43,13 +44,22 @@ def _lost_commands() -> Iterator[CheckMessage]:
             )
 
 
-def _missing_layer() -> Iterator[CheckMessage]:
+def _unusable_layer() -> Iterator[CheckMessage]:
     if "default" not in getattr(settings, "CHANNEL_LAYERS", {}):
         yield Error(
             "There is no channel layer, which carries starts, stops and what pages show.",
             hint="One process: CHANNEL_LAYERS = "
             '{"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}. '
             "Several: docs/installing.md has the layer on Redis.",
+            id="runs.E009",
+        )
+        return
+    try:
+        channel_layers.make_backend("default")  # which connects to no server yet
+    except Exception as error:  # of any kind: each layer has its own
+        yield Error(
+            f"The channel layer can't be made: {type(error).__name__}: {error}",
+            hint="See CHANNEL_LAYERS in the site's settings; docs/installing.md has an example.",
             id="runs.E009",
         )
 

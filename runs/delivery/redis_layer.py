@@ -1,7 +1,7 @@
 """The channel layer over Redis; a thread without an event loop can also send to it.
 
-All messages are encrypted and authenticated (Fernet, by channels_redis). So a program that can
-write to Redis, but does not know the keys, can neither read a message nor make one up. It can
+With keys, all messages are encrypted and authenticated (Fernet, by channels_redis). So a program
+that can write to Redis, but does not know them, can neither read a message nor make one up. It can
 repeat one, which changes nothing: each is either a hint to look at the database, or a stop request
 that the database has had since before the message was sent, addressed to one attempt of one run.
 """
@@ -28,12 +28,16 @@ class RedisLayer(RedisPubSubChannelLayer):
 
     Args:
         host: as channels_redis has it, a dict with "address" and options of redis-py.
-        prefix: of the names of all channels.
+        prefix: of the names of all channels; two installations on one Redis need two.
         symmetric_encryption_keys: the first one encrypts; a message under any of them is read.
+            Without any, every program that reaches Redis can read and write messages.
     """
 
     def __init__(
-        self, host: dict[str, Any], prefix: str, symmetric_encryption_keys: Sequence[str]
+        self,
+        host: dict[str, Any],
+        prefix: str = "halting",
+        symmetric_encryption_keys: Sequence[str] = (),
     ) -> None:
         super().__init__(
             hosts=[host], prefix=prefix, symmetric_encryption_keys=list(symmetric_encryption_keys)

@@ -36,6 +36,20 @@ def test_there_is_no_channel_layer(layers: dict[str, Any], settings: Any) -> Non
     assert [error.id for error in found()] == ["runs.E009"]
 
 
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        ({"BACKEND": "no.such.Layer"}, "'no.such.Layer'"),
+        ({"BACKEND": "runs.delivery.redis_layer.RedisLayer"}, "'host'"),
+        ({"BACKEND": "runs.delivery.redis_layer.RedisLayer", "CONFIG": {"hosts": []}}, "'hosts'"),
+    ],
+)
+def test_the_channel_layer_can_t_be_made(layer: Any, why: str, settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": layer}
+    [error] = found()
+    assert (error.id, why in error.msg) == ("runs.E009", True), error
+
+
 def test_the_addresses_are_not_included(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     assert [error.id for error in found()] == ["runs.E010"]
