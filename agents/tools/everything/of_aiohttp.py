@@ -17,6 +17,7 @@ from agents.guard import Guard, carried, carrying, current_guard
 from agents.tools.http.admission import Admitted, admit
 from agents.tools.http.bodies import FINISH_SECONDS, check, forget_open, note_open
 from agents.tools.http.decoding import is_event_stream
+from agents.tools.http.traceparent import additional_header
 from agents.tools.llm.traffic.asked import Asked
 from agents.tools.llm.traffic.recognise import asked_of, may_ask
 
@@ -58,6 +59,7 @@ async def _guarded(guard: Guard, request: Any, send: Any, in_memory: Any) -> Any
     admitted = admit(guard, request.method, host, asked, request.headers)
     call = admitted.call
     assert call is not None
+    request.headers.update(additional_header(request.headers, host, call.guard))
     if admitted.guard is None:  # a part of a call that is guarded already
         with carried(call):
             return await send(request)

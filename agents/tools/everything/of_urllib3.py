@@ -12,6 +12,7 @@ from agents.process.own_threads import COMPUTING
 from agents.process.threads import waiting
 from agents.tools.http.admission import Admitted, admit
 from agents.tools.http.bodies import check, forget_open, note_open
+from agents.tools.http.traceparent import additional_header
 from agents.tools.llm.traffic.recognise import asked_of
 
 from .replacing import Replacements
@@ -26,26 +27,36 @@ def guard_urllib3(library: Any, replacements: Replacements) -> None:
 
 
 def _guarded(send: Any) -> Any:
-    def urlopen(self: Any, method: str, url: str, *args: Any, **options: Any) -> Any:
+    def urlopen(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
         guard = current_guard()
         if guard is None:
-            return send(self, method, url, *args, **options)
+            return send(self, method, url, body, headers, *args, **options)
         if (call := carrying()) is not None:  # another try, or a redirect: a new start
             guard.check(call.tool, call.label)
-            return send(self, method, url, *args, **options)
-        body = args[0] if args else options.get("body")
+            return send(self, method, url, body, headers, *args, **options)
         asked = asked_of(method, url.partition("?")[0], body)
-        given = (options.get("headers") or {}).items()
-        headers = {_text(name).lower(): _text(value) for name, value in given}
-        admitted = admit(guard, method, self.host, asked, headers)
+        given = self.headers if headers is None else headers  # as urllib3 does
+        known = {_text(name).lower(): _text(value) for name, value in given.items()}
+        admitted = admit(guard, method, self.host, asked, known)
         call = admitted.call
         assert call is not None
+        if more := additional_header(known, self.host, call.guard):
+            headers = given.copy()
+            headers.update(more)
         is_wanted = options.get("preload_content", True)
         if is_wanted:  # the body is read below, where an abort can cut it
             options = {**options, "preload_content": False, "release_conn": False}
         try:
             with waiting(), carried(call):
-                response = send(self, method, url, *args, **options)
+                response = send(self, method, url, body, headers, *args, **options)
         except BaseException as error:
             if admitted.guard is not None:
                 call.finish(error)

@@ -6,14 +6,26 @@ has set itself stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agents.guard import Guard
 
-__all__ = ["mark"]
+__all__ = ["additional_header", "mark"]
 
 _HEADER = "traceparent"
 _OURS = "halting_traceparent"  # among a request's extensions: the header's value, if it is ours
+
+
+def additional_header(headers: Mapping[str, Any], host: str, guard: Guard) -> dict[str, str]:
+    """Return the header for a request that has these, as the only item; empty if it gets none.
+
+    For libraries whose redirects begin with the headers that the agent's code gave.
+    """
+    if guard.traceparent_for is None or any(name.lower() == _HEADER for name in headers):
+        return {}
+    value = guard.traceparent_for(host)
+    return {} if value is None else {_HEADER: value}
 
 
 def mark(request: Any, host: str, guard: Guard) -> None:

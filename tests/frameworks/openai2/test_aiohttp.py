@@ -210,3 +210,23 @@ async def test_other_middlewares_stay_and_their_retries_are_refused(
 
 async def test_outside_a_run_nothing_changes(traffic: TrafficServer, read: Read) -> None:
     assert await ask(read, "GET", traffic.url) == b"hello"
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_named_hosts_get_the_traceparent_and_redirects_elsewhere_do_not(
+    traffic: TrafficServer, run: AgentRun, read: Read
+) -> None:
+    run.guard.traceparent_for = {"127.0.0.1": TRACEPARENT}.get
+    elsewhere = traffic.url.replace("127.0.0.1", "localhost")
+
+    async def agent() -> None:
+        await ask(read, "GET", f"{traffic.url}/redirect?to={elsewhere}/")
+        await ask(read, "GET", f"{elsewhere}/redirect?to={traffic.url}/")
+        async with aiohttp.ClientSession() as session:
+            await session.get(traffic.url, headers={"TraceParent": "own"})
+
+    await within(5, run.task(agent()))
+    given = [request.headers.get("traceparent") for request in traffic.requests]
+    assert given == [TRACEPARENT, None, None, TRACEPARENT, "own"]

@@ -144,3 +144,44 @@ def test_a_connection_that_is_refused(run: AgentRun, ask: Ask) -> None:
     with pytest.raises(Exception, match=r"[Rr]efused"):
         run.call(ask, "GET", "http://127.0.0.1:9/")
     assert run.only("http")["outcome"] == "error"
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def _traceparents(server: TrafficServer) -> list[str | None]:
+    return [request.headers.get("traceparent") for request in server.requests]
+
+
+def test_named_hosts_get_the_traceparent_and_redirects_elsewhere_do_not(
+    server: TrafficServer, run: AgentRun, ask: Ask
+) -> None:
+    run.guard.traceparent_for = {"127.0.0.1": TRACEPARENT}.get
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    run.call(ask, "GET", f"{server.url}/redirect?to={elsewhere}/")
+    run.call(ask, "GET", f"{elsewhere}/redirect?to={server.url}/")
+    assert _traceparents(server) == [TRACEPARENT, None, None, TRACEPARENT]
+
+
+@pytest.mark.parametrize("given", [{}, {"accept": "text/plain"}, {b"Traceparent": b"own"}])
+def test_headers_of_the_agents_own_stay(
+    server: TrafficServer, run: AgentRun, given: dict[Any, Any]
+) -> None:
+    run.guard.traceparent_for = {"127.0.0.1": TRACEPARENT}.get
+    headers = dict(given)
+
+    def agent() -> None:
+        with urllib3.PoolManager(headers={"x-of-the-pool": "yes"}) as pool:
+            pool.request("GET", server.url)
+            pool.request("GET", server.url, headers=headers)
+            pool.connection_from_url(server.url).urlopen("GET", "/", None, headers)
+
+    run.call(agent)
+    named = "own" if b"Traceparent" in given else TRACEPARENT
+    assert _traceparents(server) == [TRACEPARENT, named, named]
+    assert [request.headers.get("x-of-the-pool") for request in server.requests] == [
+        "yes",
+        None,
+        None,
+    ]
+    assert headers == given
