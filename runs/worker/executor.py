@@ -25,7 +25,7 @@ from asgiref.sync import ThreadSensitiveContext
 from django.utils import timezone
 
 from agents import guard_everything, output, registry
-from agents.cancellation import CancelToken, StopCause, StopMode
+from agents.cancellation import CancelToken, StopMode
 from agents.environment import Environment
 from agents.exceptions import AgentError
 from agents.guard import Guard, wait_out

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.support.databases import create_database, drop_database
-from tests.support.new_site import NewSite, csrf_of
+from tests.support.new_site import NewSite, csrf_of, postgres_settings
 from tests.support.user_models import site_of_people
 
 ANN, BEN, ROOT = "ann@example.org", "ben@example.org", "root@example.org"
@@ -33,15 +32,6 @@ def _start(client: httpx.Client, agent: str, **input: Any) -> str:
     return id
 
 
-def _postgres(url: str, options: str = "") -> str:
-    parts = urlsplit(url)
-    return (
-        'DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", '
-        f'"NAME": {parts.path[1:]!r}, "HOST": {parts.hostname!r}, "PORT": {parts.port or 5432}, '
-        f'"USER": {parts.username!r}, "PASSWORD": {parts.password or ""!r}{options}}}}}\n'
-    )
-
-
 @pytest.fixture(
     scope="module",
     params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)],
@@ -54,7 +44,7 @@ def site(
     On PostgreSQL it has no pool, and keeps its connections.
     """
     url = create_database(os.environ["DATABASE_URL"]) if request.param == "postgres" else ""
-    settings = _postgres(url, ', "CONN_MAX_AGE": 60') if url else ""
+    settings = postgres_settings(url, ', "CONN_MAX_AGE": 60') if url else ""
     site = site_of_people(tmp_path_factory.mktemp("site"), package, "Person", settings)
     try:
         site.manage("migrate", "-v0")

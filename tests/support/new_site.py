@@ -18,13 +18,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from django.core.management import call_command
 
 from .processes import Process, run_manage, start_manage
 
-__all__ = ["CHECKOUT", "NewSite", "documented_lines", "write_package"]
+__all__ = [
+    "CHECKOUT",
+    "NewSite",
+    "documented_layer",
+    "documented_lines",
+    "postgres_settings",
+    "write_package",
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _SECONDS = 60.0
@@ -51,6 +59,24 @@ def documented_lines(file: str) -> str:
     return found[1]
 
 
+def documented_layer() -> str:
+    """Return the channel layer of several processes, as docs/installing.md has it."""
+    text = (CHECKOUT / "docs" / "installing.md").read_text()
+    found = re.search(r"```python\n(CHANNEL_LAYERS = .*?\n\}\n)", text, re.DOTALL)
+    assert found, "docs/installing.md shows no layer for several processes"
+    return found[1]
+
+
+def postgres_settings(url: str, options: str = "") -> str:
+    """Return the settings of a database; ``options`` are more items of its dict."""
+    parts = urlsplit(url)
+    return (
+        'DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", '
+        f'"NAME": {parts.path[1:]!r}, "HOST": {parts.hostname!r}, "PORT": {parts.port or 5432}, '
+        f'"USER": {parts.username!r}, "PASSWORD": {parts.password or ""!r}{options}}}}}\n'
+    )
+
+
 class NewSite:
     """A site in a folder of its own, on SQLite unless its settings say otherwise.
 
@@ -71,7 +97,7 @@ class NewSite:
     ) -> None:
         self.folder = folder
         self.python = python
-        self._package = package
+        self.package = package
         ours = ("DJANGO_", "RUNS_", "DATABASE_", "REDIS_", "LLM_")
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(ours)
@@ -122,14 +148,14 @@ class NewSite:
         return output
 
     def manage(self, *arguments: str, is_expected_to_fail: bool = False) -> str:
-        if self._package is None:
+        if self.package is None:
             return self.run("manage.py", *arguments, is_expected_to_fail=is_expected_to_fail)
         done = run_manage(
             *arguments,
             environment=self.environment,
             timeout=_SECONDS,
             folder=self.folder,
-            paths=[self._package],
+            paths=[self.package],
         )
         output = done.stdout + done.stderr
         assert (done.returncode != 0) is is_expected_to_fail, output
@@ -188,13 +214,13 @@ class NewSite:
             reader.join(_SECONDS)
 
     def _start(self, arguments: list[str], environment: dict[str, str], output: int) -> Process:
-        if self._package is not None:
+        if self.package is not None:
             return start_manage(
                 *arguments,
                 environment=environment,
                 stdout=output,
                 folder=self.folder,
-                paths=[self._package],
+                paths=[self.package],
             )
         return subprocess.Popen(
             [self.python, "manage.py", *arguments],
