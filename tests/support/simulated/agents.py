@@ -28,7 +28,7 @@ from runs.exceptions import LeaseLost, ParentIsStopping
 from runs.models import RunRecord
 from runs.status import TERMINAL
 from runs.worker.agent_caller import GAVE_UP
-from runs.worker.executor import _Job, _log_stop
+from runs.worker.executor import _Job
 from runs.worker.started_runs import is_leaving
 
 from .clock import CLOCK
@@ -209,7 +209,7 @@ class Attempt:
         entry, guard, recorder = self.entry, self.guard, self.process.recorder
         recorder.open(entry, guard.trace)
         entry.guard = guard
-        entry.token.add_callback(lambda token: _log_stop(token, entry, guard.trace))
+        entry.token.add_callback(lambda _: entry.log_why())
         entry.token.add_callback(lambda _: recorder.activity(guard.trace))
         if self.job.stop is not None:
             entry.deliver(self.job.stop)
