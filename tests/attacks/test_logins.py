@@ -34,6 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.thorough
 def test_a_refused_client_is_told_when_to_come_back(served: Server) -> None:
     wrong = {"username": uuid.uuid4().hex, "password": "wrong"}  # Redis may know the last one
     with httpx.Client(base_url=served.url, timeout=30) as stranger:

@@ -28,6 +28,7 @@ def served(installation: Installation) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.thorough
 async def test_two_hundred_wait_without_threads_and_all_are_answered(
     served: Server, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_page_answers_while_thousands_of_events_come(
     assert_all_lines(screen, server)
 
 
+@pytest.mark.thorough
 def test_the_page_answers_with_thousands_of_events_on_it(
     page: Page, server: Server, idle_milliseconds: float
 ) -> None:

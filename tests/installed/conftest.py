@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.browser import DESKTOP, TIMEOUT_MILLISECONDS, Complaints, launch
-from tests.support.new_site import NewSite, write_package
+from tests.support.new_site import PASSWORD, NewSite, write_package
 
 MakeSite = Callable[..., NewSite]
 OpenPage = Callable[..., AbstractContextManager[Page]]
@@ -60,8 +60,12 @@ def make_site(tmp_path: Path, package: Path) -> MakeSite:
         for name, text in (files or {}).items():
             site.append(name, text) if name.endswith("urls.py") else site.write(name, text)
         site.add_agents(AGENTS)
-        site.manage("migrate")
-        site.add_user("ann", is_superuser=True)
+        site.shell(
+            "from django.contrib.auth.models import User\n"
+            "from django.core.management import call_command\n"
+            "call_command('migrate', verbosity=0)\n"
+            f"User.objects.create_superuser('ann', password={PASSWORD!r})"
+        )
         return site
 
     return make

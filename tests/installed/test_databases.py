@@ -44,7 +44,13 @@ def _tables(path: Path) -> set[str]:
         return {name for (name,) in rows} - {"sqlite_sequence"}
 
 
-@pytest.mark.parametrize("default", [_EMPTY, _UNTOUCHED], ids=["empty", "untouched"])
+@pytest.mark.parametrize(
+    "default",
+    [
+        pytest.param(_EMPTY, id="empty", marks=pytest.mark.thorough),
+        pytest.param(_UNTOUCHED, id="untouched"),
+    ],
+)
 def test_a_router_may_keep_the_runs_in_another_database(
     default: str, tmp_path: Path, package: Path
 ) -> None:
@@ -78,6 +84,7 @@ def test_a_router_may_keep_the_runs_in_another_database(
         assert _tables(tmp_path / "default.sqlite3") == {"django_migrations"}
 
 
+@pytest.mark.thorough
 def test_a_fresh_sqlite_takes_twenty_writers_at_a_time(tmp_path: Path, package: Path) -> None:
     site = NewSite(tmp_path, package)
     site.add_agents(AGENTS)

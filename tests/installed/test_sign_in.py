@@ -61,7 +61,10 @@ def test_a_session_that_ends_leads_to_the_sites_own_sign_in_and_back(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("setting", ["CSRF_USE_SESSIONS", "CSRF_COOKIE_HTTPONLY"])
+@pytest.mark.parametrize(
+    "setting",
+    ["CSRF_USE_SESSIONS", pytest.param("CSRF_COOKIE_HTTPONLY", marks=pytest.mark.thorough)],
+)
 def test_scripts_send_a_token_that_no_script_can_read_in_the_cookies(
     make_site: MakeSite, open_page: OpenPage, setting: str
 ) -> None:
@@ -83,7 +86,7 @@ def test_scripts_send_a_token_that_no_script_can_read_in_the_cookies(
     ("settings", "leads_to"),
     [
         ('LOGIN_URL = "https://id.example/start?app=7"\n', "https://id.example/start?app=7"),
-        ('LOGIN_URL = "/oauth2/start"\n', "/oauth2/start"),
+        pytest.param('LOGIN_URL = "/oauth2/start"\n', "/oauth2/start", marks=pytest.mark.thorough),
         ("", "/admin/login/"),
     ],
 )

@@ -27,6 +27,7 @@ from .processes import Process, run_manage, start_manage
 
 __all__ = [
     "CHECKOUT",
+    "PASSWORD",
     "NewSite",
     "documented_layer",
     "documented_lines",
@@ -36,7 +37,7 @@ __all__ = [
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _SECONDS = 60.0
-_PASSWORD = "correct horse battery staple"
+PASSWORD = "correct horse battery staple"
 
 
 def write_package(target: Path) -> Path:
@@ -173,7 +174,7 @@ class NewSite:
         kind = "create_superuser" if is_superuser else "create_user"
         self.shell(
             "from django.contrib.auth import get_user_model\n"
-            f"get_user_model()._default_manager.{kind}({name!r}, password={_PASSWORD!r})"
+            f"get_user_model()._default_manager.{kind}({name!r}, password={PASSWORD!r})"
         )
 
     def token(self, name: str) -> str:
@@ -236,7 +237,7 @@ class NewSite:
         """Sign in with Django's form, at an address of the site."""
         page = client.get(f"{_root(client)}{at}")
         assert page.status_code == 200, page.text
-        form = {"username": name, "password": _PASSWORD, "csrfmiddlewaretoken": csrf_of(client)}
+        form = {"username": name, "password": PASSWORD, "csrfmiddlewaretoken": csrf_of(client)}
         done = client.post(f"{_root(client)}{at}", data=form, headers={"Referer": str(page.url)})
         assert done.status_code == 302, done.text
 

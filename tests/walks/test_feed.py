@@ -112,6 +112,7 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=limits)
 
 
+@pytest.mark.thorough
 async def test_a_hundred_readers_get_each_of_two_thousand_events_once(served: Server) -> None:
     run = await asyncio.to_thread(served.start, "site-flood", lines=2_000, pause=0.25)
     chance = random.Random(1)
@@ -207,6 +208,7 @@ def test_without_redis_another_processs_run_is_followed_by_polling(
         assert watcher.seqs == list(range(1, final["last_seq"] + 1)), watcher.wire
 
 
+@pytest.mark.thorough
 def test_a_reader_that_does_not_read_delays_no_shutdown(installation: Installation) -> None:
     with installation.serving() as server:
         run = server.start("site-flood", lines=300, size=20_000)

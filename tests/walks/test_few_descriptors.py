@@ -103,7 +103,11 @@ def queue_many(site: Installation, server: Server, agent: str, copies: int, **in
 
 @pytest.mark.parametrize(
     ("limit", "agent"),
-    [(512, "site-hold"), (256, "site-hold"), (256, "site-hold-in-thread")],
+    [
+        pytest.param(512, "site-hold", marks=pytest.mark.thorough),
+        (256, "site-hold"),
+        (256, "site-hold-in-thread"),
+    ],
 )
 def test_the_worker_claims_what_it_can_hold(limit: int, agent: str, tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
@@ -127,6 +131,7 @@ def test_the_worker_claims_what_it_can_hold(limit: int, agent: str, tmp_path: Pa
             assert "Too many open files" not in worker.output
 
 
+@pytest.mark.thorough
 def test_agents_that_open_more_than_the_limit_fail_and_nothing_hangs(tmp_path: Path) -> None:
     site = Installation(tmp_path, RUNS_EMBEDDED_WORKER="0", RUNS_DRAIN_SECONDS="1")
     with Holder().serving() as holder, site.serving() as server:

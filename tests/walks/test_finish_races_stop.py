@@ -167,6 +167,7 @@ def test_the_run_ends_between_the_stops_commit_and_its_token(
         gate.close()
 
 
+@pytest.mark.thorough
 def test_hundreds_of_times_at_random(start: Start, stop: Any, log: Journal) -> None:
     """Short runs, stopped after about as long as they take, many at a time.
 

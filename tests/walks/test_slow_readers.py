@@ -32,6 +32,7 @@ def served(installation: Installation) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.thorough
 async def test_a_reader_that_does_not_read_slows_no_other_down_and_costs_little(
     served: Server,
 ) -> None:

@@ -331,6 +331,7 @@ class TestEverythingThatMatches:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_all_of_5000_across_the_pages_are_stopped(operator_client: Client, alice: User) -> None:
     insert_many(alice, 5_000)
     first = list(RunRecord.objects.all()[:100])

@@ -150,6 +150,7 @@ def test_the_server_does_not_outlive_a_killed_reloader(
         _wait_until(lambda: not server.is_answering())
 
 
+@pytest.mark.thorough
 def test_it_reloads_when_a_source_of_an_installed_app_changes(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

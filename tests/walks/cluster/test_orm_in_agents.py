@@ -6,6 +6,8 @@ import functools
 import itertools
 from pathlib import Path
 
+import pytest
+
 from tests.support.cluster import MakeCluster, Web
 from tests.support.server import eventually
 from tests.support.site.orm import ASYNC, SYNC
@@ -14,6 +16,7 @@ POOL = 12
 RUNS = 30
 
 
+@pytest.mark.thorough
 def test_thirty_runs_leave_a_pool_of_twelve_as_it_was_and_survive_a_restart(
     make_cluster: MakeCluster, tmp_path: Path
 ) -> None:

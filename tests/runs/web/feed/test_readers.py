@@ -34,6 +34,7 @@ class TestHeartbeats:
 
 
 class TestSlowReaders:
+    @pytest.mark.thorough
     async def test_make_no_process_hold_anything(
         self, writer: Writer, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
