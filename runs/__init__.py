@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runs.client import (
+        Start,
+        Started,
         Stream,
         aget,
         astart,
+        astart_many,
         astop,
         get,
         start,
+        start_many,
         stop,
         stream,
         until_over,
@@ -25,12 +29,16 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Start",
+    "Started",
     "Stream",
     "aget",
     "astart",
+    "astart_many",
     "astop",
     "get",
     "start",
+    "start_many",
     "stop",
     "stream",
     "until_over",

@@ -10,7 +10,9 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +23,27 @@ from django.utils import timezone
 from agents import registry
 from agents.cancellation import CancelToken
 from agents.environment import MAX_DEPTH
-from agents.exceptions import AgentCallTooDeep, InvalidInput
+from agents.exceptions import AgentCallTooDeep, AgentNotFound, InvalidInput
 from agents.options import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from agents.registry import AgentDefinition
 from runs.conf import conf
 from runs.db.alias import atomic, on_commit
 from runs.db.clock import database_now
-from runs.db.statements import insert
+from runs.db.statements import insert, insert_instances
 from runs.db.transactions import whole_or_not_at_all
 from runs.db.users import may
 from runs.delivery import local_runs, notify
 from runs.exceptions import (
     IdempotencyMismatch,
     InputTooLarge,
+    LimitsNotPermitted,
     ParentIsStopping,
     PriorityNotPermitted,
     QuotaExceeded,
 )
 from runs.models import RunInput, RunRecord, WorkerRecord, uuid7
 from runs.queue.deadlines import deadline
-from runs.queue.turns import next_turn
+from runs.queue.turns import next_turn, read_next_turn
 from runs.quotas import ledger, queued, sizes
 from runs.signals import receivers
 from runs.status import Status
@@ -53,12 +56,50 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IDEMPOTENCY_KEY_PATTERN",
+    "MOST_STARTS",
+    "Start",
+    "Started",
     "queue_child",
     "start_child",
+    "start_many",
     "start_run",
 ]
 
 IDEMPOTENCY_KEY_PATTERN = r"^[!-~]([ -~]{0,253}[!-~])?$"
+MOST_STARTS = 1_000  # by one call of start_many
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One of many starts: see ``start_run`` for what each means."""
+
+    agent: str
+    input: Any
+    idempotency_key: str | None = None
+    priority: int | None = None
+    limits: Given = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What became of a start: it has either a run or an error.
+
+    Attributes:
+        is_new: False if the run was there before, by its idempotency key.
+    """
+
+    run: RunRecord | None = None
+    is_new: bool = False
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Valid:
+    """A start that was checked, and the run that it makes."""
+
+    start: Start
+    run: RunRecord
+    size_bytes: int
 
 
 def start_run(
@@ -89,18 +130,10 @@ def start_run(
         QuotaExceeded: the owner has too many queued runs, or has stored too much. A run that exists
             is returned nevertheless.
     """
-    definition, encoded = _validated(agent, input)
-    _check_key(idempotency_key)
-    _check_priority(priority, definition, owner)
-    chosen = limits_of_start(definition, limits, owner)
-    digest = _digest(agent, encoded, priority, limits) if idempotency_key else ""
-    if idempotency_key and (known := _known(owner, idempotency_key, digest)):
+    valid = _checked(Start(agent, input, idempotency_key, priority, limits), owner)
+    run = valid.run
+    if idempotency_key and (known := _known(run)):
         return known, False
-    run = _new_run(definition, owner, idempotency_key=idempotency_key, idempotency_digest=digest)
-    if priority is not None:
-        run.priority = priority
-    for name, value in chosen.items():
-        setattr(run, name, value)
     token = CancelToken()
     if worker is not None:
         _claimed_at_birth(run, worker)
@@ -108,13 +141,13 @@ def start_run(
     try:
         with ledger.reserving() as reserve, local_runs.claiming() if worker else nullcontext():
             with atomic():
-                _insert(run, input, len(encoded), reserve, current_traceparent())
+                _insert(run, input, valid.size_bytes, reserve, current_traceparent())
             if worker is not None:
                 entry = local_runs.ActiveRun(run.pk, worker, token=token)
                 apply_limits([(entry, run)])
                 local_runs.add(entry)
     except (IntegrityError, QuotaExceeded):
-        if idempotency_key and (known := _known(owner, idempotency_key, digest)):
+        if idempotency_key and (known := _known(run)):
             return known, False  # another request with this key committed first
         raise
     if worker is None:
@@ -123,6 +156,93 @@ def start_run(
     if worker is not None:
         on_commit(lambda: receivers.send_started([run]), robust=True)
     return run, True
+
+
+#: What may be wrong with one start, and not with the others.
+_REFUSALS = (
+    AgentNotFound,
+    InvalidInput,
+    InputTooLarge,
+    PriorityNotPermitted,
+    LimitsNotPermitted,
+    IdempotencyMismatch,
+    QuotaExceeded,
+)
+
+
+def start_many(starts: Sequence[Start], *, owner: User) -> list[Started]:
+    """Queue runs in one transaction, wake the workers by one message; return what became of each.
+
+    A start that is refused has its error, and the others start. Of two starts with one idempotency
+    key the first makes the run. If the database fails, nothing was started.
+
+    Raises:
+        ValueError: there are more than ``MOST_STARTS``.
+    """
+    if len(starts) > MOST_STARTS:
+        raise ValueError(f"at most {MOST_STARTS:,} runs can be started at a time")
+    checked: list[_Valid | Exception] = []
+    for start in starts:
+        try:
+            checked.append(_checked(start, owner))
+        except _REFUSALS as error:
+            checked.append(error)
+    try:
+        return _start_checked(checked, owner)
+    except IntegrityError:
+        # Another request with one of the keys committed first; now it is known.
+        return _start_checked(checked, owner)
+
+
+def _start_checked(checked: Sequence[_Valid | Exception], owner: User) -> list[Started]:
+    keys = {one.start.idempotency_key for one in checked if isinstance(one, _Valid)} - {None}
+    known = _known_by_key(owner, keys) if keys else {}
+    outcomes: list[Started] = []
+    new: list[_Valid] = []
+    with ledger.reserving() as reserve, atomic():
+        for one in checked:
+            if not isinstance(one, _Valid):
+                outcomes.append(Started(error=one))
+                continue
+            try:
+                outcome = _admit(one, known, reserve, len(new))
+            except _REFUSALS as error:
+                outcome = Started(error=error)
+            outcomes.append(outcome)
+            if outcome.is_new:
+                new.append(one)
+                known[one.start.idempotency_key] = one.run
+        _insert_many(new)
+    if new:
+        runs = [one.run for one in new]
+        on_commit(
+            lambda: notify.send_start(runs[0].pk) if len(runs) == 1 else notify.wake_workers(),
+            robust=True,
+        )
+        changed = [(run.pk, run.root_id) for run in runs]
+        on_commit(lambda: notify.publish_changes(changed), robust=True)
+    return outcomes
+
+
+def _admit(
+    one: _Valid,
+    known: Mapping[str | None, RunRecord],
+    reserve: ledger.Reserving,
+    waiting: int,
+) -> Started:
+    """Find the run of a start's key, or make room for a new one after ``waiting`` others."""
+    run, key = one.run, one.start.idempotency_key
+    before = known.get(key) if key else None
+    if before is None:
+        try:
+            queued.admit_queued(run.owner_id, waiting)
+            run.value_bytes = sizes.RUN_BYTES + one.size_bytes
+            reserve(run.owner_id, run.value_bytes)
+        except QuotaExceeded:
+            before = _known(run) if key else None  # it may have taken the last place
+            if before is None:
+                raise
+    return Started(run, is_new=True) if before is None else Started(_if_the_same(before, run))
 
 
 def start_child(
@@ -215,6 +335,26 @@ def _new_child(
     return _new_run(definition, above.owner, id, parent=above, is_called=is_called)
 
 
+def _checked(start: Start, owner: User) -> _Valid:
+    """Check a start, and make the run that it is for.
+
+    Raises:
+        As ``start_run``, but for quotas.
+    """
+    definition, encoded = _validated(start.agent, start.input)
+    key, priority = start.idempotency_key, start.priority
+    _check_key(key)
+    _check_priority(priority, definition, owner)
+    limits = limits_of_start(definition, start.limits, owner)
+    digest = _digest(start.agent, encoded, priority, start.limits) if key else ""
+    run = _new_run(definition, owner, idempotency_key=key, idempotency_digest=digest)
+    if priority is not None:
+        run.priority = priority
+    for name, value in limits.items():
+        setattr(run, name, value)
+    return _Valid(start, run, len(encoded))
+
+
 def _validated(agent: str, input: object) -> tuple[AgentDefinition, bytes]:
     definition = registry.get(agent)
     definition.validate_input(input)
@@ -305,8 +445,44 @@ def _insert(
     insert(RunInput(run=run, value=input, size_bytes=size_bytes, traceparent=traceparent))
 
 
-def _known(owner: User, key: str, digest: str) -> RunRecord | None:
-    run = RunRecord.objects.filter(owner=owner, idempotency_key=key).first()
-    if run is not None and run.idempotency_digest != digest:
+def _insert_many(new: Sequence[_Valid]) -> None:
+    """Insert queued runs of one owner, each with the turn after the one before."""
+    turns: dict[int, int] = {}  # of the next run of a priority
+    for one in new:
+        run = one.run
+        run.queue_until = deadline(run.agent, run.created_at)
+        if run.priority not in turns:
+            turns[run.priority] = read_next_turn(run)
+        run.turn = turns[run.priority]
+        turns[run.priority] += 1
+    traceparent = current_traceparent()
+    insert_instances([one.run for one in new])
+    insert_instances(
+        [
+            RunInput(
+                run=one.run,
+                value=one.start.input,
+                size_bytes=one.size_bytes,
+                traceparent=traceparent,
+            )
+            for one in new
+        ]
+    )
+
+
+def _known(run: RunRecord) -> RunRecord | None:
+    """Return the run that was started before with the key of this one."""
+    key = run.idempotency_key
+    known = RunRecord.objects.filter(owner=run.owner_id, idempotency_key=key).first()
+    return None if known is None else _if_the_same(known, run)
+
+
+def _known_by_key(owner: User, keys: Collection[str | None]) -> dict[str | None, RunRecord]:
+    runs = RunRecord.objects.filter(owner=owner, idempotency_key__in=keys)
+    return {run.idempotency_key: run for run in runs}
+
+
+def _if_the_same(known: RunRecord, run: RunRecord) -> RunRecord:
+    if known.idempotency_digest != run.idempotency_digest:
         raise IdempotencyMismatch("This Idempotency-Key was used before, with another body.")
-    return run
+    return known

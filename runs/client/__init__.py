@@ -10,16 +10,31 @@ Without a user a call is the site's own: no permission is checked, and the reque
 none. Its ``via`` is ``api``: it came from a program, as by HTTP.
 """
 
-from .calls import aget, astart, astop, get, start, stop
+from .calls import (
+    Start,
+    Started,
+    aget,
+    astart,
+    astart_many,
+    astop,
+    get,
+    start,
+    start_many,
+    stop,
+)
 from .following import Stream, stream, until_over, wait
 
 __all__ = [
+    "Start",
+    "Started",
     "Stream",
     "aget",
     "astart",
+    "astart_many",
     "astop",
     "get",
     "start",
+    "start_many",
     "stop",
     "stream",
     "until_over",

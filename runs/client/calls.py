@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 from agents.cancellation import StopMode
 from runs.actions import starting, stopping
+from runs.actions.starting import Start, Started
 from runs.models import RunRecord, StopVia
 from runs.wire import for_wire, get_for_wire
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
-__all__ = ["Run", "aget", "astart", "astop", "get", "id_of", "start", "stop"]
+__all__ = [
+    "Run",
+    "Start",
+    "Started",
+    "aget",
+    "astart",
+    "astart_many",
+    "astop",
+    "get",
+    "id_of",
+    "start",
+    "start_many",
+    "stop",
+]
 
 #: A run, or its id; a text that is no id is the id of no run.
 Run = RunRecord | uuid.UUID | str
@@ -80,6 +95,27 @@ async def astart(
         idempotency_key=idempotency_key,
         limits=limits,
     )
+
+
+def start_many(starts: Sequence[Start], *, owner: User) -> list[Started]:
+    """Queue up to 1,000 runs for ``owner``, in one transaction; return what became of each.
+
+    ``Start(agent, input, idempotency_key, priority, limits)`` has what ``start`` takes. An outcome
+    has a ``run``, and ``is_new``; or it has an ``error``, which ``start`` would raise, and the
+    other runs start.
+
+    Raises:
+        ValueError: there are more.
+    """
+    return [
+        replace(one, run=get_for_wire(one.run.pk)) if one.run and not one.is_new else one
+        for one in starting.start_many(starts, owner=owner)
+    ]
+
+
+async def astart_many(starts: Sequence[Start], *, owner: User) -> list[Started]:
+    """Do as ``start_many`` does; what ``astart`` says of a cancellation holds here, too."""
+    return await sync_to_async(start_many)(starts, owner=owner)
 
 
 def get(run: Run, *, visible_to: User | AnonymousUser | None = None) -> RunRecord:

@@ -27,6 +27,7 @@ __all__ = [
     "as_parameter",
     "converted",
     "insert",
+    "insert_instances",
     "insert_rows",
     "read_keys",
     "update_and_read",
@@ -83,6 +84,20 @@ def insert(instance: models.Model, **computed: Expression) -> None:
         cursor.execute(sql, parameters)
     instance._state.adding = False
     instance._state.db = alias()
+
+
+def insert_instances(instances: Sequence[models.Model]) -> None:
+    """Insert new rows of one model, by one statement that is executed many times."""
+    if not instances:
+        return
+    fields = instances[0]._meta.concrete_fields
+    names = tuple(field.name for field in fields)
+    attributes = [field.attname for field in fields]
+    rows = [[getattr(instance, name) for name in attributes] for instance in instances]
+    insert_rows(type(instances[0]), names, rows)
+    for instance in instances:
+        instance._state.adding = False
+        instance._state.db = alias()
 
 
 def insert_rows(

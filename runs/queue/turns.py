@@ -13,7 +13,7 @@ from runs.db.statements import Expression
 from runs.db.users import key_as_parameter
 from runs.models import RunRecord
 
-__all__ = ["next_turn"]
+__all__ = ["next_turn", "read_next_turn"]
 
 # ORDER BY ... LIMIT 1, not max(): while PostgreSQL's statistics are from a nearly empty table, it
 # assumes that an aggregate over all rows is as cheap as the index.
@@ -38,3 +38,12 @@ def next_turn(run: RunRecord) -> Expression:
     greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
     owner = key_as_parameter(run.owner_id)
     return Expression(_TURN.format(greatest=greatest), (owner, *[run.priority] * 3))
+
+
+def read_next_turn(run: RunRecord) -> int:
+    """Return the turn that ``run`` would get if it were inserted now."""
+    expression = next_turn(run)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {expression.sql}", expression.arguments)
+        row: tuple[int] = cursor.fetchone()
+    return row[0]

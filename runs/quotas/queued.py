@@ -50,8 +50,10 @@ SELECT COUNT(*) FROM (
 """
 
 
-def admit_queued(owner_id: Any) -> None:
+def admit_queued(owner_id: Any, waiting: int = 0) -> None:
     """Let one more run of an owner into the queue; in the transaction that inserts it.
+
+    ``waiting`` runs were let in before by the same transaction, and are not inserted yet.
 
     Raises:
         QuotaExceeded: ``RUNS_MAX_QUEUED_PER_OWNER`` runs of the owner are queued.
@@ -62,14 +64,15 @@ def admit_queued(owner_id: Any) -> None:
     if allowed > NEAR:
         if _is_far_below(owner_id, allowed):
             return
-        queued = _count(owner_id, allowed)
+        queued = _count(owner_id, allowed) + waiting
         _remember(owner_id, queued)
         if queued < allowed - NEAR:
             return
     if connection.vendor == "postgresql":  # SQLite has one writer at a time
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [LOCK, str(owner_id)])
-    queued = _count(owner_id, allowed)  # after the lock: it sees all that had the lock before
+    # After the lock: it sees all that had the lock before.
+    queued = _count(owner_id, allowed) + waiting
     if queued >= allowed:
         raise QuotaExceeded(
             "quota_queued",

@@ -45,7 +45,14 @@ from runs.exceptions import (
 from runs.web.feed import NoPlace
 from runs.wire import NOTHING_LARGE, get_for_list, run_as_dict
 
-__all__ = ["CODES", "InvalidFilter", "body_too_large", "exception_handler", "flat"]
+__all__ = [
+    "CODES",
+    "InvalidFilter",
+    "body_too_large",
+    "describe_refusal",
+    "exception_handler",
+    "flat",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -119,21 +126,33 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     response = drf_exception_handler(error, context) if error else None
     if error is None or response is None:
         return None
+    response.data = _as_dict(error)
+    if isinstance(exc, RunAlreadyFinished):
+        response.data["run"] = run_as_dict(get_for_list(exc.run.pk), NOTHING_LARGE)
+    return response
+
+
+def describe_refusal(exc: Exception) -> dict[str, Any]:
+    """Return the error of one of many things in one request, as its answer shows it."""
+    error = _translate(exc)
+    if error is None:
+        raise exc  # a bug
+    return _as_dict(error)
+
+
+def _as_dict(error: exceptions.APIException) -> dict[str, Any]:
     code: Any = error.get_codes()
-    response.data = {
+    found: dict[str, Any] = {
         "code": _OUR_CODES.get(code, code),
         "detail": clean_text(str(error.detail), _LONGEST_MESSAGE),
     }
     if fields := getattr(error, "fields", None):
         # Names and messages quote the client, whose text may not even be encodable.
-        response.data["fields"] = {
+        found["fields"] = {
             clean_text(name): [clean_text(message, _LONGEST_MESSAGE) for message in messages]
             for name, messages in list(fields.items())[:_MOST_FIELDS]
         }
-    response.data |= getattr(error, "more", {})
-    if isinstance(exc, RunAlreadyFinished):
-        response.data["run"] = run_as_dict(get_for_list(exc.run.pk), NOTHING_LARGE)
-    return response
+    return found | getattr(error, "more", {})
 
 
 def _translate(exc: Exception) -> exceptions.APIException | None:

@@ -47,6 +47,7 @@ __all__ = [
     "IDEMPOTENCY_KEY_PATTERN",
     "INCLUDE",
     "PAGE_SIZE_PARAMETER",
+    "START_WORDS",
     "STOP_MANY",
     "AgentListSerializer",
     "Described",
@@ -54,6 +55,7 @@ __all__ = [
     "FinishedErrorSerializer",
     "QuotasSerializer",
     "RunPageSerializer",
+    "StartManyResultSerializer",
     "StopManyResultSerializer",
     "TokenInfoSerializer",
     "TokenListSerializer",
@@ -171,6 +173,33 @@ CountsSerializer = type(
 class StopManyResultSerializer(serializers.Serializer):
     outcomes = OutcomeSerializer(many=True)
     counts = CountsSerializer()
+
+
+#: What can become of one of many starts.
+START_WORDS = ("started", "known", "refused")
+
+
+class StartOutcomeSerializer(serializers.Serializer):
+    """What became of one start."""
+
+    outcome = serializers.ChoiceField(
+        START_WORDS,
+        help_text="`known`: the run was there before, by its key. `refused`: see `error`.",
+    )
+    id = serializers.UUIDField(required=False, help_text="Of the run.")
+    error = QuotaErrorSerializer(required=False)
+
+
+StartCountsSerializer = type(
+    "StartCountsSerializer",
+    (serializers.Serializer,),
+    {word: serializers.IntegerField(min_value=0) for word in START_WORDS},
+)
+
+
+class StartManyResultSerializer(serializers.Serializer):
+    outcomes = StartOutcomeSerializer(many=True)
+    counts = StartCountsSerializer()
 
 
 class TokenSerializer(serializers.Serializer):

@@ -15,6 +15,7 @@ _RUN = "runs/(?P<id>[^/]+)"
 _VIEWS: dict[str, tuple[str, type[views.ApiView]]] = {
     "api-agents": ("agents", views.AgentsView),
     "api-runs": ("runs", views.RunsView),
+    "api-start-many": ("runs/batch", views.StartManyView),
     "api-stop-many": ("runs/stop", stop_views.StopManyView),
     "api-run": (_RUN, views.RunView),
     "api-stop": (f"{_RUN}/stop", stop_views.StopView),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -42,7 +43,7 @@ from runs.wire import NOTHING_LARGE, for_wire, get_for_wire, read_tree_usage, ru
 
 from . import event_stream, schema
 from .authentication import SessionAuthentication
-from .errors import exception_handler
+from .errors import describe_refusal, exception_handler
 from .event_stream import ServerSentEventRenderer
 from .requests import bodies, inputs, parameters
 from .requests.fields import UuidField
@@ -60,6 +61,7 @@ __all__ = [
     "QuotasView",
     "RunView",
     "RunsView",
+    "StartManyView",
     "read_id",
     "read_idempotency_key",
 ]
@@ -212,6 +214,59 @@ class RunsView(ApiView):
             return Response(run_as_dict(get_for_wire(run.pk)))
         location = request.build_absolute_uri(reverse("halting:api-run", kwargs={"id": run.pk}))
         return Response(run_as_dict(run), status=201, headers={"Location": location})
+
+
+class StartManyView(ApiView):
+    @schema.operation(
+        "start_runs",
+        "Start many runs",
+        "runs",
+        {200: schema.StartManyResultSerializer},
+        errors=[403, 413, 415],
+        wrong=["invalid_json", "invalid_input"],
+        request=inputs.StartManySerializer,
+        examples=[
+            OpenApiExample(
+                "Two",
+                {
+                    "runs": [
+                        {"agent": "summarise", "input": {"document": "It was ..."}},
+                        {"agent": "summarise", "input": {"document": "There was ..."}},
+                    ]
+                },
+                request_only=True,
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Queue up to 1,000 runs at once; one outcome for each, in their order.
+
+        A run that is refused has an error, as `POST /runs` would answer, and the others start.
+        """
+        body = bodies.read(request, inputs.StartManySerializer)
+        starts = [
+            starting.Start(
+                one["agent"],
+                one["input"],
+                one.get("idempotency_key"),
+                one.get("priority"),
+                one.get("limits", {}),
+            )
+            for one in body["runs"]
+        ]
+        outcomes = [_outcome(one) for one in starting.start_many(starts, owner=self.user)]
+        counts = Counter(one["outcome"] for one in outcomes)
+        return Response(
+            {"outcomes": outcomes, "counts": {word: counts[word] for word in schema.START_WORDS}}
+        )
+
+
+def _outcome(one: starting.Started) -> dict[str, Any]:
+    started, known, refused = schema.START_WORDS
+    if one.error is not None:
+        return {"outcome": refused, "error": describe_refusal(one.error)}
+    assert one.run is not None
+    return {"outcome": started if one.is_new else known, "id": one.run.pk}
 
 
 class QuotasView(ApiView):

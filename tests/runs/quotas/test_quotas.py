@@ -135,8 +135,8 @@ class TestStarts:
         known = starting._known
         answers: list[Any] = []
 
-        def look_before_the_other(owner: User, key: str, digest: str) -> Any:
-            found = known(owner, key, digest)
+        def look_before_the_other(run: RunRecord) -> Any:
+            found = known(run)
             answers.append(found)
             if len(answers) == 1:
                 monkeypatch.setattr(starting, "_known", known)

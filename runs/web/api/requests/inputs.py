@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from agents.cancellation import StopMode
 from agents.options import HIGHEST_PRIORITY, LONGEST_SECONDS, LOWEST_PRIORITY
+from runs.actions.starting import MOST_STARTS
 from runs.actions.stop_rows import LONGEST_PLAN_SECONDS, is_in_order
 from runs.identity.models import MAX_NAME_LENGTH
 from runs.models import MAX_REASON_LENGTH
@@ -28,6 +29,7 @@ __all__ = [
     "MOST_IDS",
     "CredentialsSerializer",
     "NewLimitsSerializer",
+    "StartManySerializer",
     "StartSerializer",
     "StopByFilterSerializer",
     "StopByIdsSerializer",
@@ -89,6 +91,22 @@ class StartSerializer(StrictSerializer):
         help_text="Tighter than those of the agent and the site; looser ones take the permission "
         "`runs.raise_limits`.",
     )
+
+
+class StartOneSerializer(StartSerializer):
+    """One of the runs to start."""
+
+    idempotency_key = TextField(
+        required=False,
+        max_length=255,
+        help_text="As the header `Idempotency-Key` of `POST /runs`.",
+    )
+
+
+class StartManySerializer(StrictSerializer):
+    """What to run."""
+
+    runs = StartOneSerializer(many=True, allow_empty=False, max_length=MOST_STARTS)  # type: ignore[call-arg]
 
 
 class StopSerializer(StrictSerializer):

@@ -23,6 +23,7 @@ OPERATIONS = {
     ("/agents", "get"): "list_agents",
     ("/runs", "get"): "list_runs",
     ("/runs", "post"): "start_run",
+    ("/runs/batch", "post"): "start_runs",
     ("/runs/{id}", "get"): "get_run",
     ("/runs/{id}/stop", "post"): "stop_run",
     ("/runs/stop", "post"): "stop_runs",
