@@ -35,7 +35,14 @@ _REDIS_DATABASES = 16  # as Redis has by default
 _LONG = ["tests/walks", "tests/attacks"]
 _WORKER = ["tests/runs/actions", "tests/runs/management", "tests/runs/worker"]
 _RUNS = ["tests/runs", *(f"--ignore={folder}" for folder in _WORKER)]
-_APART = (_LONG, ["tests/browser"], _WORKER, _RUNS)
+_APART = (
+    _LONG,
+    ["tests/installed", "tests/project"],
+    ["tests/browser"],
+    _WORKER,
+    _RUNS,
+    ["tests/agents"],
+)
 _QUICK = "not thorough"
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
