@@ -57,6 +57,10 @@ CLUSTER: dict[str, Callable[[], Iterator[Figure]]] = {
 
 
 def main(names: list[str]) -> int:
+    if names[:1] == ["peers"]:
+        from .peers import compare
+
+        return compare.main(names[1:])
     known = BENCHMARKS | CLUSTER
     unknown = [name for name in names if name not in known]
     if unknown:

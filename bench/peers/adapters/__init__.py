@@ -1,0 +1,1 @@
+"""One module a system; ``adapter()`` returns its adapter, see ``driver.Adapter``."""
