@@ -187,16 +187,21 @@ def start_many(starts: Sequence[Start], *, owner: User) -> list[Started]:
             checked.append(_checked(start, owner))
         except _REFUSALS as error:
             checked.append(error)
-    try:
-        return _start_checked(checked, owner)
-    except IntegrityError:
-        # Another request with one of the keys committed first; now it is known.
-        return _start_checked(checked, owner)
-
-
-def _start_checked(checked: Sequence[_Valid | Exception], owner: User) -> list[Started]:
     keys = {one.start.idempotency_key for one in checked if isinstance(one, _Valid)} - {None}
-    known = _known_by_key(owner, keys) if keys else {}
+    known = _known_by_key(owner, keys)
+    while True:
+        try:
+            return _start_checked(checked, dict(known))
+        except IntegrityError:
+            found = _known_by_key(owner, keys)
+            if len(found) <= len(known):
+                raise
+            known = found  # another request with one of the keys committed first
+
+
+def _start_checked(
+    checked: Sequence[_Valid | Exception], known: dict[str | None, RunRecord]
+) -> list[Started]:
     outcomes: list[Started] = []
     new: list[_Valid] = []
     with ledger.reserving() as reserve, atomic():
@@ -456,7 +461,9 @@ def _insert_many(new: Sequence[_Valid]) -> None:
         run.turn = turns[run.priority]
         turns[run.priority] += 1
     traceparent = current_traceparent()
-    insert_instances([one.run for one in new])
+    # By key: two transactions with the same keys in different orders would wait for each other.
+    by_key = sorted(new, key=lambda one: one.run.idempotency_key or "")
+    insert_instances([one.run for one in by_key])
     insert_instances(
         [
             RunInput(
@@ -478,6 +485,8 @@ def _known(run: RunRecord) -> RunRecord | None:
 
 
 def _known_by_key(owner: User, keys: Collection[str | None]) -> dict[str | None, RunRecord]:
+    if not keys:
+        return {}
     runs = RunRecord.objects.filter(owner=owner, idempotency_key__in=keys)
     return {run.idempotency_key: run for run in runs}
 

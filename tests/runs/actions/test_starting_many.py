@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from runs.exceptions import (
 from runs.models import RunInput, RunRecord
 from runs.quotas import ledger, sizes
 from tests.support.journal import Journal
+from tests.support.running import together
 
 
 @pytest.fixture(autouse=True)
@@ -170,17 +171,21 @@ class TestKeys:
     ) -> None:
         real = starting._known_by_key
 
+        meanwhile = [1, 3]
+
         def late(owner: User, keys: Any) -> Any:
             found = real(owner, keys)
-            monkeypatch.setattr(starting, "_known_by_key", real)
-            start_run("say", {"word": "word 1"}, owner=alice, idempotency_key="k1")
+            if meanwhile:
+                number = meanwhile.pop()
+                word = {"word": f"word {number}"}
+                start_run("say", word, owner=alice, idempotency_key=f"k{number}")
             return found
 
         monkeypatch.setattr(starting, "_known_by_key", late)
-        starts = [Start("say", {"word": f"word {n}"}, f"k{n}") for n in range(3)]
+        starts = [Start("say", {"word": f"word {n}"}, f"k{n}") for n in range(5)]
         outcomes = start_many(starts, owner=alice)
-        assert [one.is_new for one in outcomes] == [True, False, True]
-        assert RunRecord.objects.count() == 3
+        assert [one.is_new for one in outcomes] == [True, False, True, False, True]
+        assert RunRecord.objects.count() == 5
 
 
 class TestQuotas:
@@ -274,16 +279,12 @@ def test_they_run_to_their_ends_in_order(
 
 @pytest.mark.parametrize("database", ["here", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_many_at_once_with_the_same_keys_start_each_once(database: str, alice: User) -> None:
-    starts = [Start("say", {"word": f"word {n}"}, f"key {n}") for n in range(50)]
-
-    def start(number: int) -> list[Started]:
-        try:
-            return start_many(starts[number:] + starts[:number], owner=alice)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(4) as threads:
-        outcomes = [one for some in threads.map(start, range(4)) for one in some]
-    assert RunRecord.objects.count() == 50
-    assert sum(one.is_new for one in outcomes) == 50
-    assert all(one.run is not None for one in outcomes)
+    for number in range(5):
+        starts = [Start("say", {"word": f"word {n}"}, f"{number} {n}") for n in range(200)]
+        orders = (starts, starts[::-1], starts[50:] + starts[:50], starts[::-2] + starts[::2])
+        found = together(*(partial(start_many, some, owner=alice) for some in orders))
+        assert [one for one in found if isinstance(one, Exception)] == []
+        outcomes = [one for some in found for one in some]
+        assert sum(one.is_new for one in outcomes) == 200
+        assert all(one.run is not None for one in outcomes)
+    assert RunRecord.objects.count() == 5 * 200
