@@ -150,6 +150,37 @@ class TestStart:
         assert log.over(run).result == "again"
 
 
+class TestStartMany:
+    @pytest.mark.usefixtures("worker")
+    @pytest.mark.parametrize("where", ["in a thread", "on a loop"])
+    def test_starts_each_that_is_not_refused(
+        self, where: str, alice: User, log: Journal, do: Do[Any]
+    ) -> None:
+        before = runs.start("echo", {"text": "before"}, owner=alice, idempotency_key="k")
+        starts = [
+            runs.Start("echo", {"text": "first"}),
+            runs.Start("unknown", {}),
+            runs.Start("echo", {"text": "before"}, idempotency_key="k"),
+            runs.Start("echo", {"text": "last"}, priority=-1),
+        ]
+        if where == "in a thread":
+            outcomes = runs.start_many(starts, owner=alice)
+        else:
+            outcomes = do(runs.astart_many(starts, owner=alice))
+        first, refused, known, last = outcomes
+
+        assert [one.is_new for one in (first, refused, known, last)] == [True, False, False, True]
+        assert (refused.run, type(refused.error)) == (None, AgentNotFound)
+        assert (known.run, known.error) == (before, None)
+        assert [log.over(one.run).result for one in (first, last)] == ["first", "last"]
+
+    def test_in_a_transaction_they_start_with_the_commit(self, alice: User) -> None:
+        with transaction.atomic():
+            runs.start_many([runs.Start("echo", {})] * 3, owner=alice)
+            transaction.set_rollback(True)
+        assert not RunRecord.objects.exists()
+
+
 class TestStop:
     @pytest.fixture
     def running(self, alice: User) -> RunRecord:
