@@ -111,6 +111,7 @@ def test_a_run_is_accessible_in_every_state(page: Page, model: LLMServer, server
         assert_accessible(page, "#details")
 
 
+@pytest.mark.thorough
 def test_a_failed_run_and_a_tree_are_accessible(
     page: Page, model: LLMServer, server: Server
 ) -> None:

@@ -97,6 +97,7 @@ def test_giving_up_on_a_phone_asks_first_and_says_when_the_code_has_ended(
     expect(receipt).not_to_contain_text("may still run")
 
 
+@pytest.mark.thorough
 def test_the_lists_offer_the_same(
     open_page: OpenPage, model: LLMServer, server: Server, wake: Path
 ) -> None:

@@ -75,6 +75,7 @@ def log_state(page: Page) -> dict[str, Any]:
     )
 
 
+@pytest.mark.thorough
 def test_the_page_answers_while_thousands_of_events_come(
     page: Page, model: LLMServer, server: Server, idle_milliseconds: float
 ) -> None:

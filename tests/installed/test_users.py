@@ -34,7 +34,10 @@ def _start(client: httpx.Client, agent: str, **input: Any) -> str:
 
 @pytest.fixture(
     scope="module",
-    params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)],
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.thorough]),
+    ],
 )
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, package: Path

@@ -87,7 +87,7 @@ def test_an_old_locale_costs_signs_and_not_the_run(demo: User) -> None:
     ("command", "code"),
     [
         ("stop_run 01994d3c-7b1e-7a52-9c1f-3e1d9a4c8f20", 2),
-        ("delete_old_runs --older-than 1d", 0),
+        pytest.param("delete_old_runs --older-than 1d", 0, marks=pytest.mark.thorough),
     ],
 )
 def test_other_commands_keep_their_exit_codes(demo: User, command: str, code: int) -> None:
