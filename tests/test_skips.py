@@ -73,9 +73,11 @@ class TestSessions:
     LONG = "tests/walks tests/attacks"
     WORKER = "tests/runs/actions tests/runs/management tests/runs/worker"
     RUNS = "tests/runs " + " ".join(f"--ignore={folder}" for folder in WORKER.split())
-    APART = (LONG, WORKER, "tests/browser", RUNS)
+    SITES = "tests/installed tests/project"
+    APART = (LONG, SITES, "tests/browser", WORKER, RUNS, "tests/agents")
     OTHERS = (
-        "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/browser --ignore=tests/runs"
+        "--ignore=tests/walks --ignore=tests/attacks --ignore=tests/installed "
+        "--ignore=tests/project --ignore=tests/browser --ignore=tests/runs --ignore=tests/agents"
     )
 
     @pytest.fixture

@@ -96,6 +96,13 @@ def test_a_run_starts_once_with_its_user(page: dict[str, Any]) -> None:
     assert run.idempotency_key == f"welcome {run.owner_id}"
 
 
+def test_many_are_started_and_what_is_refused_is_told(page: dict[str, Any], alice: User) -> None:
+    started, errors = page["summarise_all"]({1: "One.", 2: 2}, alice)
+
+    assert [RunRecord.objects.get().pk] == started
+    assert [type(error) for error in errors] == [InvalidInput]
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_stream_is_left_and_continued(
     page: dict[str, Any], alice: User, gate: Gate, log: Journal
