@@ -95,6 +95,7 @@ class Executor:
         self._model: Model | None = None
         self._transports: Transports | None = None
         self._closing = False
+        self._is_watched = False  # the state that runs share, because of this thread
 
     def start(self) -> None:
         output.install()
@@ -182,6 +183,7 @@ class Executor:
             logger.warning("an agent still blocks the agents' loop; its thread was left running")
         else:
             self._database.close()
+        self._unwatch()  # before: else the streams that come back would be a change by a run
         output.uninstall()
 
     def _main(self) -> None:
@@ -192,6 +194,7 @@ class Executor:
             guard_everything()
         # After all imports, which may add filters of warnings and more.
         shared.watch()
+        self._is_watched = True
         while not self._closing:
             try:
                 self._loop.run_forever()
@@ -206,7 +209,14 @@ class Executor:
             self._loop.run_until_complete(asyncio.wait(leftover, timeout=1))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
-        shared.unwatch()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        """Watch the shared state no more: when the thread ends, or is left running."""
+        with self._empty:
+            was_watched, self._is_watched = self._is_watched, False
+        if was_watched:
+            shared.unwatch()
 
     def _end_loop(self) -> None:
         self._closing = True

@@ -26,6 +26,7 @@ from agents import SyncTools, Tools, agent
 from agents.process.state import shared
 from agents.process.values import QUICK, read_quick
 from runs.status import Status
+from runs.worker import worker as worker_module
 from runs.worker.worker import Worker
 from tests.support.harms import HARMS, SEEN_AT_THE_END, nothing, umask
 from tests.support.journal import Journal, eventually
@@ -389,3 +390,37 @@ def test_an_agent_cant_change_the_loop_that_all_share(
     assert record.error["type"] == "RuntimeError"
     assert "all agents share" in record.error["message"]
     assert log.over(start("next")).result == 1
+
+
+def test_a_worker_that_leaves_a_blocked_loop_behind_leaves_the_process_as_it_was(
+    hire: Any, start: Start, log: Journal, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is left running, and what a watch puts back then is no run's change."""
+    for name in ("UNWIND_SECONDS", "CANCEL_SECONDS"):
+        monkeypatch.setattr(worker_module, name, 0.1)
+    options(DRAIN_SECONDS=0)
+    before = (type(sys), sys.stdout, sys.stderr)
+    gate = Gate()
+
+    @agent("blocking")
+    async def blocking(tools: Tools) -> None:
+        gate.wait_here()
+
+    @agent("plain")
+    async def plain(tools: Tools) -> str:
+        print("printed")
+        return "done"
+
+    worker = hire()
+    start("blocking")
+    gate.until_arrived()
+    worker.stop_threads()
+    try:
+        shared.look_quickly()
+        assert (type(sys), sys.stdout, sys.stderr) == before
+        hire()
+        run = start("plain")
+        assert log.over(run).result == "done"
+        assert [e.data["text"] for e in log.of(run, "stdout")] == ["printed"]
+    finally:
+        gate.open()
