@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import weakref
@@ -185,8 +186,13 @@ class _Returning:
 
     def __init__(self) -> None:
         self.wrappers: dict[str, BaseDatabaseWrapper] = {}
+        self._process = os.getpid()
 
     def __del__(self) -> None:
+        # A forked child has no thread but one, and forgets the others. Their connections are the
+        # parent's, and a thread of the parent may have had their locks, which nobody opens here.
+        if os.getpid() != self._process:
+            return
         for wrapper in self.wrappers.values():
             # It may be broken, and the process may be ending.
             with suppress(Exception):
