@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.databases import create_database, drop_database
 from tests.support.new_site import NewSite, documented_layer, postgres_settings
+from tests.support.user_models import AGENTS
 
 _SECONDS = 60.0
 
@@ -80,25 +81,8 @@ def tell(article):
 def count(id):
     _note("finished", id)
 """
-_AGENTS = """
-import asyncio
-
-from halting.agents import Tools, agent
-
+_ORDER = """
 from .tasks import tell
-
-
-@agent("greet")
-async def greet(tools: Tools, name: str) -> str:
-    await tools.data_store.set("greeted", name)
-    return f"Hello, {name}."
-
-
-@agent("wait")
-async def wait(tools: Tools) -> str:
-    while True:
-        await tools.data_store.set("beat", 1)
-        await asyncio.sleep(0.02)
 
 
 @agent("order")
@@ -158,7 +142,7 @@ def site(
         )
     folder = tmp_path_factory.mktemp("site")
     site = NewSite(folder, package, settings=settings)
-    site.add_agents(_AGENTS)
+    site.add_agents(AGENTS + _ORDER)
     site.write("work/tasks.py", _TASKS)
     site.write("work/apps.py", _APPS)
     site.write("mysite/celery.py", _CELERY)
