@@ -20,6 +20,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 from django.core.management import get_commands
 
+from agents.values.redaction import redact
 from runs import asgi
 from runs.web import addresses
 
@@ -58,7 +59,8 @@ def _unusable_layer() -> Iterator[CheckMessage]:
         channel_layers.make_backend("default")  # which connects to no server yet
     except Exception as error:  # of any kind: each layer has its own
         yield Error(
-            f"The channel layer can't be made: {type(error).__name__}: {error}",
+            # An address that is refused may have a password in it.
+            f"The channel layer can't be made: {type(error).__name__}: {redact(str(error))}",
             hint="See CHANNEL_LAYERS in the site's settings; docs/installing.md has an example.",
             id="runs.E009",
         )

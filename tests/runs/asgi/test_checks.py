@@ -50,6 +50,18 @@ def test_the_channel_layer_can_t_be_made(layer: Any, why: str, settings: Any) ->
     assert (error.id, why in error.msg) == ("runs.E009", True), error
 
 
+def test_a_password_of_the_layer_is_not_told(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("can't parse redis://user:pass-of-redis-4711@host:port/0")
+
+    monkeypatch.setattr(checks.channel_layers, "make_backend", fail)
+    [error] = found()
+    assert (error.id, "ValueError: can't parse" in error.msg) == ("runs.E009", True)
+    assert "pass-of-redis-4711" not in error.msg
+
+
 def test_the_addresses_are_not_included(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     assert [error.id for error in found()] == ["runs.E010"]
