@@ -48,7 +48,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory, endpoint: LLMServer) 
         LLM_BASE_URL=endpoint.base_url,
         LLM_API_KEY="none",
         LLM_MODEL="llama3",
-        OFFER_SECONDS="1",
     )
 
 

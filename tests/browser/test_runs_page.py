@@ -53,7 +53,6 @@ def test_stop_says_that_it_waits_until_the_run_has_halted(
     expect(stop).to_have_text(re.compile(r"Stopping\.\.\."))
     expect(stop).to_be_disabled()
     page.reload()
-    expect(stop).to_be_disabled()
     expect(row(page, id).locator(".chip")).to_have_text("Stopping...")
     model.release()
     expect(row(page, id)).to_have_attribute("data-status", "stopped")

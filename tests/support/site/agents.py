@@ -9,7 +9,6 @@ from pathlib import Path
 from django.conf import settings
 
 from agents import SyncTools, Tools, agent, check_should_stop
-from runs.wording import ladder
 from runs.worker import claim_loop, heartbeat
 
 from . import (  # noqa: F401  register their agents
@@ -26,8 +25,6 @@ from . import (  # noqa: F401  register their agents
 
 if settings.POLL_SECONDS:
     claim_loop.POLL_SECONDS = heartbeat.POLL_SECONDS = settings.POLL_SECONDS
-if settings.OFFER_SECONDS:
-    ladder.OFFER_SECONDS = settings.OFFER_SECONDS
 
 
 @agent("site-trivial")

@@ -24,9 +24,6 @@ if LOST_MESSAGES:
 # How often workers poll for work and for stops without a message; see agents.py.
 POLL_SECONDS = float(os.environ.get("POLL_SECONDS") or 0)
 
-# How long a stop has before a harder one is offered; see agents.py.
-OFFER_SECONDS = float(os.environ.get("OFFER_SECONDS") or 0)
-
 # The servers that agents here talk to are on loopback.
 _RUNS["HTTP"]["ALLOW"] = _RUNS["HTTP"]["ALLOW"] or ["127.0.0.1"]
 
