@@ -13,8 +13,8 @@ Tests that are marked as thorough, which start several processes each, are left 
 are given.
 
 With --everywhere as the first argument, the whole suite also runs on PostgreSQL with Redis, in
-sessions for the same folders; thorough tests are in it. That takes a quarter of an hour more, and
-tests changes of code that both databases share.
+sessions for the same folders; thorough tests are in it, and those that repeat something do so more
+often. That takes a quarter of an hour more, and tests changes of code that both databases share.
 """
 
 from __future__ import annotations
@@ -44,6 +44,15 @@ _APART = (
     ["tests/agents"],
 )
 _QUICK = "not thorough"
+#: What tests that repeat things do as often as they should; without, as often as there is time for.
+_OFTEN = {
+    "CHAOS_SECONDS": "8",
+    "KILLED_RUNS": "200",
+    "MODEL_EXAMPLES": "10",
+    "QUEUED_RUNS": "1000",
+    "SCHEMA_EXAMPLES": "20",
+    "STOPS": "48",
+}
 
 _Session = tuple[list[str], dict[str, str]]  # arguments of pytest, environment
 
@@ -62,6 +71,8 @@ def main(arguments: list[str]) -> int:
         print(f"{EVERYWHERE} needs DATABASE_URL=postgres://... and REDIS_URL=redis://...")
         return pytest.ExitCode.USAGE_ERROR
     given = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    if is_everywhere:
+        given = _OFTEN | given
     alone = {k: v for k, v in given.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
 
     # Before the arguments, so that a -m among them wins.

@@ -57,6 +57,7 @@ def test_a_failure_is_still_a_failure(tmp_path: Path) -> None:
         ("redis", {"REDIS_URL": "redis://127.0.0.1:6379/0"}),
     ],
 )
+@pytest.mark.thorough
 def test_a_marked_test_runs_if_its_server_is_named(
     tmp_path: Path, marker: str, environment: dict[str, str]
 ) -> None:
@@ -171,6 +172,7 @@ class TestSessions:
         assert {lane["REDIS_URL"].rpartition("/")[0] for lane in on_servers} == {"redis://h"}
         for name in ("TEST_DATABASE_SUFFIX", "DJANGO_SECRET_KEY", "REDIS_URL"):
             assert len({lane[name] for lane in on_servers}) == len(on_servers)
+        assert {lane["KILLED_RUNS"] for lane in on_servers} == {"200"}
         rest = "-m not (postgres or redis)"
         assert set(lanes) == {f"{rest} {folders}" for folders in (*self.APART, self.OTHERS)}
 

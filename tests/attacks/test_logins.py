@@ -48,6 +48,7 @@ def test_a_refused_client_is_told_when_to_come_back(served: Server) -> None:
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.thorough
 def test_a_password_does_not_need_megabytes(served: Server) -> None:
     answer = httpx.post(f"{served.url}/api-token", content=b"x" * 100_000)
     assert answer.status_code == 413

@@ -106,7 +106,13 @@ def test_pages_with_inputs_have_an_end(served: Server) -> None:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("path", ["/runs/{run}", "/app/runs/{run}/download/events"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/runs/{run}", marks=pytest.mark.thorough),
+        "/app/runs/{run}/download/events",
+    ],
+)
 def test_unread_answers_hold_no_database_connections(
     served: Server, large_run: str, path: str
 ) -> None:

@@ -28,7 +28,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("version", ["this one", pytest.param("3.13", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("version", ["this one", "3.13"])
+@pytest.mark.thorough
 def test_a_new_site_stops_a_run_within_two_minutes_and_ten_lines(
     wheel: Path, tmp_path: Path, version: str
 ) -> None:

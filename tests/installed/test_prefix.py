@@ -56,6 +56,7 @@ def _click(site: NewSite, page: Page) -> None:
     expect(chip).to_contain_text("Done")
 
 
+@pytest.mark.thorough
 def test_the_admin_follows_its_runs_by_the_same_sockets(
     make_site: MakeSite, open_page: OpenPage
 ) -> None:
@@ -76,6 +77,7 @@ def test_the_admin_follows_its_runs_by_the_same_sockets(
             expect(status).to_contain_text("Stopped")
 
 
+@pytest.mark.thorough
 def test_addresses_have_the_script_name_as_well(make_site: MakeSite) -> None:
     site = make_site(prefix=PREFIX, settings='FORCE_SCRIPT_NAME = "/portal"\n')
     with site.served(prefix=f"/portal/{PREFIX}") as client:

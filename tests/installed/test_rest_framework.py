@@ -132,6 +132,7 @@ def test_neither_changes_the_other(make_site: MakeSite, plain_document: bytes) -
         assert "\\u00e1" in client.get("api/thing").text
 
 
+@pytest.mark.thorough
 def test_settings_that_still_name_our_classes_go_on(make_site: MakeSite) -> None:
     """The release before had them in its settings, where a project of one's own has them from."""
     ours = {

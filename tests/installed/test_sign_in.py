@@ -87,7 +87,7 @@ def test_scripts_send_a_token_that_no_script_can_read_in_the_cookies(
     [
         ('LOGIN_URL = "https://id.example/start?app=7"\n', "https://id.example/start?app=7"),
         pytest.param('LOGIN_URL = "/oauth2/start"\n', "/oauth2/start", marks=pytest.mark.thorough),
-        ("", "/admin/login/"),
+        pytest.param("", "/admin/login/", marks=pytest.mark.thorough),
     ],
 )
 def test_pages_lead_to_the_sites_sign_in(make_site: MakeSite, settings: str, leads_to: str) -> None:

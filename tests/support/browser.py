@@ -70,6 +70,11 @@ class Complaints:
         """Let what matches one of these regular expressions pass, before or after this call."""
         self._expected += patterns
 
+    def forget(self) -> None:
+        """Begin anew, with what contexts say that are open."""
+        self.heard.clear()
+        del self._expected[1:]
+
     def listen(self, context: BrowserContext) -> None:
         """Hear all pages of ``context``, those of later too.
 

@@ -10,7 +10,10 @@ from tests.support.frames import at, event
 
 _OPEN = """
 async ({ rootId, mayStop }) => {
+  for (const left of document.querySelectorAll("dialog")) left.remove();
+  window.scrollTo(0, 0);
   for (const name of ["tokens", "base", "components", "log"]) {
+    if (document.querySelector(`link[href$="/${name}.css"]`)) continue;
     const link = document.createElement("link");
     link.rel = "stylesheet";
     link.href = `/static/runs/css/${name}.css`;
@@ -36,11 +39,15 @@ async ({ rootId, mayStop }) => {
 
 
 class Log:
-    """A log in a page, and what a test wants to know of it."""
+    """A log in a page, and what a test wants to know of it.
+
+    It takes the place of the log that an earlier test has left in the page.
+    """
 
     def __init__(self, page: Page, *, may_stop: bool = True) -> None:
         self.page = page
-        page.goto("/accounts/login/")
+        if not page.url.endswith("/accounts/login/"):
+            page.goto("/accounts/login/")
         page.evaluate(_OPEN, {"rootId": "root", "mayStop": may_stop})
 
     def apply(self, *frames: dict[str, Any]) -> None:

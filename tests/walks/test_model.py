@@ -39,7 +39,7 @@ from tests.support.simulated.world import KEEP_DAYS, KEEP_LOGS_DAYS, World, send
 
 # One example takes a second, and each run of the suite tries others. Both databases see the same
 # code; only the statements differ, which an example meets by the hundred.
-EXAMPLES = {"here": 10, "postgres": 6}
+EXAMPLES = {"here": 5, "postgres": 3}
 STEPS = 50
 BRIEF_SECONDS, SILENT_SECONDS = 12.0, 6.0
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 SOON_SECONDS = 1.0  # half a second, and as much again for a busy machine
 
 
-@pytest.mark.parametrize("how", ["stopped", "frozen"])
+@pytest.mark.parametrize("how", ["stopped", pytest.param("frozen", marks=pytest.mark.thorough)])
 def test_all_that_wait_are_answered(how: str, make_cluster: MakeCluster) -> None:
     """Heartbeat, recorder, claims, data store, requests, and the reaper of a web process."""
     cluster = make_cluster(RUNS_LEASE_SECONDS="6")

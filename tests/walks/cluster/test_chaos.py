@@ -25,7 +25,7 @@ from tests.support.request_inbox import RequestInbox
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or 8)
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or 5)
 STEP_SECONDS = 0.25
 LEASE_SECONDS = 2
 

@@ -166,6 +166,7 @@ def test_text_and_calls_in_flight_reach_readers_of_every_process(
         watcher.assert_gapless(cluster)
 
 
+@pytest.mark.thorough
 def test_each_event_arrives_once_whatever_is_restarted(make_cluster: MakeCluster) -> None:
     """Readers switch web processes while those, the workers and Redis are restarted."""
     cluster = make_cluster(RUNS_DRAIN_SECONDS="1")

@@ -23,10 +23,11 @@ def file(tmp_path: Path) -> Path:
 
 
 # Without Redis and with lost messages, a worker hears of a stop by the same poll.
-_LOST = pytest.param("messages are lost", marks=pytest.mark.thorough)
+_BY_POLL = ("without Redis", "messages are lost")
+_HOW = ["with Redis", *(pytest.param(how, marks=pytest.mark.thorough) for how in _BY_POLL)]
 
 
-@pytest.fixture(scope="module", params=["with Redis", "without Redis", _LOST])
+@pytest.fixture(scope="module", params=_HOW)
 def cluster(request: pytest.FixtureRequest, make_module_cluster: MakeCluster) -> Iterator[Cluster]:
     given = {
         "with Redis": {},

@@ -20,7 +20,7 @@ from tests.support.server import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
-STOPS = int(os.environ.get("STOPS", "48"))
+STOPS = int(os.environ.get("STOPS", "24"))
 AT_A_TIME = 12
 KINDS = ("thread", "task", "process", "generator", "child")
 RUNGS: tuple[dict[str, Any], ...] = (

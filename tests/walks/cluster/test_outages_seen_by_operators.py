@@ -36,6 +36,7 @@ def _refuses_at_once(web: Web) -> bool:
     return time.monotonic() - started_at < PATIENCE_SECONDS / 2
 
 
+@pytest.mark.thorough
 def test_an_outage_is_reported_and_its_end_is_detected(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     (web,), (worker,) = cluster.launch(webs=1, workers=1)

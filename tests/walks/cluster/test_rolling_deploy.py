@@ -38,6 +38,7 @@ MIX: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
+@pytest.mark.thorough
 def test_a_rolling_deploy_under_load_loses_doubles_and_stops_no_run(
     make_cluster: MakeCluster,
 ) -> None:

@@ -102,6 +102,7 @@ def test_stops_reach_both_workers(make_cluster: MakeCluster) -> None:
         trees.balance(root, alone, left)
 
 
+@pytest.mark.thorough
 def test_without_redis_the_same_is_true_but_later(make_cluster: MakeCluster) -> None:
     with make_cluster(REDIS_URL="redis://127.0.0.1:1/0") as cluster:
         trees = Trees(cluster)
@@ -147,6 +148,7 @@ def test_the_callers_worker_is_killed(make_cluster: MakeCluster) -> None:
         trees.balance()
 
 
+@pytest.mark.thorough
 def test_the_callers_worker_is_shut_down(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         trees = Trees(cluster)

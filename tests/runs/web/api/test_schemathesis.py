@@ -21,7 +21,7 @@ from schemathesis.engine import events
 from agents import Tools, agent
 from runs.identity import tokens
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES") or 20)  # of requests to each operation
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES") or 8)  # of requests to each operation
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
