@@ -49,7 +49,6 @@ _OFTEN = {
     "CHAOS_SECONDS": "8",
     "KILLED_RUNS": "200",
     "MODEL_EXAMPLES": "10",
-    "QUEUED_RUNS": "1000",
     "SCHEMA_EXAMPLES": "20",
     "STOPS": "48",
 }

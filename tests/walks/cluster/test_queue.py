@@ -19,7 +19,7 @@ from tests.support.cluster import Cluster, MakeCluster
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis, pytest.mark.slow]
 
-COUNT = int(os.environ.get("QUEUED_RUNS") or 400)
+COUNT = int(os.environ.get("QUEUED_RUNS") or 1_000)
 WORKERS = 6
 # Django composes the statement for so long that a server with a timeout for idle transactions may
 # end this one, because six workers poll for runs meanwhile.
