@@ -15,7 +15,7 @@ from typing import Any
 
 from runs.db.alias import connection
 from runs.db.query_plans import by_key
-from runs.db.statements import as_parameter, update_rows
+from runs.db.statements import as_parameter, columns_of, made_of, update_rows
 
 from .models import RunRecord
 from .status import TERMINAL, TRANSITIONS, Status
@@ -104,7 +104,7 @@ WHERE id {among} AND CASE status WHEN 'queued' THEN 1 END = 1 AND EXISTS (
     SELECT 1 FROM runs_workerrecord
     WHERE id = %s AND lost_at IS NULL AND draining_at IS NULL AND {renewed}
 )
-RETURNING id, attempt
+RETURNING {columns}
 """
 # At least half of the lease is left, by the database's clock. A worker renews it after each third,
 # so else a renewal is overdue: the worker may be about to lose its runs.
@@ -132,8 +132,8 @@ def claim_queued(
     arguments: Sequence[Any],
     *,
     is_begin: bool = False,
-) -> dict[uuid.UUID, int]:
-    """Claim the queued runs of ``choice`` for ``worker``; return the attempt of each.
+) -> dict[uuid.UUID, RunRecord]:
+    """Claim the queued runs of ``choice`` for ``worker``; return each as it is then.
 
     ``choice`` is a SELECT of ids with its ``arguments``. A worker gets none that drains, was
     declared lost, or should have renewed its lease by now. With ``is_begin`` the runs begin by
@@ -148,10 +148,10 @@ def claim_queued(
             among=among,
             renewed=_RENEWED[connection.vendor],
             deadline=_DEADLINE[connection.vendor],
+            columns=columns_of(RunRecord),
         )
         cursor.execute(sql, [*arguments, key, not is_begin, at, at, key])
-        rows = cursor.fetchall()
-    return {id if isinstance(id, uuid.UUID) else uuid.UUID(id): attempt for id, attempt in rows}
+        return {record.pk: record for record in made_of(RunRecord, cursor.fetchall())}
 
 
 _WAITS = by_key("status = 'queued' AND (queue_until IS NULL OR queue_until > %s)")

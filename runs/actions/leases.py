@@ -23,8 +23,9 @@ from django.utils import timezone
 from agents.cancellation import CancelToken
 from runs import transitions
 from runs.db.alias import alias, atomic
+from runs.db.statements import read_by_key
 from runs.delivery import local_runs, notify
-from runs.models import RunRecord, WorkerRecord
+from runs.models import RunInput, RunRecord, WorkerRecord
 from runs.process import metrics
 from runs.process.names import host_identity, is_gone, process_name, process_started
 from runs.queue import claims
@@ -150,15 +151,14 @@ def claim(
     lease = local_runs.lease_of(worker)
     with local_runs.claiming():
         with atomic():  # without its records a claim must not commit
-            ids = claims.claim(worker, count, timezone.now(), limits, is_begin)
-            if not ids:
-                return []
-            records = list(
-                RunRecord.objects.select_related("input_record", "stop_requested_by")
-                .filter(pk__in=ids)
-                .order_by()
-            )
-            records.sort(key=lambda record: (-record.priority, record.turn, record.created_at))
+            claimed = claims.claim(worker, count, timezone.now(), limits, is_begin)
+            for given in read_by_key(RunInput, "run_id", claimed):
+                claimed[given.run_id].input_record = given
+        if not claimed:
+            return []
+        records = sorted(
+            claimed.values(), key=lambda run: (-run.priority, run.turn, run.created_at)
+        )
         entries = [
             local_runs.ActiveRun(record.pk, worker, record.attempt, CancelToken(lease=lease))
             for record in records

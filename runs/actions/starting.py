@@ -29,7 +29,7 @@ from agents.registry import AgentDefinition
 from runs.conf import conf
 from runs.db.alias import atomic, on_commit
 from runs.db.clock import database_now
-from runs.db.statements import insert, insert_instances
+from runs.db.statements import insert, insert_instances, one_statement
 from runs.db.transactions import whole_or_not_at_all
 from runs.db.users import may
 from runs.delivery import local_runs, notify
@@ -140,7 +140,10 @@ def start_run(
         token.lease = local_runs.lease_of(worker)
     try:
         with ledger.reserving() as reserve, local_runs.claiming() if worker else nullcontext():
-            with atomic():
+            is_free = worker is not None or queued.is_free(run.owner_id)
+            with one_statement() if is_free else atomic():
+                if not is_free:
+                    queued.admit_queued(run.owner_id)
                 _insert(run, input, valid.size_bytes, reserve, current_traceparent())
             if worker is not None:
                 entry = local_runs.ActiveRun(run.pk, worker, token=token)
@@ -304,6 +307,7 @@ def queue_child(
     definition, encoded = _validated(agent, input)
     with ledger.reserving() as reserve, whole_or_not_at_all():
         run = _new_child(parent, definition, id, is_called=False)
+        queued.admit_queued(run.owner_id)
         _insert(run, input, len(encoded), reserve, traceparent)
     notify.send_start(run.pk)
     notify.publish_changes([(run.pk, run.root_id)])
@@ -441,13 +445,12 @@ def _insert(
 ) -> None:
     run.value_bytes = sizes.RUN_BYTES + size_bytes
     reserve(run.owner_id, run.value_bytes)
+    computed = {}
     if run.status == Status.QUEUED:
-        queued.admit_queued(run.owner_id)
         run.queue_until = deadline(run.agent, run.created_at)
-        insert(run, turn=next_turn(run))
-    else:
-        insert(run)
-    insert(RunInput(run=run, value=input, size_bytes=size_bytes, traceparent=traceparent))
+        computed = {"turn": next_turn(run)}
+    given = RunInput(run=run, value=input, size_bytes=size_bytes, traceparent=traceparent)
+    insert(run, given, **computed)
 
 
 def _insert_many(new: Sequence[_Valid]) -> None:

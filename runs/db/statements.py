@@ -8,6 +8,7 @@ The models' own fields still prepare and read the values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,16 +20,20 @@ from django.db import connections, models
 from django.db.backends.utils import CursorWrapper
 from django.db.models.expressions import Col
 
-from runs.db.alias import alias, connection
+from runs.db.alias import alias, atomic, connection
 
 __all__ = [
     "Expression",
     "Insertion",
     "as_parameter",
+    "columns_of",
     "converted",
     "insert",
     "insert_instances",
     "insert_rows",
+    "made_of",
+    "one_statement",
+    "read_by_key",
     "read_keys",
     "update_and_read",
     "update_rows",
@@ -72,18 +77,35 @@ def as_parameter(value: uuid.UUID | datetime) -> Any:
     return value if connection.features.has_native_uuid_field else value.hex
 
 
-def insert(instance: models.Model, **computed: Expression) -> None:
+def insert(instance: models.Model, *also: models.Model, **computed: Expression) -> None:
     """Insert a new row whose primary key is set: ``save(force_insert=True)`` without signals.
 
-    The database fills the fields in ``computed``; ``instance`` does not get their values.
+    The database fills the fields in ``computed``; ``instance`` does not get their values. Also
+    inserts ``also``, rows of other tables: by the same statement on PostgreSQL, which is a
+    transaction by itself, else by further ones.
     """
-    fields = instance._meta.concrete_fields
-    values = {field.name: getattr(instance, field.attname) for field in fields} | computed
-    sql, parameters = _insertion(type(instance), values)
+    first, *others = [
+        _insertion_of(one, computed if one is instance else {}) for one in (instance, *also)
+    ]
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-    instance._state.adding = False
-    instance._state.db = alias()
+        if others and connection.vendor == "postgresql":
+            named = [f"inserted_{number} AS ({sql})" for number, (sql, _) in enumerate(others)]
+            parameters = [value for _, some in (*others, first) for value in some]
+            cursor.execute(f"WITH {', '.join(named)} {first[0]}", parameters)
+        else:
+            for sql, some in (first, *others):
+                cursor.execute(sql, some)
+    for one in (instance, *also):
+        one._state.adding = False
+        one._state.db = alias()
+
+
+def one_statement() -> contextlib.AbstractContextManager[object]:
+    """Return the transaction for a body that executes one of these functions, once.
+
+    PostgreSQL needs none: its statement is one. That saves two trips.
+    """
+    return contextlib.nullcontext() if connection.vendor == "postgresql" else atomic()
 
 
 def insert_instances(instances: Sequence[models.Model]) -> None:
@@ -186,6 +208,38 @@ def _insertion(
     return sql, _parameters(fields, values)
 
 
+def _insertion_of(
+    instance: models.Model, computed: Mapping[str, Expression]
+) -> tuple[str, list[Any]]:
+    """Return the INSERT of an instance. What is empty is a part of its text, not a parameter.
+
+    Most fields of a new row are, and psycopg takes a text of more than 50 parameters apart anew
+    each time, for longer than PostgreSQL needs to execute it.
+    """
+    values: dict[str, Any] = {}
+    for field in instance._meta.concrete_fields:
+        value = getattr(instance, field.attname)
+        values[field.name] = computed.get(field.name) or _literal(field, value) or value
+    return _insertion(type(instance), values)
+
+
+def _literal(field: models.Field, value: object) -> Expression | None:
+    """Return an empty value as SQL; None for any other one."""
+    if value is None:
+        return _NULL
+    if isinstance(field, models.JSONField):
+        return None
+    if isinstance(value, bool):
+        return _TRUE if value else _FALSE
+    if type(value) is str and not value:
+        return _EMPTY
+    return _ZERO if type(value) is int and not value else None
+
+
+_NULL, _TRUE, _FALSE = Expression("NULL"), Expression("TRUE"), Expression("FALSE")
+_EMPTY, _ZERO = Expression("''"), Expression("0")
+
+
 def _computed(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the values that the database computes, each as its name and its SQL."""
     return tuple((name, v.sql) for name, v in values.items() if isinstance(v, Expression))
@@ -223,6 +277,31 @@ def _converters(
         converters = [*of_database, *column.get_db_converters(connection)]
         found += [(position, column, convert) for convert in converters]
     return found
+
+
+@functools.cache
+def columns_of(model: type[models.Model]) -> str:
+    """Return the names of all columns of a model, for what ``made_of`` reads."""
+    return ", ".join(f'"{field.column}"' for field in model._meta.concrete_fields)
+
+
+def made_of(model: type[M], rows: Collection[Sequence[Any]]) -> list[M]:
+    """Return instances of rows that have ``columns_of`` the model."""
+    fields = model._meta.concrete_fields
+    names = [field.attname for field in fields]
+    return [model.from_db(alias(), names, converted(fields, row)) for row in rows]
+
+
+def read_by_key(model: type[M], column: str, keys: Collection[uuid.UUID]) -> list[M]:
+    """Return the rows of a model whose ``column`` is one of ``keys``, in any order."""
+    if not keys:
+        return []
+    places = ", ".join(["%s"] * len(keys))
+    table = model._meta.db_table
+    sql = f'SELECT {columns_of(model)} FROM "{table}" WHERE "{column}" IN ({places})'  # noqa: S608
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [as_parameter(key) for key in keys])
+        return made_of(model, cursor.fetchall())
 
 
 def read_keys(sql: str, keys: Collection[uuid.UUID]) -> list[tuple[uuid.UUID, ...]]:

@@ -10,6 +10,7 @@ from runs.db.alias import atomic, connection
 from runs.db.query_plans import plan_by_index
 from runs.db.statements import as_parameter
 from runs.db.users import key_as_parameter, key_as_read
+from runs.models import RunRecord
 from runs.transitions import claim_queued
 
 from .limits import NO_LIMITS, Limits, Slots, taken_slots
@@ -34,8 +35,8 @@ def claim(
     now: datetime,
     limits: Limits = NO_LIMITS,
     is_begin: bool = False,
-) -> dict[uuid.UUID, int]:
-    """Claim up to ``count`` queued runs for ``worker``; return the attempt of each.
+) -> dict[uuid.UUID, RunRecord]:
+    """Claim up to ``count`` queued runs for ``worker``; return each as it is then.
 
     Two workers never get the same run. A worker gets none that drains, was declared lost, or should
     have renewed its lease by now. ``is_begin``: see ``transitions.claim_queued``.
@@ -56,7 +57,7 @@ def claim(
 
 def _claim_within(
     limits: Limits, worker: uuid.UUID, count: int, now: datetime, is_begin: bool
-) -> dict[uuid.UUID, int]:
+) -> dict[uuid.UUID, RunRecord]:
     """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
     with atomic(savepoint=False), connection.cursor() as cursor:
         plan_by_index()

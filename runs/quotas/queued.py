@@ -22,7 +22,7 @@ from runs.exceptions import QuotaExceeded
 from runs.models import RunRecord
 from runs.status import Status
 
-__all__ = ["admit_queued", "count_queued", "forget"]
+__all__ = ["admit_queued", "count_queued", "forget", "is_free"]
 
 FRESH_SECONDS = 0.5
 #: All processes together start fewer runs of one owner than this while a count is fresh.
@@ -58,12 +58,10 @@ def admit_queued(owner_id: Any, waiting: int = 0) -> None:
     Raises:
         QuotaExceeded: ``RUNS_MAX_QUEUED_PER_OWNER`` runs of the owner are queued.
     """
-    allowed = conf().max_queued_per_owner
-    if not allowed:
+    if is_free(owner_id):
         return
+    allowed = conf().max_queued_per_owner
     if allowed > NEAR:
-        if _is_far_below(owner_id, allowed):
-            return
         queued = _count(owner_id, allowed) + waiting
         _remember(owner_id, queued)
         if queued < allowed - NEAR:
@@ -81,6 +79,12 @@ def admit_queued(owner_id: Any, waiting: int = 0) -> None:
             allowed=allowed,
             retry_seconds=RETRY_SECONDS,
         )
+
+
+def is_free(owner_id: Any) -> bool:
+    """Let one more run of an owner into the queue if that needs no query; tell whether it did."""
+    allowed = conf().max_queued_per_owner
+    return not allowed or (allowed > NEAR and _is_far_below(owner_id, allowed))
 
 
 def count_queued(owners: Collection[Any]) -> dict[Any, int]:
