@@ -1,6 +1,6 @@
 """Measure one system: ``python -m bench.peers.driver ADAPTER``, in the system's environment.
 
-Prints one JSON object: for each row its values, or a text that says why there is none.
+Prints a JSON object after each part: for each row its value, or a text that says why there is none.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import importlib
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +45,7 @@ ROWS = {
 }
 STARTS, STOPS, TRIVIAL = 100, 50, 2_000
 LONGEST = 30.0  # seconds that anything may take
+ENOUGH = 60.0  # seconds after which no other part begins
 IDLE_SECONDS = 10.0
 
 
@@ -90,13 +93,20 @@ class Instants:
         self._file = path.open()
         self._rest = ""  # the beginning of a line
         self._at: dict[tuple[str, str], int] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     def read(self) -> dict[tuple[str, str], int]:
         *lines, self._rest = (self._rest + self._file.read()).split("\n")
         for line in lines:
             key, what, value = line.split()
             self._at.setdefault((key, what), int(value))
+            self._counts[key, what] += 1
         return self._at
+
+    def count(self, key: str, what: str) -> int:
+        """Return how many times a job has written this: a job may be started again."""
+        self.read()
+        return self._counts[key, what]
 
     def of(self, key: str, what: str, limit: float = LONGEST) -> int:
         self.all_of([key], what, limit)
@@ -124,28 +134,35 @@ class Measuring:
         self._idle_kib = 0.0
         self.found: dict[str, float | str] = {}
 
-    def run(self) -> dict[str, float | str]:
-        with self._worker(16):
-            self._latencies()
-        for part, concurrency in (
+    def run(self) -> None:
+        """Measure all parts; a part that can't be measured leaves the others alone."""
+        began = time.monotonic()
+        parts: list[tuple[Callable[[int], None], int]] = [
+            (self._latencies, 16),
             (self._idle, 100),
             (self._trivial, 100),
             (self._thousand, 1_100),
+            (self._crash, 16),
             (self._five_thousand, 5_100),
-        ):
-            names = _ROWS_OF[part.__name__]
+        ]
+        for part, concurrency in parts:
+            why = ""
             if concurrency > self.adapter.most_in_flight:
-                self.found |= dict.fromkeys(names, "a thread for each")
-                continue
-            try:
-                with self._worker(concurrency) as worker:
-                    part(worker)
-            except TimeoutError as error:
-                self.found |= {name: str(error) for name in names if name not in self.found}
-        self._crash()
-        return self.found
+                why = "a thread for each"
+            elif time.monotonic() > began + ENOUGH:
+                why = "no time left"
+            else:
+                try:
+                    with self._worker(concurrency) as worker:
+                        part(worker)
+                except Exception as error:
+                    print(f"{part.__name__}: {error!r}", file=sys.stderr)
+                    why = str(error) or type(error).__name__
+            for name in _ROWS_OF[part.__name__]:
+                self.found.setdefault(name, why)
+            print(json.dumps(self.found), flush=True)
 
-    def _latencies(self) -> None:
+    def _latencies(self, worker: int) -> None:
         for _ in range(5):
             self._start_once()
         took = [self._start_once() for _ in range(STARTS)]
@@ -239,18 +256,24 @@ class Measuring:
         self.found[f"memory {count}"] = (self._kib(worker) - before) / count
         return ids, keys
 
-    def _crash(self) -> None:
+    def _crash(self, worker: int) -> None:
+        """Kill the worker, and start another: its record is true once it says that the job is over.
+
+        Or once the job has started again.
+        """
         if not self.adapter.has_records:
             self.found["crash"] = "no record"
             return
-        with self._worker(16, is_killed=True):
-            key = self._key()
-            id = self.adapter.start("wait", key)
-            self.instants.of(key, "first")
+        key = self._key()
+        id = self.adapter.start("wait", key)
+        self.instants.of(key, "first")
+        for pid in _tree(worker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         started = time.monotonic()
         with self._worker(16):
             try:
-                while not self.adapter.is_over(id):
+                while not self.adapter.is_over(id) and self.instants.count(key, "first") < 2:
                     if time.monotonic() > started + LONGEST:
                         self.found["crash"] = f"not within {LONGEST:g} s"
                         return
@@ -268,7 +291,7 @@ class Measuring:
         return sum(map(resident_kib, _tree(worker)))
 
     @contextmanager
-    def _worker(self, concurrency: int, *, is_killed: bool = False) -> Iterator[int]:
+    def _worker(self, concurrency: int) -> Iterator[int]:
         """Run a worker until the block ends; yield its process id once it takes jobs."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -287,17 +310,18 @@ class Measuring:
             raise
         finally:
             pids = _tree(process.pid)
-            if not is_killed:
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(2)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
             for pid in pids:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, 9)
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
 _ROWS_OF = {
+    "_latencies": ("start", "start returns", "stop", "stop p95", "final", "early", "check"),
+    "_crash": ("crash",),
     "_idle": ("idle", "idle memory"),
     "_trivial": ("many", "trivial"),
     "_thousand": ("memory 1000", "stop 1000"),
@@ -322,10 +346,9 @@ def main(name: str) -> None:
         adapter: Adapter = importlib.import_module(f"bench.peers.adapters.{name}").adapter()
         adapter.prepare()
         try:
-            found = Measuring(name, adapter, Path(folder)).run()
+            Measuring(name, adapter, Path(folder)).run()
         finally:
             adapter.close()
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

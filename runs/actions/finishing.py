@@ -309,7 +309,11 @@ def finish_abandoned(
 
 def _unrecorded(record: RunRecord, recorded: StopMode | None) -> list[dict[str, Any]]:
     """Return the stop requests of a record that its log lacks."""
-    return StopRequest.of(record).events_after(recorded) if record.stop_requested else []
+    if not record.stop_requested:
+        return []
+    if recorded is not None and recorded.rank >= StopMode(record.stop_mode).rank:
+        return []  # before the request is made: that may read who made it
+    return StopRequest.of(record).events_after(recorded)
 
 
 def note_unheld(record: RunRecord) -> None:

@@ -17,8 +17,8 @@ from typing import Any, cast
 from agents.trace import Event, Usage
 from agents.wire import CallOnWire, Source
 from runs import events
-from runs.db.alias import atomic
-from runs.db.statements import read_keys
+from runs.db.alias import atomic, connection
+from runs.db.statements import read_by_key, read_keys
 from runs.models import RunRecord
 from runs.process import metrics
 from runs.quotas import ledger
@@ -173,14 +173,13 @@ _MAY_BE_CLEANED = frozenset({"in_flight", "partial_result", "error"})
 
 def _held(batch: Sequence[Updates], recorded: Recorded) -> list[tuple[Updates, RunRecord]]:
     """Lock the runs; return those that are still this worker's, and note the others as ``gone``."""
-    records = {
-        record.pk: record
-        # Without joins: PostgreSQL reads a row again that it had to wait for, but not the rows that
-        # were joined to its old version.
-        for record in RunRecord.objects.select_for_update(no_key=True)
-        .filter(pk__in=[updates.run for updates in batch])
-        .order_by("depth", "pk")  # every transaction locks callers before called runs
-    }
+    # Without joins: PostgreSQL reads a row again that it had to wait for, but not the rows that
+    # were joined to its old version. Every transaction locks callers before called runs.
+    end = "ORDER BY depth, id"
+    if connection.features.has_select_for_update:
+        end += " FOR NO KEY UPDATE"
+    locked = read_by_key(RunRecord, "id", [u.run for u in batch], order_and_lock=end)
+    records = {record.pk: record for record in locked}
     # After the locks: a process declares a worker lost first, and then locks its runs. So this
     # query sees the loss, or that process waits for this transaction.
     good = {worker for (worker,) in read_keys(_NOT_LOST, {updates.worker for updates in batch})}

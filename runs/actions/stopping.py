@@ -126,7 +126,7 @@ def request_stop(
     outcome = in_transaction(write)
     if outcome is None:
         raise RunAlreadyFinished(get_for_list(run))
-    return StopResult(get_for_wire(run), outcome)
+    return StopResult(get_for_wire(run, by), outcome)
 
 
 def stop_many(
