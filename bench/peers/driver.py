@@ -45,7 +45,7 @@ ROWS = {
 }
 STARTS, STOPS, TRIVIAL = 100, 50, 2_000
 LONGEST = 30.0  # seconds that anything may take
-ENOUGH = 60.0  # seconds after which no other part begins
+ENOUGH = 75.0  # seconds after which no other part begins
 IDLE_SECONDS = 10.0
 
 

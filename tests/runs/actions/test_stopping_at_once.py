@@ -32,12 +32,16 @@ def running(alice: User) -> RunRecord:
 
 
 @pytest.mark.postgres
-def test_it_is_one_statement_and_a_query_for_the_answer(alice: User, running: RunRecord) -> None:
+def test_it_is_one_statement_and_three_reads_by_key_for_the_answer(
+    alice: User, running: RunRecord
+) -> None:
     request_stop(make_run(alice, status=Status.RUNNING).pk, via="api", by=alice)  # caches are warm
     with CaptureQueriesContext(connection) as queries:
         request_stop(running.pk, via="api", by=alice)
     statements = [q["sql"] for q in queries if q["sql"] not in {"BEGIN", "COMMIT"}]
-    assert len(statements) == 2, statements
+    assert ["UPDATE" in statement for statement in statements] == [True, False, False, False]
+    tables = [statement.partition('FROM "')[2].partition('"')[0] for statement in statements[1:]]
+    assert tables == ["runs_runrecord", "runs_runinput", "runs_workerrecord"]
 
 
 @on_both_databases
