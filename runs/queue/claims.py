@@ -15,7 +15,7 @@ from runs.transitions import claim_queued
 
 from .limits import NO_LIMITS, Limits, Slots, taken_slots
 
-__all__ = ["QueueIsBusy", "claim"]
+__all__ = ["QueueIsBusy", "claim", "is_any_queued"]
 
 _NEXT = """
 SELECT {columns} FROM runs_runrecord WHERE status = 'queued' {also}
@@ -27,6 +27,16 @@ _THESE = "SELECT id FROM runs_runrecord WHERE id IN ({places})"
 
 class QueueIsBusy(Exception):
     """Another worker is claiming under the limits, which only one worker at a time may do."""
+
+
+_ANY = "SELECT 1 FROM runs_runrecord WHERE status = 'queued' LIMIT 1"
+
+
+def is_any_queued() -> bool:
+    """Tell whether a claim may find something, for less than a claim that finds nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ANY)
+        return cursor.fetchone() is not None
 
 
 def claim(
@@ -61,7 +71,7 @@ def _claim_within(
     """Claim as ``claim`` does. No other worker counts or takes slots meanwhile."""
     with atomic(savepoint=False), connection.cursor() as cursor:
         plan_by_index()
-        cursor.execute("SELECT 1 FROM runs_runrecord WHERE status = 'queued' LIMIT 1")
+        cursor.execute(_ANY)
         if cursor.fetchone() is None:
             return {}
         if connection.vendor == "postgresql":

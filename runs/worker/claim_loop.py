@@ -20,6 +20,7 @@ from runs.db.connecting import RETRY_SECONDS
 from runs.delivery import local_runs
 from runs.models import RunRecord
 from runs.process import metrics
+from runs.queue import claims
 from runs.queue.claims import QueueIsBusy
 from runs.queue.limits import limits
 
@@ -103,13 +104,16 @@ class ClaimLoop:
     def _main(self) -> None:
         while not self._ending.is_set():
             with self._work:
-                self._work.wait_for(lambda: self._has_work, POLL_SECONDS)
+                is_woken = self._work.wait_for(lambda: self._has_work, POLL_SECONDS)
                 self._has_work = False
                 awaited, self._awaited = self._awaited, {}
             reset_queries()
             try:
-                while not self._ending.is_set() and self.claim_some(awaited):
-                    pass
+                if is_woken or claims.is_any_queued():
+                    while not self._ending.is_set() and self.claim_some(awaited):
+                        pass
+                else:
+                    self._capacity_left()  # its record is right, though it claims nothing
             except Exception as error:  # of any kind: the worker must survive it
                 report_failure("could not claim runs", error)
                 connection.close()

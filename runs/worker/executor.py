@@ -86,11 +86,11 @@ class Executor:
         self._loop = AgentLoop(Jobs(options.max_threads, options.max_threads_per_run))
         self._loop.set_task_factory(cast(Any, task_factory))
         self._thread = threading.Thread(target=self._main, name="runs-agents", daemon=True)
-        self._watchdog = Watchdog(self._loop, self._thread)
         self._tasks: dict[ActiveRun, asyncio.Task[Any]] = {}
         self.started = StartedRuns(self._loop, self._database, self._spawn)
         self._roots: set[ActiveRun] = set()
         self._abandoned: set[ActiveRun] = set()  # their code is still here
+        self._watchdog = Watchdog(self._loop, self._thread, lambda: self._roots or self._tasks)
         self._empty = threading.Condition()  # of the two
         self._model: Model | None = None
         self._transports: Transports | None = None

@@ -25,6 +25,7 @@ from runs.delivery import local_runs, own_runs, stops
 from runs.models import WorkerRecord
 from runs.ops.logs import set_worker
 from runs.process import metrics
+from runs.queue import due
 
 from .capacity import Capacity
 from .reaper import Reaper
@@ -110,12 +111,12 @@ class Heartbeat:
         self._next_limit = time.monotonic() + limit_stops.look_at_limits(own)
         stops.deliver_missed(own)
         own_runs.abort_lost(own)
-        # After that look, which waits for no deadline that is over. Before the reaper: a run of a
+        found = due.look()
+        # After that read, which waits for no deadline that is over. Before the reaper: a run of a
         # lost worker that is overdue stops with its tree.
-        are_more_due = limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
-        is_more = self._reaper.tick()
-        is_more = stopping.escalate_due() >= stopping.MOST_DUE or is_more
-        return is_more or are_more_due
+        is_more = found.deadlines and limit_stops.stop_overdue() >= limit_stops.MOST_OVERDUE
+        is_more = self._reaper.tick(found) or is_more
+        return (found.plans and stopping.escalate_due() >= stopping.MOST_DUE) or is_more
 
     def register(self, *, instead_of: uuid.UUID | None = None) -> None:
         """Write the worker's record, and start its first lease."""

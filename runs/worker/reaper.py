@@ -27,6 +27,8 @@ from runs.db.connecting import RETRY_SECONDS
 from runs.db.writability import note_failure
 from runs.delivery import notify
 from runs.identity import audit
+from runs.queue import due
+from runs.queue.due import Due
 from runs.quotas.keeper import UsageThread
 
 from .retention import MOST_SHARE, REST_SECONDS, Retention
@@ -59,8 +61,10 @@ class Reaper:
         self._next_forgetting = 0.0
         self._next_retention = 0.0
 
-    def tick(self) -> bool:
+    def tick(self, found: Due | None = None) -> bool:
         """Do what is due; return whether there is more to do without a pause.
+
+        ``found`` is what a look has just found; without it this looks.
 
         From one thread. However many runs were lost, a call is short enough to renew a lease after
         it. The next call repeats what failed.
@@ -72,22 +76,26 @@ class Reaper:
         if now < self._next_poll:
             return False
         self._next_poll = now + POLL_SECONDS
+        found = found or due.look()
         self_id = self._self_id() if self._self_id else None
-        if self_id is None:
-            limit_stops.stop_overdue()  # a worker does both twice a second
-            stopping.escalate_due()
-        found = leases.mark_vanished_workers(self_id)
+        if self_id is None:  # a worker does both twice a second
+            if found.deadlines:
+                limit_stops.stop_overdue()
+            if found.plans:
+                stopping.escalate_due()
+        lost = leases.mark_vanished_workers(self_id)
         if now >= self._next_reaping:
-            found += leases.mark_lost_leases(self_id)
+            lost += leases.mark_lost_leases(self_id)
             owners.stop_all_of_inactive()
             self._next_reaping = now + self._times.reap_every
-        for worker in found:
+        for worker in lost:
             abandoning.note_left_by_lost(worker.pk)
-        recovered = recovery.recover_runs(seconds=self._times.recover_within)
-        if not recovered:
-            recovery.free_runs()
-        if found or recovered:  # some may be queued again
-            notify.wake_workers()
+        recovered = 0
+        if lost or found.lost_runs:
+            recovered = recovery.recover_runs(seconds=self._times.recover_within)
+            if not recovered:
+                recovery.free_runs()
+            notify.wake_workers()  # some may be queued again
         if now >= self._next_forgetting:
             abandoning.note_left_by_lost()  # a process may have died before it did
             if self_id is not None:
@@ -95,7 +103,9 @@ class Reaper:
             leases.forget_workers()
             audit.remove_old()
             self._next_forgetting = now + FORGET_SECONDS
-        is_more = recovered + recovery.end_overdue(timezone.now()) > 0
+        is_more = recovered > 0
+        if found.queue:
+            is_more = recovery.end_overdue(timezone.now()) > 0 or is_more
         if is_more:
             self._next_poll = now
         elif self._retention is not None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from agents.guard import Guard
@@ -24,14 +25,20 @@ FRAME_COUNT = 4  # innermost lines of code that the report shows
 
 
 class Watchdog:
-    """Checks ten times a second that an event loop runs.
+    """Checks ten times a second that an event loop runs, while ``is_needed`` returns true.
 
     It reports a block after half a second, since the block may never end, and again with its length
     when it is over.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread: threading.Thread,
+        is_needed: Callable[[], object],
+    ) -> None:
         self._loop = loop
+        self._is_needed = is_needed
         self._watched = thread
         self._end = threading.Event()
         self._unanswered_since: float | None = None
@@ -66,6 +73,8 @@ class Watchdog:
 
     def _main(self) -> None:
         while not self._end.wait(INTERVAL_SECONDS):
+            if not self._is_needed():
+                continue
             answered = threading.Event()
             asked = self._asked_at = time.monotonic()
             try:

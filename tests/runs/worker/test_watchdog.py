@@ -15,7 +15,7 @@ from agents import SyncTools, Tools, agent, check_should_stop
 from runs.process.metrics import REGISTRY
 from runs.status import Status
 from runs.worker import watchdog
-from runs.worker.watchdog import Watchdog
+from runs.worker.watchdog import INTERVAL_SECONDS, Watchdog
 from runs.worker.worker import Worker
 from tests.support.consistency import assert_consistent
 from tests.support.journal import Journal, eventually
@@ -154,12 +154,14 @@ def test_a_def_agent_that_computes_blocks_no_other(
 
 
 class TestWatchdog:
+    is_needed = True
+
     @pytest.fixture
     def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
-        self.dog = Watchdog(loop, thread)
+        self.dog = Watchdog(loop, thread, lambda: self.is_needed)
         self.dog.start()
         yield loop
         self.dog.close()
@@ -184,6 +186,19 @@ class TestWatchdog:
         gate.open()
         assert "blocked, by no known run" in caplog.text
 
+    def test_without_runs_it_asks_nothing(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_needed = False
+        time.sleep(2 * INTERVAL_SECONDS)  # a question that was asked before is answered
+        asked = []
+        loop.call_soon_threadsafe = lambda call, *_: asked.append(call)  # type: ignore[method-assign, assignment]
+        time.sleep(4 * INTERVAL_SECONDS)
+        assert not asked
+        self.is_needed = True
+        eventually(lambda: asked, "it asks again")
+        del loop.call_soon_threadsafe  # type: ignore[method-assign]
+        for call in asked:
+            call()
+
     def test_ends_while_the_loop_is_blocked(self, loop: asyncio.AbstractEventLoop) -> None:
         gate = Gate()
         loop.call_soon_threadsafe(gate.wait_here)
@@ -194,5 +209,5 @@ class TestWatchdog:
 
     def test_can_be_closed_without_a_start(self) -> None:
         loop = asyncio.new_event_loop()
-        Watchdog(loop, threading.current_thread()).close()
+        Watchdog(loop, threading.current_thread(), lambda: True).close()
         loop.close()
