@@ -303,8 +303,10 @@ class RunView(ApiView):
     )
     def get(self, request: Request, id: str) -> Response:
         """The run, with its stop receipt once a stop was requested."""
-        runs = for_wire(RunRecord.objects.visible_to(self.user))
-        return Response(run_as_dict(runs.get(pk=read_id(id))))
+        run = get_for_wire(read_id(id), self.user)
+        if not run.may_be_seen_by(self.user):
+            raise RunRecord.DoesNotExist
+        return Response(run_as_dict(run))
 
 
 class EventsView(ApiView):

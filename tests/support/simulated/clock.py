@@ -27,6 +27,7 @@ from runs.actions import (
 from runs.db import transactions, writability
 from runs.db.statements import as_parameter
 from runs.models import RunRecord, WorkerRecord
+from runs.queue import due
 from runs.quotas import ledger, queued
 from runs.worker import heartbeat, reaper, recorder, started_runs
 
@@ -85,7 +86,7 @@ class Clock:
         patch.setattr(leases, "Now", self.database_now)
         for module in (limit_stops, limits, starting, stop_rows, stopping):
             patch.setattr(module, "database_now", self.true_now)
-        for module in (limit_stops, stopping):
+        for module in (due, limit_stops, stopping):
             patch.setattr(module, "now_sql", lambda: ("%s", [as_parameter(self.true_now())]))
         for module in (limit_stops, limits):
             patch.setattr(module, "monotonic_offset", lambda: 0.0)
